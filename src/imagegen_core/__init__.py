@@ -1,0 +1,79 @@
+"""imagegen: a pluggable framework that turns prompts into images.
+
+Everything public is here. Names load on first use, so that importing the package, as every plugin
+module does, costs next to nothing and never brings torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imagegen_core.backend import Backend as Backend
+    from imagegen_core.errors import BackendNotFoundError as BackendNotFoundError
+    from imagegen_core.errors import ImagegenError as ImagegenError
+    from imagegen_core.errors import InvalidRequestError as InvalidRequestError
+    from imagegen_core.errors import ModelLoadError as ModelLoadError
+    from imagegen_core.errors import ModelNotFoundError as ModelNotFoundError
+    from imagegen_core.errors import OutputError as OutputError
+    from imagegen_core.errors import PluginError as PluginError
+    from imagegen_core.errors import SettingsError as SettingsError
+    from imagegen_core.job import Job as Job
+    from imagegen_core.job import StepDone as StepDone
+    from imagegen_core.models.named import NamedModel as NamedModel
+    from imagegen_core.picture import Picture as Picture
+    from imagegen_core.plugins.hookspecs import hookimpl as hookimpl
+    from imagegen_core.plugins.registry import Registry as Registry
+    from imagegen_core.request import Drawing as Drawing
+    from imagegen_core.request import GenerateRequest as GenerateRequest
+    from imagegen_core.request import Size as Size
+    from imagegen_core.request import StyleLoraRequest as StyleLoraRequest
+    from imagegen_core.settings import Settings as Settings
+    from imagegen_core.shortcuts import generate as generate
+    from imagegen_core.shortcuts import load_worker as load_worker
+    from imagegen_core.styles import STYLE_REGISTRY as STYLE_REGISTRY
+    from imagegen_core.styles import StyleDef as StyleDef
+    from imagegen_core.worker import SteppedWorker as SteppedWorker
+    from imagegen_core.worker import Worker as Worker
+
+_HOME = {
+    "Backend": "backend",
+    "BackendNotFoundError": "errors",
+    "Drawing": "request",
+    "GenerateRequest": "request",
+    "ImagegenError": "errors",
+    "InvalidRequestError": "errors",
+    "Job": "job",
+    "ModelLoadError": "errors",
+    "ModelNotFoundError": "errors",
+    "NamedModel": "models.named",
+    "OutputError": "errors",
+    "Picture": "picture",
+    "PluginError": "errors",
+    "Registry": "plugins.registry",
+    "STYLE_REGISTRY": "styles",
+    "SettingsError": "errors",
+    "Settings": "settings",
+    "Size": "request",
+    "StepDone": "job",
+    "SteppedWorker": "worker",
+    "StyleDef": "styles",
+    "StyleLoraRequest": "request",
+    "Worker": "worker",
+    "generate": "shortcuts",
+    "hookimpl": "plugins.hookspecs",
+    "load_worker": "shortcuts",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,115 @@
+"""``imagegen generate``: draw from a prompt."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imagegen_core.cli import console
+from imagegen_core.cli.output import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from imagegen_core.job import StepDone
+    from imagegen_core.picture import Picture
+    from imagegen_core.worker import Worker
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="The PNG to write; - writes it to stdout. With --count, numbered.")
+    ] = "out.png",
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint: a path, a name below MODEL_ROOT, or a plugin's, such as demo.")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="Backend to draw with; see `imagegen plugins list`.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT in pixels, multiples of 8. [default: the checkpoint's own]")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 4,
+    guidance: Annotated[
+        float, typer.Option(help="Guidance scale: above 1.0 the prompt is pushed, at twice the time.")
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same picture. [default: random]")] = None,
+    negative: Annotated[str | None, typer.Option(help="What not to show; needs a guidance above 1.0.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Pictures to draw, with seeds counting up.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
+) -> None:
+    """Draw a picture from a prompt."""
+    from imagegen_core.request import Drawing, GenerateRequest
+    from imagegen_core.shortcuts import load_worker
+
+    target = Output.parse(output, count)
+    if as_json and target.is_stdout:
+        raise typer.BadParameter("--json and -o - both write to stdout: choose one")
+    request = GenerateRequest(
+        prompt=prompt,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        negative_prompt=negative,
+        **({} if size is None else {"size": size}),
+    )
+    first = Drawing.of(request, size or "8x8")  # refuses a wrong request before the model is loaded
+    with _status("Loading the model"):
+        worker = load_worker(backend, model)
+    drawn = []
+    for number in range(count):
+        one = request.model_copy(update={"seed": first.seed + number})
+        picture, seconds = _draw(worker, one, f"Drawing {number + 1} of {count}" if count > 1 else "Drawing")
+        path = target.write(picture.png, number)
+        drawn.append(_report(path, picture, seconds))
+        if not target.is_stdout:
+            console.say(f"{path}  {drawn[-1]['size']}, seed {picture.seed}, {seconds:.1f} s")
+    if as_json:
+        console.json_data(drawn)
+
+
+def _draw(worker: Worker, request: Any, title: str) -> tuple[Picture, float]:
+    """Draw with a bar that counts steps; also the seconds it took."""
+    from imagegen_core.job import Job
+    from imagegen_core.picture import Picture
+
+    started = time.monotonic()
+    with _step_bar(title, request.num_inference_steps) as on_step:
+        picture = Picture(*worker.run_job_with_latents(Job(req=request, on_step=on_step)))
+    return picture, time.monotonic() - started
+
+
+def _report(path: Path | None, picture: Picture, seconds: float) -> dict[str, Any]:
+    size = f"{picture.image.width}x{picture.image.height}"
+    return {"path": str(path), "seed": picture.seed, "size": size, "seconds": round(seconds, 3)}
+
+
+@contextmanager
+def _status(title: str) -> Iterator[None]:
+    """A spinner on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(title):
+        yield
+
+
+@contextmanager
+def _step_bar(title: str, steps: int) -> Iterator[Callable[[StepDone], None] | None]:
+    """A progress bar on stderr, where that is a terminal, and what moves it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=steps)
+        yield lambda done: progress.update(task, completed=done.step)

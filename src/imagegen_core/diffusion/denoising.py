@@ -1,0 +1,97 @@
+"""The loop over denoising steps, one step at a time, for one request or several together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imagegen_core.diffusion.conditioning import Conditioning
+from imagegen_core.job import StepDone
+from imagegen_core.request import Drawing
+
+
+@dataclass
+class Denoising:
+    """One request between two steps, with a scheduler, a generator and latents of its own.
+
+    Attributes:
+        drawing: What is being drawn.
+        scheduler: A diffusers scheduler whose timesteps are set; it keeps state of its own.
+        generator: The CPU generator all of this picture's noise comes from.
+        latents: Noisy latents [1, channels, height / 8, width / 8], in the UNet's dtype.
+        conditionings: The prompt's; with classifier-free guidance the negative prompt's comes first.
+        guidance_embedding: [1, time_cond_proj_dim] for models distilled with guidance, else None.
+        on_step: Told of each step that is done.
+        index: Steps done so far.
+    """
+
+    drawing: Drawing
+    scheduler: Any
+    generator: torch.Generator
+    latents: Tensor
+    conditionings: tuple[Conditioning, ...]
+    guidance_embedding: Tensor | None = None
+    on_step: Callable[[StepDone], None] | None = None
+    index: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are behind it."""
+        return self.index == len(self.scheduler.timesteps)
+
+    @property
+    def timestep(self) -> Tensor:
+        """The timestep of the step to come, a scalar."""
+        return self.scheduler.timesteps[self.index]  # type: ignore[no-any-return]
+
+    def unet_latents(self) -> Tensor:
+        """The latents as the UNet wants them, one row for each conditioning."""
+        scaled: Tensor = self.scheduler.scale_model_input(self.latents, self.timestep)
+        return scaled.expand(len(self.conditionings), -1, -1, -1)
+
+    def advance(self, prediction: Tensor) -> None:
+        """Take the UNet's prediction, one row for each conditioning, and go one step on."""
+        if len(prediction) > 1:
+            negative, positive = prediction.chunk(2)
+            prediction = negative + self.drawing.guidance_scale * (positive - negative)
+        self.latents = self.scheduler.step(
+            prediction, self.timestep, self.latents, generator=self.generator, return_dict=False
+        )[0]
+        self.index += 1
+        if self.on_step:
+            self.on_step(StepDone(self.index, len(self.scheduler.timesteps)))
+
+
+def step_together(unet: Any, states: Sequence[Denoising]) -> None:
+    """Take every state one step on, with one forward pass of `unet` for all their rows.
+
+    Args:
+        unet: A diffusers ``UNet2DConditionModel``.
+        states: Requests whose latents share a shape; their timesteps and guidance may differ.
+    """
+    conditionings = [conditioning for state in states for conditioning in state.conditionings]
+    rows = [len(state.conditionings) for state in states]
+    predictions = unet(
+        torch.cat([state.unet_latents() for state in states]),
+        torch.cat([state.timestep.expand(count) for state, count in zip(states, rows, strict=True)]),
+        encoder_hidden_states=torch.cat([conditioning.tokens for conditioning in conditionings]),
+        timestep_cond=_guidance_embeddings(states),
+        added_cond_kwargs=_added(conditionings),
+        return_dict=False,
+    )[0]
+    for state, prediction in zip(states, predictions.split(rows), strict=True):
+        state.advance(prediction)
+
+
+def _guidance_embeddings(states: Sequence[Denoising]) -> Tensor | None:
+    embeddings = [state.guidance_embedding for state in states if state.guidance_embedding is not None]
+    return torch.cat(embeddings) if embeddings else None
+
+
+def _added(conditionings: Sequence[Conditioning]) -> dict[str, Tensor]:
+    names = conditionings[0].added
+    return {name: torch.cat([conditioning.added[name] for conditioning in conditionings]) for name in names}

@@ -1,0 +1,88 @@
+"""Loading a diffusers-format folder, offline, with errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imagegen_core.errors import ModelLoadError
+
+
+def load_pipeline(class_name: str, path: Path, dtype: torch.dtype, **options: Any) -> Any:
+    """Load a diffusers pipeline from a folder, without the network.
+
+    Args:
+        class_name: The pipeline's class in diffusers, such as ``StableDiffusionXLPipeline``.
+        path: A diffusers-format folder.
+        dtype: What the weights are loaded as.
+        options: Further arguments of ``from_pretrained``, such as components to leave out.
+
+    Raises:
+        ModelLoadError: A component is missing or damaged.
+    """
+    with _quiet():
+        import diffusers
+
+        pipeline_class = getattr(diffusers, class_name)
+        _check_components(path, leave_out=options)
+        try:
+            return pipeline_class.from_pretrained(
+                path, dtype=dtype, local_files_only=True, variant=_variant(path), **options
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            raise ModelLoadError(f"Cannot load the checkpoint {path}: {_first_line(error)}; copy it anew") from error
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":  # has no base class of its own to name
+                raise
+            raise ModelLoadError(
+                f"Cannot load the checkpoint {path}: a weights file is damaged or cut short ({error}); copy it anew"
+            ) from error
+
+
+def _check_components(path: Path, leave_out: dict[str, Any]) -> None:
+    index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+    for name, kind in index.items():
+        wanted = isinstance(kind, list) and kind[0] is not None and name not in leave_out
+        if wanted and not (path / name).is_dir():
+            raise ModelLoadError(f"The checkpoint {path} is incomplete: its folder {name} is missing; copy it anew")
+
+
+def _variant(path: Path) -> str | None:
+    """``fp16`` where the folder holds its weights under that variant's names alone."""
+    weights = [file.name for file in (path / "unet").glob("diffusion_pytorch_model*.safetensors")]
+    return "fp16" if weights and all(".fp16" in name for name in weights) else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' progress bars and their note about torchvision, which nothing here needs, to themselves."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    loggers = (diffusers_logging, transformers_logging)
+    shown = [library.is_progress_bar_enabled() for library in loggers]
+    importing = logging.getLogger("transformers.utils.import_utils")
+    importing.addFilter(_no_torchvision)
+    for library in loggers:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        importing.removeFilter(_no_torchvision)
+        for library, was_shown in zip(loggers, shown, strict=True):
+            if was_shown:
+                library.enable_progress_bar()
+
+
+def _no_torchvision(record: logging.LogRecord) -> bool:
+    return "requires torchvision" not in record.getMessage()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")

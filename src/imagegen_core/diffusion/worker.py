@@ -1,0 +1,198 @@
+"""The worker that the Stable Diffusion families share; a family adds how it reads prompts."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from imagegen_core.backend import Backend
+from imagegen_core.diffusion.conditioning import Conditioning
+from imagegen_core.diffusion.decoding import decode, pool
+from imagegen_core.diffusion.denoising import Denoising, step_together
+from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
+from imagegen_core.diffusion.loading import load_pipeline
+from imagegen_core.errors import InvalidRequestError, ModelLoadError, SettingsError
+from imagegen_core.images.png import encode_png
+from imagegen_core.job import Job
+from imagegen_core.models.inspect import native_size
+from imagegen_core.models.resolve import resolve_checkpoint
+from imagegen_core.picture import Picture
+from imagegen_core.request import Drawing, Size
+from imagegen_core.settings import Settings
+
+_CACHED_PROMPTS = 64
+
+
+class DiffusionWorker(ABC):
+    """Draws with one diffusers pipeline on one device; implements `SteppedWorker`.
+
+    A family names its `backend` description and its diffusers pipeline, and implements `encode`.
+
+    Attributes:
+        worker_id: Tells workers of one process apart.
+        pipe: The diffusers pipeline, with ``text_encoder``, ``unet``, ``vae`` and what the family adds.
+        device: Where it computes.
+        dtype: The precision of its weights.
+        checkpoint: Where the weights came from.
+        native_size: ``WIDTHxHEIGHT`` drawn where a request leaves its size out.
+    """
+
+    backend: ClassVar[Backend]
+    pipeline_class: ClassVar[str]
+    pipeline_options: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
+        """Load the configured checkpoint.
+
+        Args:
+            worker_id: Tells workers of one process apart.
+            settings: The configuration; None reads the environment and ``imagegen.toml``.
+
+        Raises:
+            ModelNotFoundError: The checkpoint is not there.
+            ModelLoadError: It is damaged, incomplete, or another family's.
+            SettingsError: The device or an option is not available here.
+        """
+        settings = (settings or Settings.load()).for_backend(self.backend.environment_prefix)
+        self.worker_id = worker_id
+        self.checkpoint: Path = resolve_checkpoint(settings, self.backend)
+        self.device = choose_device(settings)
+        self.dtype = choose_dtype(settings, self.device)
+        self.native_size = native_size(self.checkpoint, self.backend.default_size)
+        self.pipe = self._load(settings)
+        self._drawing = threading.Lock()
+        self._encoded = lru_cache(maxsize=_CACHED_PROMPTS)(torch.inference_mode()(self.encode))
+
+    @abstractmethod
+    def encode(self, prompt: str) -> Conditioning:
+        """Embed a prompt; what depends on the picture's size comes with `sized`."""
+
+    def encode_absent(self) -> Conditioning:
+        """What stands for a negative prompt that was not given."""
+        return self._encoded("")
+
+    def sized(self, conditioning: Conditioning, size: Size) -> Conditioning:  # noqa: ARG002 - for families
+        """Add what the network is told of the picture's size; nothing, unless the family says otherwise."""
+        return conditioning
+
+    def run_job(self, job: Job) -> tuple[bytes, int]:
+        """Draw the job's request: the PNG, and the seed used.
+
+        Raises:
+            InvalidRequestError: The request asks for what cannot be drawn.
+        """
+        picture = self._draw(job)
+        return picture.png, picture.seed
+
+    def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
+        """Draw as `run_job` does, and give the pooled latents of that same pass: see `Picture.latents`."""
+        picture = self._draw(job)
+        return picture.png, picture.seed, picture.latents
+
+    @torch.inference_mode()
+    def begin(self, job: Job) -> Denoising:
+        """Check the request, encode its prompt and draw its noise.
+
+        Raises:
+            InvalidRequestError: The request asks for what cannot be drawn.
+        """
+        drawing = Drawing.of(job.req, self.native_size)
+        if drawing.style is not None:
+            raise InvalidRequestError(f"Unknown style '{drawing.style}': no style is installed")
+        scheduler = self._scheduler(drawing.steps)
+        generator = torch.Generator("cpu").manual_seed(drawing.seed)
+        return Denoising(
+            drawing=drawing,
+            scheduler=scheduler,
+            generator=generator,
+            latents=self._noise(drawing.size, generator) * scheduler.init_noise_sigma,
+            conditionings=tuple(self.sized(one, drawing.size) for one in self._conditionings(drawing)),
+            guidance_embedding=self._guidance_embedding(drawing.guidance_scale),
+            on_step=getattr(job, "on_step", None),
+        )
+
+    @torch.inference_mode()
+    def step(self, states: Sequence[Denoising]) -> None:
+        """Take each state one denoising step on, all in one forward pass; their latents share a shape."""
+        step_together(self.pipe.unet, states)
+
+    @torch.inference_mode()
+    def finish(self, states: Sequence[Denoising]) -> list[Picture]:
+        """Decode the latents of states that are done, and encode their pictures."""
+        return [
+            Picture(encode_png(decode(self.pipe.vae, state.latents)), state.drawing.seed, pool(state.latents))
+            for state in states
+        ]
+
+    def _draw(self, job: Job) -> Picture:
+        with self._drawing:
+            state = self.begin(job)
+            while not state.done:
+                self.step([state])
+            return self.finish([state])[0]
+
+    def _conditionings(self, drawing: Drawing) -> list[Conditioning]:
+        prompt = self._encoded(drawing.prompt)
+        if drawing.guidance_scale <= 1 or self._is_guidance_distilled:
+            return [prompt]
+        negative = drawing.negative_prompt
+        return [self.encode_absent() if negative is None else self._encoded(negative), prompt]
+
+    @property
+    def _is_guidance_distilled(self) -> bool:
+        return self.pipe.unet.config.time_cond_proj_dim is not None
+
+    def _guidance_embedding(self, guidance_scale: float) -> torch.Tensor | None:
+        if not self._is_guidance_distilled:
+            return None
+        embedding: torch.Tensor = self.pipe.get_guidance_scale_embedding(
+            torch.tensor([guidance_scale - 1]), embedding_dim=self.pipe.unet.config.time_cond_proj_dim
+        )
+        return embedding.to(self.device, self.dtype)
+
+    def _noise(self, size: Size, generator: torch.Generator) -> torch.Tensor:
+        from diffusers.utils.torch_utils import randn_tensor
+
+        scale = self.pipe.vae_scale_factor
+        shape = (1, self.pipe.unet.config.in_channels, size.height // scale, size.width // scale)
+        return randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)  # type: ignore[no-any-return]
+
+    def _scheduler(self, steps: int) -> Any:
+        from diffusers import LCMScheduler
+
+        scheduler = LCMScheduler.from_config(self.pipe.scheduler.config)
+        limit = scheduler.config.original_inference_steps
+        if steps > limit:
+            raise InvalidRequestError(f"Invalid num_inference_steps {steps}: the LCM scheduler takes 1 to {limit}")
+        scheduler.set_timesteps(steps, device=self.device)
+        scheduler.set_begin_index(0)
+        return scheduler
+
+    def _load(self, settings: Settings) -> Any:
+        if self.device.type == "cpu":
+            keep_large_buffers()
+        pipe = load_pipeline(self.pipeline_class, self.checkpoint, self.dtype, **self.pipeline_options)
+        pipe.to(self.device)
+        if pipe.vae.config.force_upcast and self.dtype == torch.float16:
+            pipe.vae.to(torch.float32)  # SDXL's VAE overflows in fp16
+        if settings.enable_xformers:
+            _enable_xformers(pipe, settings.source("enable_xformers"))
+        if settings.attention_slicing:
+            pipe.enable_attention_slicing()
+        return pipe
+
+
+def _enable_xformers(pipe: Any, source: str) -> None:
+    try:
+        pipe.enable_xformers_memory_efficient_attention()
+    except (ImportError, ValueError) as error:
+        raise SettingsError(
+            f"{source} asks for xformers, which cannot be used here ({error}): pip install 'imagegen-core[xformers]' on a "
+            "machine with CUDA, or unset it"
+        ) from error

@@ -1,0 +1,35 @@
+"""The errors imagegen raises. Every message is a sentence that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class ImagegenError(RuntimeError):
+    """Base of everything imagegen raises on purpose: catch this to catch them all."""
+
+
+class InvalidRequestError(ImagegenError, ValueError):
+    """The request asks for something no worker could draw, such as a size of ``12by7``."""
+
+
+class SettingsError(ImagegenError):
+    """A setting is malformed, unknown, or asks for something this machine does not have."""
+
+
+class BackendNotFoundError(ImagegenError):
+    """No installed backend fits, or several do and nothing chooses between them."""
+
+
+class PluginError(ImagegenError):
+    """A plugin that was asked for is broken; the message names its distribution and the mend."""
+
+
+class ModelNotFoundError(ImagegenError):
+    """The configured checkpoint's name leads to no file, folder or named model."""
+
+
+class ModelLoadError(ImagegenError):
+    """The checkpoint is there but cannot be loaded: damaged, incomplete, or of another family."""
+
+
+class OutputError(ImagegenError):
+    """A picture cannot be written where it was asked to go."""

@@ -1,0 +1,45 @@
+"""How a configured name becomes a path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from imagegen_core.errors import ModelNotFoundError
+from imagegen_core.models.named import NamedModel
+
+
+def locate(name: str, root: Path | None, models: Mapping[str, NamedModel]) -> Path:
+    """Find a checkpoint: below `root`, else a plugin's named model, else a path.
+
+    Args:
+        name: What the configuration says.
+        root: The model root, or None.
+        models: The plugins' named models.
+
+    Raises:
+        ModelNotFoundError: It is none of the three; the message says where it was looked for.
+    """
+    if root is not None and (root / name).exists():
+        return root / name
+    if name in models:
+        return models[name].path
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    below = f"below {root}" if root else "below a model root (MODEL_ROOT is not set)"
+    named = ", ".join(sorted(models)) or "none"
+    raise ModelNotFoundError(
+        f"No checkpoint '{name}': it is not {below}, not a path, and not a plugin's named model ({named})"
+    )
+
+
+def checkpoints_below(root: Path) -> list[Path]:
+    """The diffusers-format folders below `root`, sorted.
+
+    Raises:
+        ModelNotFoundError: `root` is not a folder.
+    """
+    if not root.is_dir():
+        raise ModelNotFoundError(f"The model root {root} is not a folder: correct MODEL_ROOT")
+    return sorted(index.parent for index in root.rglob("model_index.json"))

@@ -1,0 +1,34 @@
+"""What a drawn request gives back."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture.
+
+    Attributes:
+        png: The encoded PNG.
+        seed: The seed it was drawn from: asking with it again draws the same picture.
+        latents: The final latents, adaptive-average-pooled in float32 to 8×8, as 512 bytes of
+            little-endian float16 in NCHW order [1, 4, 8, 8]; they serve as a small fingerprint.
+    """
+
+    png: bytes
+    seed: int
+    latents: bytes
+
+    @cached_property
+    def image(self) -> Image:
+        """The decoded picture, RGB."""
+        from PIL import Image
+
+        return Image.open(io.BytesIO(self.png)).convert("RGB")

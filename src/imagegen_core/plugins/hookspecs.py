@@ -1,0 +1,44 @@
+"""The hooks a plugin may implement.
+
+A plugin is a module that an entry point of the group ``imagegen.plugins`` names. It describes what it
+offers and imports nothing heavy: what it describes is imported on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import typer
+
+    from imagegen_core.backend import Backend
+    from imagegen_core.models.named import NamedModel
+    from imagegen_core.styles import StyleDef
+
+PROJECT = "imagegen"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def imagegen_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
+    """The backends this plugin offers."""
+
+
+@hookspec
+def imagegen_models() -> Iterable[NamedModel]:  # type: ignore[empty-body]
+    """Checkpoints this plugin brings along, which a configuration can name."""
+
+
+@hookspec
+def imagegen_styles() -> Iterable[StyleDef]:  # type: ignore[empty-body]
+    """The styles this plugin brings along, with absolute LoRA paths."""
+
+
+@hookspec
+def imagegen_cli(app: typer.Typer) -> None:
+    """Add commands to ``imagegen``. Import what a command needs inside it, so that others start fast."""

@@ -1,0 +1,177 @@
+"""What can be asked for, and the one place where an ask is checked.
+
+`GenerateRequest` is the form requests usually arrive in. Workers accept any object with the same
+attributes and turn it into a `Drawing`, in which nothing is left open, with `Drawing.of`.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+import reprlib
+import secrets
+from dataclasses import dataclass
+from numbers import Real
+
+from pydantic import BaseModel, Field
+
+from imagegen_core.errors import InvalidRequestError
+
+_SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX]\s*([0-9]{1,6})\s*")
+_MULTIPLE = 8  # the VAE's spatial reduction: one latent covers 8×8 pixels
+_MAX_SIDE = 8192
+_MAX_SEED = 2**63 - 1
+_RANDOM_SEEDS = 2**32  # drawn seeds stay short enough to read aloud, and exact in JavaScript
+
+
+class StyleLoraRequest(BaseModel):
+    """Which style a picture is drawn in, and how strongly.
+
+    Attributes:
+        style: The style's id, or None for none.
+        level: 0 is off; 1..N picks the style's strength presets.
+    """
+
+    style: str | None = None
+    level: int = 0
+
+
+class GenerateRequest(BaseModel):
+    """A picture to draw. Values are checked where they are used, so any worker refuses alike.
+
+    Attributes:
+        prompt: What the picture shows.
+        size: ``WIDTHxHEIGHT`` in pixels, multiples of 8. Left out, it is the checkpoint's native size.
+        num_inference_steps: Denoising steps, from 1.
+        guidance_scale: Strength of the prompt, from 0; up to 1.0 the prompt alone is followed, above
+            it classifier-free guidance runs the network twice a step.
+        seed: 0 to 2**63 - 1; None draws one at random.
+        style_lora: The style.
+        negative_prompt: What the picture should not show; needs a guidance scale above 1.0.
+    """
+
+    prompt: str
+    size: str = "1024x1024"
+    num_inference_steps: int = 4
+    guidance_scale: float = 1.0
+    seed: int | None = None
+    style_lora: StyleLoraRequest = Field(default_factory=StyleLoraRequest)
+    negative_prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A picture's extent in pixels; both sides are positive multiples of 8, at most 8192."""
+
+    width: int
+    height: int
+
+    @classmethod
+    def parse(cls, text: object) -> Size:
+        """Read ``WIDTHxHEIGHT``.
+
+        Raises:
+            InvalidRequestError: `text` is anything else.
+        """
+        match = _SIZE.fullmatch(text) if isinstance(text, str) else None
+        if match:
+            size = cls(int(match[1]), int(match[2]))
+            if all(0 < side <= _MAX_SIDE and side % _MULTIPLE == 0 for side in (size.width, size.height)):
+                return size
+        limit = f", at most {_MAX_SIDE}x{_MAX_SIDE}" if match else ""
+        raise InvalidRequestError(
+            f"Invalid size {_shown(text)}: expected WIDTHxHEIGHT in pixels, multiples of 8, such as 1024x1024{limit}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A checked request with nothing left open: the same values always mean the same picture."""
+
+    prompt: str
+    negative_prompt: str | None
+    size: Size
+    steps: int
+    guidance_scale: float
+    seed: int
+    style: str | None
+    style_level: int
+
+    @classmethod
+    def of(cls, request: object, native_size: str) -> Drawing:
+        """Check `request` and fill in what it leaves open.
+
+        Args:
+            request: A `GenerateRequest` or any object with (some of) its attributes.
+            native_size: The size to use where the request names none.
+
+        Raises:
+            InvalidRequestError: A value is outside what it may be; the message names it.
+        """
+        style, level = _style(request)
+        size = _given_size(request)
+        negative = getattr(request, "negative_prompt", None)
+        return cls(
+            prompt=_text("prompt", getattr(request, "prompt", None)),
+            negative_prompt=None if negative is None else _text("negative_prompt", negative),
+            size=Size.parse(native_size if size is None else size),
+            steps=_whole_number("num_inference_steps", getattr(request, "num_inference_steps", 4), low=1),
+            guidance_scale=_guidance(getattr(request, "guidance_scale", 1.0)),
+            seed=_seed(getattr(request, "seed", None)),
+            style=style,
+            style_level=level,
+        )
+
+
+def _given_size(request: object) -> object:
+    """The request's size, or None where it only carries the model's default."""
+    if isinstance(request, BaseModel) and "size" not in request.model_fields_set:
+        return None
+    return getattr(request, "size", None)
+
+
+def _style(request: object) -> tuple[str | None, int]:
+    wanted = getattr(request, "style_lora", None)
+    style = getattr(wanted, "style", None)
+    level = _whole_number("style level", getattr(wanted, "level", 0))
+    return (None, 0) if style is None or level == 0 else (_text("style", style), level)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"Invalid {name} {_shown(value)}: expected text")
+    return value
+
+
+def _whole_number(name: str, value: object, low: int = 0, high: int | None = None) -> int:
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or number < low or (high is not None and number > high):
+        span = f"from {low}" if high is None else f"from {low} to {high}"
+        raise InvalidRequestError(f"Invalid {name} {_shown(value)}: expected a whole number {span}")
+    return number
+
+
+def _guidance(value: object) -> float:
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+        return float(value)
+    raise InvalidRequestError(
+        f"Invalid guidance_scale {_shown(value)}: expected a number from 0, such as 1.0 for LCM models or 7.5"
+    )
+
+
+def _seed(value: object) -> int:
+    if value is None:
+        return secrets.randbelow(_RANDOM_SEEDS)
+    return _whole_number("seed", value, high=_MAX_SEED)
+
+
+def _shown(value: object) -> str:
+    """`value` as an error message shows it: quoted, and no longer than a line."""
+    return reprlib.repr(value)

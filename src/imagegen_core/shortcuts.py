@@ -1,0 +1,81 @@
+"""The short way in for people: a worker in a line, a picture in a line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imagegen_core.job import Job
+from imagegen_core.picture import Picture
+from imagegen_core.request import GenerateRequest
+
+if TYPE_CHECKING:
+    from imagegen_core.settings import Settings
+    from imagegen_core.worker import Worker
+
+
+def load_worker(
+    backend: str | None = None, model: str | None = None, settings: Settings | None = None
+) -> Worker:
+    """Load the worker that the configuration chooses.
+
+    Args:
+        backend: Name of a backend; None leaves it to the configuration.
+        model: A checkpoint: a path, a name below the model root, or a named model such as ``demo``.
+        settings: The configuration; None reads the environment and ``imagegen.toml``.
+
+    Raises:
+        ImagegenError: No backend fits, or the checkpoint is missing or cannot be loaded.
+    """
+    from imagegen_core.plugins.registry import Registry
+    from imagegen_core.plugins.selection import select_backend
+    from imagegen_core.settings import Settings
+
+    settings = Settings.load() if settings is None else settings
+    settings = settings.override(backend=backend, model=model)
+    chosen = select_backend(Registry.discover(), settings)
+    return chosen.load()(worker_id=0, settings=settings)
+
+
+def generate(
+    prompt: str,
+    *,
+    size: str | None = None,
+    num_inference_steps: int = 4,
+    guidance_scale: float = 1.0,
+    seed: int | None = None,
+    negative_prompt: str | None = None,
+    worker: Worker | None = None,
+    backend: str | None = None,
+    model: str | None = None,
+    settings: Settings | None = None,
+) -> Picture:
+    """Draw one picture.
+
+    Loading a model takes longer than drawing: for more than one picture, pass a `worker` from `load_worker`.
+
+    Args:
+        prompt: What the picture shows.
+        size: ``WIDTHxHEIGHT`` in pixels; None means the checkpoint's native size.
+        num_inference_steps: See `GenerateRequest`.
+        guidance_scale: See `GenerateRequest`.
+        seed: See `GenerateRequest`.
+        negative_prompt: See `GenerateRequest`.
+        worker: The worker to draw with; None loads the one `load_worker` gives for the next three.
+        backend: See `load_worker`.
+        model: See `load_worker`.
+        settings: See `load_worker`.
+
+    Raises:
+        InvalidRequestError: A value is outside what it may be.
+        ImagegenError: As `load_worker` raises it.
+    """
+    request = GenerateRequest(
+        prompt=prompt,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        negative_prompt=negative_prompt,
+        **({} if size is None else {"size": size}),
+    )
+    worker = worker or load_worker(backend, model, settings)
+    return Picture(*worker.run_job_with_latents(Job(req=request)))

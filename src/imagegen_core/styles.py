@@ -1,0 +1,32 @@
+"""Named styles: each is one LoRA with a ladder of strengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StyleDef:
+    """A style that requests can ask for by its id.
+
+    Attributes:
+        id: What requests call it, such as ``papercut``.
+        title: What people are shown.
+        lora_path: The LoRA's ``.safetensors`` file; relative paths start at the model root.
+        adapter_name: The name the adapter has inside the network; unique among styles.
+        levels: Adapter weights: level 1 means ``levels[0]``; a level above N means N.
+        required_cross_attention_dim: The cross-attention width of the checkpoints it fits; None reads
+            it from the file's header.
+    """
+
+    id: str
+    title: str
+    lora_path: str
+    adapter_name: str
+    levels: Sequence[float]
+    required_cross_attention_dim: int | None = None
+
+
+STYLE_REGISTRY: dict[str, StyleDef] = {}
+"""The styles an application has registered by hand, by id. Plugins offer theirs through a hook."""

@@ -1,0 +1,1 @@
+"""The demo model for imagegen: a tiny SDXL-architecture checkpoint."""

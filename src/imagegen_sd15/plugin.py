@@ -1,0 +1,19 @@
+"""What this plugin offers."""
+
+from __future__ import annotations
+
+from imagegen_core import Backend, hookimpl
+
+BACKEND = Backend(
+    name="sd15",
+    summary="Stable Diffusion 1.5 and 2.x, LCM",
+    worker="imagegen_sd15.worker:DiffusersCudaWorker",
+    default_size="512x512",
+    architectures=("sd15", "sd2"),
+)
+
+
+@hookimpl
+def imagegen_backends() -> list[Backend]:
+    """SD1.5."""
+    return [BACKEND]

@@ -1,0 +1,17 @@
+"""Stable Diffusion XL for imagegen."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imagegen_sdxl.worker import DiffusersSDXLCudaWorker as DiffusersSDXLCudaWorker
+
+__all__ = ["DiffusersSDXLCudaWorker"]
+
+
+def __getattr__(name: str) -> Any:
+    # The plugin module beside this file is imported by every command: torch waits for the first use.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from imagegen_sdxl import worker
+
+    return getattr(worker, name)

@@ -1,0 +1,19 @@
+"""What this plugin offers."""
+
+from __future__ import annotations
+
+from imagegen_core import Backend, hookimpl
+
+BACKEND = Backend(
+    name="sdxl",
+    summary="Stable Diffusion XL, LCM",
+    worker="imagegen_sdxl.worker:DiffusersSDXLCudaWorker",
+    default_size="1024x1024",
+    architectures=("sdxl",),
+)
+
+
+@hookimpl
+def imagegen_backends() -> list[Backend]:
+    """SDXL."""
+    return [BACKEND]
