@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from imagegen_core import Size
 from imagegen_core.diffusion import Conditioning, DiffusionWorker, encode_text
-from imagegen_core.request import Size
 from imagegen_sdxl.plugin import BACKEND
 
 

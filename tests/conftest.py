@@ -1,0 +1,60 @@
+"""What every test stands on: an empty environment, no network for models, and tiny checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The model libraries read these when they are first imported: no hub, and nothing cached to fall back on.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="imagegen-empty-hub-")
+
+settings.register_profile("imagegen", deadline=None, derandomize=True)
+settings.load_profile("imagegen")
+
+_SUFFIXES = ("MODEL", "MODEL_ROOT")
+_PREFIXES = ("IMAGEGEN_", "CUDA_", "SDXL_", "SD15_")
+_NAMES = ("MODEL", "MODEL_ROOT", "BACKEND", "USE_SDXL")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the tests for CUDA out where there is none."""
+    if any(item.get_closest_marker("cuda") for item in items):
+        import torch
+
+        if not torch.cuda.is_available():
+            items[:] = [item for item in items if not item.get_closest_marker("cuda")]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No configuration from outside: neither variables nor an imagegen.toml in the working directory."""
+    for name in list(os.environ):
+        if name in _NAMES or name.startswith(_PREFIXES):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    handlers = list(logging.getLogger().handlers)
+    yield
+    logging.getLogger().handlers[:] = handlers
+
+
+@pytest.fixture(scope="session")
+def sdxl_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random SDXL checkpoint, 64x64."""
+    from tests.checkpoints import save_sdxl
+
+    return save_sdxl(tmp_path_factory.mktemp("sdxl") / "tiny-sdxl")
+
+
+@pytest.fixture(scope="session")
+def sd15_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random SD1.5 checkpoint, 64x64."""
+    from tests.checkpoints import save_sd15
+
+    return save_sd15(tmp_path_factory.mktemp("sd15") / "tiny-sd15")

@@ -1,0 +1,53 @@
+"""Distributions for tests: what an installer leaves behind, a module and its metadata, in a folder on the path."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint, distributions
+from pathlib import Path
+
+import pytest
+
+from imagegen_core.plugins import discovery
+
+
+class Installer:
+    """Installs plugins for one test; those really installed are out of its sight."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self._monkeypatch = monkeypatch
+        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.setattr(discovery, "entry_points", self._entry_points)
+
+    def add(self, name: str, code: str, *, distribution: str | None = None, version: str = "1.0") -> None:
+        """Install `code` as a module that the entry point `name` leads to."""
+        distribution = distribution or f"imagegen-{name}"
+        module = f"plugin_{distribution.replace('-', '_')}"
+        (self.folder / f"{module}.py").write_text(code)
+        info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[imagegen.plugins]\n{name} = {module}\n")
+        self._monkeypatch.delitem(sys.modules, module, raising=False)
+
+    def _entry_points(self, *, group: str) -> list[EntryPoint]:
+        found = [entry for dist in distributions(path=[str(self.folder)]) for entry in dist.entry_points]
+        return [entry for entry in found if entry.group == group]
+
+    def backend(self, name: str, *, architectures: tuple[str, ...] = (), worker: str = "nowhere:Worker") -> None:
+        """Install a plugin that offers one backend of the same name."""
+        self.add(name, backend_code(name, architectures=architectures, worker=worker))
+
+
+def backend_code(name: str, *, architectures: tuple[str, ...] = (), worker: str = "nowhere:Worker") -> str:
+    """A whole plugin module that offers one backend."""
+    return f"""
+from imagegen_core import Backend, hookimpl
+
+@hookimpl
+def imagegen_backends():
+    return [Backend(name={name!r}, summary="a test's", worker={worker!r}, default_size="64x64",
+                    architectures={architectures!r})]
+"""

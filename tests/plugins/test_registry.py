@@ -1,0 +1,179 @@
+"""Plugins are found by entry point, each by itself; a broken one breaks nothing else and says what mends it."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from imagegen_core import BackendNotFoundError, PluginError, Registry
+from imagegen_core.plugins.discovery import Plugin
+from imagegen_core.plugins.doctor import examine
+from tests.plugins.installed import Installer, backend_code
+
+
+def _plugin(registry: Registry, name: str) -> Plugin:
+    return next(plugin for plugin in registry.plugins if plugin.name == name)
+
+
+def test_an_installed_plugin_is_found(install: Installer) -> None:
+    install.add("mine", backend_code("mine"), distribution="imagegen-mine", version="2.3")
+    registry = Registry.discover({})
+    assert registry.backend("mine").summary == "a test's"
+    plugin = _plugin(registry, "mine")
+    assert (plugin.distribution, plugin.version, plugin.status) == ("imagegen-mine", "2.3", "ok")
+    assert plugin.offers == ["backend mine"]
+
+
+def test_models_and_styles_come_in_the_same_way(install: Installer) -> None:
+    install.add(
+        "pack",
+        """
+from pathlib import Path
+from imagegen_core import NamedModel, StyleDef, hookimpl
+
+@hookimpl
+def imagegen_models():
+    return [NamedModel("toy", "a toy", Path("/toy"))]
+
+@hookimpl
+def imagegen_styles():
+    return [StyleDef("papercut", "Papercut", "/papercut.safetensors", "papercut", [0.5, 1.0])]
+""",
+    )
+    registry = Registry.discover({})
+    assert registry.models["toy"].summary == "a toy"
+    assert registry.styles["papercut"].title == "Papercut"
+
+
+BROKEN = {
+    "missing module": ("import no_such_module", "needs the module 'no_such_module'", "pip install no_such_module"),
+    "import error": ("from json import no_such_name", "ImportError", "update imagegen-bad"),
+    "raises": ("1 / 0", "ZeroDivisionError: division by zero", "update imagegen-bad"),
+    "syntax error": ("def (", "not valid Python", "update imagegen-bad"),
+    "exits": ("import sys; sys.exit(0)", "ends the program", "update imagegen-bad"),
+    "hook raises": (
+        "from imagegen_core import hookimpl\n@hookimpl\ndef imagegen_backends():\n    raise OSError('no disk')",
+        "imagegen_backends raised OSError: no disk",
+        "update imagegen-bad",
+    ),
+    "wrong hook signature": (
+        "from imagegen_core import hookimpl\n@hookimpl\ndef imagegen_backends(unasked): return []",
+        "a hook has the wrong signature",
+        "update imagegen-bad",
+    ),
+    "unknown hook": (
+        "from imagegen_core import hookimpl\n@hookimpl\ndef imagegen_bakends(): return []",
+        "implements imagegen_bakends, which this imagegen-core does not know",
+        "update imagegen-core",
+    ),
+    "wrong offer": (
+        "from imagegen_core import hookimpl\n@hookimpl\ndef imagegen_backends(): return ['sdxl']",
+        "imagegen_backends returned 'sdxl' where a Backend belongs",
+        "update imagegen-bad",
+    ),
+    "no list": (
+        "from imagegen_core import hookimpl\n@hookimpl\ndef imagegen_backends(): return 7",
+        "imagegen_backends raised TypeError",
+        "update imagegen-bad",
+    ),
+    "taken name": (backend_code("good"), "backend 'good' is already offered by imagegen-a-good", "DISABLED=bad"),
+}
+
+
+@pytest.mark.parametrize(("code", "cause", "mend"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_plugin_breaks_nothing_else(install: Installer, code: str, cause: str, mend: str) -> None:
+    install.add("a-good", backend_code("good"))
+    install.add("bad", code)
+    install.add("z-good", backend_code("other"))
+
+    registry = Registry.discover({})
+
+    assert set(registry.backends) == {"good", "other"}
+    bad = _plugin(registry, "bad")
+    assert bad.status == "broken"
+    assert cause in bad.cause
+    assert mend in bad.mend
+
+
+def test_who_asks_for_a_broken_plugin_is_told_why(install: Installer) -> None:
+    install.add("bad", "import no_such_module")
+    with pytest.raises(PluginError) as caught:
+        Registry.discover({}).backend("bad")
+    assert "imagegen-bad 1.0 is broken" in str(caught.value)
+    assert "pip install no_such_module" in str(caught.value)
+
+
+def test_an_unknown_backend_is_told_what_is_installed(install: Installer) -> None:
+    install.backend("mine")
+    with pytest.raises(BackendNotFoundError, match="No backend 'sdxl' is installed: installed is mine, or pip install"):
+        Registry.discover({}).backend("sdxl")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"IMAGEGEN_PLUGINS_DISABLED": "other, bad"},
+        {"IMAGEGEN_PLUGINS": "good"},
+        {"IMAGEGEN_PLUGINS": "good,bad", "IMAGEGEN_PLUGINS_DISABLED": "bad"},
+    ],
+)
+def test_a_plugin_not_allowed_is_never_imported(install: Installer, environ: dict[str, str]) -> None:
+    install.backend("good")
+    install.add("bad", "import sys; sys.modules['bad_was_imported'] = sys")
+
+    registry = Registry.discover(environ)
+
+    assert "bad_was_imported" not in sys.modules
+    assert set(registry.backends) == {"good"}
+    assert _plugin(registry, "bad").status == "disabled"
+    with pytest.raises(PluginError, match=r"is disabled, IMAGEGEN_PLUGINS\w* "):
+        registry.backend("bad")
+
+
+def test_two_distributions_with_one_entry_point_name(install: Installer) -> None:
+    install.add("mine", backend_code("first"), distribution="imagegen-a")
+    install.add("mine", backend_code("second"), distribution="imagegen-b")
+    registry = Registry.discover({})
+    assert len(registry.backends) == 1
+    assert [plugin.status for plugin in registry.plugins] == ["ok", "broken"]
+
+
+def test_a_worker_is_imported_on_first_use(install: Installer) -> None:
+    install.backend("mine", worker="string:Template")
+    install.backend("gone", worker="no_such_module:Worker")
+    registry = Registry.discover({})
+    assert registry.backend("mine").load().__name__ == "Template"
+    with pytest.raises(PluginError, match="Backend 'gone' cannot be used.*no_such_module"):
+        registry.backend("gone").load()
+
+
+def test_the_doctor_imports_the_workers_too(install: Installer) -> None:
+    install.backend("mine", worker="string:Template")
+    install.backend("gone", worker="no_such_module:Worker")
+    install.backend("renamed", worker="string:NoSuchWorker")
+
+    found = {plugin.name: plugin for plugin in examine(Registry.discover({}))}
+
+    assert found["mine"].status == "ok"
+    assert (found["gone"].status, found["gone"].mend) == ("broken", "pip install no_such_module")
+    assert (found["renamed"].status, found["renamed"].mend) == ("broken", "update imagegen-renamed")
+
+
+def test_a_plugin_adds_commands(install: Installer) -> None:
+    install.add(
+        "extra",
+        """
+from imagegen_core import hookimpl
+
+@hookimpl
+def imagegen_cli(app):
+    @app.command()
+    def hello():
+        pass
+""",
+    )
+    from imagegen_core.cli.app import build_app
+
+    names = {command.name or command.callback.__name__ for command in build_app(Registry.discover({})).registered_commands}
+    assert "hello" in names

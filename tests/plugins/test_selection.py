@@ -1,0 +1,98 @@
+"""The backend is the one named, else USE_SDXL's, else the checkpoint's, else the only one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imagegen_core import Backend, BackendNotFoundError, ModelNotFoundError, Registry, Settings
+from imagegen_core.plugins.selection import select_backend
+from tests.plugins.installed import Installer
+
+pytestmark = pytest.mark.usefixtures("families")
+
+
+@pytest.fixture
+def families(install: Installer) -> None:
+    install.backend("sdxl", architectures=("sdxl",))
+    install.backend("sd15", architectures=("sd15", "sd2"))
+
+
+def _select(**environ: str) -> Backend:
+    return select_backend(Registry.discover(environ), Settings.load(environ=environ))
+
+
+def test_the_name_comes_first(sd15_checkpoint: Path) -> None:
+    assert _select(BACKEND="sdxl", MODEL=str(sd15_checkpoint), USE_SDXL="0").name == "sdxl"
+    assert _select(IMAGEGEN_BACKEND="sd15", USE_SDXL="1").name == "sd15"
+
+
+def test_use_sdxl_comes_before_the_checkpoint(sd15_checkpoint: Path) -> None:
+    assert _select(USE_SDXL="1", MODEL=str(sd15_checkpoint)).name == "sdxl"
+
+
+def test_the_checkpoint_tells(sd15_checkpoint: Path, sdxl_checkpoint: Path) -> None:
+    assert _select(MODEL=str(sd15_checkpoint)).name == "sd15"
+    assert _select(MODEL=str(sdxl_checkpoint), USE_SDXL="0").name == "sdxl"
+    assert _select(MODEL_ROOT=str(sd15_checkpoint.parent), MODEL=sd15_checkpoint.name).name == "sd15"
+
+
+def test_a_backends_own_checkpoint_chooses_it(sd15_checkpoint: Path) -> None:
+    assert _select(SD15_MODEL=str(sd15_checkpoint)).name == "sd15"
+
+
+def test_two_own_checkpoints_need_a_choice() -> None:
+    with pytest.raises(BackendNotFoundError, match="Several backends fit, sd15, sdxl .*set IMAGEGEN_BACKEND"):
+        _select(SD15_MODEL="a", SDXL_MODEL="b")
+
+
+def test_the_only_one_installed_needs_no_choice() -> None:
+    assert _select(IMAGEGEN_PLUGINS="sd15").name == "sd15"
+
+
+def test_two_that_fit_are_named() -> None:
+    with pytest.raises(BackendNotFoundError, match="Several backends fit, sd15, sdxl .*set IMAGEGEN_BACKEND"):
+        _select()
+
+
+def test_two_for_one_family_are_named(install: Installer, sdxl_checkpoint: Path) -> None:
+    install.backend("fastxl", architectures=("sdxl",))
+    with pytest.raises(BackendNotFoundError, match="Several backends fit, fastxl, sdxl"):
+        _select(MODEL=str(sdxl_checkpoint))
+    assert _select(MODEL=str(sdxl_checkpoint), BACKEND="fastxl").name == "fastxl"
+
+
+def test_none_installed_says_what_to_install() -> None:
+    with pytest.raises(BackendNotFoundError, match="No backend is installed: pip install imagegen-sdxl or"):
+        _select(IMAGEGEN_PLUGINS="none")
+
+
+def test_a_checkpoint_nobody_draws_says_what_to_install(sdxl_checkpoint: Path) -> None:
+    with pytest.raises(BackendNotFoundError, match="draws sdxl .*installed is sd15; pip install imagegen-sdxl"):
+        _select(MODEL=str(sdxl_checkpoint), IMAGEGEN_PLUGINS="sd15")
+
+
+def test_use_sdxl_without_sdxl_says_so() -> None:
+    with pytest.raises(BackendNotFoundError, match="draws sdxl .USE_SDXL asks for it.*pip install imagegen-sdxl"):
+        _select(USE_SDXL="1", IMAGEGEN_PLUGINS="sd15")
+
+
+def test_a_missing_checkpoint_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=f"No checkpoint 'gone': it is not below {tmp_path}, not a path"):
+        _select(MODEL="gone", MODEL_ROOT=str(tmp_path))
+
+
+def test_without_a_checkpoint_the_fallback_model_tells(install: Installer, sdxl_checkpoint: Path) -> None:
+    install.add(
+        "demo",
+        f"""
+from pathlib import Path
+from imagegen_core import NamedModel, hookimpl
+
+@hookimpl
+def imagegen_models():
+    return [NamedModel("demo", "a demo", Path({str(sdxl_checkpoint)!r}), fallback=True)]
+""",
+    )
+    assert _select().name == "sdxl"

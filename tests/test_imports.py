@@ -1,0 +1,97 @@
+"""What importing costs, and that imports point one way."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import imagegen_core
+
+SOURCES = Path(imagegen_core.__file__).parent.parent
+
+# The rooms of the core from the ground up: a module imports from its own room and those before it.
+ROOMS = [
+    {"errors"},
+    {"picture", "request", "styles"},
+    {"job"},
+    {"worker"},
+    {"backend", "settings", "images"},
+    {"models", "plugins"},
+    {"diffusion", "shortcuts"},
+    {"cli"},
+]
+
+
+def _fresh(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import imagegen_core",
+        "from imagegen_core import *",
+        "import imagegen_sdxl.plugin, imagegen_sd15.plugin, imagegen_demo.plugin",
+        "from imagegen_core import Registry; Registry.discover()",
+        "import imagegen_core.cli",
+    ],
+)
+def test_torch_waits_for_its_first_use(code: str) -> None:
+    assert _fresh(f"import sys\n{code}\nprint('torch' in sys.modules, 'diffusers' in sys.modules)") == "False False"
+
+
+def test_a_plugin_module_brings_no_pydantic() -> None:
+    assert _fresh("import sys, imagegen_sdxl.plugin\nprint('pydantic' in sys.modules)") == "False"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in imagegen_core.__all__:
+        assert getattr(imagegen_core, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
+        _ = imagegen_core.Nonsense
+
+
+def test_the_contracts_names_are_public() -> None:
+    contract = {"Job", "GenerateRequest", "StyleLoraRequest", "Worker", "StyleDef", "STYLE_REGISTRY", "InvalidRequestError"}
+    assert contract <= set(imagegen_core.__all__)
+
+
+def _room(module: str) -> str:
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("path", sorted((SOURCES / "imagegen_core").rglob("*.py")), ids=lambda path: path.stem)
+def test_imports_point_one_way(path: Path) -> None:
+    own = path.relative_to(SOURCES / "imagegen_core").with_suffix("").parts[0]
+    if own == "__init__":
+        return
+    height = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+    for module in _imported(path):
+        if module.startswith("imagegen_core."):
+            assert height[_room(module)] <= height[own], f"{path} imports {module}"
+        assert not module.startswith(("imagegen_sd", "imagegen_demo")), f"{path} knows a plugin: {module}"
+        if own not in ("diffusion",):
+            assert module.split(".")[0] not in ("torch", "diffusers", "transformers"), f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("package", ["imagegen_sdxl", "imagegen_sd15", "imagegen_demo"])
+def test_a_plugin_imports_what_is_public(package: str) -> None:
+    public = {"imagegen_core", "imagegen_core.diffusion"}
+    for path in (SOURCES / package).glob("*.py"):
+        ours = {module for module in _imported(path) if module.startswith("imagegen_core")}
+        assert ours <= public, f"{path} imports {ours - public}"
+
+
+def _imported(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            found.append(node.module or "")
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return found

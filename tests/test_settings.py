@@ -1,0 +1,114 @@
+"""Where settings come from, which source wins, and what a malformed one is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imagegen_core import Settings, SettingsError
+
+
+def test_nothing_configured_leaves_everything_open() -> None:
+    settings = Settings.load(environ={})
+    assert settings == Settings()
+    assert settings.source("model") == "default"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "expected"),
+    [
+        ("MODEL", "demo", "model", "demo"),
+        ("IMAGEGEN_MODEL", "demo", "model", "demo"),
+        ("MODEL_ROOT", "/models", "model_root", Path("/models")),
+        ("CUDA_DTYPE", "bf16", "dtype", "bf16"),
+        ("CUDA_DEVICE", "cuda:1", "device", "cuda:1"),
+        ("CUDA_ENABLE_XFORMERS", "1", "enable_xformers", True),
+        ("CUDA_ATTENTION_SLICING", "true", "attention_slicing", True),
+        ("USE_SDXL", "1", "use_sdxl", True),
+        ("USE_SDXL", "0", "use_sdxl", False),
+        ("BACKEND", "sdxl", "backend", "sdxl"),
+        ("IMAGEGEN_BACKEND", "sdxl", "backend", "sdxl"),
+    ],
+)
+def test_a_variable_sets_its_field(variable: str, value: str, field: str, expected: object) -> None:
+    settings = Settings.load(environ={variable: value})
+    assert getattr(settings, field) == expected
+    assert settings.source(field) == variable
+
+
+def test_our_own_name_of_a_variable_comes_first() -> None:
+    assert Settings.load(environ={"MODEL": "a", "IMAGEGEN_MODEL": "b"}).model == "b"
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    settings = Settings.load(environ={"MODEL": "", "CUDA_DTYPE": ""})
+    assert (settings.model, settings.dtype, settings.source("dtype")) == (None, None, "default")
+
+
+def test_a_backends_own_variable_comes_before_all() -> None:
+    environ = {"MODEL": "a", "IMAGEGEN_MODEL": "b", "SDXL_MODEL": "c", "MODEL_ROOT": "/m", "SDXL_MODEL_ROOT": "/x"}
+    general = Settings.load(environ=environ)
+    assert general.model == "b"
+    sdxl = general.for_backend("SDXL")
+    assert (sdxl.model, sdxl.model_root) == ("c", Path("/x"))
+    assert sdxl.source("model") == "SDXL_MODEL"
+    assert general.for_backend("SD15").model == "b"
+
+
+def test_an_argument_comes_before_a_backends_own_variable() -> None:
+    settings = Settings.load(environ={"SDXL_MODEL": "c"}, model="mine").for_backend("SDXL")
+    assert settings.model == "mine"
+
+
+def test_settings_made_by_hand_look_at_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDXL_MODEL", "c")
+    assert Settings(model="mine").for_backend("SDXL").model == "mine"
+    assert Settings().for_backend("SDXL").model is None
+
+
+def test_the_file_comes_after_the_environment(tmp_path: Path) -> None:
+    Path("imagegen.toml").write_text('model = "from file"\ndtype = "fp32"\n')
+    settings = Settings.load(environ={"MODEL": "from variable"})
+    assert (settings.model, settings.dtype) == ("from variable", "fp32")
+    assert settings.source("dtype") == "dtype in imagegen.toml"
+
+
+def test_the_file_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.toml").write_text('model = "a"')
+    assert Settings.load(environ={"IMAGEGEN_CONFIG": str(tmp_path / "elsewhere.toml")}).model == "a"
+
+
+def test_the_process_environment_is_read_at_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL", "now")
+    assert Settings.load().model == "now"
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"CUDA_DTYPE": "fp8"}, "Invalid CUDA_DTYPE 'fp8': input should be 'fp16', 'bf16' or 'fp32'"),
+        ({"USE_SDXL": "perhaps"}, "Invalid USE_SDXL 'perhaps': input should be a valid boolean"),
+        ({"IMAGEGEN_CONFIG": "gone.toml"}, "Cannot read the configuration gone.toml"),
+    ],
+)
+def test_a_malformed_value_is_told_by_its_variable(environ: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(environ=environ)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("mdoel = 'a'", "Unknown setting mdoel in imagegen.toml: expected one of"),
+        ("model = ", "Cannot read the configuration imagegen.toml"),
+        ("dtype = 'fp8'", "Invalid dtype in imagegen.toml 'fp8'"),
+    ],
+)
+def test_a_malformed_file_is_told_by_its_line_or_key(text: str, words: str) -> None:
+    Path("imagegen.toml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(environ={})
+    assert words in str(caught.value)
