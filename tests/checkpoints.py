@@ -90,7 +90,11 @@ def _vae() -> AutoencoderKL:
 def _scheduler() -> EulerDiscreteScheduler:
     """What SD and SDXL checkpoints ship: workers replace it by LCM's."""
     return EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        timestep_spacing="leading",
     )
 
 

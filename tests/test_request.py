@@ -43,7 +43,9 @@ def test_a_wrong_size_is_told_as_the_contract_says() -> None:
     assert isinstance(caught.value, ValueError)
 
 
-@pytest.mark.parametrize("size", ["", "0x8", "8x0", "513x512", "-8x8", "８x８", "8x8x8", "1e3x8", "8192x8200", "99999999x8"])
+@pytest.mark.parametrize(
+    "size", ["", "0x8", "8x0", "513x512", "-8x8", "８x８", "8x8x8", "1e3x8", "8192x8200", "99999999x8"]
+)
 def test_sizes_that_cannot_be_drawn_are_refused(size: str) -> None:
     with pytest.raises(InvalidRequestError, match="Invalid size"):
         Size.parse(size)
@@ -138,7 +140,12 @@ def test_a_number_of_another_library_is_a_number() -> None:
 
 @pytest.mark.parametrize(
     ("style", "level", "expected"),
-    [(None, 0, (None, 0)), ("papercut", 0, (None, 0)), (None, 2, (None, 0)), ("papercut", 2, ("papercut", 2))],
+    [
+        (None, 0, (None, 0)),
+        ("papercut", 0, (None, 0)),
+        (None, 2, (None, 0)),
+        ("papercut", 2, ("papercut", 2)),
+    ],
 )
 def test_a_style_is_on_with_a_name_and_a_level(style: Any, level: int, expected: Any) -> None:
     request = GenerateRequest(prompt="a", style_lora=StyleLoraRequest(style=style, level=level))

@@ -47,7 +47,13 @@ def test_an_empty_variable_counts_as_unset() -> None:
 
 
 def test_a_backends_own_variable_comes_before_all() -> None:
-    environ = {"MODEL": "a", "IMAGEGEN_MODEL": "b", "SDXL_MODEL": "c", "MODEL_ROOT": "/m", "SDXL_MODEL_ROOT": "/x"}
+    environ = {
+        "MODEL": "a",
+        "IMAGEGEN_MODEL": "b",
+        "SDXL_MODEL": "c",
+        "MODEL_ROOT": "/m",
+        "SDXL_MODEL_ROOT": "/x",
+    }
     general = Settings.load(environ=environ)
     assert general.model == "b"
     sdxl = general.for_backend("SDXL")

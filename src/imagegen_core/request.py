@@ -13,6 +13,7 @@ import reprlib
 import secrets
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -58,6 +59,11 @@ class GenerateRequest(BaseModel):
     seed: int | None = None
     style_lora: StyleLoraRequest = Field(default_factory=StyleLoraRequest)
     negative_prompt: str | None = None
+
+    @classmethod
+    def given(cls, **fields: Any) -> GenerateRequest:
+        """A request in which the fields that are None count as left out."""
+        return cls(**{name: value for name, value in fields.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +165,9 @@ def _whole_number(name: str, value: object, low: int = 0, high: int | None = Non
 
 
 def _guidance(value: object) -> float:
-    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
-        return float(value)
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if math.isfinite(number) and number >= 0:
+        return number
     raise InvalidRequestError(
         f"Invalid guidance_scale {_shown(value)}: expected a number from 0, such as 1.0 for LCM models or 7.5"
     )

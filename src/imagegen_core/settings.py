@@ -28,7 +28,6 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
 }
 # Fields that a backend may have a variable of its own for, which comes before those above: SDXL_MODEL.
 _PER_BACKEND = {"model": "MODEL", "model_root": "MODEL_ROOT"}
-_ARGUMENT = "argument"
 
 
 class _Value(NamedTuple):
@@ -86,7 +85,7 @@ class Settings(BaseModel):
         Raises:
             SettingsError: A value is malformed.
         """
-        arguments = {name: _Value(value, _ARGUMENT) for name, value in given.items() if value is not None}
+        arguments = {field: _Value(value, field) for field, value in given.items() if value is not None}
         return self._of(self._found() | arguments, self._environ)
 
     def for_backend(self, environment_prefix: str) -> Settings:
@@ -97,13 +96,13 @@ class Settings(BaseModel):
         own = {}
         for field, name in _PER_BACKEND.items():
             variable = f"{environment_prefix}_{name}"
-            if self._environ.get(variable) and self.source(field) != _ARGUMENT:
+            if self._environ.get(variable) and self.source(field) != field:
                 own[field] = _Value(self._environ[variable], variable)
         return self._of(self._found() | own, self._environ)
 
     def source(self, field: str) -> str:
-        """Where a field's value came from: ``SDXL_MODEL``, ``model in imagegen.toml``, ``argument``, ``default``."""
-        return self._sources.get(field, _ARGUMENT if field in self.model_fields_set else "default")
+        """Where a value came from: ``SDXL_MODEL``, ``model in imagegen.toml``, ``model`` by hand, ``default``."""
+        return self._sources.get(field, field if field in self.model_fields_set else "default")
 
     def _found(self) -> dict[str, _Value]:
         return {field: _Value(getattr(self, field), self.source(field)) for field in self.model_fields_set}

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 from imagegen_core.job import Job
 from imagegen_core.picture import Picture
-from imagegen_core.request import GenerateRequest
+from imagegen_core.request import Drawing, GenerateRequest
 
 if TYPE_CHECKING:
     from imagegen_core.settings import Settings
     from imagegen_core.worker import Worker
 
 
-def load_worker(
-    backend: str | None = None, model: str | None = None, settings: Settings | None = None
-) -> Worker:
+def load_worker(backend: str | None = None, model: str | None = None, settings: Settings | None = None) -> Worker:
     """Load the worker that the configuration chooses.
 
     Args:
@@ -69,13 +67,14 @@ def generate(
         InvalidRequestError: A value is outside what it may be.
         ImagegenError: As `load_worker` raises it.
     """
-    request = GenerateRequest(
+    request = GenerateRequest.given(
         prompt=prompt,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         seed=seed,
         negative_prompt=negative_prompt,
-        **({} if size is None else {"size": size}),
+        size=size,
     )
+    Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
     worker = worker or load_worker(backend, model, settings)
     return Picture(*worker.run_job_with_latents(Job(req=request)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from imagegen_core.diffusion import Conditioning, DiffusionWorker, encode_text
 from imagegen_sd15.plugin import BACKEND
 
@@ -11,7 +13,7 @@ class DiffusersCudaWorker(DiffusionWorker):
 
     backend = BACKEND
     pipeline_class = "StableDiffusionPipeline"
-    pipeline_options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipeline_options: ClassVar = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
     def encode(self, prompt: str) -> Conditioning:
         """The text encoder's last hidden state, after its final norm."""

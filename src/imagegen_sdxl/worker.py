@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from imagegen_core import Size
@@ -14,7 +16,7 @@ class DiffusersSDXLCudaWorker(DiffusionWorker):
 
     backend = BACKEND
     pipeline_class = "StableDiffusionXLPipeline"
-    pipeline_options = {"add_watermarker": False}
+    pipeline_options: ClassVar = {"add_watermarker": False}
 
     def encode(self, prompt: str) -> Conditioning:
         """Both encoders' penultimate hidden states side by side, and the second one's pooled projection."""

@@ -47,7 +47,11 @@ def imagegen_styles():
 
 
 BROKEN = {
-    "missing module": ("import no_such_module", "needs the module 'no_such_module'", "pip install no_such_module"),
+    "missing module": (
+        "import no_such_module",
+        "needs the module 'no_such_module'",
+        "pip install no_such_module",
+    ),
     "import error": ("from json import no_such_name", "ImportError", "update imagegen-bad"),
     "raises": ("1 / 0", "ZeroDivisionError: division by zero", "update imagegen-bad"),
     "syntax error": ("def (", "not valid Python", "update imagegen-bad"),
@@ -77,7 +81,11 @@ BROKEN = {
         "imagegen_backends raised TypeError",
         "update imagegen-bad",
     ),
-    "taken name": (backend_code("good"), "backend 'good' is already offered by imagegen-a-good", "DISABLED=bad"),
+    "taken name": (
+        backend_code("good"),
+        "backend 'good' is already offered by imagegen-a-good",
+        "DISABLED=bad",
+    ),
 }
 
 
@@ -175,5 +183,7 @@ def imagegen_cli(app):
     )
     from imagegen_core.cli.app import build_app
 
-    names = {command.name or command.callback.__name__ for command in build_app(Registry.discover({})).registered_commands}
+    names = {
+        command.name or command.callback.__name__ for command in build_app(Registry.discover({})).registered_commands
+    }
     assert "hello" in names

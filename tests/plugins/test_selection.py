@@ -64,7 +64,9 @@ def test_two_for_one_family_are_named(install: Installer, sdxl_checkpoint: Path)
 
 
 def test_none_installed_says_what_to_install() -> None:
-    with pytest.raises(BackendNotFoundError, match="No backend is installed: pip install imagegen-sdxl or"):
+    with pytest.raises(
+        BackendNotFoundError, match="No backend is installed: pip install imagegen-sdxl or imagegen-sd15"
+    ):
         _select(IMAGEGEN_PLUGINS="none")
 
 

@@ -51,7 +51,7 @@ def build_app(registry: Registry) -> typer.Typer:
     return app
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
+def _print_version(wanted: bool) -> None:
     if wanted:
         console.data(f"imagegen {version('imagegen-core')}")
         raise typer.Exit
@@ -66,7 +66,8 @@ def _usage_sentence(error: typer.TyperException) -> str:
 def _options(
     context: typer.Context,
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     """Turn prompts into images, with the models you have."""

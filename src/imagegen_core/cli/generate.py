@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
     output: Annotated[
-        str, typer.Option("--output", "-o", help="The PNG to write; - writes it to stdout. With --count, numbered.")
+        str,
+        typer.Option("--output", "-o", help="The PNG to write; - writes it to stdout. With --count, numbered."),
     ] = "out.png",
     model: Annotated[
-        str | None, typer.Option(help="Checkpoint: a path, a name below MODEL_ROOT, or a plugin's, such as demo.")
+        str | None,
+        typer.Option(help="Checkpoint: a path, a name below MODEL_ROOT, or a plugin's, such as demo."),
     ] = None,
     backend: Annotated[str | None, typer.Option(help="Backend to draw with; see `imagegen plugins list`.")] = None,
     size: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT in pixels, multiples of 8. [default: the checkpoint's own]")
+        str | None,
+        typer.Option(help="WIDTHxHEIGHT in pixels, multiples of 8. [default: the checkpoint's own]"),
     ] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 4,
     guidance: Annotated[
@@ -49,15 +52,15 @@ def generate(
     target = Output.parse(output, count)
     if as_json and target.is_stdout:
         raise typer.BadParameter("--json and -o - both write to stdout: choose one")
-    request = GenerateRequest(
+    request = GenerateRequest.given(
         prompt=prompt,
         num_inference_steps=steps,
         guidance_scale=guidance,
         seed=seed,
         negative_prompt=negative,
-        **({} if size is None else {"size": size}),
+        size=size,
     )
-    first = Drawing.of(request, size or "8x8")  # refuses a wrong request before the model is loaded
+    first = Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
     with _status("Loading the model"):
         worker = load_worker(backend, model)
     drawn = []
@@ -109,7 +112,13 @@ def _step_bar(title: str, steps: int) -> Iterator[Callable[[StepDone], None] | N
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=steps)
         yield lambda done: progress.update(task, completed=done.step)

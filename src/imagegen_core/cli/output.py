@@ -36,7 +36,9 @@ class Output:
             return cls(None, count)
         path = Path(text).expanduser()
         if path.suffix.lower() != ".png":
-            raise OutputError(f"Cannot write {text}: pictures are PNG files, so name it {path.with_suffix('.png').name}")
+            raise OutputError(
+                f"Cannot write {text}: pictures are PNG files, so name it {path.with_suffix('.png').name}"
+            )
         if path.is_dir():
             raise OutputError(f"Cannot write {text}: it is a folder; name a file in it")
         if not path.parent.is_dir():

@@ -34,8 +34,9 @@ def pool(latents: Tensor) -> bytes:
 
 
 def _unscaled(config: Any, latents: Tensor) -> Tensor:
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if mean is None or std is None:
-        return latents / config.scaling_factor
-    shape = (1, -1, 1, 1)
-    return latents * latents.new_tensor(std).view(shape) / config.scaling_factor + latents.new_tensor(mean).view(shape)
+    scale: float = config.scaling_factor
+    means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if means is None or stds is None:
+        return latents / scale
+    mean, std = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (means, stds))
+    return latents * std / scale + mean

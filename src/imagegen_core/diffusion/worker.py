@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from imagegen_core.diffusion.decoding import decode, pool
 from imagegen_core.diffusion.denoising import Denoising, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
 from imagegen_core.diffusion.loading import load_pipeline
-from imagegen_core.errors import InvalidRequestError, ModelLoadError, SettingsError
+from imagegen_core.errors import InvalidRequestError, SettingsError
 from imagegen_core.images.png import encode_png
 from imagegen_core.job import Job
 from imagegen_core.models.inspect import native_size
@@ -45,7 +45,7 @@ class DiffusionWorker(ABC):
 
     backend: ClassVar[Backend]
     pipeline_class: ClassVar[str]
-    pipeline_options: ClassVar[dict[str, Any]] = {}
+    pipeline_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         """Load the configured checkpoint.
@@ -193,6 +193,6 @@ def _enable_xformers(pipe: Any, source: str) -> None:
         pipe.enable_xformers_memory_efficient_attention()
     except (ImportError, ValueError) as error:
         raise SettingsError(
-            f"{source} asks for xformers, which cannot be used here ({error}): pip install 'imagegen-core[xformers]' on a "
-            "machine with CUDA, or unset it"
+            f"{source} asks for xformers, which cannot be used here ({error}): "
+            "pip install 'imagegen-core[xformers]' on a machine with CUDA, or unset it"
         ) from error

@@ -31,7 +31,7 @@ def architecture(path: Path) -> str:
         return found
     raise ModelLoadError(
         f"Cannot tell what {path} is: its model_index.json says {index.get('_class_name')!r}, and its UNet's "
-        f"cross-attention width is {unet.get('cross_attention_dim')!r}; expected a Stable Diffusion 1.x, 2.x or XL checkpoint"
+        f"cross-attention width is {unet.get('cross_attention_dim')!r}; expected Stable Diffusion 1.x, 2.x or XL"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,4 +43,12 @@ def checkpoints_below(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise ModelNotFoundError(f"The model root {root} is not a folder: correct MODEL_ROOT")
-    return sorted(index.parent for index in root.rglob("model_index.json"))
+    found, seen = [], set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if "model_index.json" in files:
+            found.append(Path(folder))
+        if real in seen or "model_index.json" in files:
+            below.clear()  # a link back up, or a checkpoint, whose folders are its components
+        seen.add(real)
+    return sorted(found)

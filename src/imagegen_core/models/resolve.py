@@ -29,14 +29,16 @@ def resolve_checkpoint(settings: Settings, backend: Backend) -> Path:
         path = locate(settings.model, settings.model_root, registry.models)
         _check_family(path, backend, registry)
         return path
-    fitting = (model for model in registry.models.values() if architecture(model.path) in backend.architectures)
-    model = fallback_model(fitting)
+    fallbacks = (model for model in registry.models.values() if model.fallback)
+    model = fallback_model(model for model in fallbacks if architecture(model.path) in backend.architectures)
     if model is None:
         raise ModelNotFoundError(
-            f"No checkpoint is configured for backend '{backend.name}': set {variable} or MODEL to a path, or to a name "
-            "below MODEL_ROOT"
+            f"No checkpoint is configured for backend '{backend.name}': set {variable} or MODEL to a path, "
+            "or to a name below MODEL_ROOT"
         )
-    logger.warning("No checkpoint configured: the %s model draws (set %s or --model for your own)", model.name, variable)
+    logger.warning(
+        "No checkpoint configured: the %s model draws (set %s or --model for your own)", model.name, variable
+    )
     return model.path
 
 
@@ -50,4 +52,6 @@ def _check_family(path: Path, backend: Backend, registry: Registry) -> None:
         if right
         else f"pip install imagegen-{family}"
     )
-    raise ModelLoadError(f"{path} is a checkpoint of the family {family}, which backend '{backend.name}' does not load; {advice}")
+    raise ModelLoadError(
+        f"{path} is a checkpoint of the family {family}, which backend '{backend.name}' does not load; {advice}"
+    )

@@ -103,7 +103,10 @@ def _diagnosis(error: BaseException, entry: EntryPoint, plugin: Plugin) -> tuple
     report = f"update {plugin.distribution}, or report it to its authors"
     match error:
         case ModuleNotFoundError(name=missing) if missing and not entry.module.startswith(missing):
-            return f"its import needs the module '{missing}', which is not installed", f"pip install {missing}"
+            return (
+                f"its import needs the module '{missing}', which is not installed",
+                f"pip install {missing}",
+            )
         case SystemExit():
             return f"importing {entry.module} ends the program (SystemExit)", report
         case SyntaxError():

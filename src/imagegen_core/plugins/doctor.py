@@ -22,5 +22,9 @@ def _import_worker(registry: Registry, plugin: Plugin, name: str) -> None:
         registry.backends[name].load()
     except PluginError as error:
         missing = getattr(error.__cause__, "name", None)
-        mend = f"pip install {missing}" if isinstance(error.__cause__, ModuleNotFoundError) else f"update {plugin.distribution}"
+        mend = (
+            f"pip install {missing}"
+            if isinstance(error.__cause__, ModuleNotFoundError)
+            else f"update {plugin.distribution}"
+        )
         plugin.broke(f"its worker does not import: {error.__cause__}", mend)

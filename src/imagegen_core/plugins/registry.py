@@ -70,7 +70,9 @@ class Registry:
                     f"Backend '{name}' is not available: its plugin {plugin.distribution} {plugin.version} is "
                     f"{plugin.status}, {plugin.cause}; {plugin.mend}"
                 )
-        raise BackendNotFoundError(f"No backend '{name}' is installed: {self.installed()}, or pip install imagegen-{name}")
+        raise BackendNotFoundError(
+            f"No backend '{name}' is installed: {self.installed()}, or pip install imagegen-{name}"
+        )
 
     def installed(self) -> str:
         """The installed backends, in words for an error message."""
@@ -98,13 +100,12 @@ class Registry:
             )
         return not unknown
 
-    def _collect(
-        self, plugin: Plugin, hook: str, kind: type[Offer], noun: str, into: dict[str, Offer]
-    ) -> None:
+    def _collect(self, plugin: Plugin, hook: str, kind: type[Offer], noun: str, into: dict[str, Offer]) -> None:
         for offer in self._call(plugin, hook):
             if not isinstance(offer, kind):
                 plugin.broke(
-                    f"{hook} returned {offer!r} where a {kind.__name__} belongs", f"update {plugin.distribution}"
+                    f"{hook} returned {offer!r} where a {kind.__name__} belongs",
+                    f"update {plugin.distribution}",
                 )
                 continue
             name = offer.id if isinstance(offer, StyleDef) else offer.name

@@ -62,9 +62,7 @@ def _only(backends: Sequence[Backend], reason: str) -> Backend:
         case [backend]:
             return backend
         case []:
-            raise BackendNotFoundError(
-                "No backend is installed: pip install imagegen-sdxl or imagegen-sd15, and imagegen-demo for a first picture"
-            )
+            raise BackendNotFoundError("No backend is installed: pip install imagegen-sdxl or imagegen-sd15")
         case _:
             names = ", ".join(sorted(backend.name for backend in backends))
             raise BackendNotFoundError(

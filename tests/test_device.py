@@ -1,0 +1,70 @@
+"""Where and in what precision a worker computes when told, and when not."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from imagegen_core import Settings, SettingsError
+from imagegen_core.diffusion.device import choose_device, choose_dtype
+
+
+def _machine(monkeypatch: pytest.MonkeyPatch, *, cuda: int = 0, mps: bool = False) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(("cuda", "mps", "expected"), [(2, True, "cuda:0"), (0, True, "mps"), (0, False, "cpu")])
+def test_the_best_device_there_is(monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, expected: str) -> None:
+    _machine(monkeypatch, cuda=cuda, mps=mps)
+    assert str(choose_device(Settings())) == expected
+
+
+def test_falling_back_to_the_cpu_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _machine(monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        choose_device(Settings())
+    assert caplog.messages == ["No GPU found: drawing on the CPU"]
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda", "cuda:7", "mps", "gpu", ""])
+def test_a_device_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    _machine(monkeypatch)
+    with pytest.raises(SettingsError) as caught:
+        choose_device(Settings.load(environ={}, device=device))
+    assert f"device={device}" in str(caught.value)
+
+
+def test_the_error_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    _machine(monkeypatch)
+    with pytest.raises(SettingsError, match="^CUDA_DEVICE=cuda:0, but PyTorch .* sees 0 CUDA devices: install"):
+        choose_device(Settings.load(environ={"CUDA_DEVICE": "cuda:0"}))
+
+
+@pytest.mark.parametrize(
+    ("device", "capabilities", "expected"),
+    [
+        ("cuda:0", {}, torch.float16),
+        ("mps", {}, torch.float16),
+        ("cpu", {"avx512_bf16": True}, torch.bfloat16),
+        ("cpu", {"amx_bf16": True}, torch.bfloat16),
+        ("cpu", {"avx2": True, "avx512_bf16": False}, torch.float32),
+    ],
+)
+def test_the_precision_suits_the_device(
+    monkeypatch: pytest.MonkeyPatch, device: str, capabilities: dict[str, bool], expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert choose_dtype(Settings(), torch.device(device)) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)]
+)
+def test_a_precision_asked_for_is_used(name: str, expected: torch.dtype) -> None:
+    assert choose_dtype(Settings.load(environ={"CUDA_DTYPE": name}), torch.device("cpu")) is expected

@@ -1,0 +1,277 @@
+"""What both workers promise."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from imagegen_core import (
+    GenerateRequest,
+    InvalidRequestError,
+    Job,
+    ModelLoadError,
+    ModelNotFoundError,
+    Settings,
+    SettingsError,
+    StepDone,
+    StyleLoraRequest,
+    Worker,
+)
+from imagegen_sd15 import DiffusersCudaWorker
+from imagegen_sdxl import DiffusersSDXLCudaWorker
+
+CLASSES = {"sdxl": DiffusersSDXLCudaWorker, "sd15": DiffusersCudaWorker}
+
+
+@pytest.fixture(scope="module", params=CLASSES)
+def worker(request: pytest.FixtureRequest) -> Any:
+    folder = request.getfixturevalue(f"{request.param}_checkpoint")
+    return CLASSES[request.param](worker_id=3, settings=Settings(model=str(folder), device="cpu", dtype="fp32"))
+
+
+def _job(**fields: Any) -> Job:
+    return Job(req=GenerateRequest(**{"prompt": "a lake", "seed": 1, **fields}))
+
+
+def _opened(png: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(png))
+
+
+def test_it_has_the_attributes_of_the_contract(worker: Any) -> None:
+    assert isinstance(worker, Worker)
+    assert worker.worker_id == 3
+    assert (worker.device, worker.dtype) == (torch.device("cpu"), torch.float32)
+    assert worker.pipe.text_encoder is not None
+    assert worker.pipe.unet.dtype == worker.pipe.vae.dtype == torch.float32
+    assert hasattr(worker.pipe, "text_encoder_2") == isinstance(worker, DiffusersSDXLCudaWorker)
+
+
+def test_a_job_gives_a_png_and_its_seed(worker: Any) -> None:
+    png, seed = worker.run_job(_job(size="64x40", seed=9))
+    picture = _opened(png)
+    assert (picture.format, picture.mode, picture.size, seed) == ("PNG", "RGB", (64, 40), 9)
+
+
+def test_both_ways_to_run_a_job_give_the_same_picture(worker: Any) -> None:
+    png, seed = worker.run_job(_job())
+    again, seed_again, latents = worker.run_job_with_latents(_job())
+    assert (png, seed) == (again, seed_again)
+    assert len(latents) == 512
+    assert np.isfinite(np.frombuffer(latents, "<f2")).all()
+
+
+def test_the_latents_come_from_the_pass_that_made_the_picture(worker: Any) -> None:
+    calls = []
+    hook = worker.pipe.unet.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        worker.run_job_with_latents(_job(num_inference_steps=3))
+    finally:
+        hook.remove()
+    assert len(calls) == 3
+
+
+def test_a_seed_is_one_picture_whatever_was_drawn_before(worker: Any) -> None:
+    first = worker.run_job(_job(seed=4))
+    torch.manual_seed(99)
+    worker.run_job(_job(seed=5, prompt="another", guidance_scale=3.0))
+    assert worker.run_job(_job(seed=4)) == first
+    assert worker.run_job(_job(seed=5))[0] != first[0]
+
+
+def test_a_seed_left_out_is_drawn_and_told(worker: Any) -> None:
+    png, seed = worker.run_job(_job(seed=None))
+    other_png, other_seed = worker.run_job(_job(seed=None))
+    assert (png, seed) != (other_png, other_seed)
+    assert worker.run_job(_job(seed=seed))[0] == png
+
+
+def test_a_size_left_out_is_the_checkpoints_own(worker: Any) -> None:
+    assert worker.native_size == "64x64"
+    assert _opened(worker.run_job(_job())[0]).size == (64, 64)
+
+
+def test_any_object_serves_as_a_job_and_a_request(worker: Any) -> None:
+    request = SimpleNamespace(
+        prompt="a lake", size="64x64", num_inference_steps=4, guidance_scale=1.0, seed=1, style_lora=None
+    )
+    assert worker.run_job(SimpleNamespace(req=request)) == worker.run_job(_job(size="64x64"))
+
+
+def test_the_prompt_and_the_negative_prompt_matter(worker: Any) -> None:
+    plain = worker.run_job(_job(guidance_scale=5.0))
+    assert worker.run_job(_job(guidance_scale=5.0, prompt="a star")) != plain
+    assert worker.run_job(_job(guidance_scale=5.0, negative_prompt="dark")) != plain
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"size": "12by7"}, "Invalid size '12by7': expected WIDTHxHEIGHT"),
+        ({"num_inference_steps": 0}, "Invalid num_inference_steps 0"),
+        ({"num_inference_steps": 51}, "Invalid num_inference_steps 51: the LCM scheduler takes 1 to 50"),
+        ({"guidance_scale": -1.0}, "Invalid guidance_scale"),
+        ({"seed": -1}, "Invalid seed"),
+        ({"style_lora": StyleLoraRequest(style="papercut", level=1)}, "Unknown style 'papercut'"),
+    ],
+)
+def test_a_wrong_request_is_refused_and_the_next_one_drawn(worker: Any, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequestError, match=words):
+        worker.run_job(_job(**fields))
+    assert worker.run_job(_job())[1] == 1
+
+
+def test_each_step_is_told(worker: Any) -> None:
+    told: list[StepDone] = []
+    job = _job(num_inference_steps=3)
+    job.on_step = told.append
+    worker.run_job(job)
+    assert told == [StepDone(1, 3), StepDone(2, 3), StepDone(3, 3)]
+
+
+def test_jobs_from_several_threads_do_not_mix(worker: Any) -> None:
+    alone = {seed: worker.run_job(_job(seed=seed)) for seed in range(4)}
+    together: dict[int, Any] = {}
+    threads = [
+        threading.Thread(target=lambda seed=seed: together.update({seed: worker.run_job(_job(seed=seed))}))
+        for seed in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone
+
+
+def test_states_of_several_requests_can_be_stepped_together(worker: Any) -> None:
+    jobs = [
+        _job(seed=1, num_inference_steps=2),
+        _job(seed=2, num_inference_steps=5, guidance_scale=4.0),
+        _job(seed=3, num_inference_steps=3, prompt="a star"),
+    ]
+    states = [worker.begin(job) for job in jobs]
+    while waiting := [state for state in states if not state.done]:
+        worker.step(waiting)
+    for job, picture in zip(jobs, worker.finish(states), strict=True):
+        alone = np.asarray(_opened(worker.run_job(job)[0]), int)
+        assert np.abs(np.asarray(picture.image, int) - alone).max() <= 1
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    width=st.integers(1, 12),
+    height=st.integers(1, 12),
+    steps=st.integers(1, 4),
+    guidance=st.floats(0, 10),
+    seed=st.integers(0, 2**63 - 1),
+    prompt=st.text(max_size=100),
+)
+def test_every_good_request_is_drawn_and_drawn_again_alike(
+    worker: Any, width: int, height: int, steps: int, guidance: float, seed: int, prompt: str
+) -> None:
+    job = _job(
+        prompt=prompt,
+        size=f"{8 * width}x{8 * height}",
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+    )
+    drawn = worker.run_job_with_latents(job)
+    assert _opened(drawn[0]).size == (8 * width, 8 * height)
+    assert drawn[1] == seed
+    assert len(drawn[2]) == 512
+    assert worker.run_job_with_latents(job) == drawn
+
+
+def test_a_prompt_too_long_is_not_cut_in_silence(worker: Any, caplog: pytest.LogCaptureFixture) -> None:
+    worker.run_job(_job(prompt="a" * 300))
+    assert "only the first 77 are followed" in caplog.text
+
+
+@pytest.mark.parametrize("family", CLASSES)
+@pytest.mark.parametrize("own", [True, False])
+def test_the_environment_configures_it(
+    family: str, own: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder: Path = request.getfixturevalue(f"{family}_checkpoint")
+    prefix = f"{family.upper()}_" if own else ""
+    monkeypatch.setenv(f"{prefix}MODEL_ROOT", str(folder.parent))
+    monkeypatch.setenv(f"{prefix}MODEL", folder.name)
+    monkeypatch.setenv("CUDA_DEVICE", "cpu")
+    monkeypatch.setenv("CUDA_DTYPE", "bf16")
+    worker = CLASSES[family](worker_id=0)
+    assert worker.checkpoint == folder
+    assert (worker.device.type, worker.dtype) == ("cpu", torch.bfloat16)
+    assert worker.run_job(_job())[1] == 1
+
+
+def test_the_other_familys_checkpoint_is_told_its_worker(sdxl_checkpoint: Path, sd15_checkpoint: Path) -> None:
+    with pytest.raises(
+        ModelLoadError, match=r"sdxl.*imagegen_sdxl\.worker\.DiffusersSDXLCudaWorker.*IMAGEGEN_BACKEND=sdxl"
+    ):
+        DiffusersCudaWorker(settings=Settings(model=str(sdxl_checkpoint)))
+    with pytest.raises(
+        ModelLoadError, match=r"sd15.*imagegen_sd15\.worker\.DiffusersCudaWorker.*IMAGEGEN_BACKEND=sd15"
+    ):
+        DiffusersSDXLCudaWorker(settings=Settings(model=str(sd15_checkpoint)))
+
+
+def test_the_other_familys_checkpoint_is_told_its_package(
+    sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGEGEN_PLUGINS_DISABLED", "sdxl")
+    with pytest.raises(ModelLoadError, match="pip install imagegen-sdxl"):
+        DiffusersCudaWorker(settings=Settings(model=str(sdxl_checkpoint)))
+
+
+def test_nothing_configured_for_a_family_without_a_demo_says_what_to_set() -> None:
+    with pytest.raises(
+        ModelNotFoundError, match="No checkpoint is configured for backend 'sd15': set SD15_MODEL or MODEL"
+    ):
+        DiffusersCudaWorker(settings=Settings())
+
+
+def test_attention_slicing_draws_the_same(worker: Any) -> None:
+    settings = Settings(model=str(worker.checkpoint), device="cpu", dtype="fp32", attention_slicing=True)
+    sliced = type(worker)(settings=settings)
+    assert type(sliced.pipe.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn1.processor) is not type(
+        worker.pipe.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn1.processor
+    )
+    difference = np.asarray(_opened(sliced.run_job(_job())[0]), int) - np.asarray(
+        _opened(worker.run_job(_job())[0]), int
+    )
+    assert np.abs(difference).max() <= 1
+
+
+def test_xformers_that_is_not_there_is_an_error_not_a_silence(sdxl_checkpoint: Path) -> None:
+    settings = Settings(model=str(sdxl_checkpoint), device="cpu", enable_xformers=True)
+    with pytest.raises(SettingsError, match="asks for xformers, which cannot be used here"):
+        DiffusersSDXLCudaWorker(settings=settings)
+
+
+def test_loading_says_nothing_but_what_we_say(
+    sdxl_checkpoint: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        DiffusersSDXLCudaWorker(settings=Settings(model=str(sdxl_checkpoint), device="cpu"))
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("family", CLASSES)
+def test_on_cuda_it_draws_in_half_precision(family: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(f"{family}_checkpoint")
+    worker = CLASSES[family](settings=Settings(model=str(folder)))
+    assert (worker.device, worker.dtype) == (torch.device("cuda:0"), torch.float16)
+    assert worker.run_job(_job()) == worker.run_job(_job())
