@@ -1,0 +1,81 @@
+"""Peak memory while a checkpoint loads, against the size of its weights in memory, for a few hundred megabytes."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from figures import show, spread
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+# In a child: what interpreter and libraries take is measured first, so that the rest is the checkpoint's. One small
+# picture follows the loading, because weights that need no conversion stay in the file until they are used.
+CHILD = """
+import sys, threading, time
+from imagegen_core import GenerateRequest, Job, Settings
+from imagegen_sdxl import DiffusersSDXLCudaWorker
+
+def resident():
+    fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return [1024 * int(fields[name].split()[0]) for name in ("VmRSS", "RssAnon")]
+
+def load(path):
+    worker = DiffusersSDXLCudaWorker(settings=Settings(model=path, device="cpu", dtype=sys.argv[3]))
+    worker.run_job(Job(req=GenerateRequest(prompt="a", size="64x64", num_inference_steps=1)))
+    return worker
+
+def watch():
+    while running:
+        peaks[:] = map(max, peaks, resident())
+        time.sleep(0.002)
+
+load(sys.argv[1])  # a tiny one, so that all libraries are in
+before = resident()
+peaks, running = list(before), True
+watcher = threading.Thread(target=watch)
+watcher.start()
+worker = load(sys.argv[2])
+running = False
+watcher.join()
+modules = [worker.pipe.unet, worker.pipe.vae, worker.pipe.text_encoder, worker.pipe.text_encoder_2]
+size = sum(tensor.numel() * tensor.element_size() for module in modules for tensor in module.state_dict().values())
+print(size, *(peak - start for peak, start in zip(peaks, before)))
+"""
+
+
+def save_checkpoints(folder: Path) -> tuple[str, str]:
+    """Two random SDXL checkpoints in fp32: a tiny one, and one of some 400 MB."""
+    from tests.checkpoints import save_sdxl
+
+    large = {"block_out_channels": (192, 576), "layers_per_block": 2, "attention_head_dim": 64}
+    return str(save_sdxl(folder / "tiny")), str(save_sdxl(folder / "large", **large))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = save_checkpoints(Path(folder))
+        for dtype in ("fp32", "bf16"):
+            measured = [_load(*checkpoints, dtype) for _ in range(rounds)]
+            size = measured[0][0]
+            ratios = [spread([one[column] / size for one in measured]) for column in (1, 2)]
+            rows.append([dtype, f"{size / 1e6:.0f}", *ratios])
+    show(["loaded as", "weights in memory, MB", "peak resident / weights", "of it not backed by the file"], rows)
+
+
+def _load(tiny: str, large: str, dtype: str) -> tuple[int, ...]:
+    command = [sys.executable, "-c", CHILD, tiny, large, dtype]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return tuple(map(int, done.stdout.split()))
+
+
+if __name__ == "__main__":
+    main()
