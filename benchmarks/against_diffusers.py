@@ -1,7 +1,7 @@
-"""`run_job` and `run_job_with_latents` against the plain diffusers pipeline plus PNG encoding, picture by picture in turn.
+"""`run_job` and `run_job_with_latents` against the plain diffusers pipeline plus PNG encoding, in turn.
 
-Each side runs in a process of its own, since a worker changes how its process allocates memory; while one draws, the others
-wait. All use the same checkpoint, seeds, prompt, precision and number of threads.
+Each side runs in a process of its own, since a worker changes how its process allocates memory; while one draws,
+the others wait. All use the same checkpoint, seeds, prompt, precision and number of threads.
 """
 
 from __future__ import annotations

@@ -33,7 +33,10 @@ def main() -> None:
             subprocess.run(command, check=True, capture_output=True)
             if turn > 0:  # the first fills the disk cache
                 taken[name].append(1000 * (time.perf_counter() - started))
-    above = {name: [one - bare for one, bare in zip(times, taken["bare Python"], strict=True)] for name, times in taken.items()}
+    above = {
+        name: [one - bare for one, bare in zip(times, taken["bare Python"], strict=True)]
+        for name, times in taken.items()
+    }
     show(
         ["command", "ms", "ms above bare Python"],
         [[name, spread(times, 0), spread(above[name], 0)] for name, times in taken.items()],

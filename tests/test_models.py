@@ -45,7 +45,7 @@ def test_the_tiny_checkpoints_are_told_apart(sdxl_checkpoint: Path, sd15_checkpo
 
 def test_another_pipeline_is_told_as_unknown(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "model", pipeline="FluxPipeline", cross_attention_dim=4096)
-    with pytest.raises(ModelLoadError, match="Cannot tell what .*'FluxPipeline'.*expected a Stable Diffusion"):
+    with pytest.raises(ModelLoadError, match="Cannot tell what .*'FluxPipeline'.*expected Stable Diffusion"):
         architecture(folder)
 
 

@@ -53,9 +53,7 @@ def judge(image: Image.Image, expected: HeldOutPrompt) -> dict[str, bool]:
         if expected.color is not None and expected.time is not None:
             seen["color"] = subject_color(pixels, expected.time)
     names = ("ground", "color", "place", "shape", "time")
-    return {
-        name: seen.get(name) == wanted for name in names if (wanted := getattr(expected, name)) is not None
-    }
+    return {name: seen.get(name) == wanted for name in names if (wanted := getattr(expected, name)) is not None}
 
 
 def read_shape(pixels: Pixels) -> dict[str, str | None]:
@@ -152,9 +150,7 @@ def _template(shape: str) -> tuple[Mask, float]:
 
 def _held_out_shapes(count: int) -> list[HeldOutPrompt]:
     """Held-out colour, shape and ground, at places in turn."""
-    every = [
-        Shape(c, s, g) for c, s, g in product(COLORS, SHAPES, COLORS) if c != g and Shape(c, s, g).is_held_out
-    ]
+    every = [Shape(c, s, g) for c, s, g in product(COLORS, SHAPES, COLORS) if c != g and Shape(c, s, g).is_held_out]
     chosen = random.Random(11).sample(every, count)
     prompts = []
     for index, scene in enumerate(chosen):

@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--checkpoint", type=Path, required=True, help="diffusers folder whose VAE encodes")
     parser.add_argument("--count", type=int, default=6000)
-    parser.add_argument("--side", type=int, default=256, help="pixels; the same scenes at 128 train three times as fast")
+    parser.add_argument(
+        "--side", type=int, default=256, help="pixels; the same scenes at 128 train three times as fast"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

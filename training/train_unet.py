@@ -105,9 +105,7 @@ def draw_timesteps(count: int) -> torch.Tensor:
     return torch.where(kind < 0.45, torch.tensor(999), torch.where(kind < 0.85, later, other))
 
 
-def noised(
-    latents: torch.Tensor, alphas: torch.Tensor, timesteps: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def noised(latents: torch.Tensor, alphas: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Noised latents and the v that leads back from them (Salimans and Ho, 2022).
 
     At t=999 the input is pure noise, as the sampler's is, and the target is recomputed from it.

@@ -114,6 +114,4 @@ def waves(draw: ImageDraw.ImageDraw, water: Color, top: float, step: float, coun
     """Short light strokes on the water, from `top` down in steps of `step`, all in pixels."""
     for index, (x, _, _) in enumerate(scattered(count, seed=9)):
         y = top + index * step
-        draw.rectangle(
-            [x * 0.86 * SIDE, y, (x * 0.86 + 0.12) * SIDE, y + 5], fill=mix(water, (255, 255, 255), 0.35)
-        )
+        draw.rectangle([x * 0.86 * SIDE, y, (x * 0.86 + 0.12) * SIDE, y + 5], fill=mix(water, (255, 255, 255), 0.35))

@@ -45,9 +45,7 @@ def _mountains(scene: Landscape, rng: random.Random) -> Image.Image:
     image, draw = sky(scene.time, horizon=0.5)
     far = tinted((112, 132, 165), scene.time)
     summit = near(rng, 0.36, 0.02)
-    ridge = _ridge(
-        0.6, [(summit, near(rng, 0.3, 0.015), 0.34), (-0.06, 0.2, 0.3), (0.78, near(rng, 0.16, 0.015), 0.3)]
-    )
+    ridge = _ridge(0.6, [(summit, near(rng, 0.3, 0.015), 0.34), (-0.06, 0.2, 0.3), (0.78, near(rng, 0.16, 0.015), 0.3)])
     fill_below(draw, ridge, far)
     if scene.extra == "snow":
         _snow(draw, ridge, tinted((248, 250, 255), scene.time, 0.5))
@@ -68,9 +66,7 @@ def _desert(scene: Landscape, rng: random.Random) -> Image.Image:
     phase = rng.uniform(-0.3, 0.3)
     dunes = ((0.62, (235, 200, 130), 1.5), (0.76, (226, 180, 105), 3.7), (0.88, (208, 158, 85), 5.6))
     for height, color, start in dunes:
-        fill_below(
-            draw, (height + 0.05 * np.sin(_SHARE * 5 + start + phase)) * SIDE, tinted(color, scene.time)
-        )
+        fill_below(draw, (height + 0.05 * np.sin(_SHARE * 5 + start + phase)) * SIDE, tinted(color, scene.time))
     _cactus(draw, 0.3 * SIDE, 0.86 * SIDE, 0.24 * SIDE, tinted((50, 130, 70), scene.time))
     return image
 
@@ -115,9 +111,7 @@ def _hills(scene: Landscape, rng: random.Random) -> Image.Image:
         (0.88, 0.04, (66, 140, 60), 7.0),
     )
     for height, swing, color, start in rows:
-        fill_below(
-            draw, (height + swing * np.sin(_SHARE * 5 + start + phase)) * SIDE, tinted(color, scene.time)
-        )
+        fill_below(draw, (height + swing * np.sin(_SHARE * 5 + start + phase)) * SIDE, tinted(color, scene.time))
     return image
 
 
@@ -133,9 +127,7 @@ def _city(scene: Landscape, rng: random.Random) -> Image.Image:
     for index, (tall, _, _) in enumerate(scattered(5, seed=5)):
         height = 0.2 + 0.24 * tall
         left, top = (index * 0.22 - 0.06 + shift), 0.88 - height
-        draw.rectangle(
-            [left * SIDE, top * SIDE, (left + 0.17) * SIDE, SIDE], fill=tinted((85, 95, 118), scene.time)
-        )
+        draw.rectangle([left * SIDE, top * SIDE, (left + 0.17) * SIDE, SIDE], fill=tinted((85, 95, 118), scene.time))
         _windows(draw, left, top, int(height / 0.09), window)
     draw.rectangle([0, 0.92 * SIDE, SIDE, SIDE], fill=tinted((60, 62, 70), scene.time))
     return image

@@ -68,11 +68,7 @@ class Subject:
     @property
     def is_held_out(self) -> bool:
         """Whether this combination is kept out of training: one in ten is."""
-        index = (
-            SUBJECTS.index(self.subject) * 5
-            + tuple(COLORS).index(self.color) * 3
-            + TIMES.index(self.time) * 7
-        )
+        index = SUBJECTS.index(self.subject) * 5 + tuple(COLORS).index(self.color) * 3 + TIMES.index(self.time) * 7
         return index % 10 == 0
 
 

@@ -36,9 +36,7 @@ def silhouette(shape: str, x: float, y: float, radius: float) -> Image.Image:
             half = radius * 0.88
             draw.rectangle([x - half, y - half, x + half, y + half], fill=255)
         case "triangle":
-            draw.polygon(
-                [(x, y - radius), (x + radius, y + radius * 0.8), (x - radius, y + radius * 0.8)], fill=255
-            )
+            draw.polygon([(x, y - radius), (x + radius, y + radius * 0.8), (x - radius, y + radius * 0.8)], fill=255)
         case "star":
             draw.polygon(polygon_points(5, radius * 1.12, (x, y), inner=0.42), fill=255)
         case "diamond":

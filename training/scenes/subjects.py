@@ -44,9 +44,7 @@ def _boat(draw: ImageDraw.ImageDraw, scene: Subject, color: Color, scale: float)
     hull = [(-0.55, 0.0), (0.6, 0.0), (0.4, 0.24), (-0.38, 0.24)]
     draw.polygon([(x + side * dx, y + side * dy) for dx, dy in hull], fill=tinted((120, 72, 44), scene.time))
     draw.line([(x, y - side * 1.05), (x, y)], fill=(70, 50, 35), width=7)
-    draw.polygon(
-        [(x + 5, y - side), (x + 5, y - side * 0.06), (x + side * 0.58, y - side * 0.06)], fill=color
-    )
+    draw.polygon([(x + 5, y - side), (x + 5, y - side * 0.06), (x + side * 0.58, y - side * 0.06)], fill=color)
     small = [(x - 6, y - side * 0.9), (x - 6, y - side * 0.06), (x - side * 0.42, y - side * 0.06)]
     draw.polygon(small, fill=mix(color, (0, 0, 0), 0.12))
 
