@@ -198,6 +198,14 @@ def test_a_prompt_too_long_is_not_cut_in_silence(worker: Any, caplog: pytest.Log
     assert "only the first 77 are followed" in caplog.text
 
 
+def test_a_negative_prompt_without_effect_is_not_silent(worker: Any, caplog: pytest.LogCaptureFixture) -> None:
+    worker.run_job(_job(guidance_scale=1.5, negative_prompt="dark"))
+    worker.run_job(_job(negative_prompt=""))
+    assert not caplog.records
+    worker.run_job(_job(negative_prompt="dark"))
+    assert caplog.messages == ["The negative prompt has no effect: it needs a guidance scale above 1.0"]
+
+
 @pytest.mark.parametrize("family", CLASSES)
 @pytest.mark.parametrize("own", [True, False])
 def test_the_environment_configures_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ from imagegen_core.models.resolve import resolve_checkpoint
 from imagegen_core.picture import Picture
 from imagegen_core.request import Drawing, Size
 from imagegen_core.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _CACHED_PROMPTS = 64
 
@@ -139,10 +142,17 @@ class DiffusionWorker(ABC):
 
     def _conditionings(self, drawing: Drawing) -> list[Conditioning]:
         prompt = self._encoded(drawing.prompt)
-        if drawing.guidance_scale <= 1 or self._is_guidance_distilled:
-            return [prompt]
         negative = drawing.negative_prompt
+        if drawing.guidance_scale <= 1 or self._is_guidance_distilled:
+            if negative:
+                logger.warning("The negative prompt has no effect: %s", self._why_unguided())
+            return [prompt]
         return [self.encode_absent() if negative is None else self._encoded(negative), prompt]
+
+    def _why_unguided(self) -> str:
+        if self._is_guidance_distilled:
+            return "this checkpoint was distilled with guidance and is never run a second time for it"
+        return "it needs a guidance scale above 1.0"
 
     @property
     def _is_guidance_distilled(self) -> bool:
