@@ -193,11 +193,6 @@ def test_every_good_request_is_drawn_and_drawn_again_alike(
     assert worker.run_job_with_latents(job) == drawn
 
 
-def test_a_prompt_too_long_is_not_cut_in_silence(worker: Any, caplog: pytest.LogCaptureFixture) -> None:
-    worker.run_job(_job(prompt="a" * 300))
-    assert "only the first 77 are followed" in caplog.text
-
-
 def test_a_negative_prompt_without_effect_is_not_silent(worker: Any, caplog: pytest.LogCaptureFixture) -> None:
     worker.run_job(_job(guidance_scale=1.5, negative_prompt="dark"))
     worker.run_job(_job(negative_prompt=""))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from imagegen_core.request import GenerateRequest as GenerateRequest
     from imagegen_core.request import Size as Size
     from imagegen_core.request import StyleLoraRequest as StyleLoraRequest
+    from imagegen_core.samplers import Sampler as Sampler
     from imagegen_core.settings import Settings as Settings
     from imagegen_core.shortcuts import generate as generate
     from imagegen_core.shortcuts import load_worker as load_worker
@@ -51,6 +52,7 @@ _HOME = {
     "PluginError": "errors",
     "Registry": "plugins.registry",
     "STYLE_REGISTRY": "styles",
+    "Sampler": "samplers",
     "SettingsError": "errors",
     "Settings": "settings",
     "Size": "request",

@@ -50,6 +50,10 @@ class GenerateRequest(BaseModel):
         seed: 0 to 2**63 - 1; None draws one at random.
         style_lora: The style.
         negative_prompt: What the picture should not show; needs a guidance scale above 1.0.
+        scheduler: A sampler's name, such as ``Euler a`` or ``EulerAncestralDiscreteScheduler``; ``checkpoint`` is the
+            checkpoint's own. Left out, it is the configured one, LCM unless configured otherwise.
+        clip_skip: Last layers of the text encoders to leave out, beyond those that the family always does, as
+            diffusers counts them: 1 is A1111's "Clip skip: 2".
     """
 
     prompt: str
@@ -59,6 +63,8 @@ class GenerateRequest(BaseModel):
     seed: int | None = None
     style_lora: StyleLoraRequest = Field(default_factory=StyleLoraRequest)
     negative_prompt: str | None = None
+    scheduler: str | None = None
+    clip_skip: int = 0
 
     @classmethod
     def given(cls, **fields: Any) -> GenerateRequest:
@@ -96,7 +102,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A checked request with nothing left open: the same values always mean the same picture."""
+    """A checked request: the same values always mean the same picture, where a scheduler of None is the worker's."""
 
     prompt: str
     negative_prompt: str | None
@@ -106,6 +112,8 @@ class Drawing:
     seed: int
     style: str | None
     style_level: int
+    scheduler: str | None
+    clip_skip: int
 
     @classmethod
     def of(cls, request: object, native_size: str) -> Drawing:
@@ -120,7 +128,7 @@ class Drawing:
         """
         style, level = _style(request)
         size = _given_size(request)
-        negative = getattr(request, "negative_prompt", None)
+        negative, scheduler = (getattr(request, name, None) for name in ("negative_prompt", "scheduler"))
         return cls(
             prompt=_text("prompt", getattr(request, "prompt", None)),
             negative_prompt=None if negative is None else _text("negative_prompt", negative),
@@ -130,6 +138,8 @@ class Drawing:
             seed=_seed(getattr(request, "seed", None)),
             style=style,
             style_level=level,
+            scheduler=None if scheduler is None else _text("scheduler", scheduler),
+            clip_skip=_whole_number("clip_skip", getattr(request, "clip_skip", None) or 0),
         )
 
 

@@ -23,6 +23,7 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
     "model_root": ("IMAGEGEN_MODEL_ROOT", "MODEL_ROOT"),
     "device": ("IMAGEGEN_DEVICE", "CUDA_DEVICE"),
     "dtype": ("IMAGEGEN_DTYPE", "CUDA_DTYPE"),
+    "scheduler": ("IMAGEGEN_SCHEDULER", "CUDA_SCHEDULER"),
     "enable_xformers": ("IMAGEGEN_ENABLE_XFORMERS", "CUDA_ENABLE_XFORMERS"),
     "attention_slicing": ("IMAGEGEN_ATTENTION_SLICING", "CUDA_ATTENTION_SLICING"),
 }
@@ -45,6 +46,7 @@ class Settings(BaseModel):
         model_root: Folder that checkpoint names and relative LoRA paths start from.
         device: ``cuda:0``, ``mps``, ``cpu``; None takes the first of these that is there.
         dtype: ``fp16``, ``bf16`` or ``fp32``; None takes what suits the device.
+        scheduler: The sampler where a request names none; see `imagegen_core.samplers`.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
     """
@@ -57,6 +59,7 @@ class Settings(BaseModel):
     model_root: Path | None = None
     device: str | None = None
     dtype: Literal["fp16", "bf16", "fp32"] | None = None
+    scheduler: str = "LCM"
     enable_xformers: bool = False
     attention_slicing: bool = False
 

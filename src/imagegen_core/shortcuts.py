@@ -42,6 +42,8 @@ def generate(
     guidance_scale: float = 1.0,
     seed: int | None = None,
     negative_prompt: str | None = None,
+    scheduler: str | None = None,
+    clip_skip: int = 0,
     worker: Worker | None = None,
     backend: str | None = None,
     model: str | None = None,
@@ -58,6 +60,8 @@ def generate(
         guidance_scale: See `GenerateRequest`.
         seed: See `GenerateRequest`.
         negative_prompt: See `GenerateRequest`.
+        scheduler: See `GenerateRequest`.
+        clip_skip: See `GenerateRequest`.
         worker: The worker to draw with; None loads the one `load_worker` gives for the next three.
         backend: See `load_worker`.
         model: See `load_worker`.
@@ -73,6 +77,8 @@ def generate(
         guidance_scale=guidance_scale,
         seed=seed,
         negative_prompt=negative_prompt,
+        scheduler=scheduler,
+        clip_skip=clip_skip,
         size=size,
     )
     Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import torch
 
 from imagegen_core.diffusion import Conditioning, DiffusionWorker, encode_text
 from imagegen_sd15.plugin import BACKEND
@@ -15,6 +17,14 @@ class DiffusersCudaWorker(DiffusionWorker):
     pipeline_class = "StableDiffusionPipeline"
     pipeline_options: ClassVar = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
-    def encode(self, prompt: str) -> Conditioning:
-        """The text encoder's last hidden state, after its final norm."""
-        return Conditioning(encode_text(self.pipe.tokenizer, self.pipe.text_encoder, prompt).last_hidden_state)
+    def encode(self, prompt: str, clip_skip: int) -> Conditioning:
+        """The text encoder's last hidden state that is not skipped, after the final norm."""
+
+        def hidden(output: Any) -> torch.Tensor:
+            if clip_skip == 0:
+                return output.last_hidden_state  # type: ignore[no-any-return]
+            encoder = self.pipe.text_encoder
+            model = getattr(encoder, "text_model", encoder)  # transformers before 5 nest it
+            return model.final_layer_norm(output.hidden_states[-1 - clip_skip])  # type: ignore[no-any-return]
+
+        return Conditioning(encode_text(self.pipe.tokenizer, self.pipe.text_encoder, prompt, hidden).tokens)

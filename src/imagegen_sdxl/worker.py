@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -18,16 +18,19 @@ class DiffusersSDXLCudaWorker(DiffusionWorker):
     pipeline_class = "StableDiffusionXLPipeline"
     pipeline_options: ClassVar = {"add_watermarker": False}
 
-    def encode(self, prompt: str) -> Conditioning:
+    def encode(self, prompt: str, clip_skip: int) -> Conditioning:
         """Both encoders' penultimate hidden states side by side, and the second one's pooled projection."""
-        first = encode_text(self.pipe.tokenizer, self.pipe.text_encoder, prompt)
-        second = encode_text(self.pipe.tokenizer_2, self.pipe.text_encoder_2, prompt)
-        tokens = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        return Conditioning(tokens, {"text_embeds": second.text_embeds})
 
-    def encode_absent(self) -> Conditioning:
+        def hidden(output: Any) -> torch.Tensor:
+            return output.hidden_states[-2 - clip_skip]  # type: ignore[no-any-return]
+
+        first = encode_text(self.pipe.tokenizer, self.pipe.text_encoder, prompt, hidden)
+        second = encode_text(self.pipe.tokenizer_2, self.pipe.text_encoder_2, prompt, hidden)
+        return Conditioning(torch.cat([first.tokens, second.tokens], dim=-1), {"text_embeds": second.pooled})
+
+    def encode_absent(self, clip_skip: int) -> Conditioning:
         """Zeros for checkpoints trained so, as ``force_zeros_for_empty_prompt`` in their index says."""
-        absent = super().encode_absent()
+        absent = super().encode_absent(clip_skip)
         if not self.pipe.config.force_zeros_for_empty_prompt:
             return absent
         zeros = {name: torch.zeros_like(value) for name, value in absent.added.items()}

@@ -42,6 +42,11 @@ def generate(
     ] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Same seed, same picture. [default: random]")] = None,
     negative: Annotated[str | None, typer.Option(help="What not to show; needs a guidance above 1.0.")] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Sampler, such as 'Euler a'; 'checkpoint' is the checkpoint's own. [default: LCM]"),
+    ] = None,
+    clip_skip: Annotated[int, typer.Option(help="Last layers of the text encoders to leave out.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Pictures to draw, with seeds counting up.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
 ) -> None:
@@ -59,6 +64,8 @@ def generate(
         seed=seed,
         negative_prompt=negative,
         size=size,
+        scheduler=scheduler,
+        clip_skip=clip_skip,
     )
     first = Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
     with _status("Loading the model"):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.conditioning import Conditioning
+from imagegen_core.diffusion.scheduling import step_arguments
 from imagegen_core.job import StepDone
 from imagegen_core.request import Drawing
 
@@ -58,9 +59,8 @@ class Denoising:
         if len(prediction) > 1:
             negative, positive = prediction.chunk(2)
             prediction = negative + self.drawing.guidance_scale * (positive - negative)
-        self.latents = self.scheduler.step(
-            prediction, self.timestep, self.latents, generator=self.generator, return_dict=False
-        )[0]
+        more = step_arguments(self.scheduler, self.generator)
+        self.latents = self.scheduler.step(prediction, self.timestep, self.latents, return_dict=False, **more)[0]
         self.index += 1
         if self.on_step:
             self.on_step(StepDone(self.index, len(self.scheduler.timesteps)))

@@ -18,12 +18,14 @@ from imagegen_core.diffusion.decoding import decode, pool
 from imagegen_core.diffusion.denoising import Denoising, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
 from imagegen_core.diffusion.loading import load_pipeline
+from imagegen_core.diffusion.scheduling import Schedulers
 from imagegen_core.errors import InvalidRequestError, SettingsError
 from imagegen_core.images.png import encode_png
 from imagegen_core.job import Job
 from imagegen_core.models.inspect import native_size
 from imagegen_core.models.resolve import resolve_checkpoint
 from imagegen_core.picture import Picture
+from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import Drawing, Size
 from imagegen_core.settings import Settings
 
@@ -64,21 +66,28 @@ class DiffusionWorker(ABC):
         """
         settings = (settings or Settings.load()).for_backend(self.backend.environment_prefix)
         self.worker_id = worker_id
-        self.checkpoint: Path = resolve_checkpoint(settings, self.backend)
+        registry = Registry.discover()
+        self.checkpoint: Path = resolve_checkpoint(settings, self.backend, registry)
         self.device = choose_device(settings)
         self.dtype = choose_dtype(settings, self.device)
         self.native_size = native_size(self.checkpoint, self.backend.default_size)
         self.pipe = self._load(settings)
+        self._schedulers = Schedulers(self.pipe.scheduler, registry.samplers.values(), settings.scheduler)
         self._drawing = threading.Lock()
         self._encoded = lru_cache(maxsize=_CACHED_PROMPTS)(torch.inference_mode()(self.encode))
 
     @abstractmethod
-    def encode(self, prompt: str) -> Conditioning:
-        """Embed a prompt; what depends on the picture's size comes with `sized`."""
+    def encode(self, prompt: str, clip_skip: int) -> Conditioning:
+        """Embed a prompt; what depends on the picture's size comes with `sized`.
 
-    def encode_absent(self) -> Conditioning:
+        Args:
+            prompt: The prompt.
+            clip_skip: Last layers to leave out, beyond those that the family always does.
+        """
+
+    def encode_absent(self, clip_skip: int) -> Conditioning:
         """What stands for a negative prompt that was not given."""
-        return self._encoded("")
+        return self._encoded("", clip_skip)
 
     def sized(self, conditioning: Conditioning, size: Size) -> Conditioning:  # noqa: ARG002 - for families
         """Add what the network is told of the picture's size; nothing, unless the family says otherwise."""
@@ -108,7 +117,7 @@ class DiffusionWorker(ABC):
         drawing = Drawing.of(job.req, self.native_size)
         if drawing.style is not None:
             raise InvalidRequestError(f"Unknown style '{drawing.style}': no style is installed")
-        scheduler = self._scheduler(drawing.steps)
+        scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device)
         generator = torch.Generator("cpu").manual_seed(drawing.seed)
         return Denoising(
             drawing=drawing,
@@ -141,13 +150,26 @@ class DiffusionWorker(ABC):
             return self.finish([state])[0]
 
     def _conditionings(self, drawing: Drawing) -> list[Conditioning]:
-        prompt = self._encoded(drawing.prompt)
-        negative = drawing.negative_prompt
+        self._check_clip_skip(drawing.clip_skip)
+        prompt = self._encoded(drawing.prompt, drawing.clip_skip)
+        wanted = drawing.negative_prompt
         if drawing.guidance_scale <= 1 or self._is_guidance_distilled:
-            if negative:
+            if wanted:
                 logger.warning("The negative prompt has no effect: %s", self._why_unguided())
             return [prompt]
-        return [self.encode_absent() if negative is None else self._encoded(negative), prompt]
+        absent = wanted is None
+        negative = self.encode_absent(drawing.clip_skip) if absent else self._encoded(wanted, drawing.clip_skip)
+        tokens = max(one.tokens.shape[1] for one in (negative, prompt))
+        filler = negative if absent else self._encoded("", drawing.clip_skip)
+        return [negative.lengthened(filler, tokens), prompt.lengthened(filler, tokens)]
+
+    def _check_clip_skip(self, clip_skip: int) -> None:
+        layers = self.pipe.text_encoder.config.num_hidden_layers
+        if clip_skip >= layers - 1:
+            raise InvalidRequestError(
+                f"Invalid clip_skip {clip_skip}: this checkpoint's text encoder has {layers} layers; "
+                f"expected a whole number from 0 to {layers - 2}"
+            )
 
     def _why_unguided(self) -> str:
         if self._is_guidance_distilled:
@@ -172,17 +194,6 @@ class DiffusionWorker(ABC):
         scale = self.pipe.vae_scale_factor
         shape = (1, self.pipe.unet.config.in_channels, size.height // scale, size.width // scale)
         return randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)  # type: ignore[no-any-return]
-
-    def _scheduler(self, steps: int) -> Any:
-        from diffusers import LCMScheduler
-
-        scheduler = LCMScheduler.from_config(self.pipe.scheduler.config)
-        limit = scheduler.config.original_inference_steps
-        if steps > limit:
-            raise InvalidRequestError(f"Invalid num_inference_steps {steps}: the LCM scheduler takes 1 to {limit}")
-        scheduler.set_timesteps(steps, device=self.device)
-        scheduler.set_begin_index(0)
-        return scheduler
 
     def _load(self, settings: Settings) -> Any:
         if self.device.type == "cpu":

@@ -16,14 +16,13 @@ from imagegen_core.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-def resolve_checkpoint(settings: Settings, backend: Backend) -> Path:
+def resolve_checkpoint(settings: Settings, backend: Backend, registry: Registry) -> Path:
     """The configured checkpoint, or the fallback model where none is configured.
 
     Raises:
         ModelNotFoundError: Nothing is configured and no plugin's model fits, or the configured name leads nowhere.
         ModelLoadError: The checkpoint is not of a family that `backend` loads; the message names who does.
     """
-    registry = Registry.discover()
     variable = f"{backend.environment_prefix}_MODEL"
     if settings.model is not None:
         path = locate(settings.model, settings.model_root, registry.models)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from imagegen_core.backend import Backend
     from imagegen_core.models.named import NamedModel
+    from imagegen_core.samplers import Sampler
     from imagegen_core.styles import StyleDef
 
 PROJECT = "imagegen"
@@ -37,6 +38,11 @@ def imagegen_models() -> Iterable[NamedModel]:  # type: ignore[empty-body]
 @hookspec
 def imagegen_styles() -> Iterable[StyleDef]:  # type: ignore[empty-body]
     """The styles this plugin brings along, with absolute LoRA paths."""
+
+
+@hookspec
+def imagegen_samplers() -> Iterable[Sampler]:  # type: ignore[empty-body]
+    """Schedulers this plugin adds to those that requests can name."""
 
 
 @hookspec

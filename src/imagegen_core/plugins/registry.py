@@ -13,12 +13,13 @@ from imagegen_core.errors import BackendNotFoundError, PluginError
 from imagegen_core.models.named import NamedModel
 from imagegen_core.plugins import hookspecs
 from imagegen_core.plugins.discovery import Plugin, Selection, discover
+from imagegen_core.samplers import SAMPLERS, Sampler
 from imagegen_core.styles import StyleDef
 
 if TYPE_CHECKING:
     import typer
 
-Offer = TypeVar("Offer", Backend, NamedModel, StyleDef)
+Offer = TypeVar("Offer", Backend, NamedModel, Sampler, StyleDef)
 
 
 class Registry:
@@ -29,6 +30,7 @@ class Registry:
         backends: The backends by name.
         models: The named models by name.
         styles: The plugins' styles by id.
+        samplers: The samplers by name, the core's own among them.
     """
 
     def __init__(self, found: Iterable[tuple[Plugin, ModuleType | None]]) -> None:
@@ -43,12 +45,14 @@ class Registry:
         self.backends: dict[str, Backend] = {}
         self.models: dict[str, NamedModel] = {}
         self.styles: dict[str, StyleDef] = {}
+        self.samplers: dict[str, Sampler] = {sampler.name: sampler for sampler in SAMPLERS}
         for plugin, module in found:
             self.plugins.append(plugin)
             if module is not None and self._register(plugin, module):
                 self._collect(plugin, "imagegen_backends", Backend, "backend", self.backends)
                 self._collect(plugin, "imagegen_models", NamedModel, "model", self.models)
                 self._collect(plugin, "imagegen_styles", StyleDef, "style", self.styles)
+                self._collect(plugin, "imagegen_samplers", Sampler, "sampler", self.samplers)
 
     @classmethod
     def discover(cls, environ: Mapping[str, str] | None = None) -> Registry:
@@ -110,9 +114,9 @@ class Registry:
                 continue
             name = offer.id if isinstance(offer, StyleDef) else offer.name
             if name in into:
-                other = next(p for p in self.plugins if f"{noun} {name}" in p.offers)
+                offering = (p.distribution for p in self.plugins if f"{noun} {name}" in p.offers)
                 plugin.broke(
-                    f"its {noun} '{name}' is already offered by {other.distribution}",
+                    f"its {noun} '{name}' is already offered by {next(offering, 'imagegen-core')}",
                     f"disable one of the two: IMAGEGEN_PLUGINS_DISABLED={plugin.name}",
                 )
                 continue
