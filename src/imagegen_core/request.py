@@ -23,6 +23,7 @@ _SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX]\s*([0-9]{1,6})\s*")
 _MULTIPLE = 8  # the VAE's spatial reduction: one latent covers 8×8 pixels
 _MAX_SIDE = 8192
 _MAX_SEED = 2**63 - 1
+_LAST_LEVEL = 1000  # above what any style has, which means its last
 _RANDOM_SEEDS = 2**32  # drawn seeds stay short enough to read aloud, and exact in JavaScript
 
 
@@ -36,6 +37,20 @@ class StyleLoraRequest(BaseModel):
 
     style: str | None = None
     level: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> StyleLoraRequest:
+        """Read ``NAME:LEVEL``, or ``NAME`` for the style's last level.
+
+        Raises:
+            InvalidRequestError: `text` is neither.
+        """
+        name, colon, level = text.rpartition(":")
+        if not colon:
+            return cls(style=text, level=_LAST_LEVEL)
+        if not name or not level.isdecimal():
+            raise InvalidRequestError(f"Invalid style {text!r}: expected NAME or NAME:LEVEL, with a level from 0")
+        return cls(style=name, level=int(level))
 
 
 class GenerateRequest(BaseModel):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from imagegen_core.errors import SettingsError
 
@@ -23,6 +23,7 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
     "model_root": ("IMAGEGEN_MODEL_ROOT", "MODEL_ROOT"),
     "device": ("IMAGEGEN_DEVICE", "CUDA_DEVICE"),
     "dtype": ("IMAGEGEN_DTYPE", "CUDA_DTYPE"),
+    "lora_root": ("IMAGEGEN_LORA_ROOT", "LORA_ROOT"),
     "scheduler": ("IMAGEGEN_SCHEDULER", "CUDA_SCHEDULER"),
     "enable_xformers": ("IMAGEGEN_ENABLE_XFORMERS", "CUDA_ENABLE_XFORMERS"),
     "attention_slicing": ("IMAGEGEN_ATTENTION_SLICING", "CUDA_ATTENTION_SLICING"),
@@ -36,6 +37,17 @@ class _Value(NamedTuple):
     source: str
 
 
+class StyleSettings(BaseModel):
+    """A style as the configuration describes it; see `imagegen_core.StyleDef`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lora_path: Path
+    levels: tuple[float, ...] = (1.0,)
+    title: str | None = None
+    required_cross_attention_dim: int | None = None
+
+
 class Settings(BaseModel):
     """How this process draws: built by `Settings.load`, or by hand with the fields as keywords.
 
@@ -46,6 +58,8 @@ class Settings(BaseModel):
         model_root: Folder that checkpoint names and relative LoRA paths start from.
         device: ``cuda:0``, ``mps``, ``cpu``; None takes the first of these that is there.
         dtype: ``fp16``, ``bf16`` or ``fp32``; None takes what suits the device.
+        lora_root: Folder whose LoRA files are styles, each by its name.
+        styles: Styles by id, each a table ``[styles.NAME]`` in the file.
         scheduler: The sampler where a request names none; see `imagegen_core.samplers`.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
@@ -59,6 +73,8 @@ class Settings(BaseModel):
     model_root: Path | None = None
     device: str | None = None
     dtype: Literal["fp16", "bf16", "fp32"] | None = None
+    lora_root: Path | None = None
+    styles: Mapping[str, StyleSettings] = Field(default_factory=dict)
     scheduler: str = "LCM"
     enable_xformers: bool = False
     attention_slicing: bool = False
@@ -153,4 +169,6 @@ def _sentence(error: ValidationError, found: Mapping[str, _Value]) -> str:
     source = found[field].source
     if first["type"] == "extra_forbidden":
         return f"Unknown setting {source}: expected one of {', '.join(sorted(Settings.model_fields))}"
-    return f"Invalid {source} {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    inner = "".join(f".{part}" for part in first["loc"][1:])
+    name = f"{source}, {field}{inner}:" if inner else source
+    return f"Invalid {name} {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from imagegen_core.job import Job
 from imagegen_core.picture import Picture
-from imagegen_core.request import Drawing, GenerateRequest
+from imagegen_core.request import Drawing, GenerateRequest, StyleLoraRequest
 
 if TYPE_CHECKING:
     from imagegen_core.settings import Settings
@@ -43,6 +43,7 @@ def generate(
     seed: int | None = None,
     negative_prompt: str | None = None,
     scheduler: str | None = None,
+    style: str | None = None,
     clip_skip: int = 0,
     worker: Worker | None = None,
     backend: str | None = None,
@@ -61,6 +62,7 @@ def generate(
         seed: See `GenerateRequest`.
         negative_prompt: See `GenerateRequest`.
         scheduler: See `GenerateRequest`.
+        style: ``NAME`` or ``NAME:LEVEL``; see `StyleLoraRequest.parse`.
         clip_skip: See `GenerateRequest`.
         worker: The worker to draw with; None loads the one `load_worker` gives for the next three.
         backend: See `load_worker`.
@@ -78,6 +80,7 @@ def generate(
         seed=seed,
         negative_prompt=negative_prompt,
         scheduler=scheduler,
+        style_lora=None if style is None else StyleLoraRequest.parse(style),
         clip_skip=clip_skip,
         size=size,
     )

@@ -46,12 +46,15 @@ def generate(
         str | None,
         typer.Option(help="Sampler, such as 'Euler a'; 'checkpoint' is the checkpoint's own. [default: LCM]"),
     ] = None,
+    style: Annotated[
+        str | None, typer.Option(help="NAME[:LEVEL] of a style; see `imagegen styles list`. [default level: the last]")
+    ] = None,
     clip_skip: Annotated[int, typer.Option(help="Last layers of the text encoders to leave out.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Pictures to draw, with seeds counting up.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
 ) -> None:
     """Draw a picture from a prompt."""
-    from imagegen_core.request import Drawing, GenerateRequest
+    from imagegen_core.request import Drawing, GenerateRequest, StyleLoraRequest
     from imagegen_core.shortcuts import load_worker
 
     target = Output.parse(output, count)
@@ -66,6 +69,7 @@ def generate(
         size=size,
         scheduler=scheduler,
         clip_skip=clip_skip,
+        style_lora=None if style is None else StyleLoraRequest.parse(style),
     )
     first = Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
     with _status("Loading the model"):

@@ -26,7 +26,7 @@ def load_pipeline(class_name: str, path: Path, dtype: torch.dtype, **options: An
     Raises:
         ModelLoadError: A component is missing or damaged.
     """
-    with _quiet():
+    with quiet():
         import diffusers
 
         pipeline_class = getattr(diffusers, class_name)
@@ -36,7 +36,7 @@ def load_pipeline(class_name: str, path: Path, dtype: torch.dtype, **options: An
                 path, dtype=dtype, local_files_only=True, variant=_variant(path), **options
             )
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            raise ModelLoadError(f"Cannot load the checkpoint {path}: {_first_line(error)}; copy it anew") from error
+            raise ModelLoadError(f"Cannot load the checkpoint {path}: {first_line(error)}; copy it anew") from error
         except Exception as error:
             if type(error).__name__ != "SafetensorError":  # has no base class of its own to name
                 raise
@@ -60,7 +60,7 @@ def _variant(path: Path) -> str | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the libraries' progress bars and their note about torchvision, which nothing here needs, to themselves."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -84,5 +84,6 @@ def _no_torchvision(record: logging.LogRecord) -> bool:
     return "requires torchvision" not in record.getMessage()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, without its closing stop."""
     return str(error).strip().partition("\n")[0].rstrip(".")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from imagegen_core.backend import Backend
+from imagegen_core.diffusion.adapters import ActiveStyle, Adapters
 from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.decoding import decode, pool
 from imagegen_core.diffusion.denoising import Denoising, step_together
@@ -22,8 +23,9 @@ from imagegen_core.diffusion.scheduling import Schedulers
 from imagegen_core.errors import InvalidRequestError, SettingsError
 from imagegen_core.images.png import encode_png
 from imagegen_core.job import Job
-from imagegen_core.models.inspect import native_size
+from imagegen_core.models.inspect import architecture, native_size
 from imagegen_core.models.resolve import resolve_checkpoint
+from imagegen_core.models.style_catalog import StyleCatalog
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import Drawing, Size
@@ -45,6 +47,7 @@ class DiffusionWorker(ABC):
         device: Where it computes.
         dtype: The precision of its weights.
         checkpoint: Where the weights came from.
+        styles: The styles there are, those that fit this checkpoint and those that do not.
         native_size: ``WIDTHxHEIGHT`` drawn where a request leaves its size out.
     """
 
@@ -73,8 +76,11 @@ class DiffusionWorker(ABC):
         self.native_size = native_size(self.checkpoint, self.backend.default_size)
         self.pipe = self._load(settings)
         self._schedulers = Schedulers(self.pipe.scheduler, registry.samplers.values(), settings.scheduler)
+        width = self.pipe.unet.config.cross_attention_dim
+        self.styles = StyleCatalog(settings, registry, width, architecture(self.checkpoint))
+        self._adapters = Adapters(self.pipe)
         self._drawing = threading.Lock()
-        self._encoded = lru_cache(maxsize=_CACHED_PROMPTS)(torch.inference_mode()(self.encode))
+        self._remembered = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_styled)
 
     @abstractmethod
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:
@@ -115,8 +121,8 @@ class DiffusionWorker(ABC):
             InvalidRequestError: The request asks for what cannot be drawn.
         """
         drawing = Drawing.of(job.req, self.native_size)
-        if drawing.style is not None:
-            raise InvalidRequestError(f"Unknown style '{drawing.style}': no style is installed")
+        style = self._style(drawing)
+        self._adapters.use(style)
         scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device)
         generator = torch.Generator("cpu").manual_seed(drawing.seed)
         return Denoising(
@@ -125,13 +131,15 @@ class DiffusionWorker(ABC):
             generator=generator,
             latents=self._noise(drawing.size, generator) * scheduler.init_noise_sigma,
             conditionings=tuple(self.sized(one, drawing.size) for one in self._conditionings(drawing)),
+            style=style,
             guidance_embedding=self._guidance_embedding(drawing.guidance_scale),
             on_step=getattr(job, "on_step", None),
         )
 
     @torch.inference_mode()
     def step(self, states: Sequence[Denoising]) -> None:
-        """Take each state one denoising step on, all in one forward pass; their latents share a shape."""
+        """Take each state one denoising step on, all in one forward pass; they share a shape and a style."""
+        self._adapters.use(states[0].style)
         step_together(self.pipe.unet, states)
 
     @torch.inference_mode()
@@ -157,10 +165,10 @@ class DiffusionWorker(ABC):
             if wanted:
                 logger.warning("The negative prompt has no effect: %s", self._why_unguided())
             return [prompt]
-        absent = wanted is None
-        negative = self.encode_absent(drawing.clip_skip) if absent else self._encoded(wanted, drawing.clip_skip)
+        absent = self.encode_absent(drawing.clip_skip)
+        negative = absent if wanted is None else self._encoded(wanted, drawing.clip_skip)
+        filler = absent if wanted is None else self._encoded("", drawing.clip_skip)
         tokens = max(one.tokens.shape[1] for one in (negative, prompt))
-        filler = negative if absent else self._encoded("", drawing.clip_skip)
         return [negative.lengthened(filler, tokens), prompt.lengthened(filler, tokens)]
 
     def _check_clip_skip(self, clip_skip: int) -> None:
@@ -175,6 +183,19 @@ class DiffusionWorker(ABC):
         if self._is_guidance_distilled:
             return "this checkpoint was distilled with guidance and is never run a second time for it"
         return "it needs a guidance scale above 1.0"
+
+    def _style(self, drawing: Drawing) -> ActiveStyle | None:
+        if drawing.style is None:
+            return None
+        return ActiveStyle.at_level(self.styles.usable(drawing.style), drawing.style_level)
+
+    def _encoded(self, prompt: str, clip_skip: int) -> Conditioning:
+        active = self._adapters.active
+        return self._remembered(prompt, clip_skip, active and (active.style.style.adapter_name, active.weight))
+
+    def _encode_styled(self, prompt: str, clip_skip: int, _style: tuple[str, float] | None) -> Conditioning:
+        """What a prompt means under a style, which also changes the text encoders: part of what is remembered by."""
+        return self.encode(prompt, clip_skip)
 
     @property
     def _is_guidance_distilled(self) -> bool:

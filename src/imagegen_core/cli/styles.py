@@ -1,0 +1,62 @@
+"""``imagegen styles``: the styles that requests can ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from imagegen_core.cli import console
+
+app = typer.Typer(help="See the styles that requests can ask for.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `list` a subcommand while it is the only one."""
+
+
+@app.command("list")
+def list_styles(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List all styles, those that do not fit the configured checkpoint with the reason."""
+    rows = _rows()
+    if as_json:
+        console.json_data(rows)
+        return
+    if not rows:
+        console.say("No style found: set LORA_ROOT to a folder of LoRA files, or add [styles.NAME] to imagegen.toml")
+    console.table(
+        {
+            "style": [row["style"] for row in rows],
+            "levels": [" ".join(f"{level:g}" for level in row["levels"]) for row in rows],
+            "usable": ["yes" if row["usable"] else "no" for row in rows],
+            "from": [row["from"] for row in rows],
+            "note": [row["note"] for row in rows],
+        }
+    )
+
+
+def _rows() -> list[dict[str, Any]]:
+    from imagegen_core.models.inspect import describe
+    from imagegen_core.models.resolve import resolve_checkpoint
+    from imagegen_core.models.style_catalog import StyleCatalog
+    from imagegen_core.plugins.registry import Registry
+    from imagegen_core.plugins.selection import select_backend
+    from imagegen_core.settings import Settings
+
+    settings, registry = Settings.load(), Registry.discover()
+    backend = select_backend(registry, settings)
+    settings = settings.for_backend(backend.environment_prefix)
+    checkpoint = describe(resolve_checkpoint(settings, backend, registry))
+    catalog = StyleCatalog(settings, registry, checkpoint.cross_attention_dim, checkpoint.family)
+    return [
+        {
+            "style": style_id,
+            "levels": list(one.style.levels),
+            "usable": one.refusal is None,
+            "from": one.source,
+            "note": one.refusal or one.style.title,
+            "path": str(one.path),
+        }
+        for style_id, one in catalog.items()
+    ]

@@ -1,0 +1,156 @@
+"""Styles inside the networks: LoRAs that stay loaded, and a switch that turns one on or all off.
+
+With all of them off, each layer computes what it computed before a LoRA was ever loaded, to the bit.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imagegen_core.diffusion.loading import first_line, quiet
+from imagegen_core.diffusion.lora_files import read_lora
+from imagegen_core.errors import InvalidRequestError
+from imagegen_core.models.style_catalog import CatalogedStyle
+
+_NETWORKS = ("unet", "text_encoder", "text_encoder_2")
+_DOWN = ".lora_A.weight"
+_KEPT = 16  # LoRAs that stay in memory; the one that was used longest ago makes room
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveStyle:
+    """A style at one strength.
+
+    Attributes:
+        style: The style.
+        weight: The factor its LoRA is added with.
+    """
+
+    style: CatalogedStyle
+    weight: float
+
+    @classmethod
+    def at_level(cls, style: CatalogedStyle, level: int) -> ActiveStyle:
+        """The style at `level`, counted from 1; above the style's levels means the last of them."""
+        levels = style.style.levels
+        return cls(style, float(levels[min(level, len(levels)) - 1]))
+
+
+class Adapters:
+    """The LoRAs of one pipeline, of which at most one is on.
+
+    Attributes:
+        active: The style that is on, or None.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            pipe: A diffusers pipeline whose LoRAs nobody else changes.
+        """
+        self._pipe = pipe
+        self._loaded: OrderedDict[str, None] = OrderedDict()
+        self._layers: list[Any] = []
+        self.active: ActiveStyle | None = None
+
+    def use(self, wanted: ActiveStyle | None) -> None:
+        """Turn a style on, loading it where this is its first use, or all of them off.
+
+        Raises:
+            InvalidRequestError: The LoRA cannot be read, or does not fit the network.
+        """
+        if wanted == self.active:
+            return
+        if wanted is not None:
+            self._load(wanted.style)
+        name = None if wanted is None else wanted.style.style.adapter_name
+        for layer in self._layers:
+            if wanted is not None and name in layer.scaling:
+                layer.set_adapter([name], inference_mode=True)
+                layer.set_scale(name, wanted.weight)
+                layer._disable_adapters = False  # noqa: SLF001 - enable_adapters would ask for gradients again
+            else:
+                layer.enable_adapters(False)
+        self.active = wanted
+
+    @torch.inference_mode(False)  # in which requests are drawn, and whose tensors cannot be changed outside of it
+    def _load(self, cataloged: CatalogedStyle) -> None:
+        name = cataloged.style.adapter_name
+        if name in self._loaded:
+            self._loaded.move_to_end(name)
+            return
+        try:
+            with quiet():
+                lora = read_lora(cataloged.path, self._pipe)
+            parts = {network: _part(lora, network) for network in _NETWORKS}
+            for network, part in parts.items():
+                _check_fit(getattr(self._pipe, network, None), part)
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            raise InvalidRequestError(
+                f"The style {cataloged.style.id!r} cannot be used: {cataloged.path} does not fit this checkpoint "
+                f"({first_line(error)}); take a LoRA made for its family"
+            ) from error
+        for network, part in parts.items():
+            if part:
+                _inject(getattr(self._pipe, network), part, name)
+        self.active = None  # an adapter is on when it comes in
+        self._loaded[name] = None
+        self._layers = self._tuned_layers()
+        if len(self._loaded) > _KEPT:
+            self._unload(self._loaded.popitem(last=False)[0])
+
+    def _unload(self, name: str) -> None:
+        for layer in self._layers:
+            if name in layer.scaling:
+                layer.delete_adapter(name)
+
+    def _tuned_layers(self) -> list[Any]:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        networks = (getattr(self._pipe, name, None) for name in _NETWORKS)
+        modules = (module for network in networks if network is not None for module in network.modules())
+        return [module for module in modules if isinstance(module, BaseTunerLayer)]
+
+
+def _part(lora: Mapping[str, Tensor], network: str) -> dict[str, Tensor]:
+    prefix = f"{network}."
+    return {name.removeprefix(prefix): tensor for name, tensor in lora.items() if name.startswith(prefix)}
+
+
+def _check_fit(network: Any, part: Mapping[str, Tensor]) -> None:
+    """Whether every layer that a LoRA changes is there, and as wide as it takes it to be."""
+    modules = {} if network is None else dict(network.named_modules())
+    for name, down in part.items():
+        if not name.endswith(_DOWN):
+            continue
+        module = name.removesuffix(_DOWN)
+        found = modules.get(module)
+        weight = getattr(getattr(found, "base_layer", found), "weight", None)
+        if weight is None:
+            raise ValueError(f"it changes a layer {module}, which is not there")
+        if weight.shape[1] != down.shape[1]:
+            raise ValueError(f"it takes layer {module} to be {down.shape[1]} wide, and it is {weight.shape[1]}")
+
+
+def _inject(network: Any, part: Mapping[str, Tensor], name: str) -> None:
+    """Put a LoRA into a network as the adapter `name`, beside those that are there already."""
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
+    ranks = {key.removesuffix(_DOWN): down.shape[0] for key, down in part.items() if key.endswith(_DOWN)}
+    exact = {f"^{re.escape(module)}$": rank for module, rank in ranks.items()}
+    config = LoraConfig(target_modules=list(ranks), rank_pattern=exact, alpha_pattern=exact)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+        inject_adapter_in_model(config, network, adapter_name=name)
+    set_peft_model_state_dict(network, dict(part), adapter_name=name)
+    for module in ranks:
+        network.get_submodule(module).to(network.device, network.dtype)

@@ -1,0 +1,242 @@
+"""Styles: LoRAs of every naming, at their strengths, leaving no trace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from imagegen_core import (
+    STYLE_REGISTRY,
+    GenerateRequest,
+    InvalidRequestError,
+    Job,
+    ModelNotFoundError,
+    Picture,
+    Settings,
+    StyleDef,
+    StyleLoraRequest,
+)
+from imagegen_core.cli import main
+from imagegen_sd15 import DiffusersCudaWorker
+from imagegen_sdxl import DiffusersSDXLCudaWorker
+from tests.loras import as_diffusers, as_kohya, as_peft, random_lora, save
+
+FAMILIES = {
+    "sdxl": (DiffusersSDXLCudaWorker, diffusers.StableDiffusionXLPipeline),
+    "sd15": (DiffusersCudaWorker, diffusers.StableDiffusionPipeline),
+}
+NAMINGS = {"diffusers": as_diffusers, "kohya": as_kohya, "peft": as_peft}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A checkpoint, a LoRA for it, and that LoRA's files in a folder."""
+    worker_class, pipeline_class = FAMILIES[request.param]
+    checkpoint = request.getfixturevalue(f"{request.param}_checkpoint")
+    root = tmp_path_factory.mktemp("loras")
+    load = lambda: pipeline_class.from_pretrained(checkpoint, local_files_only=True)  # noqa: E731
+    lora = random_lora(load())
+    for naming, write in NAMINGS.items():
+        save(write(lora), root / f"{naming}.safetensors")
+    save(as_kohya(random_lora(load(), seed=1)), root / "more/other.safetensors")
+    return {
+        "name": request.param,
+        "checkpoint": checkpoint,
+        "class": worker_class,
+        "load": load,
+        "lora": lora,
+        "root": root,
+    }
+
+
+@pytest.fixture(scope="module")
+def worker(family: dict[str, Any]) -> Any:
+    return _worker(family, lora_root=family["root"])
+
+
+@pytest.fixture(autouse=True)
+def _registry() -> Iterator[None]:
+    yield
+    STYLE_REGISTRY.clear()
+
+
+def _worker(family: dict[str, Any], **settings: Any) -> Any:
+    return family["class"](settings=Settings(model=str(family["checkpoint"]), device="cpu", dtype="fp32", **settings))
+
+
+def _draw(worker: Any, style: str | None = None, level: int = 3, **fields: Any) -> Picture:
+    wanted = StyleLoraRequest(style=style, level=level)
+    request = GenerateRequest(**{"prompt": "a lake", "seed": 1, "style_lora": wanted, **fields})
+    return Picture(*worker.run_job_with_latents(Job(req=request)))
+
+
+@pytest.mark.parametrize("naming", NAMINGS)
+@pytest.mark.parametrize(("level", "weight"), [(1, 0.4), (3, 1.0)])
+def test_a_styled_picture_is_the_plain_pipelines(
+    family: dict[str, Any], worker: Any, naming: str, level: int, weight: float
+) -> None:
+    plain = family["load"]()
+    plain.scheduler = diffusers.LCMScheduler.from_config(plain.scheduler.config)
+    plain.set_progress_bar_config(disable=True)
+    parts = ("unet.",) if naming == "peft" else ("unet.", "text_encoder")
+    lora = {name: tensor for name, tensor in as_diffusers(family["lora"]).items() if name.startswith(parts)}
+    plain.load_lora_weights(lora, adapter_name="style")
+    plain.set_adapters(["style"], [weight])
+    expected = plain(
+        "a lake",
+        num_inference_steps=4,
+        guidance_scale=1.0,
+        width=64,
+        height=64,
+        generator=torch.Generator().manual_seed(1),
+    ).images[0]
+
+    drawn = _draw(worker, naming, level).image
+
+    assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).max() <= 1
+    assert np.abs(np.asarray(drawn, int) - np.asarray(_draw(worker).image, int)).max() > 1
+
+
+def test_a_style_leaves_no_trace(family: dict[str, Any]) -> None:
+    worker = _worker(family, lora_root=family["root"])
+    before = _draw(worker)
+    styled = {name: _draw(worker, name) for name in ("kohya", "more/other", "diffusers")}
+    assert _draw(worker) == before
+    assert {name: _draw(worker, name) for name in styled} == styled
+    assert len({picture.png for picture in (before, *styled.values())}) >= 3
+
+
+def test_levels_are_strengths_and_above_the_last_means_the_last(worker: Any) -> None:
+    off, one, two, three, nine = (_draw(worker, "kohya", level).png for level in (0, 1, 2, 3, 9))
+    assert off == _draw(worker).png
+    assert len({off, one, two, three}) == 4
+    assert nine == three
+
+
+def test_a_thousand_switches_add_no_layers(worker: Any) -> None:
+    _draw(worker, "kohya")
+    _draw(worker, "more/other")
+    before = _tensors(worker)
+    for turn in range(1000):
+        worker.begin(
+            Job(
+                req=GenerateRequest(
+                    prompt="a", style_lora=StyleLoraRequest(style=("kohya", "more/other")[turn % 2], level=1)
+                )
+            )
+        )
+    assert _tensors(worker) == before
+
+
+def _tensors(worker: Any) -> int:
+    return sum(1 for network in (worker.pipe.unet, worker.pipe.text_encoder) for _ in network.parameters())
+
+
+def test_styles_used_long_ago_make_room(
+    family: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagegen_core.diffusion.adapters._KEPT", 2)
+    for seed in range(3):
+        save(as_kohya(random_lora(family["load"](), seed=seed)), tmp_path / f"s{seed}.safetensors")
+    worker = _worker(family, lora_root=tmp_path)
+    first = [_draw(worker, f"s{seed}").png for seed in range(2)]
+    two = _tensors(worker)
+    _draw(worker, "s2")
+    assert _tensors(worker) == two
+    assert [_draw(worker, f"s{seed}").png for seed in range(2)] == first
+
+
+def test_an_unknown_style_is_refused_with_those_there_are(worker: Any) -> None:
+    with pytest.raises(
+        InvalidRequestError, match="Unknown style 'papercut': expected one of .*kohya, more/other, peft"
+    ):
+        _draw(worker, "papercut")
+    assert _draw(worker).seed == 1
+
+
+def test_a_style_of_another_family_is_refused_with_the_reason(
+    family: dict[str, Any], sdxl_checkpoint: Path, sd15_checkpoint: Path
+) -> None:
+    other = {"sdxl": "sd15", "sd15": "sdxl"}[family["name"]]
+    checkpoint = {"sdxl": sdxl_checkpoint, "sd15": sd15_checkpoint}[other]
+    root = family["root"].parent / f"{family['name']}-strange"
+    save(as_kohya(random_lora(FAMILIES[other][1].from_pretrained(checkpoint))), root / "strange.safetensors")
+    worker = _worker(family, lora_root=root)
+    reason = r"The style 'strange' cannot be used: it was made for a cross-attention width of \d+, and the checkpoint's"
+    with pytest.raises(InvalidRequestError, match=reason):
+        _draw(worker, "strange")
+    assert _draw(worker).seed == 1
+
+
+def test_a_layer_that_is_not_there_is_named_and_nothing_is_left_behind(family: dict[str, Any], tmp_path: Path) -> None:
+    lora = {
+        name.replace("mid_block", "mid_block_of_another"): tensor
+        for name, tensor in as_diffusers(family["lora"]).items()
+    }
+    save(lora, tmp_path / "odd.safetensors")
+    worker = _worker(family, lora_root=tmp_path)
+    before, tensors = _draw(worker), _tensors(worker)
+    with pytest.raises(InvalidRequestError, match="does not fit this checkpoint .*a layer mid_block_of_another"):
+        _draw(worker, "odd")
+    assert (_draw(worker), _tensors(worker)) == (before, tensors)
+
+
+def test_styles_come_from_the_registry_the_configuration_and_the_folder(
+    family: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = family["root"] / "kohya.safetensors"
+    STYLE_REGISTRY["byhand"] = StyleDef("byhand", "By hand", str(file), "byhand", [0.2, 1.0])
+    Path("imagegen.toml").write_text(f'[styles.written]\nlora_path = "{file}"\nlevels = [0.3, 1.0]\n')
+    monkeypatch.setenv("LORA_ROOT", str(family["root"]))
+    worker = family["class"](settings=Settings.load(model=str(family["checkpoint"]), device="cpu", dtype="fp32"))
+    assert _draw(worker, "byhand", 2).png == _draw(worker, "written", 2).png == _draw(worker, "kohya", 3).png
+    assert {worker.styles[name].source for name in ("byhand", "written", "kohya")} == {
+        "STYLE_REGISTRY",
+        "styles.written in the configuration",
+        "LORA_ROOT",
+    }
+
+
+def test_a_folder_of_styles_that_is_not_there_is_an_error(family: dict[str, Any]) -> None:
+    with pytest.raises(ModelNotFoundError, match="The folder of styles /nowhere is not there: correct lora_root"):
+        _worker(family, lora_root=Path("/nowhere"))
+
+
+def _run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0), *capfd.readouterr()
+
+
+def test_the_command_line_lists_styles_and_draws_with_them(
+    family: dict[str, Any], worker: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_ROOT", str(family["root"]))
+    monkeypatch.setenv("MODEL", str(family["checkpoint"]))
+    monkeypatch.setenv("CUDA_DEVICE", "cpu")
+    monkeypatch.setenv("CUDA_DTYPE", "fp32")
+    (family["root"] / "broken.safetensors").write_bytes(b"no")
+    code, out, _ = _run(capfd, "styles", "list", "--json")
+    (family["root"] / "broken.safetensors").unlink()
+    rows = {row["style"]: row for row in json.loads(out)}
+    assert code == 0
+    assert (rows["kohya"]["usable"], rows["kohya"]["levels"]) == (True, [0.4, 0.7, 1.0])
+    assert rows["broken"]["usable"] is False
+    assert "broken.safetensors" in rows["broken"]["note"]
+
+    for wanted, level in (("kohya:1", 1), ("kohya", 3)):
+        code, _, err = _run(capfd, "generate", "a lake", "--seed", "1", "--style", wanted, "-o", "out.png")
+        assert code == 0, err
+        assert Path("out.png").read_bytes() == _draw(worker, "kohya", level).png
+    code, _, err = _run(capfd, "generate", "a lake", "--style", "papercut")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "Unknown style 'papercut'" in err
+    code, _, err = _run(capfd, "generate", "a lake", "--style", "kohya:much")
+    assert (code, err) == (2, "Error: Invalid style 'kohya:much': expected NAME or NAME:LEVEL, with a level from 0\n")
