@@ -1,25 +1,29 @@
-"""``imagegen models``: the checkpoints that can be named."""
+"""``imagegen models``: the checkpoints that can be named, and what a file is."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from imagegen_core.cli import console
 
-app = typer.Typer(help="See the checkpoints that can be named.")
+if TYPE_CHECKING:
+    from imagegen_core.models.description import Description
+    from imagegen_core.plugins.registry import Registry
 
+app = typer.Typer(help="See the checkpoints that can be named, and what a file is.")
 
-@app.callback()
-def _group() -> None:
-    """Keeps `list` a subcommand while it is the only one."""
+_THOUSAND = 1000
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
-def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the plugins' named models and the checkpoints below the model root, the unusable with their reason."""
+def list_models(as_json: Json = False) -> None:
+    """List the plugins' named models and what lies below the model root, the unusable with their reason."""
     from imagegen_core.models.locate import checkpoints_below
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.settings import Settings
@@ -29,26 +33,104 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
     rows = [_row(model.name, model.path, model.summary) for model in named]
     if root is not None:
         rows += [_row(str(path.relative_to(root)), path, "") for path in checkpoints_below(root)]
+    rows = [{column: _printable(text) for column, text in row.items()} for row in rows]
     if as_json:
         console.json_data(rows)
         return
     if not rows:
         console.say("No checkpoint found: set MODEL_ROOT to the folder that holds yours, or pip install imagegen-demo")
-    columns = ("name", "family", "size", "note")
+    columns = ("name", "kind", "family", "size", "note")
     console.table({column: [row[column] for row in rows] for column in columns})
+
+
+@app.command("inspect")
+def inspect_model(
+    path: Annotated[
+        str,
+        typer.Argument(help="A weights file or a diffusers-format folder: a path, a name below MODEL_ROOT, or demo."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say what a model is, from its header alone, and who loads it."""
+    from imagegen_core.models.inspect import describe
+    from imagegen_core.models.locate import locate
+    from imagegen_core.plugins.registry import Registry
+    from imagegen_core.settings import Settings
+
+    registry = Registry.discover()
+    found = describe(locate(path, Settings.load().model_root, registry.models))
+    loaders = _loaders(found, registry)
+    if as_json:
+        console.json_data({**asdict(found), "path": _printable(found.path), "loaded_by": loaders})
+        return
+    for name, value in _facts(found, loaders).items():
+        if value:
+            console.data(f"{name:<17}{value}")
 
 
 def _row(name: str, path: Path, note: str) -> dict[str, str]:
     from imagegen_core.errors import ModelLoadError
-    from imagegen_core.models.inspect import architecture, native_size
+    from imagegen_core.models.inspect import describe
 
+    row = {"name": name, "kind": "", "family": "unusable", "size": "", "note": note, "path": str(path)}
     try:
-        return {
-            "name": name,
-            "family": architecture(path),
-            "size": native_size(path, default=""),
-            "note": note,
-            "path": str(path),
-        }
+        found = describe(path)
     except ModelLoadError as error:
-        return {"name": name, "family": "unusable", "size": "", "note": str(error), "path": str(path)}
+        return {**row, "note": str(error)}
+    missing = f"incomplete: without {', '.join(found.missing)}" if found.missing else ""
+    return {
+        **row,
+        "kind": found.kind,
+        "family": found.family or "",
+        "size": found.native_size or "",
+        "note": "; ".join(part for part in (note, missing) if part),
+    }
+
+
+def _loaders(found: Description, registry: Registry) -> list[str]:
+    """The names of the installed backends that load a model's family."""
+    from imagegen_core.plugins.selection import backends_for
+
+    return [backend.name for backend in backends_for(registry, found.family)] if found.family else []
+
+
+def _facts(found: Description, loaders: list[str]) -> dict[str, Any]:
+    return {
+        "path": _printable(found.path),
+        "kind": f"{found.kind} ({found.algorithm})" if found.algorithm not in (None, found.kind) else found.kind,
+        "family": found.family or "not told by its tensors",
+        "layout": f"{found.layout} ({found.format})",
+        "holds": ", ".join(found.components),
+        "lacks": ", ".join(found.missing),
+        "cross-attention": found.cross_attention_dim,
+        "input channels": found.input_channels,
+        "native size": found.native_size,
+        "dtype": ", ".join(found.dtypes),
+        "parameters": _human(found.parameters / _THOUSAND, "k", "M", "B"),
+        "size on disk": _human(found.size / _THOUSAND, "kB", "MB", "GB"),
+        "loaded by": _advice(found.family, loaders),
+    }
+
+
+def _advice(family: str | None, loaders: list[str]) -> str:
+    from imagegen_core.models.families import PACKAGES
+
+    if loaders:
+        return ", ".join(f"backend {name}" for name in loaders)
+    if family in PACKAGES:
+        return f"no installed backend: pip install {PACKAGES[family]}"
+    return f"no installed backend, and no package is known for {family}" if family else ""
+
+
+def _human(number: float, *units: str) -> str:
+    """A number with one decimal in the largest of its units, a thousand apart, that it reaches: ``859.5 M``."""
+    for unit in units[:-1]:
+        if round(number, 1) < _THOUSAND:
+            return f"{number:.1f} {unit}"
+        number /= _THOUSAND
+    return f"{number:.1f} {units[-1]}"
+
+
+def _printable(text: object) -> str:
+    """A path's text, where the file system allows names that are no text."""
+    return str(text).encode("utf-8", "backslashreplace").decode()

@@ -1,68 +1,141 @@
-"""What a checkpoint is, told from its small JSON files alone."""
+"""What a model is, told by its header or its small JSON files alone: in milliseconds, and without torch."""
 
 from __future__ import annotations
 
-import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from imagegen_core.errors import ModelLoadError
+from imagegen_core.models.contents import contents
+from imagegen_core.models.description import Description
+from imagegen_core.models.folders import components, folder_family, folder_size, read_json, weights
+from imagegen_core.models.headers import read_header
+from imagegen_core.models.tensors import Header, quoted
 
-# Cross-attention widths of the released models; a tiny or custom one is told by its other marks.
-_WIDTHS = {768: "sd15", 1024: "sd2", 1280: "sdxl-refiner", 2048: "sdxl"}
-_CLASSES = {"StableDiffusionPipeline": "sd15", "StableDiffusionXLPipeline": "sdxl"}
+# https://github.com/Stability-AI/ModelSpec
+_RESOLUTION = re.compile(r"[1-9]\d{0,4}x[1-9]\d{0,4}")
 
 
 def architecture(path: Path) -> str:
-    """The family of a diffusers-format folder: ``sd15``, ``sd2``, ``sdxl``, ``sdxl-refiner``.
+    """The family of a checkpoint, file or folder: ``sd15``, ``sd2``, ``sdxl``, ``sdxl-refiner``.
 
     SDXL is told by its text-time embeddings at any cross-attention width.
 
     Raises:
-        ModelLoadError: `path` is not such a folder, or not one of a family known here.
+        ModelLoadError: `path` is damaged, no checkpoint, or not one of a family known here.
     """
-    index, unet = _json(path, "model_index.json"), _json(path, "unet/config.json")
-    family = _WIDTHS.get(unet.get("cross_attention_dim", 0))
-    if unet.get("addition_embed_type") == "text_time":
-        return "sdxl-refiner" if family == "sdxl-refiner" else "sdxl"
-    if family in ("sd15", "sd2"):
-        return family
-    if found := _CLASSES.get(index.get("_class_name", "")):
-        return found
-    raise ModelLoadError(
-        f"Cannot tell what {path} is: its model_index.json says {index.get('_class_name')!r}, and its UNet's "
-        f"cross-attention width is {unet.get('cross_attention_dim')!r}; expected Stable Diffusion 1.x, 2.x or XL"
-    )
+    if _is_folder(path):
+        return folder_family(path)
+    found = describe(path)
+    if found.kind != "checkpoint":
+        raise ModelLoadError(f"{path} is no checkpoint but {_CALLED[found.kind]}: name a checkpoint to draw with")
+    if found.family is None:
+        raise ModelLoadError(
+            f"Cannot tell what {path} is: its UNet's cross-attention width is {found.cross_attention_dim}; "
+            "expected Stable Diffusion 1.x, 2.x or XL"
+        )
+    return found.family
 
 
 def native_size(path: Path, default: str) -> str:
-    """The size a folder's checkpoint was trained at, as ``WIDTHxHEIGHT``; `default` where it does not say."""
-    samples = _json(path, "unet/config.json").get("sample_size")
-    channels = _json(path, "vae/config.json").get("block_out_channels")
-    if not isinstance(samples, int) or not isinstance(channels, list) or not channels:
-        return default
-    side = samples * 2 ** (len(channels) - 1)
-    return f"{side}x{side}"
+    """The size a checkpoint was trained at, as ``WIDTHxHEIGHT``; `default` where it does not say.
+
+    Raises:
+        ModelLoadError: `path` is damaged, or not there.
+    """
+    size = folder_size(path) if _is_folder(path) else _resolution(read_header(path))
+    return size or default
 
 
-def _json(folder: Path, name: str) -> dict[str, Any]:
+def describe(path: Path) -> Description:
+    """What a weights file or a diffusers-format folder is.
+
+    Raises:
+        ModelLoadError: `path` is damaged, not there, or nothing known here.
+    """
+    return _describe_folder(path) if _is_folder(path) else _describe_file(path)
+
+
+_CALLED = {
+    "unet": "a UNet alone",
+    "vae": "a VAE",
+    "text-encoder": "a text encoder",
+    "lora": "a LoRA",
+    "embedding": "an embedding",
+    "upscaler": "an upscaler",
+}
+
+
+def _is_folder(path: Path) -> bool:
     try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelLoadError(_missing(folder, name)) from error
-    except NotADirectoryError as error:
+        return path.is_dir()
+    except OSError as error:
+        raise ModelLoadError(f"Cannot read {path}: {error.strerror}; correct its permissions") from error
+
+
+def _describe_file(path: Path) -> Description:
+    header = read_header(path)
+    found = contents(header.tensors)
+    if found is None:
+        names = ", ".join(quoted(name) for name in islice(header.tensors, 3))
         raise ModelLoadError(
-            f"{folder} is a single file, and only diffusers-format folders are loaded so far: convert it with "
-            "diffusers' from_single_file and save_pretrained"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"Cannot read {folder / name}: {error}; copy the checkpoint anew") from error
-    if not isinstance(content, dict):
-        raise ModelLoadError(f"{folder / name} holds no JSON object: copy the checkpoint anew")
-    return content
+            f"Cannot tell what {path} is: its tensors, such as {names}, are of no model known here; expected one of "
+            "the Stable Diffusion 1.x, 2.x or XL families, a LoRA, an embedding, or an ESRGAN upscaler"
+        )
+    return Description(
+        **asdict(found),
+        path=path,
+        format=header.format,
+        dtypes=_dtypes([header]),
+        parameters=_parameters([header]),
+        size=path.stat().st_size,
+        native_size=_resolution(header),
+    )
 
 
-def _missing(folder: Path, name: str) -> str:
-    if name == "model_index.json":
-        return f"{folder} is no checkpoint: a diffusers-format folder has a model_index.json, and this one has none"
-    return f"The checkpoint {folder} is incomplete: {name} is missing; copy it anew, with all its folders"
+def _describe_folder(path: Path) -> Description:
+    family = folder_family(path)
+    named = components(path)
+    unet = read_json(path, "unet/config.json")
+    files = [file for name in named for file in weights(path / name)]
+    headers = [read_header(file) for file in files]
+    return Description(
+        kind="checkpoint",
+        layout="diffusers",
+        family=family,
+        cross_attention_dim=_count(unet.get("cross_attention_dim")),
+        input_channels=_count(unet.get("in_channels")),
+        components=tuple(name for name in named if (path / name).is_dir()),
+        missing=tuple(name for name in named if not (path / name).is_dir()),
+        path=path,
+        format="folder",
+        dtypes=_dtypes(headers),
+        parameters=_parameters(headers),
+        size=sum(file.stat().st_size for file in files),
+        native_size=None if "vae" in named and not (path / "vae").is_dir() else folder_size(path),
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _dtypes(headers: Iterable[Header]) -> tuple[str, ...]:
+    used: Counter[str] = Counter()
+    for header in headers:
+        for tensor in header.tensors.values():
+            used[tensor.dtype] += tensor.elements
+    return tuple(dtype for dtype, _ in used.most_common())
+
+
+def _parameters(headers: Iterable[Header]) -> int:
+    return sum(tensor.elements for header in headers for tensor in header.tensors.values())
+
+
+def _resolution(header: Header) -> str | None:
+    stated = header.metadata.get("modelspec.resolution", "")
+    return stated if _RESOLUTION.fullmatch(stated) else None

@@ -9,6 +9,8 @@ from pathlib import Path
 from imagegen_core.errors import ModelNotFoundError
 from imagegen_core.models.named import NamedModel
 
+_LISTED = (".safetensors", ".ckpt")
+
 
 def locate(name: str, root: Path | None, models: Mapping[str, NamedModel]) -> Path:
     """Find a checkpoint: below `root`, else a plugin's named model, else a path.
@@ -36,7 +38,7 @@ def locate(name: str, root: Path | None, models: Mapping[str, NamedModel]) -> Pa
 
 
 def checkpoints_below(root: Path) -> list[Path]:
-    """The diffusers-format folders below `root`, sorted.
+    """The diffusers-format folders and the weights files below `root`, sorted; not the files that make up a folder.
 
     Raises:
         ModelNotFoundError: `root` is not a folder.
@@ -46,9 +48,12 @@ def checkpoints_below(root: Path) -> list[Path]:
     found, seen = [], set()
     for folder, below, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if "model_index.json" in files:
+        if real in seen:
+            below.clear()  # a link back up, or to what is listed already
+        elif "model_index.json" in files:
             found.append(Path(folder))
-        if real in seen or "model_index.json" in files:
-            below.clear()  # a link back up, or a checkpoint, whose folders are its components
+            below.clear()  # its components
+        else:
+            found += [Path(folder, name) for name in files if name.lower().endswith(_LISTED)]
         seen.add(real)
     return sorted(found)

@@ -1,4 +1,4 @@
-"""What a checkpoint folder is, how a name becomes its path, and what a damaged one is told."""
+"""What a checkpoint folder is, and what a damaged one is told."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from imagegen_core import ModelLoadError, ModelNotFoundError, NamedModel, Settings
-from imagegen_core.models.inspect import architecture, native_size
-from imagegen_core.models.locate import checkpoints_below, locate
-from imagegen_core.models.named import fallback_model
+from imagegen_core import ModelLoadError, Settings
+from imagegen_core.models.inspect import architecture, describe, native_size
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 
 
@@ -101,36 +99,53 @@ def test_an_fp16_variant_loads_under_its_own_file_names(tmp_path: Path, sdxl_che
     assert DiffusersSDXLCudaWorker(settings=settings).pipe.unet is not None
 
 
-def test_a_single_file_is_told_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(ModelLoadError, match=r"model\.safetensors is a single file, and only diffusers-format folders"):
-        architecture(tmp_path / "model.safetensors")
+def test_a_folder_is_described_with_its_weights(sdxl_checkpoint: Path, sd15_checkpoint: Path) -> None:
+    from diffusers import StableDiffusionXLPipeline
+
+    pipe = StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint)
+    networks = (pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2)
+    found = describe(sdxl_checkpoint)
+    assert (found.kind, found.family, found.format, found.layout) == ("checkpoint", "sdxl", "folder", "diffusers")
+    assert set(found.components) == {"scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"} | {
+        "unet",
+        "vae",
+    }
+    assert found.missing == ()
+    assert (found.cross_attention_dim, found.input_channels, found.native_size) == (64, 4, "64x64")
+    assert found.parameters == sum(one.numel() for network in networks for one in network.parameters())
+    assert found.dtypes == ("float32",)
+    assert found.size == sum(file.stat().st_size for file in sdxl_checkpoint.rglob("*.safetensors"))
+    assert describe(sd15_checkpoint).family == "sd15"
 
 
-def test_a_name_is_looked_for_below_the_root_then_among_the_plugins_then_as_a_path(tmp_path: Path) -> None:
-    named = {"demo": NamedModel("demo", "", Path("/demo"))}
-    assert locate("demo", None, named) == Path("/demo")
-    (tmp_path / "root/demo").mkdir(parents=True)
-    assert locate("demo", tmp_path / "root", named) == tmp_path / "root/demo"
-    (tmp_path / "here").mkdir()
-    assert locate("here", tmp_path / "root", named) == Path("here")
-    assert locate(str(tmp_path / "here"), None, named) == tmp_path / "here"
+def test_missing_components_are_named(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(sdxl_checkpoint, folder)
+    shutil.rmtree(folder / "text_encoder_2")
+    shutil.rmtree(folder / "vae")
+    found = describe(folder)
+    assert sorted(found.missing) == ["text_encoder_2", "vae"]
+    assert not {"text_encoder_2", "vae"} & set(found.components)
+    assert found.native_size is None
 
 
-def test_a_name_that_leads_nowhere_says_where_it_was_looked_for() -> None:
-    with pytest.raises(ModelNotFoundError, match=r"No checkpoint 'x'.*MODEL_ROOT is not set.*named model \(demo\)"):
-        locate("x", None, {"demo": NamedModel("demo", "", Path("/demo"))})
+def test_weights_that_are_there_twice_count_once(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(sdxl_checkpoint, folder)
+    for component in ("unet", "vae"):
+        file = _weights(folder, component)
+        shutil.copy(file, file.with_suffix(".fp16.safetensors"))
+        (file.with_suffix(".bin")).write_bytes(b"not read")
+    once = describe(sdxl_checkpoint)
+    assert (describe(folder).parameters, describe(folder).size) == (once.parameters, once.size)
+    for component in ("unet", "vae"):
+        (folder / component / "diffusion_pytorch_model.safetensors").unlink()
+    assert describe(folder).parameters == once.parameters
 
 
-def test_the_checkpoints_below_a_root_are_found_at_any_depth(tmp_path: Path) -> None:
-    for name in ("b", "deep/er/a"):
-        _folder(tmp_path / name)
-    assert checkpoints_below(tmp_path) == [tmp_path / "b", tmp_path / "deep/er/a"]
-    with pytest.raises(ModelNotFoundError, match="is not a folder: correct MODEL_ROOT"):
-        checkpoints_below(tmp_path / "gone")
-
-
-def test_of_several_fallback_models_the_first_by_name_answers() -> None:
-    models = [NamedModel(name, "", Path(name), fallback=name != "a") for name in "cba"]
-    assert fallback_model(models) == models[1]
-    assert fallback_model(models[2:]) is None
+def test_damaged_weights_in_a_folder_are_named(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(sdxl_checkpoint, folder)
+    _cut(_weights(folder, "vae"), 5000)
+    with pytest.raises(ModelLoadError, match=r"vae/diffusion_pytorch_model.safetensors is no whole safetensors file"):
+        describe(folder)

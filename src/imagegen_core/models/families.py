@@ -1,0 +1,37 @@
+"""The families of checkpoints, and the marks they are told by."""
+
+from __future__ import annotations
+
+# Cross-attention widths of the released models; a tiny or custom one is told by its other marks.
+WIDTHS = {768: "sd15", 1024: "sd2", 1280: "sdxl-refiner", 2048: "sdxl"}
+# The distribution whose backend loads a family, for who has none installed that does.
+PACKAGES = {"sd15": "imagegen-sd15", "sd2": "imagegen-sd15", "sdxl": "imagegen-sdxl"}
+# Text encoders as single-file checkpoints hold them: prefix, component, and the family that has it there alone.
+TEXT_ENCODERS = (
+    ("cond_stage_model.transformer.", "text_encoder", "sd15"),
+    ("cond_stage_model.model.", "text_encoder", "sd2"),
+    ("conditioner.embedders.0.transformer.", "text_encoder", "sdxl"),
+    ("conditioner.embedders.1.model.", "text_encoder_2", "sdxl"),
+    ("conditioner.embedders.0.model.", "text_encoder_2", "sdxl-refiner"),
+)
+# The components a family draws with.
+COMPONENTS = {
+    "sd15": ("unet", "vae", "text_encoder"),
+    "sd2": ("unet", "vae", "text_encoder"),
+    "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2"),
+    "sdxl-refiner": ("unet", "vae", "text_encoder_2"),
+}
+
+
+def family_of(width: int | None, *, text_time: bool, otherwise: str | None) -> str | None:
+    """The family of a UNet.
+
+    Args:
+        width: Its cross-attention width.
+        text_time: Whether it has SDXL's text-time embeddings, which mark SDXL at any width.
+        otherwise: The family where neither of the two tells.
+    """
+    family = WIDTHS.get(width) if width is not None else None
+    if text_time:
+        return "sdxl-refiner" if "sdxl-refiner" in (family, otherwise) else "sdxl"
+    return family if family in ("sd15", "sd2") else otherwise

@@ -1,0 +1,50 @@
+"""The tensor table of a weights file of any format, told by its first bytes rather than by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imagegen_core.errors import ModelLoadError
+from imagegen_core.models.safetensors_header import read_safetensors
+from imagegen_core.models.tensors import Header
+
+_TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+_TORCH = (b"PK", b"\x80")  # a zip archive, or a pickle
+# What lies where weights should be, by its first bytes, and what to do about it.
+_NO_WEIGHTS = {
+    b"version https://git-lfs": "a Git LFS pointer in place of the weights: run `git lfs pull` in its folder",
+    b"<!DOCTYPE": "a web page, not a model: download the file itself, logged in where the site asks for it",
+    b"<html": "a web page, not a model: download the file itself, logged in where the site asks for it",
+    b"GGUF": "a GGUF file, which is not read here: take the .safetensors version of the model",
+}
+
+
+def read_header(path: Path) -> Header:
+    """Read what `path` says about its tensors; of weights, not a byte.
+
+    Raises:
+        ModelLoadError: It is no weights file, is damaged, or its pickle asks for more than weights need.
+    """
+    try:
+        if not path.is_file():
+            raise ModelLoadError(f"{path} is no file: name a weights file or a diffusers-format folder")
+        with path.open("rb") as file:
+            start = file.read(32)
+        for mark, found in _NO_WEIGHTS.items():
+            if start.lower().startswith(mark.lower()):
+                raise ModelLoadError(f"{path} is {found}")
+        # A safetensors file begins with a length, whose bytes may spell anything, and then a brace.
+        is_torch = start.startswith(_TORCH) or path.suffix.lower() in _TORCH_SUFFIXES
+        if start[8:9] == b"{" or not is_torch:
+            header = read_safetensors(path)
+        else:
+            from imagegen_core.models.torch_file import read_torch
+
+            header = read_torch(path)
+    except OSError as error:
+        raise ModelLoadError(
+            f"Cannot read {path}: {error.strerror or error}; correct its permissions, or copy it anew"
+        ) from error
+    if not header.tensors:
+        raise ModelLoadError(f"{path} holds no tensors: copy or download it anew")
+    return header

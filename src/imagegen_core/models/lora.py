@@ -1,0 +1,74 @@
+"""What a LoRA is, told by its tensors: its naming, its algorithm and the cross-attention width it fits.
+
+kohya-ss (``lora_unet_*``), diffusers (``unet.*.lora_A``, ``*.lora.down``, ``*_lora.down``) and PEFT
+(``base_model.model.*``) each name the same matrices in their own way; LyCORIS adds LoHa and LoKr
+(https://arxiv.org/abs/2309.14859), whose deltas are other products of small matrices.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from imagegen_core.models.description import Contents
+from imagegen_core.models.families import WIDTHS
+from imagegen_core.models.tensors import Tensor
+
+# The suffix of a tensor that only this algorithm has. DoRA is a LoRA with one more tensor, and so comes first.
+_ALGORITHMS = {
+    "dora": re.compile(r"\.(dora_scale|lora_magnitude_vector(\.\w+)?(\.weight)?)$"),
+    "loha": re.compile(r"\.hada_w[12]_[ab]$"),
+    "lokr": re.compile(r"\.lokr_w[12](_[ab])?$"),
+    "lora": re.compile(r"(\.lora_down|\.lora_A(\.\w+)?|[._]lora\.down|\.lora_linear_layer\.down)\.weight$"),
+}
+_CROSS_ATTENTION = re.compile(r"attn2[._](processor[._])?to_k(?=[._])")
+# SDXL alone has a second text encoder, and attention blocks of more than one transformer.
+_SDXL = re.compile(
+    r"^(lora_te2_|text_encoder_2\.)"
+    r"|(attentions[._]\d+|(input|output)_blocks_\d+_1|middle_block_1)[._]transformer_blocks[._][1-9]"
+)
+
+
+def lora_contents(tensors: Mapping[str, Tensor]) -> Contents | None:
+    """What a LoRA is; None if the tensors are none."""
+    algorithm = next((name for name, mark in _ALGORITHMS.items() if any(map(mark.search, tensors))), None)
+    if algorithm is None:
+        return None
+    width = _width(tensors)
+    sdxl = "sdxl" if any(map(_SDXL.search, tensors)) else None
+    return Contents(
+        kind="lora",
+        layout=_layout(tensors),
+        family=WIDTHS.get(width, sdxl) if width else sdxl,
+        cross_attention_dim=width,
+        algorithm=algorithm,
+    )
+
+
+def _layout(tensors: Mapping[str, Tensor]) -> str:
+    """Whose names the tensors go by."""
+    if any(name.startswith(("lora_unet_", "lora_te")) for name in tensors):
+        return "kohya"
+    return "peft" if any(name.startswith("base_model.model.") for name in tensors) else "diffusers"
+
+
+def _width(tensors: Mapping[str, Tensor]) -> int | None:
+    """The cross-attention width; None where those layers are left alone."""
+    widths = (_input_width(name, tensors) for name in tensors if _CROSS_ATTENTION.search(name))
+    return next((width for width in widths if width), None)
+
+
+def _input_width(name: str, tensors: Mapping[str, Tensor]) -> int | None:
+    """The width of a layer's input, from the tensor `name` and those beside it; None if another of them tells."""
+    if _ALGORITHMS["lora"].search(name) or name.endswith(".hada_w1_b"):
+        return _last(tensors[name])
+    module, _, part = name.rpartition(".")
+    if part not in ("lokr_w1", "lokr_w1_b"):
+        return None
+    # A Kronecker product is as wide as both its factors together.
+    other = tensors.get(f"{module}.lokr_w2") or tensors.get(f"{module}.lokr_w2_b")
+    return _last(tensors[name]) * _last(other) if other else None
+
+
+def _last(tensor: Tensor) -> int:
+    return tensor.shape[1] if len(tensor.shape) > 1 else 0  # no matrix, so no width

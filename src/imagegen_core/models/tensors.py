@@ -1,0 +1,90 @@
+"""What a weights file holds, as its header tells it: names, element types and shapes, and no weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Element types by the name safetensors gives them: torch's name, and the bits of one element.
+DTYPES = {
+    "BOOL": ("bool", 8),
+    "F4": ("float4_e2m1fn_x2", 4),
+    "F6_E2M3": ("float6_e2m3", 6),
+    "F6_E3M2": ("float6_e3m2", 6),
+    "U8": ("uint8", 8),
+    "I8": ("int8", 8),
+    "F8_E5M2": ("float8_e5m2", 8),
+    "F8_E4M3": ("float8_e4m3fn", 8),
+    "F8_E8M0": ("float8_e8m0fnu", 8),
+    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 8),
+    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 8),
+    "I16": ("int16", 16),
+    "U16": ("uint16", 16),
+    "F16": ("float16", 16),
+    "BF16": ("bfloat16", 16),
+    "I32": ("int32", 32),
+    "U32": ("uint32", 32),
+    "F32": ("float32", 32),
+    "C64": ("complex64", 64),
+    "F64": ("float64", 64),
+    "I64": ("int64", 64),
+    "U64": ("uint64", 64),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor's description.
+
+    Attributes:
+        dtype: The element type by torch's name, such as ``float16``.
+        shape: Its extents; ``()`` for a single number.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a weights file says about itself.
+
+    Attributes:
+        path: The file.
+        format: ``safetensors``, ``torch`` (a zip archive) or ``torch-legacy`` (before torch 1.6).
+        tensors: Its tensors by name.
+        metadata: The text that a safetensors file carries along, such as ``modelspec.resolution``.
+    """
+
+    path: Path
+    format: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def elements_within(shape: tuple[int, ...], limit: int) -> int:
+    """The number of elements of `shape`, or any number above `limit` where there are more.
+
+    A header may list a million extents of a billion each, whose product would take hours.
+    """
+    if 0 in shape:
+        return 0
+    product = 1
+    for extent in shape:
+        product *= extent
+        if product > limit:
+            break
+    return product
+
+
+def quoted(name: object) -> str:
+    """A name out of a stranger's file, fit for a one-line message."""
+    text = repr(name)
+    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 - a line of a terminal

@@ -1,0 +1,161 @@
+"""``imagegen models``: what it says of a file, and that no file stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imagegen_core.cli import main
+from tests.models.files import save_header, save_raw
+from tests.models.test_addons import LORAS, UPSCALERS
+from tests.models.test_single_files import RELEASED
+
+
+def _run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0), *capfd.readouterr()
+
+
+def _facts(out: str) -> dict[str, str]:
+    return {line[:17].rstrip(): line[17:] for line in out.splitlines()}
+
+
+def test_inspect_says_what_a_checkpoint_is_and_who_loads_it(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = save_header(tmp_path / "a.safetensors", RELEASED["SDXL"][0], {"modelspec.resolution": "1024x1024"})
+    code, out, err = _run(capfd, "models", "inspect", str(path))
+    assert (code, err) == (0, "")
+    assert _facts(out) == {
+        "path": str(path),
+        "kind": "checkpoint",
+        "family": "sdxl",
+        "layout": "ldm (safetensors)",
+        "holds": "unet, vae, text_encoder_2",
+        "lacks": "text_encoder",
+        "cross-attention": "2048",
+        "input channels": "4",
+        "native size": "1024x1024",
+        "dtype": "float16",
+        "parameters": "43.2 M",
+        "size on disk": "86.4 MB",
+        "loaded by": "backend sdxl",
+    }
+
+
+def test_inspect_as_json_holds_the_same(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = save_header(tmp_path / "a.safetensors", LORAS["LoHa"][0])
+    code, out, _ = _run(capfd, "models", "inspect", str(path), "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["path"], found["kind"], found["algorithm"], found["family"]) == (str(path), "lora", "loha", "sd15")
+    assert (found["parameters"], found["dtypes"], found["size"]) == (11264, ["float16"], path.stat().st_size)
+    assert found["loaded_by"] == ["sd15"]
+
+
+def test_inspect_names_the_package_where_no_backend_loads_it(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("IMAGEGEN_PLUGINS_DISABLED", "sd15,sdxl")
+    told = {
+        "SD1.5": "no installed backend: pip install imagegen-sd15",
+        "SD2.1": "no installed backend: pip install imagegen-sd15",
+        "SDXL": "no installed backend: pip install imagegen-sdxl",
+        "SDXL refiner": "no installed backend, and no package is known for sdxl-refiner",
+    }
+    for name, words in told.items():
+        path = save_header(tmp_path / "a.safetensors", RELEASED[name][0])
+        assert _facts(_run(capfd, "models", "inspect", str(path))[1])["loaded by"] == words
+
+
+def test_inspect_takes_a_name_below_the_root_and_a_plugins_name(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "root").mkdir()
+    save_header(tmp_path / "root/up.safetensors", UPSCALERS["esrgan"])
+    monkeypatch.setenv("MODEL_ROOT", str(tmp_path / "root"))
+    facts = _facts(_run(capfd, "models", "inspect", "up.safetensors")[1])
+    assert (facts["kind"], facts["layout"]) == ("upscaler", "esrgan (safetensors)")
+    assert "loaded by" not in facts
+    assert _facts(_run(capfd, "models", "inspect", "demo")[1])["family"] == "sdxl"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No checkpoint 'a.ckpt'"),
+        (b"", "its pickle is cut short"),
+        (b"PK\x03\x04 no archive", "its zip archive is damaged"),
+        (pickle.dumps(os.getcwd, 2), "asks for posix.getcwd"),
+        ((2).to_bytes(8, "little") + b"{}", "holds no tensors"),
+    ],
+)
+def test_a_bad_file_is_one_sentence_and_exit_code_2(
+    capfd: pytest.CaptureFixture[str], content: bytes | None, words: str
+) -> None:
+    if content is not None:
+        Path("a.ckpt").write_bytes(content)
+    code, out, err = _run(capfd, "models", "inspect", "a.ckpt")
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: ")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_list_says_what_lies_below_the_root_and_why_the_rest_is_unusable(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sd15_checkpoint: Path
+) -> None:
+    monkeypatch.setenv("MODEL_ROOT", str(tmp_path))
+    save_header(tmp_path / "xl.safetensors", RELEASED["SDXL"][0])
+    save_header(tmp_path / "style.safetensors", LORAS["kohya SD1.5"][0])
+    save_raw(tmp_path / "broken.safetensors", b"{nonsense", 0)
+    (tmp_path / "evil.ckpt").write_bytes(pickle.dumps(os.getcwd, 2))
+    (tmp_path / os.fsdecode(b"\xff.ckpt")).touch()
+    (tmp_path / "folder").symlink_to(sd15_checkpoint)
+    code, out, err = _run(capfd, "models", "list", "--json")
+    assert (code, err) == (0, "")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows.keys() == {
+        "demo",
+        "xl.safetensors",
+        "style.safetensors",
+        "broken.safetensors",
+        "evil.ckpt",
+        "\\udcff.ckpt",
+        "folder",
+    }
+    told = {name: (row["kind"], row["family"]) for name, row in rows.items()}
+    assert told["xl.safetensors"] == ("checkpoint", "sdxl")
+    assert rows["xl.safetensors"]["note"] == "incomplete: without text_encoder"
+    assert told["style.safetensors"] == ("lora", "sd15")
+    assert told["folder"] == ("checkpoint", "sd15")
+    for name, words in {
+        "broken.safetensors": "no JSON object",
+        "evil.ckpt": "posix.getcwd",
+        "\\udcff.ckpt": "cut short",
+    }.items():
+        assert told[name] == ("", "unusable")
+        assert words in rows[name]["note"]
+
+
+def test_neither_command_imports_torch(tmp_path: Path) -> None:
+    save_header(tmp_path / "xl.safetensors", RELEASED["SDXL"][0])
+    code = (
+        "import sys\nfrom imagegen_core.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print({'torch', 'diffusers', 'safetensors', 'numpy'} & set(sys.modules))"
+    )
+    for words in (["inspect", "xl.safetensors"], ["inspect", "demo"], ["list"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "models", *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "MODEL_ROOT": str(tmp_path)},
+        )
+        assert done.stdout.splitlines()[-1] == "set()"

@@ -1,0 +1,63 @@
+"""That the single-file checkpoints the tests stand on are what diffusers takes them for, tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.loaders import single_file_utils as diffusers
+
+from tests.layouts import ldm_state
+
+
+@pytest.fixture(scope="module")
+def sdxl(sdxl_checkpoint: Path) -> Any:
+    return StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def sd15(sd15_checkpoint: Path) -> Any:
+    return StableDiffusionPipeline.from_pretrained(sd15_checkpoint)
+
+
+def _same(converted: Mapping[str, torch.Tensor], network: Any) -> None:
+    saved = network.state_dict()
+    prefix = "" if any(name.startswith("text_model.") for name in saved) else "text_model."
+    converted = {
+        name.removeprefix(prefix): weight for name, weight in converted.items() if not name.endswith("position_ids")
+    }
+    assert converted.keys() == saved.keys()
+    for name, weight in converted.items():
+        assert torch.equal(weight, saved[name]), name
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd15"])
+@pytest.mark.parametrize(
+    ("component", "convert"),
+    [
+        ("unet", diffusers.convert_ldm_unet_checkpoint),
+        ("vae", diffusers.convert_ldm_vae_checkpoint),
+    ],
+)
+def test_the_networks_round_trip(
+    request: pytest.FixtureRequest, family: str, component: str, convert: Callable[..., Any]
+) -> None:
+    pipeline = request.getfixturevalue(family)
+    network = getattr(pipeline, component)
+    _same(convert(ldm_state(pipeline), dict(network.config)), network)
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd15"])
+def test_the_text_encoder_round_trips(request: pytest.FixtureRequest, family: str) -> None:
+    pipeline = request.getfixturevalue(family)
+    _same(diffusers.convert_ldm_clip_checkpoint(ldm_state(pipeline)), pipeline.text_encoder)
+
+
+def test_the_second_text_encoder_round_trips(sdxl: Any) -> None:
+    encoder = sdxl.text_encoder_2
+    prefix = "conditioner.embedders.1.model."
+    _same(diffusers.convert_open_clip_checkpoint(encoder, ldm_state(sdxl), prefix=prefix), encoder)
