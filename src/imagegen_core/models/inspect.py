@@ -21,7 +21,7 @@ _RESOLUTION = re.compile(r"[1-9]\d{0,4}x[1-9]\d{0,4}")
 
 
 def architecture(path: Path) -> str:
-    """The family of a checkpoint, file or folder: ``sd15``, ``sd2``, ``sdxl``, ``sdxl-refiner``.
+    """The family of a checkpoint, file or folder, or of a UNet alone: ``sd15``, ``sd2``, ``sdxl``, ``sdxl-refiner``.
 
     SDXL is told by its text-time embeddings at any cross-attention width.
 
@@ -31,8 +31,8 @@ def architecture(path: Path) -> str:
     if _is_folder(path):
         return folder_family(path)
     found = describe(path)
-    if found.kind != "checkpoint":
-        raise ModelLoadError(f"{path} is no checkpoint but {_CALLED[found.kind]}: name a checkpoint to draw with")
+    if found.kind in _ADDITIONS:
+        raise ModelLoadError(f"{path} is no checkpoint but {_ADDITIONS[found.kind]}: name a checkpoint to draw with")
     if found.family is None:
         raise ModelLoadError(
             f"Cannot tell what {path} is: its UNet's cross-attention width is {found.cross_attention_dim}; "
@@ -60,8 +60,8 @@ def describe(path: Path) -> Description:
     return _describe_folder(path) if _is_folder(path) else _describe_file(path)
 
 
-_CALLED = {
-    "unet": "a UNet alone",
+# What draws nothing by itself.
+_ADDITIONS = {
     "vae": "a VAE",
     "text-encoder": "a text encoder",
     "lora": "a LoRA",
