@@ -23,6 +23,8 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
     "model_root": ("IMAGEGEN_MODEL_ROOT", "MODEL_ROOT"),
     "device": ("IMAGEGEN_DEVICE", "CUDA_DEVICE"),
     "dtype": ("IMAGEGEN_DTYPE", "CUDA_DTYPE"),
+    "vae_path": ("IMAGEGEN_VAE_PATH", "VAE_PATH"),
+    "base_model": ("IMAGEGEN_BASE_MODEL", "BASE_MODEL"),
     "lora_root": ("IMAGEGEN_LORA_ROOT", "LORA_ROOT"),
     "scheduler": ("IMAGEGEN_SCHEDULER", "CUDA_SCHEDULER"),
     "enable_xformers": ("IMAGEGEN_ENABLE_XFORMERS", "CUDA_ENABLE_XFORMERS"),
@@ -58,6 +60,9 @@ class Settings(BaseModel):
         model_root: Folder that checkpoint names and relative LoRA paths start from.
         device: ``cuda:0``, ``mps``, ``cpu``; None takes the first of these that is there.
         dtype: ``fp16``, ``bf16`` or ``fp32``; None takes what suits the device.
+        vae_path: A VAE of its own, a file or a diffusers-format folder, instead of the checkpoint's.
+        base_model: Diffusers-format folder that supplies what a single-file checkpoint lacks: its tokenizers, and
+            configs and components where it has none or is of an unusual width.
         lora_root: Folder whose LoRA files are styles, each by its name.
         styles: Styles by id, each a table ``[styles.NAME]`` in the file.
         scheduler: The sampler where a request names none; see `imagegen_core.samplers`.
@@ -73,6 +78,8 @@ class Settings(BaseModel):
     model_root: Path | None = None
     device: str | None = None
     dtype: Literal["fp16", "bf16", "fp32"] | None = None
+    vae_path: Path | None = None
+    base_model: Path | None = None
     lora_root: Path | None = None
     styles: Mapping[str, StyleSettings] = Field(default_factory=dict)
     scheduler: str = "LCM"

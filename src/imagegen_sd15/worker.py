@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ class DiffusersCudaWorker(DiffusionWorker):
 
     backend = BACKEND
     pipeline_class = "StableDiffusionPipeline"
+    configs = Path(__file__).parent / "configs"
     pipeline_options: ClassVar = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ class DiffusersSDXLCudaWorker(DiffusionWorker):
 
     backend = BACKEND
     pipeline_class = "StableDiffusionXLPipeline"
+    configs = Path(__file__).parent / "configs"
     pipeline_options: ClassVar = {"add_watermarker": False}
 
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:

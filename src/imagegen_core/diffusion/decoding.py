@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from imagegen_core.errors import ImagegenError
+
+logger = logging.getLogger(__name__)
+
 _POOLED_SIDE = 8
 
 
 def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
-    """Decode latents with a diffusers ``AutoencoderKL``, in the VAE's own dtype.
+    """Decode latents with a diffusers ``AutoencoderKL``, in the VAE's own dtype unless that overflows.
+
+    Some VAEs, SDXL's first one among them, give no numbers in half precision: such a one stays in fp32 from then on.
 
     Args:
         vae: The autoencoder.
@@ -21,16 +28,38 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
 
     Returns:
         Pixels [height, width, 3].
+
+    Raises:
+        ImagegenError: There are no numbers even in fp32.
     """
-    pixels = vae.decode(_unscaled(vae.config, latents).to(vae.dtype), return_dict=False)[0][0]
+    pixels = _decode(vae, latents)
+    if not pixels.isfinite().all() and vae.dtype != torch.float32:
+        logger.warning("The VAE overflows in %s: it decodes in fp32 from now on", str(vae.dtype).removeprefix("torch."))
+        upcast(vae)
+        pixels = _decode(vae, latents)
+    if not pixels.isfinite().all():
+        raise ImagegenError(
+            "The networks computed no numbers (NaN): set CUDA_DTYPE to bf16 or fp32, or copy the checkpoint anew"
+        )
     levels = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).round()
-    return levels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()  # type: ignore[no-any-return]
+    return levels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def pool(latents: Tensor) -> bytes:
     """Average latents [1, 4, h, w] in float32 down to 8×8, as 512 bytes of little-endian float16, NCHW."""
     pooled = torch.nn.functional.adaptive_avg_pool2d(latents.float(), _POOLED_SIDE)
     return pooled.to(torch.float16).cpu().numpy().astype("<f2").tobytes()
+
+
+def upcast(vae: Any) -> None:
+    """Have an autoencoder compute in fp32."""
+    # diffusers' own `to` warns of modules to be kept in fp32, also where there are none.
+    torch.nn.Module.to(vae, torch.float32)
+
+
+def _decode(vae: Any, latents: Tensor) -> Tensor:
+    image: Tensor = vae.decode(_unscaled(vae.config, latents).to(vae.dtype), return_dict=False)[0][0]
+    return image
 
 
 def _unscaled(config: Any, latents: Tensor) -> Tensor:

@@ -1,53 +1,93 @@
-"""Loading a diffusers-format folder, offline, with errors that say what to do."""
+"""Loading a checkpoint, offline, with errors that say what to do."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
+from imagegen_core.diffusion.single_file import load_single_file, read_vae
 from imagegen_core.errors import ModelLoadError
 
 
-def load_pipeline(class_name: str, path: Path, dtype: torch.dtype, **options: Any) -> Any:
-    """Load a diffusers pipeline from a folder, without the network.
+def load_pipeline(
+    class_name: str, path: Path, dtype: torch.dtype, *, configs: Path, base: Path | None, **options: Any
+) -> Any:
+    """Load a diffusers pipeline from a folder or a single file, without the network.
 
     Args:
         class_name: The pipeline's class in diffusers, such as ``StableDiffusionXLPipeline``.
-        path: A diffusers-format folder.
+        path: A diffusers-format folder, or a ``.safetensors`` or ``.ckpt`` file.
         dtype: What the weights are loaded as.
-        options: Further arguments of ``from_pretrained``, such as components to leave out.
+        configs: A diffusers-format folder of the family's configs, for single files.
+        base: A folder that supplies what a single file lacks; see `Settings.base_model`.
+        options: Further arguments of the pipeline, such as components to leave out.
 
     Raises:
         ModelLoadError: A component is missing or damaged.
     """
-    with quiet():
+    with quiet(), _explained(path):
         import diffusers
 
         pipeline_class = getattr(diffusers, class_name)
-        _check_components(path, leave_out=options)
-        try:
+        if path.is_dir():
+            _check_components(path, leave_out=options)
             return pipeline_class.from_pretrained(
                 path, dtype=dtype, local_files_only=True, variant=_variant(path), **options
             )
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            raise ModelLoadError(f"Cannot load the checkpoint {path}: {first_line(error)}; copy it anew") from error
-        except Exception as error:
-            if type(error).__name__ != "SafetensorError":  # has no base class of its own to name
-                raise
-            raise ModelLoadError(
-                f"Cannot load the checkpoint {path}: a weights file is damaged or cut short ({error}); copy it anew"
-            ) from error
+        components = load_single_file(path, dtype, configs, base)
+        accepted = inspect.signature(pipeline_class.__init__).parameters
+        given = {name: value for name, value in _index(base or configs).items() if name in accepted}
+        return pipeline_class(**{**given, **options, **components})
+
+
+def load_vae(path: Path, dtype: torch.dtype, folder: Path) -> Any:
+    """An autoencoder of its own, from a file in either naming or a diffusers-format folder.
+
+    Args:
+        path: The file or folder.
+        dtype: What the weights are loaded as.
+        folder: A diffusers-format folder whose autoencoder's config is a file's.
+
+    Raises:
+        ModelLoadError: There is no autoencoder of that family.
+    """
+    if not path.exists():
+        raise ModelLoadError(f"There is no VAE {path}: correct VAE_PATH")
+    with quiet(), _explained(path):
+        return read_vae(path, dtype, folder / "vae")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the libraries' errors about a checkpoint into a sentence."""
+    try:
+        yield
+    except ModelLoadError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, UnpicklingError) as error:
+        raise ModelLoadError(f"Cannot load the checkpoint {path}: {first_line(error)}; copy it anew") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # has no base class of its own to name
+            raise
+        raise ModelLoadError(
+            f"Cannot load the checkpoint {path}: a weights file is damaged or cut short ({error}); copy it anew"
+        ) from error
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "model_index.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def _check_components(path: Path, leave_out: dict[str, Any]) -> None:
-    index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
-    for name, kind in index.items():
+    for name, kind in _index(path).items():
         wanted = isinstance(kind, list) and kind[0] is not None and name not in leave_out
         if wanted and not (path / name).is_dir():
             raise ModelLoadError(f"The checkpoint {path} is incomplete: its folder {name} is missing; copy it anew")

@@ -15,10 +15,10 @@ import torch
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.adapters import ActiveStyle, Adapters
 from imagegen_core.diffusion.conditioning import Conditioning
-from imagegen_core.diffusion.decoding import decode, pool
+from imagegen_core.diffusion.decoding import decode, pool, upcast
 from imagegen_core.diffusion.denoising import Denoising, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
-from imagegen_core.diffusion.loading import load_pipeline
+from imagegen_core.diffusion.loading import load_pipeline, load_vae
 from imagegen_core.diffusion.scheduling import Schedulers
 from imagegen_core.errors import InvalidRequestError, SettingsError
 from imagegen_core.images.png import encode_png
@@ -39,7 +39,8 @@ _CACHED_PROMPTS = 64
 class DiffusionWorker(ABC):
     """Draws with one diffusers pipeline on one device; implements `SteppedWorker`.
 
-    A family names its `backend` description and its diffusers pipeline, and implements `encode`.
+    A family names its `backend` description, its diffusers pipeline and a folder with the configs that its single
+    files go without, and implements `encode`.
 
     Attributes:
         worker_id: Tells workers of one process apart.
@@ -54,6 +55,7 @@ class DiffusionWorker(ABC):
     backend: ClassVar[Backend]
     pipeline_class: ClassVar[str]
     pipeline_options: ClassVar[Mapping[str, Any]] = {}
+    configs: ClassVar[Path]
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         """Load the configured checkpoint.
@@ -219,10 +221,21 @@ class DiffusionWorker(ABC):
     def _load(self, settings: Settings) -> Any:
         if self.device.type == "cpu":
             keep_large_buffers()
-        pipe = load_pipeline(self.pipeline_class, self.checkpoint, self.dtype, **self.pipeline_options)
-        pipe.to(self.device)
+        pipe = load_pipeline(
+            self.pipeline_class,
+            self.checkpoint,
+            self.dtype,
+            configs=self.configs,
+            base=settings.base_model,
+            **self.pipeline_options,
+        )
+        if settings.vae_path:
+            folder = self.checkpoint if self.checkpoint.is_dir() else settings.base_model or self.configs
+            pipe.vae = load_vae(settings.vae_path, self.dtype, folder)
+        if self.device.type != "cpu":
+            pipe.to(self.device)
         if pipe.vae.config.force_upcast and self.dtype == torch.float16:
-            pipe.vae.to(torch.float32)  # SDXL's VAE overflows in fp16
+            upcast(pipe.vae)  # SDXL's VAE overflows in fp16
         if settings.enable_xformers:
             _enable_xformers(pipe, settings.source("enable_xformers"))
         if settings.attention_slicing:
