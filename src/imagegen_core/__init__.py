@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from imagegen_core.errors import ModelLoadError as ModelLoadError
     from imagegen_core.errors import ModelNotFoundError as ModelNotFoundError
     from imagegen_core.errors import OutputError as OutputError
+    from imagegen_core.errors import PictureError as PictureError
     from imagegen_core.errors import PluginError as PluginError
     from imagegen_core.errors import SettingsError as SettingsError
+    from imagegen_core.images.recipe import Recipe as Recipe
+    from imagegen_core.images.recipe import read_recipe as read_recipe
+    from imagegen_core.images.upscaler import Upscaler as Upscaler
+    from imagegen_core.images.upscaler import UpscalerDef as UpscalerDef
+    from imagegen_core.images.upscaling import upscale as upscale
     from imagegen_core.job import Job as Job
     from imagegen_core.job import StepDone as StepDone
     from imagegen_core.models.named import NamedModel as NamedModel
@@ -49,7 +55,9 @@ _HOME = {
     "NamedModel": "models.named",
     "OutputError": "errors",
     "Picture": "picture",
+    "PictureError": "errors",
     "PluginError": "errors",
+    "Recipe": "images.recipe",
     "Registry": "plugins.registry",
     "STYLE_REGISTRY": "styles",
     "Sampler": "samplers",
@@ -60,10 +68,14 @@ _HOME = {
     "SteppedWorker": "worker",
     "StyleDef": "styles",
     "StyleLoraRequest": "request",
+    "Upscaler": "images.upscaler",
+    "UpscalerDef": "images.upscaler",
     "Worker": "worker",
     "generate": "shortcuts",
     "hookimpl": "plugins.hookspecs",
     "load_worker": "shortcuts",
+    "read_recipe": "images.recipe",
+    "upscale": "images.upscaling",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

@@ -33,3 +33,7 @@ class ModelLoadError(ImagegenError):
 
 class OutputError(ImagegenError):
     """A picture cannot be written where it was asked to go."""
+
+
+class PictureError(ImagegenError):
+    """A picture given to work on cannot be read, or carries no recipe."""

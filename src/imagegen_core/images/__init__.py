@@ -1,1 +1,1 @@
-"""Encoding pictures."""
+"""Pictures once they are drawn: PNG with its recipe, reading, enlarging."""

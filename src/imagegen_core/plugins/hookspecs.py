@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import typer
 
     from imagegen_core.backend import Backend
+    from imagegen_core.images.upscaler import UpscalerDef
     from imagegen_core.models.named import NamedModel
     from imagegen_core.samplers import Sampler
     from imagegen_core.styles import StyleDef
@@ -43,6 +44,11 @@ def imagegen_styles() -> Iterable[StyleDef]:  # type: ignore[empty-body]
 @hookspec
 def imagegen_samplers() -> Iterable[Sampler]:  # type: ignore[empty-body]
     """Schedulers this plugin adds to those that requests can name."""
+
+
+@hookspec
+def imagegen_upscalers() -> Iterable[UpscalerDef]:  # type: ignore[empty-body]
+    """The upscalers this plugin offers."""
 
 
 @hookspec

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
 from imagegen_core.backend import Backend
-from imagegen_core.errors import BackendNotFoundError, PluginError
+from imagegen_core.errors import BackendNotFoundError, ModelNotFoundError, PluginError
+from imagegen_core.images.upscaler import LANCZOS, WEIGHTS_SUFFIXES, UpscalerDef
 from imagegen_core.models.named import NamedModel
 from imagegen_core.plugins import hookspecs
 from imagegen_core.plugins.discovery import Plugin, Selection, discover
@@ -19,7 +21,7 @@ from imagegen_core.styles import StyleDef
 if TYPE_CHECKING:
     import typer
 
-Offer = TypeVar("Offer", Backend, NamedModel, Sampler, StyleDef)
+Offer = TypeVar("Offer", Backend, NamedModel, Sampler, StyleDef, UpscalerDef)
 
 
 class Registry:
@@ -31,6 +33,7 @@ class Registry:
         models: The named models by name.
         styles: The plugins' styles by id.
         samplers: The samplers by name, the core's own among them.
+        upscalers: The upscalers by name, lanczos among them.
     """
 
     def __init__(self, found: Iterable[tuple[Plugin, ModuleType | None]]) -> None:
@@ -46,6 +49,7 @@ class Registry:
         self.models: dict[str, NamedModel] = {}
         self.styles: dict[str, StyleDef] = {}
         self.samplers: dict[str, Sampler] = {sampler.name: sampler for sampler in SAMPLERS}
+        self.upscalers: dict[str, UpscalerDef] = {LANCZOS.name: LANCZOS}
         for plugin, module in found:
             self.plugins.append(plugin)
             if module is not None and self._register(plugin, module):
@@ -53,6 +57,7 @@ class Registry:
                 self._collect(plugin, "imagegen_models", NamedModel, "model", self.models)
                 self._collect(plugin, "imagegen_styles", StyleDef, "style", self.styles)
                 self._collect(plugin, "imagegen_samplers", Sampler, "sampler", self.samplers)
+                self._collect(plugin, "imagegen_upscalers", UpscalerDef, "upscaler", self.upscalers)
 
     @classmethod
     def discover(cls, environ: Mapping[str, str] | None = None) -> Registry:
@@ -68,14 +73,29 @@ class Registry:
         """
         if name in self.backends:
             return self.backends[name]
-        for plugin in self.plugins:
-            if name in (plugin.name, plugin.distribution) and plugin.status != "ok":
-                raise PluginError(
-                    f"Backend '{name}' is not available: its plugin {plugin.distribution} {plugin.version} is "
-                    f"{plugin.status}, {plugin.cause}; {plugin.mend}"
-                )
+        self._refuse_if_not_ok("Backend", name)
         raise BackendNotFoundError(
             f"No backend '{name}' is installed: {self.installed()}, or pip install imagegen-{name}"
+        )
+
+    def upscaler(self, name: str | None = None) -> UpscalerDef:
+        """The upscaler called `name`, or the network in the file of that path; None: a plugin's first, else lanczos.
+
+        Raises:
+            ModelNotFoundError: No plugin offers it, and it is no path of a ``.pth`` or ``.safetensors`` file.
+            PluginError: The plugin that should offer it is broken or disabled.
+        """
+        if name is None:
+            return next((offer for offer in self.upscalers.values() if offer is not LANCZOS), LANCZOS)
+        if name in self.upscalers:
+            return self.upscalers[name]
+        path = Path(name).expanduser()
+        if path.suffix.lower() in WEIGHTS_SUFFIXES:
+            return UpscalerDef(name=path.stem, summary=str(path), weights=path)
+        self._refuse_if_not_ok("Upscaler", name)
+        raise ModelNotFoundError(
+            f"No upscaler '{name}': choose {' or '.join(sorted(self.upscalers))}, or give the path of a "
+            f"{' or '.join(WEIGHTS_SUFFIXES)} file"
         )
 
     def installed(self) -> str:
@@ -88,6 +108,15 @@ class Registry:
         """Let the plugins add their commands to `app`."""
         for plugin in self.plugins:
             self._call(plugin, "imagegen_cli", app=app)
+
+    def _refuse_if_not_ok(self, noun: str, name: str) -> None:
+        """Say why what is called as a plugin is not there, where that plugin is broken or disabled."""
+        for plugin in self.plugins:
+            if name in (plugin.name, plugin.distribution) and plugin.status != "ok":
+                raise PluginError(
+                    f"{noun} '{name}' is not available: its plugin {plugin.distribution} {plugin.version} is "
+                    f"{plugin.status}, {plugin.cause}; {plugin.mend}"
+                )
 
     def _register(self, plugin: Plugin, module: ModuleType) -> bool:
         try:

@@ -1,0 +1,150 @@
+"""How a picture was made, written into its PNG in two forms: our own, and the one A1111's tools read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imagegen_core.errors import PictureError
+from imagegen_core.images.reading import called, read_picture
+
+OWN_CHUNK = "imagegen"
+A1111_CHUNK = "parameters"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Upscaling:
+    """A picture was enlarged after it was drawn: both sides by `factor`, over all passes."""
+
+    upscaler: str
+    factor: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a picture followed from.
+
+    Attributes:
+        prompt: What it was to show.
+        negative_prompt: What it was not to show.
+        seed: Where its noise came from.
+        width: Pixels, as it was drawn.
+        height: Pixels, as it was drawn.
+        steps: Denoising steps.
+        guidance_scale: Strength of the prompt.
+        scheduler: The sampler's name, such as ``LCM`` or ``DPM++ 2M Karras``.
+        clip_skip: At which of the text encoder's layers, counted from the last as 1, the prompt was read; None is
+            the checkpoint's own.
+        style: The style's id, or None for none.
+        style_level: 0 without a style.
+        checkpoint: The checkpoint's name.
+        checkpoint_hash: The first ten hexadecimal digits of its file's SHA-256, which A1111 calls the model hash;
+            None where it is no single file.
+        backend: Name of the backend that drew.
+        dtype: ``fp16``, ``bf16`` or ``fp32``.
+        device: Such as ``cuda:0``.
+        versions: The versions of the distributions that took part, by name.
+        upscalings: What enlarged it afterwards, in order.
+    """
+
+    prompt: str
+    negative_prompt: str | None
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: str
+    clip_skip: int | None
+    style: str | None
+    style_level: int
+    checkpoint: str
+    checkpoint_hash: str | None
+    backend: str
+    dtype: str
+    device: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    upscalings: tuple[Upscaling, ...] = ()
+
+
+def to_text(recipe: Recipe) -> dict[str, str]:
+    """The text chunks that carry a recipe: ``imagegen``, exact, and ``parameters`` as A1111 writes it.
+
+    Lone surrogates, which no encoder can be given, become ``?`` in both.
+    """
+    own = json.dumps({"format": _FORMAT} | asdict(recipe), ensure_ascii=False)
+    return {chunk: _writable(text) for chunk, text in {OWN_CHUNK: own, A1111_CHUNK: _infotext(recipe)}.items()}
+
+
+def read_recipe(source: bytes | Path) -> Recipe:
+    """Read the recipe out of a PNG.
+
+    Args:
+        source: The PNG itself, or its path.
+
+    Raises:
+        PictureError: It is no PNG, carries no recipe, or one that is damaged or of a newer imagegen.
+    """
+    text: Mapping[str, str] = getattr(read_picture(source, png_only=True), "text", {})
+    if OWN_CHUNK not in text:
+        raise PictureError(f"There is no recipe in {called(source)}: give a PNG that imagegen drew")
+    return parse_recipe(text[OWN_CHUNK], called(source))
+
+
+def parse_recipe(text: str, name: str) -> Recipe:
+    """Read an ``imagegen`` chunk's text; `name` is what errors call its picture.
+
+    Raises:
+        PictureError: The text is damaged or of a newer imagegen.
+    """
+    from pydantic import TypeAdapter
+
+    try:
+        stated = json.loads(text)["format"]
+        if isinstance(stated, int) and stated > _FORMAT:
+            raise PictureError(
+                f"Cannot read the recipe of {name}: its format is {stated} and this imagegen reads up to {_FORMAT}; "
+                "update imagegen-core"
+            )
+        return TypeAdapter(Recipe).validate_json(text, strict=True)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PictureError(f"Cannot read the recipe of {name}: it is damaged; take the file as it was drawn") from error
+
+
+def _infotext(recipe: Recipe) -> str:
+    """A1111's text of a recipe, by ``create_infotext`` in its ``modules/processing.py`` (1.10)."""
+    factor = 1
+    for upscaling in recipe.upscalings:
+        factor *= upscaling.factor
+    values: dict[str, Any] = {
+        "Steps": recipe.steps,
+        "Sampler": recipe.scheduler,
+        "CFG scale": recipe.guidance_scale,
+        "Seed": recipe.seed,
+        "Size": f"{recipe.width}x{recipe.height}",
+        "Model hash": recipe.checkpoint_hash,
+        "Model": recipe.checkpoint,
+        "Clip skip": recipe.clip_skip,
+        "Style": recipe.style,
+        "Style level": recipe.style_level or None,
+        "Postprocess upscale by": factor if recipe.upscalings else None,
+        "Postprocess upscaler": ", ".join(upscaling.upscaler for upscaling in recipe.upscalings) or None,
+        "Version": f"imagegen {recipe.versions['imagegen-core']}" if "imagegen-core" in recipe.versions else None,
+    }
+    negative = f"\nNegative prompt: {recipe.negative_prompt}" if recipe.negative_prompt else ""
+    stated = ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items() if value is not None)
+    return f"{recipe.prompt}{negative}\n{stated}".strip()
+
+
+def _quoted(value: object) -> str:
+    """A value as ``quote`` in A1111's ``modules/infotext_utils.py`` writes it."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(sign in text for sign in ",\n:") else text
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

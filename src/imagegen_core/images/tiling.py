@@ -1,0 +1,50 @@
+"""Enlarging a picture tile by tile, so that memory does not grow with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+
+def enlarge_in_tiles(
+    enlarge: Callable[[Pixels], Pixels], pixels: Pixels, *, scale: int, tile: int, overlap: int
+) -> Pixels:
+    """Enlarge tile after tile, each with some of its surroundings, which are cut off again.
+
+    There is no seam where a pixel depends on nothing farther away than `overlap`, the receptive radius of a
+    convolutional network: each tile then computes what the whole picture would have.
+
+    Args:
+        enlarge: Turns pixels [h, w, 3] into pixels [h * scale, w * scale, 3].
+        pixels: The picture [height, width, 3].
+        scale: What both sides grow by.
+        tile: Side of a tile's own square, in pixels of `pixels`.
+        overlap: Width of the surroundings on each side, in pixels of `pixels`.
+
+    Returns:
+        Pixels [height * scale, width * scale, 3].
+    """
+    import numpy as np
+
+    height, width, channels = pixels.shape
+    enlarged = np.empty((height * scale, width * scale, channels), dtype=np.uint8)
+    for top, bottom, first, last in _spans(height, tile, overlap):
+        for left, right, start, stop in _spans(width, tile, overlap):
+            part = enlarge(pixels[first:last, start:stop])
+            enlarged[top * scale : bottom * scale, left * scale : right * scale] = part[
+                (top - first) * scale : (bottom - first) * scale, (left - start) * scale : (right - start) * scale
+            ]
+    return enlarged
+
+
+def _spans(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:
+    """A side cut into tiles: each one's begin and end, and those with its surroundings."""
+    for begin in range(0, length, tile):
+        end = min(begin + tile, length)
+        yield begin, end, max(begin - overlap, 0), min(end + overlap, length)

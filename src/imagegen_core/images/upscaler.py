@@ -1,0 +1,87 @@
+"""What an upscaler is, and the description by which a plugin offers one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from imagegen_core.errors import PluginError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from imagegen_core.settings import Settings
+
+WEIGHTS_SUFFIXES = (".pth", ".safetensors")
+_NETWORK = "imagegen_core.diffusion.upscaling:NetworkUpscaler"
+
+
+class Upscaler(Protocol):
+    """Enlarges pictures by a fixed factor.
+
+    Attributes:
+        name: What a picture's recipe calls it.
+        scale: What both sides grow by.
+    """
+
+    name: str
+    scale: int
+
+    def enlarge(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Turn RGB pixels [height, width, 3] of any size into pixels [height * scale, width * scale, 3]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class UpscalerDef:
+    """A way to enlarge, described without importing what it takes.
+
+    Attributes:
+        name: What ``--upscaler`` and a picture's recipe call it.
+        summary: One line for lists.
+        scale: What both sides grow by; None where only the weights say.
+        weights: The network's file, ``.pth`` or ``.safetensors``, where it is one.
+        factory: ``module:callable`` that makes the `Upscaler`, imported on first use and called with this
+            description and the `Settings`. Left out, it is the one that runs the network in `weights`.
+    """
+
+    name: str
+    summary: str
+    scale: int | None = None
+    weights: Path | None = None
+    factory: str = _NETWORK
+
+    def load(self, settings: Settings) -> Upscaler:
+        """Make the upscaler, on the device that `settings` name.
+
+        Raises:
+            PluginError: The factory's module does not import, or has no such name.
+            ModelNotFoundError: The weights are not there.
+            ModelLoadError: The weights are damaged, or of a network that is not known.
+            SettingsError: The device is not there.
+        """
+        module_name, _, attribute = self.factory.partition(":")
+        try:
+            factory: Any = getattr(import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise PluginError(
+                f"Upscaler '{self.name}' cannot be used, {self.factory} does not import: {error}. {self._mend}"
+            ) from error
+        return cast("Upscaler", factory(self, settings))
+
+    @property
+    def _mend(self) -> str:
+        if self.factory == _NETWORK:
+            return "pip install imagegen-core[upscale], or choose lanczos"
+        return "`imagegen plugins list` says what else is installed"
+
+
+LANCZOS = UpscalerDef(
+    name="lanczos",
+    summary="interpolation, for want of a network",
+    scale=2,
+    factory="imagegen_core.images.upscaling:Lanczos",
+)

@@ -1,0 +1,343 @@
+"""Upscalers: lanczos, networks from files, and those that plugins offer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from imagegen_core import (
+    InvalidRequestError,
+    ModelLoadError,
+    ModelNotFoundError,
+    PluginError,
+    Registry,
+    Settings,
+    SettingsError,
+    Upscaler,
+    UpscalerDef,
+    upscale,
+)
+from imagegen_core.diffusion import upscaling as networks_of_ours
+from tests.images import networks
+from tests.plugins.installed import Installer
+
+CPU = Settings(device="cpu")
+
+
+def _noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def _saved(path: Path, weights: Any) -> Upscaler:
+    if path.suffix == ".safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+    else:
+        torch.save(weights, path)
+    return Registry.discover({"IMAGEGEN_PLUGINS": "none"}).upscaler(str(path)).load(CPU)
+
+
+def _lanczos() -> Upscaler:
+    return Registry([]).upscaler("lanczos").load(CPU)
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_each_pass_multiplies_both_sides(passes: int) -> None:
+    image = Image.fromarray(_noise(5, 7))
+    enlarged = upscale(image, _lanczos(), passes)
+    assert enlarged.size == (7 * 2**passes, 5 * 2**passes)
+    by_hand = image
+    for number in range(1, passes + 1):
+        by_hand = by_hand.resize((7 * 2**number, 5 * 2**number), Image.Resampling.LANCZOS)
+    assert np.array_equal(np.asarray(enlarged), np.asarray(by_hand))
+
+
+@pytest.mark.parametrize("passes", [0, 4, -1, 1.5])
+def test_other_numbers_of_passes_are_refused(passes: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=rf"Invalid passes {passes}: expected a whole number from 1 to 3"):
+        upscale(Image.new("RGB", (4, 4)), _lanczos(), passes)
+
+
+def test_a_result_too_large_is_refused_before_anything_is_computed() -> None:
+    with pytest.raises(InvalidRequestError, match="4096x4096 by 4: 16384x16384 is more than the 89 million pixels"):
+        upscale(Image.new("RGB", (4096, 4096)), _lanczos(), 2)
+
+
+FILES = {
+    "x4": (networks.esrgan(scale=4, ups=2), 4),
+    "x2 by two steps up from half the size": (networks.esrgan(scale=2, ups=2, shuffle=2), 2),
+    "x1 from a quarter": (networks.esrgan(scale=1, ups=2, shuffle=4), 1),
+    "x4 by the first paper's names": (networks.in_the_first_papers_names(networks.esrgan(scale=4, ups=2), 2), 4),
+    "x8 by the first paper's names": (networks.in_the_first_papers_names(networks.esrgan(scale=8, ups=3), 3), 8),
+    "compact x2": (networks.compact(scale=2), 2),
+    "compact x4": (networks.compact(scale=4), 4),
+}
+
+
+@pytest.mark.parametrize(("weights", "scale"), FILES.values(), ids=FILES)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_esrgans_family_loads_from_either_format(tmp_path: Path, weights: Any, scale: int, suffix: str) -> None:
+    upscaler = _saved(tmp_path / f"net{suffix}", weights)
+    assert (upscaler.name, upscaler.scale) == ("net", scale)
+    enlarged = upscaler.enlarge(_noise(9, 13))
+    assert enlarged.shape == (9 * scale, 13 * scale, 3)
+    assert len(np.unique(enlarged)) > 20
+
+
+def test_all_names_mean_the_same_network(tmp_path: Path) -> None:
+    weights = networks.esrgan(scale=4, ups=2)
+    renamed = {
+        name.replace("conv_body", "trunk_conv")
+        .replace("body.", "RRDB_trunk.")
+        .replace("rdb", "RDB")
+        .replace("conv_up", "upconv")
+        .replace("conv_hr", "HRconv"): tensor
+        for name, tensor in weights.items()
+    }
+    for wrapped in (
+        renamed,
+        networks.in_the_first_papers_names(weights, ups=2),
+        {"params_ema": weights, "params": {}},
+        {"state_dict": weights},
+        {"params": weights},
+    ):
+        enlarged = _saved(tmp_path / "other.pth", wrapped).enlarge(_noise(8, 8))
+        assert np.array_equal(enlarged, _saved(tmp_path / "net.pth", weights).enlarge(_noise(8, 8)))
+
+
+def test_half_precision_weights_compute_in_single(tmp_path: Path) -> None:
+    half = {name: tensor.half() for name, tensor in networks.compact().items()}
+    single = {name: tensor.float() for name, tensor in half.items()}
+    of_half, of_single = (
+        _saved(tmp_path / "net.safetensors", weights).enlarge(_noise(8, 8)) for weights in (half, single)
+    )
+    assert np.array_equal(of_half, of_single)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [networks.compact(depth=3), networks.esrgan(blocks=3), networks.esrgan(scale=2, ups=2, shuffle=2)],
+    ids=["compact", "esrgan", "from half the size"],
+)
+def test_a_network_leaves_no_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Any) -> None:
+    pixels = _noise(71, 45)
+    upscaler = _saved(tmp_path / "net.pth", weights)
+    whole = upscaler.enlarge(pixels).astype(int)
+    monkeypatch.setattr(networks_of_ours, "_TILE", 16)
+    assert np.abs(upscaler.enlarge(pixels) - whole).max() <= 1
+
+
+def test_a_side_that_does_not_halve_is_continued_by_its_last_pixels(tmp_path: Path) -> None:
+    upscaler = _saved(tmp_path / "net.pth", networks.esrgan(scale=2, ups=2, shuffle=2))
+    pixels = _noise(9, 13)
+    continued = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), mode="edge")
+    assert np.array_equal(upscaler.enlarge(pixels), upscaler.enlarge(continued)[:18, :26])
+
+
+def _damaged(weights: dict[str, Any], gone: str) -> dict[str, Any]:
+    return {name: tensor for name, tensor in weights.items() if name != gone}
+
+
+WRONG_FILES = {
+    "no network": ({"a": 1}, "it holds no network's weights"),
+    "a layer gone": (_damaged(networks.esrgan(), "conv_hr.weight"), "its weights do not fit together"),
+    "a size wrong": (networks.compact() | {"body.2.bias": torch.zeros(3)}, "its weights do not fit together"),
+    "four channels": (networks.esrgan() | {"conv_first.weight": torch.zeros(8, 4, 3, 3)}, "do not fit together"),
+}
+
+
+@pytest.mark.parametrize(("weights", "words"), WRONG_FILES.values(), ids=WRONG_FILES)
+def test_a_file_of_something_else_is_refused(tmp_path: Path, weights: Any, words: str) -> None:
+    with pytest.raises(ModelLoadError, match=words):
+        _saved(tmp_path / "net.pth", weights)
+
+
+def test_a_picture_of_one_channel_is_refused(tmp_path: Path) -> None:
+    weights = networks.esrgan()
+    weights |= {"conv_last.weight": torch.zeros(1, 8, 3, 3), "conv_last.bias": torch.zeros(1)}
+    with pytest.raises(ModelLoadError, match="does not enlarge RGB by a whole number"):
+        _saved(tmp_path / "net.pth", weights)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04 cut"])
+def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ModelLoadError, match=r"Cannot load the upscaler .*; copy it anew"):
+        Registry([]).upscaler(str(path)).load(CPU)
+
+
+class _Mischief:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("touched"),))
+
+
+def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="Cannot load the upscaler"):
+        _saved(tmp_path / "net.pth", {"body.0.weight": _Mischief()})
+    assert not Path("touched").exists()
+
+
+def test_a_missing_file_and_an_unknown_name_are_told_apart() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"No upscaler gone\.pth: give the path"):
+        Registry([]).upscaler("gone.pth").load(CPU)
+    with pytest.raises(ModelNotFoundError, match=r"No upscaler 'gone': choose lanczos, or give the path of a \.pth or"):
+        Registry([]).upscaler("gone")
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    torch.save(networks.compact(), tmp_path / "net.pth")
+    with pytest.raises(SettingsError, match="cuda:9"):
+        Registry([]).upscaler(str(tmp_path / "net.pth")).load(Settings(device="cuda:9"))
+
+
+OTHER = {"layers.0.attention.weight": torch.zeros(3, 3)}
+
+
+def test_without_spandrel_other_networks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    with pytest.raises(ModelLoadError, match=r"not of ESRGAN's family.*pip install imagegen-core\[upscale\]"):
+        _saved(tmp_path / "net.pth", OTHER)
+
+
+@pytest.fixture
+def _spandrel(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """spandrel as far as it is used here: it wants torchvision, which has no place beside these tests' torch."""
+    module: Any = ModuleType("spandrel")
+
+    class UnsupportedModelError(Exception):
+        pass
+
+    class ImageModelDescriptor:
+        def __call__(self, image: torch.Tensor) -> torch.Tensor:
+            return image.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3)
+
+    class ModelLoader:
+        def __init__(self, device: torch.device) -> None:
+            assert device == torch.device("cpu")
+
+        def load_from_state_dict(self, weights: dict[str, torch.Tensor]) -> object:
+            match list(weights):
+                case ["layers.0.attention.weight"]:
+                    return ImageModelDescriptor()
+                case ["mask.weight"]:
+                    return object()
+                case _:
+                    raise UnsupportedModelError
+
+    module.UnsupportedModelError, module.ImageModelDescriptor = UnsupportedModelError, ImageModelDescriptor
+    module.ModelLoader = ModelLoader
+    monkeypatch.setitem(sys.modules, "spandrel", module)
+    return module
+
+
+@pytest.mark.usefixtures("_spandrel")
+def test_with_spandrel_other_networks_run(tmp_path: Path) -> None:
+    upscaler = _saved(tmp_path / "net.pth", OTHER)
+    pixels = _noise(5, 6)
+    assert upscaler.scale == 3
+    assert np.array_equal(upscaler.enlarge(pixels), pixels.repeat(3, axis=0).repeat(3, axis=1))
+
+
+@pytest.mark.usefixtures("_spandrel")
+@pytest.mark.parametrize(("name", "words"), [("mask.weight", "masked parts"), ("x", "no architecture known fits it")])
+def test_what_spandrel_cannot_enlarge_with_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(ModelLoadError, match=words):
+        _saved(tmp_path / "net.pth", {name: torch.zeros(1)})
+
+
+PLUGIN = """
+from imagegen_core import UpscalerDef, hookimpl
+
+class Tripler:
+    name, scale = "tripler", 3
+
+    def __init__(self, description, settings):
+        assert (description.name, settings.device) == ("tripler", "cpu")
+
+    def enlarge(self, pixels):
+        return pixels.repeat(3, axis=0).repeat(3, axis=1)
+
+@hookimpl
+def imagegen_upscalers():
+    return [UpscalerDef("tripler", "a test's", scale=3, factory=f"{__name__}:Tripler"),
+            UpscalerDef("gone", "a test's", factory="no_such_module:Upscaler")]
+"""
+
+
+def test_a_plugin_offers_upscalers(install: Installer) -> None:
+    install.add("ups", PLUGIN)
+    registry = Registry.discover({})
+    assert registry.plugins[0].offers == ["upscaler tripler", "upscaler gone"]
+    enlarged = upscale(Image.fromarray(_noise(2, 3)), registry.upscaler("tripler").load(CPU))
+    assert enlarged.size == (9, 6)
+    with pytest.raises(PluginError, match="Upscaler 'gone' cannot be used.*no_such_module"):
+        registry.upscaler("gone").load(CPU)
+
+
+def test_a_plugins_upscaler_comes_before_lanczos(install: Installer) -> None:
+    assert Registry.discover({}).upscaler().name == "lanczos"
+    install.add("ups", PLUGIN)
+    assert Registry.discover({}).upscaler().name == "tripler"
+
+
+def test_a_plugin_brings_weights_without_code(install: Installer, tmp_path: Path) -> None:
+    torch.save(networks.compact(scale=4), tmp_path / "net.pth")
+    install.add(
+        "ups",
+        f"""
+from pathlib import Path
+from imagegen_core import UpscalerDef, hookimpl
+
+@hookimpl
+def imagegen_upscalers():
+    return [UpscalerDef("mine", "a test's", scale=4, weights=Path({str(tmp_path / "net.pth")!r}))]
+""",
+    )
+    upscaler = Registry.discover({}).upscaler("mine").load(CPU)
+    assert (upscaler.name, upscaler.scale) == ("mine", 4)
+
+
+def test_a_description_without_weights_is_refused() -> None:
+    with pytest.raises(ModelLoadError, match="names no weights"):
+        UpscalerDef("mine", "a test's").load(CPU)
+
+
+def test_a_broken_plugin_is_named_to_who_asks_for_its_upscaler(install: Installer) -> None:
+    install.add("ups", "import no_such_module")
+    with pytest.raises(PluginError, match="Upscaler 'ups' is not available: its plugin imagegen-ups 1.0 is broken"):
+        Registry.discover({}).upscaler("ups")
+
+
+def test_no_plugin_replaces_lanczos(install: Installer) -> None:
+    install.add(
+        "ups",
+        """
+from imagegen_core import UpscalerDef, hookimpl
+
+@hookimpl
+def imagegen_upscalers():
+    return [UpscalerDef("lanczos", "another", factory="a:B")]
+""",
+    )
+    registry = Registry.discover({})
+    assert "already offered by imagegen-core" in registry.plugins[0].cause
+    assert isinstance(registry.upscaler().load(CPU).enlarge(_noise(2, 2)), np.ndarray)
+
+
+def test_lanczos_needs_no_torch() -> None:
+    code = (
+        "import sys\nfrom PIL import Image\nfrom imagegen_core import Registry, Settings, upscale\n"
+        "upscale(Image.new('RGB', (4, 4)), Registry([]).upscaler().load(Settings()))\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
