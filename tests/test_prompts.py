@@ -21,7 +21,7 @@ CLASSES = {"sdxl": DiffusersSDXLCudaWorker, "sd15": DiffusersCudaWorker}
 @pytest.fixture(scope="module", params=CLASSES)
 def worker(request: pytest.FixtureRequest) -> Any:
     folder = request.getfixturevalue(f"{request.param}_checkpoint")
-    return CLASSES[request.param](settings=Settings(model=str(folder), device="cpu", dtype="fp32"))
+    return CLASSES[request.param](settings=Settings(model=str(folder), device="cpu", dtype="fp32", recipe=False))
 
 
 # What A1111's parse_prompt_attention documents in its own examples, and the corners beside them.

@@ -55,7 +55,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     }[request.param]
     plain = pipeline_class.from_pretrained(folder, local_files_only=True)
     plain.set_progress_bar_config(disable=True)
-    return worker_class(settings=Settings(model=str(folder), device="cpu", dtype="fp32")), plain
+    return worker_class(settings=Settings(model=str(folder), device="cpu", dtype="fp32", recipe=False)), plain
 
 
 def _draw_plain(plain: Any, scheduler: Any, steps: int) -> Any:
@@ -123,6 +123,7 @@ def test_the_configuration_chooses_where_the_request_does_not(
 ) -> None:
     worker, _ = pair
     monkeypatch.setenv("CUDA_SCHEDULER", "euler a")
+    monkeypatch.setenv("IMAGEGEN_RECIPE", "0")
     monkeypatch.setenv("MODEL", str(worker.checkpoint))
     monkeypatch.setenv("CUDA_DEVICE", "cpu")
     configured = type(worker)()

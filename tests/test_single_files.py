@@ -45,7 +45,7 @@ def _draw(worker: Any) -> bytes:
 
 
 def _load(worker_class: Any, path: Path, dtype: Any = "fp32", **settings: Any) -> Any:
-    return worker_class(settings=Settings(model=str(path), device="cpu", dtype=dtype, **settings))
+    return worker_class(settings=Settings(model=str(path), device="cpu", dtype=dtype, recipe=False, **settings))
 
 
 def _half(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -68,7 +68,9 @@ def _registry() -> Iterator[None]:
 
 
 def _worker(family: dict[str, Any], **settings: Any) -> Any:
-    return family["class"](settings=Settings(model=str(family["checkpoint"]), device="cpu", dtype="fp32", **settings))
+    return family["class"](
+        settings=Settings(model=str(family["checkpoint"]), device="cpu", dtype="fp32", recipe=False, **settings)
+    )
 
 
 def _draw(worker: Any, style: str | None = None, level: int = 3, **fields: Any) -> Picture:
@@ -195,7 +197,9 @@ def test_styles_come_from_the_registry_the_configuration_and_the_folder(
     STYLE_REGISTRY["byhand"] = StyleDef("byhand", "By hand", str(file), "byhand", [0.2, 1.0])
     Path("imagegen.toml").write_text(f'[styles.written]\nlora_path = "{file}"\nlevels = [0.3, 1.0]\n')
     monkeypatch.setenv("LORA_ROOT", str(family["root"]))
-    worker = family["class"](settings=Settings.load(model=str(family["checkpoint"]), device="cpu", dtype="fp32"))
+    worker = family["class"](
+        settings=Settings.load(model=str(family["checkpoint"]), device="cpu", dtype="fp32", recipe=False)
+    )
     assert _draw(worker, "byhand", 2).png == _draw(worker, "written", 2).png == _draw(worker, "kohya", 3).png
     assert {worker.styles[name].source for name in ("byhand", "written", "kohya")} == {
         "STYLE_REGISTRY",
@@ -222,6 +226,7 @@ def test_the_command_line_lists_styles_and_draws_with_them(
     monkeypatch.setenv("MODEL", str(family["checkpoint"]))
     monkeypatch.setenv("CUDA_DEVICE", "cpu")
     monkeypatch.setenv("CUDA_DTYPE", "fp32")
+    monkeypatch.setenv("IMAGEGEN_RECIPE", "0")
     (family["root"] / "broken.safetensors").write_bytes(b"no")
     code, out, _ = _run(capfd, "styles", "list", "--json")
     (family["root"] / "broken.safetensors").unlink()

@@ -37,7 +37,9 @@ CLASSES = {"sdxl": DiffusersSDXLCudaWorker, "sd15": DiffusersCudaWorker}
 @pytest.fixture(scope="module", params=CLASSES)
 def worker(request: pytest.FixtureRequest) -> Any:
     folder = request.getfixturevalue(f"{request.param}_checkpoint")
-    return CLASSES[request.param](worker_id=3, settings=Settings(model=str(folder), device="cpu", dtype="fp32"))
+    return CLASSES[request.param](
+        worker_id=3, settings=Settings(model=str(folder), device="cpu", dtype="fp32", recipe=False)
+    )
 
 
 def _job(**fields: Any) -> Job:

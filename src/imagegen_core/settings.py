@@ -27,6 +27,7 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
     "base_model": ("IMAGEGEN_BASE_MODEL", "BASE_MODEL"),
     "lora_root": ("IMAGEGEN_LORA_ROOT", "LORA_ROOT"),
     "scheduler": ("IMAGEGEN_SCHEDULER", "CUDA_SCHEDULER"),
+    "recipe": ("IMAGEGEN_RECIPE",),
     "enable_xformers": ("IMAGEGEN_ENABLE_XFORMERS", "CUDA_ENABLE_XFORMERS"),
     "attention_slicing": ("IMAGEGEN_ATTENTION_SLICING", "CUDA_ATTENTION_SLICING"),
 }
@@ -66,6 +67,7 @@ class Settings(BaseModel):
         lora_root: Folder whose LoRA files are styles, each by its name.
         styles: Styles by id, each a table ``[styles.NAME]`` in the file.
         scheduler: The sampler where a request names none; see `imagegen_core.samplers`.
+        recipe: Whether pictures carry how they were made; see `imagegen_core.images.recipe`.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
     """
@@ -83,6 +85,7 @@ class Settings(BaseModel):
     lora_root: Path | None = None
     styles: Mapping[str, StyleSettings] = Field(default_factory=dict)
     scheduler: str = "LCM"
+    recipe: bool = True
     enable_xformers: bool = False
     attention_slicing: bool = False
 

@@ -66,7 +66,7 @@ def test_inspect_names_the_package_where_no_backend_loads_it(
         "SD1.5": "no installed backend: pip install imagegen-sd15",
         "SD2.1": "no installed backend: pip install imagegen-sd15",
         "SDXL": "no installed backend: pip install imagegen-sdxl",
-        "SDXL refiner": "no installed backend, and no package is known for sdxl-refiner",
+        "SDXL refiner": "no installed backend: no package of imagegen's own loads it, so install a plugin that does",
     }
     for name, words in told.items():
         path = save_header(tmp_path / "a.safetensors", RELEASED[name][0])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from imagegen_core.job import StepDone
     from imagegen_core.picture import Picture
+    from imagegen_core.request import GenerateRequest
     from imagegen_core.worker import Worker
 
 
@@ -72,12 +73,12 @@ def generate(
         style_lora=None if style is None else StyleLoraRequest.parse(style),
     )
     first = Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
-    with _status("Loading the model"):
+    with status("Loading the model"):
         worker = load_worker(backend, model)
     drawn = []
     for number in range(count):
         one = request.model_copy(update={"seed": first.seed + number})
-        picture, seconds = _draw(worker, one, f"Drawing {number + 1} of {count}" if count > 1 else "Drawing")
+        picture, seconds = draw(worker, one, f"Drawing {number + 1} of {count}" if count > 1 else "Drawing")
         path = target.write(picture.png, number)
         drawn.append(_report(path, picture, seconds))
         if not target.is_stdout:
@@ -86,7 +87,7 @@ def generate(
         console.json_data(drawn)
 
 
-def _draw(worker: Worker, request: Any, title: str) -> tuple[Picture, float]:
+def draw(worker: Worker, request: GenerateRequest, title: str) -> tuple[Picture, float]:
     """Draw with a bar that counts steps; also the seconds it took."""
     from imagegen_core.job import Job
     from imagegen_core.picture import Picture
@@ -103,7 +104,7 @@ def _report(path: Path | None, picture: Picture, seconds: float) -> dict[str, An
 
 
 @contextmanager
-def _status(title: str) -> Iterator[None]:
+def status(title: str) -> Iterator[None]:
     """A spinner on stderr, where that is a terminal."""
     if not sys.stderr.isatty():
         yield

@@ -113,13 +113,11 @@ def _facts(found: Description, loaders: list[str]) -> dict[str, Any]:
 
 
 def _advice(family: str | None, loaders: list[str]) -> str:
-    from imagegen_core.models.families import PACKAGES
+    from imagegen_core.models.families import how_to_get
 
     if loaders:
         return ", ".join(f"backend {name}" for name in loaders)
-    if family in PACKAGES:
-        return f"no installed backend: pip install {PACKAGES[family]}"
-    return f"no installed backend, and no package is known for {family}" if family else ""
+    return f"no installed backend: {how_to_get(family)}" if family else ""
 
 
 def _human(number: float, *units: str) -> str:

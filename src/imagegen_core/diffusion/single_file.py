@@ -13,6 +13,7 @@ from torch import Tensor
 
 from imagegen_core.diffusion.tokenizers import find_tokenizer
 from imagegen_core.errors import ModelLoadError
+from imagegen_core.models.headers import read_header
 
 _UNET, _VAE = "model.diffusion_model.", "first_stage_model."
 _PAD_TOKENS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
@@ -74,7 +75,7 @@ def read_weights(path: Path) -> State:
     Raises:
         ModelLoadError: A pickle holds more than weights.
     """
-    if path.suffix == ".safetensors":
+    if read_header(path).format == "safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)

@@ -19,9 +19,11 @@ from imagegen_core.diffusion.decoding import decode, pool, upcast
 from imagegen_core.diffusion.denoising import Denoising, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
 from imagegen_core.diffusion.loading import load_pipeline, load_vae
+from imagegen_core.diffusion.provenance import Provenance
 from imagegen_core.diffusion.scheduling import Schedulers
 from imagegen_core.errors import InvalidRequestError, SettingsError
 from imagegen_core.images.png import encode_png
+from imagegen_core.images.recipe import to_text
 from imagegen_core.job import Job
 from imagegen_core.models.inspect import architecture, native_size
 from imagegen_core.models.resolve import resolve_checkpoint
@@ -81,6 +83,11 @@ class DiffusionWorker(ABC):
         width = self.pipe.unet.config.cross_attention_dim
         self.styles = StyleCatalog(settings, registry, width, architecture(self.checkpoint))
         self._adapters = Adapters(self.pipe)
+        self._provenance = (
+            Provenance(self.backend, self.checkpoint, registry.models.values(), self.dtype, self.device)
+            if settings.recipe
+            else None
+        )
         self._drawing = threading.Lock()
         self._remembered = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_styled)
 
@@ -146,11 +153,20 @@ class DiffusionWorker(ABC):
 
     @torch.inference_mode()
     def finish(self, states: Sequence[Denoising]) -> list[Picture]:
-        """Decode the latents of states that are done, and encode their pictures."""
+        """Decode the latents of states that are done, and encode their pictures, each with its recipe."""
         return [
-            Picture(encode_png(decode(self.pipe.vae, state.latents)), state.drawing.seed, pool(state.latents))
+            Picture(
+                encode_png(decode(self.pipe.vae, state.latents), self._text(state.drawing)),
+                state.drawing.seed,
+                pool(state.latents),
+            )
             for state in states
         ]
+
+    def _text(self, drawing: Drawing) -> dict[str, str]:
+        if self._provenance is None:
+            return {}
+        return to_text(self._provenance.recipe(drawing, self._schedulers.name(drawing.scheduler)))
 
     def _draw(self, job: Job) -> Picture:
         with self._drawing:

@@ -42,8 +42,8 @@ class Recipe:
         style: The style's id, or None for none.
         style_level: 0 without a style.
         checkpoint: The checkpoint's name.
-        checkpoint_hash: The first ten hexadecimal digits of its file's SHA-256, which A1111 calls the model hash;
-            None where it is no single file.
+        checkpoint_hash: The first ten hexadecimal digits of its file's SHA-256, which A1111 calls the model hash, or
+            of its UNet's where it is a folder; None where that is no single file.
         backend: Name of the backend that drew.
         dtype: ``fp16``, ``bf16`` or ``fp32``.
         device: Such as ``cuda:0``.

@@ -35,3 +35,10 @@ def family_of(width: int | None, *, text_time: bool, otherwise: str | None) -> s
     if text_time:
         return "sdxl-refiner" if "sdxl-refiner" in (family, otherwise) else "sdxl"
     return family if family in ("sd15", "sd2") else otherwise
+
+
+def how_to_get(family: str) -> str:
+    """What to do where no installed backend loads a family."""
+    if family in PACKAGES:
+        return f"pip install {PACKAGES[family]}"
+    return "no package of imagegen's own loads it, so install a plugin that does"

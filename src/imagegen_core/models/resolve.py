@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imagegen_core.backend import Backend
 from imagegen_core.errors import ModelLoadError, ModelNotFoundError
+from imagegen_core.models.families import how_to_get
 from imagegen_core.models.inspect import architecture
 from imagegen_core.models.locate import locate
 from imagegen_core.models.named import fallback_model
@@ -49,7 +50,7 @@ def _check_family(path: Path, backend: Backend, registry: Registry) -> None:
     advice = (
         f"its worker is {right.worker.replace(':', '.')}: set IMAGEGEN_BACKEND={right.name}"
         if right
-        else f"pip install imagegen-{family}"
+        else how_to_get(family)
     )
     raise ModelLoadError(
         f"{path} is a checkpoint of the family {family}, which backend '{backend.name}' does not load; {advice}"

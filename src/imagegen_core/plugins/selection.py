@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imagegen_core.backend import Backend
 from imagegen_core.errors import BackendNotFoundError
+from imagegen_core.models.families import how_to_get
 from imagegen_core.models.inspect import architecture
 from imagegen_core.models.locate import locate
 from imagegen_core.models.named import fallback_model
@@ -52,7 +53,7 @@ def _for_architecture(registry: Registry, family: str, reason: str) -> Backend:
     fitting = backends_for(registry, family)
     if not fitting:
         raise BackendNotFoundError(
-            f"No installed backend draws {family} ({reason}): {registry.installed()}; pip install imagegen-{family}"
+            f"No installed backend draws {family} ({reason}): {registry.installed()}; {how_to_get(family)}"
         )
     return _only(fitting, reason)
 

@@ -1,0 +1,87 @@
+"""``imagegen replay``: draw a picture again from the recipe it carries."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imagegen_core.cli import console
+from imagegen_core.cli.generate import draw, status
+from imagegen_core.cli.output import Output
+from imagegen_core.errors import ImagegenError
+
+if TYPE_CHECKING:
+    from imagegen_core.images.recipe import Recipe
+    from imagegen_core.request import GenerateRequest
+    from imagegen_core.worker import Worker
+
+
+def replay(
+    picture: Annotated[Path, typer.Argument(metavar="PNG", help="A picture that imagegen drew.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="The PNG to write; - writes it to stdout.")
+    ] = "replayed.png",
+    force: Annotated[bool, typer.Option(help="Write the nearest picture where the same one cannot be drawn.")] = False,
+) -> None:
+    """Draw a picture again, to the same bytes, or say what differs from when it was drawn."""
+    from imagegen_core.images.recipe import read_recipe
+
+    target = Output.parse(output, count=1)
+    recipe = read_recipe(picture)
+    request = _request(recipe)
+    with status("Loading the model"):
+        worker = _worker(recipe)
+    drawn, _ = draw(worker, request, "Drawing")
+    differing = _differences(recipe, read_recipe(drawn.png))
+    if recipe.upscalings:
+        differing.append("it was enlarged afterwards, and is drawn as it was before")
+    elif not differing and drawn.png != picture.read_bytes():
+        differing.append("the pixels come out otherwise, by another processor or library")
+    if differing and not force:
+        raise ImagegenError(
+            f"{picture} cannot be drawn again to the same bytes: {'; '.join(differing)}. Draw the nearest with --force"
+        )
+    path = target.write(drawn.png, 0)
+    if not target.is_stdout:
+        console.say(f"{path}  {'; '.join(differing) or 'the same bytes'}")
+
+
+def _request(recipe: Recipe) -> GenerateRequest:
+    from imagegen_core.request import GenerateRequest, StyleLoraRequest
+
+    return GenerateRequest(
+        prompt=recipe.prompt,
+        negative_prompt=recipe.negative_prompt,
+        size=f"{recipe.width}x{recipe.height}",
+        num_inference_steps=recipe.steps,
+        guidance_scale=recipe.guidance_scale,
+        seed=recipe.seed,
+        scheduler=recipe.scheduler,
+        clip_skip=recipe.clip_skip - 1 if recipe.clip_skip else 0,
+        style_lora=StyleLoraRequest(style=recipe.style, level=recipe.style_level),
+    )
+
+
+def _worker(recipe: Recipe) -> Worker:
+    """The recipe's backend with the configured checkpoint, or else the one of the recipe's name, in its precision."""
+    from imagegen_core.plugins.registry import Registry
+    from imagegen_core.settings import Settings
+    from imagegen_core.shortcuts import load_worker
+
+    backend = Registry.discover().backend(recipe.backend)
+    settings = Settings.load().override(backend=recipe.backend, dtype=recipe.dtype, recipe=True)
+    configured = settings.for_backend(backend.environment_prefix).model
+    return load_worker(model=None if configured else recipe.checkpoint, settings=settings)
+
+
+def _differences(wanted: Recipe, found: Recipe) -> list[str]:
+    """What is not as the recipe has it, in words."""
+    then, now = asdict(wanted), asdict(found)
+    versions = {name: (then["versions"].get(name), now["versions"].get(name)) for name in then["versions"]}
+    named = {name: (then[name], now[name]) for name in then if name not in ("versions", "upscalings")} | versions
+    return [
+        f"{name.replace('_', ' ')} was {one}, and is {other}" for name, (one, other) in named.items() if one != other
+    ]

@@ -1,0 +1,120 @@
+"""A picture says how it was made, and can be made again from that."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagegen_core import Settings, generate
+from imagegen_core.cli import main
+from imagegen_core.images.png import encode_png
+from imagegen_core.images.recipe import Upscaling, read_recipe, to_text
+from imagegen_sdxl import DiffusersSDXLCudaWorker
+
+
+@pytest.fixture(autouse=True)
+def _tiny(sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL", str(sdxl_checkpoint))
+    monkeypatch.setenv("CUDA_DEVICE", "cpu")
+
+
+def _run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0), *capfd.readouterr()
+
+
+def _rewritten(path: Path, **changes: Any) -> Path:
+    """The picture with another recipe than it was drawn from."""
+    recipe = replace(read_recipe(path), **changes)
+    with Image.open(path) as image:
+        path.write_bytes(encode_png(np.asarray(image), to_text(recipe)))
+    return path
+
+
+def test_a_picture_carries_all_it_followed_from(sdxl_checkpoint: Path) -> None:
+    ask: dict[str, Any] = {"guidance_scale": 4.0, "negative_prompt": "dark", "scheduler": "euler a", "clip_skip": 1}
+    recipe = read_recipe(generate("a lake", seed=7, size="64x40", num_inference_steps=3, **ask).png)
+    weights = (sdxl_checkpoint / "unet/diffusion_pytorch_model.safetensors").read_bytes()
+    assert (recipe.prompt, recipe.negative_prompt, recipe.seed) == ("a lake", "dark", 7)
+    assert (recipe.width, recipe.height, recipe.steps, recipe.guidance_scale) == (64, 40, 3, 4.0)
+    assert (recipe.scheduler, recipe.clip_skip, recipe.style, recipe.style_level) == ("Euler a", 2, None, 0)
+    assert (recipe.checkpoint, recipe.checkpoint_hash) == ("tiny-sdxl", hashlib.sha256(weights).hexdigest()[:10])
+    assert (recipe.backend, recipe.device) == ("sdxl", "cpu")
+    assert set(recipe.versions) == {"imagegen-core", "torch", "diffusers", "transformers"}
+
+
+def test_a_setting_turns_it_off(sdxl_checkpoint: Path) -> None:
+    worker = DiffusersSDXLCudaWorker(settings=Settings(model=str(sdxl_checkpoint), device="cpu", recipe=False))
+    assert generate("a lake", worker=worker).image.info == {}
+
+
+def test_the_same_picture_without_its_recipe_has_the_same_pixels(sdxl_checkpoint: Path) -> None:
+    worker = DiffusersSDXLCudaWorker(settings=Settings(model=str(sdxl_checkpoint), device="cpu", recipe=False))
+    assert generate("a lake", seed=1).image.tobytes() == generate("a lake", worker=worker, seed=1).image.tobytes()
+
+
+def test_replay_draws_the_same_bytes(capfd: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "--guidance",
+        "3",
+        "--scheduler",
+        "dpm++ 2m karras",
+        "--clip-skip",
+        "1",
+        "--negative",
+        "dark",
+        "--size",
+        "64x48",
+    ]
+    assert _run(capfd, "generate", "a lake", "-o", "out.png", *options)[0] == 0
+    code, out, err = _run(capfd, "replay", "out.png", "-o", "again.png")
+    assert (code, out, err) == (0, "", "again.png  the same bytes\n")
+    assert Path("again.png").read_bytes() == Path("out.png").read_bytes()
+
+
+def test_replay_finds_the_checkpoint_of_the_recipe_where_none_is_configured(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sdxl_checkpoint: Path
+) -> None:
+    assert _run(capfd, "generate", "a lake", "-o", "out.png")[0] == 0
+    monkeypatch.delenv("MODEL")
+    monkeypatch.setenv("MODEL_ROOT", str(sdxl_checkpoint.parent))
+    code, _, err = _run(capfd, "replay", "out.png")
+    assert (code, err) == (0, "replayed.png  the same bytes\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"checkpoint_hash": "0123456789"}, "checkpoint hash was 0123456789, and is "),
+        ({"device": "cuda:0"}, "device was cuda:0, and is cpu"),
+        ({"versions": {"torch": "1.0"}}, "torch was 1.0, and is 2."),
+        ({"upscalings": (Upscaling("lanczos", 2),)}, "it was enlarged afterwards"),
+        ({"seed": 8}, "the pixels come out otherwise"),
+    ],
+)
+def test_replay_says_what_differs_and_draws_the_nearest_when_forced(
+    capfd: pytest.CaptureFixture[str], change: dict[str, Any], words: str
+) -> None:
+    assert _run(capfd, "generate", "a lake", "-o", "out.png", "--seed", "7")[0] == 0
+    _rewritten(Path("out.png"), **change)
+    code, out, err = _run(capfd, "replay", "out.png")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+    assert not Path("replayed.png").exists()
+    code, _, err = _run(capfd, "replay", "out.png", "--force")
+    assert code == 0
+    assert words in err
+    assert Path("replayed.png").exists()
+
+
+def test_replay_of_a_picture_without_a_recipe_is_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (8, 8)).save("plain.png")
+    code, _, err = _run(capfd, "replay", "plain.png")
+    assert (code, err) == (2, "Error: There is no recipe in plain.png: give a PNG that imagegen drew\n")
