@@ -145,19 +145,15 @@ def test_a_wrong_variable_is_named(
 
 @pytest.mark.usefixtures("_tiny")
 def test_ctrl_c_leaves_no_file_and_no_traceback(tmp_path: Path) -> None:
-    # Steps enough to be in the middle of them: the first one is told through the log of the child.
     code = (
         "import os, signal\n"
-        "from imagegen_core.job import StepDone\n"
-        "StepDone.__init__ = (lambda init: lambda self, *a: (init(self, *a),"
-        " os.kill(os.getpid(), signal.SIGINT) if a[0] == 2 else None)[0])(StepDone.__init__)\n"
-        "from imagegen_core.diffusion.worker import DiffusionWorker\n"
-        "begin = DiffusionWorker.begin\n"
-        "def watched(self, job):\n"
-        "    state = begin(self, job)\n"
-        "    state.on_step = lambda done: None\n"
-        "    return state\n"
-        "DiffusionWorker.begin = watched\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs ignore
+        "from imagegen_core.diffusion.denoising import Denoising\n"
+        "advance = Denoising.advance\n"
+        "def interrupted(state, prediction):\n"
+        "    advance(state, prediction)\n"
+        "    if state.index == 2: os.kill(os.getpid(), signal.SIGINT)\n"
+        "Denoising.advance = interrupted\n"
         "from imagegen_core.cli import main\n"
         "main(['generate', 'a lake', '-o', 'out.png'])\n"
     )

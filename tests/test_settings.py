@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from imagegen_core import Settings, SettingsError
+from imagegen_core.cli import main
 
 
 def test_nothing_configured_leaves_everything_open() -> None:
@@ -77,7 +79,7 @@ def test_the_file_comes_after_the_environment(tmp_path: Path) -> None:
     Path("imagegen.toml").write_text('model = "from file"\ndtype = "fp32"\n')
     settings = Settings.load(environ={"MODEL": "from variable"})
     assert (settings.model, settings.dtype) == ("from variable", "fp32")
-    assert settings.source("dtype") == "dtype in imagegen.toml"
+    assert settings.source("dtype") == "dtype in imagegen.toml, line 2"
 
 
 def test_the_file_can_be_named(tmp_path: Path) -> None:
@@ -108,9 +110,9 @@ def test_a_malformed_value_is_told_by_its_variable(environ: dict[str, str], word
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("mdoel = 'a'", "Unknown setting mdoel in imagegen.toml: expected one of"),
+        ("mdoel = 'a'", "Unknown setting mdoel in imagegen.toml, line 1: expected one of"),
         ("model = ", "Cannot read the configuration imagegen.toml"),
-        ("dtype = 'fp8'", "Invalid dtype in imagegen.toml 'fp8'"),
+        ("# precision\ndtype = 'fp8'", "Invalid dtype in imagegen.toml, line 2 'fp8'"),
     ],
 )
 def test_a_malformed_file_is_told_by_its_line_or_key(text: str, words: str) -> None:
@@ -118,3 +120,39 @@ def test_a_malformed_file_is_told_by_its_line_or_key(text: str, words: str) -> N
     with pytest.raises(SettingsError) as caught:
         Settings.load(environ={})
     assert words in str(caught.value)
+
+
+def test_the_working_folders_file_stands_above_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "config/imagegen"
+    folder.mkdir(parents=True)
+    (folder / "imagegen.toml").write_text('model = "users"\ndtype = "bf16"\n')
+    Path("imagegen.toml").write_text('model = "ours"\n')
+    environ = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    settings = Settings.load(environ=environ)
+    assert (settings.model, settings.dtype) == ("ours", "bf16")
+    assert settings.source("dtype") == f"dtype in {folder / 'imagegen.toml'}, line 2"
+    assert Settings.load(environ=environ | {"IMAGEGEN_CONFIG": "imagegen.toml"}).dtype is None
+    assert Settings.load(environ={"HOME": str(tmp_path)}).dtype is None
+
+
+def test_a_style_that_is_wrong_is_named_to_its_field() -> None:
+    Path("imagegen.toml").write_text('model = "a"\n\n[styles.papercut]\nlora_path = "a"\nlevels = "high"\n')
+    with pytest.raises(SettingsError, match=r"Invalid styles in .*\.toml, line 3, styles\.papercut\.levels: 'high'"):
+        Settings.load(environ={})
+
+
+def test_config_show_gives_each_value_and_where_it_came_from(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("imagegen.toml").write_text('dtype = "fp32"\n')
+    monkeypatch.setenv("SDXL_MODEL", "mine")
+    monkeypatch.setenv("MODEL_ROOT", "/models")
+    with pytest.raises(SystemExit) as ended:
+        main(["config", "show", "--json"])
+    rows = {row["setting"]: (row["value"], row["from"]) for row in json.loads(capfd.readouterr().out)}
+    assert not ended.value.code
+    assert rows["dtype"] == ("fp32", "dtype in imagegen.toml, line 1")
+    assert rows["model_root"] == ("/models", "MODEL_ROOT")
+    assert rows["model"] == (None, "default")
+    assert rows["model for sdxl"] == ("mine", "SDXL_MODEL")
+    assert set(rows) >= set(Settings.model_fields)

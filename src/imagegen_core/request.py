@@ -127,8 +127,8 @@ class Drawing:
     seed: int
     style: str | None
     style_level: int
-    scheduler: str | None
-    clip_skip: int
+    scheduler: str | None = None
+    clip_skip: int = 0
 
     @classmethod
     def of(cls, request: object, native_size: str) -> Drawing:

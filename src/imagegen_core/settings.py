@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,7 +97,8 @@ class Settings(BaseModel):
     def load(cls, *, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
         """Gather the settings; arguments outrank the environment, which outranks the file.
 
-        The file is ``$IMAGEGEN_CONFIG``, else ``imagegen.toml`` in the working directory where there is one.
+        The file is ``$IMAGEGEN_CONFIG``; else ``imagegen.toml`` in the working directory, and beneath it the one in the
+        user's ``~/.config/imagegen``, where they are.
 
         Args:
             environ: The environment; None means this process's.
@@ -106,7 +108,7 @@ class Settings(BaseModel):
             SettingsError: A value is malformed, a key unknown, or the file unreadable.
         """
         environ = os.environ if environ is None else environ
-        return cls._of(_from_file(environ) | _from_environment(environ), environ).override(**given)
+        return cls._of(_from_files(environ) | _from_environment(environ), environ).override(**given)
 
     def override(self, **given: Any) -> Settings:
         """These settings with fields set by hand; None leaves a field as it is.
@@ -130,7 +132,7 @@ class Settings(BaseModel):
         return self._of(self._found() | own, self._environ)
 
     def source(self, field: str) -> str:
-        """Where a value came from: ``SDXL_MODEL``, ``model in imagegen.toml``, ``model`` by hand, ``default``."""
+        """Where a value came from: ``SDXL_MODEL``, ``dtype in imagegen.toml, line 1``, ``dtype`` by hand, ``default``."""
         return self._sources.get(field, field if field in self.model_fields_set else "default")
 
     def _found(self) -> dict[str, _Value]:
@@ -156,20 +158,38 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Value]:
     return found
 
 
-def _from_file(environ: Mapping[str, str]) -> dict[str, _Value]:
-    named = environ.get(FILE_VARIABLE)
-    path = Path(named or DEFAULT_FILE)
-    if not named and not path.is_file():
-        return {}
+def _from_files(environ: Mapping[str, str]) -> dict[str, _Value]:
+    """The file that is named, else the working directory's over the user's."""
+    if named := environ.get(FILE_VARIABLE):
+        return _from_file(Path(named))
+    files = (_user_folder(environ) / DEFAULT_FILE, Path(DEFAULT_FILE))
+    return {field: value for file in files if file.is_file() for field, value in _from_file(file).items()}
+
+
+def _user_folder(environ: Mapping[str, str]) -> Path:
+    """Where the user's own configuration lies: https://specifications.freedesktop.org/basedir-spec, on every system."""
+    return Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".config", "imagegen")
+
+
+def _from_file(path: Path) -> dict[str, _Value]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
     except OSError as error:
         raise SettingsError(
             f"Cannot read the configuration {path} ({error.strerror}): correct {FILE_VARIABLE} or unset it"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"Cannot read the configuration {path}: {error}") from error
-    return {key: _Value(value, f"{key} in {path}") for key, value in table.items()}
+    return {key: _Value(value, f"{key} in {path}{_line(key, text)}") for key, value in table.items()}
+
+
+def _line(key: str, text: str) -> str:
+    """Where a file's top-level key stands, in words; nothing where it is written in a way that is hard to find."""
+    stands = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""")
+    lines = (number for number, line in enumerate(text.splitlines(), start=1) if stands.match(line))
+    number = next(lines, None)
+    return "" if number is None else f", line {number}"
 
 
 def _sentence(error: ValidationError, found: Mapping[str, _Value]) -> str:

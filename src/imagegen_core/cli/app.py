@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from imagegen_core.cli import console, generate, models, plugins, replay, styles, upscale
+from imagegen_core.cli import config, console, generate, models, plugins, replay, styles, upscale
 from imagegen_core.errors import ImagegenError
 from imagegen_core.plugins.registry import Registry
 
@@ -47,6 +47,7 @@ def build_app(registry: Registry) -> typer.Typer:
     app.command("generate")(generate.generate)
     app.command("replay")(replay.replay)
     app.command("upscale")(upscale.upscale)
+    app.add_typer(config.app, name="config")
     app.add_typer(plugins.app, name="plugins")
     app.add_typer(models.app, name="models")
     app.add_typer(styles.app, name="styles")

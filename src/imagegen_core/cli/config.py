@@ -1,0 +1,40 @@
+"""``imagegen config``: the settings in force, and where each came from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from imagegen_core.cli import console
+
+app = typer.Typer(help="See the settings in force.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `show` a subcommand while it is the only one."""
+
+
+@app.command()
+def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show each setting, its value, and where that came from; then what single backends have instead."""
+    from imagegen_core.plugins.registry import Registry
+    from imagegen_core.settings import Settings
+
+    settings = Settings.load()
+    rows = [_row(name, name, settings) for name in Settings.model_fields]
+    for backend in Registry.discover().backends.values():
+        own = settings.for_backend(backend.environment_prefix)
+        differing = [name for name in Settings.model_fields if own.source(name) != settings.source(name)]
+        rows += [_row(f"{name} for {backend.name}", name, own) for name in differing]
+    if as_json:
+        console.json_data(rows)
+        return
+    columns = ("setting", "value", "from")
+    console.table({column: ["" if row[column] is None else str(row[column]) for row in rows] for column in columns})
+
+
+def _row(title: str, name: str, settings: Any) -> dict[str, Any]:
+    value = settings.model_dump(mode="json")[name]
+    return {"setting": title, "value": value, "from": settings.source(name)}
