@@ -27,6 +27,7 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
     "vae_path": ("IMAGEGEN_VAE_PATH", "VAE_PATH"),
     "base_model": ("IMAGEGEN_BASE_MODEL", "BASE_MODEL"),
     "lora_root": ("IMAGEGEN_LORA_ROOT", "LORA_ROOT"),
+    "embeddings_root": ("IMAGEGEN_EMBEDDINGS_ROOT", "EMBEDDINGS_ROOT"),
     "scheduler": ("IMAGEGEN_SCHEDULER", "CUDA_SCHEDULER"),
     "recipe": ("IMAGEGEN_RECIPE",),
     "enable_xformers": ("IMAGEGEN_ENABLE_XFORMERS", "CUDA_ENABLE_XFORMERS"),
@@ -67,6 +68,7 @@ class Settings(BaseModel):
             configs and components where it has none or is of an unusual width.
         lora_root: Folder whose LoRA files are styles, each by its name.
         styles: Styles by id, each a table ``[styles.NAME]`` in the file.
+        embeddings_root: Folder of textual-inversion embeddings; prompts name them by their files' names.
         scheduler: The sampler where a request names none; see `imagegen_core.samplers`.
         recipe: Whether pictures carry how they were made; see `imagegen_core.images.recipe`.
         enable_xformers: Use xformers' attention kernels.
@@ -85,6 +87,7 @@ class Settings(BaseModel):
     base_model: Path | None = None
     lora_root: Path | None = None
     styles: Mapping[str, StyleSettings] = Field(default_factory=dict)
+    embeddings_root: Path | None = None
     scheduler: str = "LCM"
     recipe: bool = True
     enable_xformers: bool = False
@@ -132,7 +135,7 @@ class Settings(BaseModel):
         return self._of(self._found() | own, self._environ)
 
     def source(self, field: str) -> str:
-        """Where a value came from: ``SDXL_MODEL``, ``dtype in imagegen.toml, line 1``, ``dtype`` by hand, ``default``."""
+        """Where it came from: ``SDXL_MODEL``, ``dtype in imagegen.toml, line 1``, ``dtype`` by hand, ``default``."""
         return self._sources.get(field, field if field in self.model_fields_set else "default")
 
     def _found(self) -> dict[str, _Value]:

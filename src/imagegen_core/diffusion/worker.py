@@ -18,6 +18,7 @@ from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.decoding import decode, pool, upcast
 from imagegen_core.diffusion.denoising import Denoising, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
+from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.loading import load_pipeline, load_vae
 from imagegen_core.diffusion.provenance import Provenance
 from imagegen_core.diffusion.scheduling import Schedulers
@@ -83,6 +84,7 @@ class DiffusionWorker(ABC):
         width = self.pipe.unet.config.cross_attention_dim
         self.styles = StyleCatalog(settings, registry, width, architecture(self.checkpoint))
         self._adapters = Adapters(self.pipe)
+        self._embeddings = Embeddings(self.pipe, settings.embeddings_root, settings.source("embeddings_root"))
         self._provenance = (
             Provenance(self.backend, self.checkpoint, registry.models.values(), self.dtype, self.device)
             if settings.recipe
@@ -213,7 +215,7 @@ class DiffusionWorker(ABC):
 
     def _encode_styled(self, prompt: str, clip_skip: int, _style: tuple[str, float] | None) -> Conditioning:
         """What a prompt means under a style, which also changes the text encoders: part of what is remembered by."""
-        return self.encode(prompt, clip_skip)
+        return self.encode(self._embeddings.expand(prompt), clip_skip)
 
     @property
     def _is_guidance_distilled(self) -> bool:
