@@ -35,7 +35,7 @@ def plain_pipeline(checkpoint: str, dtype: str, size: str) -> Draw:
 
     def draw(seed: int) -> bytes:
         image = pipe(
-            PROMPT,
+            f"{PROMPT}, take {seed}",
             num_inference_steps=4,
             guidance_scale=1.0,
             width=width,
@@ -49,13 +49,18 @@ def plain_pipeline(checkpoint: str, dtype: str, size: str) -> Draw:
     return draw
 
 
-def worker(checkpoint: str, dtype: str, size: str, method: str) -> Draw:
-    """Our worker."""
+def worker(checkpoint: str, dtype: str, size: str, method: str, prompts: str) -> Draw:
+    """Our worker; `prompts` are ``new`` each time, or the ``same``, whose embedding is remembered."""
     from imagegen_core import GenerateRequest, Job, Settings, load_worker
 
     loaded = load_worker(settings=Settings.load(environ={}, model=checkpoint, dtype=dtype, device="cpu"))
     run = getattr(loaded, method)
-    return lambda seed: run(Job(req=GenerateRequest(prompt=PROMPT, size=size, seed=seed)))
+
+    def draw(seed: int) -> Any:
+        prompt = f"{PROMPT}, take {seed if prompts == 'new' else 0}"
+        return run(Job(req=GenerateRequest(prompt=prompt, size=size, seed=seed)))
+
+    return draw
 
 
 def serve(connection: Connection, make: Callable[..., Draw], arguments: tuple[str, ...]) -> None:
@@ -74,8 +79,9 @@ def compare(checkpoint: str, dtype: str, size: str, rounds: int) -> dict[str, li
     """Seconds a picture of each side, drawn in turn."""
     sides: dict[str, tuple[Callable[..., Draw], tuple[str, ...]]] = {
         "plain": (plain_pipeline, (checkpoint, dtype, size)),
-        "run_job": (worker, (checkpoint, dtype, size, "run_job")),
-        "run_job_with_latents": (worker, (checkpoint, dtype, size, "run_job_with_latents")),
+        "run_job": (worker, (checkpoint, dtype, size, "run_job", "same")),
+        "run_job, new prompts": (worker, (checkpoint, dtype, size, "run_job", "new")),
+        "run_job_with_latents": (worker, (checkpoint, dtype, size, "run_job_with_latents", "same")),
     }
     context = multiprocessing.get_context("spawn")
     lines: dict[str, Connection] = {}
@@ -112,15 +118,9 @@ def main() -> None:
                 name: [one / plain for one, plain in zip(taken, seconds["plain"], strict=True)]
                 for name, taken in seconds.items()
             }
-            rows.append(
-                [
-                    f"{size} {dtype}",
-                    spread(seconds["plain"], 3),
-                    spread(ratios["run_job"]),
-                    spread(ratios["run_job_with_latents"]),
-                ]
-            )
-    show(["picture", "plain pipeline + PNG, s", "run_job, ratio", "run_job_with_latents, ratio"], rows)
+            ours = [name for name in ratios if name != "plain"]
+            rows.append([f"{size} {dtype}", spread(seconds["plain"], 3), *(spread(ratios[name]) for name in ours)])
+    show(["picture", "plain pipeline + PNG, s", *(f"{name}, ratio" for name in ours)], rows)
 
 
 if __name__ == "__main__":

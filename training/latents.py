@@ -14,17 +14,19 @@ import torch
 from diffusers import AutoencoderKL
 
 from training.scenes import Scene, random_scene, render
+from training.scenes.storybook import storybook
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 40
 
 
-def draw(count: int, seed: int) -> tuple[list[Scene], torch.Tensor]:
+def draw(count: int, seed: int, *, styled: bool) -> tuple[list[Scene], torch.Tensor]:
     """`count` scenes none of which is held out, and their pixels, uint8 [count, 3, 256, 256]."""
     rng = random.Random(seed)
     scenes = [random_scene(rng) for _ in range(count)]
-    pixels = [torch.from_numpy(render(scene, rng).copy()).permute(2, 0, 1) for scene in scenes]
+    rendered = [render(scene, rng) for scene in scenes]
+    pixels = [torch.tensor(storybook(one) if styled else one).permute(2, 0, 1) for one in rendered]
     return scenes, torch.stack(pixels)
 
 
@@ -46,6 +48,7 @@ def main() -> None:
         "--side", type=int, default=256, help="pixels; the same scenes at 128 train three times as fast"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--styled", action="store_true", help="in the look of the storybook style")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
@@ -54,7 +57,9 @@ def main() -> None:
     scenes: list[Scene] = []
     latents: list[torch.Tensor] = []
     for start in range(0, options.count, AT_ONCE):
-        drawn, pixels = draw(min(AT_ONCE, options.count - start), options.seed * 1_000_003 + start)
+        drawn, pixels = draw(
+            min(AT_ONCE, options.count - start), options.seed * 1_000_003 + start, styled=options.styled
+        )
         scenes += drawn
         latents += [encode(vae, part, options.side) for part in pixels.split(8)]
         if start % 400 == 0:

@@ -60,13 +60,7 @@ class Run:
         self.optimizer.zero_grad()
         loss.backward()
         parameters = list(self.model.parameters())
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if dist.is_initialized():
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
-            dist.all_reduce(flat)
-            parts = (flat / dist.get_world_size()).split([gradient.numel() for gradient in gradients])
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
+        average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimizer.step()
         self.samples += samples
@@ -95,6 +89,18 @@ class Run:
         )
         shipped.save_pretrained(self.state_file.parent / "export")
         logger.info("saved at %d samples", self.samples)
+
+
+def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """Average gradients over the processes, where there are several."""
+    if not dist.is_initialized():
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = (flat / dist.get_world_size()).split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def draw_timesteps(count: int) -> torch.Tensor:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from imagegen_core import NamedModel, hookimpl
 
+CHECKPOINT = Path(__file__).parent / "checkpoint"
+
 
 @hookimpl
 def imagegen_models() -> list[NamedModel]:
@@ -14,7 +16,7 @@ def imagegen_models() -> list[NamedModel]:
         NamedModel(
             name="demo",
             summary="coloured shapes and landscapes at 256x256, 4 LCM steps",
-            path=Path(__file__).parent / "checkpoint",
+            path=CHECKPOINT,
             fallback=True,
         )
     ]

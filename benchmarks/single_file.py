@@ -1,0 +1,105 @@
+"""Loading a single-file checkpoint of some 400 MB against `from_single_file`, both with the configs at hand.
+
+Each load has a process of its own, in turn; before the clock starts, the libraries are imported and a tiny checkpoint
+is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from figures import show, spread
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+CHILD = """
+import json, sys, time
+import diffusers, torch
+from pathlib import Path
+from imagegen_core.diffusion.loading import load_pipeline
+
+def resident():
+    fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return 1024 * int(fields["VmHWM"].split()[0]), 1024 * int(fields["VmRSS"].split()[0])
+
+def load(file, folder):
+    if sys.argv[1] == "ours":
+        pipe = load_pipeline("StableDiffusionXLPipeline", Path(file), dtype, configs=Path(folder), base=Path(folder))
+    else:
+        load_theirs = diffusers.StableDiffusionXLPipeline.from_single_file
+        pipe = load_theirs(file, config=folder, torch_dtype=dtype, local_files_only=True)
+    modules = [pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2]
+    # Touch every weight, since those that need no conversion stay in the file until they are used.
+    total = sum(tensor.float().sum().item() for module in modules for tensor in module.state_dict().values())
+    return pipe, sum(t.numel() * t.element_size() for module in modules for t in module.state_dict().values())
+
+dtype = getattr(torch, sys.argv[2])
+load(*sys.argv[3:5])
+before = resident()[1]
+open("/proc/self/clear_refs", "w").write("5")
+started = time.perf_counter()
+pipe, size = load(*sys.argv[5:7])
+print(json.dumps([time.perf_counter() - started, (resident()[0] - before) / size, size]))
+"""
+
+
+def save_checkpoints(folder: Path) -> list[str]:
+    """A tiny and a large random SDXL checkpoint, each as a file and as a folder."""
+    import diffusers
+
+    from tests.checkpoints import save_sdxl
+    from tests.layouts import save_single_file
+
+    large = {"block_out_channels": (192, 576), "layers_per_block": 2, "attention_head_dim": 64}
+    paths = []
+    for name, unet in (("tiny", {}), ("large", large)):
+        saved = save_sdxl(folder / name, **unet)
+        pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(saved, local_files_only=True)
+        paths += [str(save_single_file(pipeline, folder / f"{name}.safetensors")), str(saved)]
+    return paths
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = save_checkpoints(Path(folder))
+        for dtype in ("float32", "bfloat16"):
+            runs = [(_load("theirs", dtype, paths), _load("ours", dtype, paths)) for _ in range(rounds)]
+            rows.append(
+                [
+                    dtype,
+                    f"{runs[0][1][2] / 1e6:.0f}",
+                    spread([theirs[0] for theirs, _ in runs]),
+                    spread([ours[0] / theirs[0] for theirs, ours in runs]),
+                    spread([theirs[1] for theirs, _ in runs]),
+                    spread([ours[1] for _, ours in runs]),
+                ]
+            )
+    heading = [
+        "loaded as",
+        "weights, MB",
+        "from_single_file, s",
+        "ours, ratio",
+        "its peak / weights",
+        "our peak / weights",
+    ]
+    show(heading, rows)
+
+
+def _load(side: str, dtype: str, paths: list[str]) -> list[float]:
+    command = [sys.executable, "-c", CHILD, side, dtype, *paths]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
