@@ -182,7 +182,7 @@ def test_plugins_list_names_what_is_installed(capfd: pytest.CaptureFixture[str])
     assert (code, err) == (0, "")
     rows = [line.split("\t") for line in out.splitlines()]
     assert ["sdxl", "imagegen-sdxl 0.1.0", "ok", "backend sdxl"] in rows
-    assert ["demo", "imagegen-demo 0.1.0", "ok", "model demo"] in rows
+    assert ["demo", "imagegen-demo 0.1.0", "ok", "model demo, style storybook, upscaler demo"] in rows
     code, out, _ = _run(capfd, "plugins", "list", "--json")
     assert {plugin["name"] for plugin in json.loads(out)} >= {"sdxl", "sd15", "demo"}
 

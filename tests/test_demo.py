@@ -1,17 +1,23 @@
-"""The demo model draws what its prompts say: held-out combinations, judged by their pixels."""
+"""The demo model draws what its prompts say, its style shows, and its upscaler sees more than interpolation does."""
 
 from __future__ import annotations
 
+import random
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
 import imagegen_demo
-from imagegen_core import Picture, Settings, generate, load_worker
+from imagegen_core import Picture, Registry, Settings, generate, load_worker, upscale
 from training.judge import HELD_OUT, judge, suns, time_of_day
+from training.scenes import Scene, Shape, Subject, render
+from training.scenes.scene import COLORS, SHAPES, SUBJECTS, TIMES
+from training.scenes.storybook import storybook
 
 CHECKPOINT = Path(imagegen_demo.__file__).parent / "checkpoint"
 EXPECTED = ("color", "ground", "place", "time", "shape")
@@ -65,3 +71,47 @@ def test_the_sunset_over_the_mountains_is_one(worker: Any, seed: int) -> None:
     summit, sky = pixels[100, 92], pixels[100, 140]
     assert summit[2] > summit[0] - 10
     assert sky[0] > sky[2] + 20
+
+
+def test_the_style_shows_more_with_each_level_and_in_the_look_it_learned(worker: Any) -> None:
+    for prompt in ("a red circle on a blue background", "a boat with a yellow sail at noon", "mountains at sunset"):
+        drawn = [_pixels(generate(prompt, worker=worker, seed=6, style=f"storybook:{level}")) for level in range(4)]
+        steps = [np.abs(pixels - drawn[0]).mean() for pixels in drawn]
+        assert steps[1] > 4
+        assert steps[2] > steps[1] * 1.2
+        assert steps[3] > steps[2] * 1.2
+        wanted = storybook(drawn[0].astype(np.uint8)).astype(np.float64)
+        assert np.abs(drawn[3] - wanted).mean() < 0.5 * np.abs(drawn[0] - wanted).mean()
+
+
+def test_the_style_and_the_upscaler_weigh_at_most_a_megabyte() -> None:
+    for name in ("storybook", "upscaler"):
+        assert (CHECKPOINT.parent / f"{name}.safetensors").stat().st_size <= 1e6
+
+
+def test_the_upscaler_is_closer_to_held_out_scenes_than_bicubic_is() -> None:
+    network = Registry.discover().upscaler("demo").load(Settings(device="cpu"))
+    gains = []
+    for seed, scene in enumerate(_held_out_scenes(24)):
+        large = render(scene, random.Random(seed), reduced=1)
+        halved = Image.fromarray(large).reduce(2)
+        bicubic = halved.resize((large.shape[1], large.shape[0]), Image.Resampling.BICUBIC)
+        gains.append(_psnr(upscale(halved, network), large) - _psnr(bicubic, large))
+    assert np.mean(gains) > 2
+    assert min(gains) > 0
+
+
+def _held_out_scenes(count: int) -> list[Scene]:
+    shapes = [Shape(c, s, g) for c, s, g in product(COLORS, SHAPES, COLORS) if c != g]
+    subjects = [Subject(s, c, t) for s, c, t in product(SUBJECTS, COLORS, TIMES)]
+    return random.Random(3).sample([scene for scene in (*shapes, *subjects) if scene.is_held_out], count)
+
+
+def _psnr(image: Image.Image, wanted: npt.NDArray[np.uint8]) -> float:
+    """In dB."""
+    error = np.square(np.asarray(image, dtype=np.float64) - wanted).mean()
+    return float(10 * np.log10(255**2 / error))
+
+
+def _pixels(picture: Picture) -> npt.NDArray[np.float64]:
+    return np.asarray(picture.image, dtype=np.float64)

@@ -22,6 +22,7 @@ ROOMS = [
     {"backend", "settings", "images"},
     {"models", "plugins"},
     {"diffusion", "shortcuts"},
+    {"engine"},
     {"cli"},
 ]
 

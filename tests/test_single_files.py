@@ -6,9 +6,11 @@ import gzip
 import pickle
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -149,6 +151,24 @@ def test_a_vae_that_is_not_there_is_named(family: tuple[Any, Any, Path]) -> None
     worker_class, _, folder = family
     with pytest.raises(ModelLoadError, match="There is no VAE /nowhere: correct VAE_PATH"):
         _load(worker_class, folder, vae_path="/nowhere")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_training_runs_notes_do_not_keep_its_weights_from_loading(
+    family: tuple[Any, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool
+) -> None:
+    worker_class, pipeline, folder = family
+    lightning = "pytorch_lightning.callbacks.model_checkpoint"
+    callback = type("ModelCheckpoint", (), {"__module__": lightning})
+    for name in ("pytorch_lightning", "pytorch_lightning.callbacks", lightning):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules[lightning], "ModelCheckpoint", callback, raising=False)
+    notes = {"best_model_score": np.float64(0.5), "best_model_path": "last.ckpt", "seen": {1, 2}}
+    content = {"state_dict": ldm_state(pipeline), "callbacks": {callback: notes}, "epoch": 1}
+    torch.save(content, tmp_path / "run.ckpt", _use_new_zipfile_serialization=zipped)
+    monkeypatch.delitem(sys.modules, lightning)
+    drawn = _draw(_load(worker_class, tmp_path / "run.ckpt", base_model=folder))
+    assert drawn == _draw(_load(worker_class, folder))
 
 
 class _Trap:

@@ -9,21 +9,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imagegen_core.backend import Backend as Backend
+    from imagegen_core.engine import EngineReport as EngineReport
+    from imagegen_core.engine import LocalEngine as LocalEngine
+    from imagegen_core.engine import Ticket as Ticket
     from imagegen_core.errors import BackendNotFoundError as BackendNotFoundError
+    from imagegen_core.errors import DeadlineError as DeadlineError
+    from imagegen_core.errors import EngineClosedError as EngineClosedError
     from imagegen_core.errors import ImagegenError as ImagegenError
     from imagegen_core.errors import InvalidRequestError as InvalidRequestError
     from imagegen_core.errors import ModelLoadError as ModelLoadError
     from imagegen_core.errors import ModelNotFoundError as ModelNotFoundError
+    from imagegen_core.errors import OutOfMemoryError as OutOfMemoryError
     from imagegen_core.errors import OutputError as OutputError
     from imagegen_core.errors import PictureError as PictureError
     from imagegen_core.errors import PluginError as PluginError
+    from imagegen_core.errors import QueueFullError as QueueFullError
     from imagegen_core.errors import SettingsError as SettingsError
     from imagegen_core.images.recipe import Recipe as Recipe
     from imagegen_core.images.recipe import read_recipe as read_recipe
     from imagegen_core.images.upscaler import Upscaler as Upscaler
     from imagegen_core.images.upscaler import UpscalerDef as UpscalerDef
     from imagegen_core.images.upscaling import upscale as upscale
+    from imagegen_core.job import Cancelled as Cancelled
+    from imagegen_core.job import Done as Done
+    from imagegen_core.job import Event as Event
+    from imagegen_core.job import Failed as Failed
     from imagegen_core.job import Job as Job
+    from imagegen_core.job import Queued as Queued
+    from imagegen_core.job import Started as Started
     from imagegen_core.job import StepDone as StepDone
     from imagegen_core.models.named import NamedModel as NamedModel
     from imagegen_core.picture import Picture as Picture
@@ -45,29 +58,42 @@ if TYPE_CHECKING:
 _HOME = {
     "Backend": "backend",
     "BackendNotFoundError": "errors",
+    "Cancelled": "job",
+    "DeadlineError": "errors",
+    "Done": "job",
     "Drawing": "request",
+    "EngineClosedError": "errors",
+    "EngineReport": "engine",
+    "Event": "job",
+    "Failed": "job",
     "GenerateRequest": "request",
     "ImagegenError": "errors",
     "InvalidRequestError": "errors",
     "Job": "job",
+    "LocalEngine": "engine",
     "ModelLoadError": "errors",
     "ModelNotFoundError": "errors",
     "NamedModel": "models.named",
+    "OutOfMemoryError": "errors",
     "OutputError": "errors",
     "Picture": "picture",
     "PictureError": "errors",
     "PluginError": "errors",
+    "QueueFullError": "errors",
+    "Queued": "job",
     "Recipe": "images.recipe",
     "Registry": "plugins.registry",
     "STYLE_REGISTRY": "styles",
     "Sampler": "samplers",
-    "SettingsError": "errors",
     "Settings": "settings",
+    "SettingsError": "errors",
     "Size": "request",
+    "Started": "job",
     "StepDone": "job",
     "SteppedWorker": "worker",
     "StyleDef": "styles",
     "StyleLoraRequest": "request",
+    "Ticket": "engine",
     "Upscaler": "images.upscaler",
     "UpscalerDef": "images.upscaler",
     "Worker": "worker",

@@ -37,3 +37,27 @@ class OutputError(ImagegenError):
 
 class PictureError(ImagegenError):
     """A picture given to work on cannot be read, or carries no recipe."""
+
+
+class OutOfMemoryError(ImagegenError):
+    """The device's memory does not take this picture; the message says what would make it fit."""
+
+
+class QueueFullError(ImagegenError):
+    """Too many requests wait already.
+
+    Attributes:
+        retry_after: Seconds after which there will probably be room.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(ImagegenError):
+    """The picture was not done by its deadline, and was given up."""
+
+
+class EngineClosedError(ImagegenError):
+    """The engine takes no more requests."""

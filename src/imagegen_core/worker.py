@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from imagegen_core.job import Job
 from imagegen_core.picture import Picture
@@ -31,25 +31,81 @@ class Worker(Protocol):
 
 
 class DenoisingState(Protocol):
-    """Where one job stands between two steps."""
+    """Where one job stands between two steps.
+
+    Attributes:
+        failure: What went wrong with this job alone in the last step, such as an error of its scheduler.
+    """
+
+    failure: Exception | None
 
     @property
-    def done(self) -> bool:
-        """Whether all steps are behind it, so that it can be finished."""
+    def steps_left(self) -> int:
+        """Steps to go; at 0 it can be finished."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """How much of a forward pass a step takes: 1, or 2 with classifier-free guidance."""
         ...
 
 
+@runtime_checkable
 class SteppedWorker(Worker, Protocol[State]):
-    """A worker whose denoising can be interleaved: `run_job` is begin, step until done, finish."""
+    """A worker whose denoising can be interleaved: `run_job` is begin, step until done, finish.
+
+    One thread at a time calls these. Each may raise `OutOfMemoryError`, and then has changed nothing.
+    """
 
     def begin(self, job: Job) -> State:
         """Check the request, encode its prompt, draw its noise; nothing is denoised yet."""
         ...
 
-    def step(self, states: Sequence[State]) -> None:
-        """Take each state one denoising step on, all in one forward pass; their latents share a shape."""
+    def group(self, state: State) -> Hashable:
+        """What states must have in common to be stepped together; as text it tells people what that is."""
         ...
 
-    def finish(self, states: Sequence[State]) -> list[Picture]:
-        """Decode the latents of states that are done, and encode their pictures."""
+    def step(self, states: Sequence[State]) -> None:
+        """Take each state of a group one denoising step on, all in one forward pass.
+
+        What goes wrong with one state alone becomes its `failure`. Where this raises, no state has moved.
+        """
+        ...
+
+    def finish(self, state: State) -> Callable[[], Picture]:
+        """Decode the latents of a state that is done. The rest, encoding the picture, is called on any thread."""
+        ...
+
+
+@runtime_checkable
+class Provable(Protocol):
+    """A stepped worker that can prove that its batches do not change pictures."""
+
+    def trial(self, states: Sequence[Any]) -> bool:
+        """Take each state one step on by itself, and say whether a step together would have led to the same bits."""
+        ...
+
+    def pad(self, rows: int | None) -> None:
+        """Fill every forward pass up to `rows` from now on, also those of one state; None stops it.
+
+        Where a result depends on the number of rows, as on GPUs, this makes it the same number always.
+        """
+        ...
+
+
+@runtime_checkable
+class Previewing(Protocol):
+    """A stepped worker that shows what it is drawing."""
+
+    def preview(self, state: Any) -> bytes:
+        """The latents as a small PNG."""
+        ...
+
+
+@runtime_checkable
+class MemoryAware(Protocol):
+    """A stepped worker that knows what its device's memory takes."""
+
+    def rows_that_fit(self, state: Any) -> int:
+        """How many rows of this state's shape one forward pass can have in the memory that is free now, from 1."""
         ...

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagegen_core import NamedModel, hookimpl
+from imagegen_core import NamedModel, StyleDef, UpscalerDef, hookimpl
 
-CHECKPOINT = Path(__file__).parent / "checkpoint"
+FOLDER = Path(__file__).parent
+CHECKPOINT = FOLDER / "checkpoint"
 
 
 @hookimpl
@@ -18,5 +19,32 @@ def imagegen_models() -> list[NamedModel]:
             summary="coloured shapes and landscapes at 256x256, 4 LCM steps",
             path=CHECKPOINT,
             fallback=True,
+        )
+    ]
+
+
+@hookimpl
+def imagegen_styles() -> list[StyleDef]:
+    """The checkpoint's style."""
+    return [
+        StyleDef(
+            id="storybook",
+            title="pale colours on cream paper, and dark outlines",
+            lora_path=str(FOLDER / "storybook.safetensors"),
+            adapter_name="storybook",
+            levels=(0.4, 0.7, 1.0),
+        )
+    ]
+
+
+@hookimpl
+def imagegen_upscalers() -> list[UpscalerDef]:
+    """The network that doubles the checkpoint's pictures."""
+    return [
+        UpscalerDef(
+            name="demo",
+            summary="doubles flat pictures with hard edges, such as the demo model's",
+            scale=2,
+            weights=FOLDER / "upscaler.safetensors",
         )
     ]

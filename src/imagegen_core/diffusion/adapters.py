@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imagegen_core.diffusion.exactness import make_rowwise
 from imagegen_core.diffusion.loading import first_line, quiet
 from imagegen_core.diffusion.lora_files import read_lora
 from imagegen_core.errors import InvalidRequestError
@@ -154,3 +155,4 @@ def _inject(network: Any, part: Mapping[str, Tensor], name: str) -> None:
     set_peft_model_state_dict(network, dict(part), adapter_name=name)
     for module in ranks:
         network.get_submodule(module).to(network.device, network.dtype)
+    make_rowwise(network)

@@ -30,6 +30,7 @@ class Denoising:
         guidance_embedding: [1, time_cond_proj_dim] for models distilled with guidance, else None.
         on_step: Told of each step that is done.
         index: Steps done so far.
+        failure: What went wrong with this request alone in its last step.
     """
 
     drawing: Drawing
@@ -41,11 +42,17 @@ class Denoising:
     guidance_embedding: Tensor | None = None
     on_step: Callable[[StepDone], None] | None = None
     index: int = 0
+    failure: Exception | None = None
 
     @property
-    def done(self) -> bool:
-        """Whether all steps are behind it."""
-        return self.index == len(self.scheduler.timesteps)
+    def steps_left(self) -> int:
+        """Steps to go; at 0 its latents are final."""
+        return len(self.scheduler.timesteps) - self.index
+
+    @property
+    def rows(self) -> int:
+        """How many rows of a forward pass it takes: one for each conditioning."""
+        return len(self.conditionings)
 
     @property
     def timestep(self) -> Tensor:
@@ -69,25 +76,46 @@ class Denoising:
             self.on_step(StepDone(self.index, len(self.scheduler.timesteps)))
 
 
-def step_together(unet: Any, states: Sequence[Denoising]) -> None:
+def step_together(unet: Any, states: Sequence[Denoising], padded: int | None = None) -> None:
     """Take every state one step on, with one forward pass of `unet` for all their rows.
+
+    What goes wrong with one state's scheduler becomes its `failure`; an error of the pass is raised, before any moves.
 
     Args:
         unet: A diffusers ``UNet2DConditionModel``.
-        states: Requests whose latents share a shape; their timesteps and guidance may differ.
+        states: Requests of one group; their timesteps, guidance and schedulers may differ.
+        padded: Rows that the pass is filled up to, where it has fewer.
     """
+    for state, prediction in zip(states, predict(unet, states, padded), strict=True):
+        advance(state, prediction)
+
+
+def advance(state: Denoising, prediction: Tensor) -> None:
+    """Take one state one step on, or note why that fails."""
+    try:
+        state.advance(prediction)
+    except Exception as error:  # noqa: BLE001 - whatever a scheduler raises, it is this request's
+        state.failure = error
+
+
+def predict(unet: Any, states: Sequence[Denoising], padded: int | None = None) -> Sequence[Tensor]:
+    """What `unet` predicts for each state's next step, in one forward pass; see `step_together`."""
     conditionings = [conditioning for state in states for conditioning in state.conditionings]
-    rows = [len(state.conditionings) for state in states]
-    predictions = unet(
-        torch.cat([state.unet_latents() for state in states]),
-        torch.cat([state.timestep.expand(count) for state, count in zip(states, rows, strict=True)]),
-        encoder_hidden_states=torch.cat([conditioning.tokens for conditioning in conditionings]),
-        timestep_cond=_guidance_embeddings(states),
-        added_cond_kwargs=_added(conditionings),
+    guidance = _guidance_embeddings(states)
+
+    def filled(rows: Tensor) -> Tensor:
+        missing = (padded or 0) - len(rows)
+        return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing > 0 else rows
+
+    predictions: Tensor = unet(
+        filled(torch.cat([state.unet_latents() for state in states])),
+        filled(torch.cat([state.timestep.expand(state.rows) for state in states])),
+        encoder_hidden_states=filled(torch.cat([conditioning.tokens for conditioning in conditionings])),
+        timestep_cond=None if guidance is None else filled(guidance),
+        added_cond_kwargs={name: filled(rows) for name, rows in _added(conditionings).items()},
         return_dict=False,
     )[0]
-    for state, prediction in zip(states, predictions.split(rows), strict=True):
-        state.advance(prediction)
+    return torch.split(predictions[: len(conditionings)], [state.rows for state in states])
 
 
 def _guidance_embeddings(states: Sequence[Denoising]) -> Tensor | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from imagegen_core.diffusion.tokenizers import find_tokenizer
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.headers import read_header
+from imagegen_core.models.pickled import OPAQUE
 
 _UNET, _VAE = "model.diffusion_model.", "first_stage_model."
 _PAD_TOKENS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
@@ -79,12 +80,21 @@ def read_weights(path: Path) -> State:
         from safetensors.torch import load_file
 
         return load_file(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:  # files of torch before 1.6 cannot be mapped
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals([(_Inert, name) for name in OPAQUE]):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # files of torch before 1.6 cannot be mapped
+            content = torch.load(path, map_location="cpu", weights_only=True)
     content = content.get("state_dict", content)
     return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+
+
+class _Inert:
+    """Stands for what a training run noted beside its weights: takes anything, does nothing."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
 
 
 def _component(

@@ -5,24 +5,29 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.adapters import ActiveStyle, Adapters
 from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.decoding import decode, pool, upcast
-from imagegen_core.diffusion.denoising import Denoising, step_together
+from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
 from imagegen_core.diffusion.embeddings import Embeddings
+from imagegen_core.diffusion.exactness import make_rowwise
 from imagegen_core.diffusion.loading import load_pipeline, load_vae
+from imagegen_core.diffusion.memory import check_fits, memory_errors, rows_that_fit
+from imagegen_core.diffusion.previews import Previewer
 from imagegen_core.diffusion.provenance import Provenance
 from imagegen_core.diffusion.scheduling import Schedulers
-from imagegen_core.errors import InvalidRequestError, SettingsError
+from imagegen_core.errors import InvalidRequestError, OutOfMemoryError, SettingsError
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import to_text
 from imagegen_core.job import Job
@@ -40,7 +45,7 @@ _CACHED_PROMPTS = 64
 
 
 class DiffusionWorker(ABC):
-    """Draws with one diffusers pipeline on one device; implements `SteppedWorker`.
+    """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `Provable` and their like.
 
     A family names its `backend` description, its diffusers pipeline and a folder with the configs that its single
     files go without, and implements `encode`.
@@ -90,6 +95,7 @@ class DiffusionWorker(ABC):
             if settings.recipe
             else None
         )
+        self._padded_rows: int | None = None
         self._drawing = threading.Lock()
         self._remembered = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_styled)
 
@@ -130,8 +136,10 @@ class DiffusionWorker(ABC):
 
         Raises:
             InvalidRequestError: The request asks for what cannot be drawn.
+            OutOfMemoryError: It asks for a larger picture than the device takes.
         """
         drawing = Drawing.of(job.req, self.native_size)
+        check_fits(self.pipe, drawing.size, self.device)
         style = self._style(drawing)
         self._adapters.use(style)
         scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device)
@@ -147,23 +155,73 @@ class DiffusionWorker(ABC):
             on_step=getattr(job, "on_step", None),
         )
 
-    @torch.inference_mode()
-    def step(self, states: Sequence[Denoising]) -> None:
-        """Take each state one denoising step on, all in one forward pass; they share a shape and a style."""
-        self._adapters.use(states[0].style)
-        step_together(self.pipe.unet, states)
+    def group(self, state: Denoising) -> Hashable:
+        """Size, style and the prompt's length: what tensors and weights of a shared forward pass have in common."""
+        style = "" if state.style is None else f", {state.drawing.style}:{state.style.weight:g}"
+        return f"{state.drawing.size}, {state.conditionings[0].tokens.shape[1]} tokens{style}"
 
     @torch.inference_mode()
-    def finish(self, states: Sequence[Denoising]) -> list[Picture]:
-        """Decode the latents of states that are done, and encode their pictures, each with its recipe."""
-        return [
-            Picture(
-                encode_png(decode(self.pipe.vae, state.latents), self._text(state.drawing)),
-                state.drawing.seed,
-                pool(state.latents),
+    def step(self, states: Sequence[Denoising]) -> None:
+        """Take each state one denoising step on, all in one forward pass; they are of one group.
+
+        Raises:
+            OutOfMemoryError: The device's memory did not take it; no state has moved.
+        """
+        self._adapters.use(states[0].style)
+        with memory_errors(states[0].drawing.size):
+            step_together(self.pipe.unet, states, self._padded_rows)
+            self._synchronize()
+
+    @torch.inference_mode()
+    def trial(self, states: Sequence[Denoising]) -> bool:
+        """Take each state one step on by itself, and say whether together they would have come to the same bits."""
+        self._adapters.use(states[0].style)
+        with memory_errors(states[0].drawing.size):
+            together = predict(self.pipe.unet, states, self._padded_rows)
+            alone = [predict(self.pipe.unet, [state], self._padded_rows)[0] for state in states]
+        for state, prediction in zip(states, alone, strict=True):
+            advance(state, prediction)
+        return all(torch.equal(*pair) for pair in zip(together, alone, strict=True))
+
+    def pad(self, rows: int | None) -> None:
+        """Fill every forward pass up to `rows` from now on; None stops it."""
+        self._padded_rows = rows
+
+    def rows_that_fit(self, state: Denoising) -> int:
+        """How many rows of this state's size a forward pass can have in the memory that is free now."""
+        return rows_that_fit(self.pipe, state.drawing.size, self.device)
+
+    @torch.inference_mode()
+    def preview(self, state: Denoising) -> bytes:
+        """The latents as a PNG of one pixel each; see `Previewer`."""
+        return encode_png(self._previewer.pixels(state.latents), {})
+
+    @torch.inference_mode()
+    def finish(self, state: Denoising) -> Callable[[], Picture]:
+        """Decode the latents of a state that is done; what is returned encodes the picture with its recipe.
+
+        Raises:
+            OutOfMemoryError: The device's memory did not take it, not even in tiles.
+        """
+        pixels = self._decode(state)
+        latents = pool(state.latents)
+        return lambda: Picture(encode_png(pixels, self._text(state.drawing)), state.drawing.seed, latents)
+
+    def _decode(self, state: Denoising) -> npt.NDArray[np.uint8]:
+        size = state.drawing.size
+        try:
+            with memory_errors(size):
+                return decode(self.pipe.vae, state.latents)
+        except OutOfMemoryError:
+            logger.warning(
+                "The memory does not take %s in one piece: it is decoded in tiles, whose edges may show", size
             )
-            for state in states
-        ]
+        self.pipe.vae.enable_tiling()
+        try:
+            with memory_errors(size):
+                return decode(self.pipe.vae, state.latents)
+        finally:
+            self.pipe.vae.disable_tiling()
 
     def _text(self, drawing: Drawing) -> dict[str, str]:
         if self._provenance is None:
@@ -173,9 +231,11 @@ class DiffusionWorker(ABC):
     def _draw(self, job: Job) -> Picture:
         with self._drawing:
             state = self.begin(job)
-            while not state.done:
+            while state.steps_left:
                 self.step([state])
-            return self.finish([state])[0]
+                if state.failure is not None:
+                    raise state.failure
+            return self.finish(state)()
 
     def _conditionings(self, drawing: Drawing) -> list[Conditioning]:
         self._check_clip_skip(drawing.clip_skip)
@@ -217,6 +277,15 @@ class DiffusionWorker(ABC):
         """What a prompt means under a style, which also changes the text encoders: part of what is remembered by."""
         return self.encode(self._embeddings.expand(prompt), clip_skip)
 
+    @cached_property
+    def _previewer(self) -> Previewer:
+        return Previewer(self.pipe.vae)
+
+    def _synchronize(self) -> None:
+        """Wait for the device, so that a step is over when it returns: it can be timed, and cancelled in time."""
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).synchronize()
+
     @property
     def _is_guidance_distilled(self) -> bool:
         return self.pipe.unet.config.time_cond_proj_dim is not None
@@ -252,6 +321,7 @@ class DiffusionWorker(ABC):
             pipe.vae = load_vae(settings.vae_path, self.dtype, folder)
         if self.device.type != "cpu":
             pipe.to(self.device)
+        make_rowwise(pipe.unet)
         if pipe.vae.config.force_upcast and self.dtype == torch.float16:
             upcast(pipe.vae)  # SDXL's VAE overflows in fp16
         if settings.enable_xformers:

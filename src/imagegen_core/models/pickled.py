@@ -73,8 +73,7 @@ _STORAGE_DTYPES: dict[str, str | None] = {
     _UNTYPED: None,
 }
 _DTYPES = {f"torch.{name}" for name in BITS}
-# Harmless, and no weights: devices, and what Lightning notes down beside them.
-_OPAQUE = {
+OPAQUE = {
     "_codecs.encode",
     "builtins.bytearray",
     "builtins.complex",
@@ -82,9 +81,11 @@ _OPAQUE = {
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "torch.Tensor",
     "torch.device",
 }
+"""Names of what is harmless and no weights: devices, and what Lightning notes down beside them."""
 
 
 def named(module: str, name: str) -> Global:
@@ -95,14 +96,14 @@ def named(module: str, name: str) -> Global:
     """
     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     full = f"{module}.{name}"
-    if full in _CALLS or full in _OPAQUE or full in _DTYPES or full in _STORAGE_DTYPES:
+    if full in _CALLS or full in OPAQUE or full in _DTYPES or full in _STORAGE_DTYPES:
         return Global(full)
     raise RefusedPickleError(quoted(full)[1:-1])
 
 
 def call(function: Global, arguments: tuple[object, ...]) -> object:
     """The description of what a call would return."""
-    if function.name in _OPAQUE:
+    if function.name in OPAQUE:
         return Opaque(function.name)
     if function.name in _CALLS:
         return _CALLS[function.name](*arguments)

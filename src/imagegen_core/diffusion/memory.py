@@ -1,0 +1,82 @@
+"""What fits into a device's memory, and what is said when something did not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import torch
+
+from imagegen_core.errors import OutOfMemoryError
+from imagegen_core.request import Size
+
+_ADVICE = (
+    "ask for a smaller size, set CUDA_DTYPE=fp16, CUDA_ENABLE_XFORMERS=1 or CUDA_ATTENTION_SLICING=1, "
+    "or use a device with more memory"
+)
+_SPARE = 0.85  # of the free memory may be planned with
+_UNET_COPIES, _VAE_COPIES = 16, 5  # of the widest full-size feature map live at the peak, as measured
+
+
+def row_bytes(pipe: Any, size: Size) -> int:
+    """The memory that one more row of a forward pass takes at its peak, roughly."""
+    channels = pipe.unet.config.block_out_channels[0]
+    scale = pipe.vae_scale_factor
+    return int(_UNET_COPIES * channels * (size.width // scale) * (size.height // scale) * pipe.unet.dtype.itemsize)
+
+
+def decoding_bytes(pipe: Any, size: Size) -> int:
+    """The memory that decoding one picture takes at its peak, roughly."""
+    channels = max(pipe.vae.config.block_out_channels[:2])
+    return int(_VAE_COPIES * channels * size.width * size.height * pipe.vae.dtype.itemsize)
+
+
+def free_bytes(device: torch.device) -> int:
+    """The memory that is free on `device` now, with what torch holds in reserve."""
+    if device.type == "cuda":
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + reserve)
+    return int(psutil.virtual_memory().available)
+
+
+def check_fits(pipe: Any, size: Size, device: torch.device) -> None:
+    """Refuse a picture that could only end with the process killed.
+
+    Raises:
+        OutOfMemoryError: It takes more memory than the device has in all.
+    """
+    needed = row_bytes(pipe, size) + decoding_bytes(pipe, size)
+    total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
+    if needed > total:
+        raise OutOfMemoryError(
+            f"A picture of {size} takes about {needed / 1e9:.0f} GB of memory, and {device} has {total / 1e9:.0f} GB "
+            f"in all: {_ADVICE}"
+        )
+
+
+def rows_that_fit(pipe: Any, size: Size, device: torch.device) -> int:
+    """How many rows a forward pass may have in the memory that is free now, from 1."""
+    return max(1, int(_SPARE * free_bytes(device) / row_bytes(pipe, size)))
+
+
+@contextmanager
+def memory_errors(size: Size) -> Iterator[None]:
+    """Turn torch's errors about memory into one that says what to do.
+
+    Raises:
+        OutOfMemoryError: A picture of `size` did not fit.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(size) from error
+    except RuntimeError as error:
+        if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        raise _out_of_memory(size) from error
+
+
+def _out_of_memory(size: Size) -> OutOfMemoryError:
+    return OutOfMemoryError(f"The memory did not take a picture of {size}: {_ADVICE}")

@@ -1,0 +1,55 @@
+"""What a picture looks like so far: latents to RGB by a linear map, fitted to the VAE at hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+_SIDE = 64  # pixels of a picture that is fitted to
+_PICTURES = 24
+
+
+class Previewer:
+    """Maps latents to pixels, one latent a pixel.
+
+    The VAE's latents are close to an affine function of the colours they stand for (as T. A. Vass and others found for
+    SD1.5 and SDXL, whose factors are passed around). The function is fitted here by least squares, on colours
+    encoded by the checkpoint's own VAE, so that any VAE shows its colours.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        """Fit to `vae`; a few dozen pictures of 64 pixels are encoded."""
+        pixels = _colours()
+        pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2) * 2 - 1
+        latents = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mean * vae.config.scaling_factor
+        pooled = torch.nn.functional.adaptive_avg_pool2d(pictures, latents.shape[-2:])
+        known = _flat(latents.float().cpu())
+        wanted = pooled.permute(0, 2, 3, 1).reshape(-1, 3)
+        self._factors = torch.linalg.lstsq(_with_one(known), wanted).solution
+
+    def pixels(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        """The colours of latents [1, channels, h, w], as pixels [h, w, 3]."""
+        height, width = latents.shape[-2:]
+        colours = _with_one(_flat(latents.float().cpu())) @ self._factors
+        levels = (colours.reshape(height, width, 3) / 2 + 0.5).clamp(0, 1).mul(255).round()
+        return levels.to(torch.uint8).numpy()  # type: ignore[no-any-return]
+
+
+def _flat(latents: Tensor) -> Tensor:
+    return latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
+
+
+def _with_one(rows: Tensor) -> Tensor:
+    return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+
+
+def _colours() -> npt.NDArray[np.float32]:
+    """Pictures of two colours each, one fading into the other, [N, side, side, 3] in 0..1."""
+    ends = np.random.default_rng(0).random((_PICTURES, 2, 1, 1, 3), dtype=np.float32)
+    share = np.linspace(0, 1, _SIDE, dtype=np.float32)[None, :, None, None]
+    faded = ends[:, 0] * (1 - share) + ends[:, 1] * share
+    return np.broadcast_to(faded, (_PICTURES, _SIDE, _SIDE, 3)).copy()

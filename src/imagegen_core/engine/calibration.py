@@ -1,0 +1,93 @@
+"""The self-test at load: do batches leave pictures as they are, and how large a one pays?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from typing import Any
+
+from imagegen_core.engine.batching import BatchSize
+from imagegen_core.engine.plain import OneByOne
+from imagegen_core.job import Job
+from imagegen_core.request import GenerateRequest
+from imagegen_core.worker import Provable
+
+_SECONDS = 1.2  # after which no larger size is begun
+_TIMES = 3
+_PADDED_ROWS = 4
+_PADDING_PAYS = 0.8  # of the time of a pass of one row, for each row of a padded one
+
+
+def calibrate(worker: Any, size: BatchSize) -> tuple[Hashable, str]:
+    """Prove and time batches of the checkpoint's native size, and tell the worker what makes them exact.
+
+    Args:
+        worker: A `SteppedWorker`.
+        size: Takes up what was found.
+
+    Returns:
+        The native size's group, and how requests share forward passes, or why they do not, in words.
+    """
+    if isinstance(worker, OneByOne):
+        return worker.kind, "the worker draws whole jobs, so they go one at a time"
+    return worker.group(_states(worker, 1)[0]), _judge(worker, size)
+
+
+def _judge(worker: Any, size: BatchSize) -> str:
+    if not size.exact:
+        _grow(worker, size)
+        return "requests share forward passes unproven, as asked for: a picture may depend on its neighbours"
+    if not isinstance(worker, Provable):
+        size.fits = 1
+        return "the worker cannot prove that batches leave its pictures as they are, so they go one at a time"
+    _grow(worker, size)
+    if not size.refused:
+        return "requests share forward passes, whose results are proven to be those of each alone"
+    if size.proven:
+        return f"requests share forward passes of up to {max(size.proven)} rows; results of larger ones are others"
+    if _pad(worker, size):
+        return f"results depend on the number of rows here, so every forward pass is filled up to {_PADDED_ROWS}"
+    size.fits = 1
+    return "results depend on the number of rows here, so pictures are drawn one at a time"
+
+
+def _grow(worker: Any, size: BatchSize) -> None:
+    """Try sizes, each twice the last, while they are exact and pay."""
+    began, rows = time.monotonic(), 1
+    _time(worker, size, rows)
+    while size.rows == rows and 2 * rows <= size.fits and time.monotonic() - began < _SECONDS:
+        rows *= 2
+        if size.exact:
+            size.tried(rows, same=worker.trial(_states(worker, rows)))
+            if rows in size.refused:
+                return
+        _time(worker, size, rows)
+
+
+def _time(worker: Any, size: BatchSize, rows: int) -> None:
+    states = _states(worker, rows)
+    for _ in range(_TIMES):
+        began = time.monotonic()
+        worker.step(states)
+        size.timed(rows, time.monotonic() - began)
+
+
+def _pad(worker: Any, size: BatchSize) -> bool:
+    """Whether filling every pass up to the same number of rows makes results alike, and pays; if so, it stays so."""
+    alone = size.expected()
+    worker.pad(_PADDED_ROWS)
+    padded = BatchSize(exact=True, fits=_PADDED_ROWS)
+    _time(worker, padded, _PADDED_ROWS)
+    same = all(worker.trial(_states(worker, rows)) for rows in range(2, _PADDED_ROWS + 1))
+    if same and padded.expected() / _PADDED_ROWS < _PADDING_PAYS * alone:
+        size.fits = size.rows = _PADDED_ROWS
+        size.refused.clear()
+        size.proven.update(range(2, _PADDED_ROWS + 1))
+        return True
+    worker.pad(None)
+    return False
+
+
+def _states(worker: Any, count: int) -> list[Any]:
+    requests = (GenerateRequest(prompt="a test", num_inference_steps=_TIMES + 1, seed=seed) for seed in range(count))
+    return [worker.begin(Job(req=request)) for request in requests]

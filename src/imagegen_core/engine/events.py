@@ -1,0 +1,73 @@
+"""The news of one job, told to any number of listeners, each from the beginning."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+from imagegen_core.job import Cancelled, Done, Event, Failed
+
+_LAST = (Done, Failed, Cancelled)
+
+
+class EventLog:
+    """What happened to a job so far and from now on, for ``for`` and for ``async for``.
+
+    The last event is a `Done`, a `Failed` or a `Cancelled`, and is always there in the end.
+    """
+
+    def __init__(self) -> None:
+        """Nothing has happened."""
+        self._events: list[Event] = []
+        self._changed = threading.Condition()
+        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    def append(self, event: Event) -> None:
+        """Tell `event`; what comes after the last event is dropped."""
+        with self._changed:
+            if self._ended:
+                return
+            self._events.append(event)
+            self._changed.notify_all()
+            for loop, wake in self._waiting:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(wake.set)
+
+    def __iter__(self) -> Iterator[Event]:
+        """Every event, waiting for those to come."""
+        told = 0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: len(self._events) > told)  # noqa: B023 - called at once
+                event = self._events[told]
+            told += 1
+            yield event
+            if isinstance(event, _LAST):
+                return
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Every event, waiting for those to come, without holding up the loop."""
+        waiting = (asyncio.get_running_loop(), asyncio.Event())
+        with self._changed:
+            self._waiting.add(waiting)
+        told = 0
+        try:
+            while True:
+                waiting[1].clear()
+                with self._changed:
+                    events = self._events[told:]
+                for event in events:
+                    yield event
+                told += len(events)
+                if events and isinstance(events[-1], _LAST):
+                    return
+                if not events:
+                    await waiting[1].wait()
+        finally:
+            with self._changed:
+                self._waiting.discard(waiting)
+
+    @property
+    def _ended(self) -> bool:
+        return bool(self._events) and isinstance(self._events[-1], _LAST)

@@ -1,0 +1,318 @@
+"""The engine of one worker: a queue before it, and a thread that steps its jobs together."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from bisect import insort
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from imagegen_core.engine.batching import BatchSize
+from imagegen_core.engine.calibration import calibrate
+from imagegen_core.engine.plain import OneByOne
+from imagegen_core.engine.report import EngineReport, GroupReport
+from imagegen_core.engine.ticket import Ticket
+from imagegen_core.engine.turns import Group, Running, Turns
+from imagegen_core.engine.watchdog import Watchdog
+from imagegen_core.errors import EngineClosedError, ImagegenError, OutOfMemoryError, QueueFullError
+from imagegen_core.job import Job, Started, StepDone
+from imagegen_core.picture import Picture
+from imagegen_core.request import Drawing
+from imagegen_core.worker import MemoryAware, Previewing, SteppedWorker, Worker
+
+logger = logging.getLogger(__name__)
+
+_RUNNING = 64  # jobs that have begun, at most: each holds its embedded prompt
+_BEGUN_AT_ONCE = 4  # between two steps, so that those who are running go on
+_KNOWN_SHAPES = 64
+_ENCODERS = 2
+_PACE_WEIGHT = 0.2  # of the latest picture
+
+
+class LocalEngine:
+    """Draws what it is asked for with one worker, several pictures at a time where that pays.
+
+    Requests join and leave between denoising steps. In ``exact`` batching, a picture's bytes do not depend on what else
+    was drawn: they are those that the worker draws alone. A worker that has no steps is served too, a job at a time.
+
+    The engine is the worker's only user. It works from threads and from coroutines::
+
+        with LocalEngine(load_worker()) as engine:
+            tickets = [engine.submit(request) for request in requests]
+            pictures = [ticket.result() for ticket in tickets]
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        *,
+        batching: Literal["exact", "fast"] = "exact",
+        queue_limit: int = 256,
+        step_limit: float = 120.0,
+        previews: bool = False,
+    ) -> None:
+        """Test what the worker can do together, and start.
+
+        Args:
+            worker: The worker, used by nobody else from now on.
+            batching: ``exact``, or ``fast`` to share forward passes also where that changes pictures a little.
+            queue_limit: Jobs that may wait to begin.
+            step_limit: Seconds after which a step is reported to hang.
+            previews: Whether each step's event shows what the picture looks like so far.
+        """
+        self._worker: Any = worker if isinstance(worker, SteppedWorker) else OneByOne(worker)
+        self._batching = batching
+        self._queue_limit = queue_limit
+        self._previews = previews and isinstance(worker, Previewing)
+        self._waiting: list[Ticket] = []
+        self._turns = Turns()
+        self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()
+        self._finished = self._failed = self._cancelled = 0
+        self._pace = 1.0  # seconds between two finished pictures
+        self._last_finished = time.monotonic()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._because = self._calibrate()
+        self._watchdog = Watchdog(step_limit)
+        self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="imagegen-encoder")
+        self._thread = threading.Thread(target=self._work, name="imagegen-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
+        """Put a request in line.
+
+        Args:
+            request: A `GenerateRequest`, or any object with its attributes.
+            deadline: Seconds from now after which the picture is given up; None waits for it.
+            priority: Higher goes first, whoever came before.
+
+        Raises:
+            InvalidRequestError: The request asks for what no worker could draw.
+            QueueFullError: Too many wait already.
+            EngineClosedError: The engine was closed.
+        """
+        Drawing.of(request, native_size="8x8")  # refuses a wrong request before it waits
+        ticket = Ticket(Job(req=request), priority, deadline)
+        with self._changed:
+            if self._closed:
+                raise EngineClosedError("The engine is closed: it takes no more requests")
+            if len(self._waiting) >= self._queue_limit:
+                raise QueueFullError(
+                    f"{len(self._waiting)} requests wait already: try again in {self._pace:.0f} s",
+                    retry_after=self._pace,
+                )
+            insort(self._waiting, ticket, key=lambda one: -one.priority)
+            self._tell_places()
+            self._changed.notify()
+        ticket.job.fut.add_done_callback(lambda _: self._note_outcome(ticket))
+        return ticket
+
+    def report(self) -> EngineReport:
+        """What the engine does, and how."""
+        with self._changed:
+            return EngineReport(
+                batching=self._batching,
+                because=self._because,
+                groups=tuple(_group_report(key, size) for key, size in self._sizes.items()),
+                waiting=len(self._waiting),
+                running=self._turns.count,
+                finished=self._finished,
+                failed=self._failed,
+                cancelled=self._cancelled,
+                stuck=self._watchdog.stuck,
+            )
+
+    def close(self, *, drain: bool = True) -> None:
+        """Stop: after all that was asked for, or, without `drain`, after the present step, cancelling the rest."""
+        with self._changed:
+            self._closed = True
+            left = [] if drain else [*self._waiting, *(one.ticket for one in self._turns.running())]
+            self._changed.notify()
+        for ticket in left:
+            ticket.cancel()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        self._encoders.shutdown()
+        self._watchdog.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close, and finish what was asked for unless an exception is on its way."""
+        self.close(drain=kind is None)
+
+    def _work(self) -> None:
+        try:
+            while (arrived := self._arrivals()) is not None:
+                self._drop_running()
+                for ticket in arrived:
+                    self._begin(ticket)
+                if group := self._turns.next():
+                    self._step(group)
+        except Exception as error:
+            logger.exception("The engine broke")
+            self._break(error)
+
+    def _arrivals(self) -> list[Ticket] | None:
+        """Who begins now, of those that wait; None when all is done and the engine closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._turns.count or self._closed)
+            if self._closed and not self._waiting and not self._turns.count:
+                return None
+            now = time.monotonic()
+            for ticket in [*self._waiting]:
+                ticket.expire(now)  # which takes it out of the line
+            room = min(_BEGUN_AT_ONCE, _RUNNING - self._turns.count)
+            arrived, self._waiting = self._waiting[:room], self._waiting[room:]
+            self._tell_places()
+            return arrived
+
+    def _begin(self, ticket: Ticket) -> None:
+        running = Running(ticket, None)
+        ticket.job.on_step = lambda done: self._tell_step(running, done)
+        try:
+            with self._watchdog.watching("Beginning a picture"):
+                running.state = self._worker.begin(ticket.job)
+            key = self._worker.group(running.state)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's
+            self._fail(ticket, error)
+            return
+        size = self._size(key, running.state)
+        with self._changed:
+            self._turns.join(running, key, size)
+        ticket.events.append(Started())
+
+    def _step(self, group: Group) -> None:
+        began = time.monotonic()
+        chosen = group.batch(began)
+        self._advance(group, chosen)
+        for one in chosen:
+            if one.state.failure is not None:
+                self._fail(one.ticket, one.state.failure)
+            elif not one.state.steps_left and not one.ticket.done:
+                self._finish(one)
+        group.deficit -= time.monotonic() - began
+        with self._changed:
+            self._turns.leave(group, [one for one in chosen if one.state.failure or not one.state.steps_left])
+
+    def _advance(self, group: Group, chosen: Sequence[Running]) -> None:
+        """Take one step together; what cannot be done together is tried again by each alone."""
+        states = [one.state for one in chosen]
+        rows = sum(state.rows for state in states)
+        began = time.monotonic()
+        try:
+            with self._watchdog.watching(f"A step of {rows} rows ({group.key})"):
+                if group.size.needs_trial(rows, len(states)):
+                    group.size.tried(rows, same=self._worker.trial(states))
+                else:
+                    self._worker.step(states)
+                    group.size.timed(rows, time.monotonic() - began)
+        except Exception as error:  # noqa: BLE001 - it belongs to one of them, and the others go on
+            if len(chosen) == 1:
+                states[0].failure = error
+                return
+            if isinstance(error, OutOfMemoryError):
+                logger.warning("A step of %d rows ran out of memory: no more than %d from now on", rows, rows // 2)
+                group.size.halve(rows)
+                return
+            for one in chosen:
+                self._advance(group, [one])
+
+    def _finish(self, one: Running) -> None:
+        try:
+            with self._watchdog.watching("Decoding a picture"):
+                encode = self._worker.finish(one.state)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's
+            self._fail(one.ticket, error)
+            return
+        self._encoders.submit(self._encode, one.ticket, encode)
+
+    def _encode(self, ticket: Ticket, encode: Callable[[], Picture]) -> None:
+        try:
+            ticket.draw(encode())
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's
+            self._fail(ticket, error)
+
+    def _fail(self, ticket: Ticket, error: Exception) -> None:
+        if not isinstance(error, ImagegenError):
+            logger.error("A picture failed: %r", error, exc_info=error)
+        ticket.fail(error)
+
+    def _tell_step(self, running: Running, done: StepDone) -> None:
+        preview = self._worker.preview(running.state) if self._previews else None
+        running.ticket.events.append(replace(done, preview=preview))
+
+    def _drop_running(self) -> None:
+        """Let go of those that were cancelled, or whose deadline is over."""
+        now = time.monotonic()
+        with self._changed:
+            for group in self._turns.groups():
+                self._turns.leave(group, [one for one in group.members if one.ticket.expire(now)])
+
+    def _note_outcome(self, ticket: Ticket) -> None:
+        """Count how a job ended; one that had not begun leaves the line at once."""
+        future = ticket.job.fut
+        with self._changed:
+            if future.cancelled():
+                self._cancelled += 1
+            elif future.exception() is not None:
+                self._failed += 1
+            else:
+                self._finished += 1
+                now = time.monotonic()
+                self._pace += _PACE_WEIGHT * (now - self._last_finished - self._pace)
+                self._last_finished = now
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+                self._tell_places()
+            self._changed.notify()
+
+    def _tell_places(self) -> None:
+        for place, ticket in enumerate(self._waiting, start=1):
+            ticket.wait_at(place)
+
+    def _calibrate(self) -> str:
+        size = BatchSize(exact=self._batching == "exact")
+        key, because = calibrate(self._worker, size)
+        self._sizes[key] = size
+        self._largest = size.fits
+        return because
+
+    def _size(self, key: Hashable, state: Any) -> BatchSize:
+        """What is known of a group's shape; of the shapes, those seen last are kept."""
+        if key not in self._sizes:
+            self._sizes[key] = BatchSize(exact=self._batching == "exact", fits=self._largest)
+            if len(self._sizes) > _KNOWN_SHAPES:
+                self._sizes.popitem(last=False)
+        self._sizes.move_to_end(key)
+        size = self._sizes[key]
+        if isinstance(self._worker, MemoryAware):
+            size.fits = min(size.fits, self._worker.rows_that_fit(state))
+        return size
+
+    def _break(self, error: Exception) -> None:
+        """Nothing will be drawn any more: say so to all that wait."""
+        with self._changed:
+            self._closed = True
+            left = [*self._waiting, *(one.ticket for one in self._turns.running())]
+        for ticket in left:
+            ticket.fail(EngineClosedError(f"The engine broke ({error!r}): restart it, and report this"))
+
+
+def _group_report(key: Hashable, size: BatchSize) -> GroupReport:
+    return GroupReport(
+        kind=str(key),
+        rows=size.rows,
+        proven=tuple(sorted(size.proven)),
+        refused=tuple(sorted(size.refused)),
+        seconds=size.timings(),
+    )

@@ -1,0 +1,52 @@
+"""What an engine tells of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class GroupReport:
+    """How pictures of one kind share forward passes.
+
+    Attributes:
+        kind: What the group has in common, in words.
+        rows: How many rows go together at most: as many as pay.
+        proven: The numbers of rows whose results were those of each picture alone, bit for bit.
+        refused: Those whose results were others, and which are not used.
+        seconds: How long a step takes, by its rows.
+    """
+
+    kind: str
+    rows: int
+    proven: tuple[int, ...]
+    refused: tuple[int, ...]
+    seconds: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """The state of an engine, for people and for ``/health``.
+
+    Attributes:
+        batching: ``exact`` or ``fast``, as asked for.
+        because: How requests share forward passes, or why they do not, in a sentence.
+        groups: What is known of each kind of picture.
+        waiting: Jobs that have not begun.
+        running: Jobs that have.
+        finished: Pictures so far.
+        failed: Jobs that ended with an error, so far.
+        cancelled: Jobs that were cancelled, so far.
+        stuck: Seconds that a step has been running beyond the limit; 0 where none is.
+    """
+
+    batching: str
+    because: str
+    groups: tuple[GroupReport, ...]
+    waiting: int
+    running: int
+    finished: int
+    failed: int
+    cancelled: int
+    stuck: float

@@ -1,0 +1,104 @@
+"""What an asker holds while its picture is drawn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, cast
+
+from imagegen_core.engine.events import EventLog
+from imagegen_core.errors import DeadlineError
+from imagegen_core.job import Cancelled, Done, Failed, Job, Queued
+from imagegen_core.picture import Picture
+
+
+class Ticket:
+    """A place in the engine: wait for its picture, follow it, or cancel it.
+
+    ``ticket.result()`` waits in a thread, ``await ticket`` in a coroutine; cancelling that coroutine cancels the job.
+
+    Attributes:
+        job: The job; its future holds what `Worker.run_job` returns, and is cancelled with it.
+        priority: Higher is served first.
+        since: `time.monotonic` seconds at which it was asked for.
+        deadline: Seconds after that by which the picture is wanted, or None.
+        events: What happens to it, for ``for`` and ``async for``; each listener hears it from the beginning.
+    """
+
+    def __init__(self, job: Job, priority: int, deadline: float | None) -> None:
+        """As `LocalEngine.submit` makes them."""
+        self.job = job
+        self.priority = priority
+        self.deadline = deadline
+        self.since = time.monotonic()
+        self.events = EventLog()
+        self._picture: Picture | None = None
+        self._place = 0
+        job.fut.add_done_callback(self._tell_of_cancelling)
+
+    def result(self, timeout: float | None = None) -> Picture:
+        """Wait for the picture.
+
+        Args:
+            timeout: Seconds; None waits as long as it takes. The job goes on when they are over.
+
+        Raises:
+            TimeoutError: The picture is not there yet.
+            CancelledError: The job was cancelled.
+            ImagegenError: There will be no picture, and why.
+        """
+        self.job.fut.result(timeout)
+        return self._drawn()
+
+    def __await__(self) -> Generator[Any, None, Picture]:
+        """See `result`."""
+        yield from asyncio.wrap_future(self.job.fut).__await__()
+        return self._drawn()
+
+    def cancel(self) -> bool:
+        """Give the picture up, within one step; False where it is there or failed already."""
+        return self.job.fut.cancel()
+
+    @property
+    def done(self) -> bool:
+        """Whether there is a picture, or never will be."""
+        return self.job.fut.done()
+
+    def draw(self, picture: Picture) -> None:
+        """Hand the picture over, unless the job was cancelled meanwhile."""
+        self._picture = picture
+        try:
+            self.job.fut.set_result((picture.png, picture.seed))
+        except InvalidStateError:
+            return
+        self.events.append(Done(picture))
+
+    def fail(self, error: Exception) -> None:
+        """Say that there will be no picture, unless the job was cancelled meanwhile."""
+        try:
+            self.job.fut.set_exception(error)
+        except InvalidStateError:
+            return
+        self.events.append(Failed(error))
+
+    def wait_at(self, place: int) -> None:
+        """Tell the listeners of a new place in line."""
+        if place != self._place:
+            self._place = place
+            self.events.append(Queued(place))
+
+    def expire(self, now: float) -> bool:
+        """Fail where the deadline is over; whether nothing is left to do for it."""
+        if self.deadline is not None and now > self.since + self.deadline and not self.done:
+            late = f"The picture was not done {self.deadline:g} s after it was asked for"
+            self.fail(DeadlineError(f"{late}: allow more time, ask for fewer steps or a smaller size"))
+        return self.done
+
+    def _drawn(self) -> Picture:
+        return cast("Picture", self._picture)  # which `draw` puts there before it resolves the future
+
+    def _tell_of_cancelling(self, future: Future[Any]) -> None:
+        if future.cancelled():
+            self.events.append(Cancelled())

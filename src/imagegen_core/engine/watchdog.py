@@ -1,0 +1,62 @@
+"""Notices that a step takes too long, which the thread that runs it cannot."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
+
+class Watchdog:
+    """Watches one thread's work, and says so when a piece of it exceeds the limit."""
+
+    def __init__(self, limit: float) -> None:
+        """Start watching; `limit` in seconds."""
+        self._limit = limit
+        self._began: float | None = None
+        self._what = ""
+        self._changed = threading.Condition()
+        self._closed = False
+        threading.Thread(target=self._watch, name="imagegen-watchdog", daemon=True).start()
+
+    @contextmanager
+    def watching(self, what: str) -> Iterator[None]:
+        """Watch what is done inside; `what` is called so in the log."""
+        self._what, self._began = what, time.monotonic()
+        try:
+            yield
+        finally:
+            self._began = None
+
+    @property
+    def stuck(self) -> float:
+        """Seconds that the present piece has been running, where that is beyond the limit; else 0."""
+        began = self._began
+        taken = 0.0 if began is None else time.monotonic() - began
+        return taken if taken > self._limit else 0.0
+
+    def close(self) -> None:
+        """Stop watching."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _watch(self) -> None:
+        reported = None
+        while True:
+            began = self._began
+            left = self._limit if began is None or began == reported else began + self._limit - time.monotonic()
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closed, timeout=max(left, 0.0)):
+                    return
+            if (taken := self.stuck) and self._began != reported:
+                reported = self._began
+                logger.error(
+                    "%s has been running for %.0f s: the device may hang; look at it, and restart",
+                    self._what,
+                    taken,
+                )

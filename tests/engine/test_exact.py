@@ -1,0 +1,178 @@
+"""A picture's bytes do not depend on what else is drawn."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from imagegen_core import GenerateRequest, Job, LocalEngine, Picture, Settings, StyleLoraRequest
+from imagegen_sd15 import DiffusersCudaWorker
+from imagegen_sdxl import DiffusersSDXLCudaWorker
+from tests.engine.conftest import StartEngine, ask
+from tests.engine.faults import Watched
+from tests.loras import as_kohya, random_lora, save
+
+CLASSES = {"sdxl": DiffusersSDXLCudaWorker, "sd15": DiffusersCudaWorker}
+
+
+@pytest.fixture(scope="module", params=[(family, dtype) for family in CLASSES for dtype in ("fp32", "bf16")])
+def drawing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A worker with two styles, an engine of it, and what the worker draws alone."""
+    family, dtype = request.param
+    checkpoint = request.getfixturevalue(f"{family}_checkpoint")
+    root = tmp_path_factory.mktemp("styles")
+    own = dict(model=str(checkpoint), device="cpu", dtype=dtype, recipe=False, lora_root=root)
+    for seed, name in enumerate(("ink", "wash")):
+        save(as_kohya(random_lora(CLASSES[family](settings=Settings(**own)).pipe, seed)), root / f"{name}.safetensors")
+    alone, worker = (CLASSES[family](settings=Settings(**own)) for _ in range(2))
+
+    @cache
+    def solo(asked: str) -> Picture:
+        return Picture(*alone.run_job_with_latents(Job(req=GenerateRequest.model_validate_json(asked))))
+
+    engine = LocalEngine(worker)
+    yield engine, lambda request: solo(request.model_dump_json(exclude_unset=True))
+    engine.close(drain=False)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request, when it comes after the one before, and when it is cancelled, in milliseconds."""
+
+    request: GenerateRequest
+    after: int
+    cancelled_after: int | None
+
+
+REQUESTS = some.builds(
+    ask,
+    prompt=some.sampled_from(["a lake", "a red star", "a lake " * 60, ""]),
+    size=some.sampled_from(["64x64", "64x96", "128x128"]),
+    num_inference_steps=some.integers(1, 6),
+    guidance_scale=some.sampled_from([1.0, 1.0, 4.0, 7.5]),
+    seed=some.integers(0, 5),
+    scheduler=some.sampled_from([None, None, "Euler a", "DPM++ 2M", "DDIM"]),
+    style_lora=some.sampled_from(
+        [StyleLoraRequest()] * 3 + [StyleLoraRequest(style="ink", level=2), StyleLoraRequest(style="wash", level=3)]
+    ),
+)
+ARRIVALS = some.builds(
+    Arrival, REQUESTS, some.integers(0, 30), some.one_of(some.none(), some.none(), some.integers(0, 60))
+)
+
+
+@settings(max_examples=25)
+@given(mix=some.lists(ARRIVALS, min_size=1, max_size=12))
+def test_every_picture_of_a_mix_is_the_one_drawn_alone(drawing: Any, mix: Sequence[Arrival]) -> None:
+    engine, solo = drawing
+    tickets, timers = [], []
+    for arrival in mix:
+        threading.Event().wait(arrival.after / 1000)
+        ticket = engine.submit(arrival.request)
+        tickets.append(ticket)
+        if arrival.cancelled_after is not None:
+            timers.append(threading.Timer(arrival.cancelled_after / 1000, ticket.cancel))
+            timers[-1].start()
+    for timer in timers:
+        timer.join()
+    drawn = {index: ticket.result(120) for index, ticket in enumerate(tickets) if not ticket.job.fut.cancelled()}
+    for index, picture in drawn.items():
+        assert picture == solo(mix[index].request), mix[index].request
+    assert all(arrival.cancelled_after is not None for n, arrival in enumerate(mix) if n not in drawn)
+
+
+def test_the_mixes_share_forward_passes(worker: Any, start: StartEngine) -> None:
+    watched = Watched(worker)
+    engine = start(watched)
+    tickets = [engine.submit(ask(seed=seed, num_inference_steps=20, size="128x128")) for seed in range(8)]
+    for ticket in tickets:
+        ticket.result(60)
+    assert max(map(len, watched.batches)) > 1
+
+
+def test_requests_of_other_steps_guidance_and_samplers_share_one_pass(worker: Any) -> None:
+    asked = [
+        ask(num_inference_steps=2),
+        ask(num_inference_steps=5, guidance_scale=4.0),
+        ask(num_inference_steps=3, scheduler="Euler a"),
+    ]
+    states = [worker.begin(Job(req=request)) for request in asked]
+    assert len({worker.group(state) for state in states}) == 1
+    assert len({worker.group(worker.begin(Job(req=ask(size=size)))) for size in ("64x64", "64x96")}) == 2
+
+
+class Biased(Watched):
+    """A worker whose results depend on the number of rows, as some devices' do; filled up, they no longer do."""
+
+    def __init__(self, worker: Any, mended_by_padding: bool) -> None:
+        super().__init__(worker)
+        self.padded: int | None = None
+        self.mended_by_padding = mended_by_padding
+
+    def trial(self, states: Sequence[Any]) -> bool:
+        super().trial(states)
+        return len(states) == 1 or (self.padded is not None and self.mended_by_padding)
+
+    def pad(self, rows: int | None) -> None:
+        self.padded = rows
+        self.worker.pad(rows)
+
+    def step(self, states: Sequence[Any]) -> None:
+        if self.padded is None:  # a row by itself costs as much as four together, so that filling up can pay
+            for _ in range(3):
+                self.worker.trial([self.worker.begin(Job(req=ask())) for _ in range(1)])
+        super().step(states)
+
+
+def test_where_results_depend_on_the_rows_passes_are_filled_up(worker: Any, start: StartEngine) -> None:
+    biased = Biased(worker, mended_by_padding=True)
+    engine = start(biased)
+    assert engine.report().because == "results depend on the number of rows here, so every forward pass is filled up to 4"
+    tickets = [engine.submit(ask(seed=seed, num_inference_steps=8)) for seed in range(6)]
+    pictures = [ticket.result(60) for ticket in tickets]
+    assert 2 <= max(map(len, biased.batches)) <= 4
+    alone = [worker.run_job_with_latents(Job(req=ask(seed=seed, num_inference_steps=8))) for seed in range(6)]
+    worker.pad(None)
+    assert pictures == [Picture(*one) for one in alone]
+
+
+def test_where_nothing_helps_pictures_are_drawn_one_at_a_time(worker: Any, start: StartEngine) -> None:
+    biased = Biased(worker, mended_by_padding=False)
+    engine = start(biased)
+    assert engine.report().because == "results depend on the number of rows here, so pictures are drawn one at a time"
+    assert biased.padded is None
+    biased.batches.clear()
+    for ticket in [engine.submit(ask(seed=seed, num_inference_steps=8)) for seed in range(6)]:
+        ticket.result(60)
+    assert max(map(len, biased.batches)) == 1
+
+
+def test_fast_batching_proves_nothing(worker: Any, start: StartEngine) -> None:
+    watched = Watched(worker)
+
+    def never(*_: Any) -> None:
+        raise AssertionError("a trial")
+
+    watched.before["trial"] = never
+    engine = start(watched, batching="fast")
+    assert "unproven" in engine.report().because
+    for ticket in [engine.submit(ask(seed=seed, num_inference_steps=8)) for seed in range(6)]:
+        ticket.result(60)
+
+
+def test_rows_are_alike_at_every_batch_size(sdxl_checkpoint: Path) -> None:
+    worker = DiffusersSDXLCudaWorker(
+        settings=Settings(model=str(sdxl_checkpoint), device="cpu", dtype="fp32", recipe=False)
+    )
+    for size in ("128x128", "256x128"):
+        for count in (2, 3, 5, 8):
+            states = [worker.begin(Job(req=ask(seed=seed, size=size))) for seed in range(count)]
+            assert worker.trial(states), (size, count)
