@@ -29,7 +29,7 @@ def drawing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     family, dtype = request.param
     checkpoint = request.getfixturevalue(f"{family}_checkpoint")
     root = tmp_path_factory.mktemp("styles")
-    own = dict(model=str(checkpoint), device="cpu", dtype=dtype, recipe=False, lora_root=root)
+    own = {"model": str(checkpoint), "device": "cpu", "dtype": dtype, "recipe": False, "lora_root": root}
     for seed, name in enumerate(("ink", "wash")):
         save(as_kohya(random_lora(CLASSES[family](settings=Settings(**own)).pipe, seed)), root / f"{name}.safetensors")
     alone, worker = (CLASSES[family](settings=Settings(**own)) for _ in range(2))
@@ -135,7 +135,9 @@ class Biased(Watched):
 def test_where_results_depend_on_the_rows_passes_are_filled_up(worker: Any, start: StartEngine) -> None:
     biased = Biased(worker, mended_by_padding=True)
     engine = start(biased)
-    assert engine.report().because == "results depend on the number of rows here, so every forward pass is filled up to 4"
+    assert (
+        engine.report().because == "results depend on the number of rows here, so every forward pass is filled up to 4"
+    )
     tickets = [engine.submit(ask(seed=seed, num_inference_steps=8)) for seed in range(6)]
     pictures = [ticket.result(60) for ticket in tickets]
     assert 2 <= max(map(len, biased.batches)) <= 4

@@ -145,9 +145,7 @@ def test_a_step_that_hangs_is_reported(worker: Any, start: StartEngine, caplog: 
     assert engine.report().stuck == 0
 
 
-def test_an_engine_that_breaks_says_so_to_all(
-    worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_that_breaks_says_so_to_all(worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = start(worker)
     monkeypatch.setattr(engine, "_step", lambda _: 1 / 0)
     ticket = engine.submit(ask())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -16,6 +15,7 @@ import torch
 
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.adapters import ActiveStyle, Adapters
+from imagegen_core.diffusion.compute_thread import ComputeThread, computed
 from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.decoding import decode, pool, upcast
 from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
@@ -84,19 +84,21 @@ class DiffusionWorker(ABC):
         self.device = choose_device(settings)
         self.dtype = choose_dtype(settings, self.device)
         self.native_size = native_size(self.checkpoint, self.backend.default_size)
-        self.pipe = self._load(settings)
+        self._compute = ComputeThread()
+        self.pipe = self._compute.run(self._load, settings)
         self._schedulers = Schedulers(self.pipe.scheduler, registry.samplers.values(), settings.scheduler)
         width = self.pipe.unet.config.cross_attention_dim
         self.styles = StyleCatalog(settings, registry, width, architecture(self.checkpoint))
         self._adapters = Adapters(self.pipe)
-        self._embeddings = Embeddings(self.pipe, settings.embeddings_root, settings.source("embeddings_root"))
+        self._embeddings = self._compute.run(
+            Embeddings, self.pipe, settings.embeddings_root, settings.source("embeddings_root")
+        )
         self._provenance = (
             Provenance(self.backend, self.checkpoint, registry.models.values(), self.dtype, self.device)
             if settings.recipe
             else None
         )
         self._padded_rows: int | None = None
-        self._drawing = threading.Lock()
         self._remembered = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_styled)
 
     @abstractmethod
@@ -130,6 +132,7 @@ class DiffusionWorker(ABC):
         picture = self._draw(job)
         return picture.png, picture.seed, picture.latents
 
+    @computed
     @torch.inference_mode()
     def begin(self, job: Job) -> Denoising:
         """Check the request, encode its prompt and draw its noise.
@@ -160,6 +163,7 @@ class DiffusionWorker(ABC):
         style = "" if state.style is None else f", {state.drawing.style}:{state.style.weight:g}"
         return f"{state.drawing.size}, {state.conditionings[0].tokens.shape[1]} tokens{style}"
 
+    @computed
     @torch.inference_mode()
     def step(self, states: Sequence[Denoising]) -> None:
         """Take each state one denoising step on, all in one forward pass; they are of one group.
@@ -172,6 +176,7 @@ class DiffusionWorker(ABC):
             step_together(self.pipe.unet, states, self._padded_rows)
             self._synchronize()
 
+    @computed
     @torch.inference_mode()
     def trial(self, states: Sequence[Denoising]) -> bool:
         """Take each state one step on by itself, and say whether together they would have come to the same bits."""
@@ -191,11 +196,13 @@ class DiffusionWorker(ABC):
         """How many rows of this state's size a forward pass can have in the memory that is free now."""
         return rows_that_fit(self.pipe, state.drawing.size, self.device)
 
+    @computed
     @torch.inference_mode()
     def preview(self, state: Denoising) -> bytes:
         """The latents as a PNG of one pixel each; see `Previewer`."""
         return encode_png(self._previewer.pixels(state.latents), {})
 
+    @computed
     @torch.inference_mode()
     def finish(self, state: Denoising) -> Callable[[], Picture]:
         """Decode the latents of a state that is done; what is returned encodes the picture with its recipe.
@@ -228,14 +235,14 @@ class DiffusionWorker(ABC):
             return {}
         return to_text(self._provenance.recipe(drawing, self._schedulers.name(drawing.scheduler)))
 
+    @computed
     def _draw(self, job: Job) -> Picture:
-        with self._drawing:
-            state = self.begin(job)
-            while state.steps_left:
-                self.step([state])
-                if state.failure is not None:
-                    raise state.failure
-            return self.finish(state)()
+        state = self.begin(job)
+        while state.steps_left:
+            self.step([state])
+            if state.failure is not None:
+                raise state.failure
+        return self.finish(state)()
 
     def _conditionings(self, drawing: Drawing) -> list[Conditioning]:
         self._check_clip_skip(drawing.clip_skip)
@@ -319,7 +326,10 @@ class DiffusionWorker(ABC):
         if settings.vae_path:
             folder = self.checkpoint if self.checkpoint.is_dir() else settings.base_model or self.configs
             pipe.vae = load_vae(settings.vae_path, self.dtype, folder)
-        if self.device.type != "cpu":
+        if self.device.type == "cpu":
+            # Its convolutions at the picture's full size take three quarters of the time so (benchmarks/layouts.py).
+            pipe.vae.to(memory_format=torch.channels_last)
+        else:
             pipe.to(self.device)
         make_rowwise(pipe.unet)
         if pipe.vae.config.force_upcast and self.dtype == torch.float16:
