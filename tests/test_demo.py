@@ -93,7 +93,7 @@ def test_the_upscaler_is_closer_to_held_out_scenes_than_bicubic_is() -> None:
     network = Registry.discover().upscaler("demo").load(Settings(device="cpu"))
     gains = []
     for seed, scene in enumerate(_held_out_scenes(24)):
-        large = render(scene, random.Random(seed), reduced=1)
+        large = render(scene, random.Random(seed))
         halved = Image.fromarray(large).reduce(2)
         bicubic = halved.resize((large.shape[1], large.shape[0]), Image.Resampling.BICUBIC)
         gains.append(_psnr(upscale(halved, network), large) - _psnr(bicubic, large))

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 WIDTH, HIDDEN = 24, 5
 SCALE = 2
-PICTURES = 400
+PICTURES = 1200
 CROP, BATCH = 64, 32
 CELL = 16
 LEARNING_RATE = 1.2e-3
@@ -65,9 +65,9 @@ def _passing(layer: torch.nn.Conv2d) -> torch.nn.Conv2d:
 
 
 def pictures(count: int, seed: int) -> Tensor:
-    """Scenes none of which is held out, uint8 [count, 3, 512, 512]."""
+    """Scenes none of which is held out, with smooth outlines, uint8 [count, 3, 256, 256]."""
     rng = random.Random(seed)
-    return torch.stack([torch.tensor(render(random_scene(rng), rng, reduced=1)).permute(2, 0, 1) for _ in range(count)])
+    return torch.stack([torch.tensor(render(random_scene(rng), rng)).permute(2, 0, 1) for _ in range(count)])
 
 
 def outlines(large: Tensor) -> Tensor:

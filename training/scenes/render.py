@@ -13,8 +13,8 @@ from training.scenes.shapes import draw_shape
 from training.scenes.subjects import draw_subject
 
 
-def render(scene: Scene, rng: random.Random, reduced: int = 2) -> npt.NDArray[np.uint8]:
-    """The scene's pixels [256, 256, 3], or [512, 512, 3] at `reduced` 1; `rng` varies what the caption leaves open."""
+def render(scene: Scene, rng: random.Random) -> npt.NDArray[np.uint8]:
+    """The scene's pixels [256, 256, 3]; `rng` varies what the caption leaves open."""
     match scene:
         case Shape():
             image = draw_shape(scene, rng)
@@ -22,4 +22,4 @@ def render(scene: Scene, rng: random.Random, reduced: int = 2) -> npt.NDArray[np
             image = draw_landscape(scene, rng)
         case Subject():
             image = draw_subject(scene, rng)
-    return np.asarray(image.reduce(reduced))
+    return np.asarray(image.reduce(2))

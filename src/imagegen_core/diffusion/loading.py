@@ -16,6 +16,8 @@ import torch
 from imagegen_core.diffusion.single_file import load_single_file, read_vae
 from imagegen_core.errors import ModelLoadError
 
+_WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+
 
 def load_pipeline(
     class_name: str, path: Path, dtype: torch.dtype, *, configs: Path, base: Path | None, **options: Any
@@ -88,9 +90,12 @@ def _index(folder: Path) -> dict[str, Any]:
 
 def _check_components(path: Path, leave_out: dict[str, Any]) -> None:
     for name, kind in _index(path).items():
-        wanted = isinstance(kind, list) and kind[0] is not None and name not in leave_out
-        if wanted and not (path / name).is_dir():
+        if not isinstance(kind, list) or kind[0] is None or name in leave_out:
+            continue
+        if not (path / name).is_dir():
             raise ModelLoadError(f"The checkpoint {path} is incomplete: its folder {name} is missing; copy it anew")
+        if name in _WITH_WEIGHTS and not {file.suffix for file in (path / name).iterdir()} & {".safetensors", ".bin"}:
+            raise ModelLoadError(f"The checkpoint {path} is incomplete: its folder {name} has no weights; copy it anew")
 
 
 def _variant(path: Path) -> str | None:
