@@ -1,27 +1,22 @@
 """`run_job` and `run_job_with_latents` against the plain diffusers pipeline plus PNG encoding, in turn.
 
-Each side runs in a process of its own, since a worker changes how its process allocates memory; while one draws,
-the others wait. All use the same checkpoint, seeds, prompt, precision and number of threads.
+All use the same checkpoint, seeds, prompt, precision and number of threads.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import multiprocessing
-import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from figures import show, spread
+from sides import Side, Work, take_turns
 
 PROMPT = "a majestic mountain landscape at sunset"
-Draw = Callable[[int], Any]
 
 
-def plain_pipeline(checkpoint: str, dtype: str, size: str) -> Draw:
+def plain_pipeline(checkpoint: str, dtype: str, size: str) -> Work:
     """The pipeline as diffusers' documentation runs it, and Pillow's PNG."""
     import diffusers
     import torch
@@ -49,7 +44,7 @@ def plain_pipeline(checkpoint: str, dtype: str, size: str) -> Draw:
     return draw
 
 
-def worker(checkpoint: str, dtype: str, size: str, method: str, prompts: str) -> Draw:
+def worker(checkpoint: str, dtype: str, size: str, method: str, prompts: str) -> Work:
     """Our worker; `prompts` are ``new`` each time, or the ``same``, whose embedding is remembered."""
     from imagegen_core import GenerateRequest, Job, Settings, load_worker
 
@@ -63,41 +58,15 @@ def worker(checkpoint: str, dtype: str, size: str, method: str, prompts: str) ->
     return draw
 
 
-def serve(connection: Connection, make: Callable[..., Draw], arguments: tuple[str, ...]) -> None:
-    """In a child: draw each seed that comes, and answer with the seconds it took."""
-    draw = make(*arguments)
-    draw(0)
-    draw(1)
-    connection.send(0.0)
-    while (seed := connection.recv()) is not None:
-        started = time.perf_counter()
-        draw(seed)
-        connection.send(time.perf_counter() - started)
-
-
 def compare(checkpoint: str, dtype: str, size: str, rounds: int) -> dict[str, list[float]]:
     """Seconds a picture of each side, drawn in turn."""
-    sides: dict[str, tuple[Callable[..., Draw], tuple[str, ...]]] = {
+    sides: dict[str, Side] = {
         "plain": (plain_pipeline, (checkpoint, dtype, size)),
         "run_job": (worker, (checkpoint, dtype, size, "run_job", "same")),
         "run_job, new prompts": (worker, (checkpoint, dtype, size, "run_job", "new")),
         "run_job_with_latents": (worker, (checkpoint, dtype, size, "run_job_with_latents", "same")),
     }
-    context = multiprocessing.get_context("spawn")
-    lines: dict[str, Connection] = {}
-    for name, (make, arguments) in sides.items():
-        ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, make, arguments), daemon=True).start()
-        ours.recv()
-        lines[name] = ours
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for seed in range(rounds):
-        for name, line in lines.items():
-            line.send(seed)
-            seconds[name].append(line.recv())
-    for line in lines.values():
-        line.send(None)
-    return seconds
+    return take_turns(sides, rounds)
 
 
 def main() -> None:

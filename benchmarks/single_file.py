@@ -1,8 +1,8 @@
 """Loading a single-file checkpoint of some 400 MB against `from_single_file`, both with the configs at hand.
 
 Each load has a process of its own, in turn; before the clock starts, the libraries are imported and a tiny checkpoint
-is loaded. With transformers 5, `from_single_file` of diffusers 0.42 leaves part of the text encoders without weights; they
-are small here, and are left out of its count.
+is loaded. With transformers 5, `from_single_file` of diffusers 0.42 leaves part of the text encoders without
+weights; they are small here, and are left out of its count.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
     "embeddings_root": ("IMAGEGEN_EMBEDDINGS_ROOT", "EMBEDDINGS_ROOT"),
     "scheduler": ("IMAGEGEN_SCHEDULER", "CUDA_SCHEDULER"),
     "recipe": ("IMAGEGEN_RECIPE",),
+    "batching": ("IMAGEGEN_BATCHING",),
     "enable_xformers": ("IMAGEGEN_ENABLE_XFORMERS", "CUDA_ENABLE_XFORMERS"),
     "attention_slicing": ("IMAGEGEN_ATTENTION_SLICING", "CUDA_ATTENTION_SLICING"),
 }
@@ -71,6 +72,8 @@ class Settings(BaseModel):
         embeddings_root: Folder of textual-inversion embeddings; prompts name them by their files' names.
         scheduler: The sampler where a request names none; see `imagegen_core.samplers`.
         recipe: Whether pictures carry how they were made; see `imagegen_core.images.recipe`.
+        batching: ``exact`` has an engine share forward passes only where that leaves every picture as it is, ``fast``
+            regardless.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
     """
@@ -90,6 +93,7 @@ class Settings(BaseModel):
     embeddings_root: Path | None = None
     scheduler: str = "LCM"
     recipe: bool = True
+    batching: Literal["exact", "fast"] = "exact"
     enable_xformers: bool = False
     attention_slicing: bool = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from imagegen_core.cli import console
 from imagegen_core.cli.output import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from imagegen_core.job import StepDone
     from imagegen_core.picture import Picture
@@ -76,9 +77,8 @@ def generate(
     with status("Loading the model"):
         worker = load_worker(backend, model)
     drawn = []
-    for number in range(count):
-        one = request.model_copy(update={"seed": first.seed + number})
-        picture, seconds = draw(worker, one, f"Drawing {number + 1} of {count}" if count > 1 else "Drawing")
+    requests = [request.model_copy(update={"seed": first.seed + number}) for number in range(count)]
+    for number, (picture, seconds) in enumerate(_draw_all(worker, requests)):
         path = target.write(picture.png, number)
         drawn.append(_report(path, picture, seconds))
         if not target.is_stdout:
@@ -96,6 +96,28 @@ def draw(worker: Worker, request: GenerateRequest, title: str) -> tuple[Picture,
     with _step_bar(title, request.num_inference_steps) as on_step:
         picture = Picture(*worker.run_job_with_latents(Job(req=request, on_step=on_step)))
     return picture, time.monotonic() - started
+
+
+def _draw_all(worker: Worker, requests: Sequence[GenerateRequest]) -> Iterator[tuple[Picture, float]]:
+    """The pictures in order, several in the making at a time, each with the seconds since it was asked for."""
+    if len(requests) == 1:
+        yield draw(worker, requests[0], "Drawing")
+        return
+    from imagegen_core.engine import LocalEngine
+    from imagegen_core.job import StepDone
+
+    with status("Testing how many to draw at a time"):
+        engine = LocalEngine(worker, queue_limit=len(requests))
+    with engine:
+        started = time.monotonic()
+        tickets = deque(engine.submit(request) for request in requests)
+        while tickets:
+            ticket, title = tickets.popleft(), f"Drawing {len(requests) - len(tickets)} of {len(requests)}"
+            with _step_bar(title, requests[0].num_inference_steps) as on_step:
+                for event in ticket.events:
+                    if on_step and isinstance(event, StepDone):
+                        on_step(event)
+            yield ticket.result(), time.monotonic() - started
 
 
 def _report(path: Path | None, picture: Picture, seconds: float) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""``imagegen bench``: how fast this machine draws, and how many pictures at a time pay."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imagegen_core.cli import console
+from imagegen_core.cli.generate import status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imagegen_core.engine.report import EngineReport
+    from imagegen_core.request import GenerateRequest
+
+_CLIENTS = (1, 2, 4, 8, 16)
+
+
+def bench(
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint: a path, a name below MODEL_ROOT, or a plugin's, such as demo.")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="Backend to draw with; see `imagegen plugins list`.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT in pixels, multiples of 8. [default: the checkpoint's own]")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 4,
+    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure each number of requests.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure pictures a second and latency at 1 to 16 requests at a time."""
+    from dataclasses import asdict
+
+    from imagegen_core.engine import LocalEngine
+    from imagegen_core.engine.measuring import measure
+    from imagegen_core.request import Drawing, GenerateRequest
+    from imagegen_core.shortcuts import load_worker
+
+    request = GenerateRequest.given(
+        prompt="a lighthouse on a cliff", num_inference_steps=steps, guidance_scale=guidance, size=size
+    )
+    Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
+    with status("Loading the model"):
+        worker = load_worker(backend, model)
+    with status("Testing how many to draw at a time"):
+        engine = LocalEngine(worker)
+    measured = []
+    with engine:
+        for clients in _CLIENTS:
+            with status(f"Measuring {clients} at a time"):
+                measured.append(measure(engine, _requests(request), clients, seconds))
+        report = engine.report()
+    if as_json:
+        console.json_data({"measured": [asdict(one) for one in measured], "engine": asdict(report)})
+        return
+    console.table(
+        {
+            "at a time": [str(one.clients) for one in measured],
+            "pictures a second": [f"{one.per_second:.2f}" for one in measured],
+            "seconds, median": [f"{one.median:.2f}" for one in measured],
+            "seconds, 95 %": [f"{one.p95:.2f}" for one in measured],
+        }
+    )
+    console.say(_advice(report))
+
+
+def _requests(request: GenerateRequest) -> Iterator[GenerateRequest]:
+    """The same picture from one seed after another, its prompt always new, as a server's mostly are."""
+    return (request.model_copy(update={"seed": n, "prompt": f"{request.prompt}, {n}"}) for n in count())
+
+
+def _advice(report: EngineReport) -> str:
+    rows: dict[str, Any] = {group.kind: group.rows for group in report.groups if group.seconds}
+    paying = "; ".join(f"{kind}: {count}" for kind, count in rows.items())
+    return f"Rows of a forward pass that pay here: {paying}.\n{report.because[0].upper()}{report.because[1:]}."
