@@ -26,6 +26,7 @@ def take_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
     for name, (make, arguments) in sides.items():
         ours, theirs = context.Pipe()
         context.Process(target=_serve, args=(theirs, make, arguments), daemon=True).start()
+        theirs.close()  # or the end of a child that fails would go unnoticed
         ours.recv()
         lines[name] = ours
     seconds: dict[str, list[float]] = {name: [] for name in sides}
