@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from imagegen_core import GenerateRequest, LocalEngine, Settings
+from imagegen_core import GenerateRequest, LocalEngine, Settings, load_worker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 
 StartEngine = Callable[..., LocalEngine]
@@ -20,6 +20,11 @@ def worker(sdxl_checkpoint: Path) -> Any:
     return DiffusersSDXLCudaWorker(
         settings=Settings(model=str(sdxl_checkpoint), device="cpu", dtype="fp32", recipe=False)
     )
+
+
+@pytest.fixture(scope="session")
+def demo_worker() -> Any:
+    return load_worker(settings=Settings(model="demo", device="cpu", dtype="fp32", recipe=False))
 
 
 @pytest.fixture

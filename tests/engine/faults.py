@@ -31,7 +31,7 @@ class Watched:
         return self._call("begin", job)
 
     def group(self, state: Any) -> Any:
-        return self.worker.group(state)
+        return self._call("group", state)
 
     def step(self, states: Sequence[Any]) -> None:
         self.batches.append([state.drawing.seed for state in states])

@@ -201,8 +201,7 @@ class LocalEngine:
             elif not one.state.steps_left and not one.ticket.done:
                 self._finish(one)
         group.deficit -= time.monotonic() - began
-        with self._changed:
-            self._turns.leave(group, [one for one in chosen if one.state.failure or not one.state.steps_left])
+        self._leave(group, [one for one in chosen if one.state.failure or not one.state.steps_left])
 
     def _advance(self, group: Group, chosen: Sequence[Running]) -> None:
         """Take one step together; what cannot be done together is tried again by each alone."""
@@ -254,9 +253,14 @@ class LocalEngine:
     def _drop_running(self) -> None:
         """Let go of those that were cancelled, or whose deadline is over."""
         now = time.monotonic()
+        for group in self._turns.groups():
+            self._leave(group, [one for one in group.members if one.ticket.expire(now)])
+
+    def _leave(self, group: Group, gone: Sequence[Running]) -> None:
         with self._changed:
-            for group in self._turns.groups():
-                self._turns.leave(group, [one for one in group.members if one.ticket.expire(now)])
+            self._turns.leave(group, gone)
+        for one in gone:
+            one.ticket.job.on_step = None  # whoever keeps the ticket does not keep the state's memory
 
     def _note_outcome(self, ticket: Ticket) -> None:
         """Count how a job ended; one that had not begun leaves the line at once."""

@@ -1,0 +1,109 @@
+"""How many rows share a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as some
+
+from imagegen_core.engine.batching import LARGEST, BatchSize
+
+Cost = Callable[[int], float]
+
+
+def _settle(
+    size: BatchSize, cost: Cost, waiting: list[int], steps: int = 60, same: Callable[[int], bool] | None = None
+) -> None:
+    """Step for a while with `waiting` always there."""
+    for _ in range(steps):
+        count = size.choose(waiting)
+        rows = sum(waiting[:count])
+        if size.needs_trial(rows, count):
+            size.tried(rows, same=same is None or same(rows))
+        else:
+            size.timed(rows, cost(rows))
+
+
+def _free(rows: int) -> float:
+    """A device that takes as long for one row as for all."""
+    return 1.0
+
+
+def _full(rows: int) -> float:
+    """A device that one row keeps busy."""
+    return float(rows)
+
+
+def test_where_rows_cost_nothing_they_go_together_up_to_the_largest() -> None:
+    size = BatchSize(exact=True)
+    _settle(size, _free, [1] * 20)
+    assert size.rows == LARGEST
+    assert size.choose([1] * 20) == LARGEST
+    assert size.choose([1] * 5) == 5
+
+
+def test_where_one_row_fills_the_device_they_go_one_at_a_time() -> None:
+    size = BatchSize(exact=True)
+    _settle(size, _full, [1] * 20)
+    assert size.rows == 1
+    assert size.choose([1] * 20) == 1
+
+
+def test_it_stops_where_more_no_longer_pays() -> None:
+    size = BatchSize(exact=False)
+    _settle(size, lambda rows: max(4.0, rows), [1] * 20)
+    assert size.rows == 4
+
+
+def test_another_look_is_taken_after_a_while() -> None:
+    size = BatchSize(exact=False)
+    _settle(size, _full, [1] * 20)
+    _settle(size, _free, [1] * 20, steps=2000)
+    assert size.rows > 1
+
+
+def test_pairs_of_rows_are_batched_too() -> None:
+    size = BatchSize(exact=True)
+    _settle(size, _free, [2] * 20)
+    assert size.choose([2] * 20) == LARGEST // 2
+
+
+def test_memory_limits_it() -> None:
+    size = BatchSize(exact=False, fits=5)
+    _settle(size, _free, [1] * 20)
+    assert size.choose([1] * 20) <= 5
+    size.halve(4)
+    assert size.choose([1] * 20) <= 2
+    size.halve(1)
+    assert size.choose([2] * 3) == 1
+
+
+def test_what_is_not_the_same_is_not_used() -> None:
+    size = BatchSize(exact=True)
+    _settle(size, _free, [1] * 20, same=lambda rows: rows <= 3)
+    assert size.rows == 3
+    assert min(size.refused) == 4
+    assert size.choose([1] * 20) == 3
+
+
+@given(
+    waiting=some.lists(some.sampled_from([1, 2]), min_size=1, max_size=20),
+    best=some.integers(1, LARGEST),
+    bad=some.sets(some.integers(2, LARGEST)),
+    fits=some.integers(1, LARGEST),
+)
+def test_nothing_unproven_is_ever_stepped_and_somebody_always_is(
+    waiting: list[int], best: int, bad: set[int], fits: int
+) -> None:
+    size = BatchSize(exact=True, fits=fits)
+    for _ in range(80):
+        count = size.choose(waiting)
+        rows = sum(waiting[:count])
+        assert 1 <= count <= len(waiting)
+        assert count == 1 or rows <= fits
+        if size.needs_trial(rows, count):
+            size.tried(rows, same=rows not in bad)
+        else:
+            assert count == 1 or rows not in bad
+            size.timed(rows, max(1.0, rows / best))
