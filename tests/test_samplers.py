@@ -126,6 +126,7 @@ def test_the_configuration_chooses_where_the_request_does_not(
     monkeypatch.setenv("IMAGEGEN_RECIPE", "0")
     monkeypatch.setenv("MODEL", str(worker.checkpoint))
     monkeypatch.setenv("CUDA_DEVICE", "cpu")
+    monkeypatch.setenv("CUDA_DTYPE", "fp32")
     configured = type(worker)()
     assert (
         generate("a lake", worker=configured, seed=1).png

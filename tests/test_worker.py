@@ -162,11 +162,11 @@ def test_states_of_several_requests_can_be_stepped_together(worker: Any) -> None
         _job(seed=3, num_inference_steps=3, prompt="a star"),
     ]
     states = [worker.begin(job) for job in jobs]
-    while waiting := [state for state in states if not state.done]:
+    while waiting := [state for state in states if state.steps_left]:
         worker.step(waiting)
-    for job, picture in zip(jobs, worker.finish(states), strict=True):
+    for job, state in zip(jobs, states, strict=True):
         alone = np.asarray(_opened(worker.run_job(job)[0]), int)
-        assert np.abs(np.asarray(picture.image, int) - alone).max() <= 1
+        assert np.abs(np.asarray(worker.finish(state)().image, int) - alone).max() <= 1
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import pytest
 import torch
 
-from imagegen_core import Job, OutOfMemoryError, Picture
+from imagegen_core import Done, Failed, Job, OutOfMemoryError, Picture, Size
 from imagegen_core.diffusion import memory
 from tests.engine.conftest import StartEngine, ask
 from tests.engine.faults import Gate, Watched
@@ -41,14 +42,11 @@ def test_an_error_fails_its_own_picture_alone(worker: Any, start: StartEngine, s
         tickets[77].result(60)
     for seed in (1, 2, 3):
         assert tickets[seed].result(60) == _alone(worker, seed)
+    assert [type(list(ticket.events)[-1]) for ticket in tickets.values()] == [Done, Failed, Done, Done]
     assert (engine.report().failed, engine.report().finished) == (1, 3)
 
 
 def test_an_error_of_one_states_scheduler_is_its_own(worker: Any, start: StartEngine) -> None:
-    def spoil(job: Job) -> None:
-        job.req = job.req.model_copy(update={"scheduler": "Euler"})
-
-    engine = start(worker)
     begin = worker.begin
 
     def spoiled(job: Job) -> Any:
@@ -120,6 +118,23 @@ def test_a_decoder_out_of_memory_decodes_in_tiles(
     assert not worker.pipe.vae.use_tiling
 
 
+def test_a_decoder_that_would_run_out_of_memory_decodes_in_tiles_at_once(
+    worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = start(worker)
+    decode, tiled = worker.pipe.vae.decode, []
+
+    def watched(latents: torch.Tensor, **options: Any) -> Any:
+        tiled.append(worker.pipe.vae.use_tiling)
+        return decode(latents, **options)
+
+    monkeypatch.setattr(worker.pipe.vae, "decode", watched)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: memory.decoding_bytes(worker.pipe, Size(64, 64)))
+    assert engine.submit(ask()).result(60).image.size == (64, 64)
+    assert tiled == [True]
+    assert any("decoded in tiles" in message for message in caplog.messages)
+
+
 def test_a_picture_that_no_memory_takes_is_refused_before_it_is_begun(
     worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +152,7 @@ def test_a_step_that_hangs_is_reported(worker: Any, start: StartEngine, caplog: 
     assert gate.reached.wait(60)
     with caplog.at_level(logging.ERROR):
         while not caplog.messages:
-            pass
+            threading.Event().wait(0.01)
     assert engine.report().stuck > 0.05
     assert "A step of 1 rows (64x64, 77 tokens) has been running for 0 s: the device may hang" in caplog.messages[0]
     gate.open()

@@ -26,11 +26,12 @@ class ComputeThread:
     """
 
     def __init__(self) -> None:
-        """Start the thread. It is a daemon, so that an interrupted program does not wait for a picture."""
+        """Start the thread."""
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._thread = threading.Thread(target=_serve, args=(self._calls,), name="imagegen-compute", daemon=True)
         self._thread.start()
-        weakref.finalize(self, self._calls.put, None)
+        # Also when the program ends: a thread that is still inside torch then would abort it.
+        weakref.finalize(self, _end, self._calls, self._thread)
 
     def run(
         self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
@@ -60,6 +61,13 @@ def computed(
 
     update_wrapper(call, method)
     return call
+
+
+def _end(calls: SimpleQueue[_Call | None], thread: threading.Thread) -> None:
+    """End the thread after the call that it is in."""
+    calls.put(None)
+    if thread is not threading.current_thread():
+        thread.join()
 
 
 def _serve(calls: SimpleQueue[_Call | None]) -> None:

@@ -61,6 +61,11 @@ def rows_that_fit(pipe: Any, size: Size, device: torch.device) -> int:
     return max(1, int(_SPARE * free_bytes(device) / row_bytes(pipe, size)))
 
 
+def decoding_fits(pipe: Any, size: Size, device: torch.device) -> bool:
+    """Whether a picture can be decoded in one piece in the memory that is free now."""
+    return decoding_bytes(pipe, size) <= _SPARE * free_bytes(device)
+
+
 @contextmanager
 def memory_errors(size: Size) -> Iterator[None]:
     """Turn torch's errors about memory into one that says what to do.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +25,7 @@ from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_lar
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.exactness import make_rowwise
 from imagegen_core.diffusion.loading import load_pipeline, load_vae
-from imagegen_core.diffusion.memory import check_fits, memory_errors, rows_that_fit
+from imagegen_core.diffusion.memory import check_fits, decoding_fits, memory_errors, rows_that_fit
 from imagegen_core.diffusion.previews import Previewer
 from imagegen_core.diffusion.provenance import Provenance
 from imagegen_core.diffusion.scheduling import Schedulers
@@ -99,6 +101,7 @@ class DiffusionWorker(ABC):
             else None
         )
         self._padded_rows: int | None = None
+        self._drawing = threading.Lock()
         self._remembered = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_styled)
 
     @abstractmethod
@@ -216,13 +219,10 @@ class DiffusionWorker(ABC):
 
     def _decode(self, state: Denoising) -> npt.NDArray[np.uint8]:
         size = state.drawing.size
-        try:
-            with memory_errors(size):
+        if decoding_fits(self.pipe, size, self.device):
+            with suppress(OutOfMemoryError), memory_errors(size):
                 return decode(self.pipe.vae, state.latents)
-        except OutOfMemoryError:
-            logger.warning(
-                "The memory does not take %s in one piece: it is decoded in tiles, whose edges may show", size
-            )
+        logger.warning("The memory does not take %s in one piece: it is decoded in tiles, whose edges may show", size)
         self.pipe.vae.enable_tiling()
         try:
             with memory_errors(size):
@@ -235,14 +235,14 @@ class DiffusionWorker(ABC):
             return {}
         return to_text(self._provenance.recipe(drawing, self._schedulers.name(drawing.scheduler)))
 
-    @computed
     def _draw(self, job: Job) -> Picture:
-        state = self.begin(job)
-        while state.steps_left:
-            self.step([state])
-            if state.failure is not None:
-                raise state.failure
-        return self.finish(state)()
+        with self._drawing:
+            state = self.begin(job)
+            while state.steps_left:
+                self.step([state])
+                if state.failure is not None:
+                    raise state.failure
+            return self.finish(state)()
 
     def _conditionings(self, drawing: Drawing) -> list[Conditioning]:
         self._check_clip_skip(drawing.clip_skip)

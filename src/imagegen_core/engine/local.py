@@ -77,7 +77,7 @@ class LocalEngine:
         self._pace = 1.0  # seconds between two finished pictures
         self._last_finished = time.monotonic()
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._abandoned = False
         self._because = self._calibrate()
         self._watchdog = Watchdog(step_limit)
         self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="imagegen-encoder")
@@ -132,10 +132,10 @@ class LocalEngine:
         """Stop: after all that was asked for, or, without `drain`, after the present step, cancelling the rest."""
         with self._changed:
             self._closed = True
-            left = [] if drain else [*self._waiting, *(one.ticket for one in self._turns.running())]
+            self._abandoned = not drain
+            for ticket in [] if drain else [*self._waiting]:
+                ticket.cancel()
             self._changed.notify()
-        for ticket in left:
-            ticket.cancel()
         if self._thread is not threading.current_thread():
             self._thread.join()
         self._encoders.shutdown()
@@ -251,8 +251,10 @@ class LocalEngine:
         running.ticket.events.append(replace(done, preview=preview))
 
     def _drop_running(self) -> None:
-        """Let go of those that were cancelled, or whose deadline is over."""
+        """Let go of those that were cancelled, or whose deadline is over; of all, where the engine is closed so."""
         now = time.monotonic()
+        for one in self._turns.running() if self._abandoned else []:
+            one.ticket.cancel()
         for group in self._turns.groups():
             self._leave(group, [one for one in group.members if one.ticket.expire(now)])
 
