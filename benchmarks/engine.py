@@ -25,13 +25,13 @@ PICTURES = 32
 LONG, SHORT, OTHERS = 30, 4, 8
 
 
-def plain_pipeline(checkpoint: str) -> Any:
-    """The pipeline as diffusers' documentation runs LCM models."""
+def plain_pipeline(checkpoint: str, dtype: str | None) -> Any:
+    """The pipeline as diffusers' documentation runs LCM models; its default is fp32."""
     import diffusers
     import torch
 
     load = diffusers.StableDiffusionXLPipeline.from_pretrained
-    pipe = load(checkpoint, dtype=torch.float32, local_files_only=True)
+    pipe = load(checkpoint, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32, local_files_only=True)
     pipe.scheduler = diffusers.LCMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -43,11 +43,11 @@ def _encoded(image: Any) -> bytes:
     return buffer.getvalue()
 
 
-def plain(checkpoint: str, side: int, pictures: int) -> Work:
+def plain(checkpoint: str, dtype: str | None, side: int, pictures: int) -> Work:
     """The plain pipeline, a picture after another."""
     import torch
 
-    pipe = plain_pipeline(checkpoint)
+    pipe = plain_pipeline(checkpoint, dtype)
 
     def work(number: int) -> None:
         for seed in range(pictures):
@@ -64,11 +64,11 @@ def plain(checkpoint: str, side: int, pictures: int) -> Work:
     return work
 
 
-def engine_of(checkpoint: str, batching: str = "exact") -> Any:
-    """The engine, with the worker's defaults."""
+def engine_of(checkpoint: str, dtype: str | None, batching: str = "exact") -> Any:
+    """The engine; without a dtype, with the worker's default."""
     from imagegen_core import LocalEngine, Settings, load_worker
 
-    worker = load_worker(settings=Settings.load(environ={}, model=checkpoint, device="cpu"))
+    worker = load_worker(settings=Settings.load(environ={}, model=checkpoint, device="cpu", dtype=dtype))
     return LocalEngine(worker, batching=batching)
 
 
@@ -81,11 +81,11 @@ def requests(side: int, start: int, **fields: Any) -> Iterator[Any]:
         yield GenerateRequest(**{"prompt": prompt, "size": f"{side}x{side}", "seed": seed, **fields})
 
 
-def engine(checkpoint: str, side: int, pictures: int, clients: int, batching: str) -> Work:
+def engine(checkpoint: str, dtype: str | None, side: int, pictures: int, clients: int, batching: str) -> Work:
     """The engine, asked by so many clients, each again as soon as it is answered."""
     from queue import SimpleQueue
 
-    running = engine_of(checkpoint, batching)
+    running = engine_of(checkpoint, dtype, batching)
     answered: SimpleQueue[Any] = SimpleQueue()
 
     def ask(request: Any) -> None:
@@ -105,11 +105,11 @@ def engine(checkpoint: str, side: int, pictures: int, clients: int, batching: st
     return work
 
 
-def whole_batches(checkpoint: str, side: int) -> Work:
+def whole_batches(checkpoint: str, dtype: str, side: int) -> Work:
     """Batches of whole requests: who comes when one has begun waits for its end."""
     import torch
 
-    pipe = plain_pipeline(checkpoint)
+    pipe = plain_pipeline(checkpoint, dtype)
 
     def draw(prompts: list[str], steps: int) -> None:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(len(prompts))]
@@ -142,11 +142,11 @@ def whole_batches(checkpoint: str, side: int) -> Work:
     return work
 
 
-def joining(checkpoint: str, side: int) -> Work:
+def joining(checkpoint: str, dtype: str, side: int) -> Work:
     """The engine, with a short request that joins long ones after their first step."""
     from imagegen_core import StepDone
 
-    running = engine_of(checkpoint)
+    running = engine_of(checkpoint, dtype)
 
     def work(number: int) -> float:
         long = [running.submit(request) for request in islice(requests(side, number, num_inference_steps=LONG), OTHERS)]
@@ -165,7 +165,7 @@ def overhead(checkpoint: str, side: int, rounds: int) -> list[float]:
     """The engine's time for one picture over that of a bare loop of steps on the same worker, in turn."""
     from imagegen_core import Job
 
-    running = engine_of(checkpoint)
+    running = engine_of(checkpoint, "fp32")
     worker = running._worker
 
     def bare(request: Any) -> None:
@@ -188,7 +188,7 @@ def exactness(checkpoint: str, side: int, rounds: int) -> list[float]:
     from imagegen_core import Job, Settings, load_worker
     from imagegen_core.diffusion.exactness import RowwiseConv2d, RowwiseLinear
 
-    worker = load_worker(settings=Settings.load(environ={}, model=checkpoint, device="cpu"))
+    worker = load_worker(settings=Settings.load(environ={}, model=checkpoint, device="cpu", dtype="fp32"))
     exact = {module: type(module) for module in worker.pipe.unet.modules()}
     inexact = {RowwiseConv2d: torch.nn.Conv2d, RowwiseLinear: torch.nn.Linear}
 
@@ -246,45 +246,38 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tiny = str(save_sdxl(Path(folder) / "tiny"))
         for name, checkpoint, side in (("demo, 256 px", demo, 256), ("tiny SDXL, 512 px", tiny, 512)):
-            sides: dict[str, Side] = {
-                "plain": (plain, (checkpoint, side, 1)),
-                "engine": (engine, (checkpoint, side, 1, 1, "exact")),
+            one: dict[str, Side] = {
+                "plain": (plain, (checkpoint, "fp32", side, 1)),
+                "engine": (engine, (checkpoint, "fp32", side, 1, 1, "exact")),
             }
-            taken = take_turns(sides, 3 * options.rounds)
-            rows.append(("one request, time", name, over(taken["engine"], taken["plain"]), "at most 0.95"))
-    for side, aim in ((128, "at least 3"), (256, "at least 1.5")):
-        sides = {
-            "plain": (plain, (demo, side, PICTURES)),
-            "exact": (engine, (demo, side, PICTURES, CLIENTS, "exact")),
-            "fast": (engine, (demo, side, PICTURES, CLIENTS, "fast")),
+            taken = take_turns(one, 3 * options.rounds)
+            rows.append(("one request, time, fp32", name, over(taken["engine"], taken["plain"]), "at most 0.95"))
+    for dtype, side, aim in (
+        ("fp32", 128, "at least 3"),
+        ("bf16", 128, "at least 3"),
+        ("fp32", 256, "at least 1.15"),
+        ("bf16", 256, "at least 1.15"),
+        (None, 256, "at least 1.5"),
+    ):
+        many: dict[str, Side] = {
+            "plain": (plain, (demo, dtype, side, PICTURES)),
+            "engine": (engine, (demo, dtype, side, PICTURES, CLIENTS, "exact")),
         }
-        taken = take_turns(sides, options.rounds)
-        rows.append(
-            (f"{CLIENTS} clients, pictures a second", f"demo, {side} px", over(taken["plain"], taken["exact"]), aim)
-        )
-        rows.append((f"{CLIENTS} clients, not exact", f"demo, {side} px", over(taken["plain"], taken["fast"]), ""))
+        taken = take_turns(many, options.rounds)
+        what = f"{CLIENTS} clients, pictures a second, {dtype or 'defaults'}"
+        rows.append((what, f"demo, {side} px", over(taken["plain"], taken["engine"]), aim))
     for side in (128, 256):
-        sides = {"whole": (whole_batches, (demo, side)), "engine": (joining, (demo, side))}
-        taken = take_turns(sides, options.rounds)
-        what = f"a {SHORT}-step request that joins {OTHERS} of {LONG}, time"
+        join: dict[str, Side] = {
+            "whole": (whole_batches, (demo, "fp32", side)),
+            "engine": (joining, (demo, "fp32", side)),
+        }
+        taken = take_turns(join, options.rounds)
+        what = f"{SHORT} steps that join {OTHERS} requests of {LONG}, time"
         rows.append((what, f"demo, {side} px", over(taken["engine"], taken["whole"]), "at most 0.3"))
     for side in (128, 256):
-        rows.append(
-            (
-                "one request, over a bare loop of steps",
-                f"demo, {side} px",
-                overhead(demo, side, 8 * options.rounds),
-                "at most 1.03",
-            )
-        )
-        rows.append(
-            (
-                "exactness, a step of eight",
-                f"demo, {side} px",
-                exactness(demo, side, 8 * options.rounds),
-                "at most 1.05",
-            )
-        )
+        bare, inexact = (measured(demo, side, 8 * options.rounds) for measured in (overhead, exactness))
+        rows.append(("one request, over a bare loop of steps", f"demo, {side} px", bare, "at most 1.03"))
+        rows.append(("exactness, a step of eight", f"demo, {side} px", inexact, "at most 1.05"))
     show(["what", "on", "ratio", "to reach"], [[what, on, spread(values), aim] for what, on, values, aim in rows])
     if options.chart:
         chart(options.chart, [(f"{what}, {on}", values) for what, on, values, _ in rows])
