@@ -33,8 +33,9 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
         ImagegenError: There are no numbers even in fp32.
     """
     pixels = _decode(vae, latents)
-    if not pixels.isfinite().all() and vae.dtype != torch.float32:
-        logger.warning("The VAE overflows in %s: it decodes in fp32 from now on", str(vae.dtype).removeprefix("torch."))
+    dtype = _dtype(vae)
+    if not pixels.isfinite().all() and dtype != torch.float32:
+        logger.warning("The VAE overflows in %s: it decodes in fp32 from now on", str(dtype).removeprefix("torch."))
         upcast(vae)
         pixels = _decode(vae, latents)
     if not pixels.isfinite().all():
@@ -58,8 +59,13 @@ def upcast(vae: Any) -> None:
 
 
 def _decode(vae: Any, latents: Tensor) -> Tensor:
-    image: Tensor = vae.decode(_unscaled(vae.config, latents).to(vae.dtype), return_dict=False)[0][0]
+    image: Tensor = vae.decode(_unscaled(vae.config, latents).to(_dtype(vae)), return_dict=False)[0][0]
     return image
+
+
+def _dtype(vae: Any) -> torch.dtype:
+    """What it computes in; its own `dtype` is looked for in all its layers, which takes a millisecond."""
+    return vae.decoder.conv_in.weight.dtype  # type: ignore[no-any-return]
 
 
 def _unscaled(config: Any, latents: Tensor) -> Tensor:

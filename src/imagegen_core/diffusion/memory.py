@@ -24,13 +24,15 @@ def row_bytes(pipe: Any, size: Size) -> int:
     """The memory that one more row of a forward pass takes at its peak, roughly."""
     channels = pipe.unet.config.block_out_channels[0]
     scale = pipe.vae_scale_factor
-    return int(_UNET_COPIES * channels * (size.width // scale) * (size.height // scale) * pipe.unet.dtype.itemsize)
+    item = pipe.unet.conv_in.weight.dtype.itemsize  # the module's own dtype is looked for in all its layers
+    return int(_UNET_COPIES * channels * (size.width // scale) * (size.height // scale) * item)
 
 
 def decoding_bytes(pipe: Any, size: Size) -> int:
     """The memory that decoding one picture takes at its peak, roughly."""
     channels = max(pipe.vae.config.block_out_channels[:2])
-    return int(_VAE_COPIES * channels * size.width * size.height * pipe.vae.dtype.itemsize)
+    item = pipe.vae.decoder.conv_in.weight.dtype.itemsize
+    return int(_VAE_COPIES * channels * size.width * size.height * item)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from statistics import median
 
-LARGEST = 16
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
+"""The numbers of rows that share a pass: few, as each must be proven."""
+
+LARGEST = SIZES[-1]
 _SAMPLES = 3  # timings of a size before it is judged
 _KEPT_SAMPLES = 9
 _GAIN = 0.97  # of the time a row took before: a larger batch pays only below, since it makes each picture wait longer
@@ -46,7 +49,7 @@ class BatchSize:
         for taken, total in enumerate(accumulate(rows), start=1):
             if total > limit:
                 break
-            if total not in self.refused:
+            if total in SIZES and total not in self.refused:
                 count = taken
         return count
 
