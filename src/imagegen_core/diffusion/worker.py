@@ -327,7 +327,7 @@ class DiffusionWorker(ABC):
             folder = self.checkpoint if self.checkpoint.is_dir() else settings.base_model or self.configs
             pipe.vae = load_vae(settings.vae_path, self.dtype, folder)
         if self.device.type == "cpu":
-            # Its convolutions at the picture's full size take three quarters of the time so (benchmarks/layouts.py).
+            # Its convolutions at the picture's full size take three quarters of the time so.
             pipe.vae.to(memory_format=torch.channels_last)
         else:
             pipe.to(self.device)
