@@ -40,6 +40,15 @@ def test_bench_gives_data(capfd: pytest.CaptureFixture[str]) -> None:
     assert {group["kind"] for group in found["engine"]["groups"]} == {"64x64, 77 tokens", "64x96, 77 tokens"}
 
 
+def test_the_configuration_chooses_batches_that_are_not_proven(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGEGEN_BATCHING", "fast")
+    code, out, _ = _run(capfd, "bench", "--seconds", "0.1", "--json")
+    assert code == 0
+    assert json.loads(out)["engine"]["batching"] == "fast"
+
+
 def test_bench_refuses_a_wrong_size_before_it_loads(capfd: pytest.CaptureFixture[str]) -> None:
     code, _, err = _run(capfd, "bench", "--size", "12by7")
     assert (code, err.count("\n")) == (2, 1)

@@ -38,6 +38,7 @@ def bench(
     from imagegen_core.engine import LocalEngine
     from imagegen_core.engine.measuring import measure
     from imagegen_core.request import Drawing, GenerateRequest
+    from imagegen_core.settings import Settings
     from imagegen_core.shortcuts import load_worker
 
     request = GenerateRequest.given(
@@ -47,7 +48,7 @@ def bench(
     with status("Loading the model"):
         worker = load_worker(backend, model)
     with status("Testing how many to draw at a time"):
-        engine = LocalEngine(worker)
+        engine = LocalEngine(worker, batching=Settings.load().batching)
     measured = []
     with engine:
         for clients in _CLIENTS:

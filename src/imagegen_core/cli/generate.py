@@ -105,9 +105,10 @@ def _draw_all(worker: Worker, requests: Sequence[GenerateRequest]) -> Iterator[t
         return
     from imagegen_core.engine import LocalEngine
     from imagegen_core.job import StepDone
+    from imagegen_core.settings import Settings
 
     with status("Testing how many to draw at a time"):
-        engine = LocalEngine(worker, queue_limit=len(requests))
+        engine = LocalEngine(worker, batching=Settings.load().batching, queue_limit=len(requests))
     with engine:
         started = time.monotonic()
         tickets = deque(engine.submit(request) for request in requests)
