@@ -10,6 +10,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from engine import plain_pipeline as load_plain
 from figures import show, spread
 from sides import Side, Work, take_turns
 
@@ -18,14 +19,9 @@ PROMPT = "a majestic mountain landscape at sunset"
 
 def plain_pipeline(checkpoint: str, dtype: str, size: str) -> Work:
     """The pipeline as diffusers' documentation runs it, and Pillow's PNG."""
-    import diffusers
     import torch
 
-    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(
-        checkpoint, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[dtype], local_files_only=True
-    )
-    pipe.scheduler = diffusers.LCMScheduler.from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load_plain(checkpoint, dtype)
     width, height = map(int, size.split("x"))
 
     def draw(seed: int) -> bytes:

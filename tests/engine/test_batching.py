@@ -79,6 +79,15 @@ def test_memory_limits_it() -> None:
     assert size.choose([2] * 3) == 1
 
 
+def test_memory_that_is_free_again_is_used_again() -> None:
+    size = BatchSize(exact=False)
+    _settle(size, _free, [1] * 20)
+    size.fits_now = 2
+    assert size.choose([1] * 20) == 2
+    size.fits_now = LARGEST
+    assert size.choose([1] * 20) == LARGEST
+
+
 def test_what_is_not_the_same_is_not_used() -> None:
     size = BatchSize(exact=True)
     _settle(size, _free, [1] * 20, same=lambda rows: rows <= 3)

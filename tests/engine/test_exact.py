@@ -128,7 +128,7 @@ class Biased(Watched):
     def step(self, states: Sequence[Any]) -> None:
         if self.padded is None:  # a row by itself costs as much as four together, so that filling up can pay
             for _ in range(3):
-                self.worker.trial([self.worker.begin(Job(req=ask())) for _ in range(1)])
+                self.worker.trial([self.worker.begin(Job(req=ask()))])
         super().step(states)
 
 

@@ -144,6 +144,16 @@ def test_a_picture_that_no_memory_takes_is_refused_before_it_is_begun(
         engine.submit(ask()).result(60)
 
 
+def test_a_self_test_out_of_memory_leaves_an_engine_that_draws(worker: Any, start: StartEngine) -> None:
+    def small(states: list[Any]) -> None:
+        if len(states) > 1:
+            raise OutOfMemoryError("too much")
+
+    engine = start(Watched(worker, trial=small))
+    assert {group.rows for group in engine.report().groups} == {1}
+    assert engine.submit(ask()).result(60) == _alone(worker, 1)
+
+
 def test_a_step_that_hangs_is_reported(worker: Any, start: StartEngine, caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     engine = start(Watched(worker, step=gate), step_limit=0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,31 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from imagegen_core.errors import ImagegenError
+from imagegen_core.diffusion.memory import decoding_fits, memory_errors
+from imagegen_core.errors import ImagegenError, OutOfMemoryError
+from imagegen_core.request import Size
 
 logger = logging.getLogger(__name__)
 
 _POOLED_SIDE = 8
+
+
+def decode_within_memory(pipe: Any, latents: Tensor, size: Size, device: torch.device) -> npt.NDArray[np.uint8]:
+    """Decode as `decode` does, in tiles where the memory does not take the picture in one piece.
+
+    Raises:
+        OutOfMemoryError: It does not take the tiles either.
+    """
+    if decoding_fits(pipe, size, device):
+        with suppress(OutOfMemoryError), memory_errors(size):
+            return decode(pipe.vae, latents)
+    logger.warning("The memory does not take %s in one piece: it is decoded in tiles, whose edges may show", size)
+    pipe.vae.enable_tiling()
+    try:
+        with memory_errors(size):
+            return decode(pipe.vae, latents)
+    finally:
+        pipe.vae.disable_tiling()
 
 
 def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:

@@ -6,30 +6,27 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.adapters import ActiveStyle, Adapters
 from imagegen_core.diffusion.compute_thread import ComputeThread, computed
 from imagegen_core.diffusion.conditioning import Conditioning
-from imagegen_core.diffusion.decoding import decode, pool, upcast
+from imagegen_core.diffusion.decoding import decode_within_memory, pool
 from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
 from imagegen_core.diffusion.embeddings import Embeddings
-from imagegen_core.diffusion.exactness import make_rowwise
 from imagegen_core.diffusion.loading import load_pipeline, load_vae
-from imagegen_core.diffusion.memory import check_fits, decoding_fits, memory_errors, rows_that_fit
+from imagegen_core.diffusion.memory import check_fits, memory_errors, rows_that_fit
+from imagegen_core.diffusion.preparing import prepare
 from imagegen_core.diffusion.previews import Previewer
 from imagegen_core.diffusion.provenance import Provenance
 from imagegen_core.diffusion.scheduling import Schedulers
-from imagegen_core.errors import InvalidRequestError, OutOfMemoryError, SettingsError
+from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import to_text
 from imagegen_core.job import Job
@@ -213,22 +210,9 @@ class DiffusionWorker(ABC):
         Raises:
             OutOfMemoryError: The device's memory did not take it, not even in tiles.
         """
-        pixels = self._decode(state)
+        pixels = decode_within_memory(self.pipe, state.latents, state.drawing.size, self.device)
         latents = pool(state.latents)
         return lambda: Picture(encode_png(pixels, self._text(state.drawing)), state.drawing.seed, latents)
-
-    def _decode(self, state: Denoising) -> npt.NDArray[np.uint8]:
-        size = state.drawing.size
-        if decoding_fits(self.pipe, size, self.device):
-            with suppress(OutOfMemoryError), memory_errors(size):
-                return decode(self.pipe.vae, state.latents)
-        logger.warning("The memory does not take %s in one piece: it is decoded in tiles, whose edges may show", size)
-        self.pipe.vae.enable_tiling()
-        try:
-            with memory_errors(size):
-                return decode(self.pipe.vae, state.latents)
-        finally:
-            self.pipe.vae.disable_tiling()
 
     def _text(self, drawing: Drawing) -> dict[str, str]:
         if self._provenance is None:
@@ -326,26 +310,5 @@ class DiffusionWorker(ABC):
         if settings.vae_path:
             folder = self.checkpoint if self.checkpoint.is_dir() else settings.base_model or self.configs
             pipe.vae = load_vae(settings.vae_path, self.dtype, folder)
-        if self.device.type == "cpu":
-            # Its convolutions at the picture's full size take three quarters of the time so.
-            pipe.vae.to(memory_format=torch.channels_last)
-        else:
-            pipe.to(self.device)
-        make_rowwise(pipe.unet)
-        if pipe.vae.config.force_upcast and self.dtype == torch.float16:
-            upcast(pipe.vae)  # SDXL's VAE overflows in fp16
-        if settings.enable_xformers:
-            _enable_xformers(pipe, settings.source("enable_xformers"))
-        if settings.attention_slicing:
-            pipe.enable_attention_slicing()
+        prepare(pipe, self.device, self.dtype, settings)
         return pipe
-
-
-def _enable_xformers(pipe: Any, source: str) -> None:
-    try:
-        pipe.enable_xformers_memory_efficient_attention()
-    except (ImportError, ValueError) as error:
-        raise SettingsError(
-            f"{source} asks for xformers, which cannot be used here ({error}): "
-            "pip install 'imagegen-core[xformers]' on a machine with CUDA, or unset it"
-        ) from error

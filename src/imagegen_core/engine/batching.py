@@ -24,7 +24,8 @@ class BatchSize:
 
     Attributes:
         exact: Whether only sizes that are proven may be used.
-        fits: Rows that the memory takes.
+        fits: Rows beyond which it never goes, as memory ran out there, or passes are filled up to so many.
+        fits_now: Rows that the memory takes as it is now.
         rows: The largest size that is known to pay.
         proven: Sizes whose results were those of each state alone.
         refused: Sizes whose results were others.
@@ -32,6 +33,7 @@ class BatchSize:
 
     exact: bool
     fits: int = LARGEST
+    fits_now: int = LARGEST
     rows: int = 1
     proven: set[int] = field(default_factory=set)
     refused: set[int] = field(default_factory=set)
@@ -44,7 +46,7 @@ class BatchSize:
         Args:
             rows: The rows of each state, in the order of their turn; from 1 state.
         """
-        limit = min(self.fits, self.rows if self._settled_for or not self._is_timed else 2 * self.rows)
+        limit = min(self.fits, self.fits_now, self.rows if self._settled_for or not self._is_timed else 2 * self.rows)
         count = 1
         for taken, total in enumerate(accumulate(rows), start=1):
             if total > limit:

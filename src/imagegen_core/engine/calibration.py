@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Hashable
 from typing import Any
 
 from imagegen_core.engine.batching import BatchSize
 from imagegen_core.engine.plain import OneByOne
+from imagegen_core.errors import OutOfMemoryError
 from imagegen_core.job import Job
 from imagegen_core.request import GenerateRequest
 from imagegen_core.worker import Provable
@@ -42,7 +44,7 @@ def _judge(worker: Any, size: BatchSize) -> str:
         return "the worker cannot prove that batches leave its pictures as they are, so they go one at a time"
     _grow(worker, size)
     if not size.refused:
-        return "requests share forward passes, whose results are proven to be those of each alone"
+        return "requests share forward passes, each size once its results are proven to be those of each alone"
     if size.proven:
         return f"requests share forward passes of up to {max(size.proven)} rows; results of larger ones are others"
     if _pad(worker, size):
@@ -52,24 +54,30 @@ def _judge(worker: Any, size: BatchSize) -> str:
 
 
 def _grow(worker: Any, size: BatchSize) -> None:
-    """Try sizes, each twice the last, while they are exact and pay."""
-    began, rows = time.monotonic(), 1
-    _time(worker, size, rows)
-    while size.rows == rows and 2 * rows <= size.fits and time.monotonic() - began < _SECONDS:
+    """Try sizes, each twice the last, while they are exact and pay, memory takes them and there is time."""
+    ends, rows = time.monotonic() + _SECONDS, 1
+    _time(worker, size, rows, ends)
+    while size.rows == rows and 2 * rows <= size.fits and time.monotonic() < ends:
         rows *= 2
-        if size.exact:
-            size.tried(rows, same=worker.trial(_states(worker, rows)))
-            if rows in size.refused:
-                return
-        _time(worker, size, rows)
+        try:
+            if size.exact:
+                size.tried(rows, same=worker.trial(_states(worker, rows)))
+                if rows in size.refused:
+                    return
+            _time(worker, size, rows, ends)
+        except OutOfMemoryError:
+            size.halve(rows)
 
 
-def _time(worker: Any, size: BatchSize, rows: int) -> None:
+def _time(worker: Any, size: BatchSize, rows: int, ends: float = math.inf) -> None:
+    """Time a few steps; of a large model on a slow device only one, as there is no time for more."""
     states = _states(worker, rows)
     for _ in range(_TIMES):
         began = time.monotonic()
         worker.step(states)
         size.timed(rows, time.monotonic() - began)
+        if time.monotonic() > ends:
+            return
 
 
 def _pad(worker: Any, size: BatchSize) -> bool:

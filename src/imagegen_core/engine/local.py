@@ -70,6 +70,7 @@ class LocalEngine:
         self._batching = batching
         self._queue_limit = queue_limit
         self._previews = previews and isinstance(worker, Previewing)
+        self._open: set[Ticket] = set()
         self._waiting: list[Ticket] = []
         self._turns = Turns()
         self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()
@@ -77,7 +78,7 @@ class LocalEngine:
         self._pace = 1.0  # seconds between two finished pictures
         self._last_finished = time.monotonic()
         self._changed = threading.Condition()
-        self._closed = self._abandoned = False
+        self._closed = False
         self._because = self._calibrate()
         self._watchdog = Watchdog(step_limit)
         self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="imagegen-encoder")
@@ -107,6 +108,7 @@ class LocalEngine:
                     f"{len(self._waiting)} requests wait already: try again in {self._pace:.0f} s",
                     retry_after=self._pace,
                 )
+            self._open.add(ticket)
             insort(self._waiting, ticket, key=lambda one: -one.priority)
             self._tell_places()
             self._changed.notify()
@@ -132,8 +134,7 @@ class LocalEngine:
         """Stop: after all that was asked for, or, without `drain`, after the present step, cancelling the rest."""
         with self._changed:
             self._closed = True
-            self._abandoned = not drain
-            for ticket in [] if drain else [*self._waiting]:
+            for ticket in [] if drain else [*self._open]:
                 ticket.cancel()
             self._changed.notify()
         if self._thread is not threading.current_thread():
@@ -177,6 +178,8 @@ class LocalEngine:
             return arrived
 
     def _begin(self, ticket: Ticket) -> None:
+        if ticket.done:
+            return
         running = Running(ticket, None)
         ticket.job.on_step = lambda done: self._tell_step(running, done)
         try:
@@ -251,10 +254,8 @@ class LocalEngine:
         running.ticket.events.append(replace(done, preview=preview))
 
     def _drop_running(self) -> None:
-        """Let go of those that were cancelled, or whose deadline is over; of all, where the engine is closed so."""
+        """Let go of those that were cancelled, or whose deadline is over."""
         now = time.monotonic()
-        for one in self._turns.running() if self._abandoned else []:
-            one.ticket.cancel()
         for group in self._turns.groups():
             self._leave(group, [one for one in group.members if one.ticket.expire(now)])
 
@@ -268,6 +269,7 @@ class LocalEngine:
         """Count how a job ended; one that had not begun leaves the line at once."""
         future = ticket.job.fut
         with self._changed:
+            self._open.discard(ticket)
             if future.cancelled():
                 self._cancelled += 1
             elif future.exception() is not None:
@@ -302,14 +304,14 @@ class LocalEngine:
         self._sizes.move_to_end(key)
         size = self._sizes[key]
         if isinstance(self._worker, MemoryAware):
-            size.fits = min(size.fits, self._worker.rows_that_fit(state))
+            size.fits_now = self._worker.rows_that_fit(state)
         return size
 
     def _break(self, error: Exception) -> None:
         """Nothing will be drawn any more: say so to all that wait."""
         with self._changed:
             self._closed = True
-            left = [*self._waiting, *(one.ticket for one in self._turns.running())]
+            left = [*self._open]
         for ticket in left:
             ticket.fail(EngineClosedError(f"The engine broke ({error!r}): restart it, and report this"))
 

@@ -62,10 +62,6 @@ class Turns:
         """All of them, the next first."""
         return list(self._groups.values())
 
-    def running(self) -> list[Running]:
-        """All jobs of all groups."""
-        return [one for group in self._groups.values() for one in group.members]
-
     def join(self, running: Running, key: Hashable, size: BatchSize) -> None:
         """Add a job to its group."""
         group = self._groups.setdefault(key, Group(key, size))

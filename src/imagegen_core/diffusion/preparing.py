@@ -1,0 +1,42 @@
+"""What is done to a loaded pipeline so that it computes well where it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from imagegen_core.diffusion.decoding import upcast
+from imagegen_core.diffusion.exactness import make_rowwise
+from imagegen_core.errors import SettingsError
+from imagegen_core.settings import Settings
+
+
+def prepare(pipe: Any, device: torch.device, dtype: torch.dtype, settings: Settings) -> None:
+    """Bring a pipeline to its device and set it up as `settings` ask.
+
+    Raises:
+        SettingsError: They ask for xformers, which cannot be used here.
+    """
+    if device.type == "cpu":
+        # Its convolutions at the picture's full size take three quarters of the time so.
+        pipe.vae.to(memory_format=torch.channels_last)
+    else:
+        pipe.to(device)
+    make_rowwise(pipe.unet)
+    if pipe.vae.config.force_upcast and dtype == torch.float16:
+        upcast(pipe.vae)  # SDXL's VAE overflows in fp16
+    if settings.enable_xformers:
+        _enable_xformers(pipe, settings.source("enable_xformers"))
+    if settings.attention_slicing:
+        pipe.enable_attention_slicing()
+
+
+def _enable_xformers(pipe: Any, source: str) -> None:
+    try:
+        pipe.enable_xformers_memory_efficient_attention()
+    except (ImportError, ValueError) as error:
+        raise SettingsError(
+            f"{source} asks for xformers, which cannot be used here ({error}): "
+            "pip install 'imagegen-core[xformers]' on a machine with CUDA, or unset it"
+        ) from error
