@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from imagegen_core.errors import InvalidRequestError as InvalidRequestError
     from imagegen_core.errors import ModelLoadError as ModelLoadError
     from imagegen_core.errors import ModelNotFoundError as ModelNotFoundError
+    from imagegen_core.errors import NotReadyError as NotReadyError
     from imagegen_core.errors import OutOfMemoryError as OutOfMemoryError
     from imagegen_core.errors import OutputError as OutputError
     from imagegen_core.errors import PictureError as PictureError
     from imagegen_core.errors import PluginError as PluginError
     from imagegen_core.errors import QueueFullError as QueueFullError
     from imagegen_core.errors import SettingsError as SettingsError
+    from imagegen_core.errors import StorageError as StorageError
     from imagegen_core.images.recipe import Recipe as Recipe
     from imagegen_core.images.recipe import read_recipe as read_recipe
     from imagegen_core.images.upscaler import Upscaler as Upscaler
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from imagegen_core.settings import Settings as Settings
     from imagegen_core.shortcuts import generate as generate
     from imagegen_core.shortcuts import load_worker as load_worker
+    from imagegen_core.storage import ImageStore as ImageStore
+    from imagegen_core.storage import StoreDef as StoreDef
     from imagegen_core.styles import STYLE_REGISTRY as STYLE_REGISTRY
     from imagegen_core.styles import StyleDef as StyleDef
     from imagegen_core.worker import SteppedWorker as SteppedWorker
@@ -67,6 +71,7 @@ _HOME = {
     "Event": "job",
     "Failed": "job",
     "GenerateRequest": "request",
+    "ImageStore": "storage",
     "ImagegenError": "errors",
     "InvalidRequestError": "errors",
     "Job": "job",
@@ -74,6 +79,7 @@ _HOME = {
     "ModelLoadError": "errors",
     "ModelNotFoundError": "errors",
     "NamedModel": "models.named",
+    "NotReadyError": "errors",
     "OutOfMemoryError": "errors",
     "OutputError": "errors",
     "Picture": "picture",
@@ -91,6 +97,8 @@ _HOME = {
     "Started": "job",
     "StepDone": "job",
     "SteppedWorker": "worker",
+    "StorageError": "errors",
+    "StoreDef": "storage",
     "StyleDef": "styles",
     "StyleLoraRequest": "request",
     "Ticket": "engine",

@@ -8,7 +8,15 @@ class ImagegenError(RuntimeError):
 
 
 class InvalidRequestError(ImagegenError, ValueError):
-    """The request asks for something no worker could draw, such as a size of ``12by7``."""
+    """The request asks for something no worker could draw, such as a size of ``12by7``.
+
+    Attributes:
+        field: The request's field that is wrong, such as ``size`` or ``style_lora.level``, where it is one alone.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class SettingsError(ImagegenError):
@@ -43,6 +51,10 @@ class OutOfMemoryError(ImagegenError):
     """The device's memory does not take this picture; the message says what would make it fit."""
 
 
+class StorageError(ImagegenError):
+    """The store of pictures does not work at the moment."""
+
+
 class QueueFullError(ImagegenError):
     """Too many requests wait already.
 
@@ -53,6 +65,10 @@ class QueueFullError(ImagegenError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class NotReadyError(ImagegenError):
+    """The model is still being loaded, or could not be."""
 
 
 class DeadlineError(ImagegenError):

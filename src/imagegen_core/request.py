@@ -20,10 +20,12 @@ from pydantic import BaseModel, Field
 from imagegen_core.errors import InvalidRequestError
 
 _SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX]\s*([0-9]{1,6})\s*")
-_MULTIPLE = 8  # the VAE's spatial reduction: one latent covers 8×8 pixels
+VAE_REDUCTION = 8
+"""One latent covers 8×8 pixels, so a picture's sides are multiples of it."""
 _MAX_SIDE = 8192
 _MAX_SEED = 2**63 - 1
 _LAST_LEVEL = 1000  # above what any style has, which means its last
+_FIELDS = {"style": "style_lora.style", "style level": "style_lora.level"}  # where the words of a message are others
 _RANDOM_SEEDS = 2**32  # drawn seeds stay short enough to read aloud, and exact in JavaScript
 
 
@@ -104,11 +106,12 @@ class Size:
         match = _SIZE.fullmatch(text) if isinstance(text, str) else None
         if match:
             size = cls(int(match[1]), int(match[2]))
-            if all(0 < side <= _MAX_SIDE and side % _MULTIPLE == 0 for side in (size.width, size.height)):
+            if all(0 < side <= _MAX_SIDE and side % VAE_REDUCTION == 0 for side in (size.width, size.height)):
                 return size
         limit = f", at most {_MAX_SIDE}x{_MAX_SIDE}" if match else ""
         raise InvalidRequestError(
-            f"Invalid size {_shown(text)}: expected WIDTHxHEIGHT in pixels, multiples of 8, such as 1024x1024{limit}"
+            f"Invalid size {shown(text)}: expected WIDTHxHEIGHT in pixels, multiples of 8, such as 1024x1024{limit}",
+            "size",
         )
 
     def __str__(self) -> str:
@@ -174,7 +177,7 @@ def _style(request: object) -> tuple[str | None, int]:
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise InvalidRequestError(f"Invalid {name} {_shown(value)}: expected text")
+        raise InvalidRequestError(f"Invalid {name} {shown(value)}: expected text", _FIELDS.get(name, name))
     return value
 
 
@@ -185,7 +188,9 @@ def _whole_number(name: str, value: object, low: int = 0, high: int | None = Non
         number = None
     if number is None or number < low or (high is not None and number > high):
         span = f"from {low}" if high is None else f"from {low} to {high}"
-        raise InvalidRequestError(f"Invalid {name} {_shown(value)}: expected a whole number {span}")
+        raise InvalidRequestError(
+            f"Invalid {name} {shown(value)}: expected a whole number {span}", _FIELDS.get(name, name)
+        )
     return number
 
 
@@ -194,7 +199,8 @@ def _guidance(value: object) -> float:
     if math.isfinite(number) and number >= 0:
         return number
     raise InvalidRequestError(
-        f"Invalid guidance_scale {_shown(value)}: expected a number from 0, such as 1.0 for LCM models or 7.5"
+        f"Invalid guidance_scale {shown(value)}: expected a number from 0, such as 1.0 for LCM models or 7.5",
+        "guidance_scale",
     )
 
 
@@ -204,6 +210,6 @@ def _seed(value: object) -> int:
     return _whole_number("seed", value, high=_MAX_SEED)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """`value` as an error message shows it: quoted, and no longer than a line."""
     return reprlib.repr(value)

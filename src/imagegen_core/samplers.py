@@ -90,7 +90,8 @@ def find_sampler(name: str, offered: Iterable[Sampler]) -> Sampler:
             return sampler
     known = ", ".join(sampler.name for sampler in offered)
     raise InvalidRequestError(
-        f"Unknown scheduler {name!r}: expected one of {known}, a diffusers scheduler's class, or {CHECKPOINT_CHOICE}"
+        f"Unknown scheduler {name!r}: expected one of {known}, a diffusers scheduler's class, or {CHECKPOINT_CHOICE}",
+        "scheduler",
     )
 
 

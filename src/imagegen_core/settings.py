@@ -7,33 +7,44 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from imagegen_core.errors import SettingsError
 
 DEFAULT_FILE = "imagegen.toml"
 FILE_VARIABLE = "IMAGEGEN_CONFIG"
 
-# The environment variables of each field, the first that is set wins.
-_VARIABLES: dict[str, tuple[str, ...]] = {
-    "backend": ("IMAGEGEN_BACKEND", "BACKEND"),
-    "use_sdxl": ("IMAGEGEN_USE_SDXL", "USE_SDXL"),
-    "model": ("IMAGEGEN_MODEL", "MODEL"),
-    "model_root": ("IMAGEGEN_MODEL_ROOT", "MODEL_ROOT"),
-    "device": ("IMAGEGEN_DEVICE", "CUDA_DEVICE"),
-    "dtype": ("IMAGEGEN_DTYPE", "CUDA_DTYPE"),
-    "vae_path": ("IMAGEGEN_VAE_PATH", "VAE_PATH"),
-    "base_model": ("IMAGEGEN_BASE_MODEL", "BASE_MODEL"),
-    "lora_root": ("IMAGEGEN_LORA_ROOT", "LORA_ROOT"),
-    "embeddings_root": ("IMAGEGEN_EMBEDDINGS_ROOT", "EMBEDDINGS_ROOT"),
-    "scheduler": ("IMAGEGEN_SCHEDULER", "CUDA_SCHEDULER"),
-    "recipe": ("IMAGEGEN_RECIPE",),
-    "batching": ("IMAGEGEN_BATCHING",),
-    "enable_xformers": ("IMAGEGEN_ENABLE_XFORMERS", "CUDA_ENABLE_XFORMERS"),
-    "attention_slicing": ("IMAGEGEN_ATTENTION_SLICING", "CUDA_ATTENTION_SLICING"),
+# What each field is also called in the environment, beside IMAGEGEN_ and its own name, which comes first.
+_ALSO_CALLED = {
+    "backend": "BACKEND",
+    "use_sdxl": "USE_SDXL",
+    "model": "MODEL",
+    "model_root": "MODEL_ROOT",
+    "device": "CUDA_DEVICE",
+    "dtype": "CUDA_DTYPE",
+    "vae_path": "VAE_PATH",
+    "base_model": "BASE_MODEL",
+    "lora_root": "LORA_ROOT",
+    "embeddings_root": "EMBEDDINGS_ROOT",
+    "scheduler": "CUDA_SCHEDULER",
+    "enable_xformers": "CUDA_ENABLE_XFORMERS",
+    "attention_slicing": "CUDA_ATTENTION_SLICING",
+    "num_workers": "NUM_WORKERS",
+    "queue_max": "QUEUE_MAX",
+    "port": "PORT",
+    "default_timeout": "DEFAULT_TIMEOUT",
+    "default_size": "DEFAULT_SIZE",
+    "default_steps": "DEFAULT_STEPS",
+    "default_guidance": "DEFAULT_GUIDANCE",
+    "storage_provider": "STORAGE_PROVIDER",
+    "storage_url": "STORAGE_URL",
+    "storage_max_items": "STORAGE_MAX_ITEMS",
+    "storage_ttl_image": "STORAGE_TTL_IMAGE",
+    "storage_enable_http": "STORAGE_ENABLE_HTTP",
 }
+_FILE_ONLY = {"styles"}
 # Fields that a backend may have a variable of its own for, which comes before those above: SDXL_MODEL.
 _PER_BACKEND = {"model": "MODEL", "model_root": "MODEL_ROOT"}
 
@@ -41,6 +52,14 @@ _PER_BACKEND = {"model": "MODEL", "model_root": "MODEL_ROOT"}
 class _Value(NamedTuple):
     value: Any
     source: str
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
+"""Several words: an array in the file, with commas between them in the environment."""
 
 
 class StyleSettings(BaseModel):
@@ -55,7 +74,7 @@ class StyleSettings(BaseModel):
 
 
 class Settings(BaseModel):
-    """How this process draws: built by `Settings.load`, or by hand with the fields as keywords.
+    """How this process draws and serves: built by `Settings.load`, or by hand with the fields as keywords.
 
     Attributes:
         backend: Name of the backend to draw with; None chooses it from the checkpoint.
@@ -74,8 +93,34 @@ class Settings(BaseModel):
         recipe: Whether pictures carry how they were made; see `imagegen_core.images.recipe`.
         batching: ``exact`` has an engine share forward passes only where that leaves every picture as it is, ``fast``
             regardless.
+        compile: Compile the network with ``torch.compile``: minutes more to start, for faster steps on most GPUs.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
+        num_workers: Copies of the model that a server draws with.
+        queue_max: Requests that may wait in a server; more are refused.
+        queue_per_key: Of them, those of one API key; None sets no limit of its own.
+        host: The address a server listens on.
+        port: The port it listens on.
+        default_timeout: Seconds after which a server gives a request up.
+        default_size: The size where a request to a server names none; None is the checkpoint's own.
+        default_steps: The denoising steps where a request to a server names none.
+        default_guidance: The guidance scale where a request to a server names none.
+        max_steps: The most denoising steps a server takes.
+        max_pixels: The largest picture a server draws, in pixels.
+        max_upscaled_pixels: The largest picture a server upscales to, in pixels.
+        max_body_bytes: The largest request a server reads.
+        upscaler: The upscaler a server enlarges with: a plugin's, ``lanczos`` or a file; None is a plugin's first.
+        api_keys: What clients of a server show to be let in; none lets everyone in.
+        allow_no_keys: Listen on other addresses than loopback without API keys.
+        cors_origins: Web pages' origins that may read a server's answers; ``*`` is any.
+        log_prompts: Whether a server's logs hold prompts.
+        shutdown_limit: Seconds that a server takes at most to finish what it has, once told to stop.
+        storage_provider: Where a server keeps pictures: ``memory``, ``filesystem``, ``redis``, a plugin's, or
+            ``disabled``.
+        storage_url: The folder, object store or Redis server, as a path or URL.
+        storage_max_items: Pictures kept at most.
+        storage_ttl_image: Seconds for which a picture is kept.
+        storage_enable_http: Whether a server has the routes below ``/storage``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -94,8 +139,33 @@ class Settings(BaseModel):
     scheduler: str = "LCM"
     recipe: bool = True
     batching: Literal["exact", "fast"] = "exact"
+    compile: bool = False
     enable_xformers: bool = False
     attention_slicing: bool = False
+    num_workers: int = Field(default=1, ge=1)
+    queue_max: int = Field(default=64, ge=1)
+    queue_per_key: int | None = Field(default=None, ge=1)
+    host: str = "127.0.0.1"
+    port: int = Field(default=4200, ge=0, le=65535)
+    default_timeout: float = Field(default=120, gt=0)
+    default_size: str | None = None
+    default_steps: int = Field(default=4, ge=1)
+    default_guidance: float = Field(default=1.0, ge=0)
+    max_steps: int = Field(default=150, ge=1)
+    max_pixels: int = Field(default=2048 * 2048, ge=64)
+    max_upscaled_pixels: int = Field(default=24_000_000, ge=64)
+    max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
+    upscaler: str | None = None
+    api_keys: CommaSeparated = ()
+    allow_no_keys: bool = False
+    cors_origins: CommaSeparated = ("*",)
+    log_prompts: bool = False
+    shutdown_limit: float = Field(default=30, ge=0)
+    storage_provider: str = "memory"
+    storage_url: str | None = None
+    storage_max_items: int = Field(default=512, ge=1)
+    storage_ttl_image: int = Field(default=3600, ge=1)
+    storage_enable_http: bool = True
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     _environ: Mapping[str, str] = PrivateAttr(default_factory=dict)
@@ -158,9 +228,10 @@ class Settings(BaseModel):
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, _Value]:
     found = {}
-    for field, variables in _VARIABLES.items():
+    for field in Settings.model_fields.keys() - _FILE_ONLY:
         # An empty variable counts as unset, as shells and compose files leave them.
-        if variable := next((name for name in variables if environ.get(name)), None):
+        names = (f"IMAGEGEN_{field.upper()}", _ALSO_CALLED.get(field, ""))
+        if variable := next((name for name in names if environ.get(name)), None):
             found[field] = _Value(environ[variable], variable)
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from imagegen_core.job import Job
+from imagegen_core.job import Job, StepDone
 from imagegen_core.picture import Picture
 
 State = TypeVar("State", bound="DenoisingState")
@@ -99,6 +99,24 @@ class Previewing(Protocol):
 
     def preview(self, state: Any) -> bytes:
         """The latents as a small PNG."""
+        ...
+
+
+@runtime_checkable
+class Computing(Protocol):
+    """A worker that computes on a thread of its own, where others that compute must go too or slow it down."""
+
+    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function` returns, run on that thread between two calls of the worker's."""
+        ...
+
+
+@runtime_checkable
+class WarmingUp(Protocol):
+    """A worker that may have work to do before its first picture, such as compiling its network."""
+
+    def warm_up(self, on_step: Callable[[StepDone], None] | None = None) -> None:
+        """Do it, telling of each part that is done; again, it costs next to nothing."""
         ...
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from imagegen_core.cli import bench, config, console, generate, models, plugins, replay, styles, upscale
+from imagegen_core.cli import bench, config, console, generate, models, plugins, replay, serve, styles, upscale
 from imagegen_core.errors import ImagegenError
 from imagegen_core.plugins.registry import Registry
 
@@ -46,6 +46,7 @@ def build_app(registry: Registry) -> typer.Typer:
     app.callback(invoke_without_command=True)(_options)
     app.command("generate")(generate.generate)
     app.command("bench")(bench.bench)
+    app.command("serve")(serve.serve)
     app.command("replay")(replay.replay)
     app.command("upscale")(upscale.upscale)
     app.add_typer(config.app, name="config")

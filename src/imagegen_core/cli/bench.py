@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imagegen_core.cli import console
-from imagegen_core.cli.generate import status
+from imagegen_core.cli.waiting import load, status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,14 +39,12 @@ def bench(
     from imagegen_core.engine.measuring import measure
     from imagegen_core.request import Drawing, GenerateRequest
     from imagegen_core.settings import Settings
-    from imagegen_core.shortcuts import load_worker
 
     request = GenerateRequest.given(
         prompt="a lighthouse on a cliff", num_inference_steps=steps, guidance_scale=guidance, size=size
     )
     Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
-    with status("Loading the model"):
-        worker = load_worker(backend, model)
+    worker = load(backend, model)
     with status("Testing how many to draw at a time"):
         engine = LocalEngine(worker, batching=Settings.load().batching)
     measured = []

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +11,11 @@ import typer
 
 from imagegen_core.cli import console
 from imagegen_core.cli.output import Output
+from imagegen_core.cli.waiting import load, status, step_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from imagegen_core.job import StepDone
     from imagegen_core.picture import Picture
     from imagegen_core.request import GenerateRequest
     from imagegen_core.worker import Worker
@@ -57,7 +55,6 @@ def generate(
 ) -> None:
     """Draw a picture from a prompt."""
     from imagegen_core.request import Drawing, GenerateRequest, StyleLoraRequest
-    from imagegen_core.shortcuts import load_worker
 
     target = Output.parse(output, count)
     if as_json and target.is_stdout:
@@ -74,8 +71,7 @@ def generate(
         style_lora=None if style is None else StyleLoraRequest.parse(style),
     )
     first = Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
-    with status("Loading the model"):
-        worker = load_worker(backend, model)
+    worker = load(backend, model)
     drawn = []
     requests = [request.model_copy(update={"seed": first.seed + number}) for number in range(count)]
     for number, (picture, seconds) in enumerate(_draw_all(worker, requests)):
@@ -93,7 +89,7 @@ def draw(worker: Worker, request: GenerateRequest, title: str) -> tuple[Picture,
     from imagegen_core.picture import Picture
 
     started = time.monotonic()
-    with _step_bar(title, request.num_inference_steps) as on_step:
+    with step_bar(title, request.num_inference_steps) as on_step:
         picture = Picture(*worker.run_job_with_latents(Job(req=request, on_step=on_step)))
     return picture, time.monotonic() - started
 
@@ -114,7 +110,7 @@ def _draw_all(worker: Worker, requests: Sequence[GenerateRequest]) -> Iterator[t
         tickets = deque(engine.submit(request) for request in requests)
         while tickets:
             ticket, title = tickets.popleft(), f"Drawing {len(requests) - len(tickets)} of {len(requests)}"
-            with _step_bar(title, requests[0].num_inference_steps) as on_step:
+            with step_bar(title, requests[0].num_inference_steps) as on_step:
                 for event in ticket.events:
                     if on_step and isinstance(event, StepDone):
                         on_step(event)
@@ -124,36 +120,3 @@ def _draw_all(worker: Worker, requests: Sequence[GenerateRequest]) -> Iterator[t
 def _report(path: Path | None, picture: Picture, seconds: float) -> dict[str, Any]:
     size = f"{picture.image.width}x{picture.image.height}"
     return {"path": str(path), "seed": picture.seed, "size": size, "seconds": round(seconds, 3)}
-
-
-@contextmanager
-def status(title: str) -> Iterator[None]:
-    """A spinner on stderr, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(title):
-        yield
-
-
-@contextmanager
-def _step_bar(title: str, steps: int) -> Iterator[Callable[[StepDone], None] | None]:
-    """A progress bar on stderr, where that is a terminal, and what moves it."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=steps)
-        yield lambda done: progress.update(task, completed=done.step)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imagegen_core.cli import console
-from imagegen_core.cli.generate import draw, status
+from imagegen_core.cli.generate import draw
 from imagegen_core.cli.output import Output
+from imagegen_core.cli.waiting import load
 from imagegen_core.errors import ImagegenError
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ def replay(
     target = Output.parse(output, count=1)
     recipe = read_recipe(picture)
     request = _request(recipe)
-    with status("Loading the model"):
-        worker = _worker(recipe)
+    worker = _worker(recipe)
     drawn, _ = draw(worker, request, "Drawing")
     differing = _differences(recipe, read_recipe(drawn.png))
     if recipe.upscalings:
@@ -69,12 +69,11 @@ def _worker(recipe: Recipe) -> Worker:
     """The recipe's backend with the configured checkpoint, or else the one of the recipe's name, in its precision."""
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.settings import Settings
-    from imagegen_core.shortcuts import load_worker
 
     backend = Registry.discover().backend(recipe.backend)
     settings = Settings.load().override(backend=recipe.backend, dtype=recipe.dtype, recipe=True)
     configured = settings.for_backend(backend.environment_prefix).model
-    return load_worker(model=None if configured else recipe.checkpoint, settings=settings)
+    return load(model=None if configured else recipe.checkpoint, settings=settings)
 
 
 def _differences(wanted: Recipe, found: Recipe) -> list[str]:

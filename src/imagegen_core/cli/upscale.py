@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from imagegen_core.cli import console
 from imagegen_core.cli.output import Output
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from imagegen_core.images.recipe import Upscaling
 
 
 def upscale(
@@ -32,8 +26,8 @@ def upscale(
     import numpy as np
 
     from imagegen_core.images.png import encode_png
-    from imagegen_core.images.reading import as_rgb, read_picture
-    from imagegen_core.images.recipe import Upscaling
+    from imagegen_core.images.reading import as_rgb, read_picture, text_of
+    from imagegen_core.images.recipe import Upscaling, with_upscaling
     from imagegen_core.images.upscaling import upscale as enlarge
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.settings import Settings
@@ -44,21 +38,6 @@ def upscale(
     loaded = Registry.discover().upscaler(upscaler).load(Settings.load())
     enlarged = enlarge(rgb, loaded, passes)
     done = Upscaling(loaded.name, loaded.scale**passes)
-    path = target.write(encode_png(np.asarray(enlarged), _text(getattr(image, "text", {}), done, picture)), 0)
+    path = target.write(encode_png(np.asarray(enlarged), with_upscaling(text_of(image), done, str(picture))), 0)
     if not target.is_stdout:
         console.say(f"{path}  {enlarged.width}x{enlarged.height}, {loaded.name}")
-
-
-def _text(text: Mapping[str, str], done: Upscaling, picture: Path) -> dict[str, str]:
-    """The picture's text with `done` added to the recipe; foreign text stays as it is."""
-    from imagegen_core.errors import PictureError
-    from imagegen_core.images.recipe import OWN_CHUNK, parse_recipe, to_text
-
-    if OWN_CHUNK not in text:
-        return dict(text)
-    try:
-        recipe = parse_recipe(text[OWN_CHUNK], str(picture))
-    except PictureError as error:
-        console.say(f"{error}; its text is kept as it is")
-        return dict(text)
-    return dict(text) | to_text(replace(recipe, upscalings=(*recipe.upscalings, done)))

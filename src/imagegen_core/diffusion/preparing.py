@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +32,27 @@ def prepare(pipe: Any, device: torch.device, dtype: torch.dtype, settings: Setti
         _enable_xformers(pipe, settings.source("enable_xformers"))
     if settings.attention_slicing:
         pipe.enable_attention_slicing()
+    if settings.compile:
+        pipe.unet.compile()
+
+
+@contextmanager
+def compile_errors(source: str) -> Iterator[None]:
+    """Turn what `torch.compile` raises into a sentence; `source` is the setting that asks for it.
+
+    Raises:
+        SettingsError: The network could not be compiled.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        cause = str(error).strip().splitlines()[0]
+        raise SettingsError(
+            f"{source} asks for torch.compile, which does not work here ({cause}): "
+            "install a C++ compiler such as g++, or unset it"
+        ) from error
 
 
 def _enable_xformers(pipe: Any, source: str) -> None:

@@ -65,6 +65,7 @@ class NetworkUpscaler:
         if path is None:
             raise ModelLoadError(f"Upscaler '{description.name}' names no weights: report it to its plugin's authors")
         self.name = description.name
+        self._through: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] = self._run
         weights = _read(path)
         self._device = choose_device(settings)
         self._network, self._overlap = _build(
@@ -78,9 +79,13 @@ class NetworkUpscaler:
         if probed.shape != (_PROBE * self.scale, _PROBE * self.scale, 3):
             raise ModelLoadError(f"Cannot use {path}: it does not enlarge RGB by a whole number; give another upscaler")
 
+    def compute_through(self, run: Callable[..., Any]) -> None:
+        """See `imagegen_core.images.upscaler.Shared`."""
+        self._through = functools.partial(run, self._run)
+
     def enlarge(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """See `Upscaler.enlarge`."""
-        return enlarge_in_tiles(self._run, pixels, scale=self.scale, tile=_TILE, overlap=self._overlap)
+        return enlarge_in_tiles(self._through, pixels, scale=self.scale, tile=_TILE, overlap=self._overlap)
 
     @torch.inference_mode()
     def _run(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -22,25 +22,26 @@ from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_lar
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.loading import load_pipeline, load_vae
 from imagegen_core.diffusion.memory import check_fits, memory_errors, rows_that_fit
-from imagegen_core.diffusion.preparing import prepare
+from imagegen_core.diffusion.preparing import compile_errors, prepare
 from imagegen_core.diffusion.previews import Previewer
 from imagegen_core.diffusion.provenance import Provenance
 from imagegen_core.diffusion.scheduling import Schedulers
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import to_text
-from imagegen_core.job import Job
+from imagegen_core.job import Job, StepDone
 from imagegen_core.models.inspect import architecture, native_size
 from imagegen_core.models.resolve import resolve_checkpoint
 from imagegen_core.models.style_catalog import StyleCatalog
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.request import Drawing, Size
+from imagegen_core.request import Drawing, GenerateRequest, Size
 from imagegen_core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _CACHED_PROMPTS = 64
+_COMPILED_ROWS = (1, 2)  # torch takes the number of rows for one that varies when it sees a second
 
 
 class DiffusionWorker(ABC):
@@ -97,6 +98,7 @@ class DiffusionWorker(ABC):
             if settings.recipe
             else None
         )
+        self._compiles = settings.source("compile") if settings.compile else None
         self._padded_rows: int | None = None
         self._drawing = threading.Lock()
         self._remembered = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_styled)
@@ -118,6 +120,10 @@ class DiffusionWorker(ABC):
         """Add what the network is told of the picture's size; nothing, unless the family says otherwise."""
         return conditioning
 
+    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run `function` on the thread that the model computes on: see `imagegen_core.worker.Computing`."""
+        return self._compute.run(function, *arguments)
+
     def run_job(self, job: Job) -> tuple[bytes, int]:
         """Draw the job's request: the PNG, and the seed used.
 
@@ -131,6 +137,23 @@ class DiffusionWorker(ABC):
         """Draw as `run_job` does, and give the pooled latents of that same pass: see `Picture.latents`."""
         picture = self._draw(job)
         return picture.png, picture.seed, picture.latents
+
+    @computed
+    @torch.inference_mode()
+    def warm_up(self, on_step: Callable[[StepDone], None] | None = None) -> None:
+        """Compile the network at the native size, where the configuration asks for it.
+
+        Raises:
+            SettingsError: It cannot be compiled here.
+        """
+        if not self._compiles:
+            return
+        request = GenerateRequest(prompt="a test", num_inference_steps=1)
+        with compile_errors(self._compiles):
+            for number, rows in enumerate(_COMPILED_ROWS, start=1):
+                self.step([self.begin(Job(req=request)) for _ in range(rows)])
+                if on_step:
+                    on_step(StepDone(number, len(_COMPILED_ROWS)))
 
     @computed
     @torch.inference_mode()
@@ -247,7 +270,8 @@ class DiffusionWorker(ABC):
         if clip_skip >= layers - 1:
             raise InvalidRequestError(
                 f"Invalid clip_skip {clip_skip}: this checkpoint's text encoder has {layers} layers; "
-                f"expected a whole number from 0 to {layers - 2}"
+                f"expected a whole number from 0 to {layers - 2}",
+                "clip_skip",
             )
 
     def _why_unguided(self) -> str:

@@ -1,7 +1,8 @@
 """Many requests, one model: pictures are drawn together, and come out as if each were drawn alone."""
 
 from imagegen_core.engine.local import LocalEngine
+from imagegen_core.engine.pool import Pool
 from imagegen_core.engine.report import EngineReport, GroupReport
 from imagegen_core.engine.ticket import Ticket
 
-__all__ = ["EngineReport", "GroupReport", "LocalEngine", "Ticket"]
+__all__ = ["EngineReport", "GroupReport", "LocalEngine", "Pool", "Ticket"]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
+from typing import TypeVar
 
-from imagegen_core.job import Cancelled, Done, Event, Failed
+from imagegen_core.job import Cancelled, Done, Event, Failed, Queued, Started, StepDone
+
+Kind = TypeVar("Kind", Queued, Started, StepDone, Done, Failed, Cancelled)
 
 _LAST = (Done, Failed, Cancelled)
 
@@ -20,6 +24,7 @@ class EventLog:
     def __init__(self) -> None:
         """Nothing has happened."""
         self._events: list[Event] = []
+        self._times: list[float] = []
         self._changed = threading.Condition()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
@@ -29,10 +34,22 @@ class EventLog:
             if self._ended:
                 return
             self._events.append(event)
+            self._times.append(time.monotonic())
             self._changed.notify_all()
             for loop, wake in self._waiting:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(wake.set)
+
+    def when(self, kind: type[Event]) -> float | None:
+        """When the first event of a kind was told, in seconds of `time.monotonic`; None where none was."""
+        with self._changed:
+            pairs = zip(self._events, self._times, strict=True)
+            return next((told for event, told in pairs if isinstance(event, kind)), None)
+
+    def latest(self, kind: type[Kind]) -> Kind | None:
+        """The last event of a kind so far."""
+        with self._changed:
+            return next((event for event in reversed(self._events) if isinstance(event, kind)), None)
 
     def __iter__(self) -> Iterator[Event]:
         """Every event, waiting for those to come."""

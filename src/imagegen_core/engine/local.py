@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from bisect import insort
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,7 +24,7 @@ from imagegen_core.errors import EngineClosedError, ImagegenError, OutOfMemoryEr
 from imagegen_core.job import Job, Started, StepDone
 from imagegen_core.picture import Picture
 from imagegen_core.request import Drawing
-from imagegen_core.worker import MemoryAware, Previewing, SteppedWorker, Worker
+from imagegen_core.worker import Computing, MemoryAware, Previewing, SteppedWorker, WarmingUp, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +41,15 @@ class LocalEngine:
     Requests join and leave between denoising steps. In ``exact`` batching, a picture's bytes do not depend on what else
     was drawn: they are those that the worker draws alone. A worker that has no steps is served too, a job at a time.
 
-    The engine is the worker's only user. It works from threads and from coroutines::
+    The engine is the worker's only user; what else is to compute goes through `compute`. It works from threads and from
+    coroutines::
 
         with LocalEngine(load_worker()) as engine:
             tickets = [engine.submit(request) for request in requests]
             pictures = [ticket.result() for ticket in tickets]
+
+    Attributes:
+        worker: The worker.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class LocalEngine:
             step_limit: Seconds after which a step is reported to hang.
             previews: Whether each step's event shows what the picture looks like so far.
         """
+        self.worker = worker
         self._worker: Any = worker if isinstance(worker, SteppedWorker) else OneByOne(worker)
         self._batching = batching
         self._queue_limit = queue_limit
@@ -75,10 +80,14 @@ class LocalEngine:
         self._turns = Turns()
         self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()
         self._finished = self._failed = self._cancelled = 0
+        self._steps: Counter[int] = Counter()
+        self._step_seconds = 0.0
         self._pace = 1.0  # seconds between two finished pictures
         self._last_finished = time.monotonic()
         self._changed = threading.Condition()
         self._closed = False
+        if isinstance(worker, WarmingUp):
+            worker.warm_up()
         self._because = self._calibrate()
         self._watchdog = Watchdog(step_limit)
         self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="imagegen-encoder")
@@ -115,6 +124,12 @@ class LocalEngine:
         ticket.job.fut.add_done_callback(lambda _: self._note_outcome(ticket))
         return ticket
 
+    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run something else that computes, such as an upscaler's network, where the worker does, between its steps."""
+        if isinstance(self.worker, Computing):
+            return self.worker.compute(function, *arguments)
+        return function(*arguments)
+
     def report(self) -> EngineReport:
         """What the engine does, and how."""
         with self._changed:
@@ -127,6 +142,8 @@ class LocalEngine:
                 finished=self._finished,
                 failed=self._failed,
                 cancelled=self._cancelled,
+                steps=dict(self._steps),
+                step_seconds=self._step_seconds,
                 stuck=self._watchdog.stuck,
             )
 
@@ -218,6 +235,7 @@ class LocalEngine:
                 else:
                     self._worker.step(states)
                     group.size.timed(rows, time.monotonic() - began)
+            self._count_step(rows, time.monotonic() - began)
         except Exception as error:  # noqa: BLE001 - it belongs to one of them, and the others go on
             if len(chosen) == 1:
                 states[0].failure = error
@@ -228,6 +246,11 @@ class LocalEngine:
                 return
             for one in chosen:
                 self._advance(group, [one])
+
+    def _count_step(self, rows: int, seconds: float) -> None:
+        with self._changed:
+            self._steps[rows] += 1
+            self._step_seconds += seconds
 
     def _finish(self, one: Running) -> None:
         try:

@@ -38,6 +38,8 @@ class EngineReport:
         finished: Pictures so far.
         failed: Jobs that ended with an error, so far.
         cancelled: Jobs that were cancelled, so far.
+        steps: How many steps were taken so far, by their rows.
+        step_seconds: How long they took, all together.
         stuck: Seconds that a step has been running beyond the limit; 0 where none is.
     """
 
@@ -49,4 +51,6 @@ class EngineReport:
     finished: int
     failed: int
     cancelled: int
+    steps: Mapping[int, int]
+    step_seconds: float
     stuck: float

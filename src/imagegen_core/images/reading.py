@@ -54,6 +54,11 @@ def read_picture(source: bytes | Path, *, png_only: bool = False) -> Image.Image
         ) from error
 
 
+def text_of(image: Image.Image) -> dict[str, str]:
+    """The text chunks of a picture that was read; none, where it is no PNG."""
+    return {keyword: str(text) for keyword, text in getattr(image, "text", {}).items()}
+
+
 def as_rgb(image: Image.Image, name: str) -> Image.Image:
     """The image in RGB; `name` is what errors call it.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from imagegen_core.errors import PictureError
-from imagegen_core.images.reading import called, read_picture
+from imagegen_core.images.reading import called, read_picture, text_of
+
+logger = logging.getLogger(__name__)
 
 OWN_CHUNK = "imagegen"
 A1111_CHUNK = "parameters"
@@ -89,7 +92,7 @@ def read_recipe(source: bytes | Path) -> Recipe:
     Raises:
         PictureError: It is no PNG, carries no recipe, or one that is damaged or of a newer imagegen.
     """
-    text: Mapping[str, str] = getattr(read_picture(source, png_only=True), "text", {})
+    text = text_of(read_picture(source, png_only=True))
     if OWN_CHUNK not in text:
         raise PictureError(f"There is no recipe in {called(source)}: give a PNG that imagegen drew")
     return parse_recipe(text[OWN_CHUNK], called(source))
@@ -113,6 +116,18 @@ def parse_recipe(text: str, name: str) -> Recipe:
         return TypeAdapter(Recipe).validate_json(text, strict=True)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PictureError(f"Cannot read the recipe of {name}: it is damaged; take the file as it was drawn") from error
+
+
+def with_upscaling(text: Mapping[str, str], done: Upscaling, name: str) -> dict[str, str]:
+    """A picture's text chunks with `done` added to its recipe; foreign text, and what is damaged, stays as it is."""
+    if OWN_CHUNK not in text:
+        return dict(text)
+    try:
+        recipe = parse_recipe(text[OWN_CHUNK], name)
+    except PictureError as error:
+        logger.warning("%s; its text is kept as it is", error)
+        return dict(text)
+    return dict(text) | to_text(replace(recipe, upscalings=(*recipe.upscalings, done)))
 
 
 def _infotext(recipe: Recipe) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from imagegen_core.errors import PluginError
 
@@ -32,6 +33,15 @@ class Upscaler(Protocol):
 
     def enlarge(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Turn RGB pixels [height, width, 3] of any size into pixels [height * scale, width * scale, 3]."""
+        ...
+
+
+@runtime_checkable
+class Shared(Upscaler, Protocol):
+    """An upscaler whose network can compute where a model does, tile by tile between its steps."""
+
+    def compute_through(self, run: Callable[..., Any]) -> None:
+        """Have ``run(function, *arguments)`` call what computes from now on."""
         ...
 
 

@@ -13,11 +13,13 @@ import pluggy
 
 if TYPE_CHECKING:
     import typer
+    from fastapi import APIRouter
 
     from imagegen_core.backend import Backend
     from imagegen_core.images.upscaler import UpscalerDef
     from imagegen_core.models.named import NamedModel
     from imagegen_core.samplers import Sampler
+    from imagegen_core.storage.store import StoreDef
     from imagegen_core.styles import StyleDef
 
 PROJECT = "imagegen"
@@ -49,6 +51,16 @@ def imagegen_samplers() -> Iterable[Sampler]:  # type: ignore[empty-body]
 @hookspec
 def imagegen_upscalers() -> Iterable[UpscalerDef]:  # type: ignore[empty-body]
     """The upscalers this plugin offers."""
+
+
+@hookspec
+def imagegen_stores() -> Iterable[StoreDef]:  # type: ignore[empty-body]
+    """Kinds of storage this plugin adds to those that ``STORAGE_PROVIDER`` can name."""
+
+
+@hookspec
+def imagegen_routes(app: APIRouter) -> None:
+    """Add routes to the server. They are behind its API keys, and come after its own."""
 
 
 @hookspec

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from imagegen_core.backend import Backend
-from imagegen_core.errors import BackendNotFoundError, ModelNotFoundError, PluginError
+from imagegen_core.errors import BackendNotFoundError, ModelNotFoundError, PluginError, SettingsError
 from imagegen_core.images.upscaler import LANCZOS, WEIGHTS_SUFFIXES, UpscalerDef
 from imagegen_core.models.named import NamedModel
 from imagegen_core.plugins import hookspecs
 from imagegen_core.plugins.discovery import Plugin, Selection, discover
 from imagegen_core.samplers import SAMPLERS, Sampler
+from imagegen_core.storage.store import STORES, StoreDef
 from imagegen_core.styles import StyleDef
 
 if TYPE_CHECKING:
     import typer
+    from fastapi import APIRouter
 
-Offer = TypeVar("Offer", Backend, NamedModel, Sampler, StyleDef, UpscalerDef)
+Offer = TypeVar("Offer", Backend, NamedModel, Sampler, StoreDef, StyleDef, UpscalerDef)
 
 
 class Registry:
@@ -34,6 +36,7 @@ class Registry:
         styles: The plugins' styles by id.
         samplers: The samplers by name, the core's own among them.
         upscalers: The upscalers by name, lanczos among them.
+        stores: The kinds of storage by name, the core's own among them.
     """
 
     def __init__(self, found: Iterable[tuple[Plugin, ModuleType | None]]) -> None:
@@ -50,6 +53,7 @@ class Registry:
         self.styles: dict[str, StyleDef] = {}
         self.samplers: dict[str, Sampler] = {sampler.name: sampler for sampler in SAMPLERS}
         self.upscalers: dict[str, UpscalerDef] = {LANCZOS.name: LANCZOS}
+        self.stores: dict[str, StoreDef] = {store.name: store for store in STORES}
         for plugin, module in found:
             self.plugins.append(plugin)
             if module is not None and self._register(plugin, module):
@@ -58,6 +62,7 @@ class Registry:
                 self._collect(plugin, "imagegen_styles", StyleDef, "style", self.styles)
                 self._collect(plugin, "imagegen_samplers", Sampler, "sampler", self.samplers)
                 self._collect(plugin, "imagegen_upscalers", UpscalerDef, "upscaler", self.upscalers)
+                self._collect(plugin, "imagegen_stores", StoreDef, "store", self.stores)
 
     @classmethod
     def discover(cls, environ: Mapping[str, str] | None = None) -> Registry:
@@ -98,6 +103,18 @@ class Registry:
             f"{' or '.join(WEIGHTS_SUFFIXES)} file"
         )
 
+    def store(self, name: str) -> StoreDef:
+        """The kind of storage called `name`.
+
+        Raises:
+            SettingsError: There is none.
+            PluginError: The plugin that should offer it is broken or disabled.
+        """
+        if name in self.stores:
+            return self.stores[name]
+        self._refuse_if_not_ok("Storage", name)
+        raise SettingsError(f"Unknown storage '{name}': expected {', '.join(sorted(self.stores))} or disabled")
+
     def installed(self) -> str:
         """The installed backends, in words for an error message."""
         if not self.backends:
@@ -108,6 +125,11 @@ class Registry:
         """Let the plugins add their commands to `app`."""
         for plugin in self.plugins:
             self._call(plugin, "imagegen_cli", app=app)
+
+    def add_routes(self, app: APIRouter) -> None:
+        """Let the plugins add their routes to the server."""
+        for plugin in self.plugins:
+            self._call(plugin, "imagegen_routes", app=app)
 
     def _refuse_if_not_ok(self, noun: str, name: str) -> None:
         """Say why what is called as a plugin is not there, where that plugin is broken or disabled."""

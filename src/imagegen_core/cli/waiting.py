@@ -1,0 +1,60 @@
+"""What a terminal shows while one waits."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from imagegen_core.job import StepDone
+    from imagegen_core.settings import Settings
+    from imagegen_core.worker import Worker
+
+
+def load(backend: str | None = None, model: str | None = None, settings: Settings | None = None) -> Worker:
+    """Load as `load_worker` does, with a spinner, and warm up with a bar."""
+    from imagegen_core.shortcuts import load_worker
+    from imagegen_core.worker import WarmingUp
+
+    with status("Loading the model"):
+        worker = load_worker(backend, model, settings)
+    if isinstance(worker, WarmingUp):
+        with step_bar("Warming up", steps=1) as on_step:
+            worker.warm_up(on_step)
+    return worker
+
+
+@contextmanager
+def status(title: str) -> Iterator[None]:
+    """A spinner on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(title):
+        yield
+
+
+@contextmanager
+def step_bar(title: str, steps: int) -> Iterator[Callable[[StepDone], None] | None]:
+    """A progress bar on stderr, where that is a terminal, and what moves it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=steps)
+        yield lambda done: progress.update(task, completed=done.step, total=done.steps)

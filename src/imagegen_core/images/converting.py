@@ -1,0 +1,43 @@
+"""A finished picture in another encoding, and a preview at the size of a picture."""
+
+from __future__ import annotations
+
+import io
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from imagegen_core.images.jpeg import encode_jpeg
+from imagegen_core.images.png import encode_png
+from imagegen_core.images.reading import text_of
+from imagegen_core.request import VAE_REDUCTION
+
+Encoding = Literal["png", "jpeg", "webp"]
+
+
+def convert(png: bytes, encoding: Encoding, quality: int) -> bytes:
+    """A picture of ours in another encoding; a PNG stays as it is, byte for byte.
+
+    Args:
+        png: The picture, with its recipe.
+        encoding: What to make of it.
+        quality: 0 to 100, for JPEG and WebP.
+    """
+    if encoding == "png":
+        return png
+    with Image.open(io.BytesIO(png)) as image:
+        image.load()
+        if encoding == "jpeg":
+            return encode_jpeg(np.asarray(image), text_of(image), max(quality, 1))
+        buffer = io.BytesIO()
+        image.save(buffer, format="WEBP", quality=quality)
+        return buffer.getvalue()
+
+
+def enlarge_preview(preview: bytes, encoding: Encoding) -> bytes:
+    """A preview, which has a pixel for each latent, as large as the picture will be."""
+    with Image.open(io.BytesIO(preview)) as image:
+        size = (image.width * VAE_REDUCTION, image.height * VAE_REDUCTION)
+        enlarged = image.resize(size, Image.Resampling.BICUBIC)
+    return convert(encode_png(np.asarray(enlarged)), encoding, quality=80)

@@ -1,0 +1,3 @@
+"""The engine behind HTTP: a FastAPI application, with the APIs people's programs already speak."""
+
+from imagegen_core.server.app import create_app as create_app

@@ -1,0 +1,98 @@
+"""The FastAPI application."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from imagegen_core.errors import ImagegenError
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.server import errors
+from imagegen_core.server.access import Keys
+from imagegen_core.server.accounting import REQUEST_ID, Accounting
+from imagegen_core.server.body_limit import BodyLimit
+from imagegen_core.server.routes import a1111, a1111_tools, generate, jobs, openai, state, storage, superres
+from imagegen_core.server.studio import Studio
+from imagegen_core.settings import Settings
+
+_EXPOSED = (
+    "X-Seed",
+    "X-SuperRes",
+    "X-Mode",
+    "X-LCM-Image-Key",
+    "X-SR-Model",
+    "X-SR-Passes",
+    "X-SR-Scale-Per-Pass",
+    "X-SR-Format",
+    "Retry-After",
+    REQUEST_ID,
+)
+
+
+def create_app(settings: Settings | None = None, engine: Any | None = None) -> FastAPI:
+    """The server's application: run it with uvicorn, or mount it in one of your own.
+
+    Where it is mounted, its lifespan is yours to enter: ``async with app.router.lifespan_context(app)``.
+
+    Args:
+        settings: The configuration; None reads the environment and ``imagegen.toml``.
+        engine: An engine to draw with, which stays yours to close; None loads the configured model, beside the server,
+            as soon as that runs.
+
+    Raises:
+        ImagegenError: The storage or upscaler that is configured cannot be used.
+    """
+    settings = Settings.load() if settings is None else settings
+    registry = Registry.discover()
+    studio = Studio(settings, registry, engine)
+    app = FastAPI(
+        title="imagegen",
+        version=version("imagegen-core"),
+        summary="Prompts into images.",
+        lifespan=_lifespan,
+        exception_handlers=dict.fromkeys((ImagegenError, RequestValidationError, HTTPException), _answer),
+    )
+    app.state.studio = studio
+    admitted = [Depends(Keys(settings.api_keys))]
+    app.include_router(state.public)
+    for routes in (state, generate, superres, jobs, openai, a1111, a1111_tools):
+        app.include_router(routes.router, dependencies=admitted)
+    if settings.storage_enable_http:
+        app.include_router(storage.public)
+        app.include_router(storage.router, dependencies=admitted)
+    app.mount("/page", StaticFiles(directory=state.PAGE), name="page")
+    added = APIRouter(dependencies=admitted)
+    registry.add_routes(added)
+    app.include_router(added)
+    # The last that is added is the first that a request meets.
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=_EXPOSED,
+    )
+    app.add_middleware(Accounting, studio=studio)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    studio: Studio = app.state.studio
+    studio.model.start()
+    yield
+    await asyncio.to_thread(studio.model.close)
+
+
+async def _answer(request: Any, error: Exception) -> Any:
+    return errors.answer(request, error)

@@ -1,0 +1,135 @@
+"""What each error is over HTTP, in the shape of the API that was asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from imagegen_core import errors
+from imagegen_core.request import shown
+
+_NOT_READY_YET = 5  # seconds until a client asks again
+
+
+class Problem(NamedTuple):
+    """An error on its way out.
+
+    Attributes:
+        status: The HTTP status.
+        kind: A word for programs, such as ``queue_full``.
+        message: A sentence for people.
+        field: The field of the request that is wrong, if it is one.
+        headers: What goes with it, such as ``Retry-After``.
+    """
+
+    status: int
+    kind: str
+    message: str
+    field: str | None = None
+    headers: Mapping[str, str] = {}
+
+
+class NotFoundError(errors.ImagegenError):
+    """There is nothing under that name, or no longer."""
+
+
+class ConflictError(errors.ImagegenError):
+    """It cannot be done in the state things are in."""
+
+
+class UnauthorizedError(errors.ImagegenError):
+    """The caller showed no API key, or none that is known."""
+
+
+class TooLargeError(errors.ImagegenError):
+    """The request's body is larger than the server reads."""
+
+
+# The first that fits counts, so subclasses come before their bases.
+_TABLE: tuple[tuple[type[Exception], int, str], ...] = (
+    (errors.InvalidRequestError, 422, "invalid_request"),
+    (errors.PictureError, 422, "invalid_picture"),
+    (errors.QueueFullError, 429, "queue_full"),
+    (errors.DeadlineError, 504, "deadline"),
+    (errors.OutOfMemoryError, 507, "out_of_memory"),
+    (errors.StorageError, 503, "storage"),
+    (errors.NotReadyError, 503, "not_ready"),
+    (errors.EngineClosedError, 503, "stopping"),
+    (UnauthorizedError, 401, "unauthorized"),
+    (NotFoundError, 404, "not_found"),
+    (ConflictError, 409, "conflict"),
+    (TooLargeError, 413, "too_large"),
+    (errors.ImagegenError, 500, "failed"),
+)
+
+
+def problem(error: Exception) -> Problem:
+    """What `error` is over HTTP; one that is not ours gives nothing of itself away."""
+    if isinstance(error, RequestValidationError):
+        return _validation(error)
+    if isinstance(error, HTTPException):
+        message = {404: "There is no such route: see /docs", 405: "This route does not take that method: see /docs"}
+        kind = "not_found" if error.status_code == 404 else "invalid_request"  # noqa: PLR2004
+        said = message.get(error.status_code, str(error.detail))
+        return Problem(error.status_code, kind, said, headers=error.headers or {})
+    for kind_of, status, name in _TABLE:
+        if isinstance(error, kind_of):
+            return Problem(status, name, str(error), getattr(error, "field", None), _headers(error))
+    return Problem(500, "failed", "Something went wrong that should not have: the server's log tells more")
+
+
+def answer(request: Request, error: Exception) -> JSONResponse:
+    """The response for `error`, in the shape of the API that `request` speaks."""
+    found = problem(error)
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    if path.startswith(("/v1/images", "/v1/models")):
+        found = _as_openai(found)
+        body: dict[str, Any] = {
+            "error": {"message": found.message, "type": _openai_type(found), "param": found.field, "code": found.kind}
+        }
+    elif path.startswith("/sdapi"):
+        body = {"error": found.kind, "detail": found.message, "body": "", "errors": found.message}
+    else:
+        body = {"detail": found.message, "type": found.kind, "field": found.field}
+    return JSONResponse(body, found.status, dict(found.headers))
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    if isinstance(error, errors.QueueFullError):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    if isinstance(error, errors.NotReadyError | errors.EngineClosedError):
+        return {"Retry-After": str(_NOT_READY_YET)}
+    if isinstance(error, UnauthorizedError):
+        return {"WWW-Authenticate": "Bearer"}
+    return {}
+
+
+def _validation(error: RequestValidationError) -> Problem:
+    """The first thing that is wrong, as a sentence."""
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
+    said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    if first["type"] == "json_invalid":
+        return Problem(422, "invalid_request", f"The body is no JSON: {first.get('ctx', {}).get('error', said)}")
+    if first["loc"] == ("body",) and isinstance(first["input"], bytes | str):
+        return Problem(422, "invalid_request", "The body is no JSON object: send one as Content-Type application/json")
+    field = ".".join(where) or None
+    if first["type"] == "missing":
+        return Problem(422, "invalid_request", f"Missing {field or 'the body'}: give it", field)
+    return Problem(422, "invalid_request", f"Invalid {field or 'body'} {shown(first['input'])}: {said}", field)
+
+
+def _as_openai(found: Problem) -> Problem:
+    """OpenAI's API answers wrong input with 400."""
+    return found._replace(status=400) if found.status == 422 else found  # noqa: PLR2004
+
+
+def _openai_type(found: Problem) -> str:
+    names = {401: "authentication_error", 429: "rate_limit_error"}
+    return names.get(found.status, "invalid_request_error" if found.status < 500 else "server_error")  # noqa: PLR2004

@@ -1,0 +1,100 @@
+"""What the server counts, for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from imagegen_core.job import Started
+from imagegen_core.server.errors import problem
+
+if TYPE_CHECKING:
+    from imagegen_core.engine import EngineReport, Ticket
+    from imagegen_core.server.model import Model
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Metrics:
+    """One server's counters, in a registry of its own."""
+
+    def __init__(self, model: Model) -> None:
+        """Count from zero."""
+        self._registry = CollectorRegistry()
+        self._registry.register(_EngineCollector(model))
+        self._failures = Counter(
+            "imagegen_failures", "Requests that failed, by kind of error.", ["kind"], registry=self._registry
+        )
+        self._answers = Counter(
+            "imagegen_http_responses", "Answers by route and status.", ["route", "status"], registry=self._registry
+        )
+        self._wait = Histogram(
+            "imagegen_wait_seconds", "From asking to beginning.", registry=self._registry, buckets=_SECONDS
+        )
+        self._whole = Histogram(
+            "imagegen_picture_seconds", "From asking to the picture.", registry=self._registry, buckets=_SECONDS
+        )
+
+    def ended(self, ticket: Ticket, future: Future[Any]) -> None:
+        """Count how a ticket ended."""
+        if future.cancelled():
+            return
+        error = future.exception()
+        if isinstance(error, Exception):
+            self.failed(problem(error).kind)
+        elif error is None:
+            self._whole.observe(time.monotonic() - ticket.since)
+            if (began := ticket.events.when(Started)) is not None:
+                self._wait.observe(began - ticket.since)
+
+    def failed(self, kind: str) -> None:
+        """Count a failure."""
+        self._failures.labels(kind).inc()
+
+    def answered(self, route: str, status: int) -> None:
+        """Count an answer."""
+        self._answers.labels(route, str(status)).inc()
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        return generate_latest(self._registry)
+
+
+class _EngineCollector(Collector):
+    """Reads what the engine reports, when asked."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def collect(self) -> Iterator[Metric]:
+        process = psutil.Process()
+        yield GaugeMetricFamily("imagegen_ready", "1 when pictures are drawn.", float(self._model.state == "ready"))
+        yield GaugeMetricFamily("imagegen_resident_bytes", "Memory of this process.", process.memory_info().rss)
+        yield GaugeMetricFamily("imagegen_open_files", "Open files and sockets.", process.num_fds())
+        if (engine := self._model.loaded) is not None:
+            yield from _of_engine(engine.report())
+
+
+def _of_engine(report: EngineReport) -> Iterator[Metric]:
+    yield GaugeMetricFamily("imagegen_queue_depth", "Requests that have not begun.", report.waiting)
+    yield GaugeMetricFamily("imagegen_running", "Requests that have.", report.running)
+    yield GaugeMetricFamily("imagegen_stuck_seconds", "How long a step hangs.", report.stuck)
+    yield CounterMetricFamily("imagegen_images", "Pictures drawn.", report.finished)
+    yield CounterMetricFamily("imagegen_cancellations", "Requests cancelled.", report.cancelled)
+    yield CounterMetricFamily("imagegen_step_seconds", "Time in denoising steps.", report.step_seconds)
+    steps = CounterMetricFamily("imagegen_steps", "Denoising steps by the rows they had.", labels=["rows"])
+    for rows, count in sorted(report.steps.items()):
+        steps.add_metric([str(rows)], count)
+    yield steps
+    pace = GaugeMetricFamily("imagegen_step_seconds_median", "A step's time.", labels=["group", "rows"])
+    for group in report.groups:
+        for rows, seconds in group.seconds.items():
+            pace.add_metric([group.kind, str(rows)], seconds)
+    yield pace

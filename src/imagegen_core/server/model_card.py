@@ -1,0 +1,48 @@
+"""What the routes tell of the model that draws; a worker that says less gives shorter answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagegen_core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """The model in a few words.
+
+    Attributes:
+        name: What clients call it.
+        path: Where its weights are; None where the worker does not say.
+        size: ``WIDTHxHEIGHT`` it draws of itself.
+        styles: The styles that fit it, and the strengths of each.
+        precision: The device and the precision it computes with.
+    """
+
+    name: str
+    path: Path | None
+    size: str | None
+    styles: Mapping[str, tuple[float, ...]]
+    precision: str
+
+    @classmethod
+    def of(cls, worker: Any, settings: Settings) -> ModelCard:
+        """What `worker` says of itself."""
+        path = getattr(worker, "checkpoint", None)
+        catalog = getattr(worker, "styles", {})
+        device, dtype = getattr(worker, "device", None), getattr(worker, "dtype", None)
+        return cls(
+            name=settings.model or (path.stem if path else type(worker).__name__),
+            path=path,
+            size=getattr(worker, "native_size", None),
+            styles={name: tuple(one.style.levels) for name, one in catalog.items() if one.refusal is None},
+            precision=" ".join(str(part).removeprefix("torch.") for part in (device, dtype) if part is not None),
+        )
+
+    @property
+    def title(self) -> str:
+        """As A1111 shows a checkpoint: the file's name."""
+        return self.path.name if self.path and self.path.is_file() else self.name

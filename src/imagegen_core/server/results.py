@@ -1,0 +1,131 @@
+"""A drawn picture, made into what was asked for."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio.to_thread
+from pydantic import ConfigDict, Field
+
+from imagegen_core.errors import InvalidRequestError
+from imagegen_core.request import GenerateRequest
+
+if TYPE_CHECKING:
+    from imagegen_core.picture import Picture
+    from imagegen_core.server.studio import Studio
+    from imagegen_core.server.upscaling import Enlarged
+
+DEFAULT_MODE = "default"
+
+
+class GenerateBody(GenerateRequest):
+    """A picture to draw, and what to make of it.
+
+    Attributes:
+        superres: Whether to enlarge it.
+        superres_format: What the enlarged picture is encoded as.
+        superres_quality: JPEG's quality.
+        superres_magnitude: How many times to enlarge it.
+        mode: Which of the server's modes draws.
+    """
+
+    superres: bool = False
+    superres_format: Literal["png", "jpeg"] = "png"
+    superres_quality: int = Field(default=92, ge=1, le=100)
+    superres_magnitude: int = Field(default=1, ge=1, le=3)
+    mode: str | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": "a red circle on a blue background", "seed": 7},
+                {"prompt": "a lake at dawn", "size": "256x256", "num_inference_steps": 6, "superres": True},
+            ]
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a client is given.
+
+    Attributes:
+        data: The encoded picture.
+        format: ``png`` or ``jpeg``.
+        seed: The seed it was drawn from.
+        mode: The mode that drew it.
+        enlarged: How it was enlarged, if it was.
+        key: What it is stored under, if it is.
+    """
+
+    data: bytes
+    format: str
+    seed: int
+    mode: str
+    enlarged: Enlarged | None
+    key: str | None
+
+    @property
+    def media_type(self) -> str:
+        """The picture's media type."""
+        return f"image/{self.format}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with the picture."""
+        headers = {
+            "X-Seed": str(self.seed),
+            "X-SuperRes": str(int(self.enlarged is not None)),
+            "X-Mode": self.mode,
+            "Cache-Control": "no-store",
+        }
+        if self.key is not None:
+            headers["X-LCM-Image-Key"] = self.key
+        return headers | (self.enlarged.headers if self.enlarged else {})
+
+    def as_json(self) -> dict[str, Any]:
+        """The picture and what goes with it, for clients that take JSON."""
+        enlarged = self.enlarged
+        return {
+            "image": base64.b64encode(self.data).decode(),
+            "format": self.format,
+            "seed": self.seed,
+            "mode": self.mode,
+            "key": self.key,
+            "superres": None
+            if enlarged is None
+            else {"model": enlarged.upscaler, "passes": enlarged.passes, "scale_per_pass": enlarged.scale},
+        }
+
+
+def check_mode(mode: str | None) -> str:
+    """The mode that draws.
+
+    Raises:
+        InvalidRequestError: There is none of that name.
+    """
+    if mode not in (None, DEFAULT_MODE):
+        raise InvalidRequestError(f"Unknown mode {mode[:64]!r}: expected {DEFAULT_MODE}", "mode")
+    return DEFAULT_MODE
+
+
+async def make_result(studio: Studio, picture: Picture, body: GenerateBody) -> Result:
+    """Enlarge a picture where that is asked for, and store it.
+
+    Raises:
+        ImagegenError: It cannot be enlarged.
+    """
+    enlarged, data, form = None, picture.png, "png"
+    if body.superres:
+        enlarged = await anyio.to_thread.run_sync(
+            studio.upscalers.enlarge,
+            picture.png,
+            body.superres_magnitude,
+            body.superres_format,
+            body.superres_quality,
+        )
+        data, form = enlarged.data, enlarged.format
+    key = await studio.keep(data)
+    return Result(data, form, picture.seed, check_mode(body.mode), enlarged, key)

@@ -1,0 +1,229 @@
+"""A1111's API for drawing, for the clients of its web UI: ``txt2img``, ``progress``, ``interrupt``."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from imagegen_core.errors import InvalidRequestError
+from imagegen_core.images.reading import read_picture, text_of
+from imagegen_core.images.recipe import A1111_CHUNK
+from imagegen_core.job import StepDone
+from imagegen_core.picture import Picture
+from imagegen_core.request import GenerateRequest, StyleLoraRequest
+from imagegen_core.samplers import find_sampler
+from imagegen_core.server.model_card import ModelCard
+from imagegen_core.server.options import Options
+from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn_all
+
+router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
+
+_MOST_PICTURES = 16
+_LORA = re.compile(r"<lora:([^:>]+)(?::([^:>]*))?>")
+_LAST_LEVEL = 1000
+# What this server does not do, and the values that do not ask for it.
+_UNASKED: dict[str, tuple[Any, ...]] = {
+    "enable_hr": (False,),
+    "subseed_strength": (0, 0.0),
+    "seed_resize_from_h": (0, -1),
+    "seed_resize_from_w": (0, -1),
+    "restore_faces": (False, None),
+    "tiling": (False, None),
+    "script_name": (None, ""),
+    "s_churn": (0, None),
+    "refiner_checkpoint": (None, ""),
+}
+
+
+class Txt2ImgBody(BaseModel):
+    """A1111's fields, of those that mean something here; what asks for more is refused, the rest is ignored."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={"examples": [{"prompt": "a red circle on a blue background", "steps": 4, "cfg_scale": 1}]},
+    )
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    styles: list[str] | None = None
+    seed: int = -1
+    sampler_name: str | None = None
+    sampler_index: str | None = None
+    scheduler: str | None = None
+    batch_size: int = Field(default=1, ge=1, le=_MOST_PICTURES)
+    n_iter: int = Field(default=1, ge=1, le=_MOST_PICTURES)
+    steps: int | None = None
+    cfg_scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    override_settings: dict[str, Any] | None = None
+    alwayson_scripts: dict[str, Any] | None = None
+    send_images: bool = True
+
+
+@router.post("/txt2img")
+async def txt2img(body: Txt2ImgBody, request: Request, studio: SharedStudio, caller: Caller) -> dict[str, Any]:
+    """Draw ``batch_size`` times ``n_iter`` pictures, their seeds counting up."""
+    _check(body)
+    count = body.batch_size * body.n_iter
+    if count > _MOST_PICTURES:
+        raise InvalidRequestError(
+            f"Invalid n_iter {body.n_iter}: at most {_MOST_PICTURES} pictures at a time", "n_iter"
+        )
+    asked = studio.complete(_request(body, studio))
+    tickets = studio.submit_all(studio.several(asked, count), caller)
+    with studio.runs.running(caller, tickets):
+        pictures = await drawn_all(request, tickets)
+    images = [base64.b64encode(picture.png).decode() for picture in pictures] if body.send_images else []
+    return {"images": images, "parameters": body.model_dump(), "info": json.dumps(_info(body, pictures))}
+
+
+@router.post("/interrupt")
+async def interrupt(studio: SharedStudio, caller: Caller) -> dict[str, Any]:
+    """Give up what this caller has ``txt2img`` draw, within a step."""
+    for ticket in studio.runs.of(caller):
+        ticket.cancel()
+    return {}
+
+
+@router.get("/progress")
+async def progress(studio: SharedStudio, caller: Caller, skip_current_image: bool = False) -> dict[str, Any]:
+    """How far ``txt2img`` is with this caller's pictures, and what the present one looks like."""
+    tickets = studio.runs.of(caller)
+    steps = [ticket.events.latest(StepDone) for ticket in tickets]
+    parts = [
+        1.0 if ticket.done else step.step / step.steps if step else 0.0
+        for ticket, step in zip(tickets, steps, strict=True)
+    ]
+    done = sum(parts) / len(parts) if parts else 0.0
+    began = min((ticket.since for ticket in tickets), default=time.monotonic())
+    current = next((step for ticket, step in zip(tickets, steps, strict=True) if step and not ticket.done), None)
+    preview = None if current is None or skip_current_image else current.preview
+    return {
+        "progress": done,
+        "eta_relative": (time.monotonic() - began) * (1 - done) / done if done else 0.0,
+        "state": {
+            "skipped": False,
+            "interrupted": False,
+            "stopping_generation": False,
+            "job": "txt2img" if tickets else "",
+            "job_count": len(tickets),
+            "job_timestamp": "0",
+            "job_no": sum(ticket.done for ticket in tickets),
+            "sampling_step": current.step if current else 0,
+            "sampling_steps": current.steps if current else 0,
+        },
+        "current_image": None if preview is None else base64.b64encode(preview).decode(),
+        "textinfo": None,
+    }
+
+
+def _check(body: Txt2ImgBody) -> None:
+    """Refuse what would draw another picture than the one asked for."""
+    extra = body.model_extra or {}
+    for field, unasked in _UNASKED.items():
+        if field in extra and extra[field] not in unasked:
+            raise InvalidRequestError(
+                f"{field}={str(extra[field])[:64]!r} is nothing this server does: leave it out", field
+            )
+    for script, given in (body.alwayson_scripts or {}).items():
+        arguments = given.get("args") if isinstance(given, dict) else given
+        if arguments and arguments != [False]:
+            raise InvalidRequestError(f"There is no script {script[:64]!r} here: leave it out", "alwayson_scripts")
+
+
+def _request(body: Txt2ImgBody, studio: Studio) -> GenerateRequest:
+    options = studio.options.with_overrides(body.override_settings or {}, studio.card())
+    prompt, style = _style(body, studio.card())
+    return GenerateRequest.given(
+        prompt=prompt,
+        negative_prompt=body.negative_prompt or None,
+        seed=None if body.seed == -1 else body.seed,
+        num_inference_steps=body.steps,
+        guidance_scale=body.cfg_scale,
+        size=_size(body, studio),
+        scheduler=_scheduler(body, studio),
+        clip_skip=_clip_skip(options),
+        style_lora=style,
+    )
+
+
+def _size(body: Txt2ImgBody, studio: Studio) -> str | None:
+    if body.width is None and body.height is None:
+        return None
+    native = studio.size_of(GenerateRequest(prompt=""))
+    return (
+        f"{native.width if body.width is None else body.width}x{native.height if body.height is None else body.height}"
+    )
+
+
+def _scheduler(body: Txt2ImgBody, studio: Studio) -> str | None:
+    """The sampler, in the noise schedule that A1111 names apart from it."""
+    name = body.sampler_name or body.sampler_index
+    schedule = (body.scheduler or "automatic").lower()
+    if name is None or schedule == "automatic":
+        return name
+    samplers = studio.registry.samplers.values()
+    sampler = find_sampler(name, samplers)
+    if schedule in sampler.name.lower().split():
+        return sampler.name
+    return find_sampler(f"{sampler.name} {schedule}", samplers).name
+
+
+def _style(body: Txt2ImgBody, card: ModelCard) -> tuple[str, StyleLoraRequest | None]:
+    """The prompt without its ``<lora:NAME:LEVEL>``, and the style that this or ``styles`` names."""
+    named = [(name, weight) for name, weight in _LORA.findall(body.prompt)] + [(name, "") for name in body.styles or []]
+    if not named:
+        return body.prompt, None
+    if len(named) > 1:
+        raise InvalidRequestError("A picture is drawn in one style here: name one", "styles")
+    name, strength = named[0]
+    weights = card.styles.get(name, ())
+    prompt = _LORA.sub("", body.prompt).strip()
+    if not strength or not weights:  # an unknown style is refused by who draws, with those there are
+        return prompt, StyleLoraRequest(style=name, level=_LAST_LEVEL)
+    levels = {f"{weight:g}": level for level, weight in enumerate(weights, start=1)}
+    if strength not in levels:
+        raise InvalidRequestError(
+            f"Invalid strength {strength[:16]!r} of <lora:{name}>: its style has {', '.join(levels)}", "prompt"
+        )
+    return prompt, StyleLoraRequest(style=name, level=levels[strength])
+
+
+def _clip_skip(options: Options) -> int:
+    return options.clip_stop_at_last_layers - 1
+
+
+def _info(body: Txt2ImgBody, pictures: list[Picture]) -> dict[str, Any]:
+    seeds = [picture.seed for picture in pictures]
+    texts = [text_of(read_picture(picture.png)).get(A1111_CHUNK, "") for picture in pictures]
+    width, height = pictures[0].image.size
+    return {
+        "prompt": body.prompt,
+        "all_prompts": [body.prompt] * len(pictures),
+        "negative_prompt": body.negative_prompt,
+        "all_negative_prompts": [body.negative_prompt] * len(pictures),
+        "seed": seeds[0],
+        "all_seeds": seeds,
+        "subseed": -1,
+        "all_subseeds": [-1] * len(pictures),
+        "subseed_strength": 0,
+        "width": width,
+        "height": height,
+        "sampler_name": body.sampler_name or body.sampler_index or "",
+        "cfg_scale": body.cfg_scale,
+        "steps": body.steps,
+        "batch_size": body.batch_size,
+        "infotexts": texts,
+        "index_of_first_image": 0,
+        "styles": body.styles or [],
+        "job_timestamp": "0",
+        "clip_skip": 1,
+        "is_using_inpainting_conditioning": False,
+    }

@@ -1,0 +1,155 @@
+"""``/v1/jobs``: ask for a picture, follow it, fetch it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import JSONResponse, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from imagegen_core.engine import Ticket
+from imagegen_core.job import Cancelled, Done, Event, Failed, Queued, Started, StepDone
+from imagegen_core.server.errors import ConflictError, problem
+from imagegen_core.server.jobs import PostedJob
+from imagegen_core.server.results import GenerateBody, Result, make_result
+from imagegen_core.server.routes.generate import PICTURES, prepared, wants_json
+from imagegen_core.server.studio import Caller, SharedStudio, Studio
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+@router.post("", status_code=202)
+async def post_job(
+    body: GenerateBody,
+    request: Request,
+    studio: SharedStudio,
+    caller: Caller,
+    idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
+) -> JSONResponse:
+    """Put a picture in line. The same `Idempotency-Key` with the same body gives the same job."""
+    completed = prepared(studio, body)
+
+    def make() -> PostedJob:
+        ticket = studio.submit(completed, caller)
+        return PostedJob(caller, ticket, asyncio.ensure_future(_result(studio, ticket, completed)))
+
+    job = studio.jobs.post(make, caller, idempotency_key, await request.body())
+    return JSONResponse(_told(request, job), 202, {"Location": _address(request, "get_job", job)})
+
+
+@router.get("/{job_id}")
+async def get_job(job_id: str, request: Request, studio: SharedStudio, caller: Caller) -> dict[str, Any]:
+    """Where a job stands."""
+    return _told(request, studio.jobs.find(job_id, caller))
+
+
+@router.delete("/{job_id}")
+async def cancel_job(job_id: str, request: Request, studio: SharedStudio, caller: Caller) -> dict[str, Any]:
+    """Give a job up, within a step; of one that has ended, nothing changes."""
+    job = studio.jobs.find(job_id, caller)
+    if not job.ticket.cancel():
+        job.result.cancel()
+    await asyncio.wait({job.result})
+    return _told(request, job)
+
+
+@router.get("/{job_id}/image", response_class=Response, responses=PICTURES)
+async def get_image(job_id: str, request: Request, studio: SharedStudio, caller: Caller) -> Response:
+    """The picture, once it is there."""
+    job = studio.jobs.find(job_id, caller)
+    if not job.result.done():
+        raise ConflictError("The picture is not done yet: follow its events, or ask again")
+    if job.result.cancelled():
+        raise ConflictError("The job was cancelled: post it again")
+    result = job.result.result()
+    if wants_json(request):
+        return JSONResponse(result.as_json(), headers=result.headers)
+    return Response(result.data, media_type=result.media_type, headers=result.headers)
+
+
+@router.get("/{job_id}/events", response_class=EventSourceResponse)
+async def get_events(
+    job_id: str,
+    request: Request,
+    studio: SharedStudio,
+    caller: Caller,
+    last_event_id: Annotated[str | None, Header(max_length=64)] = None,
+) -> EventSourceResponse:
+    """What happens to a job, as server-sent events, from its beginning or after `Last-Event-ID`."""
+    job = studio.jobs.find(job_id, caller)
+    seen = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
+    return EventSourceResponse(_events(request, job, seen))
+
+
+async def _events(request: Request, job: PostedJob, seen: int) -> AsyncIterator[ServerSentEvent]:
+    number = 0
+    async for event in job.ticket.events:
+        number += 1
+        if number <= seen:
+            continue
+        last = await _settled(job) if isinstance(event, Done) else None
+        name, data = _said(last or event, _address(request, "get_image", job), job)
+        yield ServerSentEvent(json.dumps(data), event=name, id=str(number))
+
+
+async def _settled(job: PostedJob) -> Event | None:
+    """How a drawn job ended otherwise, where enlarging it failed or was cancelled."""
+    await asyncio.wait({job.result})
+    if job.result.cancelled():
+        return Cancelled()
+    error = job.result.exception()
+    return Failed(error) if isinstance(error, Exception) else None
+
+
+def _said(event: Event, image: str, job: PostedJob) -> tuple[str, dict[str, Any]]:
+    """An event's name and its data."""
+    match event:
+        case Queued(place):
+            return "queued", {"place": place}
+        case Started():
+            return "started", {}
+        case StepDone(step, steps, preview):
+            shown = None if preview is None else base64.b64encode(preview).decode()
+            return "step", {"step": step, "steps": steps, "preview": shown}
+        case Failed(error):
+            found = problem(error)
+            return "failed", {"detail": found.message, "type": found.kind, "field": found.field}
+        case Cancelled():
+            return "cancelled", {}
+        case Done():
+            result = job.result.result()
+            return "done", {"image": image, "seed": result.seed, "key": result.key}
+
+
+async def _result(studio: Studio, ticket: Ticket, body: GenerateBody) -> Result:
+    return await make_result(studio, await ticket, body)
+
+
+def _told(request: Request, job: PostedJob) -> dict[str, Any]:
+    """A job as its routes show it."""
+    told: dict[str, Any] = {
+        "id": job.id,
+        "status": "waiting",
+        "events": _address(request, "get_events", job),
+        "image": None,
+        "seed": None,
+        "error": None,
+    }
+    if not job.result.done():
+        return told | {"status": "drawing" if job.ticket.events.when(Started) else "waiting"}
+    if job.result.cancelled():
+        return told | {"status": "cancelled"}
+    if error := job.result.exception():
+        assert isinstance(error, Exception)  # noqa: S101 - for the types
+        found = problem(error)
+        return told | {"status": "failed", "error": {"detail": found.message, "type": found.kind, "field": found.field}}
+    return told | {"status": "done", "image": _address(request, "get_image", job), "seed": job.result.result().seed}
+
+
+def _address(request: Request, route: str, job: PostedJob) -> str:
+    return request.url_for(route, job_id=job.id).path

@@ -1,0 +1,208 @@
+"""OpenAI's images API, for its official clients: https://platform.openai.com/docs/api-reference/images."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal
+
+import anyio.to_thread
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from imagegen_core.engine import Ticket
+from imagegen_core.errors import ImagegenError, InvalidRequestError, StorageError
+from imagegen_core.images.converting import Encoding, convert, enlarge_preview
+from imagegen_core.job import StepDone
+from imagegen_core.picture import Picture
+from imagegen_core.request import GenerateRequest, StyleLoraRequest
+from imagegen_core.server.errors import NotFoundError, problem
+from imagegen_core.server.model_card import ModelCard
+from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn_all
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+_OWNER = "imagegen"
+
+
+class ImagesBody(BaseModel):
+    """OpenAI's fields; below them ours, which its clients send with ``extra_body``."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "a red circle on a blue background"}]})
+
+    prompt: str
+    model: str | None = None
+    n: int = Field(default=1, ge=1, le=10)
+    size: str | None = None
+    response_format: Literal["b64_json", "url"] | None = None
+    output_format: Encoding | None = None
+    output_compression: int | None = Field(default=None, ge=0, le=100)
+    quality: str | None = None
+    style: str | None = None
+    background: str | None = None
+    moderation: str | None = None
+    user: str | None = None
+    stream: bool | None = None
+    partial_images: int | None = Field(default=None, ge=0, le=3)
+
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    negative_prompt: str | None = None
+    scheduler: str | None = None
+    style_lora: StyleLoraRequest | None = None
+
+
+@router.get("/models")
+async def models(studio: SharedStudio) -> dict[str, Any]:
+    """The model that draws."""
+    return {"object": "list", "data": [_model(studio.card())]}
+
+
+@router.get("/models/{model:path}")
+async def model(model: str, studio: SharedStudio) -> dict[str, Any]:
+    """The model of that name."""
+    card = studio.card()
+    _check_model(model, card)
+    return _model(card)
+
+
+@router.post("/images/generations", response_model=None)
+async def images(body: ImagesBody, request: Request, studio: SharedStudio, caller: Caller) -> Response:
+    """Draw ``n`` pictures, their seeds counting up; ``stream`` sends them as they come, and previews before."""
+    _check(body, studio)
+    tickets = studio.submit_all(_requests(body, studio), caller)
+    if body.stream:
+        return EventSourceResponse(_stream(tickets, body))
+    pictures = await drawn_all(request, tickets)
+    created = int(time.time())
+    data = [await _datum(picture, body, request, studio) for picture in pictures]
+    return JSONResponse({"created": created, "data": data} | _described(pictures[0], body))
+
+
+def _requests(body: ImagesBody, studio: Studio) -> list[GenerateRequest]:
+    asked = GenerateRequest.given(
+        prompt=body.prompt,
+        size=None if body.size == "auto" else body.size,
+        num_inference_steps=body.num_inference_steps,
+        guidance_scale=body.guidance_scale,
+        seed=body.seed,
+        negative_prompt=body.negative_prompt,
+        scheduler=body.scheduler,
+        style_lora=body.style_lora,
+    )
+    return studio.several(studio.complete(asked), body.n)
+
+
+async def _datum(picture: Picture, body: ImagesBody, request: Request, studio: Studio) -> dict[str, Any]:
+    data = await _encoded(picture, body)
+    if body.response_format != "url":
+        return {"b64_json": base64.b64encode(data).decode()}
+    key = await studio.keep(data)
+    if key is None:
+        raise StorageError("The picture could not be stored: ask with response_format b64_json")
+    return {"url": str(request.url_for("fetch", key=key))}
+
+
+async def _stream(tickets: Sequence[Ticket], body: ImagesBody) -> AsyncIterator[ServerSentEvent]:
+    """Partial and completed pictures; what goes wrong on the way is an event, as the status is sent already."""
+    try:
+        for ticket in tickets:
+            async for event in _events(ticket, body):
+                yield ServerSentEvent(json.dumps(event), event=event.get("type", "error"))
+    except ImagegenError as error:
+        found = problem(error)
+        said = {"error": {"message": found.message, "type": "server_error", "param": found.field, "code": found.kind}}
+        yield ServerSentEvent(json.dumps(said), event="error")
+    finally:
+        for ticket in tickets:
+            ticket.cancel()
+
+
+async def _events(ticket: Ticket, body: ImagesBody) -> AsyncIterator[dict[str, Any]]:
+    number = 0
+    async for event in ticket.events:
+        if not isinstance(event, StepDone) or event.preview is None or event.step == event.steps:
+            continue
+        if not _is_shown(event, body.partial_images or 0):
+            continue
+        preview = await anyio.to_thread.run_sync(enlarge_preview, event.preview, body.output_format or "png")
+        yield {
+            "type": "image_generation.partial_image",
+            "partial_image_index": number,
+            "b64_json": base64.b64encode(preview).decode(),
+            "created_at": int(time.time()),
+        } | _described(None, body)
+        number += 1
+    picture = await ticket
+    data = await _encoded(picture, body)
+    yield {
+        "type": "image_generation.completed",
+        "b64_json": base64.b64encode(data).decode(),
+        "created_at": int(time.time()),
+        "usage": {
+            "input_tokens": 0,
+            "output_tokens": 0,
+            "total_tokens": 0,
+            "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+        },
+    } | _described(picture, body)
+
+
+def _is_shown(done: StepDone, wanted: int) -> bool:
+    """Whether this step is one of `wanted` spread over all but the last."""
+    others = done.steps - 1
+    shown = min(wanted, others)
+    return shown > 0 and done.step * shown // others > (done.step - 1) * shown // others
+
+
+def _described(picture: Picture | None, body: ImagesBody) -> dict[str, Any]:
+    size = body.size or "auto"
+    if picture is not None:
+        size = f"{picture.image.width}x{picture.image.height}"
+    return {
+        "size": size,
+        "quality": "auto",
+        "background": "opaque",
+        "output_format": body.output_format or "png",
+    }
+
+
+async def _encoded(picture: Picture, body: ImagesBody) -> bytes:
+    quality = 100 if body.output_compression is None else body.output_compression
+    return await anyio.to_thread.run_sync(convert, picture.png, body.output_format or "png", quality)
+
+
+def _check(body: ImagesBody, studio: Studio) -> None:
+    """Refuse what OpenAI's models have and this one has not, rather than draw something else."""
+    _check_model(body.model, studio.card())
+    for field, meant in (
+        ("quality", ("auto", "standard")),
+        ("style", ("natural",)),
+        ("background", ("auto", "opaque")),
+        ("moderation", ("auto", "low")),
+    ):
+        value = getattr(body, field)
+        if value is not None and value not in meant:
+            raise InvalidRequestError(f"Invalid {field} {value[:64]!r}: expected {' or '.join(meant)}", field)
+    if body.response_format == "url" and (studio.store is None or not studio.settings.storage_enable_http):
+        raise InvalidRequestError(
+            "No url can be given, as storage is off on this server: ask for b64_json", "response_format"
+        )
+    if body.response_format == "url" and body.stream:
+        raise InvalidRequestError(
+            "A stream holds the pictures themselves: leave response_format out", "response_format"
+        )
+
+
+def _check_model(name: str | None, card: ModelCard) -> None:
+    if name not in (None, card.name):
+        raise NotFoundError(f"No model {name[:64]!r} is served here: ask for {card.name}, or leave it out")
+
+
+def _model(card: ModelCard) -> dict[str, Any]:
+    return {"id": card.name, "object": "model", "created": 0, "owned_by": _OWNER}

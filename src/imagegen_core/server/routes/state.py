@@ -1,0 +1,50 @@
+"""``/health``, ``/ready``, ``/metrics`` and the page at ``/``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from imagegen_core.server.studio import SharedStudio
+
+router = APIRouter(tags=["state"])
+public = APIRouter(tags=["state"])
+"""What needs no API key: for whoever watches over the server, and the page, which asks for one."""
+
+PAGE = Path(__file__).parent.parent / "page"
+
+
+@public.get("/health")
+async def health(studio: SharedStudio) -> dict[str, Any]:
+    """That the server lives, and what its engine does."""
+    engine = studio.model.loaded
+    report = None if engine is None else asdict(engine.report())
+    return {"status": "ok", "version": version("imagegen-core"), "model": studio.model.state, "engine": report}
+
+
+@public.get("/ready", responses={503: {"description": "Not ready"}})
+async def ready(studio: SharedStudio) -> JSONResponse:
+    """Whether the model is loaded and the queue takes more: 200 or 503."""
+    state: str = studio.model.state
+    detail = studio.model.failure
+    if state == "ready" and studio.model.engine.report().waiting >= studio.settings.queue_max:
+        state, detail = "full", "the queue is full"
+    return JSONResponse({"status": state, "detail": detail}, 200 if state == "ready" else 503)
+
+
+@router.get("/metrics", response_class=Response)
+def metrics(studio: SharedStudio) -> Response:
+    """Counters for Prometheus."""
+    return Response(studio.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+@public.get("/", include_in_schema=False)
+async def page() -> FileResponse:
+    """The page to play on."""
+    return FileResponse(PAGE / "index.html")

@@ -1,0 +1,106 @@
+"""Running the server: uvicorn, with an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+from pythonjsonlogger.json import JsonFormatter
+
+from imagegen_core.server.access import check_address
+from imagegen_core.server.app import create_app
+from imagegen_core.settings import Settings
+
+if TYPE_CHECKING:
+    from imagegen_core.server.studio import Studio
+
+logger = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until told to stop by SIGTERM or SIGINT; then finish what was asked for, and return.
+
+    Raises:
+        SettingsError: The address may not be listened on without API keys.
+        ImagegenError: The storage or upscaler that is configured cannot be used.
+    """
+    check_address(settings)
+    _log_as_json()
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_limit)),
+    )
+    _Server(config, app.state.studio).run()
+
+
+class _Server(uvicorn.Server):
+    """Turns ``/ready`` and refuses new pictures when told to stop, and closes when those it has are done."""
+
+    def __init__(self, config: uvicorn.Config, studio: Studio) -> None:
+        super().__init__(config)
+        self._studio = studio
+        self._ending: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike uvicorn's, which ends the process by the signal again, this one ends it with 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handled = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self.handle_exit) for number in handled}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; told again, end at once."""
+        if self._studio.model.state == "stopping":
+            super().handle_exit(sig, frame)
+            return
+        logger.info("Told to stop: finishing what was asked for")
+        self._studio.model.stop_accepting()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second: watches over the end."""
+        if self._studio.model.state == "stopping" and self._ending is None:
+            self._ending = asyncio.ensure_future(self._end())
+        return await super().on_tick(counter)
+
+    async def _end(self) -> None:
+        limit = self._studio.settings.shutdown_limit
+        try:
+            await asyncio.wait_for(self._studio.done(), limit)
+        except TimeoutError:
+            logger.warning("Giving up what is not done: %g s are over", limit)
+            self._studio.give_up()
+        self.should_exit = True
+
+
+def _log_as_json() -> None:
+    """One JSON object a line on stderr, with what a record carries beside its message, such as ``request_id``."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        JsonFormatter(
+            "{asctime}{levelname}{name}{message}", style="{", rename_fields={"asctime": "time", "levelname": "level"}
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for name in ("imagegen_core", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)

@@ -1,0 +1,250 @@
+"""What the routes share: the engine, the store, the upscalers, and the limits on what may be asked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Annotated, Any, cast
+
+import anyio.to_thread
+from fastapi import Depends, Request
+
+from imagegen_core.engine import Ticket
+from imagegen_core.errors import ImagegenError, InvalidRequestError, NotReadyError, QueueFullError, StorageError
+from imagegen_core.picture import Picture
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.request import Drawing, GenerateRequest, Size
+from imagegen_core.server.errors import ConflictError
+from imagegen_core.server.jobs import Jobs
+from imagegen_core.server.metrics import Metrics
+from imagegen_core.server.model import Model
+from imagegen_core.server.model_card import ModelCard
+from imagegen_core.server.options import Options
+from imagegen_core.server.runs import Runs
+from imagegen_core.server.upscaling import Upscalers
+from imagegen_core.settings import Settings
+from imagegen_core.storage import ImageStore, new_key
+
+logger = logging.getLogger(__name__)
+
+_DISABLED = "disabled"
+_SEEDS = 2**63
+_DEFAULTS = {
+    "size": "default_size",
+    "num_inference_steps": "default_steps",
+    "guidance_scale": "default_guidance",
+}
+
+
+class ClientGoneError(Exception):
+    """The client hung up: nobody waits for an answer."""
+
+
+class Studio:
+    """One server's shared parts.
+
+    Attributes:
+        settings: How it serves.
+        registry: The plugins.
+        model: The engine, once it is loaded.
+        store: Where pictures are kept; None where storage is disabled.
+        upscalers: What enlarges.
+        jobs: The jobs that were posted to be fetched later.
+        metrics: What is counted.
+        runs: What A1111's routes have drawn at the moment.
+        options: What A1111's routes were told to do otherwise.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry, engine: Any | None = None) -> None:
+        """Open the store; the model is loaded by `Model.start`.
+
+        Raises:
+            ImagegenError: The store or the upscaler that is configured cannot be used.
+        """
+        self.settings, self.registry = settings, registry
+        self.model = Model(settings, engine)
+        self.store: ImageStore | None = None
+        if settings.storage_provider != _DISABLED:
+            self.store = registry.store(settings.storage_provider).load(settings)
+        self.upscalers = Upscalers(settings, registry, self.model)
+        self.jobs = Jobs(settings.storage_max_items, settings.storage_ttl_image)
+        self.metrics = Metrics(self.model)
+        self.runs = Runs()
+        self.options = Options()
+        self._open: Counter[str] = Counter()
+        self._tickets: set[Ticket] = set()
+
+    def card(self) -> ModelCard:
+        """The model in a few words.
+
+        Raises:
+            NotReadyError: There is none yet, or no longer.
+        """
+        return ModelCard.of(self.model.engine.worker, self.settings)
+
+    def complete(self, request: GenerateRequest) -> GenerateRequest:
+        """The request, with the server's defaults where it leaves a field out, and within the server's limits.
+
+        Raises:
+            InvalidRequestError: It asks for more than the server draws.
+        """
+        left_out = {
+            field: value
+            for field, setting in _DEFAULTS.items()
+            if field not in request.model_fields_set and (value := getattr(self.settings, setting)) is not None
+        }
+        completed = request.model_copy(update=left_out)
+        drawing = Drawing.of(completed, native_size="8x8")
+        if drawing.steps > self.settings.max_steps:
+            raise InvalidRequestError(
+                f"Invalid num_inference_steps {drawing.steps}: this server takes 1 to {self.settings.max_steps}",
+                "num_inference_steps",
+            )
+        if drawing.size.width * drawing.size.height > self.settings.max_pixels:
+            raise InvalidRequestError(
+                f"Invalid size {drawing.size}: this server draws up to {self.settings.max_pixels} pixels, such as "
+                f"{_square(self.settings.max_pixels)}",
+                "size",
+            )
+        return completed
+
+    def size_of(self, request: GenerateRequest) -> Size:
+        """The size that a completed request is drawn at; the model's own where nothing says another.
+
+        Raises:
+            NotReadyError: The model, which would say it, is not there.
+        """
+        return Drawing.of(request, native_size=self.card().size or request.size).size
+
+    def submit(self, request: GenerateRequest, caller: str, timeout: float | None = None) -> Ticket:
+        """Have the engine draw a request for a caller.
+
+        Args:
+            request: What `complete` returned.
+            caller: Whose key it came with.
+            timeout: Seconds after which it is given up; None takes the server's.
+
+        Raises:
+            NotReadyError: There is no engine yet, or no longer.
+            QueueFullError: Too many requests wait, the caller's or everybody's.
+            InvalidRequestError: The request cannot be drawn.
+        """
+        limit = self.settings.queue_per_key
+        if caller and limit is not None and self._open[caller] >= limit:
+            raise QueueFullError(f"{limit} of your requests are not done yet: wait for one of them", retry_after=1)
+        ticket: Ticket = self.model.engine.submit(request, deadline=timeout or self.settings.default_timeout)
+        if self.settings.log_prompts:
+            logger.info("Drawing %r", request.prompt)
+        self._open[caller] += 1
+        self._tickets.add(ticket)
+        ticket.job.fut.add_done_callback(lambda future: self._note_end(ticket, caller, future))
+        return ticket
+
+    def several(self, request: GenerateRequest, count: int) -> list[GenerateRequest]:
+        """The request `count` times, with seeds that count up."""
+        first = Drawing.of(request, native_size="8x8").seed
+        return [request.model_copy(update={"seed": (first + number) % _SEEDS}) for number in range(count)]
+
+    def submit_all(self, requests: Sequence[GenerateRequest], caller: str) -> list[Ticket]:
+        """Have all of them drawn, or none: see `submit`."""
+        tickets: list[Ticket] = []
+        try:
+            for request in requests:
+                tickets.append(self.submit(request, caller))  # noqa: PERF401 - those before the one that fails count
+        except ImagegenError:
+            for ticket in tickets:
+                ticket.cancel()
+            raise
+        return tickets
+
+    async def done(self) -> None:
+        """Wait until nothing that was asked for is in the making."""
+        while making := [asyncio.wrap_future(ticket.job.fut) for ticket in [*self._tickets]]:
+            await asyncio.wait(making)
+        if jobs := [job.result for job in self.jobs.open()]:
+            await asyncio.wait(jobs)
+
+    def give_up(self) -> None:
+        """Cancel whatever is still in the making, with the reason that the server stops."""
+        for ticket in [*self._tickets]:
+            ticket.fail(NotReadyError("The server stopped before the picture was done: ask again"))
+
+    async def keep(self, data: bytes) -> str | None:
+        """Store a picture under a new key; None where storage is disabled or does not work at the moment."""
+        if self.store is None:
+            return None
+        key = new_key()
+        try:
+            await anyio.to_thread.run_sync(self.store.put, key, data)
+        except StorageError as error:
+            logger.warning("A picture was answered and not stored: %s", error)
+            self.metrics.failed("storage")
+            return None
+        return key
+
+    def _note_end(self, ticket: Ticket, caller: str, future: Future[Any]) -> None:
+        self._tickets.discard(ticket)
+        self._open[caller] -= 1
+        if not self._open[caller]:
+            del self._open[caller]
+        self.metrics.ended(ticket, future)
+
+
+async def drawn(request: Request, ticket: Ticket) -> Picture:
+    """Wait for a picture, and give it up when the client does: see `drawn_all`."""
+    return (await drawn_all(request, [ticket]))[0]
+
+
+async def drawn_all(request: Request, tickets: Sequence[Ticket]) -> list[Picture]:
+    """Wait for pictures, and give all of them up when one fails, or the client hangs up.
+
+    Raises:
+        ClientGoneError: The client hung up.
+        ImagegenError: There will be no picture, and why.
+    """
+    waiting: asyncio.Future[Any] = asyncio.gather(*(_result(ticket) for ticket in tickets))
+    gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise ClientGoneError("The client hung up")
+        return cast("list[Picture]", waiting.result())
+    except asyncio.CancelledError as error:
+        if waiting.done() and any(ticket.job.fut.cancelled() for ticket in tickets):
+            raise ConflictError("The picture was cancelled before it was done: ask again") from error
+        raise
+    finally:
+        waiting.cancel()
+        gone.cancel()
+        for ticket in tickets:
+            ticket.cancel()  # of what is done, nothing
+
+
+async def _result(ticket: Ticket) -> Picture:
+    return await ticket
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has hung up; its body was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _studio(request: Request) -> Studio:
+    return cast("Studio", request.app.state.studio)
+
+
+def _caller(request: Request) -> str:
+    return cast("str", request.state.caller)
+
+
+SharedStudio = Annotated[Studio, Depends(_studio)]
+Caller = Annotated[str, Depends(_caller)]
+
+
+def _square(pixels: int) -> str:
+    side = int(pixels**0.5) // 8 * 8
+    return f"{side}x{side}"

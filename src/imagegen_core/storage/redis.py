@@ -1,0 +1,74 @@
+"""Pictures kept by a Redis server, where several processes and machines find them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import redis
+
+from imagegen_core.errors import SettingsError, StorageError
+from imagegen_core.settings import Settings
+
+_PREFIX = "imagegen:image:"
+_INDEX = "imagegen:images"  # keys by the time they were stored
+_PATIENCE = 2.0  # seconds to wait for an answer
+
+
+class RedisStore:
+    """Keeps each picture under a key that expires; see `ImageStore`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect when first used, so that a server that is down at the moment does not matter.
+
+        Raises:
+            SettingsError: The URL is no Redis URL.
+        """
+        self._limit, self._seconds = settings.storage_max_items, settings.storage_ttl_image
+        self._url = settings.storage_url or "redis://127.0.0.1:6379/0"
+        try:
+            self._server: Any = redis.Redis.from_url(
+                self._url, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE
+            )
+        except ValueError as error:
+            raise SettingsError(
+                f"{settings.source('storage_url')}={self._url}: expected a URL such as redis://host:6379/0 ({error})"
+            ) from error
+
+    def put(self, key: str, data: bytes) -> None:
+        """See `ImageStore.put`."""
+        with self._errors(), self._server.pipeline(transaction=True) as together:
+            together.set(_PREFIX + key, data, ex=self._seconds)
+            together.zadd(_INDEX, {key: time.time()})
+            together.zremrangebyscore(_INDEX, "-inf", time.time() - self._seconds)
+            together.zrange(_INDEX, 0, -self._limit - 1)
+            too_many = together.execute()[-1]
+            if too_many:
+                self._server.delete(*(_PREFIX + old.decode() for old in too_many))
+                self._server.zrem(_INDEX, *too_many)
+
+    def get(self, key: str) -> bytes | None:
+        """See `ImageStore.get`."""
+        with self._errors():
+            return cast("bytes | None", self._server.get(_PREFIX + key))
+
+    def delete(self, key: str) -> bool:
+        """See `ImageStore.delete`."""
+        with self._errors():
+            self._server.zrem(_INDEX, key)
+            return bool(self._server.delete(_PREFIX + key))
+
+    def check(self) -> None:
+        """See `ImageStore.check`."""
+        with self._errors():
+            self._server.ping()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except redis.RedisError as error:
+            host = self._url.rpartition("@")[2].removeprefix("redis://")  # never its password
+            raise StorageError(f"Redis at {host} does not answer ({error}): see whether it runs") from error

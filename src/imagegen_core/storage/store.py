@@ -1,0 +1,103 @@
+"""What a store of pictures is, and the description by which a plugin offers one."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from imagegen_core.errors import InvalidRequestError, PluginError
+
+if TYPE_CHECKING:
+    from imagegen_core.settings import Settings
+
+# Letters, digits and signs that mean nothing to any file system or URL; never hidden, never a way up.
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}(\.[A-Za-z0-9]{1,8})?")
+
+
+class ImageStore(Protocol):
+    """Keeps encoded pictures by key, for a time and up to a number; called from any thread.
+
+    A picture is there whole or not at all, whatever interrupts a `put`. What goes wrong with the store itself is a
+    `StorageError`.
+    """
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep `data` under `key`, in place of what was there."""
+        ...
+
+    def get(self, key: str) -> bytes | None:
+        """What is kept under `key`; None where nothing is, or no longer."""
+        ...
+
+    def delete(self, key: str) -> bool:
+        """Let go of what is kept under `key`; whether anything was."""
+        ...
+
+    def check(self) -> None:
+        """Raise a `StorageError` where the store cannot be used at the moment."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDef:
+    """A kind of store, described without importing what it takes.
+
+    Attributes:
+        name: What ``STORAGE_PROVIDER`` calls it.
+        summary: One line for lists.
+        factory: ``module:callable`` that makes the `ImageStore`, imported on first use and called with the `Settings`.
+        extra: The extra of imagegen-core that it needs, if any.
+    """
+
+    name: str
+    summary: str
+    factory: str
+    extra: str | None = None
+
+    def load(self, settings: Settings) -> ImageStore:
+        """Make the store.
+
+        Raises:
+            PluginError: The factory's module does not import, or has no such name.
+            SettingsError: The settings do not say where to store, or say it wrongly.
+        """
+        module_name, _, attribute = self.factory.partition(":")
+        try:
+            factory: Any = getattr(import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            mend = f"pip install 'imagegen-core[{self.extra}]'" if self.extra else "`imagegen plugins doctor` says more"
+            raise PluginError(
+                f"Storage '{self.name}' cannot be used, {self.factory} does not import: {error}. {mend}"
+            ) from error
+        return cast("ImageStore", factory(settings))
+
+
+STORES = (
+    StoreDef("memory", "in this process, gone with it", "imagegen_core.storage.memory:MemoryStore", "server"),
+    StoreDef(
+        "filesystem", "a folder, or an object store", "imagegen_core.storage.filesystem:FilesystemStore", "server"
+    ),
+    StoreDef("redis", "a Redis server, shared by many", "imagegen_core.storage.redis:RedisStore", "redis"),
+)
+
+
+def new_key() -> str:
+    """A key that nobody guesses."""
+    return str(uuid.uuid4())
+
+
+def check_key(key: str) -> str:
+    """The key itself, where it is one.
+
+    Raises:
+        InvalidRequestError: It could lead out of the store, or is too long.
+    """
+    if not _KEY.fullmatch(key):
+        raise InvalidRequestError(
+            f"Invalid key {key[:64]!r}: expected up to 128 letters, digits, '-' and '_', with or without an ending "
+            "such as .png"
+        )
+    return key
