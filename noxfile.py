@@ -16,7 +16,7 @@ nox.options.sessions = ["lint", "types", "wheels", "tests"]
 PACKAGES = ("core", "sdxl", "sd15", "demo")
 CONSTRAINTS = ("--quiet", "--constraint", "constraints.txt")
 EDITABLE = [part for name in PACKAGES for part in ("--editable", f"src/imagegen_{name}")]
-EDITABLE[1] += "[diffusers]"
+EDITABLE[1] += "[diffusers,server,redis]"
 
 
 @nox.session

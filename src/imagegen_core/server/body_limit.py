@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imagegen_core.server.errors import TooLargeError, answer
+from imagegen_core.server.errors import answer
 
 
 class BodyLimit:
@@ -20,7 +21,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        too_large = TooLargeError(f"The request is larger than {self._limit} bytes, which this server reads: send less")
+        too_large = HTTPException(413, f"This server reads requests of up to {self._limit} bytes: send less")
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._limit:
             await answer(Request(scope), too_large)(scope, receive, send)

@@ -47,10 +47,6 @@ class UnauthorizedError(errors.ImagegenError):
     """The caller showed no API key, or none that is known."""
 
 
-class TooLargeError(errors.ImagegenError):
-    """The request's body is larger than the server reads."""
-
-
 # The first that fits counts, so subclasses come before their bases.
 _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.InvalidRequestError, 422, "invalid_request"),
@@ -64,7 +60,6 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (UnauthorizedError, 401, "unauthorized"),
     (NotFoundError, 404, "not_found"),
     (ConflictError, 409, "conflict"),
-    (TooLargeError, 413, "too_large"),
     (errors.ImagegenError, 500, "failed"),
 )
 
@@ -75,7 +70,7 @@ def problem(error: Exception) -> Problem:
         return _validation(error)
     if isinstance(error, HTTPException):
         message = {404: "There is no such route: see /docs", 405: "This route does not take that method: see /docs"}
-        kind = "not_found" if error.status_code == 404 else "invalid_request"  # noqa: PLR2004
+        kind = {404: "not_found", 413: "too_large"}.get(error.status_code, "invalid_request")
         said = message.get(error.status_code, str(error.detail))
         return Problem(error.status_code, kind, said, headers=error.headers or {})
     for kind_of, status, name in _TABLE:

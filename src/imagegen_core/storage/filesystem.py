@@ -14,6 +14,7 @@ import fsspec
 
 from imagegen_core.errors import SettingsError, StorageError
 from imagegen_core.settings import Settings
+from imagegen_core.storage.store import without_password
 
 _PARTIAL = ".part-"
 _PRUNED_EVERY = 60.0  # seconds: listing a folder, or a bucket, takes time
@@ -40,9 +41,12 @@ class FilesystemStore:
                 "s3://bucket/pictures"
             )
         try:
-            self._files, root = fsspec.url_to_fs(settings.storage_url)
+            # A listing that is remembered would hide what other processes put into a bucket meanwhile.
+            self._files, root = fsspec.url_to_fs(settings.storage_url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            raise SettingsError(f"{settings.source('storage_url')}={settings.storage_url}: {error}") from error
+            raise SettingsError(
+                f"{settings.source('storage_url')}={without_password(settings.storage_url)}: {error}"
+            ) from error
         self._root = root.rstrip("/")
         self._moves = "file" in _names(self._files)
         self._limit, self._seconds = settings.storage_max_items, settings.storage_ttl_image
@@ -54,26 +58,23 @@ class FilesystemStore:
 
     def put(self, key: str, data: bytes) -> None:
         """See `ImageStore.put`."""
-        with self._errors():
-            if self._moves:
-                partial = self._path(f"{_PARTIAL}{secrets.token_hex(8)}")
-                try:
-                    self._files.pipe_file(partial, data)
-                    self._files.mv(partial, self._path(key))
-                except BaseException:
-                    if self._files.exists(partial):
-                        self._files.rm_file(partial)
-                    raise
-            else:
-                self._files.pipe_file(self._path(key), data)
-        self._written += 1
-        self._prune()
+        try:
+            with self._errors():
+                if self._moves:
+                    with self._partial() as partial:
+                        self._files.pipe_file(partial, data)
+                        self._files.mv(partial, self._path(key))
+                else:
+                    self._files.pipe_file(self._path(key), data)
+        finally:
+            self._written += 1
+            self._prune()  # all the more when there was no room
 
     def get(self, key: str) -> bytes | None:
         """See `ImageStore.get`."""
         with self._errors():
             try:
-                if self._age(self._path(key)) > self._seconds:
+                if not self._is_young(self._path(key)):
                     return None
                 return self._files.cat_file(self._path(key))  # type: ignore[no-any-return]
             except FileNotFoundError:
@@ -83,24 +84,35 @@ class FilesystemStore:
         """See `ImageStore.delete`."""
         with self._errors():
             try:
+                was_there = self._is_young(self._path(key))
                 self._files.rm_file(self._path(key))
             except FileNotFoundError:
                 return False
-        return True
+        return was_there
 
     def check(self) -> None:
         """Write a few bytes and take them away again; see `ImageStore.check`."""
-        with self._errors():
-            probe = self._path(f"{_PARTIAL}{secrets.token_hex(8)}")
+        with self._errors(), self._partial() as probe:
             self._files.pipe_file(probe, b"imagegen")
-            self._files.rm_file(probe)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _age(self, path: str) -> float:
+    @contextmanager
+    def _partial(self) -> Iterator[str]:
+        """A file beside the pictures, which goes in the end unless it was moved to its place."""
+        path = self._path(f"{_PARTIAL}{secrets.token_hex(8)}")
+        try:
+            yield path
+        finally:
+            self._remove(path)
+
+    def _modified(self, path: str) -> float:
         modified: datetime = self._files.modified(path)
-        return time.time() - (modified if modified.tzinfo else modified.replace(tzinfo=UTC)).timestamp()
+        return (modified if modified.tzinfo else modified.replace(tzinfo=UTC)).timestamp()
+
+    def _is_young(self, path: str) -> bool:
+        return time.time() - self._modified(path) <= self._seconds
 
     def _prune(self) -> None:
         """Take away what is too old or too much, now and then, one thread at a time."""
@@ -118,21 +130,25 @@ class FilesystemStore:
 
     def _superfluous(self) -> Iterator[str]:
         self._files.invalidate_cache()
+        now = time.time()
         ages: list[tuple[float, str]] = []
-        for path in self._files.ls(self._root, detail=False):
+        for file in self._files.ls(self._root, detail=True):
+            if file["type"] != "file":
+                continue
             try:
-                ages.append((self._age(path), path))
+                ages.append((now - self._modified(file["name"]), file["name"]))
             except FileNotFoundError:
                 continue  # another process was first
         kept = 0
         for age, path in sorted(ages):
-            if f"/{_PARTIAL}" in path:
+            name = path.rpartition("/")[2]
+            if name.startswith(_PARTIAL):
                 if age > _PARTIAL_FOR:
                     yield path
-                continue
-            kept += 1
-            if age > self._seconds or kept > self._limit:
-                yield path
+            elif not name.startswith("."):  # which no key does
+                kept += 1
+                if age > self._seconds or kept > self._limit:
+                    yield path
 
     def _remove(self, path: str) -> None:
         try:
@@ -146,10 +162,12 @@ class FilesystemStore:
         try:
             yield
         except FileNotFoundError as error:
-            raise StorageError(f"The storage {self._root} is gone: make it again") from error
+            raise StorageError(f"The storage {without_password(self._root)} is gone: make it again") from error
         except Exception as error:  # each kind of file system has errors of its own
             cause = getattr(error, "strerror", None) or error
-            raise StorageError(f"The storage {self._root} does not work ({cause}): make room, or mend it") from error
+            raise StorageError(
+                f"The storage {without_password(self._root)} does not work ({cause}): make room, or mend it"
+            ) from error
 
 
 def _names(files: Any) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import redis
 
 from imagegen_core.errors import SettingsError, StorageError
 from imagegen_core.settings import Settings
+from imagegen_core.storage.store import without_password
 
 _PREFIX = "imagegen:image:"
 _INDEX = "imagegen:images"  # keys by the time they were stored
@@ -34,7 +35,8 @@ class RedisStore:
             )
         except ValueError as error:
             raise SettingsError(
-                f"{settings.source('storage_url')}={self._url}: expected a URL such as redis://host:6379/0 ({error})"
+                f"{settings.source('storage_url')}={without_password(self._url)}: expected a URL such as "
+                "redis://host:6379/0"
             ) from error
 
     def put(self, key: str, data: bytes) -> None:
@@ -70,5 +72,5 @@ class RedisStore:
         try:
             yield
         except redis.RedisError as error:
-            host = self._url.rpartition("@")[2].removeprefix("redis://")  # never its password
+            host = without_password(self._url).removeprefix("redis://")
             raise StorageError(f"Redis at {host} does not answer ({error}): see whether it runs") from error

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Letters, digits and signs that mean nothing to any file system or URL; never hidden, never a way up.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}(\.[A-Za-z0-9]{1,8})?")
+_PASSWORD = re.compile(r"(?<=://).*@|(?<=password=)[^&]*")
 
 
 class ImageStore(Protocol):
@@ -101,3 +102,8 @@ def check_key(key: str) -> str:
             "such as .png"
         )
     return key
+
+
+def without_password(url: str) -> str:
+    """A URL as messages may show it."""
+    return _PASSWORD.sub("", url)

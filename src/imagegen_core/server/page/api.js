@@ -1,0 +1,60 @@
+/** Talking to the server. Paths are relative to the page, which may be mounted below a prefix. */
+
+const KEY = "imagegen-key";
+
+/** What the server said no with. */
+export class ServerError extends Error {
+  constructor(status, detail, field = null) {
+    super(detail);
+    this.status = status;
+    this.field = field;
+  }
+}
+
+export function useKey(key) {
+  sessionStorage.setItem(KEY, key);
+}
+
+/** fetch with the API key; an answer that is no success is thrown. */
+export async function request(path, options = {}) {
+  const response = await fetchWithKey(path, options);
+  if (!response.ok) {
+    throw await refusal(response);
+  }
+  return response;
+}
+
+export async function getJson(path) {
+  const response = await request(path);
+  return response.json();
+}
+
+/** What `GET ready` says: {status, detail}. */
+export async function readiness() {
+  const response = await fetchWithKey("ready");
+  return response.json().catch(() => ({ status: "unknown", detail: "" }));
+}
+
+/** JSON.parse that keeps seeds above 2**53 exact, as strings. */
+export function parseExactly(text) {
+  return JSON.parse(text.replace(/"seed":\s*(\d{16,})/, '"seed":"$1"'));
+}
+
+async function fetchWithKey(path, options = {}) {
+  const headers = new Headers(options.headers);
+  const key = sessionStorage.getItem(KEY);
+  if (key) {
+    headers.set("Authorization", `Bearer ${key}`);
+  }
+  try {
+    return await fetch(path, { ...options, headers });
+  } catch {
+    throw new ServerError(0, "The server cannot be reached: see whether it still runs");
+  }
+}
+
+async function refusal(response) {
+  const { detail, field } = await response.json().catch(() => ({}));
+  const said = typeof detail === "string" ? detail : `The server answered ${response.status}`;
+  return new ServerError(response.status, said, field ?? null);
+}

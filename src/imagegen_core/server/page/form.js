@@ -1,0 +1,131 @@
+/** The form: what it asks for, and filling it from a recipe. */
+
+const form = document.getElementById("form");
+const settings = document.getElementById("settings");
+const error = document.getElementById("error");
+const fields = form.elements;
+
+/** The bodies of the jobs that the form asks for, as JSON: one for each picture. */
+export function bodies() {
+  const seed = fields.seed.value.trim();
+  const asked = Object.fromEntries(Object.entries(values()).filter(([, value]) => value !== ""));
+  return Array.from({ length: Number(fields.count.value) }, (_, number) => withSeed(asked, seed, number));
+}
+
+/** Fill the form; gives sentences about what of the recipe it has no room for. */
+export function fill(recipe) {
+  const missing = [];
+  fields.prompt.value = recipe.prompt;
+  fields.negative_prompt.value = recipe.negative_prompt ?? "";
+  fields.seed.value = recipe.seed ?? "";
+  fields.size.value = recipe.width && recipe.height ? `${recipe.width}x${recipe.height}` : "";
+  fields.num_inference_steps.value = recipe.steps ?? "";
+  fields.guidance_scale.value = recipe.guidance_scale ?? "";
+  fields.count.value = 1;
+  if (!choose(fields.scheduler, recipe.scheduler)) {
+    missing.push(`The sampler ${recipe.scheduler} is not on this server.`);
+  }
+  if (!choose(fields["style_lora.style"], recipe.style)) {
+    missing.push(`The style ${recipe.style} is not on this server.`);
+  }
+  fields["style_lora.level"].value = recipe.style_level || 1;
+  const passes = Math.min(recipe.upscalings?.length ?? 0, 3);
+  fields.superres.checked = passes > 0;
+  fields.superres_magnitude.value = passes || 1;
+  if (recipe.clip_skip) {
+    missing.push(`It was drawn with clip skip ${recipe.clip_skip}, which this page does not set.`);
+  }
+  enableDependents();
+  clearError();
+  return missing;
+}
+
+/** Offer names in a select, below its first option. */
+export function offer(select, names) {
+  const { value } = select;
+  select.replaceChildren(select.options[0], ...names.map((name) => new Option(name, name)));
+  choose(select, value);
+}
+
+/** Show why something did not work, at the field that is wrong where there is one. */
+export function showError(sentence, name = null) {
+  clearError();
+  error.textContent = sentence;
+  const field = name && fields[name];
+  if (!field) {
+    return;
+  }
+  if (settings.contains(field)) {
+    settings.open = true;
+  }
+  field.setAttribute("aria-invalid", "true");
+  field.setAttribute("aria-errormessage", error.id);
+  field.focus();
+}
+
+export function clearError() {
+  error.textContent = "";
+  for (const field of form.querySelectorAll("[aria-invalid]")) {
+    unmark(field);
+  }
+}
+
+/** A style's level and the passes of upscaling mean nothing without the other. */
+export function enableDependents() {
+  fields["style_lora.level"].disabled = fields["style_lora.style"].value === "";
+  fields.superres_magnitude.disabled = !fields.superres.checked;
+}
+
+export function prepare() {
+  settings.open = matchMedia("(min-width: 700px)").matches;
+  form.addEventListener("input", ({ target }) => unmark(target));
+  form.addEventListener("change", enableDependents);
+  // The browser cannot point at a field that is folded away.
+  form.addEventListener("invalid", ({ target }) => (settings.open ||= settings.contains(target)), true);
+  form.addEventListener("keydown", drawOnEnter);
+  enableDependents();
+}
+
+function values() {
+  const number = (field) => field.value && Number(field.value);
+  const style = fields["style_lora.style"].value;
+  return {
+    prompt: fields.prompt.value,
+    negative_prompt: fields.negative_prompt.value,
+    size: fields.size.value.trim(),
+    num_inference_steps: number(fields.num_inference_steps),
+    guidance_scale: number(fields.guidance_scale),
+    scheduler: fields.scheduler.value,
+    style_lora: style && { style, level: Number(fields["style_lora.level"].value) },
+    superres: fields.superres.checked,
+    superres_magnitude: fields.superres.checked ? Number(fields.superres_magnitude.value) : "",
+  };
+}
+
+/** The seed is written by hand, as JavaScript's numbers end before seeds do. */
+function withSeed(asked, seed, number) {
+  const body = JSON.stringify({ prompt: "", ...asked });
+  if (seed === "") {
+    return body;
+  }
+  const written = /^-?\d+$/.test(seed) ? String(BigInt(seed) + BigInt(number)) : JSON.stringify(seed);
+  return `${body.slice(0, -1)},"seed":${written}}`;
+}
+
+function choose(select, name) {
+  const found = [...select.options].some((option) => option.value === (name ?? ""));
+  select.value = found ? (name ?? "") : "";
+  return found;
+}
+
+function unmark(field) {
+  field.removeAttribute("aria-invalid");
+  field.removeAttribute("aria-errormessage");
+}
+
+function drawOnEnter(event) {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.getElementById("draw").disabled) {
+    event.preventDefault();
+    form.requestSubmit();
+  }
+}

@@ -1,0 +1,118 @@
+/** Reading the recipe out of a PNG: imagegen's own text, or else A1111's. */
+
+import { parseExactly } from "./api.js";
+
+const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
+const HEADER = 8; // a chunk's length and type
+const CHECKSUM = 4;
+const PARAMETER = /\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)/g;
+
+/** Why a file gave no recipe, as a sentence. */
+export class RecipeError extends Error {}
+
+/** The recipe of a picture: {prompt, negative_prompt, seed, width, height, steps, ...}. */
+export async function readRecipe(blob, name) {
+  const texts = textChunks(new Uint8Array(await blob.arrayBuffer()), name);
+  const recipe = own(texts.get("imagegen")) ?? infotext(texts.get("parameters"));
+  if (!recipe) {
+    throw new RecipeError(`There is no recipe in ${name}: take a PNG as it was drawn`);
+  }
+  return recipe;
+}
+
+function textChunks(bytes, name) {
+  if (SIGNATURE.some((byte, place) => bytes[place] !== byte)) {
+    throw new RecipeError(`${name} is no PNG: take one that imagegen drew`);
+  }
+  const view = new DataView(bytes.buffer);
+  const texts = new Map();
+  for (let place = SIGNATURE.length; place + HEADER + CHECKSUM <= bytes.length; ) {
+    const length = view.getUint32(place);
+    const type = latin1(bytes.subarray(place + 4, place + HEADER));
+    const text = textOf(type, bytes.subarray(place + HEADER, place + HEADER + length));
+    if (text) {
+      texts.set(text.keyword, text.value);
+    }
+    place += HEADER + length + CHECKSUM;
+  }
+  return texts;
+}
+
+function textOf(type, data) {
+  if (type !== "tEXt" && type !== "iTXt") {
+    return null;
+  }
+  const keyword = data.indexOf(0);
+  if (keyword < 0) {
+    return null;
+  }
+  const named = { keyword: latin1(data.subarray(0, keyword)) };
+  if (type === "tEXt") {
+    return { ...named, value: latin1(data.subarray(keyword + 1)) };
+  }
+  const compressed = data[keyword + 1] !== 0;
+  const language = data.indexOf(0, keyword + 3);
+  const translated = data.indexOf(0, language + 1);
+  if (compressed || language < 0 || translated < 0) {
+    return null;
+  }
+  return { ...named, value: new TextDecoder().decode(data.subarray(translated + 1)) };
+}
+
+// TextDecoder("latin1") is windows-1252, which differs from what PNG means.
+function latin1(bytes) {
+  return Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+}
+
+function own(text) {
+  try {
+    const recipe = parseExactly(text);
+    return typeof recipe?.prompt === "string" ? recipe : null;
+  } catch {
+    return null;
+  }
+}
+
+function infotext(text) {
+  const lines = text?.trim().split("\n") ?? [];
+  const values = parameters(lines.at(-1) ?? "");
+  if (!("Steps" in values)) {
+    return null;
+  }
+  const [prompt, ...negative] = lines.slice(0, -1).join("\n").split(/^Negative prompt: ?/m);
+  const [width, height] = (values.Size ?? "").split("x");
+  return {
+    prompt: prompt.trim(),
+    negative_prompt: negative.join("").trim() || null,
+    seed: values.Seed ?? null,
+    width,
+    height,
+    steps: values.Steps,
+    guidance_scale: values["CFG scale"] ?? null,
+    scheduler: samplerOf(values),
+    style: values.Style ?? null,
+    style_level: values["Style level"] ?? 0,
+    clip_skip: values["Clip skip"] ?? null,
+    checkpoint: values.Model ?? null,
+  };
+}
+
+/** Newer A1111s write the noise schedule beside the sampler, whose name it was part of before. */
+function samplerOf({ Sampler: sampler = null, "Schedule type": schedule }) {
+  return schedule === "Karras" && sampler ? `${sampler} Karras` : sampler;
+}
+
+function parameters(line) {
+  return Object.fromEntries(Array.from(line.matchAll(PARAMETER), ([, name, value]) => [name, unquoted(value)]));
+}
+
+function unquoted(value) {
+  if (!value.startsWith('"')) {
+    return value.trim();
+  }
+  try {
+    return JSON.parse(value);
+  } catch {
+    return value;
+  }
+}

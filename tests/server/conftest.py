@@ -1,0 +1,95 @@
+"""A real server on a real port, around an engine whose steps can be held up."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+import uvicorn
+
+from imagegen_core import LocalEngine, Settings
+from imagegen_core.server import create_app
+from imagegen_sdxl import DiffusersSDXLCudaWorker
+from tests.engine.faults import Watched
+
+LIMIT = 30  # seconds that a test waits for what must come
+
+
+@pytest.fixture(scope="session")
+def tiny_worker(sdxl_checkpoint: Path) -> Any:
+    return DiffusersSDXLCudaWorker(settings=Settings(model=str(sdxl_checkpoint), device="cpu", dtype="fp32"))
+
+
+@dataclass
+class Running:
+    """A server, its engine, the worker behind that, and a client."""
+
+    url: str
+    app: Any
+    worker: Watched
+    engine: LocalEngine
+    http: httpx.Client
+
+    def draw(self, **fields: Any) -> httpx.Response:
+        return self.http.post("/generate", json={"prompt": "a star", "size": "64x64", "seed": 7, **fields})
+
+    def report(self) -> Any:
+        return self.engine.report()
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        """Wait until `condition` holds, and return what it gave."""
+        ends = time.monotonic() + LIMIT
+        while not (found := condition()):
+            assert time.monotonic() < ends, "it never came"
+            time.sleep(0.005)
+        return found
+
+
+StartServer = Callable[..., Running]
+
+
+@pytest.fixture
+def serve(tiny_worker: Any) -> Iterator[StartServer]:
+    """Starts servers with the settings given; all end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(queue_limit: int = 64, **settings: Any) -> Running:
+            worker = Watched(tiny_worker)
+            engine = LocalEngine(worker, previews=True, queue_limit=queue_limit)
+            stack.callback(engine.close, drain=False)
+            app = create_app(Settings.load(environ={}, **settings), engine)
+            url = stack.enter_context(listening(app))
+            http = stack.enter_context(httpx.Client(base_url=url, timeout=LIMIT))
+            return Running(url, app, worker, engine, http)
+
+        yield start
+
+
+@pytest.fixture
+def server(serve: StartServer) -> Running:
+    return serve()
+
+
+@contextlib.contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """The address of a uvicorn that serves `app` on a thread."""
+    uvicorn_server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=uvicorn_server.run)
+    thread.start()
+    try:
+        ends = time.monotonic() + LIMIT
+        while not uvicorn_server.started:
+            assert thread.is_alive(), "the server did not start"
+            assert time.monotonic() < ends, "the server took too long to start"
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{uvicorn_server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        uvicorn_server.should_exit = True
+        thread.join()

@@ -1,0 +1,105 @@
+"""API keys, limits for each, and the address that is listened on."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from imagegen_core import Settings, SettingsError
+from imagegen_core.server.access import check_address
+from tests.engine.faults import Gate
+from tests.server.conftest import LIMIT, Running, StartServer
+
+PUBLIC = ("/health", "/ready", "/")
+BODY = {"prompt": "a star", "size": "64x64", "seed": 7}
+
+
+@pytest.fixture
+def guarded(serve: StartServer) -> Running:
+    return serve(api_keys="first, second", queue_per_key=1)
+
+
+def _basic(key: str) -> str:
+    return f"Basic {base64.b64encode(f'me:{key}'.encode()).decode()}"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer first"},
+        {"X-API-Key": "second"},
+        {"Authorization": _basic("second")},
+    ],
+)
+def test_who_shows_a_key_is_let_in(guarded: Running, headers: dict[str, str]) -> None:
+    assert guarded.http.post("/generate", json=BODY, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer nix"},
+        {"Authorization": "first"},
+        {"X-API-Key": "first, second"},
+        {"Authorization": "Basic %%%"},
+        {"Authorization": _basic("third")},
+    ],
+)
+def test_who_shows_none_is_not(guarded: Running, headers: dict[str, str]) -> None:
+    answer = guarded.http.post("/generate", json=BODY, headers=headers)
+    assert (answer.status_code, answer.json()["type"]) == (401, "unauthorized")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert guarded.report().finished == 0
+
+
+def test_every_route_but_a_few_wants_a_key(guarded: Running) -> None:
+    document = guarded.http.get("/openapi.json").json()
+    for path, methods in document["paths"].items():
+        if path not in PUBLIC:
+            for method in methods:
+                concrete = path.replace("{job_id}", "x").replace("{key}", "x").replace("{model}", "x")
+                assert guarded.http.request(method.upper(), concrete).status_code == 401, (method, path)
+    for path in PUBLIC:
+        assert guarded.http.get(path).status_code == 200
+
+
+def test_a_stored_picture_is_fetched_by_its_key_alone(guarded: Running) -> None:
+    drawn = guarded.http.post("/generate", json=BODY, headers={"X-API-Key": "first"})
+    address = f"/storage/{drawn.headers['X-LCM-Image-Key']}"
+    assert guarded.http.get(address).content == drawn.content
+    assert guarded.http.delete(address).status_code == 401
+
+
+def test_nobody_sees_anothers_job(guarded: Running) -> None:
+    job = guarded.http.post("/v1/jobs", json=BODY, headers={"X-API-Key": "first"}).json()
+    assert guarded.http.get(f"/v1/jobs/{job['id']}", headers={"X-API-Key": "first"}).status_code == 200
+    assert guarded.http.get(f"/v1/jobs/{job['id']}", headers={"X-API-Key": "second"}).status_code == 404
+
+
+def test_one_key_does_not_fill_the_queue(guarded: Running) -> None:
+    gate = Gate(shut=True)
+    guarded.worker.before["step"] = lambda *_: gate()
+    first, second = ({"X-API-Key": key} for key in ("first", "second"))
+    assert guarded.http.post("/v1/jobs", json=BODY, headers=first).status_code == 202
+    assert gate.reached.wait(LIMIT)
+    refused = guarded.http.post("/v1/jobs", json=BODY, headers=first)
+    assert (refused.status_code, "Retry-After" in refused.headers) == (429, True)
+    assert guarded.http.post("/v1/jobs", json=BODY, headers=second).status_code == 202
+    gate.open()
+    guarded.until(lambda: guarded.report().finished == 2)
+    assert guarded.http.post("/v1/jobs", json=BODY, headers=first).status_code == 202
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org"])
+def test_other_addresses_than_loopback_want_keys(host: str) -> None:
+    with pytest.raises(SettingsError, match=f"^Not listening on {host} without API keys.*IMAGEGEN_ALLOW_NO_KEYS=1"):
+        check_address(Settings(host=host))
+    check_address(Settings(host=host, api_keys=("a",)))
+    check_address(Settings(host=host, allow_no_keys=True))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_loopback_wants_none(host: str) -> None:
+    check_address(Settings(host=host))
