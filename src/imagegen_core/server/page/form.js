@@ -42,9 +42,11 @@ export function fill(recipe) {
 
 /** Offer names in a select, below its first option. */
 export function offer(select, names) {
-  const { value } = select;
+  const { wanted = select.value } = select.dataset;
   select.replaceChildren(select.options[0], ...names.map((name) => new Option(name, name)));
-  choose(select, value);
+  delete select.dataset.wanted;
+  choose(select, wanted);
+  enableDependents();
 }
 
 /** Show why something did not work, at the field that is wrong where there is one. */
@@ -112,9 +114,16 @@ function withSeed(asked, seed, number) {
   return `${body.slice(0, -1)},"seed":${written}}`;
 }
 
+/** Tells whether there is an option of that name; before there are options, it waits for them. */
 function choose(select, name) {
-  const found = [...select.options].some((option) => option.value === (name ?? ""));
-  select.value = found ? (name ?? "") : "";
+  const wanted = name ?? "";
+  const found = [...select.options].some((option) => option.value === wanted);
+  select.value = found ? wanted : "";
+  if (!found && select.options.length === 1) {
+    select.dataset.wanted = wanted;
+    return true;
+  }
+  delete select.dataset.wanted;
   return found;
 }
 

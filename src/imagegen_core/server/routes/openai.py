@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from imagegen_core.engine import Ticket
-from imagegen_core.errors import ImagegenError, InvalidRequestError, StorageError
+from imagegen_core.errors import InvalidRequestError, StorageError
 from imagegen_core.images.converting import Encoding, convert, enlarge_preview
 from imagegen_core.job import StepDone
 from imagegen_core.picture import Picture
@@ -114,7 +114,7 @@ async def _stream(tickets: Sequence[Ticket], body: ImagesBody) -> AsyncIterator[
         for ticket in tickets:
             async for event in _events(ticket, body):
                 yield ServerSentEvent(json.dumps(event), event=event.get("type", "error"))
-    except ImagegenError as error:
+    except Exception as error:  # noqa: BLE001 - it was logged where it happened
         found = problem(error)
         said = {"error": {"message": found.message, "type": "server_error", "param": found.field, "code": found.kind}}
         yield ServerSentEvent(json.dumps(said), event="error")

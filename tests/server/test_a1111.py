@@ -1,0 +1,174 @@
+"""A1111's API, by the webuiapi client, unchanged."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import webuiapi
+from PIL import Image
+
+from imagegen_core import read_recipe
+from tests.engine.faults import Gate
+from tests.server.conftest import LIMIT, Running, StartServer
+
+
+def _client(server: Running, **options: Any) -> webuiapi.WebUIApi:
+    address = urlsplit(server.url)
+    return webuiapi.WebUIApi(host=address.hostname, port=address.port, sampler="LCM", steps=4, **options)
+
+
+@pytest.fixture
+def client(server: Running) -> webuiapi.WebUIApi:
+    return _client(server)
+
+
+def test_txt2img_draws_the_picture_of_its_seed(client: webuiapi.WebUIApi, server: Running) -> None:
+    result = client.txt2img(prompt="a star", negative_prompt="", seed=7, width=64, height=64, cfg_scale=1)
+    assert result.image.tobytes() == Image.open(io.BytesIO(server.draw().content)).tobytes()
+    assert result.info["all_seeds"] == [7]
+    assert "Seed: 7" in result.info["infotexts"][0]
+    assert result.parameters["prompt"] == "a star"
+
+
+def test_batches_count_their_seeds_up(client: webuiapi.WebUIApi) -> None:
+    result = client.txt2img(prompt="a star", seed=7, width=64, height=64, cfg_scale=1, batch_size=2, n_iter=2)
+    assert len(result.images) == 4
+    assert result.info["all_seeds"] == [7, 8, 9, 10]
+
+
+def test_the_sampler_and_its_schedule_are_followed(server: Running) -> None:
+    drawn = server.http.post(
+        "/sdapi/v1/txt2img",
+        json={"prompt": "x", "width": 64, "height": 72, "steps": 3, "sampler_name": "DPM++ 2M", "scheduler": "Karras"},
+    ).json()
+    recipe = read_recipe(base64.b64decode(drawn["images"][0]))
+    assert (recipe.scheduler, recipe.steps, recipe.height) == ("DPM++ 2M Karras", 3, 72)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"enable_hr": True}, "enable_hr='True' is nothing this server does: leave it out"),
+        ({"tiling": True}, "tiling='True' is nothing"),
+        ({"script_name": "x/y plot"}, "script_name='x/y plot' is nothing"),
+        ({"subseed_strength": 0.5}, "subseed_strength='0.5' is nothing"),
+        ({"alwayson_scripts": {"ControlNet": {"args": [{"image": "x"}]}}}, "There is no script 'ControlNet' here"),
+        ({"sampler_name": "nix"}, "Unknown scheduler 'nix'"),
+        ({"styles": ["nix"]}, "Unknown style 'nix'"),
+        ({"prompt": "a star <lora:nix:0.8>"}, "Unknown style 'nix'"),
+        ({"override_settings": {"nix": 1}}, "There is no option 'nix' to set here"),
+        ({"override_settings": {"sd_model_checkpoint": "other"}}, "alone: leave sd_model_checkpoint out"),
+        ({"width": 65}, "Invalid size '65x64'"),
+        ({"n_iter": 9, "batch_size": 2}, "at most 16 pictures at a time"),
+    ],
+)
+def test_what_would_draw_another_picture_is_refused(
+    client: webuiapi.WebUIApi, fields: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        client.txt2img(**{"prompt": "a star", "width": 64, "height": 64, "cfg_scale": 1, **fields})
+    status, text = caught.value.args
+    assert status == 422
+    assert sentence in text
+
+
+def test_the_lists_are_there(client: webuiapi.WebUIApi, server: Running) -> None:
+    assert "LCM" in client.util_get_sampler_names()
+    assert client.util_get_scheduler_names() == ["automatic", "karras"]
+    assert len(client.util_get_model_names()) == 1
+    assert client.util_get_current_model() == client.util_get_model_names()[0]
+    assert [one["name"] for one in client.get_upscalers()][:1] == ["None"]
+    assert client.get_loras() == []
+    assert client.get_scripts() == {"txt2img": [], "img2img": []}
+    assert client.get_memory()["ram"]["total"] > 0
+    assert client.get_cmd_flags()["api"] is True
+
+
+def test_options_are_set_for_the_pictures_that_follow(client: webuiapi.WebUIApi) -> None:
+    client.set_options({"CLIP_stop_at_last_layers": 2})
+    assert client.get_options()["CLIP_stop_at_last_layers"] == 2
+    skipped = client.txt2img(prompt="a star", seed=7, width=64, height=64, cfg_scale=1)
+    client.set_options({"CLIP_stop_at_last_layers": 1})
+    plain = client.txt2img(prompt="a star", seed=7, width=64, height=64, cfg_scale=1)
+    assert skipped.image.tobytes() != plain.image.tobytes()
+
+
+def test_progress_is_told_and_interrupting_ends_it(client: webuiapi.WebUIApi, server: Running) -> None:
+    assert client.get_progress()["progress"] == 0
+    gate, second = Gate(shut=True), threading.Event()
+    server.worker.batches.clear()
+
+    def before(*_: Any) -> None:
+        if len(server.worker.batches) > 1:
+            gate()
+
+    server.worker.before["step"] = before
+    failures: list[Exception] = []
+
+    def draw() -> None:
+        try:
+            client.txt2img(prompt="a star", width=64, height=64, cfg_scale=1, steps=4)
+        except RuntimeError as error:
+            failures.append(error)
+        second.set()
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    assert gate.reached.wait(LIMIT)
+    other = _client(server)
+    progress = other.get_progress()
+    assert progress["progress"] == 0.25
+    assert (progress["state"]["job_count"], progress["state"]["sampling_steps"]) == (1, 4)
+    assert progress["current_image"]
+    other.interrupt()
+    assert second.wait(LIMIT)
+    gate.open()
+    thread.join()
+    assert failures[0].args[0] == 409
+    server.until(lambda: server.report().cancelled == 1)
+    other.util_wait_for_ready(check_interval=0.01)
+
+
+def test_extras_enlarge_by_any_factor(client: webuiapi.WebUIApi) -> None:
+    image = Image.new("RGB", (20, 10), "red")
+    name = client.get_upscalers()[1]["name"]
+    assert client.extra_single_image(image, upscaling_resize=3, upscaler_1=name).image.size == (60, 30)
+    assert client.extra_single_image(image, upscaling_resize=1.5).image.size == (30, 15)
+    cropped = client.extra_single_image(image, resize_mode=1, upscaling_resize_w=50, upscaling_resize_h=50)
+    assert cropped.image.size == (50, 50)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"gfpgan_visibility": 1}, "gfpgan_visibility=1 is nothing this server does"),
+        ({"upscaler_1": "/etc/passwd.pth"}, "Unknown upscaler '/etc/passwd.pth'"),
+        ({"upscaling_resize": 9}, "less than or equal to 8"),
+        ({"resize_mode": 1, "upscaling_resize_w": 9999, "upscaling_resize_h": 9999}, "24.0 million pixels allowed"),
+    ],
+)
+def test_extras_refuse_what_they_do_not_do(client: webuiapi.WebUIApi, fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        client.extra_single_image(Image.new("RGB", (20, 10), "red"), **fields)
+    assert sentence in caught.value.args[1]
+
+
+def test_png_info_reads_a_pictures_text(client: webuiapi.WebUIApi, server: Running) -> None:
+    drawn = server.draw().content
+    answer = server.http.post("/sdapi/v1/png-info", json={"image": base64.b64encode(drawn).decode()}).json()
+    assert "Seed: 7" in answer["info"]
+    assert "imagegen" in answer["items"]
+
+
+def test_a_key_goes_as_the_password(serve: StartServer) -> None:
+    server = serve(api_keys="right")
+    assert _client(server, username="me", password="right").get_scripts()["txt2img"] == []
+    wrong = _client(server, username="me", password="wrong")
+    with pytest.raises(RuntimeError) as caught:
+        wrong.txt2img(prompt="a star")
+    assert caught.value.args[0] == 401

@@ -1,0 +1,131 @@
+"""OpenAI's official client, unchanged."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2 as httpx
+import openai
+import pytest
+from PIL import Image
+
+from imagegen_core import read_recipe
+from tests.server.conftest import Running, StartServer
+
+
+def _client(server: Running, key: str = "any") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    with _client(server) as client:
+        yield client
+
+
+def _picture(text: str | None) -> bytes:
+    assert text
+    return base64.b64decode(text)
+
+
+def test_a_picture_comes_as_base64(client: openai.OpenAI, server: Running) -> None:
+    answer = client.images.generate(prompt="a star", size="64x64", extra_body={"seed": 7})  # type: ignore[call-overload]
+    assert _picture(answer.data[0].b64_json) == server.draw().content
+    assert (answer.size, answer.output_format) == ("64x64", "png")
+
+
+def test_several_pictures_have_seeds_that_count_up(client: openai.OpenAI) -> None:
+    answer = client.images.generate(prompt="a star", n=3, extra_body={"seed": 7})
+    assert answer.data
+    assert [read_recipe(_picture(one.b64_json)).seed for one in answer.data] == [7, 8, 9]
+
+
+def test_a_picture_comes_by_its_address(client: openai.OpenAI) -> None:
+    answer = client.images.generate(prompt="a star", response_format="url")
+    assert answer.data
+    fetched = httpx.get(str(answer.data[0].url))
+    assert fetched.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(fetched.content)).size == (64, 64)
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "webp"])
+def test_a_picture_comes_in_other_encodings(client: openai.OpenAI, encoding: Any) -> None:
+    answer = client.images.generate(prompt="a star", output_format=encoding, output_compression=60)
+    assert answer.data
+    assert Image.open(io.BytesIO(_picture(answer.data[0].b64_json))).format == encoding.upper()
+
+
+def test_partial_pictures_come_before_the_last(client: openai.OpenAI, server: Running) -> None:
+    stream = client.images.generate(
+        prompt="a star", stream=True, partial_images=2, extra_body={"seed": 7, "num_inference_steps": 5}
+    )
+    events = list(stream)
+    assert [event.type for event in events] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+    assert [event.partial_image_index for event in events[:2]] == [0, 1]  # type: ignore[union-attr]
+    pictures = [_picture(event.b64_json) for event in events]
+    assert all(Image.open(io.BytesIO(picture)).size == (64, 64) for picture in pictures)
+    assert pictures[-1] == server.draw(num_inference_steps=5).content
+
+
+def test_the_model_is_listed_and_can_be_named(client: openai.OpenAI) -> None:
+    (model,) = client.models.list().data
+    assert client.models.retrieve(model.id).id == model.id
+    assert client.images.generate(prompt="a star", model=model.id).data
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "sentence"),
+    [
+        ({"size": "12by7"}, "size", "Invalid size '12by7'"),
+        ({"n": 11}, "n", "less than or equal to 10"),
+        ({"quality": "hd"}, "quality", "Invalid quality 'hd': expected auto or standard"),
+        ({"style": "vivid"}, "style", "Invalid style 'vivid': expected natural"),
+        ({"background": "transparent"}, "background", "Invalid background 'transparent'"),
+    ],
+)
+def test_wrong_input_is_openais_error(client: openai.OpenAI, fields: dict[str, Any], param: str, sentence: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.images.generate(prompt="a star", **fields)
+    assert (caught.value.param, caught.value.type) == (param, "invalid_request_error")
+    assert sentence in caught.value.message
+
+
+def test_a_model_that_is_not_served_is_said_to_be_none(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="No model 'gpt-image-1' is served here: ask for"):
+        client.images.generate(prompt="a star", model="gpt-image-1")
+
+
+def test_a_wrong_key_is_openais_error(serve: StartServer) -> None:
+    server = serve(api_keys="right")
+    with _client(server, "wrong") as client, pytest.raises(openai.AuthenticationError):
+        client.images.generate(prompt="a star")
+    with _client(server, "right") as client:
+        assert client.images.generate(prompt="a star").data
+
+
+def test_no_address_is_given_without_storage(serve: StartServer) -> None:
+    server = serve(storage_provider="disabled")
+    with _client(server) as client, pytest.raises(openai.BadRequestError, match="ask for b64_json"):
+        client.images.generate(prompt="a star", response_format="url")
+
+
+def test_a_failure_on_the_way_is_told_in_the_stream(client: openai.OpenAI, server: Running) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    server.worker.before["finish"] = fail
+    with pytest.raises(openai.APIError, match="log tells more"):
+        list(client.images.generate(prompt="a star", stream=True))
+
+
+def test_who_leaves_a_stream_is_drawn_for_no_longer(client: openai.OpenAI, server: Running) -> None:
+    stream = client.images.generate(
+        prompt="a star", stream=True, partial_images=3, extra_body={"num_inference_steps": 40}
+    )
+    next(iter(stream))
+    stream.close()
+    server.until(lambda: server.report().cancelled or server.report().finished)
+    assert server.report().cancelled == 1
