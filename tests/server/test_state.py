@@ -1,0 +1,175 @@
+"""/storage, /health, /ready, /metrics, and the hook for routes."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI
+
+from imagegen_core import Registry, StorageError, hookimpl
+from imagegen_core.plugins.discovery import Plugin
+from imagegen_core.server import create_app
+from imagegen_core.settings import Settings
+from tests.engine.faults import Gate
+from tests.server.conftest import LIMIT, Running, StartServer, listening
+
+PNG = b"\x89PNG\r\n\x1a\nrest"
+
+
+def test_a_picture_is_put_got_and_deleted(server: Running) -> None:
+    assert server.http.put("/storage/mine", content=PNG).status_code == 204
+    for name in ("mine", "mine.png"):
+        answer = server.http.get(f"/storage/{name}")
+        assert (answer.content, answer.headers["content-type"]) == (PNG, "image/png")
+    assert server.http.delete("/storage/mine").status_code == 204
+    assert server.http.delete("/storage/mine").status_code == 404
+    assert server.http.get("/storage/mine").status_code == 404
+
+
+@pytest.mark.parametrize("key", ["..%2F..%2Fetc%2Fpasswd", "%2Fetc%2Fpasswd", ".hidden", "a" * 200, "a%00b", "a b"])
+def test_no_key_leads_out_of_the_store(server: Running, key: str) -> None:
+    for method in ("GET", "PUT", "DELETE"):
+        assert server.http.request(method, f"/storage/{key}", content=PNG).status_code in (404, 405, 422)
+
+
+def test_what_is_no_picture_is_not_kept(server: Running) -> None:
+    answer = server.http.put("/storage/mine", content=b"<script>")
+    assert (answer.status_code, answer.json()["field"]) == (422, "body")
+
+
+def test_the_store_tells_of_its_health(server: Running) -> None:
+    assert server.http.get("/storage/health").json() == {"status": "ok", "provider": "memory"}
+
+
+def test_without_storage_pictures_are_drawn_all_the_same(serve: StartServer) -> None:
+    server = serve(storage_provider="disabled")
+    answer = server.draw()
+    assert answer.status_code == 200
+    assert "X-LCM-Image-Key" not in answer.headers
+    assert server.http.get("/storage/health").status_code == 404
+
+
+def test_the_routes_of_the_store_can_be_left_out(serve: StartServer) -> None:
+    server = serve(storage_enable_http=False)
+    assert server.http.get(f"/storage/{server.draw().headers['X-LCM-Image-Key']}").status_code == 404
+
+
+def test_a_store_that_fails_loses_no_picture(server: Running) -> None:
+    studio = server.app.state.studio
+
+    class Broken:
+        def put(self, *_: Any) -> None:
+            raise StorageError("it does not work: mend it")
+
+        get = delete = check = put
+
+    studio.store = Broken()
+    answer = server.draw()
+    assert answer.status_code == 200
+    assert "X-LCM-Image-Key" not in answer.headers
+    assert 'imagegen_failures_total{kind="storage"} 1.0' in server.http.get("/metrics").text
+    failed = server.http.get("/storage/health")
+    assert (failed.status_code, failed.json()["detail"]) == (503, "it does not work: mend it")
+
+
+def test_health_tells_what_the_engine_does(server: Running) -> None:
+    server.draw()
+    told = server.http.get("/health").json()
+    assert (told["status"], told["model"], told["engine"]["finished"]) == ("ok", "ready", 1)
+
+
+def test_ready_says_when_the_queue_is_full(serve: StartServer) -> None:
+    server = serve(queue_limit=1, queue_max=1)
+    assert server.http.get("/ready").json()["status"] == "ready"
+    gate = Gate(shut=True)
+    server.worker.before["step"] = lambda *_: gate()
+    for _ in range(2):
+        server.http.post("/v1/jobs", json={"prompt": "a star", "size": "64x64"})
+        assert gate.reached.wait(LIMIT)
+    answer = server.http.get("/ready")
+    assert (answer.status_code, answer.json()["status"]) == (503, "full")
+    gate.open()
+    server.until(lambda: server.http.get("/ready").status_code == 200)
+
+
+def test_a_model_that_cannot_be_loaded_is_told_and_the_server_lives() -> None:
+    import httpx2 as httpx
+
+    settings = Settings.load(environ={}, model="/nowhere/model.safetensors")
+    with listening(create_app(settings)) as url, httpx.Client(base_url=url, timeout=LIMIT) as http:
+        while (answer := http.get("/ready")).json()["status"] == "loading":
+            pass
+        assert (answer.status_code, answer.json()["status"]) == (503, "failed")
+        assert "/nowhere/model.safetensors" in answer.json()["detail"]
+        assert http.get("/health").json()["model"] == "failed"
+        drawn = http.post("/generate", json={"prompt": "a star"})
+        assert (drawn.status_code, drawn.json()["type"], "Retry-After" in drawn.headers) == (503, "not_ready", True)
+        assert "The model could not be loaded: " in drawn.json()["detail"]
+        assert http.get("/v1/models").json()["error"]["code"] == "not_ready"
+
+
+def test_metrics_count_what_happened(server: Running) -> None:
+    server.draw()
+    server.draw(size="12by7")
+    server.draw(clip_skip=99)
+    text = server.http.get("/metrics").text
+
+    def value(name: str) -> float:
+        match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        assert match, name
+        return float(match[1])
+
+    assert value("imagegen_images_total") == 1
+    assert value('imagegen_failures_total{kind="invalid_request"}') == 1
+    assert value('imagegen_http_responses_total{route="/generate",status="422"}') == 2
+    assert value("imagegen_wait_seconds_count") == 1
+    assert value('imagegen_steps_total{rows="1"}') == 4
+    assert value("imagegen_queue_depth") == 0
+    assert value("imagegen_resident_bytes") > 1e6
+    assert value("imagegen_ready") == 1
+
+
+class _Routes:
+    @hookimpl
+    def imagegen_routes(self, app: APIRouter) -> None:
+        @app.get("/mine")
+        async def mine() -> str:
+            return "here"
+
+
+def test_a_plugins_routes_are_there_behind_the_keys(serve: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = Plugin("mine", "imagegen-mine", "1.0")
+    registry = Registry([(plugin, _Routes())])  # type: ignore[list-item]
+    monkeypatch.setattr(Registry, "discover", lambda *_: registry)
+    server = serve(api_keys="right")
+    assert server.http.get("/mine").status_code == 401
+    assert server.http.get("/mine", headers={"X-API-Key": "right"}).json() == "here"
+
+
+def test_the_app_is_mounted_in_anothers(server: Running) -> None:
+    outer = FastAPI()
+    outer.mount("/pictures", server.app)
+    import httpx2 as httpx
+
+    with listening(outer) as url, httpx.Client(base_url=url, timeout=LIMIT) as http:
+        assert http.get("/pictures/ready").json()["status"] == "ready"
+        wrong = http.post("/pictures/v1/images/generations", json={"prompt": "x", "size": "12by7"})
+        assert wrong.json()["error"]["param"] == "size"
+        job = http.post("/pictures/v1/jobs", json={"prompt": "a star", "size": "64x64"}).json()
+        assert job["events"].startswith("/pictures/v1/jobs/")
+        assert http.get(f"/pictures/storage/{uuid.uuid4()}").status_code == 404
+
+
+def test_the_documents_examples_run(server: Running) -> None:
+    schemas = server.http.get("/openapi.json").json()["components"]["schemas"]
+    for schema, route in (
+        ("GenerateBody", "/generate"),
+        ("ImagesBody", "/v1/images/generations"),
+        ("Txt2ImgBody", "/sdapi/v1/txt2img"),
+    ):
+        for example in schemas[schema]["examples"]:
+            assert server.http.post(route, json=example).status_code == 200, (route, example)
+    assert server.http.get("/docs").status_code == 200

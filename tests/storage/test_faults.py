@@ -1,0 +1,207 @@
+"""What a store does when it is killed, when its disk is full, and when its server or folder goes."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from imagegen_core.errors import StorageError
+from imagegen_core.settings import Settings
+from imagegen_core.storage.filesystem import FilesystemStore
+from imagegen_core.storage.redis import RedisStore
+from tests.storage.conftest import RedisServer
+from tests.storage.pictures import is_whole, picture
+
+_KILLS = 100
+
+
+def _folder(path: Path, **given: int) -> FilesystemStore:
+    return FilesystemStore(Settings.load(environ={}, storage_provider="filesystem", storage_url=str(path), **given))
+
+
+def _redis(url: str) -> RedisStore:
+    return RedisStore(Settings.load(environ={}, storage_provider="redis", storage_url=url))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_whatever_is_killed_while_writing_every_picture_is_whole(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    moments = random.Random(20240229)
+    folder = tmp_path / "pictures"
+    unfinished: set[Path] = set()
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.storage.writer", str(folder)],
+        cwd=pytestconfig.rootpath,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as writer:
+        assert writer.stdin
+        assert writer.stdout
+        for _ in range(_KILLS):
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+            word, process = writer.stdout.readline().split()
+            assert word == "writing"
+            time.sleep(moments.uniform(0, 0.03))
+            os.kill(int(process), signal.SIGKILL)
+            assert writer.stdout.readline() == "dead\n"
+            files = list(folder.iterdir())
+            unfinished |= {file for file in files if file.name.startswith(".part-")}
+            torn = [file.name for file in files if file not in unfinished and not is_whole(file.read_bytes())]
+            assert not torn
+        writer.stdin.close()
+        assert writer.wait(timeout=30) == 0
+    assert any(not is_whole(file.read_bytes()) for file in unfinished), "no kill met a write, so nothing was tested"
+
+    store = _folder(folder)
+    for file in unfinished:
+        os.utime(file, (time.time() - 3600,) * 2)
+    store.put("new.png", picture())
+    assert not any(file.name.startswith(".part-") for file in folder.iterdir())
+
+
+def test_redis_that_stops_is_a_storage_error_and_works_again_once_started(redis_with_password: RedisServer) -> None:
+    store = _redis(redis_with_password.url)
+    store.put("a.png", b"picture")
+    redis_with_password.stop()
+    for use in (
+        lambda: store.put("a.png", b"again"),
+        lambda: store.get("a.png"),
+        lambda: store.delete("a.png"),
+        store.check,
+    ):
+        with pytest.raises(StorageError) as caught:
+            use()
+        assert f"127.0.0.1:{redis_with_password.port}" in str(caught.value)
+        assert "see whether it runs" in str(caught.value)
+        assert "sesame" not in str(caught.value)
+    redis_with_password.start()
+    store.check()
+    assert store.get("a.png") is None
+    store.put("a.png", b"again")
+    assert store.get("a.png") == b"again"
+
+
+def test_redis_may_be_started_after_the_store(redis_with_password: RedisServer) -> None:
+    redis_with_password.stop()
+    store = _redis(redis_with_password.url)
+    with pytest.raises(StorageError):
+        store.check()
+    redis_with_password.start()
+    store.check()
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:{}@127.0.0.1:{}/0", "redis://me:{}@127.0.0.1:{}/0", "redis://127.0.0.1:{1}/0?password={0}"]
+)
+def test_a_wrong_password_is_a_storage_error_that_does_not_say_it(redis_with_password: RedisServer, url: str) -> None:
+    store = _redis(url.format("hushhush", redis_with_password.port))
+    with pytest.raises(StorageError, match=f"Redis at 127.0.0.1:{redis_with_password.port}") as caught:
+        store.check()
+    assert "hushhush" not in str(caught.value)
+
+
+def test_redis_without_memory_left_is_a_storage_error_and_keeps_what_it_has(redis_with_password: RedisServer) -> None:
+    store = _redis(redis_with_password.url)
+    store.put("a.png", b"picture")
+    with redis_with_password.client() as client:
+        client.config_set("maxmemory", "1")
+        with pytest.raises(StorageError, match="maxmemory"):
+            store.put("b.png", picture())
+        assert store.get("a.png") == b"picture"
+        client.config_set("maxmemory", "0")
+    store.put("b.png", b"picture")
+    assert store.get("b.png") == b"picture"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if (
+        not mount
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False, capture_output=True
+        ).returncode
+    ):
+        pytest.skip("needs to be allowed to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def _fill(store: FilesystemStore) -> dict[str, bytes]:
+    """Put pictures until no more go in; those that did."""
+    kept: dict[str, bytes] = {}
+    for number in range(20):
+        data = picture()
+        try:
+            store.put(f"{number}.png", data)
+        except StorageError as error:
+            assert "No space left on device" in str(error)
+            assert "make room" in str(error)
+            return kept
+        kept[f"{number}.png"] = data
+    pytest.fail("the disk is larger than it should be")
+
+
+def test_a_full_disk_is_a_storage_error_and_what_was_stored_stays_whole(small_disk: Path) -> None:
+    store = _folder(small_disk)
+    kept = _fill(store)
+    assert kept
+    assert sorted(file.name for file in small_disk.iterdir()) == sorted(kept)
+    assert {key: store.get(key) for key in kept} == kept
+    with pytest.raises(StorageError):
+        store.put("0.png", picture(400_000))
+    assert store.get("0.png") == kept["0.png"]
+
+    assert store.delete("0.png")
+    data = picture()
+    store.put("new.png", data)
+    assert store.get("new.png") == data
+
+
+def test_a_disk_full_of_old_pictures_frees_itself(small_disk: Path) -> None:
+    for key in _fill(_folder(small_disk)):
+        os.utime(small_disk / key, (time.time() - 7200,) * 2)
+    store = _folder(small_disk)
+    with pytest.raises(StorageError):
+        store.put("new.png", picture())
+    store.put("new.png", picture())
+    assert [file.name for file in small_disk.iterdir()] == ["new.png"]
+
+
+def test_a_disk_with_no_room_for_anything_fails_the_check(small_disk: Path) -> None:
+    store = _folder(small_disk)
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "rest").write_bytes(bytes(2**21))
+    with pytest.raises(StorageError, match="make room"):
+        store.check()
+    assert [file.name for file in small_disk.iterdir()] == ["rest"]
+
+
+def test_a_folder_that_is_removed_meanwhile_is_a_storage_error(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    store = _folder(folder)
+    store.put("a.png", b"picture")
+    shutil.rmtree(folder)
+    for use in (partial(store.put, "b.png", b"picture"), store.check):
+        with pytest.raises(StorageError, match=r"pictures is gone: make it again"):
+            use()
+    assert store.get("a.png") is None
+    assert store.delete("a.png") is False
+    folder.mkdir()
+    store.check()
+    store.put("b.png", b"picture")
+    assert store.get("b.png") == b"picture"

@@ -1,0 +1,413 @@
+"""What every kind of store promises, and what each promises by itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any, cast
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+
+from imagegen_core.errors import InvalidRequestError, PluginError, SettingsError, StorageError
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.settings import Settings
+from imagegen_core.storage import ImageStore, StoreDef, check_key, new_key
+from imagegen_core.storage.filesystem import FilesystemStore
+from tests.storage.conftest import Kind, RedisServer
+from tests.storage.pictures import is_whole, picture
+
+_KEYS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}(\.[A-Za-z0-9]{1,8})?", fullmatch=True)
+_same_store_for_all = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def _folder(path: Path, **given: Any) -> FilesystemStore:
+    return FilesystemStore(Settings.load(environ={}, storage_provider="filesystem", storage_url=str(path), **given))
+
+
+def _files(path: Path) -> list[str]:
+    return sorted(file.name for file in path.iterdir())
+
+
+def _make_older(file: Path, seconds: float) -> None:
+    os.utime(file, (time.time() - seconds,) * 2)
+
+
+# Of every kind
+
+
+@_same_store_for_all
+@given(key=_KEYS, data=st.binary(max_size=5000))
+@example(key="a" * 128 + ".abcdefgh", data=bytes(range(256)) * 4000)
+@example(key="empty.png", data=b"")
+def test_what_is_put_is_got_byte_for_byte(kind: Kind, key: str, data: bytes) -> None:
+    store = kind.open()
+    store.put(key, data)
+    got = store.get(key)
+    assert got == data
+    assert type(got) is bytes
+
+
+@_same_store_for_all
+@given(steps=st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.binary(max_size=20)), max_size=30))
+def test_a_store_answers_as_a_dictionary_would(kind: Kind, steps: list[tuple[str, bytes | None]]) -> None:
+    store = kind.open()
+    for key in "abc":
+        store.delete(key)
+    expected: dict[str, bytes] = {}
+    for key, data in steps:
+        if data is None:
+            assert store.delete(key) is (expected.pop(key, None) is not None)
+        else:
+            store.put(key, data)
+            expected[key] = data
+        assert {key: store.get(key) for key in "abc"} == {key: expected.get(key) for key in "abc"}
+
+
+def test_putting_again_replaces_a_longer_picture(kind: Kind) -> None:
+    store = kind.open()
+    store.put("a.png", b"long" * 100_000)
+    store.put("a.png", b"short")
+    assert store.get("a.png") == b"short"
+
+
+def test_deleting_says_whether_there_was_anything(kind: Kind) -> None:
+    store = kind.open()
+    assert store.delete("a.png") is False
+    store.put("a.png", b"picture")
+    assert store.delete("a.png") is True
+    assert store.delete("a.png") is False
+    assert store.get("a.png") is None
+
+
+def test_a_missing_key_is_none(kind: Kind) -> None:
+    assert kind.open().get(new_key()) is None
+
+
+def test_a_picture_is_kept_for_its_time_and_no_longer(kind: Kind) -> None:
+    store = kind.open(storage_ttl_image=100)
+    store.put("a.png", b"picture")
+    kind.age("a.png", 80)
+    assert store.get("a.png") == b"picture"
+    kind.age("a.png", 40)
+    assert store.get("a.png") is None
+    assert store.delete("a.png") is False
+
+
+def test_putting_again_begins_the_time_anew(kind: Kind) -> None:
+    store = kind.open(storage_ttl_image=100)
+    store.put("a.png", b"picture")
+    kind.age("a.png", 80)
+    store.put("a.png", b"again")
+    kind.age("a.png", 80)
+    assert store.get("a.png") == b"again"
+
+
+def test_no_more_are_kept_than_allowed_and_the_oldest_go(kind: Kind) -> None:
+    store = kind.open(storage_max_items=3, storage_ttl_image=100_000)
+    keys = [f"{number}.png" for number in (5, 2, 9, 1, 7, 3, 8)]
+    for count, key in enumerate(keys):
+        for kept in keys[max(0, count - 3) : count]:
+            kind.age(kept, 5)
+        store.put(key, key.encode())
+    assert [key for key in keys if store.get(key) == key.encode()] == keys[-3:]
+    assert [key for key in keys if store.get(key) is None] == keys[:-3]
+
+
+def test_putting_again_makes_a_picture_the_youngest(kind: Kind) -> None:
+    store = kind.open(storage_max_items=2, storage_ttl_image=100_000)
+    for key in ("a", "b"):
+        store.put(key, b"old")
+        kind.age(key, 5)
+    kind.age("a", 5)
+    for key in ("a", "c"):
+        store.put(key, b"new")
+    assert [store.get(key) for key in "abc"] == [b"new", None, b"new"]
+
+
+def test_a_store_that_works_passes_its_check_and_keeps_nothing_of_it(kind: Kind) -> None:
+    store = kind.open(storage_max_items=1)
+    store.put("a.png", b"picture")
+    store.check()
+    assert store.get("a.png") == b"picture"
+
+
+def test_many_threads_never_see_a_torn_picture(kind: Kind) -> None:
+    store = kind.open(storage_max_items=4)
+    together = Barrier(8)
+
+    def put_and_get(number: int) -> int:
+        together.wait(timeout=30)
+        seen = 0
+        for turn in range(30):
+            store.put(f"{(number + turn) % 3}.png", picture(50_000 + 1000 * number))
+            for data in map(store.get, ("0.png", "1.png", "2.png")):
+                assert data is None or is_whole(data)
+                seen += data is not None
+        return seen
+
+    with ThreadPoolExecutor(8) as threads:
+        seen = list(threads.map(put_and_get, range(8)))
+    assert min(seen) >= 30  # what a thread put itself, it or another's finds in its place
+
+
+def test_many_threads_that_put_and_delete_the_same_key_raise_nothing(kind: Kind) -> None:
+    store = kind.open(storage_max_items=2)
+
+    def put_and_delete(number: int) -> None:
+        for turn in range(40):
+            store.put("same.png", picture(1000))
+            store.put(f"{number}-{turn}.png", picture(1000))
+            data = store.get("same.png")
+            assert data is None or is_whole(data)
+            store.delete("same.png")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(put_and_delete, range(8)))
+
+
+def test_two_stores_in_one_place_share_their_pictures(kind: Kind) -> None:
+    if kind.name == "memory":
+        pytest.skip("memory is each process's own")
+    one, other = kind.open(), kind.open()
+    one.put("a.png", b"picture")
+    assert other.get("a.png") == b"picture"
+    assert other.delete("a.png") is True
+    assert one.get("a.png") is None
+
+
+# Redis
+
+
+def test_redis_itself_lets_a_picture_expire(redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        client.flushall()
+        store = Kind("redis", redis_server.url, lambda key, seconds: None).open(storage_ttl_image=77)
+        store.put("a.png", b"picture")
+        assert 70 <= cast("int", client.ttl("imagegen:image:a.png")) <= 77
+
+
+def test_redis_forgets_old_keys_in_its_list_of_them(redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        client.flushall()
+        store = Kind("redis", redis_server.url, lambda key, seconds: None).open(storage_ttl_image=77)
+        client.zadd("imagegen:images", {"old.png": time.time() - 80, "young.png": time.time() - 70})
+        store.put("a.png", b"picture")
+        assert client.zrange("imagegen:images", 0, -1) == [b"young.png", b"a.png"]
+        store.delete("a.png")
+        assert client.zrange("imagegen:images", 0, -1) == [b"young.png"]
+
+
+def test_redis_frees_the_memory_of_pictures_beyond_the_limit(redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        client.flushall()
+        store = Kind("redis", redis_server.url, lambda key, seconds: None).open(storage_max_items=5)
+        for number in range(20):
+            store.put(f"{number}.png", b"picture")
+        assert len(cast("list[bytes]", client.keys("imagegen:image:*"))) == 5
+        assert client.zcard("imagegen:images") == 5
+
+
+@pytest.mark.parametrize("url", ["http://x", "x", "redis://host:port/0", "htp://:sesame@host/0"])
+def test_a_url_that_is_none_of_redis_is_a_settings_error(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"storage_url.* expected a URL such as redis://") as caught:
+        Kind("redis", url, lambda key, seconds: None).open()
+    assert "sesame" not in str(caught.value)
+
+
+# Files
+
+
+def test_files_lie_in_the_folder_alone_and_no_partial_ones_are_left(tmp_path: Path) -> None:
+    store = _folder(tmp_path / "deep" / "pictures")
+    keys = [f"{new_key()}.png" for _ in range(5)]
+    for key in keys:
+        store.put(key, picture())
+        store.put(key, picture())
+    store.check()
+    assert _files(tmp_path) == ["deep"]
+    assert _files(tmp_path / "deep") == ["pictures"]
+    assert _files(tmp_path / "deep" / "pictures") == sorted(keys)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
+@given(key=st.text(max_size=12) | st.text(alphabet="./\\aB1-_~", min_size=1, max_size=8) | _KEYS)
+def test_accepted_keys_never_leave_the_folder(tmp_path: Path, key: str) -> None:
+    try:
+        check_key(key)
+    except InvalidRequestError:
+        assume(False)
+    store = _folder(tmp_path / "pictures")
+    store.put(key, b"picture")
+    assert _files(tmp_path) == ["pictures"]
+    assert _files(tmp_path / "pictures") == [key]
+    assert (tmp_path / "pictures" / key).resolve().parent == (tmp_path / "pictures").resolve()
+    assert store.delete(key)
+
+
+def test_old_files_go_from_the_folder(tmp_path: Path) -> None:
+    before = _folder(tmp_path, storage_ttl_image=100)
+    for key in ("old.png", "young.png"):
+        before.put(key, b"picture")
+    _make_older(tmp_path / "old.png", 110)
+    _folder(tmp_path, storage_ttl_image=100).put("new.png", b"picture")
+    assert _files(tmp_path) == ["new.png", "young.png"]
+
+
+def test_what_an_interrupted_write_left_goes_after_a_while(tmp_path: Path) -> None:
+    (tmp_path / ".part-dead").write_bytes(b"half")
+    (tmp_path / ".part-live").write_bytes(b"half")
+    _make_older(tmp_path / ".part-dead", 700)
+    _folder(tmp_path).put("new.png", b"picture")
+    assert _files(tmp_path) == [".part-live", "new.png"]
+
+
+def test_partial_files_do_not_count(tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / f".part-{name}").write_bytes(b"half")
+    store = _folder(tmp_path, storage_max_items=1)
+    store.put("a.png", b"picture")
+    assert store.get("a.png") == b"picture"
+
+
+def test_with_a_larger_limit_the_folder_overflows_by_an_eighth_at_most(tmp_path: Path) -> None:
+    store = _folder(tmp_path, storage_max_items=32)
+    most = 0
+    for number in range(200):
+        store.put(f"{number}.png", b"picture")
+        most = max(most, len(_files(tmp_path)))
+    assert 32 <= most <= 32 + 32 // 8
+
+
+def test_a_folder_inside_and_files_that_are_no_keys_stay(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    (tmp_path / ".hidden").write_bytes(b"somebody's")
+    for name in ("inside", ".hidden"):
+        _make_older(tmp_path / name, 100_000)
+    store = _folder(tmp_path, storage_max_items=1, storage_ttl_image=100)
+    for key in ("a.png", "b.png"):
+        store.put(key, b"picture")
+    assert len(_files(tmp_path)) == 3
+    assert {".hidden", "inside"} < set(_files(tmp_path))
+
+
+def test_the_age_of_a_file_does_not_depend_on_the_time_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = _folder(tmp_path, storage_ttl_image=100)
+    try:
+        for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            store.put("a.png", b"picture")
+            assert store.get("a.png") == b"picture"
+            _make_older(tmp_path / "a.png", 110)
+            assert store.get("a.png") is None
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+class _Bucket(MemoryFileSystem):
+    """Remembers listings as the file systems for object stores do, and believes them."""
+
+    protocol = "imagegen-bucket"
+    store: dict[str, Any] = {}  # noqa: RUF012 - as in its base
+    cachable = False  # each instance stands for a process
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
+        found = super().ls(path, detail=True, **kwargs)
+        self.dircache[path] = found
+        return found if detail else [file["name"] for file in found]
+
+    def modified(self, path: str) -> Any:
+        parent = path.rpartition("/")[0]
+        if parent in self.dircache and path not in {file["name"] for file in self.dircache[parent]}:
+            raise FileNotFoundError(path)
+        return super().modified(path)
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.dircache.clear()
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        self.invalidate_cache()
+        super().pipe_file(path, value, mode=mode, **kwargs)
+
+
+def test_a_picture_that_another_process_put_into_a_bucket_is_found() -> None:
+    fsspec.register_implementation("imagegen-bucket", _Bucket, clobber=True)
+    stores: list[ImageStore] = [
+        Kind("filesystem", "imagegen-bucket://pictures", lambda key, seconds: None).open() for _ in range(2)
+    ]
+    stores[0].put("a.png", b"picture")
+    stores[1].put("b.png", b"picture")
+    assert stores[0].get("b.png") == b"picture"
+
+
+@pytest.mark.parametrize("url", [None, ""])
+def test_files_without_a_place_are_a_settings_error_with_advice(url: str | None) -> None:
+    with pytest.raises(SettingsError, match=r"set STORAGE_URL to a folder, or to a URL such as s3://"):
+        Kind("filesystem", url, lambda key, seconds: None).open()
+
+
+@pytest.mark.parametrize("url", ["nix://place", "nix://me:sesame@place"])
+def test_an_unknown_protocol_is_a_settings_error(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"storage_url=nix://.*place") as caught:
+        Kind("filesystem", url, lambda key, seconds: None).open()
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"Not a directory|exists"):
+        _folder(tmp_path / "file" / "pictures")
+
+
+# Keys and kinds
+
+
+@given(key=_KEYS)
+def test_keys_of_the_right_form_are_accepted(key: str) -> None:
+    assert check_key(key) == key
+
+
+def test_new_keys_are_accepted_and_never_the_same() -> None:
+    keys = {new_key() for _ in range(1000)}
+    assert len(keys) == 1000
+    assert all(check_key(f"{key}.png") and check_key(key) for key in keys)
+
+
+@given(
+    key=st.one_of(
+        st.builds("{}{}{}".format, st.text(), st.sampled_from(["/", "\\", "\0", "\n", "..", ":", "%2f"]), st.text()),
+        st.text().map(".{}".format),
+        st.text(alphabet="abcXYZ019-_", min_size=129),
+        st.builds("{}.{}".format, _KEYS, st.text(alphabet="abc", min_size=9)),
+        st.just(""),
+    )
+)
+@example("a.png\n")
+@example("../a.png")
+@example("a" * 129)
+@example("\u0661")  # a digit, to some
+def test_a_key_that_could_lead_out_or_is_too_long_is_refused(key: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"Invalid key .*: expected up to 128 letters"):
+        check_key(key)
+
+
+def test_an_unknown_kind_is_a_settings_error_that_lists_those_there_are() -> None:
+    with pytest.raises(
+        SettingsError, match=r"Unknown storage 'nix': expected .*filesystem, memory,.* redis.* disabled"
+    ):
+        Registry.discover().store("nix")
+
+
+@pytest.mark.parametrize("factory", ["imagegen_core.no_such_module:Store", "imagegen_core.storage.memory:NoSuchStore"])
+def test_a_store_that_does_not_import_is_a_plugin_error_with_a_mend(factory: str) -> None:
+    with pytest.raises(PluginError, match=re.escape("pip install 'imagegen-core[shed]'")):
+        StoreDef("shed", "out there", factory, "shed").load(Settings.load(environ={}))
