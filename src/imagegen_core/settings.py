@@ -118,7 +118,7 @@ class Settings(BaseModel):
         storage_provider: Where a server keeps pictures: ``memory``, ``filesystem``, ``redis``, a plugin's, or
             ``disabled``.
         storage_url: The folder, object store or Redis server, as a path or URL.
-        storage_max_items: Pictures kept at most.
+        storage_max_items: Pictures kept; a folder holds an eighth more for moments.
         storage_ttl_image: Seconds for which a picture is kept.
         storage_enable_http: Whether a server has the routes below ``/storage``.
     """

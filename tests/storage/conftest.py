@@ -134,15 +134,16 @@ def _memory(monkeypatch: pytest.MonkeyPatch) -> Kind:
 
 def _filesystem(folder: Path) -> Kind:
     def age(key: str, seconds: float) -> None:
-        modified = (folder / key).stat().st_mtime - seconds
-        os.utime(folder / key, (modified, modified))
+        file = folder / f"{key}.picture"
+        modified = file.stat().st_mtime - seconds
+        os.utime(file, (modified, modified))
 
     return Kind("filesystem", str(folder), age)
 
 
 def _fsspec(root: str) -> Kind:
     def age(key: str, seconds: float) -> None:
-        fsspec.filesystem("memory").store[f"{root}/{key}"].modified -= timedelta(seconds=seconds)
+        fsspec.filesystem("memory").store[f"{root}/{key}.picture"].modified -= timedelta(seconds=seconds)
 
     return Kind("filesystem", f"memory:/{root}", age)
 

@@ -160,7 +160,7 @@ def test_a_full_disk_is_a_storage_error_and_what_was_stored_stays_whole(small_di
     store = _folder(small_disk)
     kept = _fill(store)
     assert kept
-    assert sorted(file.name for file in small_disk.iterdir()) == sorted(kept)
+    assert sorted(file.name for file in small_disk.iterdir()) == sorted(f"{key}.picture" for key in kept)
     assert {key: store.get(key) for key in kept} == kept
     with pytest.raises(StorageError):
         store.put("0.png", picture(400_000))
@@ -174,12 +174,12 @@ def test_a_full_disk_is_a_storage_error_and_what_was_stored_stays_whole(small_di
 
 def test_a_disk_full_of_old_pictures_frees_itself(small_disk: Path) -> None:
     for key in _fill(_folder(small_disk)):
-        os.utime(small_disk / key, (time.time() - 7200,) * 2)
+        os.utime(small_disk / f"{key}.picture", (time.time() - 7200,) * 2)
     store = _folder(small_disk)
     with pytest.raises(StorageError):
         store.put("new.png", picture())
     store.put("new.png", picture())
-    assert [file.name for file in small_disk.iterdir()] == ["new.png"]
+    assert [file.name for file in small_disk.iterdir()] == ["new.png.picture"]
 
 
 def test_a_disk_with_no_room_for_anything_fails_the_check(small_disk: Path) -> None:

@@ -33,7 +33,7 @@ def _folder(path: Path, **given: Any) -> FilesystemStore:
 
 
 def _files(path: Path) -> list[str]:
-    return sorted(file.name for file in path.iterdir())
+    return sorted(file.name.removesuffix(".picture") for file in path.iterdir())
 
 
 def _make_older(file: Path, seconds: float) -> None:
@@ -248,7 +248,7 @@ def test_accepted_keys_never_leave_the_folder(tmp_path: Path, key: str) -> None:
     store.put(key, b"picture")
     assert _files(tmp_path) == ["pictures"]
     assert _files(tmp_path / "pictures") == [key]
-    assert (tmp_path / "pictures" / key).resolve().parent == (tmp_path / "pictures").resolve()
+    assert (tmp_path / "pictures" / f"{key}.picture").resolve().parent == (tmp_path / "pictures").resolve()
     assert store.delete(key)
 
 
@@ -256,7 +256,7 @@ def test_old_files_go_from_the_folder(tmp_path: Path) -> None:
     before = _folder(tmp_path, storage_ttl_image=100)
     for key in ("old.png", "young.png"):
         before.put(key, b"picture")
-    _make_older(tmp_path / "old.png", 110)
+    _make_older(tmp_path / "old.png.picture", 110)
     _folder(tmp_path, storage_ttl_image=100).put("new.png", b"picture")
     assert _files(tmp_path) == ["new.png", "young.png"]
 
@@ -286,16 +286,17 @@ def test_with_a_larger_limit_the_folder_overflows_by_an_eighth_at_most(tmp_path:
     assert 32 <= most <= 32 + 32 // 8
 
 
-def test_a_folder_inside_and_files_that_are_no_keys_stay(tmp_path: Path) -> None:
+def test_what_else_is_in_the_folder_stays(tmp_path: Path) -> None:
     (tmp_path / "inside").mkdir()
-    (tmp_path / ".hidden").write_bytes(b"somebody's")
-    for name in ("inside", ".hidden"):
+    for name in (".hidden", "photo.png"):
+        (tmp_path / name).write_bytes(b"somebody's")
+    for name in ("inside", ".hidden", "photo.png"):
         _make_older(tmp_path / name, 100_000)
     store = _folder(tmp_path, storage_max_items=1, storage_ttl_image=100)
     for key in ("a.png", "b.png"):
         store.put(key, b"picture")
-    assert len(_files(tmp_path)) == 3
-    assert {".hidden", "inside"} < set(_files(tmp_path))
+    assert len(_files(tmp_path)) == 4
+    assert {".hidden", "inside", "photo.png"} < set(_files(tmp_path))
 
 
 def test_the_age_of_a_file_does_not_depend_on_the_time_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +307,7 @@ def test_the_age_of_a_file_does_not_depend_on_the_time_zone(tmp_path: Path, monk
             time.tzset()
             store.put("a.png", b"picture")
             assert store.get("a.png") == b"picture"
-            _make_older(tmp_path / "a.png", 110)
+            _make_older(tmp_path / "a.png.picture", 110)
             assert store.get("a.png") is None
     finally:
         monkeypatch.undo()

@@ -16,13 +16,14 @@ from imagegen_core.errors import SettingsError, StorageError
 from imagegen_core.settings import Settings
 from imagegen_core.storage.store import without_password
 
+_ENDING = ".picture"  # tells the store's files from others in the folder, which it leaves alone
 _PARTIAL = ".part-"
 _PRUNED_EVERY = 60.0  # seconds: listing a folder, or a bucket, takes time
 _PARTIAL_FOR = 600.0  # seconds after which the rest of a write that was interrupted goes
 
 
 class FilesystemStore:
-    """Keeps each picture in a file named by its key; see `ImageStore`.
+    """Keeps each picture in a file, its key followed by ``.picture``; see `ImageStore`.
 
     In a folder, a picture is written beside its place and moved there, which is atomic; object stores are so by
     themselves. Old files go, and those beyond the number allowed.
@@ -95,13 +96,13 @@ class FilesystemStore:
         with self._errors(), self._partial() as probe:
             self._files.pipe_file(probe, b"imagegen")
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}{_ENDING}"
 
     @contextmanager
     def _partial(self) -> Iterator[str]:
         """A file beside the pictures, which goes in the end unless it was moved to its place."""
-        path = self._path(f"{_PARTIAL}{secrets.token_hex(8)}")
+        path = f"{self._root}/{_PARTIAL}{secrets.token_hex(8)}"
         try:
             yield path
         finally:
@@ -145,7 +146,7 @@ class FilesystemStore:
             if name.startswith(_PARTIAL):
                 if age > _PARTIAL_FOR:
                     yield path
-            elif not name.startswith("."):  # which no key does
+            elif name.endswith(_ENDING):
                 kept += 1
                 if age > self._seconds or kept > self._limit:
                     yield path
