@@ -20,9 +20,10 @@ ROOMS = [
     {"job"},
     {"worker"},
     {"backend", "settings", "images"},
-    {"models", "plugins"},
+    {"models", "plugins", "storage"},
     {"diffusion", "shortcuts"},
     {"engine"},
+    {"server"},
     {"cli"},
 ]
 

@@ -59,13 +59,16 @@ class Schedulers:
         limit = getattr(config, "original_inference_steps", None) or config.num_train_timesteps
         if steps > limit:
             name = self.name(wanted)
-            raise InvalidRequestError(f"Invalid num_inference_steps {steps}: the {name} scheduler takes 1 to {limit}")
+            raise InvalidRequestError(
+                f"Invalid num_inference_steps {steps}: the {name} scheduler takes 1 to {limit}", "num_inference_steps"
+            )
         try:
             scheduler.set_timesteps(steps, device=device)
         except (ValueError, IndexError) as error:  # some need more than one, or a divisor of the trained ones
             name = self.name(wanted)
             raise InvalidRequestError(
-                f"Invalid num_inference_steps {steps}: the {name} scheduler refuses it ({error}); try another number"
+                f"Invalid num_inference_steps {steps}: the {name} scheduler refuses it ({error}); try another number",
+                "num_inference_steps",
             ) from error
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)  # spares a search for the first timestep on the device

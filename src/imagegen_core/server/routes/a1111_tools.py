@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.reading import read_picture, text_of
 from imagegen_core.images.recipe import A1111_CHUNK
-from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.studio import SharedStudio
 
 if TYPE_CHECKING:
@@ -168,7 +167,3 @@ def _decoded(text: str) -> bytes:
         return base64.b64decode(text.partition("base64,")[2] or text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidRequestError(f"The image is no base64 ({error}): encode the file's bytes", "image") from error
-
-
-def _card(studio: Studio) -> ModelCard:
-    return studio.card()
