@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -11,7 +12,7 @@ import nox
 
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "wheels", "tests"]
+nox.options.sessions = ["lint", "types", "wheels", "page", "server", "fuzz", "tests"]
 
 PACKAGES = ("core", "sdxl", "sd15", "demo")
 CONSTRAINTS = ("--quiet", "--constraint", "constraints.txt")
@@ -19,11 +20,38 @@ EDITABLE = [part for name in PACKAGES for part in ("--editable", f"src/imagegen_
 EDITABLE[1] += "[diffusers,server,redis]"
 
 
-@nox.session
+SHARED = "tests"  # one environment for all that runs pytest
+PARTS = {
+    "page": ("tests/server/test_page.py",),
+    "fuzz": ("tests/server/test_fuzz.py",),
+    "server": ("tests/server", "tests/storage"),
+}
+
+
+@nox.session(venv_location=f".nox/{SHARED}")
 def tests(session: nox.Session) -> None:
-    """Run the tests on the source tree; further arguments go to pytest."""
-    session.install(*CONSTRAINTS, *EDITABLE, *_group("test"))
-    session.run("pytest", *session.posargs)
+    """Run the tests on the source tree but for the server's; further arguments go to pytest."""
+    _pytest(session, *([] if session.posargs else _without(*PARTS["server"])))
+
+
+@nox.session(venv_location=f".nox/{SHARED}")
+def server(session: nox.Session) -> None:
+    """Run the server's and the stores' tests, with a real Redis."""
+    _debian(session, "redis-server")
+    _pytest(session, *PARTS["server"], *_without(*PARTS["page"], *PARTS["fuzz"]))
+
+
+@nox.session(venv_location=f".nox/{SHARED}")
+def page(session: nox.Session) -> None:
+    """Run the page's tests in a real Chromium."""
+    _debian(session, "chromium")
+    _pytest(session, *PARTS["page"])
+
+
+@nox.session(venv_location=f".nox/{SHARED}")
+def fuzz(session: nox.Session) -> None:
+    """Send the server requests of every kind."""
+    _pytest(session, *PARTS["fuzz"])
 
 
 @nox.session
@@ -84,6 +112,28 @@ def _check_contents(session: nox.Session, dist: Path, package: str) -> None:
     wanted = {name for name in tree - left_out if "__pycache__" not in name}
     if held != wanted:
         session.error(f"{wheel.name}: unasked {sorted(held - wanted)}, missing {sorted(wanted - held)}")
+
+
+def _pytest(session: nox.Session, *arguments: str) -> None:
+    session.install(*CONSTRAINTS, *EDITABLE, *_group("test"))
+    session.run("pytest", *arguments, *session.posargs)
+
+
+def _without(*paths: str) -> list[str]:
+    return [f"--ignore={path}" for path in paths]
+
+
+def _debian(session: nox.Session, package: str) -> None:
+    """Install a Debian package where it is missing and can be; CI must have it, elsewhere its tests are skipped."""
+    if shutil.which(package):
+        return
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        session.run("apt-get", "update", "-qq", external=True, silent=True)
+        session.run("apt-get", "install", "-y", "-qq", package, external=True, silent=True)
+    elif os.environ.get("CI"):
+        session.error(f"CI needs {package}: install it")
+    else:
+        session.log(f"{package} is not here: what needs it is skipped")
 
 
 def _group(name: str) -> tuple[str, ...]:

@@ -87,11 +87,13 @@ def test_text_of_other_programs_is_kept(capfd: pytest.CaptureFixture[str]) -> No
         assert out.text == text
 
 
-def test_a_damaged_recipe_is_kept_with_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_recipe_is_kept_with_a_warning(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     Path("in.png").write_bytes(encode_png(_noise(6, 10), {"imagegen": "{"}))
-    code, _, err = _run(capfd, "in.png", "-o", "out.png")
+    code, _, _ = _run(capfd, "in.png", "-o", "out.png")
     assert code == 0
-    assert "Cannot read the recipe of in.png: it is damaged" in err
+    assert "Cannot read the recipe of in.png: it is damaged" in caplog.text
     with Image.open("out.png") as out:
         assert out.text == {"imagegen": "{"}
 
