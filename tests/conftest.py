@@ -19,8 +19,8 @@ settings.register_profile("imagegen", deadline=None, derandomize=True)
 settings.load_profile("imagegen")
 
 _SUFFIXES = ("MODEL", "MODEL_ROOT")
-_PREFIXES = ("IMAGEGEN_", "CUDA_", "SDXL_", "SD15_")
-_NAMES = ("MODEL", "MODEL_ROOT", "BACKEND", "USE_SDXL")
+_PREFIXES = ("IMAGEGEN_", "CUDA_", "SDXL_", "SD15_", "STORAGE_", "DEFAULT_")
+_NAMES = ("MODEL", "MODEL_ROOT", "BACKEND", "USE_SDXL", "NUM_WORKERS", "QUEUE_MAX", "PORT")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

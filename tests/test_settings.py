@@ -31,6 +31,15 @@ def test_nothing_configured_leaves_everything_open() -> None:
         ("USE_SDXL", "0", "use_sdxl", False),
         ("BACKEND", "sdxl", "backend", "sdxl"),
         ("IMAGEGEN_BACKEND", "sdxl", "backend", "sdxl"),
+        ("PORT", "8000", "port", 8000),
+        ("IMAGEGEN_PORT", "8000", "port", 8000),
+        ("NUM_WORKERS", "2", "num_workers", 2),
+        ("QUEUE_MAX", "8", "queue_max", 8),
+        ("DEFAULT_TIMEOUT", "1.5", "default_timeout", 1.5),
+        ("STORAGE_TTL_IMAGE", "60", "storage_ttl_image", 60),
+        ("STORAGE_ENABLE_HTTP", "0", "storage_enable_http", False),
+        ("IMAGEGEN_API_KEYS", "one, two,", "api_keys", ("one", "two")),
+        ("IMAGEGEN_COMPILE", "1", "compile", True),
     ],
 )
 def test_a_variable_sets_its_field(variable: str, value: str, field: str, expected: object) -> None:
@@ -156,3 +165,20 @@ def test_config_show_gives_each_value_and_where_it_came_from(
     assert rows["model"] == (None, "default")
     assert rows["model for sdxl"] == ("mine", "SDXL_MODEL")
     assert set(rows) >= set(Settings.model_fields)
+
+
+def test_every_setting_is_documented() -> None:
+    root = Path(__file__).parent.parent
+    text = (root / "README.md").read_text() + (root / "docs" / "server.md").read_text()
+    ours = {f"IMAGEGEN_{field.upper()}" for field in Settings.model_fields.keys() - {"styles"}}
+    assert {name for name in ours if f"`{name}`" not in text} == set()
+
+
+def test_what_is_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("IMAGEGEN_API_KEYS", "hush1,hush2")
+    monkeypatch.setenv("STORAGE_URL", "redis://me:hush3@host:6379/0")
+    with pytest.raises(SystemExit):
+        main(["config", "show", "--json"])
+    out = capsys.readouterr().out
+    assert "hush" not in out
+    assert "host:6379" in out

@@ -35,6 +35,15 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     console.table({column: ["" if row[column] is None else str(row[column]) for row in rows] for column in columns})
 
 
+def _shown(name: str, value: Any) -> Any:
+    """A value without what is secret in it."""
+    from imagegen_core.storage import without_password
+
+    if name == "api_keys":
+        return ["…" for _ in value]
+    return without_password(value) if name == "storage_url" and value else value
+
+
 def _row(title: str, name: str, settings: Any) -> dict[str, Any]:
-    value = settings.model_dump(mode="json")[name]
+    value = _shown(name, settings.model_dump(mode="json")[name])
     return {"setting": title, "value": value, "from": settings.source(name)}
