@@ -17,8 +17,8 @@ _ADVICE = (
     "or use a device with more memory"
 )
 _SPARE = 0.85  # of the free memory may be planned with
-# Of a full-size feature map that live at the peak. Measured with the demo on a CPU, at 512 and 1024 px, in fp32 and bf16:
-# 26 to 34 and 6.2 to 7.8.
+# Of a full-size feature map that live at the peak: with the demo on a CPU, at 512 and 1024 px, in fp32 and bf16, it
+# was 26 to 34 and 6.2 to 7.8.
 _UNET_COPIES, _VAE_COPIES = 32, 8
 
 

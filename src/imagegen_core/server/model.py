@@ -70,7 +70,7 @@ class Model:
         """Give up what is still drawn, and let go of the engine."""
         self.stop_accepting()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(self._settings.shutdown_limit)
         if self._engine is not None and not self._given:
             self._engine.close(drain=False)
 

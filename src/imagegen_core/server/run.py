@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from imagegen_core.server.access import check_address
@@ -94,11 +95,10 @@ class _Server(uvicorn.Server):
 def _log_as_json() -> None:
     """One JSON object a line on stderr, with what a record carries beside its message, such as ``request_id``."""
     handler = logging.StreamHandler()
-    handler.setFormatter(
-        JsonFormatter(
-            "{asctime}{levelname}{name}{message}", style="{", rename_fields={"asctime": "time", "levelname": "level"}
-        )
-    )
+    names = {"asctime": "time", "levelname": "level"}
+    unsaid = [*RESERVED_ATTRS, "color_message"]  # which uvicorn says twice
+    form = "{asctime}{levelname}{name}{message}"
+    handler.setFormatter(JsonFormatter(form, style="{", rename_fields=names, reserved_attrs=unsaid))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from imagegen_core.engine import Ticket
+from imagegen_core.job import StepDone
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a caller's pictures are.
+
+    Attributes:
+        count: How many there are.
+        finished: How many of them are done.
+        done: Of all of them, from 0 to 1.
+        current: The last step of the one that is drawn at the moment.
+        seconds: Since they were asked for.
+    """
+
+    count: int
+    finished: int
+    done: float
+    current: StepDone | None
+    seconds: float
+
+    @property
+    def seconds_left(self) -> float:
+        """How long it will take, if it goes on as it did."""
+        return self.seconds * (1 - self.done) / self.done if self.done else 0.0
 
 
 class Runs:
@@ -19,6 +46,20 @@ class Runs:
     def of(self, caller: str) -> list[Ticket]:
         """A caller's, in the order they were asked for."""
         return list(self._tickets.get(caller, ()))
+
+    def progress(self, caller: str) -> Progress:
+        """How far a caller's are."""
+        tickets = self.of(caller)
+        steps = [ticket.events.latest(StepDone) for ticket in tickets]
+        pairs = list(zip(tickets, steps, strict=True))
+        parts = [1.0 if ticket.done else step.step / step.steps if step else 0.0 for ticket, step in pairs]
+        return Progress(
+            count=len(tickets),
+            finished=sum(ticket.done for ticket in tickets),
+            done=sum(parts) / len(parts) if parts else 0.0,
+            current=next((step for ticket, step in pairs if step and not ticket.done), None),
+            seconds=time.monotonic() - min((ticket.since for ticket in tickets), default=time.monotonic()),
+        )
 
     @contextmanager
     def running(self, caller: str, tickets: Sequence[Ticket]) -> Iterator[None]:

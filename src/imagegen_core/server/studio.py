@@ -119,13 +119,12 @@ class Studio:
         """
         return Drawing.of(request, native_size=self.card().size or request.size).size
 
-    def submit(self, request: GenerateRequest, caller: str, timeout: float | None = None) -> Ticket:
+    def submit(self, request: GenerateRequest, caller: str) -> Ticket:
         """Have the engine draw a request for a caller.
 
         Args:
             request: What `complete` returned.
             caller: Whose key it came with.
-            timeout: Seconds after which it is given up; None takes the server's.
 
         Raises:
             NotReadyError: There is no engine yet, or no longer.
@@ -135,7 +134,7 @@ class Studio:
         limit = self.settings.queue_per_key
         if caller and limit is not None and self._open[caller] >= limit:
             raise QueueFullError(f"{limit} of your requests are not done yet: wait for one of them", retry_after=1)
-        ticket: Ticket = self.model.engine.submit(request, deadline=timeout or self.settings.default_timeout)
+        ticket: Ticket = self.model.engine.submit(request, deadline=self.settings.default_timeout)
         if self.settings.log_prompts:
             logger.info("Drawing %r", request.prompt)
         self._open[caller] += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import time
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,12 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.reading import read_picture, text_of
 from imagegen_core.images.recipe import A1111_CHUNK
-from imagegen_core.job import StepDone
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest
 from imagegen_core.samplers import find_sampler
 from imagegen_core.server.model_card import ModelCard
-from imagegen_core.server.options import Options
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn_all
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
@@ -95,27 +92,20 @@ async def interrupt(studio: SharedStudio, caller: Caller) -> dict[str, Any]:
 @router.get("/progress")
 async def progress(studio: SharedStudio, caller: Caller, skip_current_image: bool = False) -> dict[str, Any]:
     """How far ``txt2img`` is with this caller's pictures, and what the present one looks like."""
-    tickets = studio.runs.of(caller)
-    steps = [ticket.events.latest(StepDone) for ticket in tickets]
-    parts = [
-        1.0 if ticket.done else step.step / step.steps if step else 0.0
-        for ticket, step in zip(tickets, steps, strict=True)
-    ]
-    done = sum(parts) / len(parts) if parts else 0.0
-    began = min((ticket.since for ticket in tickets), default=time.monotonic())
-    current = next((step for ticket, step in zip(tickets, steps, strict=True) if step and not ticket.done), None)
+    now = studio.runs.progress(caller)
+    current = now.current
     preview = None if current is None or skip_current_image else current.preview
     return {
-        "progress": done,
-        "eta_relative": (time.monotonic() - began) * (1 - done) / done if done else 0.0,
+        "progress": now.done,
+        "eta_relative": now.seconds_left,
         "state": {
             "skipped": False,
             "interrupted": False,
             "stopping_generation": False,
-            "job": "txt2img" if tickets else "",
-            "job_count": len(tickets),
+            "job": "txt2img" if now.count else "",
+            "job_count": now.count,
             "job_timestamp": "0",
-            "job_no": sum(ticket.done for ticket in tickets),
+            "job_no": now.finished,
             "sampling_step": current.step if current else 0,
             "sampling_steps": current.steps if current else 0,
         },
@@ -149,7 +139,7 @@ def _request(body: Txt2ImgBody, studio: Studio) -> GenerateRequest:
         guidance_scale=body.cfg_scale,
         size=_size(body, studio),
         scheduler=_scheduler(body, studio),
-        clip_skip=_clip_skip(options),
+        clip_skip=options.clip_stop_at_last_layers - 1,
         style_lora=style,
     )
 
@@ -194,10 +184,6 @@ def _style(body: Txt2ImgBody, card: ModelCard) -> tuple[str, StyleLoraRequest | 
             f"Invalid strength {strength[:16]!r} of <lora:{name}>: its style has {', '.join(levels)}", "prompt"
         )
     return prompt, StyleLoraRequest(style=name, level=levels[strength])
-
-
-def _clip_skip(options: Options) -> int:
-    return options.clip_stop_at_last_layers - 1
 
 
 def _info(body: Txt2ImgBody, pictures: list[Picture]) -> dict[str, Any]:
