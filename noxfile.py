@@ -20,7 +20,7 @@ EDITABLE = [part for name in PACKAGES for part in ("--editable", f"src/imagegen_
 EDITABLE[1] += "[diffusers,server,redis]"
 
 
-SHARED = "tests"  # one environment for all that runs pytest
+SHARED = Path(".nox", "tested")  # one environment for all that runs pytest
 PARTS = {
     "page": ("tests/server/test_page.py",),
     "fuzz": ("tests/server/test_fuzz.py",),
@@ -28,27 +28,27 @@ PARTS = {
 }
 
 
-@nox.session(venv_location=f".nox/{SHARED}")
+@nox.session(python=False)
 def tests(session: nox.Session) -> None:
     """Run the tests on the source tree but for the server's; further arguments go to pytest."""
     _pytest(session, *([] if session.posargs else _without(*PARTS["server"])))
 
 
-@nox.session(venv_location=f".nox/{SHARED}")
+@nox.session(python=False)
 def server(session: nox.Session) -> None:
     """Run the server's and the stores' tests, with a real Redis."""
     _debian(session, "redis-server")
     _pytest(session, *PARTS["server"], *_without(*PARTS["page"], *PARTS["fuzz"]))
 
 
-@nox.session(venv_location=f".nox/{SHARED}")
+@nox.session(python=False)
 def page(session: nox.Session) -> None:
     """Run the page's tests in a real Chromium."""
     _debian(session, "chromium")
     _pytest(session, *PARTS["page"])
 
 
-@nox.session(venv_location=f".nox/{SHARED}")
+@nox.session(python=False)
 def fuzz(session: nox.Session) -> None:
     """Send the server requests of every kind."""
     _pytest(session, *PARTS["fuzz"])
@@ -115,8 +115,10 @@ def _check_contents(session: nox.Session, dist: Path, package: str) -> None:
 
 
 def _pytest(session: nox.Session, *arguments: str) -> None:
-    session.install(*CONSTRAINTS, *EDITABLE, *_group("test"))
-    session.run("pytest", *arguments, *session.posargs)
+    if not SHARED.exists():
+        session.run("python3", "-m", "venv", str(SHARED))
+    session.run(str(SHARED / "bin" / "pip"), "install", *CONSTRAINTS, *EDITABLE, *_group("test"))
+    session.run(str(SHARED / "bin" / "pytest"), *arguments, *session.posargs)
 
 
 def _without(*paths: str) -> list[str]:
