@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -25,6 +26,12 @@ class Picture:
     png: bytes
     seed: int
     latents: bytes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as the PNG's header has them."""
+        width, height = struct.unpack(">II", self.png[16:24])
+        return width, height
 
     @cached_property
     def image(self) -> Image:

@@ -118,5 +118,5 @@ def _draw_all(worker: Worker, requests: Sequence[GenerateRequest]) -> Iterator[t
 
 
 def _report(path: Path | None, picture: Picture, seconds: float) -> dict[str, Any]:
-    size = f"{picture.image.width}x{picture.image.height}"
-    return {"path": str(path), "seed": picture.seed, "size": size, "seconds": round(seconds, 3)}
+    width, height = picture.size
+    return {"path": str(path), "seed": picture.seed, "size": f"{width}x{height}", "seconds": round(seconds, 3)}

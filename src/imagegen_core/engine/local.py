@@ -8,7 +8,7 @@ import time
 from bisect import insort
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -75,7 +75,7 @@ class LocalEngine:
         self._batching = batching
         self._queue_limit = queue_limit
         self._previews = previews and isinstance(worker, Previewing)
-        self._open: set[Ticket] = set()
+        self._open: dict[Future[Any], Ticket] = {}  # those that are not done, by their jobs' futures
         self._waiting: list[Ticket] = []
         self._turns = Turns()
         self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()
@@ -117,11 +117,11 @@ class LocalEngine:
                     f"{len(self._waiting)} requests wait already: try again in {self._pace:.0f} s",
                     retry_after=self._pace,
                 )
-            self._open.add(ticket)
+            self._open[ticket.job.fut] = ticket
             insort(self._waiting, ticket, key=lambda one: -one.priority)
             self._tell_places()
             self._changed.notify()
-        ticket.job.fut.add_done_callback(lambda _: self._note_outcome(ticket))
+        ticket.job.fut.add_done_callback(self._note_outcome)
         return ticket
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -151,7 +151,7 @@ class LocalEngine:
         """Stop: after all that was asked for, or, without `drain`, after the present step, cancelling the rest."""
         with self._changed:
             self._closed = True
-            for ticket in [] if drain else [*self._open]:
+            for ticket in [] if drain else [*self._open.values()]:
                 ticket.cancel()
             self._changed.notify()
         if self._thread is not threading.current_thread():
@@ -205,6 +205,7 @@ class LocalEngine:
             key = self._worker.group(running.state)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's
             self._fail(ticket, error)
+            ticket.job.on_step = running.state = None
             return
         size = self._size(key, running.state)
         with self._changed:
@@ -270,6 +271,7 @@ class LocalEngine:
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         if not isinstance(error, ImagegenError):
             logger.error("A picture failed: %r", error, exc_info=error)
+        _let_go_of_frames(error)
         ticket.fail(error)
 
     def _tell_step(self, running: Running, done: StepDone) -> None:
@@ -286,13 +288,12 @@ class LocalEngine:
         with self._changed:
             self._turns.leave(group, gone)
         for one in gone:
-            one.ticket.job.on_step = None  # whoever keeps the ticket does not keep the state's memory
+            one.ticket.job.on_step = one.state = None  # whoever keeps the ticket does not keep the state's memory
 
-    def _note_outcome(self, ticket: Ticket) -> None:
+    def _note_outcome(self, future: Future[Any]) -> None:
         """Count how a job ended; one that had not begun leaves the line at once."""
-        future = ticket.job.fut
         with self._changed:
-            self._open.discard(ticket)
+            ticket = self._open.pop(future)
             if future.cancelled():
                 self._cancelled += 1
             elif future.exception() is not None:
@@ -334,9 +335,17 @@ class LocalEngine:
         """Nothing will be drawn any more: say so to all that wait."""
         with self._changed:
             self._closed = True
-            left = [*self._open]
+            left = [*self._open.values()]
         for ticket in left:
             ticket.fail(EngineClosedError(f"The engine broke ({error!r}): restart it, and report this"))
+
+
+def _let_go_of_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and of those behind it, which hold a state's memory for whoever keeps it."""
+    if error is not None:
+        error.__traceback__ = None
+        _let_go_of_frames(error.__cause__)
+        _let_go_of_frames(error.__context__)
 
 
 def _group_report(key: Hashable, size: BatchSize) -> GroupReport:

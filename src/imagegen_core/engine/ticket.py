@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Generator
 from concurrent.futures import Future, InvalidStateError
+from functools import partial
 from typing import Any, cast
 
 from imagegen_core.engine.events import EventLog
@@ -36,7 +37,8 @@ class Ticket:
         self.events = EventLog()
         self._picture: Picture | None = None
         self._place = 0
-        job.fut.add_done_callback(self._tell_of_cancelling)
+        # A future keeps its callbacks: one that led to this ticket would leave it, and its picture, to the collector.
+        job.fut.add_done_callback(partial(_tell_of_cancelling, self.events))
 
     def result(self, timeout: float | None = None) -> Picture:
         """Wait for the picture.
@@ -99,6 +101,7 @@ class Ticket:
     def _drawn(self) -> Picture:
         return cast("Picture", self._picture)  # which `draw` puts there before it resolves the future
 
-    def _tell_of_cancelling(self, future: Future[Any]) -> None:
-        if future.cancelled():
-            self.events.append(Cancelled())
+
+def _tell_of_cancelling(events: EventLog, future: Future[Any]) -> None:
+    if future.cancelled():
+        events.append(Cancelled())

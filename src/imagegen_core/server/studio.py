@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Annotated, Any, cast
 
 import anyio.to_thread
@@ -75,7 +76,7 @@ class Studio:
         self.runs = Runs()
         self.options = Options()
         self._open: Counter[str] = Counter()
-        self._tickets: set[Ticket] = set()
+        self._tickets: dict[Future[Any], Ticket] = {}  # those that are not done
 
     def card(self) -> ModelCard:
         """The model in a few words.
@@ -138,8 +139,8 @@ class Studio:
         if self.settings.log_prompts:
             logger.info("Drawing %r", request.prompt)
         self._open[caller] += 1
-        self._tickets.add(ticket)
-        ticket.job.fut.add_done_callback(lambda future: self._note_end(ticket, caller, future))
+        self._tickets[ticket.job.fut] = ticket
+        ticket.job.fut.add_done_callback(partial(self._note_end, caller))
         return ticket
 
     def several(self, request: GenerateRequest, count: int) -> list[GenerateRequest]:
@@ -161,14 +162,14 @@ class Studio:
 
     async def done(self) -> None:
         """Wait until nothing that was asked for is in the making."""
-        while making := [asyncio.wrap_future(ticket.job.fut) for ticket in [*self._tickets]]:
+        while making := [asyncio.wrap_future(future) for future in [*self._tickets]]:
             await asyncio.wait(making)
         if jobs := [job.result for job in self.jobs.open()]:
             await asyncio.wait(jobs)
 
     def give_up(self) -> None:
         """Cancel whatever is still in the making, with the reason that the server stops."""
-        for ticket in [*self._tickets]:
+        for ticket in [*self._tickets.values()]:
             ticket.fail(NotReadyError("The server stopped before the picture was done: ask again"))
 
     async def keep(self, data: bytes) -> str | None:
@@ -184,8 +185,8 @@ class Studio:
             return None
         return key
 
-    def _note_end(self, ticket: Ticket, caller: str, future: Future[Any]) -> None:
-        self._tickets.discard(ticket)
+    def _note_end(self, caller: str, future: Future[Any]) -> None:
+        ticket = self._tickets.pop(future)
         self._open[caller] -= 1
         if not self._open[caller]:
             del self._open[caller]

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+import anyio.to_thread
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -78,7 +79,8 @@ async def txt2img(body: Txt2ImgBody, request: Request, studio: SharedStudio, cal
     with studio.runs.running(caller, tickets):
         pictures = await drawn_all(request, tickets)
     images = [base64.b64encode(picture.png).decode() for picture in pictures] if body.send_images else []
-    return {"images": images, "parameters": body.model_dump(), "info": json.dumps(_info(body, pictures))}
+    info = await anyio.to_thread.run_sync(_info, body, pictures)
+    return {"images": images, "parameters": body.model_dump(), "info": json.dumps(info)}
 
 
 @router.post("/interrupt")
@@ -189,7 +191,7 @@ def _style(body: Txt2ImgBody, card: ModelCard) -> tuple[str, StyleLoraRequest | 
 def _info(body: Txt2ImgBody, pictures: list[Picture]) -> dict[str, Any]:
     seeds = [picture.seed for picture in pictures]
     texts = [text_of(read_picture(picture.png)).get(A1111_CHUNK, "") for picture in pictures]
-    width, height = pictures[0].image.size
+    width, height = pictures[0].size
     return {
         "prompt": body.prompt,
         "all_prompts": [body.prompt] * len(pictures),

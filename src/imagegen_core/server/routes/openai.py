@@ -163,7 +163,7 @@ def _is_shown(done: StepDone, wanted: int) -> bool:
 def _described(picture: Picture | None, body: ImagesBody) -> dict[str, Any]:
     size = body.size or "auto"
     if picture is not None:
-        size = f"{picture.image.width}x{picture.image.height}"
+        size = "{}x{}".format(*picture.size)
     return {
         "size": size,
         "quality": "auto",
