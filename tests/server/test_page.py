@@ -359,6 +359,13 @@ def test_the_theme_is_the_systems_until_it_is_chosen_and_then_remembered(open_pa
     assert _ground(page) == grounds["dark"]
 
 
+def test_the_documentation_asks_no_other_host(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    page.goto(f"{page.url}docs")
+    page.locator("#operations-pictures-generate_generate_post").click()
+    expect(page.get_by_text("a red circle on a blue background").first).to_be_visible()
+
+
 def test_while_the_server_is_not_ready_the_page_says_why(open_page: Callable[..., Page], complaints: list[str]) -> None:
     page = open_page()
     answers = iter(

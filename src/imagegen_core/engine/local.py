@@ -342,7 +342,7 @@ class LocalEngine:
 
 def _let_go_of_frames(error: BaseException | None) -> None:
     """Drop the tracebacks of an error and of those behind it, which hold a state's memory for whoever keeps it."""
-    if error is not None:
+    if error is not None and error.__traceback__ is not None:
         error.__traceback__ = None
         _let_go_of_frames(error.__cause__)
         _let_go_of_frames(error.__context__)

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from imagegen_core.errors import ImagegenError
@@ -54,10 +55,11 @@ def create_app(settings: Settings | None = None, engine: Any | None = None) -> F
     settings = Settings.load() if settings is None else settings
     registry = Registry.discover()
     studio = Studio(settings, registry, engine)
-    app = FastAPI(
+    app = FastAPIOffline(  # whose pages of documentation ask no other host for their scripts
         title="imagegen",
         version=version("imagegen-core"),
         summary="Prompts into images.",
+        favicon_url="page/icon.svg",
         lifespan=_lifespan,
         exception_handlers=dict.fromkeys((ImagegenError, RequestValidationError, HTTPException), _answer),
     )
