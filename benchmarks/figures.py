@@ -28,11 +28,13 @@ def chart(path: Path, rows: Sequence[tuple[str, Sequence[float]]]) -> None:
         [middle - min(values) for middle, (_, values) in zip(middles, rows, strict=True)],
         [max(values) - middle for middle, (_, values) in zip(middles, rows, strict=True)],
     ]
+    plt.rcParams["svg.fonttype"] = "none"  # text stays text
     figure, axes = plt.subplots(figsize=(9, 0.45 * len(rows) + 1))
     axes.barh(labels, [middle - 1 for middle in middles], left=1, xerr=whiskers, color="#4a7bb7", ecolor="#222222")
     axes.axvline(1, color="#222222", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5], ["0.1", "0.2", "0.5", "1", "2", "5"])
+    axes.minorticks_off()
     axes.invert_yaxis()
     axes.set_xlabel("ratio")
     figure.tight_layout()
