@@ -24,7 +24,6 @@ router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 
 _MOST_PICTURES = 16
 _LORA = re.compile(r"<lora:([^:>]+)(?::([^:>]*))?>")
-_LAST_LEVEL = 1000
 # What this server does not do, and the values that do not ask for it.
 _UNASKED: dict[str, tuple[Any, ...]] = {
     "enable_hr": (False,),
@@ -179,7 +178,7 @@ def _style(body: Txt2ImgBody, card: ModelCard) -> tuple[str, StyleLoraRequest | 
     weights = card.styles.get(name, ())
     prompt = _LORA.sub("", body.prompt).strip()
     if not strength or not weights:  # an unknown style is refused by who draws, with those there are
-        return prompt, StyleLoraRequest(style=name, level=_LAST_LEVEL)
+        return prompt, StyleLoraRequest(style=name, level=len(weights) or 1)
     levels = {f"{weight:g}": level for level, weight in enumerate(weights, start=1)}
     if strength not in levels:
         raise InvalidRequestError(
