@@ -136,7 +136,7 @@ class LocalEngine:
             return EngineReport(
                 batching=self._batching,
                 because=self._because,
-                groups=tuple(_group_report(key, size) for key, size in self._sizes.items()),
+                groups=tuple(GroupReport.of(key, size) for key, size in self._sizes.items()),
                 waiting=len(self._waiting),
                 running=self._turns.count,
                 finished=self._finished,
@@ -271,7 +271,6 @@ class LocalEngine:
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         if not isinstance(error, ImagegenError):
             logger.error("A picture failed: %r", error, exc_info=error)
-        _let_go_of_frames(error)
         ticket.fail(error)
 
     def _tell_step(self, running: Running, done: StepDone) -> None:
@@ -338,21 +337,3 @@ class LocalEngine:
             left = [*self._open.values()]
         for ticket in left:
             ticket.fail(EngineClosedError(f"The engine broke ({error!r}): restart it, and report this"))
-
-
-def _let_go_of_frames(error: BaseException | None) -> None:
-    """Drop the tracebacks of an error and of those behind it, which hold a state's memory for whoever keeps it."""
-    if error is not None and error.__traceback__ is not None:
-        error.__traceback__ = None
-        _let_go_of_frames(error.__cause__)
-        _let_go_of_frames(error.__context__)
-
-
-def _group_report(key: Hashable, size: BatchSize) -> GroupReport:
-    return GroupReport(
-        kind=str(key),
-        rows=size.rows,
-        proven=tuple(sorted(size.proven)),
-        refused=tuple(sorted(size.refused)),
-        seconds=size.timings(),
-    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+
+from imagegen_core.engine.batching import BatchSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,17 @@ class GroupReport:
     proven: tuple[int, ...]
     refused: tuple[int, ...]
     seconds: Mapping[int, float]
+
+    @classmethod
+    def of(cls, key: Hashable, size: BatchSize) -> GroupReport:
+        """What is known of one kind of picture."""
+        return cls(
+            kind=str(key),
+            rows=size.rows,
+            proven=tuple(sorted(size.proven)),
+            refused=tuple(sorted(size.refused)),
+            seconds=size.timings(),
+        )
 
 
 @dataclass(frozen=True, slots=True)

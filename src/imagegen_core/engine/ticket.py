@@ -79,6 +79,7 @@ class Ticket:
 
     def fail(self, error: Exception) -> None:
         """Say that there will be no picture, unless the job was cancelled meanwhile."""
+        _let_go_of_frames(error)
         try:
             self.job.fut.set_exception(error)
         except InvalidStateError:
@@ -105,3 +106,11 @@ class Ticket:
 def _tell_of_cancelling(events: EventLog, future: Future[Any]) -> None:
     if future.cancelled():
         events.append(Cancelled())
+
+
+def _let_go_of_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and of those behind it, which hold a state's memory for whoever keeps it."""
+    if error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        _let_go_of_frames(error.__cause__)
+        _let_go_of_frames(error.__context__)
