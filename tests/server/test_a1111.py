@@ -134,6 +134,14 @@ def test_progress_is_told_and_interrupting_ends_it(client: webuiapi.WebUIApi, se
     other.util_wait_for_ready(check_interval=0.01)
 
 
+def test_extras_enlarge_also_with_a_network_that_only_cleans_up(
+    client: webuiapi.WebUIApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagegen_core.images.upscaling.Lanczos.scale", 1)
+    image = Image.new("RGB", (20, 10), "red")
+    assert client.extra_single_image(image, upscaling_resize=3).image.size == (60, 30)
+
+
 def test_extras_enlarge_by_any_factor(client: webuiapi.WebUIApi) -> None:
     image = Image.new("RGB", (20, 10), "red")
     name = client.get_upscalers()[1]["name"]

@@ -146,6 +146,15 @@ def test_a_wrong_setting_is_a_sentence_before_anything_starts(
         assert "Traceback" not in server.log.read_text()
 
 
+def test_a_port_that_is_taken_is_a_sentence_before_anything_is_loaded(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with _serving(tmp_path, sdxl_checkpoint, PORT=port) as server:
+            assert server.process.wait(LIMIT) == 2
+            assert f"Cannot listen on 127.0.0.1, port {port} (Address already in use)" in server.log.read_text()
+            assert "model is ready" not in server.log.read_text()
+
+
 def test_two_workers_draw_the_same_pictures(tmp_path: Path, sdxl_checkpoint: Path) -> None:
     body = {"prompt": "a star", "size": "64x64", "seed": 7}
     with _serving(tmp_path, sdxl_checkpoint, NUM_WORKERS="2") as server:

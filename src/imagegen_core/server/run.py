@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -15,6 +16,7 @@ import uvicorn
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
+from imagegen_core.errors import SettingsError
 from imagegen_core.server.access import check_address
 from imagegen_core.server.app import create_app
 from imagegen_core.settings import Settings
@@ -29,21 +31,33 @@ def serve(settings: Settings) -> None:
     """Serve until told to stop by SIGTERM or SIGINT; then finish what was asked for, and return.
 
     Raises:
-        SettingsError: The address may not be listened on without API keys.
+        SettingsError: The address cannot be listened on, or may not without API keys.
         ImagegenError: The storage or upscaler that is configured cannot be used.
     """
     check_address(settings)
     _log_as_json()
     app = create_app(settings)
+    listening = _listen(settings)
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_limit)),
     )
-    _Server(config, app.state.studio).run()
+    _Server(config, app.state.studio).run(sockets=[listening])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """The address taken, before anything is loaded for those who ask there."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family)
+    except OSError as error:
+        cause = str(error.strerror).partition(" (")[0]  # what follows names the address once more
+        raise SettingsError(
+            f"Cannot listen on {settings.host}, port {settings.port} ({cause}): choose another with --port "
+            "and --host, or stop what listens there"
+        ) from error
 
 
 class _Server(uvicorn.Server):

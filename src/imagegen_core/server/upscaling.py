@@ -107,6 +107,8 @@ class Upscalers:
             while image.width < wanted[0] or image.height < wanted[1]:
                 self.check(image.width, image.height, 1, upscaler)
                 image = upscale(image, upscaler)
+                if upscaler.scale == 1:  # it cleans up, and leaves the size to interpolation
+                    break
         if crop:
             image = ImageOps.fit(image, wanted, Image.Resampling.LANCZOS)
         elif image.size != wanted:
