@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from imagegen_core.errors import PluginError
+from imagegen_core.errors import InvalidRequestError, PluginError
 
 if TYPE_CHECKING:
+    from imagegen_core.request import Drawing
     from imagegen_core.worker import Worker
+
+Optional = Literal["size", "guidance_scale", "negative_prompt", "scheduler", "clip_skip", "style_lora"]
+"""The fields of a request that a backend may be without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Backend:
         worker: ``module:Class`` of its `Worker`, imported on first use.
         default_size: ``WIDTHxHEIGHT`` drawn where neither request nor checkpoint says one.
         architectures: The checkpoint families it loads, as `imagegen_core.models.inspect` names them.
+        without: The fields of a request that it cannot heed. It refuses a request that gives one of them, which
+            `drawing` does for it; ``size`` says that it draws its native size alone.
     """
 
     name: str
@@ -31,6 +37,7 @@ class Backend:
     worker: str
     default_size: str
     architectures: tuple[str, ...] = ()
+    without: tuple[Optional, ...] = ()
 
     @property
     def environment_prefix(self) -> str:
@@ -51,3 +58,35 @@ class Backend:
                 f"Backend '{self.name}' cannot be used, its worker {self.worker} does not import: {error}. "
                 "`imagegen plugins doctor` says what is missing"
             ) from error
+
+    def drawing(self, request: object, native_size: str | None = None) -> Drawing:
+        """Check a request: see `Drawing.of`; and refuse what this backend is without.
+
+        Args:
+            request: A `GenerateRequest`, or any object with (some of) its attributes.
+            native_size: The checkpoint's own size; None is `default_size`.
+
+        Raises:
+            InvalidRequestError: A value is outside what it may be, or of a field that the backend is without.
+        """
+        from imagegen_core.request import Drawing, Size
+
+        native = native_size or self.default_size
+        drawing = Drawing.of(request, native)
+        left_alone = {
+            "size": Size.parse(native),
+            "guidance_scale": min(drawing.guidance_scale, 1.0),
+            "negative_prompt": None,
+            "scheduler": None,
+            "clip_skip": 0,
+            "style_lora": None,
+        }
+        for field in self.without:
+            asked = drawing.style if field == "style_lora" else getattr(drawing, field)
+            if asked != left_alone[field]:
+                expected = f"it draws {native} alone" if field == "size" else "it has none; leave it out"
+                raise InvalidRequestError(
+                    f"Invalid {field} {str(asked)!r} for the backend '{self.name}': {expected}",
+                    "style_lora.style" if field == "style_lora" else field,
+                )
+        return drawing

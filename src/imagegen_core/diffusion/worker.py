@@ -164,7 +164,7 @@ class DiffusionWorker(ABC):
             InvalidRequestError: The request asks for what cannot be drawn.
             OutOfMemoryError: It asks for a larger picture than the device takes.
         """
-        drawing = Drawing.of(job.req, self.native_size)
+        drawing = self.backend.drawing(job.req, self.native_size)
         check_fits(self.pipe, drawing.size, self.device)
         style = self._style(drawing)
         self._adapters.use(style)

@@ -51,12 +51,14 @@ class StoreDef:
         summary: One line for lists.
         factory: ``module:callable`` that makes the `ImageStore`, imported on first use and called with the `Settings`.
         extra: The extra of imagegen-core that it needs, if any.
+        shared: Whether several processes that open it in one place see each other's pictures.
     """
 
     name: str
     summary: str
     factory: str
     extra: str | None = None
+    shared: bool = True
 
     def load(self, settings: Settings) -> ImageStore:
         """Make the store.
@@ -77,7 +79,9 @@ class StoreDef:
 
 
 STORES = (
-    StoreDef("memory", "in this process, gone with it", "imagegen_core.storage.memory:MemoryStore", "server"),
+    StoreDef(
+        "memory", "in this process, gone with it", "imagegen_core.storage.memory:MemoryStore", "server", shared=False
+    ),
     StoreDef(
         "filesystem", "a folder, or an object store", "imagegen_core.storage.filesystem:FilesystemStore", "server"
     ),

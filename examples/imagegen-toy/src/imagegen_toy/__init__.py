@@ -1,0 +1,1 @@
+"""A backend for imagegen that draws clouds of colour."""

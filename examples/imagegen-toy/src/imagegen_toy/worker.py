@@ -1,0 +1,150 @@
+"""A worker with the shape of a diffusion model's: noise, steps towards what the prompt means, a decoder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from imagegen_core import Drawing, Job, Picture, Settings, SettingsError, StepDone, encode_png
+from imagegen_toy.plugin import BACKEND
+
+Array = npt.NDArray[np.float32]
+
+_REDUCTION = 8  # pixels for each latent, both ways
+_TO_RGB = np.array([[0.9, 0.2, 0.1], [0.1, 0.8, 0.3], [0.2, 0.1, 0.9], [0.5, 0.5, 0.5]], np.float32)
+
+
+@dataclass(eq=False)
+class Denoising:
+    """Where one picture stands: its latents [4, height / 8, width / 8], on their way to `aim`."""
+
+    job: Job
+    drawing: Drawing
+    latents: Array
+    aim: Array
+    steps_done: int = 0
+    failure: Exception | None = None
+    rows: int = 1
+
+    @property
+    def steps_left(self) -> int:
+        """Steps to go."""
+        return self.drawing.steps - self.steps_done
+
+
+class ToyWorker:
+    """Draws clouds whose colours come from the prompt's words; implements `SteppedWorker` and `Provable`."""
+
+    def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
+        """Nothing is loaded.
+
+        Raises:
+            SettingsError: Another device than the CPU is asked for.
+        """
+        device = (settings or Settings.load()).device
+        if device not in (None, "cpu"):
+            raise SettingsError(f"The backend 'toy' cannot draw on {device!r}: it draws on 'cpu' alone")
+        self.worker_id = worker_id
+        self.native_size = BACKEND.default_size
+
+    def run_job(self, job: Job) -> tuple[bytes, int]:
+        """Draw the job's request: the PNG, and the seed used."""
+        picture = self._draw(job)
+        return picture.png, picture.seed
+
+    def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
+        """Draw, and give the pooled latents of the same pass."""
+        picture = self._draw(job)
+        return picture.png, picture.seed, picture.latents
+
+    def begin(self, job: Job) -> Denoising:
+        """Check the request and draw its noise, from a generator of its own."""
+        drawing = BACKEND.drawing(job.req)
+        shape = (4, drawing.size.height // _REDUCTION, drawing.size.width // _REDUCTION)
+        noise = np.random.default_rng(drawing.seed).standard_normal(shape, np.float32)
+        return Denoising(job, drawing, noise, _aim(drawing, shape))
+
+    def group(self, state: Denoising) -> Hashable:
+        """Latents of one shape go together."""
+        return f"{state.drawing.size}"
+
+    def step(self, states: Sequence[Denoising]) -> None:
+        """One step for each, all in one pass."""
+        for state, latents in zip(states, _denoised(states), strict=True):
+            _advance(state, latents)
+
+    def trial(self, states: Sequence[Denoising]) -> bool:
+        """One step for each by itself; whether together they would have come to the same bits."""
+        together = _denoised(states)
+        for state in states:
+            _advance(state, _denoised([state])[0])
+        return all(np.array_equal(state.latents, one) for state, one in zip(states, together, strict=True))
+
+    def pad(self, rows: int | None) -> None:
+        """Never needed: the arithmetic is done for each number by itself, whatever their count."""
+
+    def finish(self, state: Denoising) -> Callable[[], Picture]:
+        """Decode now; encode the PNG whenever it suits the caller."""
+        pixels = _decode(state.latents)
+        latents = _pooled(state.latents)
+        return lambda: Picture(encode_png(pixels), state.drawing.seed, latents)
+
+    def _draw(self, job: Job) -> Picture:
+        state = self.begin(job)
+        while state.steps_left:
+            self.step([state])
+        return self.finish(state)()
+
+
+def _aim(drawing: Drawing, shape: tuple[int, ...]) -> Array:
+    """Where the latents go: towards the prompt, and with guidance further, away from what it should not be."""
+    wanted = _clouds(drawing.prompt, shape)
+    unwanted = _clouds(drawing.negative_prompt or "", shape)
+    return unwanted + max(drawing.guidance_scale, 1.0) * (wanted - unwanted)
+
+
+def _clouds(prompt: str, shape: tuple[int, ...]) -> Array:
+    """A soft wave in each channel for every word, at a place and of a strength that the word decides."""
+    channels, height, width = shape
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j].astype(np.float32)
+    clouds = np.zeros(shape, np.float32)
+    for word in prompt.lower().split():
+        turn = (
+            np.frombuffer(hashlib.sha256(word.encode()).digest(), np.uint8)[: 4 * channels].reshape(channels, 4) / 255
+        )
+        for channel, (across, down, phase, strength) in enumerate(turn):
+            clouds[channel] += strength * np.sin(6 * (across * x + down * y + phase))
+    return clouds
+
+
+def _denoised(states: Sequence[Denoising]) -> Array:
+    """The latents of all states after one more step [states, 4, height, width]."""
+    latents = np.stack([state.latents for state in states])
+    aims = np.stack([state.aim for state in states])
+    left = np.array([state.steps_left for state in states], np.float32).reshape(-1, 1, 1, 1)
+    return latents + (aims - latents) * (0.9 / left)
+
+
+def _advance(state: Denoising, latents: Array) -> None:
+    state.latents = latents
+    state.steps_done += 1
+    if state.job.on_step:
+        state.job.on_step(StepDone(state.steps_done, state.drawing.steps))
+
+
+def _decode(latents: Array) -> npt.NDArray[np.uint8]:
+    """RGB pixels [height, width, 3], eight for each latent both ways."""
+    colours = np.einsum("chw,cr->hwr", latents, _TO_RGB)
+    large = colours.repeat(_REDUCTION, axis=0).repeat(_REDUCTION, axis=1)
+    return ((np.tanh(large) + 1) * 127.5).astype(np.uint8)
+
+
+def _pooled(latents: Array) -> bytes:
+    """The latents averaged to 8×8, as little-endian float16 [1, 4, 8, 8]: the cells of torch's adaptive pooling."""
+    rows, columns = ([(n * k // 8, -(-n * (k + 1) // 8)) for k in range(8)] for n in latents.shape[1:])
+    cells = [[latents[:, a:b, c:d].mean(axis=(1, 2)) for c, d in columns] for a, b in rows]
+    return np.array(cells).transpose(2, 0, 1).astype("<f2").tobytes()

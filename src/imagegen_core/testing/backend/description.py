@@ -1,0 +1,57 @@
+"""Checks of what a backend says of itself, and of how its worker is made."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from imagegen_core.backend import Backend
+from imagegen_core.errors import ImagegenError, SettingsError
+from imagegen_core.request import Size
+from imagegen_core.settings import Settings
+from imagegen_core.testing.backend.kit import BackendKit
+from imagegen_core.testing.doctor import check_plugin
+from imagegen_core.worker import Worker
+
+
+class DescriptionChecks(BackendKit):
+    """What it says of itself."""
+
+    def test_the_plugin_is_well(self, description: Backend) -> None:
+        """Every command imports every plugin: one that brings torch, prints or is broken harms all of them."""
+        check_plugin("backend", description.name)
+
+    def test_the_description_is_complete(self, description: Backend) -> None:
+        """People choose by the summary, and a request without a size is drawn at the default one."""
+        assert description.summary.strip(), "the summary is empty: say in one line what the backend draws with"
+        assert "\n" not in description.summary, "the summary has several lines: `imagegen plugins list` shows one"
+        Size.parse(description.default_size)
+
+    def test_the_worker_is_made_from_settings(self, description: Backend, settings: Settings) -> None:
+        """The command line, the server and the engine all make workers as `Class(worker_id=…, settings=…)`."""
+        worker = description.load()(worker_id=3, settings=settings)
+        assert isinstance(worker, Worker), "the worker lacks a method of imagegen_core.Worker"
+        assert worker.worker_id == 3, f"worker_id is {worker.worker_id}: it should be the 3 that was given"
+
+    def test_the_worker_can_be_made_without_arguments(self, description: Backend) -> None:
+        """By hand, a worker is made as `Class()`, which reads the environment."""
+        needed = [
+            name
+            for name, parameter in inspect.signature(description.load()).parameters.items()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        ]
+        assert not needed, f"these have no default: {', '.join(needed)}"
+
+    def test_a_device_that_is_not_there_is_refused(self, description: Backend, settings: Settings) -> None:
+        """Who asks for a device and is given another in silence finds out by the bill or the clock."""
+        with pytest.raises(SettingsError):
+            description.load()(worker_id=0, settings=settings.override(device="cuda:99"))
+
+    def test_a_checkpoint_that_is_not_there_is_refused(self, description: Backend, settings: Settings) -> None:
+        """A mistyped path must be told in a sentence, before anything else is tried."""
+        if not description.architectures:
+            pytest.skip("the backend loads no checkpoints (Backend.architectures is empty)")
+        with pytest.raises(ImagegenError):
+            description.load()(worker_id=0, settings=settings.override(model="/no/such/checkpoint"))

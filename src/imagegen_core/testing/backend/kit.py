@@ -1,0 +1,88 @@
+"""What the checks of a backend stand on: a worker, and short ways to ask it for a picture."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+
+from imagegen_core.backend import Backend
+from imagegen_core.job import Job
+from imagegen_core.picture import Picture
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.request import GenerateRequest, Size
+from imagegen_core.settings import Settings
+from imagegen_core.worker import SteppedWorker, Worker
+
+
+class BackendKit:
+    """Fixtures and helpers.
+
+    Attributes:
+        backend: The name that the plugin gives the backend.
+        size: A size that is drawn quickly.
+    """
+
+    backend: ClassVar[str]
+    size: ClassVar[str] = "64x64"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def settings(cls) -> Settings:
+        """How the worker is configured: by the environment and ``imagegen.toml``, unless a test class says it."""
+        return Settings.load()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def description(cls) -> Backend:
+        """The backend as its plugin describes it."""
+        return Registry.discover().backend(cls.backend)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def worker(cls, description: Backend, settings: Settings) -> Worker:
+        """One worker for all checks but those that need one of their own."""
+        return description.load()(worker_id=0, settings=settings)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def stepped(cls, worker: Worker) -> Any:
+        """The worker, where it is one of those whose steps can be interleaved."""
+        if not isinstance(worker, SteppedWorker):
+            pytest.skip("the worker has no steps: it draws whole jobs (imagegen_core.SteppedWorker)")
+        return worker
+
+    def ask(self, **fields: Any) -> GenerateRequest:
+        """A request for a small picture of 2 steps with seed 1, but for `fields`; None leaves a field out."""
+        return GenerateRequest.given(
+            **{"prompt": "a red lake", "size": self.size, "seed": 1, "num_inference_steps": 2, **fields}
+        )
+
+    def draw(self, worker: Worker, **fields: Any) -> Picture:
+        """Draw what `ask` asks for."""
+        return Picture(*worker.run_job_with_latents(Job(req=self.ask(**fields))))
+
+    def pixels(self, worker: Worker, **fields: Any) -> bytes:
+        """What the picture looks like, without the recipe that it carries: for pictures that should differ."""
+        return self.draw(worker, **fields).image.tobytes()
+
+    def draw_by_steps(self, worker: Any, **fields: Any) -> Picture:
+        """Draw what `ask` asks for, a step at a time."""
+        return finished(worker, worker.begin(Job(req=self.ask(**fields))))
+
+    def wide(self, description: Backend) -> Size:
+        """A size that is wider than high; the backend's only one where it has no other."""
+        if "size" in description.without:
+            return Size.parse(description.default_size)
+        size = Size.parse(self.size)
+        return Size(size.width + size.width // 2 // 8 * 8, size.height)
+
+
+def finished(worker: Any, state: Any) -> Picture:
+    """Take a state through the steps it has left."""
+    while state.steps_left:
+        worker.step([state])
+        if state.failure is not None:
+            raise state.failure
+    picture: Picture = worker.finish(state)()
+    return picture

@@ -1,0 +1,81 @@
+"""Checks of the pictures themselves, and of what comes with them."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+import pytest
+
+from imagegen_core.backend import Backend
+from imagegen_core.images.reading import read_picture, text_of
+from imagegen_core.images.recipe import OWN_CHUNK, read_recipe
+from imagegen_core.job import Job
+from imagegen_core.request import Size
+from imagegen_core.testing.backend.kit import BackendKit
+from imagegen_core.worker import Worker
+
+_LATENTS = 4 * 8 * 8
+_BYTES = 2 * _LATENTS
+
+
+class PictureChecks(BackendKit):
+    """The PNG, its size, its latents, its recipe."""
+
+    def test_the_picture_is_a_png(self, worker: Worker) -> None:
+        """Everything downstream, from the browser to the recipe reader, takes a whole PNG of RGB pixels."""
+        png, _ = worker.run_job(Job(req=self.ask()))
+        image = read_picture(png, png_only=True)
+        image.load()
+        assert image.mode == "RGB", f"the picture is {image.mode}: expected RGB"
+
+    def test_the_picture_has_the_size_asked_for(self, worker: Worker, description: Backend) -> None:
+        """Width comes before height, and what is asked for is what is drawn."""
+        wide = self.wide(description)
+        sizes = (
+            [wide] if "size" in description.without else [wide, Size(wide.height, wide.width), Size.parse(self.size)]
+        )
+        for size in sizes:
+            assert self.draw(worker, size=str(size)).size == (size.width, size.height)
+
+    def test_a_size_left_out_is_the_native_one(self, worker: Worker, description: Backend) -> None:
+        """Models draw well at the size that they were trained on, so it is what a request without one means."""
+        native = Size.parse(getattr(worker, "native_size", description.default_size))
+        assert self.draw(worker, size=None, num_inference_steps=1).size == (native.width, native.height)
+
+    def test_the_prompt_matters(self, worker: Worker) -> None:
+        """It is what people write."""
+        assert self.pixels(worker, prompt="a red lake") != self.pixels(worker, prompt="a green hill")
+
+    def test_an_empty_prompt_is_drawn(self, worker: Worker) -> None:
+        """It is a prompt like any other; so are emoji, and a page of text."""
+        for prompt in ("", "🦊 狐狸", "a very long story " * 60):
+            assert self.draw(worker, prompt=prompt).png
+
+    def test_latents_are_512_bytes_of_float16(self, worker: Worker) -> None:
+        """They serve as a fingerprint: little-endian float16 [1, 4, 8, 8], whatever the picture's size."""
+        latents = self.draw(worker).latents
+        assert len(latents) == _BYTES, f"the latents have {len(latents)} bytes: expected {_BYTES}"
+        values = struct.unpack(f"<{_LATENTS}e", latents)
+        assert all(map(math.isfinite, values)), "the latents are not all finite numbers"
+        assert len(set(values)) > 1, "the latents are all the same number"
+
+    def test_latents_belong_to_the_picture(self, worker: Worker) -> None:
+        """Image and latents come from one denoising pass: the image that `run_job` gives."""
+        picture = self.draw(worker, seed=5)
+        assert worker.run_job(Job(req=self.ask(seed=5))) == (picture.png, picture.seed)
+        assert picture.latents == self.draw(worker, seed=5).latents
+        assert picture.latents != self.draw(worker, seed=6).latents
+
+    def test_a_recipe_says_what_was_drawn(self, worker: Worker, description: Backend) -> None:
+        """`imagegen replay` draws a picture again from what it carries."""
+        fields: dict[str, Any] = {"prompt": "a lake, at dusk", "seed": 11, "num_inference_steps": 3}
+        picture = self.draw(worker, **fields)
+        if OWN_CHUNK not in text_of(read_picture(picture.png, png_only=True)):
+            pytest.skip("the pictures carry no recipe (imagegen_core.Recipe, to_text), or the settings want none")
+        recipe = read_recipe(picture.png)
+        told = {"prompt": recipe.prompt, "seed": recipe.seed, "num_inference_steps": recipe.steps}
+        assert told == fields
+        assert (recipe.width, recipe.height) == picture.size
+        assert recipe.backend == description.name

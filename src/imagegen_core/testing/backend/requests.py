@@ -1,0 +1,129 @@
+"""Checks of what may be asked for, and of how the rest is refused."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from imagegen_core.backend import Backend
+from imagegen_core.errors import InvalidRequestError
+from imagegen_core.job import Job
+from imagegen_core.picture import Picture
+from imagegen_core.request import GenerateRequest, StyleLoraRequest
+from imagegen_core.testing.backend.kit import BackendKit
+from imagegen_core.worker import Worker
+
+_BAD: dict[str, dict[str, Any]] = {
+    "no size at all": {"size": "12by7"},
+    "no multiple of 8": {"size": "65x64"},
+    "nothing wide": {"size": "0x64"},
+    "no steps": {"num_inference_steps": 0},
+    "a negative guidance scale": {"guidance_scale": -1.0},
+    "a guidance scale that is no number": {"guidance_scale": float("nan")},
+    "a negative seed": {"seed": -1},
+    "a seed that is too large": {"seed": 2**63},
+}
+# A request that uses a field, and one beside it that must then look different.
+_OPTIONAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "size": ({"size": "72x64"}, {}),
+    "guidance_scale": ({"guidance_scale": 5.0}, {}),
+    "negative_prompt": (
+        {"guidance_scale": 3.0, "negative_prompt": "a green hill with trees"},
+        {"guidance_scale": 3.0},
+    ),
+    "scheduler": ({"scheduler": "Euler"}, {"scheduler": "LCM"}),
+    "clip_skip": ({"clip_skip": 1}, {}),
+    "style_lora": ({"style_lora": StyleLoraRequest(style="no-such-style", level=1)}, {}),
+}
+
+
+class RequestChecks(BackendKit):
+    """Requests, right and wrong."""
+
+    @pytest.mark.parametrize("fields", _BAD.values(), ids=_BAD)
+    def test_bad_input_is_refused(self, worker: Worker, fields: dict[str, Any]) -> None:
+        """A server answers an InvalidRequestError with 422 and its sentence; anything else is a 500 and a traceback."""
+        request = GenerateRequest.model_construct(
+            **{**self.ask().model_dump(), **fields, "style_lora": StyleLoraRequest()}
+        )
+        request.model_fields_set.update(fields)
+        with pytest.raises(InvalidRequestError) as caught:
+            worker.run_job(Job(req=request))
+        assert len(str(caught.value)) > 20, "the error should be a sentence that says what to do"
+
+    def test_a_refused_request_breaks_nothing(self, worker: Worker) -> None:
+        """One user's mistake must not be the next one's trouble."""
+        before = self.draw(worker)
+        for method in (worker.run_job, worker.run_job_with_latents):
+            with pytest.raises(InvalidRequestError):
+                method(Job(req=self.ask(size="12by7")))
+        assert self.draw(worker).png == before.png
+
+    def test_any_object_serves_as_a_request(self, worker: Worker) -> None:
+        """Programs written before a field came, or with a class of their own, go on working."""
+        older = SimpleNamespace(prompt="a red lake", size=self.size, num_inference_steps=2, guidance_scale=1.0, seed=1)
+        older.style_lora = None
+        picture = Picture(*worker.run_job_with_latents(Job(req=older)))  # type: ignore[arg-type]
+        assert picture.png == self.draw(worker).png
+
+    def test_the_request_is_left_as_it_is(self, worker: Worker) -> None:
+        """Whoever asked may send the same object again."""
+        request = self.ask(seed=None)
+        before, given = request.model_dump(), set(request.model_fields_set)
+        worker.run_job(Job(req=request))
+        assert (request.model_dump(), request.model_fields_set) == (before, given)
+
+    def test_the_future_is_left_alone(self, worker: Worker) -> None:
+        """Who runs the worker resolves the job's future, after the picture is stored, or the job was cancelled."""
+        job = Job(req=self.ask())
+        worker.run_job(job)
+        assert not job.fut.done(), "the worker resolved the job's future"
+
+    @pytest.mark.parametrize("field", _OPTIONAL)
+    def test_what_it_is_without_is_refused(self, worker: Worker, description: Backend, field: str) -> None:
+        """What a backend cannot heed it must refuse: a request half ignored gives a picture nobody asked for."""
+        if field not in description.without:
+            pytest.skip(f"the backend heeds {field} (Backend.without does not name it)")
+        with pytest.raises(InvalidRequestError) as caught:
+            self.draw(worker, **_OPTIONAL[field][0])
+        assert (caught.value.field or "").startswith(field), (
+            f"the error's field is {caught.value.field!r}: expected {field}"
+        )
+
+    @pytest.mark.parametrize("field", ["guidance_scale", "negative_prompt", "scheduler", "clip_skip"])
+    def test_what_it_is_not_without_has_an_effect(self, worker: Worker, description: Backend, field: str) -> None:
+        """A field that is accepted changes the picture; else name it in Backend.without, and refuse it."""
+        if field in description.without:
+            pytest.skip(f"the backend is without {field}, as it declares")
+        used, unused = _OPTIONAL[field]
+        try:
+            heeded = self.pixels(worker, **used)
+        except InvalidRequestError as error:
+            pytest.skip(f"this checkpoint refuses it: {error}")
+        assert heeded != self.pixels(worker, **unused), f"{field} was accepted and made no difference"
+
+    def test_an_unknown_style_is_refused(self, worker: Worker) -> None:
+        """A style that is not there must not be a picture without it."""
+        with pytest.raises(InvalidRequestError):
+            self.draw(worker, style_lora=StyleLoraRequest(style="no-such-style", level=1))
+
+    def test_level_0_is_no_style(self, worker: Worker) -> None:
+        """Sliders start at 0, whatever style is chosen beside them."""
+        off = StyleLoraRequest(style="no-such-style", level=0)
+        assert self.draw(worker, style_lora=off).png == self.draw(worker).png
+
+    def test_styles_change_pictures_and_leave_no_trace(self, worker: Worker) -> None:
+        """A style is its request's alone: the next picture is what it was before."""
+        usable = {name: one.style for name, one in getattr(worker, "styles", {}).items() if one.refusal is None}
+        if not usable:
+            pytest.skip("there is no style that the worker could use")
+        plain = self.pixels(worker)
+        for name, style in usable.items():
+            last = len(style.levels)
+            styled = self.pixels(worker, style_lora=StyleLoraRequest(style=name, level=last))
+            assert styled != plain, f"the style {name} makes no difference"
+            beyond = self.pixels(worker, style_lora=StyleLoraRequest(style=name, level=last + 5))
+            assert beyond == styled, f"a level above {last} should mean {last}, the last"
+            assert self.pixels(worker) == plain, f"the style {name} was not taken off again"

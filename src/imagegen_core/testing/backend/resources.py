@@ -1,0 +1,57 @@
+"""Checks that a worker which runs for days holds no more than one that was just made, and lets go in the end."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import pytest
+
+from imagegen_core.backend import Backend
+from imagegen_core.settings import Settings
+from imagegen_core.testing.backend.kit import BackendKit
+from imagegen_core.testing.held import Held
+from imagegen_core.worker import Worker
+
+_JOBS = 50
+_WARMING_UP = 20
+_ENDS_WITHIN = 10.0
+
+
+class ResourceChecks(BackendKit):
+    """Leaks, and the end."""
+
+    def test_fifty_jobs_leave_nothing_behind(self, worker: Worker) -> None:
+        """A server draws for weeks: what each job leaves behind, be it a kilobyte or an open file, ends it one day."""
+        with Held.counting():
+            for seed in range(_WARMING_UP):
+                self.draw(worker, seed=seed)
+            before = Held.now()
+            for seed in range(_JOBS):
+                self.draw(worker, seed=seed)
+            grown = Held.now().beyond(before, jobs=_JOBS)
+        assert not grown, f"after {_JOBS} jobs there are {', '.join(grown)}"
+
+    def test_a_dropped_worker_is_gone(self, description: Backend, settings: Settings) -> None:
+        """Unloading a model frees its memory only if nothing holds the worker any more, and its threads end with it."""
+        before = set(threading.enumerate())
+        worker = description.load()(worker_id=0, settings=settings)
+        self.draw(worker)
+        try:
+            gone = weakref.ref(worker)
+        except TypeError:
+            pytest.skip("the worker's class has __slots__ without __weakref__, so its end cannot be seen")
+        del worker
+        gc.collect()
+        assert gone() is None, f"the worker is still held by {_holders(gone())}"
+        for thread in set(threading.enumerate()) - before:
+            thread.join(_ENDS_WITHIN)
+            assert not thread.is_alive(), f"its thread {thread.name} goes on"
+
+
+def _holders(worker: object) -> str:
+    """The kinds of what holds an object, for a message."""
+    return (
+        ", ".join(sorted({type(holder).__name__ for holder in gc.get_referrers(worker)})) or "something outside Python"
+    )

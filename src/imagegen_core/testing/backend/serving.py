@@ -1,0 +1,87 @@
+"""Checks of a worker in the hands of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from threading import Event
+from typing import Any
+
+import pytest
+
+from imagegen_core.backend import Backend
+from imagegen_core.engine import LocalEngine
+from imagegen_core.errors import InvalidRequestError
+from imagegen_core.request import StyleLoraRequest
+from imagegen_core.testing.backend.kit import BackendKit
+from imagegen_core.worker import Worker
+
+_WAIT = 300.0
+_MANY_STEPS = 40
+
+
+class ServingChecks(BackendKit):
+    """Many requests at a time, some of them cancelled or wrong."""
+
+    @pytest.fixture
+    def engine(self, worker: Worker) -> Iterator[LocalEngine]:
+        """An engine that has the worker for itself."""
+        engine = LocalEngine(worker)
+        yield engine
+        engine.close(drain=False)
+
+    def test_pictures_drawn_together_are_those_drawn_alone(self, worker: Worker, description: Backend) -> None:
+        """A picture does not depend on who else asked at the moment: its bytes are those that it has alone."""
+        asks: list[dict[str, Any]] = [{"seed": seed, "num_inference_steps": 2 + seed % 3} for seed in range(6)]
+        asks += [{"seed": 7, "size": str(self.wide(description))}, {"seed": 8, "size": str(self.wide(description))}]
+        asks += [] if "guidance_scale" in description.without else [{"seed": 9, "guidance_scale": 3.0}]
+        alone = [self.draw(worker, **fields) for fields in asks]
+        with LocalEngine(worker) as engine:
+            tickets = [engine.submit(self.ask(**fields)) for fields in asks]
+            together = [ticket.result(_WAIT) for ticket in tickets]
+        differing = [fields for fields, one, other in zip(asks, alone, together, strict=True) if one.png != other.png]
+        assert not differing, f"these came out differently in company: {differing}"
+        assert [picture.latents for picture in together] == [picture.latents for picture in alone]
+
+    def test_a_wrong_request_does_not_touch_the_others(self, worker: Worker, engine: LocalEngine) -> None:
+        """What fails is one job's failure, whoever shares the engine with it."""
+        wrong = engine.submit(self.ask(style_lora=StyleLoraRequest(style="no-such-style", level=1)))
+        right = engine.submit(self.ask(seed=5))
+        with pytest.raises(InvalidRequestError):
+            wrong.result(_WAIT)
+        picture = right.result(_WAIT)
+        engine.close()
+        assert picture.png == self.draw(worker, seed=5).png
+
+    def test_a_cancelled_job_ends_between_two_steps(
+        self, stepped: Any, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who hangs up frees the device at the next step, and changes nothing for those who stay."""
+        began, cancelled, steps, step = Event(), Event(), [], stepped.step
+
+        def step_and_wait(states: Sequence[Any]) -> None:
+            step(states)
+            steps.append(len(states))
+            began.set()
+            cancelled.wait(_WAIT)
+
+        monkeypatch.setattr(stepped, "step", step_and_wait)
+        leaving = engine.submit(self.ask(num_inference_steps=_MANY_STEPS))
+        assert began.wait(_WAIT), "no step was taken"
+        leaving.cancel()
+        staying = engine.submit(self.ask(seed=5, num_inference_steps=4))
+        cancelled.set()
+        picture = staying.result(_WAIT)
+        with pytest.raises(CancelledError):
+            leaving.result(_WAIT)
+        engine.close()
+        monkeypatch.undo()
+        assert len(steps) < _MANY_STEPS, "the cancelled job was drawn to its end"
+        assert picture.png == self.draw(stepped, seed=5, num_inference_steps=4).png
+
+    def test_the_worker_is_as_before_when_the_engine_is_gone(self, worker: Worker) -> None:
+        """The engine tests a worker when it takes it over: nothing of that may stay in the pictures."""
+        before = self.draw(worker)
+        with LocalEngine(worker):
+            pass
+        assert self.draw(worker).png == before.png

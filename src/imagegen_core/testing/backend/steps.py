@@ -1,0 +1,106 @@
+"""Checks of a worker whose steps can be interleaved: what the engine's continuous batching stands on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from imagegen_core.images.reading import read_picture
+from imagegen_core.job import Job, StepDone
+from imagegen_core.testing.backend.kit import BackendKit, finished
+from imagegen_core.worker import Previewing, Provable
+
+_STEPS = 3
+
+
+class StepChecks(BackendKit):
+    """`SteppedWorker`, `Provable` and `Previewing`."""
+
+    def test_whole_jobs_are_their_steps(self, stepped: Any) -> None:
+        """The command line draws whole jobs, the server by steps: the picture is the same."""
+        whole, by_steps = self.draw(stepped), self.draw_by_steps(stepped)
+        assert (by_steps.png, by_steps.seed, by_steps.latents) == (whole.png, whole.seed, whole.latents)
+
+    def test_a_step_is_one_step(self, stepped: Any) -> None:
+        """Between two steps the engine cancels, lets others in and tells how far it is: each takes a state one on."""
+        state = stepped.begin(Job(req=self.ask(num_inference_steps=_STEPS)))
+        left = [state.steps_left]
+        while state.steps_left and len(left) < 10 * _STEPS:
+            stepped.step([state])
+            left.append(state.steps_left)
+        assert left == list(range(_STEPS, -1, -1)), f"steps_left went {left}: expected one less after each step"
+
+    def test_each_step_is_told(self, stepped: Any) -> None:
+        """Progress bars, previews and the A1111 API's progress live from `job.on_step`."""
+        told: list[StepDone] = []
+        job = Job(req=self.ask(num_inference_steps=_STEPS), on_step=told.append)
+        finished(stepped, stepped.begin(job))
+        assert [(one.step, one.steps) for one in told] == [(step, _STEPS) for step in range(1, _STEPS + 1)]
+
+    def test_states_say_what_they_take(self, stepped: Any) -> None:
+        """The engine reckons by rows and puts into one batch what is of one group."""
+        state = stepped.begin(Job(req=self.ask()))
+        assert state.rows >= 1
+        assert state.failure is None
+        group = stepped.group(state)
+        assert hash(group) == hash(stepped.group(stepped.begin(Job(req=self.ask(seed=2)))))
+        assert str(group).strip(), "a group, as text, tells people what it has in common"
+
+    def test_interleaved_jobs_do_not_touch(self, stepped: Any) -> None:
+        """Each state carries its own generator, scheduler and step: others may go on between two of its own."""
+        asks: list[dict[str, Any]] = [{"seed": 3}, {"seed": 4, "prompt": "a green hill", "num_inference_steps": _STEPS}]
+        alone = [self.draw(stepped, **fields).png for fields in asks]
+        states = [stepped.begin(Job(req=self.ask(**fields))) for fields in asks]
+        while any(state.steps_left for state in states):
+            for state in states:
+                if state.steps_left:
+                    stepped.step([state])
+        assert [stepped.finish(state)().png for state in states] == alone
+
+    def test_states_of_one_group_can_be_stepped_together(self, stepped: Any, description: Any) -> None:
+        """What differs in shape must differ in group; what is of one group goes through one pass, at any step each."""
+        asks: list[dict[str, Any]] = [{"seed": 3}, {"seed": 4, "num_inference_steps": _STEPS}]
+        asks += [{"seed": 5, "size": str(self.wide(description))}]
+        asks += [] if "guidance_scale" in description.without else [{"seed": 6, "guidance_scale": 3.0}]
+        states = [stepped.begin(Job(req=self.ask(**fields))) for fields in asks]
+        while running := [state for state in states if state.steps_left]:
+            group = stepped.group(running[0])
+            stepped.step([state for state in running if stepped.group(state) == group])
+        for state, fields in zip(states, asks, strict=True):
+            assert state.failure is None
+            assert stepped.finish(state)().size == self.draw(stepped, **fields).size
+
+    def test_a_proof_is_true(self, stepped: Any) -> None:
+        """`trial` promises the engine that a batch changes no picture: then it may not, to the last bit."""
+        if not _is(stepped, Provable):
+            pytest.skip(
+                "the worker proves nothing, so its pictures are drawn one at a time (imagegen_core.worker.Provable)"
+            )
+        for count in (2, 3, 4):
+            asks = [{"seed": seed, "num_inference_steps": _STEPS} for seed in range(count)]
+            alone = [self.draw(stepped, **fields).png for fields in asks]
+            states, tried = ([stepped.begin(Job(req=self.ask(**fields))) for fields in asks] for _ in range(2))
+            same = stepped.trial(tried)
+            assert [finished(stepped, state).png for state in tried] == alone, "a trial's own steps changed pictures"
+            while states[0].steps_left:
+                stepped.step(states)
+            together = [stepped.finish(state)().png for state in states]
+            assert together == alone or not same, (
+                f"trial says that {count} together are as each alone, and they are not"
+            )
+
+    def test_a_preview_changes_nothing(self, stepped: Any) -> None:
+        """Who watches a picture come must not get another one."""
+        if not _is(stepped, Previewing):
+            pytest.skip("the worker shows no previews (imagegen_core.worker.Previewing)")
+        state = stepped.begin(Job(req=self.ask()))
+        while state.steps_left:
+            stepped.step([state])
+            assert read_picture(stepped.preview(state), png_only=True).width <= stepped.finish(state)().size[0]
+        assert stepped.finish(state)().png == self.draw(stepped).png
+
+
+def _is(worker: Any, protocol: type) -> bool:
+    """Whether a worker is also of another protocol, which does not narrow what a type checker takes it for."""
+    return isinstance(worker, protocol)

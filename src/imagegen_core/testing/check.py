@@ -1,0 +1,103 @@
+"""The conformance kit without a test file: what ``imagegen plugins check`` runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+Outcome = Literal["passed", "failed", "skipped"]
+
+KITS = {
+    "backend": "BackendConformance",
+    "sampler": "SamplerConformance",
+    "store": "StoreConformance",
+    "style": "StyleConformance",
+    "upscaler": "UpscalerConformance",
+}
+"""The kit for each kind of offer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one check came out.
+
+    Attributes:
+        offer: What was checked, such as ``backend sdxl``.
+        check: The check's name, such as ``a seed means the same picture``.
+        outcome: ``passed``, ``failed`` or ``skipped``.
+        why: What is wrong, or why it was skipped.
+        protects: What the check is for.
+    """
+
+    offer: str
+    check: str
+    outcome: Outcome
+    why: str
+    protects: str
+
+
+def run_checks(offers: Iterable[str]) -> list[Result]:
+    """Run the kit for each of a plugin's offers, such as ``backend sdxl``; those that have none are left out.
+
+    What the checked code prints goes nowhere.
+    """
+    collected = _Collector()
+    with tempfile.TemporaryDirectory(prefix="imagegen-check-") as folder:
+        configuration = Path(folder, "pytest.ini")
+        configuration.write_text("[pytest]\n", encoding="utf-8")  # and none that lies about elsewhere
+        options = ["-q", "-c", str(configuration), "--rootdir", folder, "-p", "no:cacheprovider"]
+        for number, offer in enumerate(offers):
+            noun, _, name = offer.partition(" ")
+            if noun not in KITS:
+                continue
+            collected.offer = offer
+            file = Path(folder, f"test_offer_{number}.py")
+            file.write_text(_CLASS.format(kit=KITS[noun], noun=noun, name=name), encoding="utf-8")
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                pytest.main([*options, str(file)], plugins=[collected])
+    return collected.results
+
+
+_CLASS = """
+from imagegen_core.testing import {kit}
+
+
+class TestOffer({kit}):
+    {noun} = {name!r}
+"""
+
+
+class _Collector:
+    """Takes pytest's reports down."""
+
+    def __init__(self) -> None:
+        self.offer = ""
+        self.results: list[Result] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a check that is over: it was called, or did not get so far."""
+        if report.when != "call" and report.passed:
+            return
+        name = report.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
+        protects = str(dict(report.user_properties).get("protects", ""))
+        self.results.append(Result(self.offer, name, report.outcome, _why(report), protects))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Note what could not even be collected."""
+        if report.failed:
+            self.results.append(Result(self.offer, "the checks can be collected", "failed", report.longreprtext, ""))
+
+
+def _why(report: pytest.TestReport) -> str:
+    """The last word of a failure, or the reason of a skip."""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(crash.message).splitlines()[0] if crash else report.longreprtext.strip()

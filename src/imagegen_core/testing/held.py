@@ -1,0 +1,100 @@
+"""What this process holds: objects, memory, threads, open files."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_BYTES_A_JOB = 1024  # of Python's own memory; free lists fill up by half of it at first
+_RESIDENT_A_JOB = 2**20  # of all memory: allocators keep what they were given, so little says nothing
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is held at one moment.
+
+    Attributes:
+        objects: Objects that the collector knows, by their class.
+        bytes: Memory that Python allocated, while `counting`.
+        own: Of such memory, what this object takes.
+        resident: Memory of the process, where the system tells.
+        device: Memory allocated on CUDA devices.
+        threads: Python's threads.
+        files: Open files and sockets, where the system tells.
+    """
+
+    objects: Counter[str]
+    bytes: int
+    own: int
+    resident: int
+    device: int
+    threads: int
+    files: int
+
+    @staticmethod
+    @contextmanager
+    def counting() -> Iterator[None]:
+        """Have Python's memory counted meanwhile."""
+        counts_already = tracemalloc.is_tracing()
+        if not counts_already:
+            tracemalloc.start()
+        yield
+        if not counts_already:
+            tracemalloc.stop()
+
+    @classmethod
+    def now(cls) -> Held:
+        """What is held when all that is garbage is gone."""
+        gc.collect()
+        allocated = tracemalloc.get_traced_memory()[0]
+        objects: Counter[str] = Counter()
+        for one in gc.get_objects():  # not in the constructor, which has every kind of mapping remember its argument
+            objects[f"{type(one).__module__}.{type(one).__qualname__}"] += 1
+        return cls(
+            objects=objects,
+            bytes=allocated,
+            own=tracemalloc.get_traced_memory()[0] - allocated,
+            resident=_resident(),
+            device=_device(),
+            threads=threading.active_count(),
+            files=_files(),
+        )
+
+    def beyond(self, before: Held, jobs: int) -> list[str]:
+        """What has grown with every one of so many jobs, in words."""
+        grown = [f"{count} more {kind}" for kind, count in (self.objects - before.objects).items() if count >= jobs]
+        allocated = self.bytes - before.bytes - before.own
+        if allocated > jobs * _BYTES_A_JOB:
+            grown.append(f"{allocated:,} more bytes of Python's memory")
+        if self.resident - before.resident > jobs * _RESIDENT_A_JOB:
+            grown.append(f"{self.resident - before.resident:,} more bytes of memory")
+        if self.device > before.device:
+            grown.append(f"{self.device - before.device:,} more bytes on the device")
+        if self.threads > before.threads:
+            grown.append(f"{self.threads - before.threads} more threads")
+        if self.files - before.files >= jobs:
+            grown.append(f"{self.files - before.files} more open files")
+        return grown
+
+
+def _resident() -> int:
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+def _device() -> int:
+    torch = sys.modules.get("torch")
+    return torch.cuda.memory_allocated() if torch and torch.cuda.is_available() else 0
+
+
+def _files() -> int:
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.exists() else 0

@@ -1,0 +1,213 @@
+"""What every store of pictures promises."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from threading import Barrier
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.settings import Settings
+from imagegen_core.storage.store import ImageStore, StoreDef, new_key
+from imagegen_core.testing.doctor import check_plugin
+
+OpenStore = Callable[..., ImageStore]
+
+_KEYS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}(\.[A-Za-z0-9]{1,8})?", fullmatch=True)
+_one_store_for_all = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+)
+_EXPIRES_WITHIN = 30.0
+_THREADS = 8
+_SUM = 32
+
+
+class StoreConformance:
+    """The contract of an `ImageStore`, to inherit from: name the `store`.
+
+    It is opened at ``STORAGE_URL``, or a fresh folder where that is not set; override the fixture ``place`` for
+    another place. A `StoreDef` that is not `shared` is spared the checks of two stores in one place.
+
+    Attributes:
+        store: The name that the plugin gives the store.
+    """
+
+    store: ClassVar[str]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def description(cls) -> StoreDef:
+        """The store as its plugin describes it."""
+        return Registry.discover().store(cls.store)
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> str | None:
+        """What ``STORAGE_URL`` says, for one check."""
+        return Settings.load().storage_url or str(tmp_path / "pictures")
+
+    @pytest.fixture
+    def open_store(self, description: StoreDef, place: str | None) -> OpenStore:
+        """Opens a store in that place, with settings such as ``storage_max_items``."""
+
+        def open_with(**given: Any) -> ImageStore:
+            return description.load(
+                Settings.load(**{"storage_provider": description.name, "storage_url": place, **given})
+            )
+
+        return open_with
+
+    def test_the_plugin_is_well(self, description: StoreDef) -> None:
+        """Every command imports every plugin: one that brings much, prints or is broken harms all of them."""
+        check_plugin("store", description.name)
+
+    @_one_store_for_all
+    @given(key=_KEYS, data=st.binary(max_size=5000))
+    @example(key="a" * 128 + ".abcdefgh", data=bytes(range(256)) * 4000)
+    @example(key="empty.png", data=b"")
+    def test_what_is_put_is_got_byte_for_byte(self, open_store: OpenStore, key: str, data: bytes) -> None:
+        """A picture that comes back changed is a damaged one."""
+        store = open_store()
+        store.put(key, data)
+        got = store.get(key)
+        assert got == data
+        assert type(got) is bytes
+
+    @_one_store_for_all
+    @given(steps=st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.binary(max_size=20)), max_size=30))
+    def test_it_answers_as_a_dictionary_would(
+        self, open_store: OpenStore, steps: list[tuple[str, bytes | None]]
+    ) -> None:
+        """Whatever was put and deleted before, the last word counts."""
+        store = open_store()
+        for key in "abc":
+            store.delete(key)
+        expected: dict[str, bytes] = {}
+        for key, data in steps:
+            if data is None:
+                assert store.delete(key) is (expected.pop(key, None) is not None)
+            else:
+                store.put(key, data)
+                expected[key] = data
+            assert {key: store.get(key) for key in "abc"} == {key: expected.get(key) for key in "abc"}
+
+    def test_putting_again_replaces_a_longer_picture(self, open_store: OpenStore) -> None:
+        """Nothing of the old picture hangs on to the new one."""
+        store, key = open_store(), new_key()
+        store.put(key, b"long" * 100_000)
+        store.put(key, b"short")
+        assert store.get(key) == b"short"
+
+    def test_a_missing_key_is_none(self, open_store: OpenStore) -> None:
+        """A picture that has expired is nothing out of the ordinary, and no error."""
+        assert open_store().get(new_key()) is None
+
+    def test_deleting_says_whether_there_was_anything(self, open_store: OpenStore) -> None:
+        """The server answers 404 by it."""
+        store, key = open_store(), new_key()
+        assert store.delete(key) is False
+        store.put(key, b"picture")
+        assert store.delete(key) is True
+        assert store.delete(key) is False
+        assert store.get(key) is None
+
+    def test_a_picture_is_gone_after_its_time(self, open_store: OpenStore) -> None:
+        """Pictures are kept for a promised time; a store that keeps them for ever fills a disk in the end."""
+        store, key = open_store(storage_ttl_image=2), new_key()
+        store.put(key, b"picture")
+        assert store.get(key) == b"picture"
+        ends = time.monotonic() + _EXPIRES_WITHIN
+        while store.get(key) is not None:
+            assert time.monotonic() < ends, (
+                f"storage_ttl_image was 2, and the picture is there after {_EXPIRES_WITHIN} s"
+            )
+            time.sleep(0.1)
+        assert store.delete(key) is False
+
+    def test_no_more_are_kept_than_allowed_and_the_oldest_go(self, open_store: OpenStore) -> None:
+        """Without a limit of its own a busy server would fill whatever it is given."""
+        store = open_store(storage_max_items=3, storage_ttl_image=100_000)
+        keys = [new_key() for _ in range(7)]
+        for key in keys:
+            store.put(key, key.encode())
+        assert [key for key in keys if store.get(key) == key.encode()] == keys[-3:]
+        assert [key for key in keys if store.get(key) is None] == keys[:-3]
+
+    def test_putting_again_makes_a_picture_the_youngest(self, open_store: OpenStore) -> None:
+        """What was stored last goes last, also where it was stored before."""
+        store = open_store(storage_max_items=2, storage_ttl_image=100_000)
+        first, second, third = (new_key() for _ in range(3))
+        for key in (first, second, first, third):
+            store.put(key, b"picture")
+        assert [store.get(key) for key in (first, second, third)] == [b"picture", None, b"picture"]
+
+    def test_a_store_that_works_passes_its_check_and_keeps_nothing_of_it(self, open_store: OpenStore) -> None:
+        """`/ready` asks it all the time."""
+        store, key = open_store(storage_max_items=1), new_key()
+        store.put(key, b"picture")
+        store.check()
+        assert store.get(key) == b"picture"
+
+    def test_many_threads_never_see_a_torn_picture(self, open_store: OpenStore) -> None:
+        """The server puts and gets from many threads: a picture is there whole, or not at all."""
+        store = open_store(storage_max_items=4)
+        together, keys = Barrier(_THREADS), [new_key() for _ in range(3)]
+
+        def put_and_get(number: int) -> int:
+            together.wait(timeout=30)
+            seen = 0
+            for turn in range(30):
+                store.put(keys[(number + turn) % 3], _sealed(50_000 + 1000 * number))
+                for data in map(store.get, keys):
+                    assert data is None or _is_whole(data), "half of a picture was there"
+                    seen += data is not None
+            return seen
+
+        with ThreadPoolExecutor(_THREADS) as threads:
+            seen = list(threads.map(put_and_get, range(_THREADS)))
+        assert min(seen) >= 30, "pictures that were put were not there"  # its own, or another's in its place
+
+    def test_many_threads_that_put_and_delete_the_same_key_raise_nothing(self, open_store: OpenStore) -> None:
+        """Two people may press the same button."""
+        store, same = open_store(storage_max_items=2), new_key()
+
+        def put_and_delete(_number: int) -> None:
+            for _ in range(40):
+                store.put(same, _sealed(1000))
+                store.put(new_key(), _sealed(1000))
+                data = store.get(same)
+                assert data is None or _is_whole(data)
+                store.delete(same)
+
+        with ThreadPoolExecutor(_THREADS) as threads:
+            list(threads.map(put_and_delete, range(_THREADS)))
+
+    def test_two_stores_in_one_place_share_their_pictures(self, description: StoreDef, open_store: OpenStore) -> None:
+        """Of several servers one stores a picture and another is asked for it."""
+        if not description.shared:
+            pytest.skip("each process has a store of its own (StoreDef.shared is False)")
+        (one, other), key = (open_store(), open_store()), new_key()
+        one.put(key, b"picture")
+        assert other.get(key) == b"picture"
+        assert other.delete(key) is True
+        assert one.get(key) is None
+
+
+def _sealed(size: int) -> bytes:
+    """Random bytes with their checksum at the end."""
+    body = os.urandom(size - _SUM)
+    return body + sha256(body).digest()
+
+
+def _is_whole(data: bytes) -> bool:
+    return sha256(data[:-_SUM]).digest() == data[-_SUM:]

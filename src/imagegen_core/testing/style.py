@@ -1,0 +1,103 @@
+"""What every style promises."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from imagegen_core.errors import ImagegenError
+from imagegen_core.job import Job
+from imagegen_core.models.inspect import describe
+from imagegen_core.picture import Picture
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.request import GenerateRequest, StyleLoraRequest
+from imagegen_core.settings import Settings
+from imagegen_core.shortcuts import load_worker
+from imagegen_core.styles import StyleDef
+from imagegen_core.testing.doctor import check_plugin
+from imagegen_core.worker import Worker
+
+
+class StyleConformance:
+    """The contract of a `StyleDef`, to inherit from: name the `style`.
+
+    It is drawn with the configured checkpoint, where there is one that it fits; override the fixture ``settings`` to
+    name it.
+
+    Attributes:
+        style: The style's id.
+    """
+
+    style: ClassVar[str]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def settings(cls) -> Settings:
+        """Which checkpoint draws: the environment's and ``imagegen.toml``'s, unless a test class says it."""
+        return Settings.load()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def description(cls) -> StyleDef:
+        """The style as its plugin describes it."""
+        styles = Registry.discover().styles
+        assert cls.style in styles, f"no plugin offers the style {cls.style!r}: there are {', '.join(styles) or 'none'}"
+        return styles[cls.style]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def worker(cls, settings: Settings) -> Worker:
+        """A worker whose checkpoint takes the style."""
+        try:
+            worker = load_worker(settings=settings)
+        except ImagegenError as error:
+            pytest.skip(f"there is nothing to draw with: {error}")
+        styles = getattr(worker, "styles", {})
+        if cls.style not in styles:
+            pytest.skip("the configured backend knows no styles")
+        if refusal := styles[cls.style].refusal:
+            pytest.skip(f"the configured checkpoint does not take it: {refusal}")
+        return worker
+
+    def test_the_plugin_is_well(self, description: StyleDef) -> None:
+        """Every command imports every plugin: one that brings torch, prints or is broken harms all of them."""
+        check_plugin("style", description.id)
+
+    def test_the_description_is_complete(self, description: StyleDef) -> None:
+        """People choose by the title, and a slider has as many notches as there are levels."""
+        assert description.title.strip(), "the title is empty: say what pictures look like in the style"
+        assert description.levels, "there are no levels: give at least one strength"
+        assert all(math.isfinite(level) and level for level in description.levels), "a level of 0 does nothing"
+        assert description.adapter_name.isidentifier(), "adapter_name stands inside the network: letters, digits and _"
+
+    def test_adapter_names_are_unique(self, description: StyleDef) -> None:
+        """Two adapters of one name in one network are one adapter: the wrong one for half of the requests."""
+        named = [
+            style.id for style in Registry.discover().styles.values() if style.adapter_name == description.adapter_name
+        ]
+        assert named == [description.id]
+
+    def test_the_file_is_a_lora(self, description: StyleDef) -> None:
+        """It is found whatever the working directory is, and its header says what it is for."""
+        path = Path(description.lora_path)
+        assert path.is_absolute(), (
+            f"lora_path is relative: put {path} beside the plugin's module, and its folder before it"
+        )
+        lora = describe(path)
+        assert lora.kind == "lora", f"{path} is of the kind {lora.kind}"
+        assert description.required_cross_attention_dim in (None, lora.cross_attention_dim)
+
+    def test_each_level_is_another_picture(self, description: StyleDef, worker: Worker) -> None:
+        """A style that makes no difference was put on in vain, and one that stays on spoils the next picture."""
+        plain = self._draw(worker, 0)
+        pictures = [self._draw(worker, level) for level in range(1, len(description.levels) + 1)]
+        assert len({plain, *pictures}) == len(pictures) + 1, "two levels, or none and one, draw the same picture"
+        assert self._draw(worker, 0) == plain, "the style was not taken off again"
+
+    def _draw(self, worker: Worker, level: int) -> bytes:
+        style = StyleLoraRequest(style=self.style, level=level)
+        request = GenerateRequest(prompt="a red lake", seed=1, num_inference_steps=2, size="64x64", style_lora=style)
+        return Picture(*worker.run_job_with_latents(Job(req=request))).image.tobytes()

@@ -1,0 +1,39 @@
+"""Our own backends keep the contract that authors are held to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imagegen_core import Settings
+from imagegen_core.testing import BackendConformance
+
+
+class TestSdxl(BackendConformance):
+    backend = "sdxl"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def settings(cls, sdxl_checkpoint: Path) -> Settings:
+        return Settings(model=str(sdxl_checkpoint), device="cpu")
+
+
+class TestSdxlDemo(BackendConformance):
+    """The demo has a style, and is large enough for a network's real results to depend on batches."""
+
+    backend = "sdxl"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def settings(cls) -> Settings:
+        return Settings(model="demo", device="cpu", dtype="fp32")
+
+
+class TestSd15(BackendConformance):
+    backend = "sd15"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def settings(cls, sd15_checkpoint: Path) -> Settings:
+        return Settings(model=str(sd15_checkpoint), device="cpu", dtype="fp32")
