@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Barrier
 from typing import Any, cast
 
 import fsspec
@@ -21,11 +21,11 @@ from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
 from imagegen_core.storage import ImageStore, StoreDef, check_key, new_key
 from imagegen_core.storage.filesystem import FilesystemStore
+from imagegen_core.testing import StoreConformance
 from tests.storage.conftest import Kind, RedisServer
-from tests.storage.pictures import is_whole, picture
+from tests.storage.pictures import picture
 
 _KEYS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}(\.[A-Za-z0-9]{1,8})?", fullmatch=True)
-_same_store_for_all = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def _folder(path: Path, **given: Any) -> FilesystemStore:
@@ -43,52 +43,34 @@ def _make_older(file: Path, seconds: float) -> None:
 # Of every kind
 
 
-@_same_store_for_all
-@given(key=_KEYS, data=st.binary(max_size=5000))
-@example(key="a" * 128 + ".abcdefgh", data=bytes(range(256)) * 4000)
-@example(key="empty.png", data=b"")
-def test_what_is_put_is_got_byte_for_byte(kind: Kind, key: str, data: bytes) -> None:
-    store = kind.open()
-    store.put(key, data)
-    got = store.get(key)
-    assert got == data
-    assert type(got) is bytes
+class TestMemory(StoreConformance):
+    store = "memory"
 
 
-@_same_store_for_all
-@given(steps=st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.binary(max_size=20)), max_size=30))
-def test_a_store_answers_as_a_dictionary_would(kind: Kind, steps: list[tuple[str, bytes | None]]) -> None:
-    store = kind.open()
-    for key in "abc":
-        store.delete(key)
-    expected: dict[str, bytes] = {}
-    for key, data in steps:
-        if data is None:
-            assert store.delete(key) is (expected.pop(key, None) is not None)
-        else:
-            store.put(key, data)
-            expected[key] = data
-        assert {key: store.get(key) for key in "abc"} == {key: expected.get(key) for key in "abc"}
+class TestFilesystem(StoreConformance):
+    store = "filesystem"
 
 
-def test_putting_again_replaces_a_longer_picture(kind: Kind) -> None:
-    store = kind.open()
-    store.put("a.png", b"long" * 100_000)
-    store.put("a.png", b"short")
-    assert store.get("a.png") == b"short"
+class TestObjectStore(StoreConformance):
+    """By way of fsspec, as buckets are."""
+
+    store = "filesystem"
+
+    @pytest.fixture
+    def place(self) -> Iterator[str]:
+        root = f"/{uuid.uuid4()}"
+        yield f"memory:/{root}"
+        fsspec.filesystem("memory").rm(root, recursive=True)
 
 
-def test_deleting_says_whether_there_was_anything(kind: Kind) -> None:
-    store = kind.open()
-    assert store.delete("a.png") is False
-    store.put("a.png", b"picture")
-    assert store.delete("a.png") is True
-    assert store.delete("a.png") is False
-    assert store.get("a.png") is None
+class TestRedis(StoreConformance):
+    store = "redis"
 
-
-def test_a_missing_key_is_none(kind: Kind) -> None:
-    assert kind.open().get(new_key()) is None
+    @pytest.fixture
+    def place(self, redis_server: RedisServer) -> str:
+        with redis_server.client() as client:
+            client.flushall()
+        return redis_server.url
 
 
 def test_a_picture_is_kept_for_its_time_and_no_longer(kind: Kind) -> None:
@@ -119,68 +101,6 @@ def test_no_more_are_kept_than_allowed_and_the_oldest_go(kind: Kind) -> None:
         store.put(key, key.encode())
     assert [key for key in keys if store.get(key) == key.encode()] == keys[-3:]
     assert [key for key in keys if store.get(key) is None] == keys[:-3]
-
-
-def test_putting_again_makes_a_picture_the_youngest(kind: Kind) -> None:
-    store = kind.open(storage_max_items=2, storage_ttl_image=100_000)
-    for key in ("a", "b"):
-        store.put(key, b"old")
-        kind.age(key, 5)
-    kind.age("a", 5)
-    for key in ("a", "c"):
-        store.put(key, b"new")
-    assert [store.get(key) for key in "abc"] == [b"new", None, b"new"]
-
-
-def test_a_store_that_works_passes_its_check_and_keeps_nothing_of_it(kind: Kind) -> None:
-    store = kind.open(storage_max_items=1)
-    store.put("a.png", b"picture")
-    store.check()
-    assert store.get("a.png") == b"picture"
-
-
-def test_many_threads_never_see_a_torn_picture(kind: Kind) -> None:
-    store = kind.open(storage_max_items=4)
-    together = Barrier(8)
-
-    def put_and_get(number: int) -> int:
-        together.wait(timeout=30)
-        seen = 0
-        for turn in range(30):
-            store.put(f"{(number + turn) % 3}.png", picture(50_000 + 1000 * number))
-            for data in map(store.get, ("0.png", "1.png", "2.png")):
-                assert data is None or is_whole(data)
-                seen += data is not None
-        return seen
-
-    with ThreadPoolExecutor(8) as threads:
-        seen = list(threads.map(put_and_get, range(8)))
-    assert min(seen) >= 30  # what a thread put itself, it or another's finds in its place
-
-
-def test_many_threads_that_put_and_delete_the_same_key_raise_nothing(kind: Kind) -> None:
-    store = kind.open(storage_max_items=2)
-
-    def put_and_delete(number: int) -> None:
-        for turn in range(40):
-            store.put("same.png", picture(1000))
-            store.put(f"{number}-{turn}.png", picture(1000))
-            data = store.get("same.png")
-            assert data is None or is_whole(data)
-            store.delete("same.png")
-
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(put_and_delete, range(8)))
-
-
-def test_two_stores_in_one_place_share_their_pictures(kind: Kind) -> None:
-    if kind.name == "memory":
-        pytest.skip("memory is each process's own")
-    one, other = kind.open(), kind.open()
-    one.put("a.png", b"picture")
-    assert other.get("a.png") == b"picture"
-    assert other.delete("a.png") is True
-    assert one.get("a.png") is None
 
 
 # Redis

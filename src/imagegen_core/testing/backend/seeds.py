@@ -67,10 +67,12 @@ class SeedChecks(BackendKit):
 
     def test_others_random_numbers_are_left_alone(self, worker: Worker) -> None:
         """A worker that seeds the process's generators makes other code's random numbers repeat themselves."""
+        random.seed()
         before = random.getstate()
         self.draw(worker)
         assert random.getstate() == before, "drawing changed the state of Python's random module"
         if numpy := sys.modules.get("numpy"):
+            numpy.random.seed(None)
             state = numpy.random.get_state()[1].copy()
             self.draw(worker)
             assert (numpy.random.get_state()[1] == state).all(), "drawing changed numpy's global generator"

@@ -1,0 +1,55 @@
+"""One backend for each wrong worker."""
+
+from imagegen_core import Backend, hookimpl
+
+FAULTS = (
+    "AnotherGenerator",
+    "AnotherPass",
+    "AnyDevice",
+    "BlindToPrompts",
+    "BreaksOnErrors",
+    "CutsSeeds",
+    "DrawsInPreviews",
+    "ForgetsSettings",
+    "GroupsAll",
+    "HoldsOn",
+    "HurriesOn",
+    "IgnoresNegativePrompts",
+    "IgnoresStyles",
+    "KeepsLatents",
+    "LeavesFiles",
+    "LeavesThreads",
+    "Mixes",
+    "MovesInTrials",
+    "NativeAlways",
+    "NeedsNewFields",
+    "NotOnOtherThreads",
+    "PlainErrors",
+    "Prints",
+    "Remembers",
+    "ResolvesFutures",
+    "SameAlways",
+    "SeedsTheProcess",
+    "SharesState",
+    "Silent",
+    "SquareByDefault",
+    "TellsNoSeed",
+    "TurnsPictures",
+    "WideLatents",
+    "WritesIntoRequests",
+)
+
+
+@hookimpl
+def imagegen_backends() -> list[Backend]:
+    """All of them; they declare what the toy does."""
+    return [
+        Backend(
+            name=fault,
+            summary="wrong in one way",
+            worker=f"imagegen_wrong.workers:{fault}",
+            default_size="64x64",
+            without=("scheduler", "clip_skip", "style_lora"),
+        )
+        for fault in FAULTS
+    ]

@@ -1,0 +1,13 @@
+"""A description that brings torch."""
+
+import torch
+
+from imagegen_core import Backend, hookimpl
+
+
+@hookimpl
+def imagegen_backends() -> list[Backend]:
+    """The toy under another name."""
+    size = int(torch.tensor(64))
+    without = ("scheduler", "clip_skip", "style_lora")
+    return [Backend("with-torch", "heavy to describe", "imagegen_toy.worker:ToyWorker", f"{size}x{size}", (), without)]

@@ -1,0 +1,370 @@
+"""The toy worker with one fault each: what authors get wrong."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from imagegen_toy.worker import Denoising, ToyWorker
+
+from imagegen_core import Job, Picture, Settings, encode_png
+
+
+class Wrong(ToyWorker):
+    """The toy, whose native size is 64x64."""
+
+    def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
+        super().__init__(worker_id, settings)
+        self.native_size = "64x64"
+
+    def begin(self, job: Job) -> Denoising:
+        request = job.req
+        fields = getattr(request, "model_fields_set", {"size"})
+        if "size" not in fields:
+            job = replace(job, req=request.model_copy(update={"size": self.native_size}))
+            job.req.model_fields_set.add("size")
+        return super().begin(job)
+
+
+def _picture(picture: Picture, **changes: Any) -> Picture:
+    return replace(picture, **changes)
+
+
+class AnotherGenerator(Wrong):
+    """Takes its noise from the generator that the whole process shares."""
+
+    def begin(self, job: Job) -> Denoising:
+        state = super().begin(job)
+        state.latents = state.latents + np.random.standard_normal(state.latents.shape).astype(np.float32)
+        return state
+
+
+class AnotherPass(Wrong):
+    """Draws anew for the latents, from another seed."""
+
+    def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
+        png, seed = self.run_job(job)
+        again = replace(job, req=job.req.model_copy(update={"seed": None}))
+        return png, seed, super().run_job_with_latents(again)[2]
+
+
+class AnyDevice(Wrong):
+    """Draws on the CPU, whatever device is asked for."""
+
+    def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
+        super().__init__(worker_id, Settings())
+
+
+class BlindToPrompts(Wrong):
+    """Draws the same for every prompt."""
+
+    def begin(self, job: Job) -> Denoising:
+        state = super().begin(job)
+        state.aim = np.zeros_like(state.aim) + np.float32(state.drawing.guidance_scale)
+        state.aim += np.float32(len(state.drawing.negative_prompt or ""))
+        return state
+
+
+class BreaksOnErrors(Wrong):
+    """Is in the middle of something for ever after a request that it refused."""
+
+    busy = 0
+
+    def begin(self, job: Job) -> Denoising:
+        noise = self.busy
+        self.busy += 1
+        state = super().begin(job)
+        self.busy -= 1
+        state.latents = state.latents + noise
+        return state
+
+
+class CutsSeeds(Wrong):
+    """Keeps 31 bits of a seed."""
+
+    def begin(self, job: Job) -> Denoising:
+        seed = getattr(job.req, "seed", None)
+        if isinstance(seed, int) and seed >= 2**31 and seed < 2**63:
+            job = replace(job, req=job.req.model_copy(update={"seed": seed % 2**31}))
+        return super().begin(job)
+
+
+class DrawsInPreviews(Wrong):
+    """Shows a preview, and leaves it in the latents."""
+
+    def preview(self, state: Denoising) -> bytes:
+        state.latents = np.clip(state.latents, -0.1, 0.1)
+        return encode_png(np.zeros((8, 8, 3), np.uint8))
+
+
+class ForgetsSettings(Wrong):
+    """Is made in a way of its own."""
+
+    def __init__(self, settings: Settings, *, quality: str) -> None:
+        super().__init__(0, settings)
+
+
+class GroupsAll(Wrong):
+    """Says that pictures of any size can go together."""
+
+    def group(self, state: Denoising) -> str:
+        return "all"
+
+
+class HoldsOn(Wrong):
+    """Is held by a list that outlives it."""
+
+    made: list[Any] = []  # noqa: RUF012 - that is the fault
+
+    def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
+        super().__init__(worker_id, settings)
+        self.made.append(self)
+
+
+class HurriesOn(Wrong):
+    """Takes all steps at once."""
+
+    def step(self, states: Sequence[Denoising]) -> None:
+        while any(state.steps_left for state in states):
+            super().step([state for state in states if state.steps_left])
+
+
+class IgnoresNegativePrompts(Wrong):
+    """Accepts a negative prompt, and does not look at it."""
+
+    def begin(self, job: Job) -> Denoising:
+        if getattr(job.req, "negative_prompt", None):
+            job = replace(job, req=job.req.model_copy(update={"negative_prompt": None}))
+        return super().begin(job)
+
+
+class IgnoresStyles(Wrong):
+    """Draws without the style where it knows none of that name."""
+
+    def begin(self, job: Job) -> Denoising:
+        if getattr(job.req, "style_lora", None) is not None:
+            job = replace(job, req=job.req.model_copy(update={"style_lora": None}))
+        return super().begin(job)
+
+
+class KeepsLatents(Wrong):
+    """Keeps what it drew, to look at it one day."""
+
+    def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
+        super().__init__(worker_id, settings)
+        self.drawn: list[bytes] = []
+
+    def finish(self, state: Denoising) -> Callable[[], Picture]:
+        self.drawn.append(state.latents.tobytes() * 2)
+        return super().finish(state)
+
+
+class LeavesFiles(Wrong):
+    """Opens a file for each job."""
+
+    def begin(self, job: Job) -> Denoising:
+        os.open(os.devnull, os.O_RDONLY)
+        return super().begin(job)
+
+
+class LeavesThreads(Wrong):
+    """Starts a thread for each job, which waits for ever."""
+
+    def begin(self, job: Job) -> Denoising:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        return super().begin(job)
+
+
+class Mixes(Wrong):
+    """Normalises over the batch, and says that batches change nothing."""
+
+    def step(self, states: Sequence[Denoising]) -> None:
+        mean = np.mean([state.latents.mean() for state in states])
+        super().step(states)
+        for state in states:
+            state.latents = state.latents + np.float32(mean)
+
+    def trial(self, states: Sequence[Denoising]) -> bool:
+        for state in states:
+            self.step([state])
+        return True
+
+
+class MovesInTrials(Wrong):
+    """Takes another step in a trial than it takes otherwise."""
+
+    def trial(self, states: Sequence[Denoising]) -> bool:
+        same = super().trial(states)
+        for state in states:
+            state.latents = state.latents * np.float32(1.01)
+        return same
+
+
+class NativeAlways(Wrong):
+    """Draws its native size, whatever is asked for."""
+
+    def begin(self, job: Job) -> Denoising:
+        super().begin(job)
+        if hasattr(job.req, "model_copy"):
+            job = replace(job, req=job.req.model_copy(update={"size": self.native_size}))
+        return super().begin(job)
+
+
+class NeedsNewFields(Wrong):
+    """Knows requests of the newest kind alone."""
+
+    def begin(self, job: Job) -> Denoising:
+        assert job.req.clip_skip >= 0
+        assert job.req.style_lora.level >= 0
+        return super().begin(job)
+
+
+class NotOnOtherThreads(Wrong):
+    """Keeps what it needs in the thread that made it."""
+
+    def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
+        super().__init__(worker_id, settings)
+        self._local = threading.local()
+        self._local.scale = np.float32(1)
+
+    def begin(self, job: Job) -> Denoising:
+        state = super().begin(job)
+        state.latents = state.latents * getattr(self._local, "scale", np.float32(0.5))
+        return state
+
+
+class PlainErrors(Wrong):
+    """Raises whatever comes up where a size, a scale or a seed is wrong."""
+
+    def begin(self, job: Job) -> Denoising:
+        try:
+            return super().begin(job)
+        except ValueError as error:
+            if "steps" in str(error) or "style" in str(error):
+                raise
+            raise KeyError(str(error)) from None
+
+
+class Prints(Wrong):
+    """Tells how it gets on."""
+
+    def step(self, states: Sequence[Denoising]) -> None:
+        sys.stdout.write("one more step\n")
+        sys.stdout.flush()
+        super().step(states)
+
+
+class Remembers(Wrong):
+    """Begins where the last picture ended."""
+
+    last = np.float32(0)
+
+    def begin(self, job: Job) -> Denoising:
+        state = super().begin(job)
+        state.latents = state.latents + self.last
+        return state
+
+    def finish(self, state: Denoising) -> Callable[[], Picture]:
+        self.last = np.float32(state.aim.mean())
+        return super().finish(state)
+
+
+class ResolvesFutures(Wrong):
+    """Resolves the job's future itself."""
+
+    def run_job(self, job: Job) -> tuple[bytes, int]:
+        result = super().run_job(job)
+        job.fut.set_result(result)
+        return result
+
+
+class SameAlways(Wrong):
+    """Has one seed."""
+
+    def begin(self, job: Job) -> Denoising:
+        state = super().begin(job)
+        state.latents = np.zeros_like(state.latents)
+        return state
+
+
+class SeedsTheProcess(Wrong):
+    """Makes everybody's random numbers repeat themselves."""
+
+    def begin(self, job: Job) -> Denoising:
+        random.seed(getattr(job.req, "seed", 0))
+        return super().begin(job)
+
+
+class SharesState(Wrong):
+    """Has one counter of steps for all jobs."""
+
+    done = 0
+
+    def begin(self, job: Job) -> Denoising:
+        self.done = 0
+        return super().begin(job)
+
+    def step(self, states: Sequence[Denoising]) -> None:
+        super().step(states)
+        self.done += 1
+        for state in states:
+            state.latents = state.latents * np.float32(1 + self.done / 10)
+
+
+class Silent(Wrong):
+    """Does not tell of its steps."""
+
+    def begin(self, job: Job) -> Denoising:
+        return super().begin(replace(job, on_step=None))
+
+
+class SquareByDefault(Wrong):
+    """Takes the request's default size for one that was asked for."""
+
+    def begin(self, job: Job) -> Denoising:
+        if hasattr(job.req, "model_fields_set"):
+            job = replace(job, req=job.req.model_copy(update={"size": job.req.size}))
+        return ToyWorker.begin(self, job)
+
+
+class TellsNoSeed(Wrong):
+    """Draws a seed where there is none, and does not say which."""
+
+    def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
+        png, _, latents = super().run_job_with_latents(job)
+        return png, getattr(job.req, "seed", None) or 0, latents
+
+
+class TurnsPictures(Wrong):
+    """Takes height for width."""
+
+    def begin(self, job: Job) -> Denoising:
+        state = super().begin(job)
+        state.latents = state.latents.transpose(0, 2, 1).copy()
+        state.aim = state.aim.transpose(0, 2, 1).copy()
+        return state
+
+
+class WideLatents(Wrong):
+    """Gives latents in float32."""
+
+    def finish(self, state: Denoising) -> Callable[[], Picture]:
+        picture = super().finish(state)()
+        latents = np.frombuffer(picture.latents, "<f2").astype("<f4").tobytes()
+        return lambda: replace(picture, latents=latents)
+
+
+class WritesIntoRequests(Wrong):
+    """Notes the seed in the request."""
+
+    def begin(self, job: Job) -> Denoising:
+        state = super().begin(job)
+        if hasattr(job.req, "model_copy"):
+            job.req.seed = state.drawing.seed
+        return state
