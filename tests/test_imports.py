@@ -21,10 +21,10 @@ ROOMS = [
     {"worker"},
     {"backend", "settings", "images"},
     {"models", "plugins", "storage"},
-    {"diffusion", "shortcuts"},
+    {"diffusion", "scaffold", "shortcuts"},
     {"engine"},
-    {"server"},
-    {"cli"},
+    {"server", "testing"},
+    {"cli", "pytest_plugin"},
 ]
 
 

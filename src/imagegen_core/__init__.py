@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from imagegen_core.errors import QueueFullError as QueueFullError
     from imagegen_core.errors import SettingsError as SettingsError
     from imagegen_core.errors import StorageError as StorageError
+    from imagegen_core.images.png import encode_png as encode_png
     from imagegen_core.images.recipe import Recipe as Recipe
     from imagegen_core.images.recipe import read_recipe as read_recipe
+    from imagegen_core.images.recipe import to_text as to_text
     from imagegen_core.images.upscaler import Upscaler as Upscaler
     from imagegen_core.images.upscaler import UpscalerDef as UpscalerDef
     from imagegen_core.images.upscaling import upscale as upscale
@@ -40,8 +42,10 @@ if TYPE_CHECKING:
     from imagegen_core.job import Queued as Queued
     from imagegen_core.job import Started as Started
     from imagegen_core.job import StepDone as StepDone
+    from imagegen_core.models.locate import locate as locate
     from imagegen_core.models.named import NamedModel as NamedModel
     from imagegen_core.picture import Picture as Picture
+    from imagegen_core.plugins.contract import CONTRACT_VERSION as CONTRACT_VERSION
     from imagegen_core.plugins.hookspecs import hookimpl as hookimpl
     from imagegen_core.plugins.registry import Registry as Registry
     from imagegen_core.request import Drawing as Drawing
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Backend": "backend",
     "BackendNotFoundError": "errors",
+    "CONTRACT_VERSION": "plugins.contract",
     "Cancelled": "job",
     "DeadlineError": "errors",
     "Done": "job",
@@ -105,10 +110,13 @@ _HOME = {
     "Upscaler": "images.upscaler",
     "UpscalerDef": "images.upscaler",
     "Worker": "worker",
+    "encode_png": "images.png",
     "generate": "shortcuts",
     "hookimpl": "plugins.hookspecs",
     "load_worker": "shortcuts",
+    "locate": "models.locate",
     "read_recipe": "images.recipe",
+    "to_text": "images.recipe",
     "upscale": "images.upscaling",
 }
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from imagegen_core.request import Drawing
     from imagegen_core.worker import Worker
 
-Optional = Literal["size", "guidance_scale", "negative_prompt", "scheduler", "clip_skip", "style_lora"]
+OptionalField = Literal["size", "guidance_scale", "negative_prompt", "scheduler", "clip_skip", "style_lora"]
 """The fields of a request that a backend may be without."""
 
 
@@ -37,7 +37,7 @@ class Backend:
     worker: str
     default_size: str
     architectures: tuple[str, ...] = ()
-    without: tuple[Optional, ...] = ()
+    without: tuple[OptionalField, ...] = ()
 
     @property
     def environment_prefix(self) -> str:

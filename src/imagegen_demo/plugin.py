@@ -6,6 +6,8 @@ from pathlib import Path
 
 from imagegen_core import NamedModel, StyleDef, UpscalerDef, hookimpl
 
+requires_contract = "1.0"
+
 FOLDER = Path(__file__).parent
 CHECKPOINT = FOLDER / "checkpoint"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from imagegen_core import Backend, hookimpl
 
+requires_contract = "1.0"
+
 BACKEND = Backend(
     name="sd15",
     summary="Stable Diffusion 1.5 and 2.x, LCM",

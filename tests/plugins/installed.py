@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
@@ -19,6 +20,7 @@ class Installer:
         self.folder = folder
         self._monkeypatch = monkeypatch
         monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)  # for the processes that the doctor starts
         monkeypatch.setattr(discovery, "entry_points", self._entry_points)
 
     def add(self, name: str, code: str, *, distribution: str | None = None, version: str = "1.0") -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 
 import pytest
+import typer
+from fastapi import APIRouter
 
 from imagegen_core import BackendNotFoundError, PluginError, Registry
-from imagegen_core.plugins.discovery import Plugin
 from imagegen_core.plugins.doctor import examine
+from imagegen_core.plugins.plugin import Plugin
 from tests.plugins.installed import Installer, backend_code
 
 
@@ -161,11 +163,14 @@ def test_the_doctor_imports_the_workers_too(install: Installer) -> None:
     install.backend("gone", worker="no_such_module:Worker")
     install.backend("renamed", worker="string:NoSuchWorker")
 
-    found = {plugin.name: plugin for plugin in examine(Registry.discover({}))}
+    found = {plugin.name: plugin for plugin in examine()}
 
     assert found["mine"].status == "ok"
-    assert (found["gone"].status, found["gone"].mend) == ("broken", "pip install no_such_module")
-    assert (found["renamed"].status, found["renamed"].mend) == ("broken", "update imagegen-renamed")
+    for name in ("gone", "renamed"):
+        assert (found[name].status, found[name].mend) == (
+            "broken",
+            f"update imagegen-{name}, or report it to its authors",
+        )
 
 
 def test_a_plugin_adds_commands(install: Installer) -> None:
@@ -183,7 +188,38 @@ def imagegen_cli(app):
     )
     from imagegen_core.cli.app import build_app
 
-    names = {
-        command.name or command.callback.__name__ for command in build_app(Registry.discover({})).registered_commands
-    }
-    assert "hello" in names
+    app, registry = build_app(), Registry.discover({})
+    registry.add_commands(app)
+
+    assert "hello" in typer.main.get_group(app).commands
+    assert _plugin(registry, "extra").offers == ["command hello"]
+
+
+def test_of_a_plugin_whose_routes_fail_none_are_added(install: Installer, caplog: pytest.LogCaptureFixture) -> None:
+    install.add(
+        "extra",
+        """
+from imagegen_core import hookimpl
+
+@hookimpl
+def imagegen_routes(app):
+    app.get("/half")(lambda: None)
+    raise OSError("no disk")
+""",
+    )
+    router = APIRouter()
+    Registry.discover({}).add_routes(router)
+    assert router.routes == []
+    assert "The plugin extra adds no routes: imagegen_routes raised OSError: no disk; update" in caplog.text
+
+
+def test_a_plugin_does_not_take_the_whole_command_line(install: Installer) -> None:
+    install.add("greedy", "from imagegen_core import hookimpl\n@hookimpl\ndef imagegen_cli(app): app.callback()(print)")
+    from imagegen_core.cli.app import build_app
+
+    app, registry = build_app(), Registry.discover({})
+    before = app.registered_callback
+    registry.add_commands(app)
+
+    assert app.registered_callback is before
+    assert "sets the callback of the whole command line" in _plugin(registry, "greedy").cause

@@ -26,7 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     logging.basicConfig(handlers=[console.LogHandler()], level=logging.WARNING, format="%(message)s")
     try:
-        code = build_app(Registry.discover())(args=arguments, prog_name="imagegen", standalone_mode=False)
+        app = build_app()
+        words = sys.argv[1:] if arguments is None else arguments
+        if next((word for word in words if not word.startswith("-")), None) not in own_commands():
+            Registry.discover().add_commands(app)  # imagegen's own commands do not wait for plugins they do not need
+        code = app(args=arguments, prog_name="imagegen", standalone_mode=False)
     except typer.TyperException as error:
         console.complain(_usage_sentence(error))
         code = error.exit_code
@@ -40,8 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def build_app(registry: Registry) -> typer.Typer:
-    """The command line with the commands that `registry`'s plugins add."""
+def own_commands() -> list[str]:
+    """The names of imagegen's own commands and groups."""
+    app = build_app()
+    commands = [command.name for command in app.registered_commands]
+    return [str(name) for name in (*commands, *(group.name for group in app.registered_groups))]
+
+
+def build_app() -> typer.Typer:
+    """The command line with imagegen's own commands; a registry adds its plugins'."""
     app = typer.Typer(rich_markup_mode=None)  # rich takes a third of the time that a command needs to start
     app.callback(invoke_without_command=True)(_options)
     app.command("generate")(generate.generate)
@@ -53,7 +64,6 @@ def build_app(registry: Registry) -> typer.Typer:
     app.add_typer(plugins.app, name="plugins")
     app.add_typer(models.app, name="models")
     app.add_typer(styles.app, name="styles")
-    registry.add_commands(app)
     return app
 
 

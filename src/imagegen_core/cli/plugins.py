@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from imagegen_core.cli import console
-from imagegen_core.plugins.discovery import Plugin
+from imagegen_core.cli import console, plugins_check, plugins_new
+from imagegen_core.plugins.isolation import LIMIT, limits_apply
+from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
 
 app = typer.Typer(help="See which plugins are installed, and what is wrong with those that fail.")
+app.command("new")(plugins_new.new)
+app.command("check")(plugins_check.check)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -19,7 +22,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("list")
 def list_plugins(as_json: Json = False) -> None:
     """List the installed plugins and what they offer."""
-    found = Registry.discover().plugins
+    from imagegen_core.cli.app import build_app
+
+    registry = Registry.discover()
+    registry.add_commands(build_app())
+    found = registry.plugins
     if as_json:
         console.json_data([asdict(plugin) for plugin in found])
         return
@@ -40,18 +47,24 @@ def list_plugins(as_json: Json = False) -> None:
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Import every plugin and its workers, and say what is wrong and what mends it."""
+    """Look at every plugin in a process of its own, and say what is wrong and what mends it."""
+    from imagegen_core.cli.app import own_commands
     from imagegen_core.plugins.doctor import examine
 
-    found = examine(Registry.discover())
+    if not limits_apply():
+        console.say(f"Here a plugin that hangs is not interrupted after {LIMIT:g} s, except by this command")
+    found = []
+    for plugin in examine(own_commands()):
+        found.append(plugin)
+        if not as_json:
+            console.data(_finding(plugin))
     if as_json:
         console.json_data([asdict(plugin) for plugin in found])
-    else:
-        for plugin in found:
-            console.data(_finding(plugin))
     raise typer.Exit(1 if any(plugin.status == "broken" for plugin in found) else 0)
 
 
 def _finding(plugin: Plugin) -> str:
-    head = f"{plugin.name} ({plugin.distribution} {plugin.version}): {plugin.status}"
-    return head if plugin.status == "ok" else f"{head}\n  cause: {plugin.cause}\n  mend: {plugin.mend}"
+    lines = [f"{plugin.name} ({plugin.distribution} {plugin.version}): {plugin.status}"]
+    if plugin.status != "ok":
+        lines += [f"cause: {plugin.cause}", f"mend: {plugin.mend}"]
+    return "\n  ".join([*lines, *(f"remark: {remark}" for remark in plugin.remarks)])

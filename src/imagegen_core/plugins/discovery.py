@@ -4,44 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Literal
+
+from imagegen_core.plugins import contract
+from imagegen_core.plugins.isolation import contained, in_words
+from imagegen_core.plugins.plugin import CORE, DENY_VARIABLE, Plugin
 
 ENTRY_POINT_GROUP = "imagegen.plugins"
 ALLOW_VARIABLE = "IMAGEGEN_PLUGINS"
-DENY_VARIABLE = "IMAGEGEN_PLUGINS_DISABLED"
-
-Status = Literal["ok", "disabled", "broken"]
-
-
-@dataclass(slots=True)
-class Plugin:
-    """One entry point and what became of it.
-
-    Attributes:
-        name: The entry point's name, by which the allow- and deny-list know it.
-        distribution: Name of the installed distribution it comes with.
-        version: That distribution's version.
-        status: ``ok``, ``disabled`` by a list, or ``broken``.
-        cause: Why it is not ``ok``, in a sentence.
-        mend: What to do about it, in a sentence.
-        offers: What it brought, such as ``backend sdxl``.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    status: Status = "ok"
-    cause: str = ""
-    mend: str = ""
-    offers: list[str] = field(default_factory=list)
-
-    def broke(self, cause: str, mend: str) -> None:
-        """Mark the plugin as broken; the first cause stands."""
-        if self.status == "ok":
-            self.status, self.cause, self.mend = "broken", cause, mend
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,52 +40,74 @@ class Selection:
         return None
 
 
+def find(selection: Selection) -> Iterator[tuple[Plugin, EntryPoint]]:
+    """The installed entry points in order of their names, those that must not be imported marked; none is imported."""
+    taken: dict[str, Plugin] = {}
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
+        plugin = Plugin(entry.name, *_distribution(entry))
+        if refusal := selection.refusal(entry.name):
+            plugin.status, (plugin.cause, plugin.mend) = "disabled", refusal
+        elif entry.name in taken:
+            plugin.broke(
+                f"the entry-point name '{entry.name}' is already taken by {taken[entry.name].distribution}",
+                f"uninstall {plugin.distribution} or {taken[entry.name].distribution}",
+            )
+        else:
+            taken[entry.name] = plugin
+        yield plugin, entry
+
+
 def discover(selection: Selection) -> Iterator[tuple[Plugin, ModuleType | None]]:
     """Import the allowed entry points one by one, in order of their names.
 
     Yields:
         Each plugin with its module, which is None where it is disabled or broken.
     """
-    taken: dict[str, Plugin] = {}
-    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
-        plugin = Plugin(entry.name, *_distribution(entry))
-        if refusal := selection.refusal(entry.name):
-            plugin.status, (plugin.cause, plugin.mend) = "disabled", refusal
-            yield plugin, None
-        elif entry.name in taken:
-            plugin.broke(
-                f"the entry-point name '{entry.name}' is already taken by {taken[entry.name].distribution}",
-                f"uninstall {plugin.distribution} or {taken[entry.name].distribution}",
+    for plugin, entry in find(selection):
+        yield plugin, _import(entry, plugin) if plugin.status == "ok" else None
+
+
+def import_failure(error: BaseException, what: str, plugin: Plugin) -> tuple[str, str]:
+    """Cause and mend of a failed import.
+
+    Args:
+        error: What it raised.
+        what: What was imported, ``module`` or ``module:name``.
+        plugin: Whose it is.
+    """
+    package = what.partition(":")[0].partition(".")[0]
+    match error:
+        case ImportError(name=str(lacking)) if lacking.partition(".")[0] == "imagegen_core":
+            return (
+                f"importing {what} needs another imagegen-core: {in_words(error)}",
+                f"pip install --upgrade {CORE} {plugin.distribution}",
             )
-            yield plugin, None
-        else:
-            taken[entry.name] = plugin
-            yield plugin, _import(entry, plugin)
+        case ModuleNotFoundError(name=str(lacking)) if "." not in lacking and lacking != package:
+            return f"importing {what} needs the module '{lacking}', which is not installed", f"pip install {lacking}"
+        case SystemExit():
+            return f"importing {what} ends the program ({in_words(error)})", plugin.update
+        case SyntaxError():
+            return f"importing {what} finds what is not valid Python: {error}", plugin.update
+        case _:
+            return f"importing {what} raised {in_words(error)}", plugin.update
 
 
 def _import(entry: EntryPoint, plugin: Plugin) -> ModuleType | None:
-    try:
-        return entry.load()  # type: ignore[no-any-return]
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a stranger's import does stays with it
-        plugin.broke(*_diagnosis(error, entry, plugin))
-        return None
+    """The module an entry point names, where it imports and is written for this contract."""
 
+    def diagnose(error: BaseException) -> tuple[str, str]:
+        # A plugin for another contract fails in many ways, of which this is the reason.
+        reason = contract.objection(contract.declared_in_source(entry.module), plugin)
+        return reason or import_failure(error, entry.value, plugin)
 
-def _diagnosis(error: BaseException, entry: EntryPoint, plugin: Plugin) -> tuple[str, str]:
-    """Cause and mend of a failed import."""
-    report = f"update {plugin.distribution}, or report it to its authors"
-    match error:
-        case ModuleNotFoundError(name=missing) if missing and not entry.module.startswith(missing):
-            return (
-                f"its import needs the module '{missing}', which is not installed",
-                f"pip install {missing}",
-            )
-        case SystemExit():
-            return f"importing {entry.module} ends the program (SystemExit)", report
-        case SyntaxError():
-            return f"{entry.module} is not valid Python: {error}", report
-        case _:
-            return f"importing {entry.value} raised {type(error).__name__}: {error}", report
+    loaded = None
+    with contained(plugin, "when it is imported", diagnose):
+        module = import_module(entry.module)
+        if reason := contract.objection(vars(module).get(contract.DECLARATION), plugin):
+            plugin.broke(*reason)
+        else:
+            loaded = entry.load()
+    return loaded
 
 
 def _distribution(entry: EntryPoint) -> tuple[str, str]:

@@ -60,9 +60,12 @@ def imagegen_stores() -> Iterable[StoreDef]:  # type: ignore[empty-body]
 
 @hookspec
 def imagegen_routes(app: APIRouter) -> None:
-    """Add routes to the server. They are behind its API keys, and come after its own."""
+    """Add routes to the server. They are behind its API keys, and come after its own; if this raises, none is added."""
 
 
 @hookspec
 def imagegen_cli(app: typer.Typer) -> None:
-    """Add commands to ``imagegen``. Import what a command needs inside it, so that others start fast."""
+    """Add commands to ``imagegen``, whose own keep their names.
+
+    Import what a command needs inside it, so that others start fast.
+    """

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +18,9 @@ from imagegen_core.errors import BackendNotFoundError, ModelNotFoundError, Plugi
 from imagegen_core.images.upscaler import LANCZOS, WEIGHTS_SUFFIXES, UpscalerDef
 from imagegen_core.models.named import NamedModel
 from imagegen_core.plugins import hookspecs
-from imagegen_core.plugins.discovery import Plugin, Selection, discover
+from imagegen_core.plugins.discovery import Selection, discover
+from imagegen_core.plugins.isolation import contained, in_words
+from imagegen_core.plugins.plugin import CORE, Plugin
 from imagegen_core.samplers import SAMPLERS, Sampler
 from imagegen_core.storage.store import STORES, StoreDef
 from imagegen_core.styles import StyleDef
@@ -24,6 +30,11 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
 Offer = TypeVar("Offer", Backend, NamedModel, Sampler, StoreDef, StyleDef, UpscalerDef)
+
+# The fields whose value every command relies on, by the annotation that they have.
+_KINDS: dict[str, type | tuple[type, ...]] = {"str": str, "Path": Path, "tuple[str, ...]": (tuple, list)}
+
+_log = logging.getLogger(__name__)
 
 
 class Registry:
@@ -122,14 +133,30 @@ class Registry:
         return f"installed {'is' if len(self.backends) == 1 else 'are'} {', '.join(sorted(self.backends))}"
 
     def add_commands(self, app: typer.Typer) -> None:
-        """Let the plugins add their commands to `app`."""
+        """Let the plugins add their commands to `app`, whose own keep their names."""
+        from imagegen_core.plugins import additions
+
+        owners = {name: CORE for names, _ in additions.parts(app) for name in names}
         for plugin in self.plugins:
-            self._call(plugin, "imagegen_cli", app=app)
+            added = additions.scratch()
+            self._call(plugin, "imagegen_cli", app=added)
+            made = self._ask(plugin, "imagegen_cli", partial(additions.parts, added))
+            additions.merge(plugin, made, app, owners)
+            if added.registered_callback:
+                plugin.broke("it sets the callback of the whole command line, which is imagegen's own", plugin.update)
 
     def add_routes(self, app: APIRouter) -> None:
-        """Let the plugins add their routes to the server."""
+        """Let the plugins add their routes to the server; of one whose hook raises, none are added."""
+        from fastapi import APIRouter
+
         for plugin in self.plugins:
-            self._call(plugin, "imagegen_routes", app=app)
+            added = APIRouter()
+            worked = plugin.status == "ok"
+            self._call(plugin, "imagegen_routes", app=added)
+            if plugin.status == "ok":
+                app.include_router(added)
+            elif worked:
+                _log.warning("The plugin %s adds no routes: %s; %s", plugin.name, plugin.cause, plugin.mend)
 
     def _refuse_if_not_ok(self, noun: str, name: str) -> None:
         """Say why what is called as a plugin is not there, where that plugin is broken or disabled."""
@@ -141,52 +168,68 @@ class Registry:
                 )
 
     def _register(self, plugin: Plugin, module: ModuleType) -> bool:
-        try:
+        with contained(plugin, "when its hooks are looked for", lambda error: _hook_failure(error, plugin)):
             self._manager.register(module, name=plugin.name)
             unknown = [hook for hook in _hook_names(module) if not hasattr(hookspecs, hook)]
-        except pluggy.PluginValidationError as error:
+            if unknown:
+                plugin.broke(
+                    f"it implements {unknown[0]}, which this imagegen-core does not know",
+                    f"update imagegen-core, or {plugin.distribution}",
+                )
+        if plugin.status != "ok" and self._manager.has_plugin(plugin.name):
             self._manager.unregister(name=plugin.name)
-            plugin.broke(f"a hook has the wrong signature: {error}", f"update {plugin.distribution}")
-            return False
-        if unknown:
-            plugin.broke(
-                f"it implements {unknown[0]}, which this imagegen-core does not know",
-                f"update imagegen-core, or {plugin.distribution}",
-            )
-        return not unknown
+        return plugin.status == "ok"
 
     def _collect(self, plugin: Plugin, hook: str, kind: type[Offer], noun: str, into: dict[str, Offer]) -> None:
         for offer in self._call(plugin, hook):
             if not isinstance(offer, kind):
-                plugin.broke(
-                    f"{hook} returned {offer!r} where a {kind.__name__} belongs",
-                    f"update {plugin.distribution}",
-                )
+                plugin.broke(f"{hook} returned {reprlib.repr(offer)} where a {kind.__name__} belongs", plugin.update)
+                continue
+            if wrong := _wrong_field(offer):
+                plugin.broke(f"{hook} returned a {kind.__name__} whose {wrong}", plugin.update)
                 continue
             name = offer.id if isinstance(offer, StyleDef) else offer.name
             if name in into:
-                offering = (p.distribution for p in self.plugins if f"{noun} {name}" in p.offers)
-                plugin.broke(
-                    f"its {noun} '{name}' is already offered by {next(offering, 'imagegen-core')}",
-                    f"disable one of the two: IMAGEGEN_PLUGINS_DISABLED={plugin.name}",
-                )
+                owners = (p.distribution for p in self.plugins if f"{noun} {name}" in p.offers)
+                plugin.clashes(f"{noun} {name}", next(owners, CORE))
                 continue
             into[name] = offer
             plugin.offers.append(f"{noun} {name}")
 
     def _call(self, plugin: Plugin, hook: str, **arguments: Any) -> list[Any]:
-        """What one plugin's hook returns; a hook that raises breaks its plugin alone."""
-        if plugin.status != "ok":
-            return []
+        """What one plugin's hook returns; a hook that fails breaks its plugin alone."""
         others = [module for name, module in self._manager.list_name_plugin() if name != plugin.name]
-        try:
+
+        def call() -> Iterator[Any]:
             results = self._manager.subset_hook_caller(hook, others)(**arguments)
-            return [offer for result in results for offer in result or ()]
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - see discovery: a stranger's code
-            plugin.broke(f"{hook} raised {type(error).__name__}: {error}", f"update {plugin.distribution}")
-            return []
+            return (offer for result in results for offer in result or ())
+
+        return self._ask(plugin, hook, call)
+
+    def _ask(self, plugin: Plugin, hook: str, ask: Callable[[], Iterator[Any]]) -> list[Any]:
+        """All that `ask` yields; nothing where it fails, or the plugin is not ok in the first place."""
+        answers: list[Any] = []
+        if plugin.status == "ok":
+            with contained(plugin, f"in {hook}", lambda error: (f"{hook} raised {in_words(error)}", plugin.update)):
+                answers = list(ask())
+        return answers
+
+
+def _hook_failure(error: BaseException, plugin: Plugin) -> tuple[str, str]:
+    if isinstance(error, pluggy.PluginValidationError):
+        return f"a hook has the wrong signature: {' '.join(str(error).split())}", plugin.update
+    return f"looking for its hooks raised {in_words(error)}", plugin.update
 
 
 def _hook_names(module: ModuleType) -> list[str]:
     marker = f"{hookspecs.PROJECT}_impl"
     return [name for name, value in vars(module).items() if callable(value) and hasattr(value, marker)]
+
+
+def _wrong_field(offer: Offer) -> str | None:
+    """The first field of a description that is not what every command takes it for, in words."""
+    for field in fields(offer):
+        value, kind = getattr(offer, field.name), _KINDS.get(str(field.type))
+        if kind and not isinstance(value, kind):
+            return f"{field.name} is {reprlib.repr(value)}, where {field.type} belongs"
+    return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from imagegen_core import Drawing, Job, Picture, Settings, SettingsError, StepDone, encode_png
 from imagegen_toy.plugin import BACKEND
@@ -138,9 +139,10 @@ def _advance(state: Denoising, latents: Array) -> None:
 
 def _decode(latents: Array) -> npt.NDArray[np.uint8]:
     """RGB pixels [height, width, 3], eight for each latent both ways."""
-    colours = np.einsum("chw,cr->hwr", latents, _TO_RGB)
-    large = colours.repeat(_REDUCTION, axis=0).repeat(_REDUCTION, axis=1)
-    return ((np.tanh(large) + 1) * 127.5).astype(np.uint8)
+    colours = np.einsum("chw,cr->rhw", latents, _TO_RGB)
+    size = (latents.shape[2] * _REDUCTION, latents.shape[1] * _REDUCTION)
+    smooth = [np.asarray(Image.fromarray(colour).resize(size, Image.Resampling.BICUBIC)) for colour in colours]
+    return np.asarray((np.tanh(np.stack(smooth, axis=-1)) + 1) * 127.5, np.uint8)
 
 
 def _pooled(latents: Array) -> bytes:

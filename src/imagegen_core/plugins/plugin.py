@@ -1,0 +1,75 @@
+"""What is known of one plugin: where it comes from, what it offers, and what is wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+DENY_VARIABLE = "IMAGEGEN_PLUGINS_DISABLED"
+CORE = "imagegen-core"
+
+Status = Literal["ok", "disabled", "broken"]
+
+
+@dataclass(slots=True)
+class Plugin:
+    """One entry point and what became of it.
+
+    Attributes:
+        name: The entry point's name, by which the allow- and deny-list know it.
+        distribution: Name of the installed distribution it comes with.
+        version: That distribution's version.
+        status: ``ok``, ``disabled`` by a list, or ``broken``.
+        cause: Why it is not ``ok``, in a sentence.
+        mend: What to do about it, in a sentence.
+        offers: What it brought, such as ``backend sdxl``.
+        remarks: What is wrong although it works, and what to do about it, a sentence each.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    status: Status = "ok"
+    cause: str = ""
+    mend: str = ""
+    offers: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def update(self) -> str:
+        """The mend where only its authors can help."""
+        return f"update {self.distribution}, or report it to its authors"
+
+    @property
+    def disable(self) -> str:
+        """The mend that always helps."""
+        return f"disable it with {DENY_VARIABLE}={self.name}, and {self.update}"
+
+    def broke(self, cause: str, mend: str) -> None:
+        """Mark the plugin as broken; the first cause stands."""
+        if self.status == "ok":
+            self.status, self.cause, self.mend = "broken", cause, mend
+
+    def clashes(self, offer: str, owner: str) -> None:
+        """Mark the plugin as broken by an offer that another distribution made first.
+
+        Args:
+            offer: Noun and name, such as ``backend sdxl``.
+            owner: The distribution whose offer stands.
+        """
+        noun, _, name = offer.partition(" ")
+        if owner == CORE:
+            self.broke(
+                f"its {noun} '{name}' is already imagegen's own, which stands",
+                f"ask the authors of {self.distribution} for another name, or disable it: {DENY_VARIABLE}={self.name}",
+            )
+        else:
+            self.broke(
+                f"its {noun} '{name}' is already offered by {owner}",
+                f"disable one of the two: {DENY_VARIABLE}={self.name}",
+            )
+
+    def remark(self, sentence: str) -> None:
+        """Note what is wrong although the plugin works, once."""
+        if sentence not in self.remarks:
+            self.remarks.append(sentence)

@@ -1,0 +1,102 @@
+"""What a new plugin may be called."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from imagegen_core.errors import ImagegenError, InvalidRequestError
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.samplers import CHECKPOINT_CHOICE, find_sampler
+from imagegen_core.scaffold.kinds import Kind
+
+_FORM = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
+_LONGEST = 30  # lines of the project stay as short as they are formatted
+_RESERVED = {
+    (Kind.STORE, "disabled"): "STORAGE_PROVIDER=disabled turns storage off",
+    (Kind.SAMPLER, CHECKPOINT_CHOICE): "it stands for the checkpoint's own scheduler",
+}
+
+
+class ProjectError(ImagegenError):
+    """A plugin's project cannot be begun under that name, or in that folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginName:
+    """A plugin's name, and those that follow from it.
+
+    Attributes:
+        name: What people call it, such as ``my-clouds``.
+    """
+
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> PluginName:
+        """Check a name's form.
+
+        Raises:
+            ProjectError: No package or class can be called so.
+        """
+        if not _FORM.fullmatch(text) or len(text) > _LONGEST:
+            raise ProjectError(
+                f"Invalid name {text[:_LONGEST]!r}: expected a small letter, then small letters and digits with single "
+                f"hyphens between them, such as my-clouds; {_LONGEST} at most"
+            )
+        name = cls(text)
+        if keyword.iskeyword(text) or keyword.iskeyword(name.camel_case):
+            raise ProjectError(f"Invalid name {text!r}: it is a word of Python's own; take another, such as my-{text}")
+        return name
+
+    @property
+    def distribution(self) -> str:
+        """What pip calls it."""
+        return f"imagegen-{self.name}"
+
+    @property
+    def package(self) -> str:
+        """What Python imports."""
+        return f"imagegen_{self.identifier}"
+
+    @property
+    def identifier(self) -> str:
+        """The name as Python takes it."""
+        return self.name.replace("-", "_")
+
+    @property
+    def camel_case(self) -> str:
+        """The name as classes are called."""
+        return "".join(part.capitalize() for part in self.name.split("-"))
+
+
+def refuse_taken(name: PluginName, kind: Kind, registry: Registry) -> None:
+    """See that nothing installed would clash with a new plugin.
+
+    Raises:
+        ProjectError: The name is taken, by imagegen itself or by a plugin.
+    """
+    if reason := _RESERVED.get((kind, name.name)):
+        raise ProjectError(f"Invalid name '{name.name}' for a {kind}: {reason}; take another")
+    for plugin in registry.plugins:
+        if f"{kind} {name.name}" in plugin.offers or name.name == plugin.name:
+            raise ProjectError(
+                f"The name '{name.name}' is taken by the installed plugin {plugin.distribution}: take another name, or "
+                f"pip uninstall {plugin.distribution}"
+            )
+    if _is_own(name.name, kind, registry):
+        raise ProjectError(f"The name '{name.name}' is taken by imagegen's own {kind}: take another name")
+    if find_spec(name.package):
+        raise ProjectError(f"A package {name.package} is installed already: take another name, or uninstall it")
+
+
+def _is_own(name: str, kind: Kind, registry: Registry) -> bool:
+    if kind is Kind.SAMPLER:
+        try:  # case and hyphens do not matter in a sampler's name
+            find_sampler(name, registry.samplers.values())
+        except InvalidRequestError:
+            return False
+        return True
+    return (kind is Kind.UPSCALER and name in registry.upscalers) or (kind is Kind.STORE and name in registry.stores)

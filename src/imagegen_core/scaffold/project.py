@@ -1,0 +1,94 @@
+"""Writing a plugin's project from the templates beside this file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from string import Template
+
+from imagegen_core.scaffold.kinds import TRAITS, Kind, Traits
+from imagegen_core.scaffold.lora import sample_lora
+from imagegen_core.scaffold.names import PluginName, ProjectError
+
+_TEMPLATES = Path(__file__).with_name("templates")
+_SUFFIX = ".tmpl"
+_ABOUT = "about.md"  # the part of the README that is a kind's own
+_VERSIONS = ">=0.1,<0.2"
+_UNTYPED = """
+[[tool.mypy.overrides]]
+# These annotate little or do not say that they do.
+module = $modules
+ignore_missing_imports = true
+follow_imports = "skip"
+"""
+
+
+def write_project(name: PluginName, kind: Kind, folder: Path) -> list[Path]:
+    """Write the project of a new plugin.
+
+    Args:
+        name: What the plugin and what it offers are called.
+        kind: What it offers.
+        folder: Where to; made where it is missing.
+
+    Returns:
+        The files written, relative to `folder`, in order of their names.
+
+    Raises:
+        ProjectError: The folder has something in it already, or cannot be written to.
+    """
+    files = _files(name, kind)
+    try:
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise ProjectError(
+                f"Cannot write to {folder}: it is there already, and nothing is overwritten; name a new folder by -o"
+            )
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+    except OSError as error:
+        raise ProjectError(f"Cannot write to {folder} ({error.strerror}): name another folder by -o") from error
+    return sorted(files)
+
+
+def _files(name: PluginName, kind: Kind) -> dict[Path, bytes]:
+    """What a project consists of, by path."""
+    values = _values(name, kind, TRAITS[kind])
+    values["about"] = _filled(_TEMPLATES / kind / f"{_ABOUT}{_SUFFIX}", values).strip()
+    files = {Path(name.package, "py.typed"): b""}
+    for root in (_TEMPLATES / "common", _TEMPLATES / kind):
+        for template in root.rglob(f"*{_SUFFIX}"):
+            path = template.relative_to(root).with_suffix("")
+            if path.name != _ABOUT:
+                parts = (name.package if part == "package" else part for part in path.parts)
+                files[Path(*parts)] = _filled(template, values).encode()
+    if kind is Kind.STYLE:
+        files[Path(name.package, f"{name.identifier}.safetensors")] = sample_lora()
+    return files
+
+
+def _filled(template: Path, values: dict[str, str]) -> str:
+    return Template(template.read_text(encoding="utf-8")).substitute(values)
+
+
+def _values(name: PluginName, kind: Kind, traits: Traits) -> dict[str, str]:
+    """What the templates' placeholders stand for."""
+    article = "an" if kind[0] in "aeiou" else "a"
+    class_name = name.camel_case.removesuffix(traits.class_suffix) + traits.class_suffix
+    return {
+        "name": name.name,
+        "identifier": name.identifier,
+        "environment": name.identifier.upper(),
+        "distribution": name.distribution,
+        "package": name.package,
+        "class_name": class_name,
+        "kit": f"{kind.capitalize()}Conformance",
+        "test_class": f"Test{name.camel_case}",
+        "kind": kind,
+        "a_kind": f"{article} {kind}",
+        "A_kind": f"{article.capitalize()} {kind}",
+        "summary": traits.summary,
+        "dependencies": json.dumps([f"{traits.core}{_VERSIONS}", *traits.dependencies]),
+        "testing": json.dumps(["imagegen-core[testing]", *traits.testing]),
+        "untyped": Template(_UNTYPED).substitute(modules=json.dumps(traits.untyped)) if traits.untyped else "",
+    }

@@ -1,0 +1,278 @@
+"""Plugins of strangers: a good one, and many that are broken each in its own way, with what the doctor says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from textwrap import dedent
+
+GOOD = """
+from imagegen_core import Backend, hookimpl
+
+requires_contract = "1.0"
+
+@hookimpl
+def imagegen_backends():
+    return [Backend(name="good", summary="a grey square", worker="plugin_good.worker:Grey", default_size="64x64")]
+
+@hookimpl
+def imagegen_cli(app):
+    @app.command()
+    def hello():
+        print("hello from good")
+"""
+GOOD_WORKER = """
+import io
+from PIL import Image
+from imagegen_core import Drawing
+
+class Grey:
+    def __init__(self, worker_id=0, settings=None):
+        self.worker_id = worker_id
+
+    def run_job(self, job):
+        return self.run_job_with_latents(job)[:2]
+
+    def run_job_with_latents(self, job):
+        drawing = Drawing.of(job.req, native_size="64x64")
+        png = io.BytesIO()
+        Image.new("RGB", (64, 64), "grey").save(png, "PNG")
+        return png.getvalue(), drawing.seed, bytes(512)
+"""
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A plugin of version 3.1.
+
+    Attributes:
+        code: Its module.
+        cause: What the doctor says of it.
+        mend: What the doctor says to do.
+        remark: How the doctor's remark begins; with it the plugin is flawed and yet works.
+        fatal: Whether it ends whatever process imports it.
+        worker: Its module ``worker``.
+    """
+
+    code: str
+    cause: str = ""
+    mend: str = ""
+    remark: str = ""
+    fatal: bool = False
+    worker: str = ""
+
+
+def distribution(name: str) -> str:
+    """What the plugin called `name` comes with."""
+    return f"imagegen-{name}"
+
+
+def _update(name: str) -> str:
+    return f"update imagegen-{name}, or report it to its authors"
+
+
+def _disable(name: str) -> str:
+    return f"disable it with IMAGEGEN_PLUGINS_DISABLED={name}, and {_update(name)}"
+
+
+def _hooks(code: str) -> str:
+    return "from imagegen_core import Backend, hookimpl\n" + dedent(code)
+
+
+def _offering(name: str) -> str:
+    """Code that describes well, after something else has gone wrong."""
+    return _hooks(f"""
+        @hookimpl
+        def imagegen_backends():
+            return [Backend(name="{name}", summary="", worker="plugin_{name}.worker:Worker", default_size="64x64")]
+        """)
+
+
+_WORKER = "class Worker: pass\n"
+
+STRANGERS = {
+    "importerror": Stranger(
+        "from json import no_such_name",
+        "importing plugin_importerror raised ImportError: cannot import name 'no_such_name' from 'json' ({json})",
+        _update("importerror"),
+    ),
+    "syntax": Stranger(
+        "def (:\n",
+        "importing plugin_syntax finds what is not valid Python: invalid syntax (__init__.py, line 1)",
+        _update("syntax"),
+    ),
+    "exits": Stranger(
+        "import sys; sys.exit(3)", "importing plugin_exits ends the program (SystemExit: 3)", _update("exits")
+    ),
+    "loops": Stranger("while True: pass", "it takes more than 10 s when it is imported", _disable("loops")),
+    "signature": Stranger(
+        _hooks("""
+            @hookimpl
+            def imagegen_backends(unasked):
+                return []
+            """),
+        "a hook has the wrong signature: Plugin 'signature' for hook 'imagegen_backends' hookimpl definition: "
+        "imagegen_backends(unasked) Argument(s) {{'unasked'}} are declared in the hookimpl but can not be found in the "
+        "hookspec",
+        _update("signature"),
+    ),
+    "raises": Stranger(
+        _hooks("""
+            @hookimpl
+            def imagegen_backends():
+                raise OSError("no disk")
+            """),
+        "imagegen_backends raised OSError: no disk",
+        _update("raises"),
+    ),
+    "unspeakable": Stranger(
+        _hooks("""
+            class Unspeakable(BaseException):
+                def __str__(self):
+                    raise self
+            @hookimpl
+            def imagegen_styles():
+                raise Unspeakable
+            """),
+        "imagegen_styles raised plugin_unspeakable.Unspeakable: <exception str() failed>",
+        _update("unspeakable"),
+    ),
+    "malformed": Stranger(
+        _hooks("""
+            @hookimpl
+            def imagegen_backends():
+                return [Backend(name=["malformed"], summary="", worker="", default_size="64x64")]
+            """),
+        "imagegen_backends returned a Backend whose name is ['malformed'], where str belongs",
+        _update("malformed"),
+    ),
+    "imitates": Stranger(
+        _offering("good"),
+        "its backend 'good' is already offered by imagegen-good",
+        "disable one of the two: IMAGEGEN_PLUGINS_DISABLED=imitates",
+    ),
+    "future": Stranger(
+        'requires_contract = "2.0"\n'
+        + _hooks("""
+            @hookimpl
+            def imagegen_backends():
+                raise AssertionError("asked although it is for another contract")
+            """),
+        "it is written for contract 2.0, and imagegen-core {core} has contract 1.0",
+        "pip install --upgrade imagegen-core",
+    ),
+    "tomorrow": Stranger(
+        'requires_contract: str = "1.7"\nfrom imagegen_core import ThingOfTomorrow',
+        "it is written for contract 1.7, and imagegen-core {core} has contract 1.0",
+        "pip install --upgrade imagegen-core",
+    ),
+    "past": Stranger(
+        'requires_contract = "0.9"',
+        "it is written for contract 0.9, and imagegen-core {core} supports contracts from 1.0 on",
+        "pip install --upgrade imagegen-past",
+    ),
+    "number": Stranger(
+        "requires_contract = 1.0",
+        "its requires_contract is 1.0, where text such as '1.0' belongs",
+        _update("number"),
+    ),
+    "newer": Stranger(
+        "from imagegen_core import ThingOfTomorrow",
+        "importing plugin_newer needs another imagegen-core: ImportError: cannot import name 'ThingOfTomorrow' from "
+        "'imagegen_core' ({package})",
+        "pip install --upgrade imagegen-core imagegen-newer",
+    ),
+    "needs": Stranger(
+        "import no_such_module",
+        "importing plugin_needs needs the module 'no_such_module', which is not installed",
+        "pip install no_such_module",
+    ),
+    "workerneeds": Stranger(
+        _offering("workerneeds"),
+        "its backend workerneeds cannot be used: importing plugin_workerneeds.worker:Worker needs the module "
+        "'no_such_module', which is not installed",
+        "pip install no_such_module",
+        worker="import no_such_module\n" + _WORKER,
+    ),
+    "workerdies": Stranger(
+        _offering("workerdies"),
+        "it ends the process with exit code 5 when plugin_workerdies.worker:Worker of its backend workerdies is "
+        "imported",
+        _disable("workerdies"),
+        worker="import os\nos._exit(5)\n",
+    ),
+    "commands": Stranger(
+        _offering("commands")
+        + dedent("""
+            @hookimpl
+            def imagegen_cli(app):
+                @app.command()
+                def generate():
+                    print("not imagegen's own")
+                @app.command()
+                def farewell():
+                    print("farewell")
+            """),
+        "its command 'generate' is already imagegen's own, which stands",
+        "ask the authors of imagegen-commands for another name, or disable it: IMAGEGEN_PLUGINS_DISABLED=commands",
+        worker=_WORKER,
+    ),
+    "greets": Stranger(
+        _hooks("""
+            @hookimpl
+            def imagegen_cli(app):
+                import typer
+                group = typer.Typer()
+                group.command("world")(lambda: None)
+                app.add_typer(group, name="hello")
+            """),
+        "its command 'hello' is already offered by imagegen-good",
+        "disable one of the two: IMAGEGEN_PLUGINS_DISABLED=greets",
+    ),
+    "untypable": Stranger(
+        _hooks("""
+            @hookimpl
+            def imagegen_cli(app):
+                @app.command()
+                def impossible(value: 'NoSuchType'):
+                    pass
+            """),
+        "imagegen_cli raised NameError: name 'NoSuchType' is not defined",
+        _update("untypable"),
+    ),
+    "noroutes": Stranger(
+        _hooks("""
+            @hookimpl
+            def imagegen_routes(app):
+                raise LookupError("no way")
+            """),
+        "imagegen_routes raised LookupError: no way",
+        _update("noroutes"),
+    ),
+    "dies": Stranger(
+        "import os; os._exit(0)",
+        "it ends the process with exit code 0 when it is imported",
+        _disable("dies"),
+        fatal=True,
+    ),
+    "crashes": Stranger(
+        "import ctypes; ctypes.string_at(0)",
+        "it ends the process by SIGSEGV when it is imported",
+        _disable("crashes"),
+        fatal=True,
+    ),
+    "prints": Stranger(
+        "print('welcome')\n" + _offering("prints"),
+        remark="it prints when it is imported ('welcome'), and stdout is for pictures and data: ",
+        worker=_WORKER,
+    ),
+    "writes": Stranger(
+        "import sys\nsys.stderr.write('welcome')\n" + _offering("writes"),
+        remark="it writes to stderr when it says what it offers ('welcome'), in every command: ",
+        worker=_WORKER,
+    ),
+    "heavy": Stranger(
+        "import torch\n" + _offering("heavy"),
+        remark="it imports torch to say what it offers, and every command waits ",
+        worker=_WORKER,
+    ),
+}

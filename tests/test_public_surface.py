@@ -1,0 +1,22 @@
+"""What plugins and applications rely on changes by decision alone."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from tests.public_surface import surface
+
+RECORD = Path(__file__).with_name("public_surface.txt")
+
+
+def test_the_public_surface_is_the_one_recorded() -> None:
+    recorded = RECORD.read_text(encoding="utf-8").splitlines()
+    changes = list(difflib.unified_diff(recorded, surface().splitlines(), "recorded", "now", lineterm="", n=1))
+    assert not changes, "\n".join(
+        [
+            "The public surface has changed. Is that wanted, and does the contract's version say so (docs/plugins.md)?",
+            "Then record it: python -m tests.public_surface > tests/public_surface.txt",
+            *changes,
+        ]
+    )
