@@ -12,26 +12,28 @@ import nox
 
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "wheels", "page", "server", "fuzz", "tests"]
+nox.options.sessions = ["lint", "types", "wheels", "page", "server", "fuzz", "docs", "tests"]
 
 PACKAGES = ("core", "sdxl", "sd15", "demo")
 CONSTRAINTS = ("--quiet", "--constraint", "constraints.txt")
 EDITABLE = [part for name in PACKAGES for part in ("--editable", f"src/imagegen_{name}")]
-EDITABLE[1] += "[diffusers,server,redis]"
+EDITABLE[1] += "[diffusers,server,redis,testing]"
+EXAMPLES = ("--editable", "examples/imagegen-toy", "--editable", "examples/imagegen-openvino")
 
 
 SHARED = Path(".nox", "tested")  # one environment for all that runs pytest
 PARTS = {
     "page": ("tests/server/test_page.py",),
     "fuzz": ("tests/server/test_fuzz.py",),
+    "docs": ("tests/docs",),
     "server": ("tests/server", "tests/storage"),
 }
 
 
 @nox.session(python=False)
 def tests(session: nox.Session) -> None:
-    """Run the tests on the source tree but for the server's; further arguments go to pytest."""
-    _pytest(session, *([] if session.posargs else _without(*PARTS["server"])))
+    """Run the tests on the source tree but for the server's and the documents'; further arguments go to pytest."""
+    _pytest(session, *([] if session.posargs else _without(*PARTS["server"], *PARTS["docs"])))
 
 
 @nox.session(python=False)
@@ -54,6 +56,13 @@ def fuzz(session: nox.Session) -> None:
     _pytest(session, *PARTS["fuzz"])
 
 
+@nox.session(python=False)
+def docs(session: nox.Session) -> None:
+    """Build the documents into `site`, and do all that they say can be done."""
+    _pytest(session, *PARTS["docs"])
+    session.run(str(SHARED / "bin" / "mkdocs"), "build", "--strict", "--quiet")
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting."""
@@ -64,8 +73,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types of all four packages, strictly."""
-    session.install(*CONSTRAINTS, *EDITABLE, *_group("types"))
+    """Check the types of all four packages and of the examples, strictly."""
+    session.install(*CONSTRAINTS, *EDITABLE, *EXAMPLES, *_group("types"))
     session.run("mypy")
 
 
@@ -117,7 +126,9 @@ def _check_contents(session: nox.Session, dist: Path, package: str) -> None:
 def _pytest(session: nox.Session, *arguments: str) -> None:
     if not SHARED.exists():
         session.run("python3", "-m", "venv", str(SHARED))
-    session.run(str(SHARED / "bin" / "pip"), "install", *CONSTRAINTS, *EDITABLE, *_group("test"))
+    session.run(
+        str(SHARED / "bin" / "pip"), "install", *CONSTRAINTS, *EDITABLE, *EXAMPLES, *_group("test"), *_group("docs")
+    )
     session.run(str(SHARED / "bin" / "pytest"), *arguments, *session.posargs)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -226,12 +226,25 @@ class Settings(BaseModel):
         return settings
 
 
+def variables(field: str, prefixes: Iterable[str] = ()) -> list[str]:
+    """What sets a field in the environment; the first that is set counts.
+
+    Args:
+        field: The field's name.
+        prefixes: Of backends, such as ``SDXL``, whose own variables come before the general ones.
+    """
+    if field in _FILE_ONLY:
+        return []
+    own = [f"{prefix}_{_PER_BACKEND[field]}" for prefix in prefixes if field in _PER_BACKEND]
+    also = [_ALSO_CALLED[field]] if field in _ALSO_CALLED else []
+    return [*own, f"IMAGEGEN_{field.upper()}", *also]
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, _Value]:
     found = {}
-    for field in Settings.model_fields.keys() - _FILE_ONLY:
+    for field in Settings.model_fields:
         # An empty variable counts as unset, as shells and compose files leave them.
-        names = (f"IMAGEGEN_{field.upper()}", _ALSO_CALLED.get(field, ""))
-        if variable := next((name for name in names if environ.get(name)), None):
+        if variable := next((name for name in variables(field) if environ.get(name)), None):
             found[field] = _Value(environ[variable], variable)
     return found
 

@@ -20,7 +20,6 @@ def examine(own_commands: Iterable[str] = ()) -> Iterator[Plugin]:
 
     Args:
         own_commands: The names of imagegen's own commands, which no plugin may take.
-        only: The name of the one plugin to look at; None looks at all, also at how they get on with each other.
     """
     owners = {f"command {name}": CORE for name in own_commands}
     for plugin, _ in find(Selection.from_environment()):

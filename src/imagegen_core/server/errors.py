@@ -48,7 +48,7 @@ class UnauthorizedError(errors.ImagegenError):
 
 
 # The first that fits counts, so subclasses come before their bases.
-_TABLE: tuple[tuple[type[Exception], int, str], ...] = (
+TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.InvalidRequestError, 422, "invalid_request"),
     (errors.PictureError, 422, "invalid_picture"),
     (errors.QueueFullError, 429, "queue_full"),
@@ -73,7 +73,7 @@ def problem(error: Exception) -> Problem:
         kind = {404: "not_found", 413: "too_large"}.get(error.status_code, "invalid_request")
         said = message.get(error.status_code, str(error.detail))
         return Problem(error.status_code, kind, said, headers=error.headers or {})
-    for kind_of, status, name in _TABLE:
+    for kind_of, status, name in TABLE:
         if isinstance(error, kind_of):
             return Problem(status, name, str(error), getattr(error, "field", None), _headers(error))
     return Problem(500, "failed", "Something went wrong that should not have: the server's log tells more")

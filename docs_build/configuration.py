@@ -1,0 +1,102 @@
+"""The page of all settings, made from the model that checks them."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from docstrings import attributes
+from pydantic.fields import FieldInfo
+
+from imagegen_core import Settings
+from imagegen_core.settings import StyleSettings, variables
+
+_INTRODUCTION = """# Configuration
+
+Each setting is a variable of the environment, a key of `imagegen.toml`, and a keyword of `Settings`. Arguments come
+before variables, variables before the file. The file is what `IMAGEGEN_CONFIG` names; else `imagegen.toml` in the
+working directory, and beneath it the one in `~/.config/imagegen`. Of several variables the first that is set
+counts, and an empty one counts as unset. `imagegen config show` tells each setting's value and where it came from.
+What is malformed or unknown is an error that names it.
+
+Two variables decide what is imported before a file is looked at, so they are variables alone: `IMAGEGEN_PLUGINS`
+names the only plugins that may be imported, `IMAGEGEN_PLUGINS_DISABLED` those that must not be, with commas between
+them.
+"""
+# What a setting without a default could be.
+_EXAMPLES: Mapping[str, Any] = {
+    "backend": "sdxl",
+    "use_sdxl": True,
+    "model": "my-sdxl.safetensors",
+    "model_root": "/models",
+    "device": "cuda:0",
+    "dtype": "fp16",
+    "vae_path": "/models/vae.safetensors",
+    "base_model": "/models/sdxl-base",
+    "lora_root": "/models/loras",
+    "embeddings_root": "/models/embeddings",
+    "queue_per_key": 8,
+    "default_size": "1024x1024",
+    "upscaler": "lanczos",
+    "api_keys": ["a-long-random-word"],
+    "storage_url": "/var/lib/pictures",
+}
+_STYLE = """[styles.papercut]
+lora_path = "loras/papercut.safetensors"
+levels = [0.5, 0.8, 1.1]
+title = "cut from paper"
+required_cross_attention_dim = 2048"""
+_PREFIXES = ("SDXL", "SD15")  # of the backends that come along; others have theirs
+_WORDS = {str: "text", Path: "path", bool: "true or false", int: "whole number", float: "number"}
+_LIMITS = {"ge": "from", "gt": "above", "le": "to"}
+
+
+def page() -> str:
+    """The page as Markdown."""
+    described = attributes(Settings.__doc__ or "")
+    return "\n".join([_INTRODUCTION, *(_section(name, described[name]) for name in Settings.model_fields)])
+
+
+def toml_of(name: str) -> str:
+    """The setting as it stands in a file: its default, or where it has none what it could be."""
+    if name == "styles":
+        return _STYLE
+    default = Settings.model_fields[name].get_default(call_default_factory=True)
+    return f"{name} = {json.dumps(_EXAMPLES[name] if default in (None, ()) else default)}"
+
+
+def _section(name: str, description: str) -> str:
+    field = Settings.model_fields[name]
+    named = ", ".join(f"`{variable}`" for variable in variables(name, _PREFIXES)) or "the file alone"
+    facts = f"*Type:* {_type(field)}. *Default:* {_default(field)}. *Set by:* {named}."
+    return "\n\n".join([f"## {name}", description, facts, f"```toml\n{toml_of(name)}\n```", ""])
+
+
+def _type(field: FieldInfo) -> str:
+    limits = [(word, getattr(rule, name, None)) for rule in field.metadata for name, word in _LIMITS.items()]
+    return " ".join(
+        [_type_in_words(field.annotation), *(f"{word} {limit}" for word, limit in limits if limit is not None)]
+    )
+
+
+def _type_in_words(annotation: Any) -> str:
+    if get_origin(annotation) in (types.UnionType, typing.Union):
+        return " or ".join(_type_in_words(part) for part in get_args(annotation) if part is not types.NoneType)
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return "words"
+    if StyleSettings in get_args(annotation):
+        return "tables"
+    return _WORDS[annotation]
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if value in (None, (), {}):
+        return "none"
+    return f"`{', '.join(value) if isinstance(value, tuple) else json.dumps(value).strip(chr(34))}`"

@@ -1,0 +1,142 @@
+"""The page of all routes, made from the server's own description of itself."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections import defaultdict
+from typing import Any
+
+from docstrings import as_markdown, attributes
+from tables import table
+
+from imagegen_core import GenerateRequest, ImagegenError, Settings
+from imagegen_core.server import create_app
+from imagegen_core.server.errors import TABLE
+
+_INTRODUCTION = """# HTTP
+
+Every route of `imagegen serve`; [the server](../server.md) says how they go together. The same, to try out, is at
+`/docs` of a running server, and for programs at `/openapi.json`.
+"""
+_ERRORS = """## Errors
+
+An error is `{"detail": …, "type": …, "field": …}`, with a sentence, a word for programs, and the field that is
+wrong where it is one. Below `/v1/images` and `/v1/models` it has OpenAI's shape, with 400 in place of 422, and
+below `/sdapi` A1111's.
+"""
+_TITLES = {
+    "state": "State",
+    "pictures": "Pictures",
+    "jobs": "Jobs",
+    "OpenAI": "OpenAI's",
+    "A1111": "A1111's",
+    "storage": "Storage",
+}
+
+_WRONG_INPUT = "422"
+_NOTHING_SAID = "Successful Response"  # FastAPI's, where a route says nothing
+
+Schema = dict[str, Any]
+
+
+def page() -> str:
+    """The page as Markdown."""
+    described = create_app(Settings()).openapi()
+    families: dict[str, dict[tuple[str, str], list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            families[operation["tags"][0]][method, operation["summary"]].append(path)
+    parts = [_INTRODUCTION]
+    for family, routes in families.items():
+        parts += [
+            f"## {_TITLES[family]}\n",
+            *(_section(method, paths, described) for (method, _), paths in routes.items()),
+        ]
+    rows = [(str(status), f"`{kind}`", _first_line(error)) for error, status, kind in TABLE]
+    return "\n".join([*parts, _ERRORS, table(["status", "`type`", "what it means"], rows)])
+
+
+def _first_line(error: type[Exception]) -> str:
+    if error is ImagegenError:
+        return "Anything else; the message says what."
+    return as_markdown((inspect.getdoc(error) or "").partition("\n")[0])
+
+
+def _section(method: str, paths: list[str], described: Schema) -> str:
+    """One route, which may have several addresses."""
+    operation = described["paths"][paths[0]][method]
+    parts = [f"### {method.upper()} {', '.join(paths)}", as_markdown(operation.get("description", ""))]
+    if parameters := operation.get("parameters"):
+        rows = [(f"`{one['name']}`", one["in"], _type(one["schema"], described)) for one in parameters]
+        parts.append(table(["parameter", "in", "type"], rows))
+    for kind, body in operation.get("requestBody", {}).get("content", {}).items():
+        parts += [f"Body, `{kind}`:", _body(body["schema"], described)]
+    return "\n\n".join([part for part in [*parts, _answers(operation)] if part] + [""])
+
+
+def _answers(operation: Schema) -> str:
+    """The answers that are the route's own: what errors look like stands once for all."""
+    own = {status: answer for status, answer in operation["responses"].items() if status != _WRONG_INPUT}
+    return "Answers " + "; ".join(_answer(status, answer) for status, answer in own.items()) + "."
+
+
+def _answer(status: str, answer: Schema) -> str:
+    said = "" if answer["description"] == _NOTHING_SAID else f": {answer['description'].lower()}"
+    kinds = " or ".join(f"`{kind}`" for kind in answer.get("content", {}))
+    return f"`{status}`{said}{f', as {kinds}' if kinds else ''}"
+
+
+def _body(schema: Schema, described: Schema) -> str:
+    schema = _resolved(schema, described)
+    if "properties" not in schema:
+        return _type(schema, described)
+    said = attributes(GenerateRequest.__doc__ or "") | attributes(schema.get("description", ""))
+    required = schema.get("required", [])
+    rows = [
+        (
+            f"`{name}`",
+            _type(field, described),
+            "required" if name in required else _default(field),
+            as_markdown(field.get("description") or said.get(name, "")),
+        )
+        for name, field in schema["properties"].items()
+    ]
+    columns = ["field", "type", "default", "what it is"]
+    is_told = any(row[-1] for row in rows)
+    return table(columns, rows) if is_told else table(columns[:-1], [row[:-1] for row in rows])
+
+
+def _default(field: Schema) -> str:
+    return f"`{json.dumps(field['default'], ensure_ascii=False)}`" if field.get("default") is not None else ""
+
+
+def _resolved(schema: Schema, described: Schema) -> Schema:
+    """The schema itself where there is a reference to it."""
+    if "$ref" not in schema:
+        return schema
+    found: Schema = described["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return found
+
+
+def _type(schema: Schema, described: Schema) -> str:
+    """A type in words, with its limits."""
+    schema = _resolved(schema, described)
+    if alternatives := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(_type(one, described) for one in alternatives if one.get("type") != "null")
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "properties" in schema:
+        return f"object of {', '.join(f'`{name}`' for name in schema['properties'])}"
+    if schema.get("type") == "array":
+        return f"list of {_type(schema.get('items', {}), described)}"
+    words = {"contentMediaType": "file", "minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}"}
+    kind = schema.get("type", "anything")
+    return " ".join([kind, *(word.format(_plain(schema[key])) for key, word in words.items() if key in schema)])
+
+
+def _plain(limit: object) -> str:
+    """A limit without the ``.0`` that whole numbers have in the description."""
+    return f"{limit:g}" if isinstance(limit, float) else str(limit)

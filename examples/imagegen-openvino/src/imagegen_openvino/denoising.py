@@ -1,0 +1,98 @@
+"""One request between two steps, and the forward pass for several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imagegen_core import Drawing, StepDone
+from imagegen_openvino.lcm import Lcm
+from imagegen_openvino.noise import Floats, Noise
+from imagegen_openvino.runtime import Network
+from imagegen_openvino.text import Conditioning
+
+
+@dataclass
+class Denoising:
+    """One request between two steps.
+
+    Attributes:
+        drawing: What is being drawn.
+        scheduler: Takes its steps.
+        timesteps: From noise to picture.
+        noise: The generator that all of this picture's noise comes from.
+        latents: Noisy latents [1, 4, height / 8, width / 8].
+        conditionings: The prompt's; with classifier-free guidance the negative prompt's comes first.
+        on_step: Told of each step that is done.
+        index: Steps done so far.
+        failure: What went wrong with this request alone in its last step.
+    """
+
+    drawing: Drawing
+    scheduler: Lcm
+    timesteps: npt.NDArray[np.int64]
+    noise: Noise
+    latents: Floats
+    conditionings: tuple[Conditioning, ...]
+    on_step: Callable[[StepDone], None] | None = None
+    index: int = 0
+    failure: Exception | None = None
+
+    @property
+    def steps_left(self) -> int:
+        """Steps to go; at 0 its latents are final."""
+        return len(self.timesteps) - self.index
+
+    @property
+    def rows(self) -> int:
+        """How many rows of a forward pass it takes: one for each conditioning."""
+        return len(self.conditionings)
+
+    def advance(self, prediction: Floats) -> None:
+        """Take the UNet's prediction, one row for each conditioning, and go one step on, or note why that fails."""
+        if len(prediction) > 1:
+            negative, positive = prediction[:1], prediction[1:]
+            prediction = negative + self.drawing.guidance_scale * (positive - negative)
+        timestep, *later = (int(one) for one in self.timesteps[self.index : self.index + 2])
+        try:
+            following = later[0] if later else None
+            self.latents = self.scheduler.step(prediction, self.latents, timestep, following, self.noise)
+            self.index += 1
+            if self.on_step:
+                self.on_step(StepDone(self.index, len(self.timesteps)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
+            self.failure = error
+
+
+def predict(unet: Network, states: Sequence[Denoising], padded: int | None = None) -> list[Floats]:
+    """What the UNet predicts for each state's next step, in one forward pass.
+
+    Args:
+        unet: The network.
+        states: Requests of one size; their timesteps and guidance may differ.
+        padded: Rows that the pass is filled up to, where it has fewer.
+    """
+    rows = [(state, conditioning) for state in states for conditioning in state.conditionings]
+    rows += rows[-1:] * ((padded or 0) - len(rows))
+    inputs: dict[str, np.ndarray[Any, Any]] = {
+        "latents": np.concatenate([state.latents for state, _ in rows]),
+        "timesteps": np.array([state.timesteps[state.index] for state, _ in rows]),
+        "tokens": np.concatenate([conditioning.tokens for _, conditioning in rows]),
+    }
+    pooled = [conditioning.pooled for _, conditioning in rows if conditioning.pooled is not None]
+    if pooled:
+        inputs["pooled"] = np.concatenate(pooled)
+        inputs["time_ids"] = np.array([_time_ids(state.drawing) for state, _ in rows])
+    (predictions,) = unet(**inputs)
+    ends = np.cumsum([state.rows for state in states])
+    return np.split(predictions[: ends[-1]], ends[:-1])
+
+
+def _time_ids(drawing: Drawing) -> list[int]:
+    """Original size, crop corner and target size, each as height, width."""
+    height, width = drawing.size.height, drawing.size.width
+    return [height, width, 0, 0, height, width]

@@ -1,0 +1,34 @@
+"""What this plugin offers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imagegen_core import Backend, hookimpl
+
+if TYPE_CHECKING:
+    import typer
+
+requires_contract = "1.0"
+
+BACKEND = Backend(
+    name="openvino",
+    summary="Stable Diffusion and SDXL exported to OpenVINO, LCM",
+    worker="imagegen_openvino.worker:OpenVinoWorker",
+    default_size="512x512",
+    without=("clip_skip", "style_lora"),
+)
+
+
+@hookimpl
+def imagegen_backends() -> list[Backend]:
+    """OpenVINO. It loads folders of its own, so that no family of checkpoints leads to it: the configuration does."""
+    return [BACKEND]
+
+
+@hookimpl
+def imagegen_cli(app: typer.Typer) -> None:
+    """The command that makes such folders."""
+    from imagegen_openvino.command import group
+
+    app.add_typer(group(), name="openvino")

@@ -1,0 +1,233 @@
+"""The worker: a model exported to OpenVINO, on one device."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache, partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from imagegen_core import (
+    Drawing,
+    GenerateRequest,
+    InvalidRequestError,
+    Job,
+    ModelNotFoundError,
+    Picture,
+    Recipe,
+    Registry,
+    Settings,
+    SettingsError,
+    encode_png,
+    locate,
+    to_text,
+)
+from imagegen_openvino.decoding import decode, pool
+from imagegen_openvino.denoising import Denoising, predict
+from imagegen_openvino.folder import DECODER, TEXT_ENCODERS, UNET, Manifest
+from imagegen_openvino.lcm import Lcm
+from imagegen_openvino.noise import Noise
+from imagegen_openvino.plugin import BACKEND
+from imagegen_openvino.runtime import Runtime
+from imagegen_openvino.text import Conditioning, TextEncoder, encode
+
+logger = logging.getLogger(__name__)
+
+_CACHED_PROMPTS = 64
+_REDUCTION, _CHANNELS = 8, 4
+_TOOK_PART = ("imagegen-core", "imagegen-openvino", "openvino")
+_NOT_HERE = ("vae_path", "embeddings_root", "compile", "enable_xformers", "attention_slicing")
+
+
+class OpenVinoWorker:
+    """Draws with a model exported to OpenVINO; implements `imagegen_core.SteppedWorker`, and proves its batches.
+
+    Attributes:
+        worker_id: Tells workers of one process apart.
+        checkpoint: The model's folder.
+        device: Where it computes.
+        dtype: What it computes in.
+        native_size: ``WIDTHxHEIGHT`` drawn where a request leaves its size out.
+    """
+
+    def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
+        """Load the configured model.
+
+        Args:
+            worker_id: Tells workers of one process apart.
+            settings: The configuration; None reads the environment and ``imagegen.toml``.
+
+        Raises:
+            ModelNotFoundError: The model is not there.
+            ModelLoadError: It is damaged, or was not exported to OpenVINO.
+            SettingsError: The device, the precision or an option is not available here.
+        """
+        settings = (settings or Settings.load()).for_backend(BACKEND.environment_prefix)
+        _refuse_unknown(settings)
+        self.worker_id = worker_id
+        self.checkpoint: Path = _folder(settings)
+        self._manifest = Manifest.read(self.checkpoint)
+        self._lcm = Lcm(self._manifest.scheduler)
+        runtime = Runtime(settings)
+        self._unet, self._decoder = (runtime.load(self.checkpoint / name) for name in (UNET, DECODER))
+        text_encoders = [
+            TextEncoder(
+                runtime.load(self.checkpoint / f"{name}.xml"), self.checkpoint / f"{name}.tokenizer.json", marks
+            )
+            for name, marks in zip(TEXT_ENCODERS, self._manifest.marks, strict=False)
+        ]
+        self.device, self.dtype = runtime.device.lower(), self._unet.precision
+        self.native_size = self._manifest.native_size
+        self._writes_recipe = settings.recipe
+        self._versions = {name: version(name) for name in _TOOK_PART}
+        self._padded_rows: int | None = None
+        self._drawing = threading.Lock()
+        self._encoded = lru_cache(maxsize=_CACHED_PROMPTS)(partial(encode, text_encoders))
+        self._settle()
+
+    def run_job(self, job: Job) -> tuple[bytes, int]:
+        """Draw the job's request: the PNG, and the seed used.
+
+        Raises:
+            InvalidRequestError: The request asks for what cannot be drawn.
+        """
+        picture = self._draw(job)
+        return picture.png, picture.seed
+
+    def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
+        """Draw as `run_job` does, and give the pooled latents of that same pass: see `imagegen_core.Picture`."""
+        picture = self._draw(job)
+        return picture.png, picture.seed, picture.latents
+
+    def begin(self, job: Job) -> Denoising:
+        """Check the request, encode its prompt and draw its noise.
+
+        Raises:
+            InvalidRequestError: The request asks for what cannot be drawn.
+        """
+        drawing = BACKEND.drawing(job.req, self.native_size)
+        if drawing.scheduler is not None and not _is_lcm(drawing.scheduler):
+            raise InvalidRequestError(
+                f"Invalid scheduler {drawing.scheduler!r}: the backend '{BACKEND.name}' only has LCM", "scheduler"
+            )
+        noise = Noise(drawing.seed)
+        return Denoising(
+            drawing=drawing,
+            scheduler=self._lcm,
+            timesteps=self._lcm.timesteps(drawing.steps),
+            conditionings=self._conditionings(drawing),
+            noise=noise,
+            latents=noise.normal(1, _CHANNELS, drawing.size.height // _REDUCTION, drawing.size.width // _REDUCTION),
+            on_step=getattr(job, "on_step", None),
+        )
+
+    def group(self, state: Denoising) -> Hashable:
+        """Size and the prompt's length: what tensors of a shared forward pass have in common."""
+        return f"{state.drawing.size}, {state.conditionings[0].tokens.shape[1]} tokens"
+
+    def step(self, states: Sequence[Denoising]) -> None:
+        """Take each state one denoising step on, all in one forward pass; they are of one group."""
+        for state, prediction in zip(states, predict(self._unet, states, self._padded_rows), strict=True):
+            state.advance(prediction)
+
+    def trial(self, states: Sequence[Denoising]) -> bool:
+        """Take each state one step on by itself, and say whether together they would have come to the same bits."""
+        together = predict(self._unet, states, self._padded_rows)
+        alone = [predict(self._unet, [state], self._padded_rows)[0] for state in states]
+        for state, prediction in zip(states, alone, strict=True):
+            state.advance(prediction)
+        return all(np.array_equal(*pair) for pair in zip(together, alone, strict=True))
+
+    def pad(self, rows: int | None) -> None:
+        """Fill every forward pass up to `rows` from now on; None stops it."""
+        self._padded_rows = rows
+
+    def finish(self, state: Denoising) -> Callable[[], Picture]:
+        """Decode the latents of a state that is done; what is returned encodes the picture with its recipe."""
+        pixels = decode(self._decoder, state.latents)
+        latents = pool(state.latents)
+        return lambda: Picture(encode_png(pixels, self._text(state.drawing)), state.drawing.seed, latents)
+
+    def _settle(self) -> None:
+        """Draw something of many tokens before anything else.
+
+        OpenVINO's attention on a CPU (2026.4) keeps what it chose for its first input. Where that is a single token,
+        as in an 8x8 picture, later pictures are wrong or NaN; after a larger one, all are what they are alone.
+        """
+        state = self.begin(Job(req=GenerateRequest(prompt="", size="256x256", num_inference_steps=1, seed=0)))
+        self.step([state])
+        decode(self._decoder, state.latents)
+
+    def _draw(self, job: Job) -> Picture:
+        with self._drawing:
+            state = self.begin(job)
+            while state.steps_left:
+                self.step([state])
+                if state.failure is not None:
+                    raise state.failure
+            return self.finish(state)()
+
+    def _conditionings(self, drawing: Drawing) -> tuple[Conditioning, ...]:
+        prompt, wanted = self._encoded(drawing.prompt), drawing.negative_prompt
+        if drawing.guidance_scale <= 1:
+            if wanted:
+                logger.warning("The negative prompt has no effect: it needs a guidance scale above 1.0")
+            return (prompt,)
+        filler = self._encoded("")
+        if wanted is None and self._manifest.absent_is_zero:
+            filler = filler.zeros()
+        negative = filler if wanted is None else self._encoded(wanted)
+        length = max(one.tokens.shape[1] for one in (negative, prompt))
+        return negative.lengthened(filler, length), prompt.lengthened(filler, length)
+
+    def _text(self, drawing: Drawing) -> dict[str, str]:
+        if not self._writes_recipe:
+            return {}
+        recipe = Recipe(
+            prompt=drawing.prompt,
+            negative_prompt=drawing.negative_prompt,
+            seed=drawing.seed,
+            width=drawing.size.width,
+            height=drawing.size.height,
+            steps=drawing.steps,
+            guidance_scale=drawing.guidance_scale,
+            scheduler="LCM",
+            clip_skip=None,
+            style=None,
+            style_level=0,
+            checkpoint=self.checkpoint.name,
+            checkpoint_hash=self._manifest.checkpoint_hash,
+            backend=BACKEND.name,
+            dtype=self.dtype,
+            device=self.device,
+            versions=self._versions,
+        )
+        return to_text(recipe)
+
+
+def _folder(settings: Settings) -> Path:
+    if settings.model is None:
+        raise ModelNotFoundError(
+            f"No model is configured for backend '{BACKEND.name}': set {BACKEND.environment_prefix}_MODEL to a folder "
+            "that `imagegen openvino export` made"
+        )
+    return locate(settings.model, settings.model_root, Registry.discover().models)
+
+
+def _refuse_unknown(settings: Settings) -> None:
+    """Refuse the options that other backends have."""
+    for field in _NOT_HERE:
+        if getattr(settings, field):
+            raise SettingsError(f"{settings.source(field)} asks for what the OpenVINO backend does not have: unset it")
+    if not _is_lcm(settings.scheduler):
+        raise SettingsError(
+            f"{settings.source('scheduler')}={settings.scheduler}, but the OpenVINO backend only has LCM: unset it"
+        )
+
+
+def _is_lcm(scheduler: str) -> bool:
+    return scheduler.casefold() in ("lcm", "lcmscheduler")

@@ -1,0 +1,53 @@
+"""The code blocks of the documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = ("README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")))
+_SNIPPET = "--8<-- "
+
+
+class Fence(NamedTuple):
+    """A code block.
+
+    Attributes:
+        page: The document's path from the root.
+        line: Where it begins there.
+        language: What it says it is.
+        text: What it holds, with snippets put in.
+        heading: The heading it stands under.
+        included: The file that it is, where it is one.
+    """
+
+    page: str
+    line: int
+    language: str
+    text: str
+    heading: str
+    included: Path | None
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def fences(page: str) -> Iterator[Fence]:
+    """The code blocks of a page, in their order."""
+    heading, tokens = "", MarkdownIt("commonmark").parse((ROOT / page).read_text(encoding="utf-8"))
+    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+        if token.type == "heading_open" and following is not None:
+            heading = following.content
+        elif token.type == "fence" and token.map is not None:
+            included = _included(token.content)
+            text = included.read_text(encoding="utf-8") if included else token.content
+            yield Fence(page, token.map[0] + 1, token.info.partition(" ")[0], text, heading, included)
+
+
+def _included(text: str) -> Path | None:
+    """The file that a block consists of, as pymdownx.snippets puts it in."""
+    return ROOT / text.removeprefix(_SNIPPET).strip().strip('"') if text.startswith(_SNIPPET) else None

@@ -1,0 +1,27 @@
+"""The released families' networks as their configs describe them, without the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+import imagegen_sd15
+import imagegen_sdxl
+
+
+def released(family: str) -> SimpleNamespace:
+    """The networks of ``sd15`` or ``sdxl`` in fp16, SDXL's VAE in fp32, on no device."""
+    is_sdxl = family == "sdxl"
+    configs = Path(*(imagegen_sdxl if is_sdxl else imagegen_sd15).__path__) / "configs"
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(configs / "unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(configs / "vae"))
+        texts = [CLIPTextModel(CLIPTextConfig.from_pretrained(configs / "text_encoder"))]
+        if is_sdxl:
+            texts.append(CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(configs / "text_encoder_2")))
+    vae = vae if is_sdxl else vae.half()
+    return SimpleNamespace(unet=unet.half(), vae=vae, texts=[text.half() for text in texts], vae_scale_factor=8)

@@ -1,0 +1,185 @@
+"""The messages that the guides quote: here what takes networks, an engine or a server to provoke."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import psutil
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from safetensors.torch import save_file
+from torch._dynamo.exc import TorchDynamoException
+
+from imagegen_core import GenerateRequest, ImagegenError, Job, LocalEngine, OutOfMemoryError, Settings, Size
+from imagegen_core.diffusion.embeddings import Embeddings
+from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, row_bytes
+from imagegen_core.diffusion.preparing import compile_errors
+from imagegen_core.server import create_app
+from imagegen_sdxl import DiffusersSDXLCudaWorker
+from tests.docs.conftest import Said
+from tests.docs.fences import ROOT
+from tests.docs.networks import released
+from tests.engine.faults import Gate, Watched
+from tests.loras import TARGETS, as_kohya, random_lora, save
+
+CPU: dict[str, Any] = {"device": "cpu", "dtype": "fp32", "recipe": False}
+
+
+@pytest.fixture(scope="module")
+def worker(sdxl_checkpoint: Path) -> Any:
+    return DiffusersSDXLCudaWorker(settings=Settings(model=str(sdxl_checkpoint), **CPU))
+
+
+def _asked(**fields: Any) -> GenerateRequest:
+    return GenerateRequest(**{"prompt": "a lake", "seed": 1, "size": "64x64", **fields})
+
+
+def test_memory(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16e9))
+    with pytest.raises(ImagegenError) as caught:
+        check_fits(released("sdxl"), Size(4096, 4096), torch.device("cpu"))
+    said("More memory than there is", caught.value)
+    with pytest.raises(ImagegenError) as caught, memory_errors(Size(1024, 1024)):
+        raise torch.OutOfMemoryError
+    said("The memory ran out", caught.value)
+
+
+def test_warnings_about_memory(
+    said: Said, worker: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def crowded(latents: torch.Tensor, **options: Any) -> Any:
+        if not worker.pipe.vae.use_tiling:
+            raise torch.OutOfMemoryError
+        return decode(latents, **options)
+
+    def small(states: Sequence[Any]) -> None:
+        if len(states) > 1:
+            raise OutOfMemoryError("too much")
+
+    decode, gate = worker.pipe.vae.decode, Gate()
+    watched = Watched(worker)
+    with LocalEngine(watched, batching="fast") as engine:
+        monkeypatch.setattr(worker.pipe.vae, "decode", crowded)
+        watched.before = {"begin": gate, "step": small, "trial": small}
+        gate.shut()
+        tickets = [engine.submit(_asked(seed=seed)) for seed in range(4)]
+        gate.open()
+        for ticket in tickets:
+            ticket.result(60)
+    said("Warnings about memory", caplog.messages[0], caplog.messages[-1])
+
+
+def test_compiling(said: Said) -> None:
+    with pytest.raises(ImagegenError) as caught, compile_errors("IMAGEGEN_COMPILE"):
+        raise TorchDynamoException("no compiler")
+    said("Compiling does not work", caught.value)
+
+
+def test_xformers(said: Said, sdxl_checkpoint: Path) -> None:
+    environ = {"MODEL": str(sdxl_checkpoint), "CUDA_ENABLE_XFORMERS": "1", "CUDA_DEVICE": "cpu"}
+    with pytest.raises(ImagegenError) as caught:
+        DiffusersSDXLCudaWorker(settings=Settings.load(environ=environ))
+    said("xformers is not there", caught.value)
+
+
+def test_styles_and_embeddings(
+    said: Said, worker: Any, sdxl_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint, local_files_only=True)
+    lora = {name.replace("blocks.1", "blocks.7"): tensor for name, tensor in random_lora(pipe, targets=TARGETS).items()}
+    save(as_kohya(lora), tmp_path / "models/loras/papercut.safetensors")
+    settings = Settings(model=str(sdxl_checkpoint), lora_root=tmp_path / "models/loras", **CPU)
+    styled = DiffusersSDXLCudaWorker(settings=settings)
+    with pytest.raises(ImagegenError) as caught:
+        styled.run_job(Job(req=_asked(style_lora={"style": "papercut", "level": 1})))
+    said("A style with other layers", caught.value)
+
+    (tmp_path / "embeddings").mkdir()
+    save_file({"emb_params": torch.zeros(2, 768)}, tmp_path / "embeddings/badhands.safetensors")
+    text = SimpleNamespace(config=SimpleNamespace(hidden_size=768))
+    pipe = SimpleNamespace(text_encoder=text, text_encoder_2=text)
+    Embeddings(pipe, tmp_path / "embeddings", "EMBEDDINGS_ROOT")
+    said("An embedding made for SD1.5", caplog.messages[-1])
+
+
+def test_pictures(said: Said, sdxl_checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    worker = DiffusersSDXLCudaWorker(settings=Settings(model=str(sdxl_checkpoint), device="cpu", dtype="fp16"))
+    worker.run_job(Job(req=_asked(negative_prompt="blurry")))
+    said("The negative prompt does nothing", *caplog.messages)
+    caplog.clear()
+    torch.nn.Module.to(worker.pipe.vae, torch.float16)  # as if its config did not know better
+    with torch.no_grad():
+        worker.pipe.vae.decoder.conv_in.weight.mul_(3e4)
+        worker.pipe.vae.decoder.conv_in.bias.fill_(6e4)
+        worker.run_job(Job(req=_asked()))
+        worker.pipe.unet.conv_out.bias.fill_(torch.nan)
+    with pytest.raises(ImagegenError) as caught:
+        worker.run_job(Job(req=_asked()))
+    said("Black pictures", *caplog.messages, caught.value)
+
+
+def test_a_server_that_is_not_ready(said: Said, tmp_path: Path) -> None:
+    app = create_app(Settings(model="my-sdxl.safetensors", model_root=tmp_path, api_keys=("hush",)))
+    http, body = TestClient(app), {"prompt": "a lake"}
+    keys = {"X-API-Key": "hush"}
+    said("An API key is wanted", http.post("/generate", json=body).json()["detail"])
+    loading = http.post("/generate", json=body, headers=keys).json()["detail"]
+    app.state.studio.model._load()
+    failed = http.post("/generate", json=body, headers=keys).json()["detail"]
+    said("The model is not ready", loading, failed)
+
+
+def test_a_server_that_is_busy(said: Said, worker: Any) -> None:
+    gate = Gate()
+    watched = Watched(worker)
+    with LocalEngine(watched, queue_limit=64) as engine:
+        watched.before = {"begin": gate}
+        gate.shut()
+        first = engine.submit(_asked())
+        assert gate.reached.wait(60)
+        waiting = [engine.submit(_asked()) for _ in range(64)]
+        with pytest.raises(ImagegenError) as caught:
+            engine.submit(_asked())
+        said("The queue is full", caught.value)
+        late = waiting[0]
+        late.deadline = 120
+        late.expire(late.since + 121)
+        with pytest.raises(ImagegenError) as caught:
+            late.result(60)
+        said("Too late", caught.value)
+        for ticket in waiting:
+            ticket.cancel()
+        gate.open()
+        first.result(60)
+
+
+def _parameters(*networks: Any) -> int:
+    return sum(parameter.numel() for network in networks for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(("family", "side", "column"), [("sd15", 512, 0), ("sdxl", 1024, 1)])
+def test_what_a_family_takes_is_what_the_guide_says(family: str, side: int, column: int) -> None:
+    networks = released(family)
+    parts = (networks.unet, *networks.texts, networks.vae)
+    weights = sum(parameter.nbytes for part in parts for parameter in part.parameters())
+    told = {
+        "UNet": f"{_parameters(networks.unet) / 1e6:.1f} M parameters",
+        "text encoders": f"{_parameters(*networks.texts) / 1e6:.1f} M",
+        "VAE": f"{_parameters(networks.vae) / 1e6:.1f} M" + (", in fp32" if family == "sdxl" else ""),
+        "all weights": f"{weights / 1e9:.1f} GB",
+        "a row of a step; two with guidance": f"{row_bytes(networks, Size(side, side)) / 1e9:.2f} GB",
+        "decoding in one piece": f"{decoding_bytes(networks, Size(side, side)) / 1e9:.1f} GB",
+    }
+    assert _table("docs/sd15-to-sdxl.md", column) | told == _table("docs/sd15-to-sdxl.md", column)
+
+
+def _table(page: str, column: int) -> dict[str, str]:
+    """The cells of a page's tables in one column, by what stands before them."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {row[0]: row[1 + column] for row in rows if len(row) > 1 + column}

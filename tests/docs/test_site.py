@@ -1,0 +1,116 @@
+"""The site builds without a warning, has all that there is, and asks no other host for anything."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import imagegen_core
+import imagegen_core.diffusion
+import imagegen_core.testing
+from imagegen_core import Settings
+from imagegen_core.server import create_app
+from imagegen_core.server.errors import TABLE
+from tests.docs.fences import ROOT
+
+# What a browser loads by itself: scripts, styles, pictures and frames, and what styles name.
+_LOADED = re.compile(r"""<(?:script|img|iframe|source|link)\b[^>]*?(?:src|href)=["']?([^"' >]+)|url\(["']?([^"')]+)""")
+
+Read = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def text(site: Path) -> Read:
+    """What a page shows, without its markup."""
+    return lambda page: html.unescape(re.sub(r"<[^>]+>", "", (site / page / "index.html").read_text(encoding="utf-8")))
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Imports a part of the hook, as mkdocs does."""
+    monkeypatch.syspath_prepend(ROOT / "docs_build")
+    return import_module
+
+
+def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
+    files = [*site.rglob("*.html"), *site.rglob("*.css")]
+    loaded = {
+        address
+        for file in files
+        for found in _LOADED.findall(file.read_text(encoding="utf-8"))
+        for address in found
+        if address
+    }
+    assert any(address.endswith(".css") for address in loaded)
+    assert {address for address in loaded if re.match(r"(https?:)?//", address)} == set()
+
+
+def test_every_setting_and_its_variables_are_there(text: Read) -> None:
+    shown = text("reference/configuration")
+    for name in Settings.model_fields:
+        assert f"\n{name}" in shown
+        assert name == "styles" or f"IMAGEGEN_{name.upper()}" in shown
+    assert "SDXL_MODEL, SD15_MODEL, IMAGEGEN_MODEL, MODEL" in shown
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_settings_example_is_one(name: str, made: Callable[[str], Any], tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(made("configuration").toml_of(name))
+    settings = Settings.load(environ={"IMAGEGEN_CONFIG": str(tmp_path / "a.toml")})
+    assert settings.model_fields_set == {name}
+
+
+def test_every_route_and_error_is_there(text: Read) -> None:
+    shown = text("reference/http")
+    for path, methods in create_app(Settings()).openapi()["paths"].items():
+        for method in methods:
+            assert re.search(rf"{method.upper()} [^\n]*{re.escape(path)}", shown)
+    for _, status, kind in TABLE:
+        assert re.search(rf"{status}\s+{kind}\s", shown)
+
+
+def test_every_command_and_option_is_there(text: Read) -> None:
+    shown = text("reference/command-line")
+    for command in ("generate", "serve", "plugins new", "plugins check", "models inspect", "config show"):
+        assert f"imagegen {command}" in shown
+    assert "--negative" in shown
+    assert "Guidance scale: above 1.0 the prompt is pushed" in shown
+
+
+def test_every_public_name_is_there(site: Path) -> None:
+    page = (site / "reference/python/index.html").read_text(encoding="utf-8")
+    for module in (imagegen_core, imagegen_core.diffusion, imagegen_core.testing):
+        for name in module.__all__:
+            assert f'id="{module.__name__}.{name}"' in page, f"add ::: {module.__name__}.{name} to the page"
+
+
+def test_the_readme_is_the_first_page(text: Read, made: Callable[[str], Any]) -> None:
+    assert "Draw that picture, on a machine with Python 3.11" in text("")
+    links = made("repository_files").as_page(
+        "[a](docs/server.md#errors) ![b](docs/images/x.png) [c](LICENSE) [d](https://e.org)"
+    )
+    assert links == "[a](server.md#errors) ![b](images/x.png) c (`LICENSE`) [d](https://e.org)"

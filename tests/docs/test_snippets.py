@@ -1,0 +1,154 @@
+"""Every command and snippet of the documents does what it is there for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import diffusers
+import httpx2 as httpx
+import pytest
+from PIL import ImageShow
+
+from tests.docs.desk import EXEMPT, Desk, commands
+from tests.docs.fences import PAGES, ROOT, Fence, fences
+from tests.loras import as_kohya, random_lora, save
+
+LIMIT = 60  # seconds that the server may take to draw
+LOCALLY = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
+PROGRAMS = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, sdxl_checkpoint: Path, sd15_checkpoint: Path) -> Path:
+    """The models that the pages name, tiny ones, in the folders that they name.
+
+    The file is a folder, as a tiny file would need its tokenizer and configs from elsewhere.
+    """
+    folder = tmp_path_factory.mktemp("world")
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint, local_files_only=True)
+    shutil.copytree(sdxl_checkpoint, folder / "models/my-sdxl.safetensors")
+    shutil.copytree(sd15_checkpoint, folder / "models/my-sd15")
+    lora = as_kohya(random_lora(pipe))
+    for name in ("loras", "sdxl-loras"):
+        save(lora, folder / "models" / name / "papercut.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environ(world: Path) -> dict[str, str]:
+    """The environment of the pages' commands."""
+    return {
+        "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+        "HOME": str(world),
+        "HF_HOME": os.environ["HF_HOME"],
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+
+
+@pytest.fixture(scope="module")
+def port(world: Path, environ: dict[str, str]) -> Iterator[int]:
+    """The port of the one server that all pages ask."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = environ | {"MODEL": "demo", "PORT": str(port)}
+    with (world / "log").open("w") as log:
+        process = subprocess.Popen([PROGRAMS / "imagegen", "serve"], env=variables, stderr=log, cwd=world)
+    try:
+        _wait_until_ready(process, port, world / "log")
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    ends = time.monotonic() + LIMIT
+    while True:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < ends, log.read_text()
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"http://127.0.0.1:{port}/ready").status_code == httpx.codes.OK:
+                return
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, world: Path, environ: dict[str, str], port: int, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """An empty folder with the repository's examples, and what stands for what the pages assume."""
+    monkeypatch.setattr(ImageShow, "_viewers", [])  # a picture that is shown opens no window
+    monkeypatch.setenv("MODEL", "demo")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+    return Desk(
+        tmp_path,
+        environ | {"PYTHONPATH": str(site)},
+        {
+            "/models": str(world / "models"),
+            "localhost:4200": f"127.0.0.1:{port}",
+            "127.0.0.1:4200": f"127.0.0.1:{port}",
+            "curl -s": "curl --fail-with-body -s",  # an answer that is an error ends the command
+            ".venv/bin/": "",
+            "pip install -e ./": "pip install ./",  # which goes into no folder of one's own
+            "pip install ./": f"pip install {' '.join(LOCALLY)} --target {site} ./",
+            "--size 1024x1024": "--size 128x128",
+            " FILE": " my-sdxl.safetensors",
+            " my-sdxl.safetensors": f" {world}/models/my-sdxl.safetensors",
+        },
+    )
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(fences(page))])
+def test_what_a_page_says_can_be_done(page: str, desk: Desk) -> None:
+    for fence in fences(page):
+        desk.run(fence)
+
+
+def _all_commands() -> list[str]:
+    return [
+        command for page in PAGES for fence in fences(page) if fence.language == "sh" for command in commands(fence)
+    ]
+
+
+def test_no_command_is_exempt_that_no_page_has() -> None:
+    assert EXEMPT.keys() - _all_commands() == set()
+
+
+def _fence(language: str, text: str) -> Fence:
+    return Fence("a page", 1, language, text, "", None)
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("sh", "imagegen generate 'a lake' --size 12by7"),
+        ("sh", "false | cat"),
+        ("sh", "curl -s localhost:4200/nowhere"),
+        ("python", "raise AssertionError"),
+        ("toml", "mdoel = 'demo'"),
+        ("json", "{"),
+        ("", "anything"),
+    ],
+)
+def test_a_snippet_that_does_not_work_is_found(language: str, text: str, desk: Desk) -> None:
+    with pytest.raises((AssertionError, ValueError, RuntimeError)):
+        desk.run(_fence(language, text))
+
+
+def test_a_command_sees_what_those_before_it_set(desk: Desk) -> None:
+    desk.run(_fence("sh", "export MODEL=demo LEFT='a b'"))
+    desk.run(_fence("sh", '[ "$LEFT" = "a b" ]'))
+    desk.run(_fence("python", "number = 7"))
+    desk.run(_fence("python", "assert number == 7"))
