@@ -13,9 +13,9 @@ from imagegen_core.cli.app import build_app
 _INTRODUCTION = """# Command line
 
 Data goes to stdout, everything said to people to stderr. Tables become tab-separated lines where stdout is no
-terminal, and `--json` gives JSON. The exit code is 0, 1 where `imagegen plugins doctor` finds something broken, 2
-for what is wrong with the input, the configuration or the model, which one sentence says, and 130 after an
-interruption. Plugins may add commands.
+terminal, and `--json` gives JSON. The exit code is 0, 1 where `imagegen plugins doctor` finds something broken or
+`imagegen plugins check` something that fails, 2 for what is wrong with the input, the configuration or the model,
+which one sentence says, and 130 after an interruption. Plugins may add commands.
 """
 
 

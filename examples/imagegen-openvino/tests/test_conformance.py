@@ -16,11 +16,12 @@ class TestOpenVino(BackendConformance):
     @pytest.fixture(scope="class")
     @classmethod
     def settings(cls, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+        """The demo, exported."""
         demo = Registry.discover().models.get("demo")
         if demo is None:
             pytest.skip("there is no checkpoint to export: pip install imagegen-demo")
         folder: Path = tmp_path_factory.mktemp("openvino") / "demo"
-        pytest.importorskip("imagegen_openvino.exporting", reason="pip install 'imagegen-openvino[export]'").export_checkpoint(
-            demo.path, folder
-        )
+        pytest.importorskip(
+            "imagegen_openvino.exporting", reason="pip install 'imagegen-openvino[export]'"
+        ).export_checkpoint(demo.path, folder)
         return Settings(model=str(folder))

@@ -28,7 +28,9 @@ def export(
     try:
         from imagegen_openvino.exporting import export_checkpoint
     except ImportError as error:
-        raise PluginError(f"Exporting needs torch and diffusers ({error}): pip install 'imagegen-openvino[export]'") from error
+        raise PluginError(
+            f"Exporting needs torch and diffusers ({error}): pip install 'imagegen-openvino[export]'"
+        ) from error
     registry = Registry.discover()
     source = locate(checkpoint, Settings.load().model_root, registry.models)
     export_checkpoint(source, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,12 +37,17 @@ class Lcm:
         for name, known in _KNOWN.items():
             if config[name] not in known:
                 raise ModelLoadError(
-                    f"The model's scheduler has {name}={config[name]!r}, and only {', '.join(map(str, known))} is known "
-                    "here: draw it with another backend"
+                    f"The model's scheduler has {name}={config[name]!r}, and known here is only "
+                    f"{', '.join(map(str, known))}: draw it with another backend"
                 )
-        self._config = config
-        betas = _betas(config)
-        self._alphas = np.cumprod(1 - betas)  # of the signal in the noisy latents, by timestep: squared in the paper
+        self._distilled: int = config["original_inference_steps"]
+        self._skipped: int = config["num_train_timesteps"] // self._distilled
+        self._scaling: float = config["timestep_scaling"]
+        self._predicts: str = config["prediction_type"]
+        self._limit: float = config["clip_sample_range"] if config["clip_sample"] else math.inf
+        self._alphas = np.cumprod(
+            1 - _betas(config)
+        )  # of the signal in noisy latents, by timestep; squared in the paper
 
     def timesteps(self, steps: int) -> npt.NDArray[np.int64]:
         """The timesteps of so many steps, from noise to picture: evenly spaced among those that were distilled.
@@ -49,14 +55,13 @@ class Lcm:
         Raises:
             InvalidRequestError: There are not so many.
         """
-        distilled: int = self._config["original_inference_steps"]
-        if steps > distilled:
+        if steps > self._distilled:
             raise InvalidRequestError(
-                f"Invalid num_inference_steps {steps}: the LCM scheduler takes 1 to {distilled}", "num_inference_steps"
+                f"Invalid num_inference_steps {steps}: the LCM scheduler takes 1 to {self._distilled}",
+                "num_inference_steps",
             )
-        skipped = self._config["num_train_timesteps"] // distilled
-        schedule = (np.arange(1, distilled + 1) * skipped - 1)[::-1]
-        return schedule[np.linspace(0, distilled, num=steps, endpoint=False).astype(np.int64)]
+        places = np.linspace(0, self._distilled, num=steps, endpoint=False).astype(np.int64)
+        return (self._distilled - places) * self._skipped - 1
 
     def step(self, prediction: Floats, latents: Floats, timestep: int, following: int | None, noise: Noise) -> Floats:
         """Go from one timestep's latents to the next one's.
@@ -68,36 +73,35 @@ class Lcm:
             following: The next one; None after the last, when the result is the picture's latents.
             noise: Where the next ones' noise is drawn.
         """
-        scaled = timestep * self._config["timestep_scaling"]
+        scaled = timestep * self._scaling
         skip = _SIGMA_DATA**2 / (scaled**2 + _SIGMA_DATA**2)
         out = scaled / (scaled**2 + _SIGMA_DATA**2) ** 0.5
-        denoised = out * self._original(prediction, latents, timestep) + skip * latents
+        denoised = self._original(prediction, latents, timestep) * np.float32(out) + latents * np.float32(skip)
         if following is None:
-            return denoised.astype(np.float32)
+            return denoised
         signal, deviation = self._rates(following)
-        return (signal * denoised + deviation * noise.normal(*latents.shape)).astype(np.float32)
+        return denoised * signal + noise.normal(*latents.shape) * deviation
 
     def _original(self, prediction: Floats, latents: Floats, timestep: int) -> Floats:
         """The clean latents that the prediction means."""
         signal, deviation = self._rates(timestep)
-        match self._config["prediction_type"]:
+        original: npt.NDArray[np.floating]
+        match self._predicts:
             case "epsilon":
-                original = (latents - deviation * prediction) / signal
+                original = (latents - prediction * deviation) / signal
             case "v_prediction":
-                original = signal * latents - deviation * prediction
+                original = latents * signal - prediction * deviation
             case _:
                 original = prediction
-        limit = self._config["clip_sample_range"] if self._config["clip_sample"] else np.inf
-        return np.clip(original, -limit, limit)
+        return original.clip(-self._limit, self._limit).astype(np.float32, copy=False)
 
-    def _rates(self, timestep: int) -> tuple[float, float]:
+    def _rates(self, timestep: int) -> tuple[np.float32, np.float32]:
         """By how much signal and noise are multiplied in a timestep's latents."""
-        alpha = float(self._alphas[timestep])
-        return alpha**0.5, (1 - alpha) ** 0.5
+        alpha = self._alphas[timestep]
+        return np.float32(alpha**0.5), np.float32((1 - alpha) ** 0.5)
 
 
 def _betas(config: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-    start, end, count = config["beta_start"], config["beta_end"], config["num_train_timesteps"]
-    if config["beta_schedule"] == "linear":
-        return np.linspace(start, end, count)
-    return np.linspace(start**0.5, end**0.5, count) ** 2
+    power = {"linear": 1.0, "scaled_linear": 2.0}[config["beta_schedule"]]
+    start, end = (float(config[name]) ** (1 / power) for name in ("beta_start", "beta_end"))
+    return np.power(np.linspace(start, end, config["num_train_timesteps"]), power)

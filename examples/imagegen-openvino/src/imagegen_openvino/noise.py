@@ -25,7 +25,7 @@ class Noise:
         """Start from a seed, of which torch uses the lower 32 bits."""
         self._bits = np.random.MT19937()
         # numpy's own seeding of this generator is another; that of its old interface is torch's.
-        self._bits.state = np.random.RandomState(seed % 2**32).get_state(legacy=False)
+        self._bits.state = np.random.RandomState(seed % 2**32).get_state(legacy=False)  # type: ignore[assignment]
 
     def normal(self, *shape: int) -> Floats:
         """Draw an array; its size is even."""
@@ -42,7 +42,7 @@ class Noise:
         return numbers
 
     def _uniform(self, size: int) -> Floats:
-        whole = self._bits.random_raw(size) % 2**_FLOAT_BITS
+        whole: npt.NDArray[np.uint64] = self._bits.random_raw(size) % 2**_FLOAT_BITS
         return whole.astype(np.float32) * np.float32(2.0**-_FLOAT_BITS)
 
     def _few(self, size: int) -> Floats:

@@ -49,14 +49,14 @@ class TextEncoder:
         self._network = network
         try:
             self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        except Exception as error:  # noqa: BLE001 - tokenizers raises no other class
+        except Exception as error:  # tokenizers raises no other class
             raise ModelLoadError(f"Cannot read {tokenizer} ({error}): export the checkpoint anew") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._marks = marks
 
     def encode(self, prompt: str) -> Conditioning:
-        """Embed a prompt, in chunks of as many tokens as the encoder reads at once; the first one's projection counts."""
+        """Embed a prompt, in chunks of as many tokens as the encoder reads; the first one's projection counts."""
         marks = self._marks
         ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids
         room = marks.length - 2

@@ -1,0 +1,138 @@
+"""The OpenVINO backend against the torch backend, on one checkpoint: steps, pictures, loading and memory.
+
+Both draw with an engine of their own, in processes of their own, in turn: a ratio below 1 says OpenVINO is faster.
+It takes `pip install './examples/imagegen-openvino[export]'`. Leave OMP_NUM_THREADS unset: torch alone heeds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from engine import asked_of
+from figures import show, spread
+from sides import Side, Work, take_turns
+
+# In a child: seconds to load, and megabytes at the peak of it and of one picture beyond what the libraries take.
+LOADING = """
+import sys, time
+from imagegen_core import GenerateRequest, Job, Registry, Settings
+
+def peak():
+    fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(fields["VmHWM"].split()[0]) / 1024
+
+backend, model, dtype, size = sys.argv[1:]
+make = Registry.discover().backend(backend).load()
+before, started = peak(), time.perf_counter()
+worker = make(worker_id=0, settings=Settings(model=model, dtype=dtype, device="cpu"))
+seconds = time.perf_counter() - started
+worker.run_job(Job(req=GenerateRequest(prompt="a", size=size, num_inference_steps=1)))
+print(seconds, peak() - before, peak())
+"""
+
+
+def worker_of(backend: str, model: str, dtype: str) -> Any:
+    """A worker on the CPU."""
+    from imagegen_core import Settings, load_worker
+
+    return load_worker(settings=Settings.load(environ={}, backend=backend, model=model, dtype=dtype, device="cpu"))
+
+
+def steps(backend: str, model: str, dtype: str, side: int, rows: int) -> Work:
+    """Steps of so many states together; the seconds of one step."""
+    from imagegen_core import GenerateRequest, Job
+
+    worker = worker_of(backend, model, dtype)
+
+    def work(number: int) -> float:
+        asks = (
+            GenerateRequest(prompt="a red star on a blue background", size=f"{side}x{side}", seed=number * rows + row)
+            for row in range(rows)
+        )
+        states = [worker.begin(Job(req=ask)) for ask in asks]
+        started = time.perf_counter()
+        for _ in range(4):
+            worker.step(states)
+        return (time.perf_counter() - started) / 4
+
+    return work
+
+
+def pictures(backend: str, model: str, dtype: str, side: int, count: int) -> Work:
+    """So many pictures from an engine, for eight clients."""
+    from imagegen_core import LocalEngine
+
+    return asked_of(LocalEngine(worker_of(backend, model, dtype)), side, count, clients=min(8, count))
+
+
+def ratios(sides: dict[str, list[float]]) -> list[float]:
+    """OpenVINO's seconds by torch's, round by round."""
+    return [ours / theirs for ours, theirs in zip(sides["openvino"], sides["sdxl"], strict=True)]
+
+
+def loading(models: dict[str, str], dtype: str, size: str, rounds: int) -> dict[str, list[list[float]]]:
+    """Seconds to load, megabytes beyond the libraries, and megabytes in all, round by round."""
+    measured: dict[str, list[list[float]]] = {backend: [] for backend in models}
+    for _ in range(rounds):
+        for backend, model in models.items():
+            command = [sys.executable, "-c", LOADING, backend, model, dtype, size]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            measured[backend].append([float(word) for word in done.stdout.split()])
+    return measured
+
+
+def main() -> None:
+    """Measure and print."""
+    import imagegen_demo
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default=str(Path(imagegen_demo.__file__).parent / "checkpoint"))
+    parser.add_argument("--sides", nargs="+", type=int, default=[256, 512])
+    parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--pictures", type=int, default=16)
+    options = parser.parse_args()
+    drawn, loaded = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        exported = str(Path(folder) / "exported")
+        words = "from imagegen_core.cli import main; main()"
+        subprocess.run([sys.executable, "-c", words, "openvino", "export", options.checkpoint, exported], check=True)
+        models = {"sdxl": options.checkpoint, "openvino": exported}
+        for dtype in options.dtypes:
+            for side in options.sides:
+                row = [f"{side} px {dtype}"]
+                for rows in (1, 4):
+                    made: dict[str, Side] = {
+                        name: (steps, (name, model, dtype, side, rows)) for name, model in models.items()
+                    }
+                    taken = take_turns(made, options.rounds)
+                    row += [spread([1000 * one for one in taken["sdxl"]], 1), spread(ratios(taken))]
+                made = {
+                    name: (pictures, (name, model, dtype, side, options.pictures)) for name, model in models.items()
+                }
+                taken = take_turns(made, max(3, options.rounds // 3))
+                row += [spread([options.pictures / one for one in taken["sdxl"]], 1), spread(ratios(taken))]
+                drawn.append(row)
+            measured = loading(models, dtype, f"{options.sides[-1]}x{options.sides[-1]}", max(3, options.rounds // 3))
+            for name, figures in measured.items():
+                loaded.append([f"{name} {dtype}", *(spread(column, 1) for column in zip(*figures, strict=True))])
+    show(
+        [
+            "picture",
+            *(what for rows in (1, 4) for what in (f"torch, step of {rows}, ms", "openvino, ratio")),
+            "torch, images/s",
+            "openvino, ratio of time",
+        ],
+        drawn,
+    )
+    show(["worker", "to load, s", "memory beyond the libraries, MB", "memory, MB"], loaded)
+
+
+if __name__ == "__main__":
+    main()
