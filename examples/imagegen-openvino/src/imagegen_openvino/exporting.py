@@ -77,7 +77,7 @@ class Sinusoids(nn.Module):
     """The sinusoidal embeddings of whole numbers, looked up.
 
     Computed in bf16, which cannot tell 998 from 999, they would be those of another number: the demo's first prediction
-    was then off by twenty times of what bf16 costs elsewhere.
+    was then off by forty times of what bf16 costs elsewhere.
     """
 
     table: Tensor
