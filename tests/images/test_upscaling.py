@@ -330,7 +330,7 @@ def imagegen_upscalers():
 """,
     )
     registry = Registry.discover({})
-    assert "already offered by imagegen-core" in registry.plugins[0].cause
+    assert "already imagegen's own" in registry.plugins[0].cause
     assert isinstance(registry.upscaler().load(CPU).enlarge(_noise(2, 2)), np.ndarray)
 
 
