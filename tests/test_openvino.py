@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,13 +42,13 @@ from tests.checkpoints import save_sd15, save_sdxl
 try:
     version("imagegen-openvino")
 except PackageNotFoundError:
-    pytest.skip("pip install ./examples/imagegen-openvino, for its tests", allow_module_level=True)
-exporting = pytest.importorskip("imagegen_openvino.exporting")
-worker_module = pytest.importorskip("imagegen_openvino.worker")
-denoising = pytest.importorskip("imagegen_openvino.denoising")
-decoding = pytest.importorskip("imagegen_openvino.decoding")
-lcm = pytest.importorskip("imagegen_openvino.lcm")
-noise = pytest.importorskip("imagegen_openvino.noise")
+    if os.environ.get("CI"):
+        raise
+    pytest.skip("needs the example: pip install ./examples/imagegen-openvino", allow_module_level=True)
+decoding, denoising, exporting, lcm, noise, worker_module = (
+    import_module(f"imagegen_openvino.{name}")
+    for name in ("decoding", "denoising", "exporting", "lcm", "noise", "worker")
+)
 
 DEMO = Path(imagegen_demo.__file__).parent / "checkpoint"
 ROUNDING = 1  # levels of 255: what is left of other kernels' other sums

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app = build_app()
         words = sys.argv[1:] if arguments is None else arguments
-        if next((word for word in words if not word.startswith("-")), None) not in own_commands():
+        if next((word for word in words if not word.startswith("-")), None) not in own_commands(app):
             Registry.discover().add_commands(app)  # imagegen's own commands do not wait for plugins they do not need
         code = app(args=arguments, prog_name="imagegen", standalone_mode=False)
     except typer.TyperException as error:
@@ -44,9 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def own_commands() -> list[str]:
-    """The names of imagegen's own commands and groups."""
-    app = build_app()
+def own_commands(app: typer.Typer) -> list[str]:
+    """The names of the commands and groups that `build_app` made."""
     commands = [command.name for command in app.registered_commands]
     return [str(name) for name in (*commands, *(group.name for group in app.registered_groups))]
 

@@ -48,13 +48,13 @@ def list_plugins(as_json: Json = False) -> None:
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at every plugin in a process of its own, and say what is wrong and what mends it."""
-    from imagegen_core.cli.app import own_commands
+    from imagegen_core.cli.app import build_app, own_commands
     from imagegen_core.plugins.doctor import examine
 
     if not limits_apply():
         console.say(f"Here a plugin that hangs is not interrupted after {LIMIT:g} s, except by this command")
     found = []
-    for plugin in examine(own_commands()):
+    for plugin in examine(own_commands(build_app())):
         found.append(plugin)
         if not as_json:
             console.data(_finding(plugin))

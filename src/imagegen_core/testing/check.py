@@ -12,6 +12,8 @@ from typing import Literal
 
 import pytest
 
+from imagegen_core.errors import ImagegenError, PluginError
+
 Outcome = Literal["passed", "failed", "skipped"]
 
 KITS = {
@@ -47,6 +49,9 @@ def run_checks(offers: Iterable[str]) -> list[Result]:
     """Run the kit for each of a plugin's offers, such as ``backend sdxl``; those that have none are left out.
 
     What the checked code prints goes nowhere.
+
+    Raises:
+        PluginError: pytest itself did not work.
     """
     collected = _Collector()
     with tempfile.TemporaryDirectory(prefix="imagegen-check-") as folder:
@@ -61,9 +66,15 @@ def run_checks(offers: Iterable[str]) -> list[Result]:
             file = Path(folder, f"test_offer_{number}.py")
             file.write_text(_CLASS.format(kit=KITS[noun], noun=noun, name=name), encoding="utf-8")
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                pytest.main([*options, str(file)], plugins=[collected])
+                code = pytest.main([*options, str(file)], plugins=[collected])
+            if code == pytest.ExitCode.INTERRUPTED:
+                raise KeyboardInterrupt
+            if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+                raise PluginError(f"The {offer} cannot be checked: pytest ended with {pytest.ExitCode(code).name}")
     return collected.results
 
+
+_MADE = "All other checks need it."
 
 _CLASS = """
 from imagegen_core.testing import {kit}
@@ -80,10 +91,21 @@ class _Collector:
     def __init__(self) -> None:
         self.offer = ""
         self.results: list[Result] = []
+        self._unmade = ""
+
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+        """Leave it at the first error where what is checked cannot be made, as for want of a checkpoint."""
+        error = call.excinfo and call.excinfo.value
+        if call.when == "setup" and isinstance(error, ImagegenError):
+            self._unmade = item.session.shouldfail = str(error)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note a check that is over: it was called, or did not get so far."""
         if report.when != "call" and report.passed:
+            return
+        if self._unmade:
+            self.results.append(Result(self.offer, "it can be made", "failed", self._unmade, _MADE))
+            self._unmade = ""
             return
         name = report.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
         protects = str(dict(report.user_properties).get("protects", ""))

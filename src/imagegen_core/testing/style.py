@@ -17,11 +17,12 @@ from imagegen_core.request import GenerateRequest, StyleLoraRequest
 from imagegen_core.settings import Settings
 from imagegen_core.shortcuts import load_worker
 from imagegen_core.styles import StyleDef
+from imagegen_core.testing.configured import Configured
 from imagegen_core.testing.doctor import check_plugin
 from imagegen_core.worker import Worker
 
 
-class StyleConformance:
+class StyleConformance(Configured):
     """The contract of a `StyleDef`, to inherit from: name the `style`.
 
     It is drawn with the configured checkpoint, where there is one that it fits; override the fixture ``settings`` to
@@ -32,12 +33,6 @@ class StyleConformance:
     """
 
     style: ClassVar[str]
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def settings(cls) -> Settings:
-        """Which checkpoint draws: the environment's and ``imagegen.toml``'s, unless a test class says it."""
-        return Settings.load()
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -13,6 +13,7 @@ import pytest
 from imagegen_core.images.upscaler import Shared, Upscaler, UpscalerDef
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
+from imagegen_core.testing.configured import Configured
 from imagegen_core.testing.doctor import check_plugin
 from imagegen_core.testing.held import Held
 
@@ -21,7 +22,7 @@ _CALLS = 30
 _SAME_COLOUR = 24.0  # levels: a network may be off by this much on the average, and is not another picture
 
 
-class UpscalerConformance:
+class UpscalerConformance(Configured):
     """The contract of an `Upscaler`, to inherit from: name the `upscaler`.
 
     Attributes:
@@ -29,12 +30,6 @@ class UpscalerConformance:
     """
 
     upscaler: ClassVar[str]
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def settings(cls) -> Settings:
-        """How it is configured: by the environment and ``imagegen.toml``, unless a test class says it."""
-        return Settings.load()
 
     @pytest.fixture(scope="class")
     @classmethod

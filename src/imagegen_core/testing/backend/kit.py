@@ -12,10 +12,11 @@ from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest, Size
 from imagegen_core.settings import Settings
+from imagegen_core.testing.configured import Configured
 from imagegen_core.worker import SteppedWorker, Worker
 
 
-class BackendKit:
+class BackendKit(Configured):
     """Fixtures and helpers.
 
     Attributes:
@@ -25,12 +26,6 @@ class BackendKit:
 
     backend: ClassVar[str]
     size: ClassVar[str] = "64x64"
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def settings(cls) -> Settings:
-        """How the worker is configured: by the environment and ``imagegen.toml``, unless a test class says it."""
-        return Settings.load()
 
     @pytest.fixture(scope="class")
     @classmethod

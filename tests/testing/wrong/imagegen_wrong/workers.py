@@ -32,10 +32,6 @@ class Wrong(ToyWorker):
         return super().begin(job)
 
 
-def _picture(picture: Picture, **changes: Any) -> Picture:
-    return replace(picture, **changes)
-
-
 class AnotherGenerator(Wrong):
     """Takes its noise from the generator that the whole process shares."""
 
