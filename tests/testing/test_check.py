@@ -91,8 +91,8 @@ def test_ctrl_c_ends_it_without_a_verdict() -> None:
     assert "Interrupted" in done.stderr
 
 
-# The toy's first picture interrupts the program.
+# The toy's first picture interrupts the program, also where its parent ignores interruptions, as shells' jobs do.
 _INTERRUPTED = (
-    "import os, signal, imagegen_toy.worker as toy; "
+    "import os, signal, imagegen_toy.worker as toy; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "toy.ToyWorker.begin = lambda *_: os.kill(os.getpid(), signal.SIGINT)"
 )

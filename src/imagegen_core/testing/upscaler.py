@@ -15,10 +15,11 @@ from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
 from imagegen_core.testing.configured import Configured
 from imagegen_core.testing.doctor import check_plugin
-from imagegen_core.testing.held import Held
+from imagegen_core.testing.held import left_behind
 
 _SIZES = ((1, 1), (7, 5), (48, 64), (65, 33))  # height, width
 _CALLS = 30
+_WARMING_UP = 5
 _SAME_COLOUR = 24.0  # levels: a network may be off by this much on the average, and is not another picture
 
 
@@ -102,13 +103,7 @@ class UpscalerConformance(Configured):
     def test_many_pictures_leave_nothing_behind(self, loaded: Upscaler) -> None:
         """A server enlarges for weeks: what each picture leaves behind ends it one day."""
         small = _picture(16, 24)
-        with Held.counting():
-            for _ in range(5):
-                loaded.enlarge(small)
-            before = Held.now()
-            for _ in range(_CALLS):
-                loaded.enlarge(small)
-            grown = Held.now().beyond(before, jobs=_CALLS)
+        grown = left_behind(lambda _: loaded.enlarge(small), _CALLS, _WARMING_UP)
         assert not grown, f"after {_CALLS} pictures there are {', '.join(grown)}"
 
 

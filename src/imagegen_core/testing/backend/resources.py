@@ -11,7 +11,7 @@ import pytest
 from imagegen_core.backend import Backend
 from imagegen_core.settings import Settings
 from imagegen_core.testing.backend.kit import BackendKit
-from imagegen_core.testing.held import Held
+from imagegen_core.testing.held import left_behind
 from imagegen_core.worker import Worker
 
 _JOBS = 50
@@ -24,13 +24,7 @@ class ResourceChecks(BackendKit):
 
     def test_fifty_jobs_leave_nothing_behind(self, worker: Worker) -> None:
         """A server draws for weeks: what each job leaves behind, be it a kilobyte or an open file, ends it one day."""
-        with Held.counting():
-            for seed in range(_WARMING_UP):
-                self.draw(worker, seed=seed)
-            before = Held.now()
-            for seed in range(_JOBS):
-                self.draw(worker, seed=seed)
-            grown = Held.now().beyond(before, jobs=_JOBS)
+        grown = left_behind(lambda seed: self.draw(worker, seed=seed), _JOBS, _WARMING_UP)
         assert not grown, f"after {_JOBS} jobs there are {', '.join(grown)}"
 
     def test_a_dropped_worker_is_gone(self, description: Backend, settings: Settings) -> None:
