@@ -11,13 +11,15 @@ import operator
 import re
 import reprlib
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PrivateAttr
 
 from imagegen_core.errors import InvalidRequestError
+from imagegen_core.styles import LoraUse
 
 _SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX]\s*([0-9]{1,6})\s*")
 VAE_REDUCTION = 8
@@ -83,6 +85,20 @@ class GenerateRequest(BaseModel):
     scheduler: str | None = None
     clip_skip: int = 0
 
+    # Never read from what a client sends: it names files.
+    _loras: tuple[LoraUse, ...] = PrivateAttr(default=())
+
+    @property
+    def loras(self) -> tuple[LoraUse, ...]:
+        """The LoRAs it is drawn with beside its style; see `with_loras`."""
+        return self._loras
+
+    def with_loras(self, loras: Iterable[LoraUse]) -> Self:
+        """This request, drawn with `loras` beside its style."""
+        copy = self.model_copy()
+        copy._loras = tuple(loras)  # noqa: SLF001 - its own
+        return copy
+
     @classmethod
     def given(cls, **fields: Any) -> GenerateRequest:
         """A request in which the fields that are None count as left out."""
@@ -132,6 +148,7 @@ class Drawing:
     style_level: int
     scheduler: str | None = None
     clip_skip: int = 0
+    loras: tuple[LoraUse, ...] = ()
 
     @classmethod
     def of(cls, request: object, native_size: str) -> Drawing:
@@ -158,6 +175,7 @@ class Drawing:
             style_level=level,
             scheduler=None if scheduler is None else _text("scheduler", scheduler),
             clip_skip=_whole_number("clip_skip", getattr(request, "clip_skip", None) or 0),
+            loras=tuple(getattr(request, "loras", None) or ()),
         )
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from imagegen_core.errors import SettingsError
+from imagegen_core.tables import LoraSettings, ModeSettings, ModeTables, StyleSettings
 
 DEFAULT_FILE = "imagegen.toml"
 FILE_VARIABLE = "IMAGEGEN_CONFIG"
+_BYTES = re.compile(r"\s*(?P<number>[0-9]+(\.[0-9]+)?)\s*(?P<prefix>[kKmMgGtT])?(?P<binary>i)?[bB]?\s*")
 
 # What each field is also called in the environment, beside IMAGEGEN_ and its own name, which comes first.
 _ALSO_CALLED = {
@@ -31,6 +33,7 @@ _ALSO_CALLED = {
     "scheduler": "CUDA_SCHEDULER",
     "enable_xformers": "CUDA_ENABLE_XFORMERS",
     "attention_slicing": "CUDA_ATTENTION_SLICING",
+    "modes_file": "MODE_CONFIG_PATH",
     "num_workers": "NUM_WORKERS",
     "queue_max": "QUEUE_MAX",
     "port": "PORT",
@@ -44,7 +47,7 @@ _ALSO_CALLED = {
     "storage_ttl_image": "STORAGE_TTL_IMAGE",
     "storage_enable_http": "STORAGE_ENABLE_HTTP",
 }
-_FILE_ONLY = {"styles"}
+_FILE_ONLY = {"styles", "modes"}
 # Fields that a backend may have a variable of its own for, which comes before those above: SDXL_MODEL.
 _PER_BACKEND = {"model": "MODEL", "model_root": "MODEL_ROOT"}
 
@@ -52,6 +55,8 @@ _PER_BACKEND = {"model": "MODEL", "model_root": "MODEL_ROOT"}
 class _Value(NamedTuple):
     value: Any
     source: str
+    file: Path | None = None
+    text: str = ""
 
 
 def _split(value: object) -> object:
@@ -62,15 +67,19 @@ CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """Several words: an array in the file, with commas between them in the environment."""
 
 
-class StyleSettings(BaseModel):
-    """A style as the configuration describes it; see `imagegen_core.StyleDef`."""
+def _bytes(value: object) -> object:
+    """A number of bytes as people write it: ``6GB``, ``512 MiB``; a bare number is bytes."""
+    if not isinstance(value, str):
+        return value
+    match = _BYTES.fullmatch(value)
+    if match is None:
+        raise ValueError("expected a number of bytes, such as 6GB")
+    power = " kmgt".index((match["prefix"] or " ").lower())
+    return int(float(match["number"]) * (1024 if match["binary"] else 1000) ** power)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    lora_path: Path
-    levels: tuple[float, ...] = (1.0,)
-    title: str | None = None
-    required_cross_attention_dim: int | None = None
+ByteCount = Annotated[int, BeforeValidator(_bytes)]
+"""A number of bytes, also with a unit: ``6GB`` is 6 * 1000**3, ``6GiB`` is 6 * 1024**3."""
 
 
 class Settings(BaseModel):
@@ -88,6 +97,11 @@ class Settings(BaseModel):
             configs and components where it has none or is of an unusual width.
         lora_root: Folder whose LoRA files are styles, each by its name.
         styles: Styles by id, each a table ``[styles.NAME]`` in the file.
+        modes: Modes by name, each a table ``[modes.NAME]`` in the file; see `imagegen_core.modes`.
+        modes_file: A ``modes.yaml`` instead, or the folder it is in; None looks for one beside the configuration file.
+        default_mode: The mode where a request names none; None is the first.
+        memory_budget: Bytes that the models of a server may take together, such as ``6GB``; None is 0.8 of what the
+            device has.
         embeddings_root: Folder of textual-inversion embeddings; prompts name them by their files' names.
         scheduler: The sampler where a request names none; see `imagegen_core.samplers`.
         recipe: Whether pictures carry how they were made; see `imagegen_core.images.recipe`.
@@ -135,6 +149,10 @@ class Settings(BaseModel):
     base_model: Path | None = None
     lora_root: Path | None = None
     styles: Mapping[str, StyleSettings] = Field(default_factory=dict)
+    modes: ModeTables = Field(default_factory=dict)
+    modes_file: Path | None = None
+    default_mode: str | None = None
+    memory_budget: ByteCount | None = Field(default=None, ge=1)
     embeddings_root: Path | None = None
     scheduler: str = "LCM"
     recipe: bool = True
@@ -169,6 +187,7 @@ class Settings(BaseModel):
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     _environ: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    _files: tuple[Path, ...] = PrivateAttr(default=())
 
     @classmethod
     def load(cls, *, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
@@ -185,7 +204,29 @@ class Settings(BaseModel):
             SettingsError: A value is malformed, a key unknown, or the file unreadable.
         """
         environ = os.environ if environ is None else environ
-        return cls._of(_from_files(environ) | _from_environment(environ), environ).override(**given)
+        files = _files(environ)
+        return cls._read(files, environ).override(**given)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The configuration files that these settings were read from, those that count more last."""
+        return self._files
+
+    def reread(self) -> Settings:
+        """The same settings from the same files as they are now; what was given by hand stays.
+
+        Raises:
+            SettingsError: A value is malformed, a key unknown, or a file unreadable.
+        """
+        given = {field: value.value for field, value in self._found().items() if value.source == field}
+        return self._read(self._files, self._environ).override(**given)
+
+    @classmethod
+    def _read(cls, files: tuple[Path, ...], environ: Mapping[str, str]) -> Settings:
+        in_files = {field: value for file in files for field, value in _from_file(file).items()}
+        settings = cls._of(in_files | _from_environment(environ), environ)
+        settings._files = files  # noqa: SLF001 - its own
+        return settings
 
     def override(self, **given: Any) -> Settings:
         """These settings with fields set by hand; None leaves a field as it is.
@@ -194,7 +235,9 @@ class Settings(BaseModel):
             SettingsError: A value is malformed.
         """
         arguments = {field: _Value(value, field) for field, value in given.items() if value is not None}
-        return self._of(self._found() | arguments, self._environ)
+        settings = self._of(self._found() | arguments, self._environ)
+        settings._files = self._files  # noqa: SLF001 - its own
+        return settings
 
     def for_backend(self, environment_prefix: str) -> Settings:
         """These settings with a backend's own variables, such as ``SDXL_MODEL`` for ``SDXL``, put first.
@@ -218,10 +261,10 @@ class Settings(BaseModel):
     @classmethod
     def _of(cls, found: Mapping[str, _Value], environ: Mapping[str, str]) -> Settings:
         try:
-            settings = cls(**{field: value for field, (value, _) in found.items()})
+            settings = cls(**{field: given.value for field, given in found.items()})
         except ValidationError as error:
             raise SettingsError(_sentence(error, found)) from error
-        settings._sources.update((field, source) for field, (_, source) in found.items())
+        settings._sources.update((field, given.source) for field, given in found.items())
         settings._environ = environ
         return settings
 
@@ -249,12 +292,11 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Value]:
     return found
 
 
-def _from_files(environ: Mapping[str, str]) -> dict[str, _Value]:
-    """The file that is named, else the working directory's over the user's."""
+def _files(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """The file that is named, else the user's and above it the working directory's."""
     if named := environ.get(FILE_VARIABLE):
-        return _from_file(Path(named))
-    files = (_user_folder(environ) / DEFAULT_FILE, Path(DEFAULT_FILE))
-    return {field: value for file in files if file.is_file() for field, value in _from_file(file).items()}
+        return (Path(named),)
+    return tuple(file for file in (_user_folder(environ) / DEFAULT_FILE, Path(DEFAULT_FILE)) if file.is_file())
 
 
 def _user_folder(environ: Mapping[str, str]) -> Path:
@@ -272,15 +314,20 @@ def _from_file(path: Path) -> dict[str, _Value]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"Cannot read the configuration {path}: {error}") from error
-    return {key: _Value(value, f"{key} in {path}{_line(key, text)}") for key, value in table.items()}
+    return {key: _Value(value, f"{key} in {path}{_line([key], text)}", path, text) for key, value in table.items()}
 
 
-def _line(key: str, text: str) -> str:
-    """Where a file's top-level key stands, in words; nothing where it is written in a way that is hard to find."""
-    stands = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""")
-    lines = (number for number, line in enumerate(text.splitlines(), start=1) if stands.match(line))
-    number = next(lines, None)
-    return "" if number is None else f", line {number}"
+def _line(keys: Sequence[str], text: str) -> str:
+    """Where a key below others stands in a file, in words; nothing where that is hard to find."""
+    names = [rf"""["']?{re.escape(key)}["']?""" for key in keys]
+    lines, found = text.splitlines(), 0
+    for depth, name in enumerate(names, start=1):
+        table = r"\s*\.\s*".join(names[:depth])
+        stands = re.compile(rf"(\s*\[+\s*{table}\s*[.\]]|\s*{name}\s*[=.])")
+        found = next((number for number in range(max(found, 1), len(lines) + 1) if stands.match(lines[number - 1])), 0)
+        if not found:
+            return ""
+    return f", line {found}"
 
 
 def _sentence(error: ValidationError, found: Mapping[str, _Value]) -> str:
@@ -288,8 +335,18 @@ def _sentence(error: ValidationError, found: Mapping[str, _Value]) -> str:
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0])
     source = found[field].source
+    if first["type"] == "extra_forbidden" and len(first["loc"]) > 1:
+        return _unknown_key([str(part) for part in first["loc"]], found[field])
     if first["type"] == "extra_forbidden":
         return f"Unknown setting {source}: expected one of {', '.join(sorted(Settings.model_fields))}"
     inner = "".join(f".{part}" for part in first["loc"][1:])
     name = f"{source}, {field}{inner}:" if inner else source
-    return f"Invalid {name} {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"Invalid {name} {first['input']!r}: {said[0].lower()}{said[1:]}"
+
+
+def _unknown_key(keys: Sequence[str], value: _Value) -> str:
+    """What is said of a key that its table does not have."""
+    place = "" if value.file is None else f" in {value.file}{_line(keys, value.text)}"
+    table = LoraSettings if "loras" in keys[:-1] else ModeSettings if keys[0] == "modes" else StyleSettings
+    return f"Unknown key {'.'.join(keys)}{place}: expected one of {', '.join(sorted(table.model_fields))}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,21 @@ class StyleDef:
     adapter_name: str
     levels: Sequence[float]
     required_cross_attention_dim: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoraUse:
+    """A LoRA that a picture is drawn with beside its style, as a mode has them.
+
+    Attributes:
+        path: Its ``.safetensors`` file.
+        strength: The factor it is added with.
+        adapter_name: What people are shown.
+    """
+
+    path: Path
+    strength: float
+    adapter_name: str
 
 
 STYLE_REGISTRY: dict[str, StyleDef] = {}

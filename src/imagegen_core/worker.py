@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from imagegen_core.job import Job, StepDone
 from imagegen_core.picture import Picture
+from imagegen_core.styles import LoraUse
 
 State = TypeVar("State", bound="DenoisingState")
 
@@ -126,4 +127,49 @@ class MemoryAware(Protocol):
 
     def rows_that_fit(self, state: Any) -> int:
         """How many rows of this state's shape one forward pass can have in the memory that is free now, from 1."""
+        ...
+
+
+class DeviceMemory(NamedTuple):
+    """A device's memory.
+
+    Attributes:
+        device: What the device is called.
+        total: Bytes there are.
+        free: Bytes that nobody uses at the moment.
+    """
+
+    device: str
+    total: int
+    free: int
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """A worker that knows what its model takes, so that several can be kept within a budget."""
+
+    def memory_bytes(self) -> int:
+        """Bytes that the model takes on its device, now."""
+        ...
+
+    def device_memory(self) -> DeviceMemory:
+        """The memory of that device."""
+        ...
+
+
+@runtime_checkable
+class Neighbourly(Protocol):
+    """A worker that computes on a thread of its own, and can share that of another on its device."""
+
+    def compute_beside(self, other: Worker) -> None:
+        """Compute on the thread of `other` from now on, where both can; nobody draws meanwhile."""
+        ...
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """A worker that draws with the LoRAs of a request, as modes have them."""
+
+    def load_loras(self, loras: Sequence[LoraUse]) -> None:
+        """Load them, so that what does not fit is known before a picture wants it."""
         ...

@@ -1,15 +1,17 @@
-"""Styles inside the networks: LoRAs that stay loaded, and a switch that turns one on or all off.
+"""Styles inside the networks: LoRAs that stay loaded, and a switch that says which of them are on.
 
 With all of them off, each layer computes what it computed before a LoRA was ever loaded, to the bit.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +20,9 @@ from torch import Tensor
 from imagegen_core.diffusion.exactness import make_rowwise
 from imagegen_core.diffusion.loading import first_line, quiet
 from imagegen_core.diffusion.lora_files import read_lora
-from imagegen_core.errors import InvalidRequestError
+from imagegen_core.errors import InvalidRequestError, ModelNotFoundError
 from imagegen_core.models.style_catalog import CatalogedStyle
+from imagegen_core.styles import LoraUse
 
 _NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 _DOWN = ".lora_A.weight"
@@ -27,29 +30,54 @@ _KEPT = 16  # LoRAs that stay in memory; the one that was used longest ago makes
 
 
 @dataclass(frozen=True, slots=True)
-class ActiveStyle:
-    """A style at one strength.
+class Adapter:
+    """A LoRA at one strength.
 
     Attributes:
-        style: The style.
-        weight: The factor its LoRA is added with.
+        name: What it is called inside the networks.
+        title: What errors call it.
+        path: Its file.
+        weight: The factor it is added with.
     """
 
-    style: CatalogedStyle
+    name: str
+    title: str
+    path: Path
     weight: float
 
     @classmethod
-    def at_level(cls, style: CatalogedStyle, level: int) -> ActiveStyle:
+    def of_style(cls, style: CatalogedStyle, level: int) -> Adapter:
         """The style at `level`, counted from 1; above the style's levels means the last of them."""
         levels = style.style.levels
-        return cls(style, float(levels[min(level, len(levels)) - 1]))
+        weight = float(levels[min(level, len(levels)) - 1])
+        return cls(style.style.adapter_name, f"style {style.style.id!r}", style.path, weight)
+
+    @classmethod
+    def of_lora(cls, lora: LoraUse) -> Adapter:
+        """A mode's LoRA, called by its file as that is now: what is put in its place gets a name of its own.
+
+        Raises:
+            ModelNotFoundError: The file is not there.
+        """
+        try:
+            found = lora.path.stat()
+        except OSError as error:
+            raise ModelNotFoundError(
+                f"There is no LoRA {lora.path}, which the mode draws with: correct its path"
+            ) from error
+        state = f"{lora.path.absolute()} {found.st_size} {found.st_mtime_ns}"
+        name = f"lora_{hashlib.sha256(state.encode()).hexdigest()[:16]}"
+        return cls(name, f"LoRA {lora.adapter_name!r}", lora.path, lora.strength)
+
+    def __str__(self) -> str:
+        return f"{self.title} {self.weight!r}"
 
 
 class Adapters:
-    """The LoRAs of one pipeline, of which at most one is on.
+    """The LoRAs of one pipeline, those that are on and those that stay loaded.
 
     Attributes:
-        active: The style that is on, or None.
+        active: Those that are on, in the order they are added in; None where turning some on failed half-way.
     """
 
     def __init__(self, pipe: Any) -> None:
@@ -61,43 +89,45 @@ class Adapters:
         self._pipe = pipe
         self._loaded: OrderedDict[str, None] = OrderedDict()
         self._layers: list[Any] = []
-        self.active: ActiveStyle | None = None
+        self.active: tuple[Adapter, ...] | None = ()
 
-    def use(self, wanted: ActiveStyle | None) -> None:
-        """Turn a style on, loading it where this is its first use, or all of them off.
+    def use(self, wanted: tuple[Adapter, ...]) -> None:
+        """Have these on and no others, loading those whose first use this is.
 
         Raises:
-            InvalidRequestError: The LoRA cannot be read, or does not fit the network.
+            InvalidRequestError: A LoRA cannot be read, or does not fit the network.
         """
         if wanted == self.active:
             return
-        if wanted is not None:
-            self._load(wanted.style)
-        name = None if wanted is None else wanted.style.style.adapter_name
+        for adapter in wanted:
+            self._load(adapter)
         for layer in self._layers:
-            if wanted is not None and name in layer.scaling:
-                layer.set_adapter([name], inference_mode=True)
-                layer.set_scale(name, wanted.weight)
+            here = [adapter for adapter in wanted if adapter.name in layer.scaling]
+            if here:
+                layer.set_adapter([adapter.name for adapter in here], inference_mode=True)
+                for adapter in here:
+                    layer.set_scale(adapter.name, adapter.weight)
                 layer._disable_adapters = False  # noqa: SLF001 - enable_adapters would ask for gradients again
             else:
                 layer.enable_adapters(False)
         self.active = wanted
+        self._make_room({adapter.name for adapter in wanted})
 
     @torch.inference_mode(False)  # in which requests are drawn, and whose tensors cannot be changed outside of it
-    def _load(self, cataloged: CatalogedStyle) -> None:
-        name = cataloged.style.adapter_name
+    def _load(self, adapter: Adapter) -> None:
+        name = adapter.name
         if name in self._loaded:
             self._loaded.move_to_end(name)
             return
         try:
             with quiet():
-                lora = read_lora(cataloged.path, self._pipe)
+                lora = read_lora(adapter.path, self._pipe)
             parts = {network: _part(lora, network) for network in _NETWORKS}
             for network, part in parts.items():
                 _check_fit(getattr(self._pipe, network, None), part)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise InvalidRequestError(
-                f"The style {cataloged.style.id!r} cannot be used: {cataloged.path} does not fit this checkpoint "
+                f"The {adapter.title} cannot be used: {adapter.path} does not fit this checkpoint "
                 f"({first_line(error)}); take a LoRA made for its family"
             ) from error
         for network, part in parts.items():
@@ -106,8 +136,11 @@ class Adapters:
         self.active = None  # an adapter is on when it comes in
         self._loaded[name] = None
         self._layers = self._tuned_layers()
-        if len(self._loaded) > _KEPT:
-            self._unload(self._loaded.popitem(last=False)[0])
+
+    def _make_room(self, wanted: set[str]) -> None:
+        for name in [name for name in self._loaded if name not in wanted][: max(len(self._loaded) - _KEPT, 0)]:
+            del self._loaded[name]
+            self._unload(name)
 
     def _unload(self, name: str) -> None:
         for layer in self._layers:

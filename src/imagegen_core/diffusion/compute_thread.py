@@ -10,6 +10,8 @@ from functools import update_wrapper
 from queue import SimpleQueue
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from imagegen_core.diffusion.building import undisturbed
+
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -54,10 +56,10 @@ Owner = TypeVar("Owner", bound=_HasComputeThread)
 def computed(
     method: Callable[Concatenate[Owner, Parameters], Result],
 ) -> Callable[Concatenate[Owner, Parameters], Result]:
-    """A method that runs on its object's compute thread."""
+    """A method that runs on its object's compute thread, while no model is being built."""
 
     def call(self: Owner, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        return self._compute.run(method, self, *args, **kwargs)
+        return self._compute.run(lambda: undisturbed(method, self, *args, **kwargs))
 
     update_wrapper(call, method)
     return call

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagegen_core.diffusion.adapters import ActiveStyle
+from imagegen_core.diffusion.adapters import Adapter
 from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.scheduling import step_arguments
 from imagegen_core.job import StepDone
@@ -26,7 +26,7 @@ class Denoising:
         generator: The CPU generator all of this picture's noise comes from.
         latents: Noisy latents [1, channels, height / 8, width / 8], in the UNet's dtype.
         conditionings: The prompt's; with classifier-free guidance the negative prompt's comes first.
-        style: The style it is drawn in, or None.
+        adapters: The LoRAs it is drawn with: the mode's, then the style's.
         guidance_embedding: [1, time_cond_proj_dim] for models distilled with guidance, else None.
         on_step: Told of each step that is done.
         index: Steps done so far.
@@ -38,7 +38,7 @@ class Denoising:
     generator: torch.Generator
     latents: Tensor
     conditionings: tuple[Conditioning, ...]
-    style: ActiveStyle | None = None
+    adapters: tuple[Adapter, ...] = ()
     guidance_embedding: Tensor | None = None
     on_step: Callable[[StepDone], None] | None = None
     index: int = 0

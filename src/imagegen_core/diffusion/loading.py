@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from imagegen_core.diffusion.building import building_by_libraries
 from imagegen_core.diffusion.single_file import load_single_file, read_vae
 from imagegen_core.errors import ModelLoadError
 
@@ -35,7 +36,7 @@ def load_pipeline(
     Raises:
         ModelLoadError: A component is missing or damaged.
     """
-    with quiet(), _explained(path):
+    with quiet(), _explained(path), building_by_libraries():
         import diffusers
 
         pipeline_class = getattr(diffusers, class_name)
@@ -63,7 +64,7 @@ def load_vae(path: Path, dtype: torch.dtype, folder: Path) -> Any:
     """
     if not path.exists():
         raise ModelLoadError(f"There is no VAE {path}: correct VAE_PATH")
-    with quiet(), _explained(path):
+    with quiet(), _explained(path), building_by_libraries():
         return read_vae(path, dtype, folder / "vae")
 
 

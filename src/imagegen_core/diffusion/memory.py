@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import psutil
@@ -11,6 +12,7 @@ import torch
 
 from imagegen_core.errors import OutOfMemoryError
 from imagegen_core.request import Size
+from imagegen_core.worker import DeviceMemory
 
 _ADVICE = (
     "ask for a smaller size, set CUDA_DTYPE=fp16, CUDA_ENABLE_XFORMERS=1 or CUDA_ATTENTION_SLICING=1, "
@@ -35,6 +37,26 @@ def decoding_bytes(pipe: Any, size: Size) -> int:
     channels = max(pipe.vae.config.block_out_channels[:2])
     item = pipe.vae.decoder.conv_in.weight.dtype.itemsize
     return int(_VAE_COPIES * channels * size.width * size.height * item)
+
+
+def weight_bytes(pipe: Any) -> int:
+    """The memory that a pipeline's parameters and buffers take; tensors of one storage count once.
+
+    Of the device's memory before and after a load the difference would also hold what is drawn meanwhile.
+    """
+    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
+    storages = {storage.data_ptr(): storage.nbytes() for tensor in tensors if (storage := tensor.untyped_storage())}
+    return sum(storages.values())
+
+
+def device_memory(device: torch.device) -> DeviceMemory:
+    """What there is on `device`, in all and free."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return DeviceMemory(torch.cuda.get_device_name(device), total, free)
+    memory = psutil.virtual_memory()
+    return DeviceMemory(str(device), memory.total, memory.available)
 
 
 def free_bytes(device: torch.device) -> int:

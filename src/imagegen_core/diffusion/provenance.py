@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from imagegen_core.backend import Backend
-from imagegen_core.images.recipe import Recipe
+from imagegen_core.images.recipe import Recipe, UsedLora
 from imagegen_core.models.named import NamedModel
 from imagegen_core.request import Drawing
 
@@ -63,6 +63,7 @@ class Provenance:
             dtype=self._dtype,
             device=self._device,
             versions=self._versions,
+            loras=tuple(UsedLora(lora.path.stem, lora.strength) for lora in drawing.loras),
         )
 
 

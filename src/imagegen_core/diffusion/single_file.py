@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imagegen_core.diffusion.building import building
 from imagegen_core.diffusion.tokenizers import find_tokenizer
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.headers import read_header
@@ -117,7 +118,7 @@ def _build(component_class: Any, config: Path, convert: Callable[[Any], State], 
     from accelerate import init_empty_weights
 
     settings = json.loads((config / "config.json").read_text(encoding="utf-8"))
-    with init_empty_weights(include_buffers=False), _skipping_initialization():
+    with building(), init_empty_weights(include_buffers=False), _skipping_initialization():
         if hasattr(component_class, "from_config"):
             module = component_class.from_config(settings)
         else:

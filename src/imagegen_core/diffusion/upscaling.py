@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from imagegen_core.diffusion.building import undisturbed
 from imagegen_core.diffusion.device import choose_device
 from imagegen_core.errors import ModelLoadError, ModelNotFoundError
 from imagegen_core.images.tiling import enlarge_in_tiles
@@ -68,8 +69,8 @@ class NetworkUpscaler:
         self._through: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] = self._run
         weights = _read(path)
         self._device = choose_device(settings)
-        self._network, self._overlap = _build(
-            {name: tensor.to(self._device, torch.float32) for name, tensor in weights.items()}, path
+        self._network, self._overlap = undisturbed(
+            _build, {name: tensor.to(self._device, torch.float32) for name, tensor in weights.items()}, path
         )
         try:
             probed = self._run(np.zeros((_PROBE, _PROBE, 3), np.uint8))

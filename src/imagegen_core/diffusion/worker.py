@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 
 from imagegen_core.backend import Backend
-from imagegen_core.diffusion.adapters import ActiveStyle, Adapters
+from imagegen_core.diffusion.adapters import Adapter, Adapters
+from imagegen_core.diffusion.building import undisturbed
 from imagegen_core.diffusion.compute_thread import ComputeThread, computed
 from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.decoding import decode_within_memory, pool
@@ -21,7 +22,7 @@ from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.loading import load_pipeline, load_vae
-from imagegen_core.diffusion.memory import check_fits, memory_errors, rows_that_fit
+from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
 from imagegen_core.diffusion.preparing import compile_errors, prepare
 from imagegen_core.diffusion.previews import Previewer
 from imagegen_core.diffusion.provenance import Provenance
@@ -37,6 +38,8 @@ from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import Drawing, GenerateRequest, Size
 from imagegen_core.settings import Settings
+from imagegen_core.styles import LoraUse
+from imagegen_core.worker import DeviceMemory, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +93,7 @@ class DiffusionWorker(ABC):
         width = self.pipe.unet.config.cross_attention_dim
         self.styles = StyleCatalog(settings, registry, width, architecture(self.checkpoint))
         self._adapters = Adapters(self.pipe)
-        self._embeddings = self._compute.run(
+        self._embeddings = self.compute(
             Embeddings, self.pipe, settings.embeddings_root, settings.source("embeddings_root")
         )
         self._provenance = (
@@ -122,7 +125,31 @@ class DiffusionWorker(ABC):
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run `function` on the thread that the model computes on: see `imagegen_core.worker.Computing`."""
-        return self._compute.run(function, *arguments)
+        return self._compute.run(undisturbed, function, *arguments)
+
+    @computed
+    @torch.inference_mode()
+    def load_loras(self, loras: Sequence[LoraUse]) -> None:
+        """Put LoRAs beside the weights, so that what does not fit is known before a picture wants it.
+
+        Raises:
+            ModelNotFoundError: A LoRA's file is not there.
+            InvalidRequestError: It cannot be read, or does not fit the network.
+        """
+        self._adapters.use(tuple(Adapter.of_lora(lora) for lora in loras))
+
+    def memory_bytes(self) -> int:
+        """What the pipeline's weights take, LoRAs and embeddings among them; what several share counts once."""
+        return weight_bytes(self.pipe)
+
+    def device_memory(self) -> DeviceMemory:
+        """What there is on the device, and what of it is free."""
+        return device_memory(self.device)
+
+    def compute_beside(self, other: Worker) -> None:
+        """Compute on another worker's thread from now on, where both are on one device; nobody draws meanwhile."""
+        if isinstance(other, DiffusionWorker) and other.device == self.device:
+            self._compute = other._compute  # noqa: SLF001 - of its own kind
 
     def run_job(self, job: Job) -> tuple[bytes, int]:
         """Draw the job's request: the PNG, and the seed used.
@@ -166,8 +193,8 @@ class DiffusionWorker(ABC):
         """
         drawing = self.backend.drawing(job.req, self.native_size)
         check_fits(self.pipe, drawing.size, self.device)
-        style = self._style(drawing)
-        self._adapters.use(style)
+        adapters = self._wanted(drawing)
+        self._adapters.use(adapters)
         scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device)
         generator = torch.Generator("cpu").manual_seed(drawing.seed)
         return Denoising(
@@ -176,15 +203,15 @@ class DiffusionWorker(ABC):
             generator=generator,
             latents=self._noise(drawing.size, generator) * scheduler.init_noise_sigma,
             conditionings=tuple(self.sized(one, drawing.size) for one in self._conditionings(drawing)),
-            style=style,
+            adapters=adapters,
             guidance_embedding=self._guidance_embedding(drawing.guidance_scale),
             on_step=getattr(job, "on_step", None),
         )
 
     def group(self, state: Denoising) -> Hashable:
-        """Size, style and the prompt's length: what tensors and weights of a shared forward pass have in common."""
-        style = "" if state.style is None else f", {state.drawing.style}:{state.style.weight:g}"
-        return f"{state.drawing.size}, {state.conditionings[0].tokens.shape[1]} tokens{style}"
+        """Size, LoRAs and the prompt's length: what tensors and weights of a shared forward pass have in common."""
+        adapters = "".join(f", {adapter}" for adapter in state.adapters)
+        return f"{state.drawing.size}, {state.conditionings[0].tokens.shape[1]} tokens{adapters}"
 
     @computed
     @torch.inference_mode()
@@ -194,7 +221,7 @@ class DiffusionWorker(ABC):
         Raises:
             OutOfMemoryError: The device's memory did not take it; no state has moved.
         """
-        self._adapters.use(states[0].style)
+        self._adapters.use(states[0].adapters)
         with memory_errors(states[0].drawing.size):
             step_together(self.pipe.unet, states, self._padded_rows)
             self._synchronize()
@@ -203,7 +230,7 @@ class DiffusionWorker(ABC):
     @torch.inference_mode()
     def trial(self, states: Sequence[Denoising]) -> bool:
         """Take each state one step on by itself, and say whether together they would have come to the same bits."""
-        self._adapters.use(states[0].style)
+        self._adapters.use(states[0].adapters)
         with memory_errors(states[0].drawing.size):
             together = predict(self.pipe.unet, states, self._padded_rows)
             alone = [predict(self.pipe.unet, [state], self._padded_rows)[0] for state in states]
@@ -279,17 +306,17 @@ class DiffusionWorker(ABC):
             return "this checkpoint was distilled with guidance and is never run a second time for it"
         return "it needs a guidance scale above 1.0"
 
-    def _style(self, drawing: Drawing) -> ActiveStyle | None:
+    def _wanted(self, drawing: Drawing) -> tuple[Adapter, ...]:
+        loras = tuple(Adapter.of_lora(lora) for lora in drawing.loras)
         if drawing.style is None:
-            return None
-        return ActiveStyle.at_level(self.styles.usable(drawing.style), drawing.style_level)
+            return loras
+        return (*loras, Adapter.of_style(self.styles.usable(drawing.style), drawing.style_level))
 
     def _encoded(self, prompt: str, clip_skip: int) -> Conditioning:
-        active = self._adapters.active
-        return self._remembered(prompt, clip_skip, active and (active.style.style.adapter_name, active.weight))
+        return self._remembered(prompt, clip_skip, self._adapters.active)
 
-    def _encode_styled(self, prompt: str, clip_skip: int, _style: tuple[str, float] | None) -> Conditioning:
-        """What a prompt means under a style, which also changes the text encoders: part of what is remembered by."""
+    def _encode_styled(self, prompt: str, clip_skip: int, _adapters: tuple[Adapter, ...] | None) -> Conditioning:
+        """What a prompt means with LoRAs, which also change the text encoders: part of what is remembered by."""
         return self.encode(self._embeddings.expand(prompt), clip_skip)
 
     @cached_property

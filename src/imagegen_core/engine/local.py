@@ -21,9 +21,8 @@ from imagegen_core.engine.ticket import Ticket
 from imagegen_core.engine.turns import Group, Running, Turns
 from imagegen_core.engine.watchdog import Watchdog
 from imagegen_core.errors import EngineClosedError, ImagegenError, OutOfMemoryError, QueueFullError
-from imagegen_core.job import Job, Started, StepDone
+from imagegen_core.job import Started, StepDone
 from imagegen_core.picture import Picture
-from imagegen_core.request import Drawing
 from imagegen_core.worker import Computing, MemoryAware, Previewing, SteppedWorker, WarmingUp, Worker
 
 logger = logging.getLogger(__name__)
@@ -107,22 +106,35 @@ class LocalEngine:
             QueueFullError: Too many wait already.
             EngineClosedError: The engine was closed.
         """
-        Drawing.of(request, native_size="8x8")  # refuses a wrong request before it waits
-        ticket = Ticket(Job(req=request), priority, deadline)
+        ticket = Ticket.of(request, priority, deadline)
         with self._changed:
-            if self._closed:
-                raise EngineClosedError("The engine is closed: it takes no more requests")
             if len(self._waiting) >= self._queue_limit:
                 raise QueueFullError(
                     f"{len(self._waiting)} requests wait already: try again in {self._pace:.0f} s",
                     retry_after=self._pace,
                 )
+            self.admit(ticket)
+        return ticket
+
+    def admit(self, ticket: Ticket) -> None:
+        """Put a ticket in line that was made before, whatever the line's length.
+
+        Raises:
+            EngineClosedError: The engine was closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise EngineClosedError("The engine is closed: it takes no more requests")
             self._open[ticket.job.fut] = ticket
             insort(self._waiting, ticket, key=lambda one: -one.priority)
             self._tell_places()
             self._changed.notify()
         ticket.job.fut.add_done_callback(self._note_outcome)
-        return ticket
+
+    @property
+    def workers(self) -> Sequence[Worker]:
+        """The worker, where there could be several."""
+        return [self.worker]
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run something else that computes, such as an upscaler's network, where the worker does, between its steps."""

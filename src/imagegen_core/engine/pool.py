@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 from imagegen_core.engine.local import LocalEngine
-from imagegen_core.engine.report import EngineReport
+from imagegen_core.engine.report import EngineReport, merged
 from imagegen_core.engine.ticket import Ticket
 from imagegen_core.errors import QueueFullError
 from imagegen_core.worker import Worker
@@ -28,14 +25,21 @@ class Pool:
         """One of the workers, which are alike."""
         return self._engines[0].worker
 
+    @property
+    def workers(self) -> Sequence[Worker]:
+        """All of them."""
+        return [engine.worker for engine in self._engines]
+
     def submit(self, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
         """See `LocalEngine.submit`."""
-        reports = [engine.report() for engine in self._engines]
-        waiting = sum(report.waiting for report in reports)
+        waiting = self.report().waiting
         if waiting >= self._queue_limit:
             raise QueueFullError(f"{waiting} requests wait already: try again in a moment", retry_after=1)
-        loads = [report.waiting + report.running for report in reports]
-        return self._engines[loads.index(min(loads))].submit(request, deadline, priority)
+        return self._least_busy().submit(request, deadline, priority)
+
+    def admit(self, ticket: Ticket) -> None:
+        """See `LocalEngine.admit`."""
+        self._least_busy().admit(ticket)
 
     def compute(self, function: Any, *arguments: Any) -> Any:
         """See `LocalEngine.compute`."""
@@ -43,17 +47,14 @@ class Pool:
 
     def report(self) -> EngineReport:
         """What the engines do, taken together; how they do it, as the first."""
-        reports = [engine.report() for engine in self._engines]
-        counts = ("waiting", "running", "finished", "failed", "cancelled", "step_seconds")
-        return replace(
-            reports[0],
-            groups=tuple(chain.from_iterable(report.groups for report in reports)),
-            stuck=max(report.stuck for report in reports),
-            steps=sum((Counter(report.steps) for report in reports), Counter()),
-            **{name: sum(getattr(report, name) for report in reports) for name in counts},
-        )
+        return merged([engine.report() for engine in self._engines])
 
     def close(self, *, drain: bool = True) -> None:
         """See `LocalEngine.close`."""
         for engine in self._engines:
             engine.close(drain=drain)
+
+    def _least_busy(self) -> LocalEngine:
+        reports = [engine.report() for engine in self._engines]
+        loads = [report.waiting + report.running for report in reports]
+        return self._engines[loads.index(min(loads))]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from imagegen_core.engine.batching import BatchSize
 
@@ -67,3 +69,22 @@ class EngineReport:
     steps: Mapping[int, int]
     step_seconds: float
     stuck: float
+
+
+_COUNTS = ("waiting", "running", "finished", "failed", "cancelled", "step_seconds")
+
+
+def merged(reports: Sequence[EngineReport]) -> EngineReport:
+    """What several engines do, taken together; how they do it, as the first."""
+    return replace(
+        reports[0],
+        groups=tuple(chain.from_iterable(report.groups for report in reports)),
+        stuck=max(report.stuck for report in reports),
+        steps=sum((Counter(report.steps) for report in reports), Counter()),
+        **{name: sum(getattr(report, name) for report in reports) for name in _COUNTS},
+    )
+
+
+def ended(report: EngineReport) -> EngineReport:
+    """What is left to tell of an engine that is closed: what it counted."""
+    return replace(report, groups=(), waiting=0, running=0, stuck=0.0)

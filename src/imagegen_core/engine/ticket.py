@@ -13,6 +13,7 @@ from imagegen_core.engine.events import EventLog
 from imagegen_core.errors import DeadlineError
 from imagegen_core.job import Cancelled, Done, Failed, Job, Queued
 from imagegen_core.picture import Picture
+from imagegen_core.request import Drawing
 
 
 class Ticket:
@@ -39,6 +40,16 @@ class Ticket:
         self._place = 0
         # A future keeps its callbacks: one that led to this ticket would leave it, and its picture, to the collector.
         job.fut.add_done_callback(partial(_tell_of_cancelling, self.events))
+
+    @classmethod
+    def of(cls, request: Any, priority: int, deadline: float | None) -> Ticket:
+        """A ticket for a request that can be drawn.
+
+        Raises:
+            InvalidRequestError: The request asks for what no worker could draw.
+        """
+        Drawing.of(request, native_size="8x8")
+        return cls(Job(req=request), priority, deadline)
 
     def result(self, timeout: float | None = None) -> Picture:
         """Wait for the picture.

@@ -27,6 +27,14 @@ class Upscaling:
     factor: int
 
 
+@dataclass(frozen=True, slots=True)
+class UsedLora:
+    """A picture was drawn with a LoRA beside its style: the file's name without its suffix, and the strength."""
+
+    name: str
+    strength: float
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything a picture followed from.
@@ -44,6 +52,7 @@ class Recipe:
             the checkpoint's own.
         style: The style's id, or None for none.
         style_level: 0 without a style.
+        loras: The LoRAs it was drawn with beside the style, as a mode has them.
         checkpoint: The checkpoint's name.
         checkpoint_hash: The first ten hexadecimal digits of its file's SHA-256, which A1111 calls the model hash, or
             of its UNet's where it is a folder; None where that is no single file.
@@ -72,6 +81,7 @@ class Recipe:
     device: str
     versions: Mapping[str, str] = field(default_factory=dict)
     upscalings: tuple[Upscaling, ...] = ()
+    loras: tuple[UsedLora, ...] = ()
 
 
 def to_text(recipe: Recipe) -> dict[str, str]:
@@ -146,6 +156,7 @@ def _infotext(recipe: Recipe) -> str:
         "Clip skip": recipe.clip_skip,
         "Style": recipe.style,
         "Style level": recipe.style_level or None,
+        "LoRAs": ", ".join(f"{lora.name}:{lora.strength:g}" for lora in recipe.loras) or None,
         "Postprocess upscale by": factor if recipe.upscalings else None,
         "Postprocess upscaler": ", ".join(upscaling.upscaler for upscaling in recipe.upscalings) or None,
         "Version": f"imagegen {recipe.versions['imagegen-core']}" if "imagegen-core" in recipe.versions else None,

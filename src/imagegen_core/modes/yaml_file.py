@@ -1,0 +1,136 @@
+"""``modes.yaml`` in the form of the servers that had it first: roots, a default mode, and modes with their LoRAs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from imagegen_core.errors import SettingsError
+from imagegen_core.tables import LoraSettings, ModeSettings, ModeTables
+
+# What those servers draw with where a mode does not say it.
+_DEFAULTS = {"default_size": "512x512", "default_steps": 4, "default_guidance": 1.0}
+
+
+class _File(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model_root: Path
+    lora_root: Path | None = None
+    default_mode: str
+    modes: ModeTables = Field(min_length=1)
+
+
+class YamlModes(BaseModel):
+    """What a ``modes.yaml`` says.
+
+    Attributes:
+        model_root: The folder that checkpoints' names start from.
+        lora_root: The folder that LoRAs' names start from.
+        default_mode: The name of the default mode.
+        modes: The modes by name, those servers' own defaults filled in.
+    """
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    model_root: Path
+    lora_root: Path
+    default_mode: str
+    modes: Mapping[str, ModeSettings]
+
+
+def read_yaml(path: Path) -> YamlModes:
+    """Read a file of modes.
+
+    Raises:
+        SettingsError: It cannot be read, is no YAML, or has a key or value that it cannot have; the message says where.
+    """
+    content, lines = _parse(path)
+    try:
+        file = _File.model_validate(_with_defaults(content))
+    except ValidationError as error:
+        raise SettingsError(_sentence(error, path, lines)) from error
+    for name, table in file.modes.items():
+        if table.model is None:
+            raise SettingsError(
+                f"Missing model in {path}{_at(('modes', name), lines)}, mode {name!r}: name a checkpoint"
+            )
+    root = file.model_root.expanduser()
+    lora_root = (file.lora_root or root).expanduser()
+    return YamlModes(model_root=root, lora_root=lora_root, default_mode=file.default_mode, modes=file.modes)
+
+
+Lines = Mapping[tuple[str, ...], int]
+"""In which line each key stands, by the keys on the way to it."""
+
+
+def _parse(path: Path) -> tuple[Any, Lines]:
+    try:
+        import yaml
+    except ImportError as error:
+        raise SettingsError(f"{path} cannot be read ({error}): pip install 'imagegen-core[server]'") from error
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines: dict[tuple[str, ...], int] = {}
+        _note_lines(root, (), lines, path)
+        return yaml.safe_load(text), lines
+    except OSError as error:
+        raise SettingsError(
+            f"Cannot read the modes {path} ({error.strerror}): correct its path or its rights"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        said = getattr(error, "problem", None) or str(error)
+        raise SettingsError(f"Cannot read the modes {path}{where}: {said}") from error
+
+
+def _note_lines(node: Any, keys: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path) -> None:
+    """Walk the parsed file; of a key that stands twice YAML itself would keep the last and say nothing."""
+    if node is None or node.id == "scalar":
+        return
+    entries = node.value if node.id == "mapping" else [(None, item) for item in node.value]
+    for number, (key, value) in enumerate(entries):
+        below = (*keys, str(number) if key is None else str(key.value))
+        line = (value if key is None else key).start_mark.line + 1
+        if below in lines:
+            raise SettingsError(f"{path}, line {line}: the key {below[-1]!r} stands there a second time; keep one")
+        lines[below] = line
+        _note_lines(value, below, lines, path)
+
+
+def _with_defaults(content: Any) -> Any:
+    modes = content.get("modes") if isinstance(content, dict) else None
+    if not isinstance(modes, dict):
+        return content
+    return content | {"modes": {str(n): _DEFAULTS | m if isinstance(m, dict) else m for n, m in modes.items()}}
+
+
+def _sentence(error: ValidationError, path: Path, lines: Lines) -> str:
+    """The first thing that is wrong, with its line."""
+    first = error.errors(include_url=False)[0]
+    keys = tuple(str(part) for part in first["loc"])
+    where, name = f"{path}{_at(keys, lines)}", ".".join(keys)
+    if first["type"] == "extra_forbidden":
+        table = LoraSettings if "loras" in keys else ModeSettings if keys[0] == "modes" else _File
+        return f"Unknown key {name} in {where}: expected one of {', '.join(sorted(table.model_fields))}"
+    if first["type"] == "missing":
+        return f"Missing {name} in {where}: give it"
+    if not keys:
+        return f"Cannot read the modes {path}: expected the keys {', '.join(_File.model_fields)}"
+    said = first["msg"].removeprefix("Value error, ")
+    value = f", {first['input']!r}" if isinstance(first["input"], str | int | float) else ""
+    return f"Invalid {name} in {where}{value}: {said[0].lower()}{said[1:]}"
+
+
+def _at(keys: tuple[str, ...], lines: Lines) -> str:
+    """The line of a key, or of the nearest one above it that the file has."""
+    above = (keys[:length] for length in range(len(keys), 0, -1))
+    line = next((lines[some] for some in above if some in lines), None)
+    return "" if line is None else f", line {line}"

@@ -1,0 +1,89 @@
+"""The tables of the configuration file, each a section with keys of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from imagegen_core.request import Size
+
+_MODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+:/-]{0,63}")  # it stands in headers and addresses
+
+
+class StyleSettings(BaseModel):
+    """A style as the configuration describes it; see `imagegen_core.StyleDef`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lora_path: Path
+    levels: tuple[float, ...] = (1.0,)
+    title: str | None = None
+    required_cross_attention_dim: int | None = None
+
+
+class LoraSettings(BaseModel):
+    """A LoRA that a mode always draws with.
+
+    Attributes:
+        path: Its file; a relative path starts at the root of LoRAs, or of models where there is none.
+        strength: The factor it is added with.
+        adapter_name: What the mode's listings call it; left out, ``lora_`` and the file's name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+    strength: float = 1.0
+    adapter_name: str | None = Field(default=None, min_length=1)
+
+
+def _as_table(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class ModeSettings(BaseModel):
+    """A mode as the configuration describes it: a checkpoint, what it always draws with, and its defaults.
+
+    Attributes:
+        model: The checkpoint, as `Settings.model` names it; None is that one.
+        backend: The backend; None chooses it from the checkpoint.
+        loras: The LoRAs that are always on; a plain path stands for one of strength 1.
+        default_size: The size where a request names none; None is the server's, or the checkpoint's own.
+        default_steps: The denoising steps where a request names none; None is the server's.
+        default_guidance: The guidance scale where a request names none; None is the server's.
+        scheduler: The sampler where a request names none; None is the configured one.
+        description: What people are told of it.
+        metadata: Notes of any kind, which listings show and nothing else reads.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model: str | None = Field(default=None, min_length=1)
+    backend: str | None = None
+    loras: tuple[Annotated[LoraSettings, BeforeValidator(_as_table)], ...] = ()
+    default_size: str | None = None
+    default_steps: int | None = Field(default=None, ge=1)
+    default_guidance: float | None = Field(default=None, ge=0)
+    scheduler: str | None = None
+    description: str | None = None
+    metadata: Mapping[str, Any] = Field(default_factory=dict)
+
+    @field_validator("default_size")
+    @classmethod
+    def _check_size(cls, size: str | None) -> str | None:
+        return None if size is None else str(Size.parse(size))
+
+
+def _check_names(modes: Mapping[str, ModeSettings]) -> Mapping[str, ModeSettings]:
+    for name in modes:
+        if not _MODE_NAME.fullmatch(name):
+            raise ValueError(f"a mode's name is of letters, digits and ' ._+:/-', which {name[:64]!r} is not")
+    return modes
+
+
+ModeTables = Annotated[Mapping[str, ModeSettings], AfterValidator(_check_names)]
+"""Modes by name; the names can stand in a header."""
