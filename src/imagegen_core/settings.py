@@ -101,7 +101,7 @@ class Settings(BaseModel):
         modes_file: A ``modes.yaml`` instead, or the folder it is in; None looks for one beside the configuration file.
         default_mode: The mode where a request names none; None is the first.
         memory_budget: Bytes that the models of a server may take together, such as ``6GB``; None is 0.8 of what the
-            device has.
+            device had free before the first.
         embeddings_root: Folder of textual-inversion embeddings; prompts name them by their files' names.
         scheduler: The sampler where a request names none; see `imagegen_core.samplers`.
         recipe: Whether pictures carry how they were made; see `imagegen_core.images.recipe`.

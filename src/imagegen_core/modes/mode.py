@@ -87,3 +87,10 @@ class ModeSet:
         if name not in self.modes:
             raise InvalidRequestError(f"Unknown mode {name[:64]!r}: expected {' or '.join(self.modes)}", "mode")
         return self.modes[name]
+
+    def names_by_key(self) -> dict[ModelKey, list[str]]:
+        """The names of the modes that share each model."""
+        names: dict[ModelKey, list[str]] = {}
+        for mode in self.modes.values():
+            names.setdefault(mode.key, []).append(mode.name)
+        return names

@@ -21,8 +21,9 @@ from imagegen_core.server import errors
 from imagegen_core.server.access import Keys
 from imagegen_core.server.accounting import REQUEST_ID, Accounting
 from imagegen_core.server.body_limit import BodyLimit
-from imagegen_core.server.routes import a1111, a1111_tools, generate, jobs, openai, state, storage, superres
+from imagegen_core.server.routes import a1111, a1111_tools, generate, jobs, modes, openai, state, storage, superres
 from imagegen_core.server.studio import Studio
+from imagegen_core.server.watching import watching
 from imagegen_core.settings import Settings
 
 _EXPOSED = (
@@ -50,7 +51,7 @@ def create_app(settings: Settings | None = None, engine: Any | None = None) -> F
             as soon as that runs.
 
     Raises:
-        ImagegenError: The storage or upscaler that is configured cannot be used.
+        ImagegenError: The modes are configured wrong, or the storage or upscaler that is cannot be used.
     """
     settings = Settings.load() if settings is None else settings
     registry = Registry.discover()
@@ -66,7 +67,7 @@ def create_app(settings: Settings | None = None, engine: Any | None = None) -> F
     app.state.studio = studio
     admitted = [Depends(Keys(settings.api_keys))]
     app.include_router(state.public)
-    for routes in (state, generate, superres, jobs, openai, a1111, a1111_tools):
+    for routes in (state, generate, superres, jobs, modes, openai, a1111, a1111_tools):
         app.include_router(routes.router, dependencies=admitted)
     if settings.storage_enable_http:
         app.include_router(storage.public)
@@ -92,7 +93,8 @@ def create_app(settings: Settings | None = None, engine: Any | None = None) -> F
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     studio: Studio = app.state.studio
     studio.model.start()
-    yield
+    async with watching(studio.model):
+        yield
     await asyncio.to_thread(studio.model.close)
 
 

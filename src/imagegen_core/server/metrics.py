@@ -16,7 +16,7 @@ from imagegen_core.job import Started
 from imagegen_core.server.errors import problem
 
 if TYPE_CHECKING:
-    from imagegen_core.engine import EngineReport, Ticket
+    from imagegen_core.engine import EngineReport, Residents, Ticket
     from imagegen_core.server.model import Model
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -35,6 +35,10 @@ class Metrics:
         self._answers = Counter(
             "imagegen_http_responses", "Answers by route and status.", ["route", "status"], registry=self._registry
         )
+        self._by_mode = Counter("imagegen_mode_images", "Pictures drawn, by mode.", ["mode"], registry=self._registry)
+        self._failed_by_mode = Counter(
+            "imagegen_mode_failures", "Requests that failed, by mode.", ["mode"], registry=self._registry
+        )
         self._wait = Histogram(
             "imagegen_wait_seconds", "From asking to beginning.", registry=self._registry, buckets=_SECONDS
         )
@@ -42,14 +46,16 @@ class Metrics:
             "imagegen_picture_seconds", "From asking to the picture.", registry=self._registry, buckets=_SECONDS
         )
 
-    def ended(self, ticket: Ticket, future: Future[Any]) -> None:
-        """Count how a ticket ended."""
+    def ended(self, ticket: Ticket, future: Future[Any], mode: str) -> None:
+        """Count how a ticket of a mode ended."""
         if future.cancelled():
             return
         error = future.exception()
         if isinstance(error, Exception):
             self.failed(problem(error).kind)
+            self._failed_by_mode.labels(mode).inc()
         elif error is None:
+            self._by_mode.labels(mode).inc()
             self._whole.observe(time.monotonic() - ticket.since)
             if (began := ticket.events.when(Started)) is not None:
                 self._wait.observe(began - ticket.since)
@@ -78,8 +84,17 @@ class _EngineCollector(Collector):
         yield GaugeMetricFamily("imagegen_ready", "1 when pictures are drawn.", float(self._model.state == "ready"))
         yield GaugeMetricFamily("imagegen_resident_bytes", "Memory of this process.", process.memory_info().rss)
         yield GaugeMetricFamily("imagegen_open_files", "Open files and sockets.", process.num_fds())
-        if (engine := self._model.loaded) is not None:
-            yield from _of_engine(engine.report())
+        yield from _of_models(self._model.residents)
+        yield from _of_engine(self._model.residents.report())
+
+
+def _of_models(residents: Residents) -> Iterator[Metric]:
+    sizes = GaugeMetricFamily("imagegen_model_bytes", "What a model takes.", labels=["model", "state"])
+    for one in residents.tell():
+        sizes.add_metric([str(one.key.model or ""), one.state], one.size)
+    yield sizes
+    yield CounterMetricFamily("imagegen_model_loads", "Models loaded.", residents.loads)
+    yield CounterMetricFamily("imagegen_model_unloads", "Models let go of.", residents.unloads)
 
 
 def _of_engine(report: EngineReport) -> Iterator[Metric]:

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imagegen_core.models.inspect import describe, native_size
+from imagegen_core.models.resolve import resolve_checkpoint
+from imagegen_core.models.style_catalog import CatalogedStyle, StyleCatalog
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.plugins.selection import select_backend
 from imagegen_core.settings import Settings
 
 
@@ -32,17 +37,40 @@ class ModelCard:
     def of(cls, worker: Any, settings: Settings) -> ModelCard:
         """What `worker` says of itself."""
         path = getattr(worker, "checkpoint", None)
-        catalog = getattr(worker, "styles", {})
         device, dtype = getattr(worker, "device", None), getattr(worker, "dtype", None)
         return cls(
             name=settings.model or (path.stem if path else type(worker).__name__),
             path=path,
             size=getattr(worker, "native_size", None),
-            styles={name: tuple(one.style.levels) for name, one in catalog.items() if one.refusal is None},
+            styles=_usable(getattr(worker, "styles", {})),
             precision=" ".join(str(part).removeprefix("torch.") for part in (device, dtype) if part is not None),
+        )
+
+    @classmethod
+    def of_files(cls, settings: Settings, registry: Registry) -> ModelCard:
+        """What the files of a model say that is not loaded.
+
+        Raises:
+            ImagegenError: They are not there, or damaged.
+        """
+        backend = select_backend(registry, settings)
+        settings = settings.for_backend(backend.environment_prefix)
+        path = resolve_checkpoint(settings, backend, registry)
+        found = describe(path)
+        styles = StyleCatalog(settings, registry, found.cross_attention_dim, found.family)
+        return cls(
+            name=settings.model or path.stem,
+            path=path,
+            size=native_size(path, backend.default_size),
+            styles=_usable(styles),
+            precision="",
         )
 
     @property
     def title(self) -> str:
         """As A1111 shows a checkpoint: the file's name."""
         return self.path.name if self.path and self.path.is_file() else self.name
+
+
+def _usable(styles: Mapping[str, CatalogedStyle]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(one.style.levels) for name, one in styles.items() if one.refusal is None}

@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio.to_thread
 from pydantic import ConfigDict, Field
 
-from imagegen_core.errors import InvalidRequestError
 from imagegen_core.request import GenerateRequest
 
 if TYPE_CHECKING:
     from imagegen_core.picture import Picture
     from imagegen_core.server.studio import Studio
     from imagegen_core.server.upscaling import Enlarged
-
-DEFAULT_MODE = "default"
 
 
 class GenerateBody(GenerateRequest):
@@ -28,7 +25,7 @@ class GenerateBody(GenerateRequest):
         superres_format: What the enlarged picture is encoded as.
         superres_quality: JPEG's quality.
         superres_magnitude: How many times to enlarge it.
-        mode: Which of the server's modes draws.
+        mode: Which of the server's modes draws; None is its default.
     """
 
     superres: bool = False
@@ -100,19 +97,8 @@ class Result:
         }
 
 
-def check_mode(mode: str | None) -> str:
-    """The mode that draws.
-
-    Raises:
-        InvalidRequestError: There is none of that name.
-    """
-    if mode not in (None, DEFAULT_MODE):
-        raise InvalidRequestError(f"Unknown mode {mode[:64]!r}: expected {DEFAULT_MODE}", "mode")
-    return DEFAULT_MODE
-
-
-async def make_result(studio: Studio, picture: Picture, body: GenerateBody) -> Result:
-    """Enlarge a picture where that is asked for, and store it.
+async def make_result(studio: Studio, picture: Picture, body: GenerateBody, mode: str) -> Result:
+    """Enlarge a picture where that is asked for, and store it; `mode` is the one that drew it.
 
     Raises:
         ImagegenError: It cannot be enlarged.
@@ -128,4 +114,4 @@ async def make_result(studio: Studio, picture: Picture, body: GenerateBody) -> R
         )
         data, form = enlarged.data, enlarged.format
     key = await studio.keep(data)
-    return Result(data, form, picture.seed, check_mode(body.mode), enlarged, key)
+    return Result(data, form, picture.seed, mode, enlarged, key)

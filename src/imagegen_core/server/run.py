@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import uvicorn
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-from imagegen_core.errors import SettingsError
+from imagegen_core.errors import ImagegenError, SettingsError
 from imagegen_core.server.access import check_address
 from imagegen_core.server.app import create_app
 from imagegen_core.settings import Settings
@@ -67,6 +67,8 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._studio = studio
         self._ending: asyncio.Task[None] | None = None
+        self._told_to_reload = False
+        self._reloading: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -74,8 +76,11 @@ class _Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        handled = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.signal(number, self.handle_exit) for number in handled}
+        handled: dict[signal.Signals, Callable[[int, FrameType | None], None]]
+        handled = {signal.SIGTERM: self.handle_exit, signal.SIGINT: self.handle_exit}
+        if hasattr(signal, "SIGHUP"):
+            handled[signal.SIGHUP] = self._note_reload
+        before = {number: signal.signal(number, handler) for number, handler in handled.items()}
         try:
             yield
         finally:
@@ -91,10 +96,20 @@ class _Server(uvicorn.Server):
         self._studio.model.stop_accepting()
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second: watches over the end."""
+        """Called ten times a second: watches over the end, and reads the modes again when told to."""
+        if self._told_to_reload and (self._reloading is None or self._reloading.done()):
+            self._told_to_reload = False
+            self._reloading = asyncio.ensure_future(self._reload())
         if self._studio.model.state == "stopping" and self._ending is None:
             self._ending = asyncio.ensure_future(self._end())
         return await super().on_tick(counter)
+
+    def _note_reload(self, _signal: int, _frame: FrameType | None) -> None:
+        self._told_to_reload = True
+
+    async def _reload(self) -> None:
+        with contextlib.suppress(ImagegenError):  # which is logged, and told by GET /api/modes
+            await asyncio.to_thread(self._studio.model.reload)
 
     async def _end(self) -> None:
         limit = self._studio.settings.shutdown_limit

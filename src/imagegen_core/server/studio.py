@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import anyio.to_thread
-from fastapi import Depends, Request
+from fastapi import Depends
+from fastapi import Request as HttpRequest
 
 from imagegen_core.engine import Ticket
 from imagegen_core.errors import ImagegenError, InvalidRequestError, NotReadyError, QueueFullError, StorageError
+from imagegen_core.modes import Mode
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import Drawing, GenerateRequest, Size
@@ -30,6 +32,8 @@ from imagegen_core.settings import Settings
 from imagegen_core.storage import ImageStore, new_key
 
 logger = logging.getLogger(__name__)
+
+Request = TypeVar("Request", bound=GenerateRequest)
 
 _DISABLED = "disabled"
 _SEEDS = 2**63
@@ -50,7 +54,7 @@ class Studio:
     Attributes:
         settings: How it serves.
         registry: The plugins.
-        model: The engine, once it is loaded.
+        model: The modes, and the engines that draw them.
         store: Where pictures are kept; None where storage is disabled.
         upscalers: What enlarges.
         jobs: The jobs that were posted to be fetched later.
@@ -63,10 +67,10 @@ class Studio:
         """Open the store; the model is loaded by `Model.start`.
 
         Raises:
-            ImagegenError: The store or the upscaler that is configured cannot be used.
+            ImagegenError: The modes are configured wrong, or the store or the upscaler that is cannot be used.
         """
         self.settings, self.registry = settings, registry
-        self.model = Model(settings, engine)
+        self.model = Model(settings, registry, engine)
         self.store: ImageStore | None = None
         if settings.storage_provider != _DISABLED:
             self.store = registry.store(settings.storage_provider).load(settings)
@@ -78,20 +82,33 @@ class Studio:
         self._open: Counter[str] = Counter()
         self._tickets: dict[Future[Any], Ticket] = {}  # those that are not done
 
-    def card(self) -> ModelCard:
-        """The model in a few words.
+    def card(self, mode: Mode | None = None) -> ModelCard:
+        """A mode's model in a few words; None is the default mode.
 
         Raises:
             NotReadyError: There is none yet, or no longer.
         """
-        return ModelCard.of(self.model.engine.worker, self.settings)
+        return self.model.card(mode or self.model.modes.find(None))
 
-    def complete(self, request: GenerateRequest) -> GenerateRequest:
-        """The request, with the server's defaults where it leaves a field out, and within the server's limits.
+    def checkpoints(self) -> dict[str, Mode]:
+        """The modes by all names under which clients that know no modes ask for a checkpoint.
+
+        Raises:
+            NotReadyError: There is no model yet, or no longer.
+        """
+        modes = self.model.modes
+        if modes.configured:
+            return dict(modes.modes)
+        card, only = self.card(), modes.find(None)
+        return {card.name: only, card.title: only}
+
+    def complete(self, request: Request, mode: Mode) -> Request:
+        """The request, with the mode's and the server's defaults where it leaves a field out, within the limits.
 
         Raises:
             InvalidRequestError: It asks for more than the server draws.
         """
+        request = mode.complete(request)
         left_out = {
             field: value
             for field, setting in _DEFAULTS.items()
@@ -112,20 +129,21 @@ class Studio:
             )
         return completed
 
-    def size_of(self, request: GenerateRequest) -> Size:
+    def size_of(self, request: GenerateRequest, mode: Mode) -> Size:
         """The size that a completed request is drawn at; the model's own where nothing says another.
 
         Raises:
             NotReadyError: The model, which would say it, is not there.
         """
-        return Drawing.of(request, native_size=self.card().size or request.size).size
+        return Drawing.of(request, native_size=self.card(mode).size or request.size).size
 
-    def submit(self, request: GenerateRequest, caller: str) -> Ticket:
-        """Have the engine draw a request for a caller.
+    def submit(self, request: GenerateRequest, caller: str, mode: Mode) -> Ticket:
+        """Have a mode's model draw a request for a caller.
 
         Args:
             request: What `complete` returned.
             caller: Whose key it came with.
+            mode: The mode it was completed for.
 
         Raises:
             NotReadyError: There is no engine yet, or no longer.
@@ -135,12 +153,12 @@ class Studio:
         limit = self.settings.queue_per_key
         if caller and limit is not None and self._open[caller] >= limit:
             raise QueueFullError(f"{limit} of your requests are not done yet: wait for one of them", retry_after=1)
-        ticket: Ticket = self.model.engine.submit(request, deadline=self.settings.default_timeout)
+        ticket = self.model.submit(mode, request, self.settings.default_timeout)
         if self.settings.log_prompts:
             logger.info("Drawing %r", request.prompt)
         self._open[caller] += 1
         self._tickets[ticket.job.fut] = ticket
-        ticket.job.fut.add_done_callback(partial(self._note_end, caller))
+        ticket.job.fut.add_done_callback(partial(self._note_end, caller, mode.name))
         return ticket
 
     def several(self, request: GenerateRequest, count: int) -> list[GenerateRequest]:
@@ -148,12 +166,12 @@ class Studio:
         first = Drawing.of(request, native_size="8x8").seed
         return [request.model_copy(update={"seed": (first + number) % _SEEDS}) for number in range(count)]
 
-    def submit_all(self, requests: Sequence[GenerateRequest], caller: str) -> list[Ticket]:
+    def submit_all(self, requests: Sequence[GenerateRequest], caller: str, mode: Mode) -> list[Ticket]:
         """Have all of them drawn, or none: see `submit`."""
         tickets: list[Ticket] = []
         try:
             for request in requests:
-                tickets.append(self.submit(request, caller))  # noqa: PERF401 - those before the one that fails count
+                tickets.append(self.submit(request, caller, mode))  # noqa: PERF401 - those before the one that fails count
         except ImagegenError:
             for ticket in tickets:
                 ticket.cancel()
@@ -185,20 +203,20 @@ class Studio:
             return None
         return key
 
-    def _note_end(self, caller: str, future: Future[Any]) -> None:
+    def _note_end(self, caller: str, mode: str, future: Future[Any]) -> None:
         ticket = self._tickets.pop(future)
         self._open[caller] -= 1
         if not self._open[caller]:
             del self._open[caller]
-        self.metrics.ended(ticket, future)
+        self.metrics.ended(ticket, future, mode)
 
 
-async def drawn(request: Request, ticket: Ticket) -> Picture:
+async def drawn(request: HttpRequest, ticket: Ticket) -> Picture:
     """Wait for a picture, and give it up when the client does: see `drawn_all`."""
     return (await drawn_all(request, [ticket]))[0]
 
 
-async def drawn_all(request: Request, tickets: Sequence[Ticket]) -> list[Picture]:
+async def drawn_all(request: HttpRequest, tickets: Sequence[Ticket]) -> list[Picture]:
     """Wait for pictures, and give all of them up when one fails, or the client hangs up.
 
     Raises:
@@ -227,17 +245,17 @@ async def _result(ticket: Ticket) -> Picture:
     return await ticket
 
 
-async def _gone(request: Request) -> None:
+async def _gone(request: HttpRequest) -> None:
     """Return when the client has hung up; its body was read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _studio(request: Request) -> Studio:
+def _studio(request: HttpRequest) -> Studio:
     return cast("Studio", request.app.state.studio)
 
 
-def _caller(request: Request) -> str:
+def _caller(request: HttpRequest) -> str:
     return cast("str", request.state.caller)
 
 

@@ -148,7 +148,7 @@ class Upscalers:
         return self._loaded[name]
 
     def _compute(self, function: Any, *arguments: Any) -> Any:
-        engine = self._model.loaded
+        engine = self._model.residents.any_engine()
         return function(*arguments) if engine is None else engine.compute(function, *arguments)
 
 

@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.reading import read_picture, text_of
 from imagegen_core.images.recipe import A1111_CHUNK
+from imagegen_core.modes import Mode
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest
 from imagegen_core.samplers import find_sampler
 from imagegen_core.server.model_card import ModelCard
+from imagegen_core.server.options import Options
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn_all
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
@@ -73,8 +75,10 @@ async def txt2img(body: Txt2ImgBody, request: Request, studio: SharedStudio, cal
         raise InvalidRequestError(
             f"Invalid n_iter {body.n_iter}: at most {_MOST_PICTURES} pictures at a time", "n_iter"
         )
-    asked = studio.complete(_request(body, studio))
-    tickets = studio.submit_all(studio.several(asked, count), caller)
+    options = studio.options.with_overrides(body.override_settings or {}, studio.checkpoints())
+    mode = studio.model.modes.find(options.mode)
+    asked = studio.complete(_request(body, studio, mode, options), mode)
+    tickets = studio.submit_all(studio.several(asked, count), caller, mode)
     with studio.runs.running(caller, tickets):
         pictures = await drawn_all(request, tickets)
     images = [base64.b64encode(picture.png).decode() for picture in pictures] if body.send_images else []
@@ -129,26 +133,25 @@ def _check(body: Txt2ImgBody) -> None:
             raise InvalidRequestError(f"There is no script {script[:64]!r} here: leave it out", "alwayson_scripts")
 
 
-def _request(body: Txt2ImgBody, studio: Studio) -> GenerateRequest:
-    options = studio.options.with_overrides(body.override_settings or {}, studio.card())
-    prompt, style = _style(body, studio.card())
+def _request(body: Txt2ImgBody, studio: Studio, mode: Mode, options: Options) -> GenerateRequest:
+    prompt, style = _style(body, studio.card(mode))
     return GenerateRequest.given(
         prompt=prompt,
         negative_prompt=body.negative_prompt or None,
         seed=None if body.seed == -1 else body.seed,
         num_inference_steps=body.steps,
         guidance_scale=body.cfg_scale,
-        size=_size(body, studio),
+        size=_size(body, studio, mode),
         scheduler=_scheduler(body, studio),
         clip_skip=options.clip_stop_at_last_layers - 1,
         style_lora=style,
     )
 
 
-def _size(body: Txt2ImgBody, studio: Studio) -> str | None:
+def _size(body: Txt2ImgBody, studio: Studio, mode: Mode) -> str | None:
     if body.width is None and body.height is None:
         return None
-    native = studio.size_of(GenerateRequest(prompt=""))
+    native = studio.size_of(mode.complete(GenerateRequest(prompt="")), mode)
     return (
         f"{native.width if body.width is None else body.width}x{native.height if body.height is None else body.height}"
     )

@@ -51,18 +51,12 @@ class PngInfoBody(BaseModel):
 
 @router.get("/sd-models")
 async def sd_models(studio: SharedStudio) -> list[dict[str, Any]]:
-    """The model that draws."""
-    card = studio.card()
-    return [
-        {
-            "title": card.title,
-            "model_name": card.name,
-            "hash": None,
-            "sha256": None,
-            "filename": str(card.path or ""),
-            "config": None,
-        }
-    ]
+    """The modes as checkpoints, or the only model that draws."""
+    modes = studio.model.modes
+    if not modes.configured:
+        card = studio.card()
+        return [_checkpoint(card.title, card.name, str(card.path or ""))]
+    return [_checkpoint(mode.name, mode.name, mode.settings.model or "") for mode in modes.modes.values()]
 
 
 @router.get("/samplers")
@@ -84,7 +78,8 @@ async def schedulers() -> list[dict[str, Any]]:
 @router.get("/loras")
 async def loras(studio: SharedStudio) -> list[dict[str, Any]]:
     """The styles, which ``<lora:NAME>`` names in a prompt."""
-    return [{"name": name, "alias": name, "path": "", "metadata": {}} for name in studio.card().styles]
+    card = studio.card(studio.model.modes.find(studio.options.mode))
+    return [{"name": name, "alias": name, "path": "", "metadata": {}} for name in card.styles]
 
 
 @router.get("/upscalers")
@@ -116,9 +111,10 @@ async def memory() -> dict[str, Any]:
 @router.get("/options")
 async def get_options(studio: SharedStudio) -> dict[str, Any]:
     """The options in force."""
+    mode = studio.model.modes.find(studio.options.mode)
     return {
         "samples_format": "png",
-        "sd_model_checkpoint": studio.card().title,
+        "sd_model_checkpoint": mode.name if studio.model.modes.configured else studio.card().title,
         "sd_checkpoint_hash": "",
         "sd_vae": "Automatic",
         "CLIP_stop_at_last_layers": studio.options.clip_stop_at_last_layers,
@@ -127,8 +123,11 @@ async def get_options(studio: SharedStudio) -> dict[str, Any]:
 
 @router.post("/options")
 async def set_options(given: dict[str, Any], studio: SharedStudio) -> None:
-    """Set options for all of A1111's clients."""
-    studio.options = studio.options.with_overrides(given, studio.card())
+    """Set options for all of A1111's clients; a checkpoint is loaded first."""
+    options = studio.options.with_overrides(given, studio.checkpoints())
+    if options.mode is not None:
+        await studio.model.bring(studio.model.modes.find(options.mode))
+    studio.options = options
 
 
 @router.post("/extra-single-image")
@@ -150,6 +149,17 @@ async def png_info(body: PngInfoBody) -> dict[str, Any]:
     source = _decoded(body.image)
     text = text_of(await anyio.to_thread.run_sync(read_picture, source))
     return {"info": text.get(A1111_CHUNK, ""), "items": text, "parameters": {}}
+
+
+def _checkpoint(title: str, name: str, filename: str) -> dict[str, Any]:
+    return {
+        "title": title,
+        "model_name": name,
+        "hash": None,
+        "sha256": None,
+        "filename": filename,
+        "config": None,
+    }
 
 
 def _enlarged(source: bytes, body: ExtraBody, studio: Studio) -> bytes:

@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from imagegen_core.server.results import GenerateBody, check_mode, make_result
+from imagegen_core.modes import Mode
+from imagegen_core.server.results import GenerateBody, make_result
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn
 
 router = APIRouter(tags=["pictures"])
@@ -20,27 +21,27 @@ PICTURES: dict[int | str, dict[str, Any]] = {
 @router.post("/generate", response_class=Response, responses=PICTURES)
 async def generate(body: GenerateBody, request: Request, studio: SharedStudio, caller: Caller) -> Response:
     """Draw a picture; with ``Accept: application/json`` it comes as base64."""
-    ticket = studio.submit(prepared(studio, body), caller)
+    body, mode = prepared(studio, body)
+    ticket = studio.submit(body, caller, mode)
     picture = await drawn(request, ticket)
-    result = await make_result(studio, picture, body)
+    result = await make_result(studio, picture, body, mode.name)
     if wants_json(request):
         return JSONResponse(result.as_json(), headers=result.headers)
     return Response(result.data, media_type=result.media_type, headers=result.headers)
 
 
-def prepared(studio: Studio, body: GenerateBody) -> GenerateBody:
-    """The body with the server's defaults, checked as far as can be before it is drawn.
+def prepared(studio: Studio, body: GenerateBody) -> tuple[GenerateBody, Mode]:
+    """The body with its defaults, checked as far as can be before it is drawn, and the mode that draws it.
 
     Raises:
         InvalidRequestError: It asks for what cannot be drawn, or not here.
     """
-    check_mode(body.mode)
-    completed = studio.complete(body)
-    assert isinstance(completed, GenerateBody)  # noqa: S101 - for the types
+    mode = studio.model.modes.find(body.mode)
+    completed = studio.complete(body, mode)
     if completed.superres:
-        size = studio.size_of(completed)
+        size = studio.size_of(completed, mode)
         studio.upscalers.check(size.width, size.height, completed.superres_magnitude)
-    return completed
+    return completed, mode
 
 
 def wants_json(request: Request) -> bool:

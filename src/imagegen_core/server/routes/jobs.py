@@ -32,11 +32,11 @@ async def post_job(
     idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
 ) -> JSONResponse:
     """Put a picture in line. The same `Idempotency-Key` with the same body gives the same job."""
-    completed = prepared(studio, body)
+    completed, mode = prepared(studio, body)
 
     def make() -> PostedJob:
-        ticket = studio.submit(completed, caller)
-        return PostedJob(caller, ticket, asyncio.ensure_future(_result(studio, ticket, completed)))
+        ticket = studio.submit(completed, caller, mode)
+        return PostedJob(caller, ticket, asyncio.ensure_future(_result(studio, ticket, completed, mode.name)))
 
     job = studio.jobs.post(make, caller, idempotency_key, await request.body())
     return JSONResponse(_told(request, job), 202, {"Location": _address(request, "get_job", job)})
@@ -126,8 +126,8 @@ def _said(event: Event, image: str, job: PostedJob) -> tuple[str, dict[str, Any]
             return "done", {"image": image, "seed": result.seed, "key": result.key}
 
 
-async def _result(studio: Studio, ticket: Ticket, body: GenerateBody) -> Result:
-    return await make_result(studio, await ticket, body)
+async def _result(studio: Studio, ticket: Ticket, body: GenerateBody, mode: str) -> Result:
+    return await make_result(studio, await ticket, body, mode)
 
 
 def _told(request: Request, job: PostedJob) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from imagegen_core.engine import Ticket
 from imagegen_core.errors import InvalidRequestError, StorageError
 from imagegen_core.images.converting import Encoding, convert, enlarge_preview
 from imagegen_core.job import StepDone
+from imagegen_core.modes import Mode
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest
 from imagegen_core.server.errors import NotFoundError, problem
-from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn_all
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -59,23 +59,23 @@ class ImagesBody(BaseModel):
 
 @router.get("/models")
 async def models(studio: SharedStudio) -> dict[str, Any]:
-    """The model that draws."""
-    return {"object": "list", "data": [_model(studio.card())]}
+    """The models that a request can name: the modes, or the only one that draws."""
+    return {"object": "list", "data": [_model(name) for name in _names(studio)]}
 
 
 @router.get("/models/{model:path}")
 async def model(model: str, studio: SharedStudio) -> dict[str, Any]:
     """The model of that name."""
-    card = studio.card()
-    _check_model(model, card)
-    return _model(card)
+    _mode(model, studio)
+    return _model(model)
 
 
 @router.post("/images/generations", response_model=None)
 async def images(body: ImagesBody, request: Request, studio: SharedStudio, caller: Caller) -> Response:
     """Draw ``n`` pictures, their seeds counting up; ``stream`` sends them as they come, and previews before."""
+    mode = _mode(body.model, studio)
     _check(body, studio)
-    tickets = studio.submit_all(_requests(body, studio), caller)
+    tickets = studio.submit_all(_requests(body, studio, mode), caller, mode)
     if body.stream:
         return EventSourceResponse(_stream(tickets, body))
     pictures = await drawn_all(request, tickets)
@@ -84,7 +84,7 @@ async def images(body: ImagesBody, request: Request, studio: SharedStudio, calle
     return JSONResponse({"created": created, "data": data} | _described(pictures[0], body))
 
 
-def _requests(body: ImagesBody, studio: Studio) -> list[GenerateRequest]:
+def _requests(body: ImagesBody, studio: Studio, mode: Mode) -> list[GenerateRequest]:
     asked = GenerateRequest.given(
         prompt=body.prompt,
         size=None if body.size == "auto" else body.size,
@@ -95,7 +95,7 @@ def _requests(body: ImagesBody, studio: Studio) -> list[GenerateRequest]:
         scheduler=body.scheduler,
         style_lora=body.style_lora,
     )
-    return studio.several(studio.complete(asked), body.n)
+    return studio.several(studio.complete(asked, mode), body.n)
 
 
 async def _datum(picture: Picture, body: ImagesBody, request: Request, studio: Studio) -> dict[str, Any]:
@@ -179,7 +179,6 @@ async def _encoded(picture: Picture, body: ImagesBody) -> bytes:
 
 def _check(body: ImagesBody, studio: Studio) -> None:
     """Refuse what OpenAI's models have and this one has not, rather than draw something else."""
-    _check_model(body.model, studio.card())
     for field, meant in (
         ("quality", ("auto", "standard")),
         ("style", ("natural",)),
@@ -199,10 +198,22 @@ def _check(body: ImagesBody, studio: Studio) -> None:
         )
 
 
-def _check_model(name: str | None, card: ModelCard) -> None:
-    if name not in (None, card.name):
-        raise NotFoundError(f"No model {name[:64]!r} is served here: ask for {card.name}, or leave it out")
+def _names(studio: Studio) -> list[str]:
+    modes = studio.model.modes
+    return list(modes.modes) if modes.configured else [studio.card().name]
 
 
-def _model(card: ModelCard) -> dict[str, Any]:
-    return {"id": card.name, "object": "model", "created": 0, "owned_by": _OWNER}
+def _mode(model: str | None, studio: Studio) -> Mode:
+    """The mode that draws what is asked of a model.
+
+    Raises:
+        NotFoundError: There is no model of that name.
+    """
+    names, modes = _names(studio), studio.model.modes
+    if model is not None and model not in names:
+        raise NotFoundError(f"No model {model[:64]!r} is served here: ask for {' or '.join(names)}, or leave it out")
+    return modes.find(model if modes.configured else None)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": _OWNER}

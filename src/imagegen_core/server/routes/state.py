@@ -23,9 +23,17 @@ PAGE = Path(__file__).parent.parent / "page"
 @public.get("/health")
 async def health(studio: SharedStudio) -> dict[str, Any]:
     """That the server lives, and what its engine does."""
-    engine = studio.model.loaded
-    report = None if engine is None else asdict(engine.report())
-    return {"status": "ok", "version": version("imagegen-core"), "model": studio.model.state, "engine": report}
+    model = studio.model
+    report = asdict(model.residents.report()) if model.residents.any_engine() else None
+    models = [{"model": one.key.model, "state": one.state, "bytes": one.size} for one in model.residents.tell()]
+    return {
+        "status": "ok",
+        "version": version("imagegen-core"),
+        "model": model.state,
+        "engine": report,
+        "mode": model.modes.default,
+        "models": models,
+    }
 
 
 @public.get("/ready", responses={503: {"description": "Not ready"}})
@@ -33,7 +41,7 @@ async def ready(studio: SharedStudio) -> JSONResponse:
     """Whether the model is loaded and the queue takes more: 200 or 503."""
     state: str = studio.model.state
     detail = studio.model.failure
-    if state == "ready" and studio.model.engine.report().waiting >= studio.settings.queue_max:
+    if state == "ready" and studio.model.residents.report().waiting >= studio.settings.queue_max:
         state, detail = "full", "the queue is full"
     return JSONResponse({"status": state, "detail": detail}, 200 if state == "ready" else 503)
 

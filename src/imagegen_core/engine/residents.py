@@ -1,0 +1,382 @@
+"""Several models in one device's memory: each with an engine of its own, as many at a time as a budget takes."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Hashable
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from imagegen_core.engine.report import EngineReport, ended, merged
+from imagegen_core.engine.resident import Resident, ResidentReport
+from imagegen_core.engine.ticket import Ticket
+from imagegen_core.errors import EngineClosedError, QueueFullError
+from imagegen_core.worker import Weighed
+
+logger = logging.getLogger(__name__)
+
+_BUDGET = 0.8  # of what was free before the first model, where nothing is configured: the rest is for what is drawn
+_RETRY_AFTER = 5.0  # seconds; a model loads about that long
+
+LoadEngine = Callable[[Any, Any | None], Any]
+"""Makes the engine for a key; its second argument is an engine that draws at the moment, to compute beside, or None."""
+
+
+class Residents:
+    """Keeps models loaded, and has each request drawn by its own.
+
+    A model is loaded when it is first wanted, on a thread of its own, while the others draw; what wants it waits. Where
+    the budget does not take one more, the one that was used longest ago makes room, once it has no work in hand. What
+    a model takes is measured when it is there (`Weighed`), and is the estimate's guess before.
+    """
+
+    def __init__(
+        self, load: LoadEngine, *, estimate: Callable[[Any], int], budget: int | None = None, queue_limit: int = 256
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            load: Makes the engine for a key.
+            estimate: Guesses what a key's model takes, in bytes, before it was ever loaded.
+            budget: Bytes that all of them may take together; None is 0.8 of what the device had free before the first.
+            queue_limit: Requests that may wait for models to load.
+        """
+        self._load, self._estimate, self._budget, self._queue_limit = load, estimate, budget, queue_limit
+        self._here: dict[Hashable, Resident] = {}
+        self._leaving: list[Resident] = []
+        self._measured: dict[Hashable, int] = {}
+        self._past: EngineReport | None = None
+        self._loads = self._unloads = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self._loader: threading.Thread | None = None
+        self._keeper: threading.Thread | None = None
+
+    @property
+    def budget(self) -> int | None:
+        """Bytes that all models may take together; None before the first is loaded, where nothing is configured."""
+        return self._budget
+
+    @property
+    def loads(self) -> int:
+        """How many times a model was loaded."""
+        return self._loads
+
+    @property
+    def unloads(self) -> int:
+        """How many times one was let go of."""
+        return self._unloads
+
+    def adopt(self, key: Hashable, engine: Any) -> None:
+        """Take in an engine that is there already; it stays, and its maker closes it."""
+        with self._changed:
+            resident = Resident(key, state="ready", engine=engine, pinned=True)
+            resident.loaded.set_result(engine)
+            self._here[key] = resident
+
+    def submit(self, key: Hashable, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
+        """Put a request in line for a model, which is loaded first where it is not there; see `LocalEngine.submit`.
+
+        Raises:
+            QueueFullError: Too many wait already.
+            InvalidRequestError: The request asks for what no worker could draw.
+            EngineClosedError: This was closed.
+        """
+        with self._changed:
+            resident = self._wanted(key)
+            waits = resident.state != "ready"
+            line = sum(len(one.waiting) for one in self._here.values())
+            if waits and line >= self._queue_limit:
+                raise QueueFullError(
+                    f"{line} requests wait for models to load: try again in a moment", retry_after=_RETRY_AFTER
+                )
+            resident.open += 1  # from now on it stays
+        try:
+            ticket: Ticket
+            if waits:
+                ticket = Ticket.of(request, priority, deadline)
+            else:
+                ticket = resident.engine.submit(request, deadline, priority)
+        except BaseException:
+            self._let_go(resident)
+            raise
+        ticket.job.fut.add_done_callback(partial(self._let_go, resident))
+        if waits:
+            self._wait(resident, ticket)
+        return ticket
+
+    def want(self, key: Hashable) -> Future[Any]:
+        """Have a model loaded; the future holds its engine, or why there is none.
+
+        Raises:
+            EngineClosedError: This was closed.
+        """
+        with self._changed:
+            return self._wanted(key).loaded
+
+    def engine(self, key: Hashable) -> Any | None:
+        """The engine of a model that is loaded, or None."""
+        with self._changed:
+            resident = self._here.get(key)
+            return None if resident is None or resident.state != "ready" else resident.engine
+
+    def any_engine(self) -> Any | None:
+        """One of the engines that are there, the one used last, or None."""
+        with self._changed:
+            ready = [one for one in self._here.values() if one.state == "ready"]
+            return max(ready, key=lambda one: one.used).engine if ready else None
+
+    def unload(self, key: Hashable) -> bool:
+        """Let go of a model, unless it has work in hand, is being loaded, or is not ours: False then."""
+        with self._changed:
+            resident = self._here.get(key)
+            if resident is None or not resident.is_idle:
+                return False
+            self._leave(resident)
+            self._changed.wait_for(lambda: resident not in self._leaving)
+            return True
+
+    def keep_only(self, keys: Collection[Hashable]) -> None:
+        """Let go of all other models, each once it has no work in hand."""
+        with self._changed:
+            for resident in [one for key, one in self._here.items() if key not in keys and one.can_leave]:
+                self._leave(resident)
+
+    def tell(self) -> list[ResidentReport]:
+        """The models that are there or come, in the order they were wanted."""
+        with self._changed:
+            return [one.tell() for one in [*self._here.values(), *self._leaving]]
+
+    def report(self) -> EngineReport:
+        """What the engines do, taken together, with what those did that are gone."""
+        with self._changed:
+            engines = [one.engine for one in [*self._here.values(), *self._leaving] if one.engine is not None]
+            waiting = sum(len(one.waiting) for one in self._here.values())
+            past = [self._past] if self._past else []
+        reports = [engine.report() for engine in engines] + past
+        if not reports:
+            reports = [EngineReport("exact", "no model is loaded", (), 0, 0, 0, 0, 0, {}, 0.0, 0.0)]
+        whole = merged(reports) if len(reports) > 1 else reports[0]
+        return replace(whole, waiting=whole.waiting + waiting) if waiting else whole
+
+    def close(self, *, drain: bool = True, limit: float | None = None) -> None:
+        """Stop: what waits for a model is given up, what is in hand is finished, or given up without `drain`.
+
+        Args:
+            drain: Whether to finish it.
+            limit: Seconds to wait at most for a model that is being loaded.
+        """
+        with self._changed:
+            self._closed = True
+            residents, self._here = [*self._here.values(), *self._leaving], {}
+            self._changed.notify_all()
+        if self._keeper is not None:
+            self._keeper.join()
+        for resident in residents:
+            self._give_up(resident, EngineClosedError("The engine is closed: it takes no more requests"))
+        if self._loader is not None:
+            self._loader.join(limit)
+        for resident in residents:
+            if resident.engine is not None and not resident.pinned:
+                resident.engine.close(drain=drain)
+
+    def _wanted(self, key: Hashable) -> Resident:
+        """The model's place, made where there is none; under the lock."""
+        if self._closed:
+            raise EngineClosedError("The engine is closed: it takes no more requests")
+        if key not in self._here:
+            self._here[key] = Resident(key)
+            if self._keeper is None:
+                self._keeper = threading.Thread(target=self._keep, name="imagegen-keeper", daemon=True)
+                self._keeper.start()
+            self._changed.notify_all()
+        resident = self._here[key]
+        resident.used = time.monotonic()
+        return resident
+
+    def _wait(self, resident: Resident, ticket: Ticket) -> None:
+        """Put a ticket in the line of a model that comes; where it came meanwhile, or never will, that counts."""
+        with self._changed:
+            if resident.state in ("wanted", "loading"):
+                resident.waiting.append(ticket)
+                place = len(resident.waiting)
+                self._changed.notify_all()
+            else:
+                place = 0
+        if place:
+            ticket.wait_at(place)
+        elif (error := resident.loaded.exception()) is None:
+            _admit(resident.engine, ticket)
+        else:
+            ticket.fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
+
+    def _let_go(self, resident: Resident, _: Future[Any] | None = None) -> None:
+        with self._changed:
+            resident.open -= 1
+            resident.used = time.monotonic()
+            self._changed.notify_all()
+
+    def _leave(self, resident: Resident) -> None:
+        del self._here[resident.key]
+        resident.state = "leaving"
+        self._leaving.append(resident)
+        self._changed.notify_all()
+
+    def _keep(self) -> None:
+        """Closes what leaves, begins to load what is wanted, and gives up what waits too long."""
+        while True:
+            with self._changed:
+                if not self._closed and not self._has_work():
+                    self._changed.wait(self._patience())
+                if self._closed:
+                    return
+                gone = [one for one in self._leaving if not one.open]
+                late = [ticket for one in self._here.values() for ticket in one.waiting]
+                if not gone:
+                    self._begin_next()
+            for resident in gone:
+                self._close_one(resident)
+            for ticket in late:
+                ticket.expire(time.monotonic())
+
+    def _has_work(self) -> bool:
+        if any(not one.open for one in self._leaving):
+            return True
+        return self._loader is None and any(one.state == "wanted" for one in self._here.values()) and self._has_room()
+
+    def _patience(self) -> float | None:
+        """Seconds until the first of those that wait for a model is late; None where none will be."""
+        now = time.monotonic()
+        waiting = [ticket for one in self._here.values() for ticket in one.waiting if not ticket.done]
+        left = [ticket.since + ticket.deadline - now for ticket in waiting if ticket.deadline is not None]
+        return max(min(left), 0.0) + 0.01 if left else None
+
+    def _next(self) -> Resident:
+        return next(one for one in self._here.values() if one.state == "wanted")
+
+    def _need(self, key: Hashable) -> int:
+        return self._measured[key] if key in self._measured else self._estimate(key)
+
+    def _has_room(self) -> bool:
+        """Whether the next can be loaded now; where not, others are told to leave. Under the lock."""
+        if self._budget is None:
+            return True
+        beyond = self._taken() + self._need(self._next().key) - self._budget
+        beyond_soon = beyond - sum(one.size for one in self._leaving)
+        for resident in self._by_age():
+            if beyond_soon <= 0:
+                break
+            beyond_soon -= resident.size
+            self._leave(resident)
+        alone = not self._leaving and not any(one.can_leave for one in self._here.values())
+        return beyond <= 0 or alone  # one model is served whatever it takes
+
+    def _by_age(self) -> list[Resident]:
+        """Those that can leave, without work in hand first, then those used longest ago."""
+        return sorted((one for one in self._here.values() if one.can_leave), key=lambda one: (one.open > 0, one.used))
+
+    def _taken(self) -> int:
+        return sum(one.size for one in [*self._here.values(), *self._leaving])
+
+    def _begin_next(self) -> None:
+        if self._loader is not None or not any(one.state == "wanted" for one in self._here.values()):
+            return
+        if not self._has_room():
+            return
+        resident = self._next()
+        resident.state = "loading"
+        self._loader = threading.Thread(target=self._bring, args=(resident,), name="imagegen-loader", daemon=True)
+        self._loader.start()
+
+    def _bring(self, resident: Resident) -> None:
+        began = time.monotonic()
+        try:
+            engine = self._load(resident.key, self.any_engine())
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who want the model
+            self._fail(resident, error)
+            return
+        size = self._weigh(engine, resident.key)
+        with self._changed:
+            self._loader = None
+            closed = self._closed
+            if not closed:
+                self._loads += 1
+                self._measured[resident.key] = resident.size = size
+                resident.engine, resident.state = engine, "ready"
+                resident.seconds = time.monotonic() - began
+                waiting, resident.waiting = resident.waiting, []
+                self._note_excess(resident)
+                self._changed.notify_all()
+        if closed:
+            engine.close(drain=False)
+            return
+        resident.loaded.set_result(engine)
+        for ticket in waiting:
+            if not ticket.done:
+                _admit(engine, ticket)
+
+    def _weigh(self, engine: Any, key: Hashable) -> int:
+        weighed = [worker for worker in engine.workers if isinstance(worker, Weighed)]
+        if not weighed:
+            return self._estimate(key)
+        size = sum(worker.memory_bytes() for worker in weighed)
+        if self._budget is None:
+            memory = weighed[0].device_memory()
+            self._budget = int(_BUDGET * min(memory.free + size, memory.total))
+        return size
+
+    def _note_excess(self, newest: Resident) -> None:
+        """Have others leave where the new one takes more than was thought; under the lock."""
+        if self._budget is None or (excess := self._taken() - self._budget) <= 0:
+            return
+        for resident in self._by_age():
+            if excess > 0 and resident is not newest:
+                excess -= resident.size
+                self._leave(resident)
+        if excess > 0:
+            logger.warning("The models take %d bytes more than the memory budget, as one alone does", excess)
+
+    def _fail(self, resident: Resident, error: Exception) -> None:
+        with self._changed:
+            self._loader = None
+            if self._here.get(resident.key) is resident:
+                del self._here[resident.key]
+            resident.state = "failed"
+            self._changed.notify_all()
+        self._give_up(resident, error)
+
+    def _give_up(self, resident: Resident, error: Exception) -> None:
+        """Tell all that want a model that it does not come."""
+        with self._changed:
+            waiting, resident.waiting = resident.waiting, []
+            told = resident.loaded.done()
+            if not told:
+                resident.loaded.set_exception(error)
+        for ticket in waiting:
+            ticket.fail(error)
+
+    def _close_one(self, resident: Resident) -> None:
+        engine, resident.engine = resident.engine, None
+        engine.close()
+        report = ended(engine.report())
+        del engine
+        resident.loaded = Future()  # which held the engine too
+        gc.collect()  # networks refer to themselves, and their memory is wanted now
+        with self._changed:
+            self._past = report if self._past is None else merged([report, self._past])
+            self._leaving.remove(resident)
+            self._unloads += 1
+            self._changed.notify_all()
+        logger.info("Let go of %s", resident.key)
+
+
+def _admit(engine: Any, ticket: Ticket) -> None:
+    try:
+        engine.admit(ticket)
+    except EngineClosedError as error:
+        ticket.fail(error)

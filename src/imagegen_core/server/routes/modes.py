@@ -1,0 +1,167 @@
+"""The modes, and the models behind them: which there are, what they take, and loading them by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
+
+from imagegen_core.server.errors import ConflictError
+from imagegen_core.server.studio import SharedStudio
+from imagegen_core.worker import Weighed
+
+if TYPE_CHECKING:
+    from imagegen_core.modes import Mode
+    from imagegen_core.server.studio import Studio
+
+router = APIRouter(prefix="/api", tags=["modes"])
+
+_GB = 1e9
+
+
+class ModeBody(BaseModel):
+    """Names a mode.
+
+    Attributes:
+        mode: Its name.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"mode": "default"}]})
+
+    mode: str
+
+
+class UnloadBody(BaseModel):
+    """Names a mode, or none.
+
+    Attributes:
+        mode: Its name; None is the default mode.
+    """
+
+    mode: str | None = None
+
+
+@router.get("/modes")
+async def modes(studio: SharedStudio) -> dict[str, Any]:
+    """The modes, which of them are loaded, and what is wrong with their configuration, if anything is."""
+    model = studio.model
+    states = {one.key: one.state for one in model.residents.tell()}
+    return {
+        "default_mode": model.modes.default,
+        "modes": {
+            name: _shown(mode) | {"state": states.get(mode.key, "absent")} for name, mode in model.modes.modes.items()
+        },
+        "error": model.error or None,
+    }
+
+
+@router.post("/modes/switch")
+async def switch(body: ModeBody, studio: SharedStudio) -> dict[str, Any]:
+    """Make a mode the default, once it is loaded; the one before serves meanwhile."""
+    loaded = studio.model.residents.engine(studio.model.modes.find(body.mode).key) is not None
+    before = await studio.model.switch(body.mode)
+    return {
+        "status": "already_loaded" if loaded and before == body.mode else "switched",
+        "mode": body.mode,
+        "from_mode": before,
+        "to_mode": body.mode,
+        "message": f"Mode {body.mode} draws where a request names none",
+    }
+
+
+@router.post("/modes/reload")
+async def reload(studio: SharedStudio) -> dict[str, Any]:
+    """Read the modes' configuration again; where it is wrong, the modes stay as they were."""
+    fresh = await anyio.to_thread.run_sync(studio.model.reload)
+    return {
+        "status": "reloaded",
+        "modes_count": len(fresh.modes),
+        "modes": list(fresh.modes),
+        "default_mode": fresh.default,
+    }
+
+
+@router.get("/models/status")
+async def models_status(studio: SharedStudio) -> dict[str, Any]:
+    """The default mode, the queue, and the models in memory."""
+    residents = studio.model.residents
+    return {
+        "current_mode": studio.model.modes.default,
+        "queue_size": residents.report().waiting,
+        "loads": residents.loads,
+        "unloads": residents.unloads,
+        "vram": _memory(studio),
+    }
+
+
+@router.post("/models/load")
+async def load(body: ModeBody, studio: SharedStudio) -> dict[str, Any]:
+    """Have a mode's model loaded; answers when it is."""
+    await studio.model.bring(studio.model.modes.find(body.mode))
+    return {"status": "loaded", "mode": body.mode}
+
+
+@router.post("/models/unload")
+async def unload(studio: SharedStudio, body: UnloadBody | None = None) -> dict[str, Any]:
+    """Let go of a mode's model, which the next request for it loads again."""
+    mode = studio.model.modes.find(None if body is None else body.mode)
+    if not await anyio.to_thread.run_sync(studio.model.residents.unload, mode.key):
+        raise ConflictError(
+            f"The model of mode {mode.name} is not loaded, has work in hand, or is not this server's: ask again later"
+        )
+    return {"status": "unloaded", "mode": mode.name}
+
+
+@router.get("/vram")
+async def vram(studio: SharedStudio) -> dict[str, Any]:
+    """The device's memory, and what each model takes of it."""
+    return _memory(studio)
+
+
+def _shown(mode: Mode) -> dict[str, Any]:
+    table = mode.table
+    return {
+        "model": mode.settings.model,
+        "loras": [
+            {"path": str(given.path), "strength": use.strength, "adapter_name": use.adapter_name}
+            for given, use in zip(table.loras, mode.loras, strict=True)
+        ],
+        "default_size": table.default_size,
+        "default_steps": table.default_steps,
+        "default_guidance": table.default_guidance,
+        "scheduler": table.scheduler,
+        "description": table.description or table.metadata.get("description"),
+        "metadata": dict(table.metadata),
+    }
+
+
+def _memory(studio: Studio) -> dict[str, Any]:
+    """In the words of the servers that had these routes first; nulls where no worker can tell."""
+    residents, by_key = studio.model.residents, studio.model.modes.names_by_key()
+    here = residents.tell()
+    engine = residents.any_engine()
+    memory = engine.worker.device_memory() if engine and isinstance(engine.worker, Weighed) else None
+    used = None if memory is None else memory.total - memory.free
+    return {
+        "device": memory and memory.device,
+        "total_gb": memory and memory.total / _GB,
+        "used_gb": used and used / _GB,
+        "available_gb": memory and memory.free / _GB,
+        "usage_percent": used and memory and 100 * used / memory.total,
+        "budget_gb": residents.budget and residents.budget / _GB,
+        "models_loaded": sum(one.state == "ready" for one in here),
+        "models": [
+            {
+                "name": ", ".join(by_key.get(one.key, ())) or one.key.model,
+                "modes": by_key.get(one.key, []),
+                "model_path": one.key.model,
+                "state": one.state,
+                "vram_gb": one.size / _GB,
+                "in_hand": one.open,
+                "load_seconds": round(one.seconds, 3),
+            }
+            for one in here
+        ],
+    }
