@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -104,7 +105,8 @@ class DiffusionWorker(ABC):
         self._compiles = settings.source("compile") if settings.compile else None
         self._padded_rows: int | None = None
         self._drawing = threading.Lock()
-        self._remembered = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_styled)
+        # Bound to a method of the worker's, it would keep the worker's memory until the collector comes by.
+        self._remembered = lru_cache(maxsize=_CACHED_PROMPTS)(partial(_encode_styled, weakref.proxy(self)))
 
     @abstractmethod
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:
@@ -315,10 +317,6 @@ class DiffusionWorker(ABC):
     def _encoded(self, prompt: str, clip_skip: int) -> Conditioning:
         return self._remembered(prompt, clip_skip, self._adapters.active)
 
-    def _encode_styled(self, prompt: str, clip_skip: int, _adapters: tuple[Adapter, ...] | None) -> Conditioning:
-        """What a prompt means with LoRAs, which also change the text encoders: part of what is remembered by."""
-        return self.encode(self._embeddings.expand(prompt), clip_skip)
-
     @cached_property
     def _previewer(self) -> Previewer:
         return Previewer(self.pipe.vae)
@@ -363,3 +361,10 @@ class DiffusionWorker(ABC):
             pipe.vae = load_vae(settings.vae_path, self.dtype, folder)
         prepare(pipe, self.device, self.dtype, settings)
         return pipe
+
+
+def _encode_styled(
+    worker: DiffusionWorker, prompt: str, clip_skip: int, _adapters: tuple[Adapter, ...] | None
+) -> Conditioning:
+    """What a prompt means with LoRAs, which also change the text encoders: part of what is remembered by."""
+    return worker.encode(worker._embeddings.expand(prompt), clip_skip)  # noqa: SLF001 - its own

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
@@ -16,6 +15,7 @@ from imagegen_core.engine.report import EngineReport, ended, merged
 from imagegen_core.engine.resident import Resident, ResidentReport
 from imagegen_core.engine.ticket import Ticket
 from imagegen_core.errors import EngineClosedError, QueueFullError
+from imagegen_core.request import Drawing
 from imagegen_core.worker import Weighed
 
 logger = logging.getLogger(__name__)
@@ -87,24 +87,20 @@ class Residents:
             InvalidRequestError: The request asks for what no worker could draw.
             EngineClosedError: This was closed.
         """
+        Drawing.of(request, native_size="8x8")  # or what is refused would have a model loaded for it
         with self._changed:
-            resident = self._wanted(key)
-            waits = resident.state != "ready"
-            line = sum(len(one.waiting) for one in self._here.values())
+            line = len(self._line())
+            waits = key not in self._here or self._here[key].state != "ready"
             if waits and line >= self._queue_limit:
                 raise QueueFullError(
                     f"{line} requests wait for models to load: try again in a moment", retry_after=_RETRY_AFTER
                 )
+            resident = self._wanted(key)
             resident.open += 1  # from now on it stays
-        try:
-            ticket: Ticket
-            if waits:
-                ticket = Ticket.of(request, priority, deadline)
-            else:
-                ticket = resident.engine.submit(request, deadline, priority)
-        except BaseException:
-            self._let_go(resident)
-            raise
+        if waits:
+            ticket = Ticket.of(request, priority, deadline)
+        else:
+            ticket = self._submitted(resident, request, deadline, priority)
         ticket.job.fut.add_done_callback(partial(self._let_go, resident))
         if waits:
             self._wait(resident, ticket)
@@ -156,7 +152,7 @@ class Residents:
         """What the engines do, taken together, with what those did that are gone."""
         with self._changed:
             engines = [one.engine for one in [*self._here.values(), *self._leaving] if one.engine is not None]
-            waiting = sum(len(one.waiting) for one in self._here.values())
+            waiting = len(self._line())
             past = [self._past] if self._past else []
         reports = [engine.report() for engine in engines] + past
         if not reports:
@@ -199,6 +195,14 @@ class Residents:
         resident.used = time.monotonic()
         return resident
 
+    def _submitted(self, resident: Resident, request: Any, deadline: float | None, priority: int) -> Ticket:
+        try:
+            ticket: Ticket = resident.engine.submit(request, deadline=deadline, priority=priority)
+        except BaseException:
+            self._let_go(resident)
+            raise
+        return ticket
+
     def _wait(self, resident: Resident, ticket: Ticket) -> None:
         """Put a ticket in the line of a model that comes; where it came meanwhile, or never will, that counts."""
         with self._changed:
@@ -236,7 +240,7 @@ class Residents:
                 if self._closed:
                     return
                 gone = [one for one in self._leaving if not one.open]
-                late = [ticket for one in self._here.values() for ticket in one.waiting]
+                late = self._line()
                 if not gone:
                     self._begin_next()
             for resident in gone:
@@ -252,9 +256,12 @@ class Residents:
     def _patience(self) -> float | None:
         """Seconds until the first of those that wait for a model is late; None where none will be."""
         now = time.monotonic()
-        waiting = [ticket for one in self._here.values() for ticket in one.waiting if not ticket.done]
-        left = [ticket.since + ticket.deadline - now for ticket in waiting if ticket.deadline is not None]
+        left = [ticket.since + ticket.deadline - now for ticket in self._line() if ticket.deadline is not None]
         return max(min(left), 0.0) + 0.01 if left else None
+
+    def _line(self) -> list[Ticket]:
+        """Those that wait for a model, whichever."""
+        return [ticket for one in self._here.values() for ticket in one.waiting if not ticket.done]
 
     def _next(self) -> Resident:
         return next(one for one in self._here.values() if one.state == "wanted")
@@ -365,8 +372,7 @@ class Residents:
         engine.close()
         report = ended(engine.report())
         del engine
-        resident.loaded = Future()  # which held the engine too
-        gc.collect()  # networks refer to themselves, and their memory is wanted now
+        resident.loaded = Future()  # the one before holds the engine, and with it the model's memory
         with self._changed:
             self._past = report if self._past is None else merged([report, self._past])
             self._leaving.remove(resident)

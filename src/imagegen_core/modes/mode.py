@@ -25,6 +25,9 @@ class ModelKey(NamedTuple):
     model: str | None
     root: str
 
+    def __str__(self) -> str:
+        return self.model or "the configured model"
+
 
 @dataclass(frozen=True)
 class Mode:
