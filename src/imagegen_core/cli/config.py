@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from imagegen_core.cli import console
+
+if TYPE_CHECKING:
+    from imagegen_core.modes import Mode
 
 app = typer.Typer(help="See the settings in force.")
 
@@ -18,7 +21,8 @@ def _group() -> None:
 
 @app.command()
 def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show each setting, its value, and where that came from; then what single backends have instead."""
+    """Show each setting, its value, and where that came from; then what single backends have instead, and the modes."""
+    from imagegen_core.modes import load_modes, modes_path
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.settings import Settings
 
@@ -28,6 +32,10 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
         own = settings.for_backend(backend.environment_prefix)
         differing = [name for name in Settings.model_fields if own.source(name) != settings.source(name)]
         rows += [_row(f"{name} for {backend.name}", name, own) for name in differing]
+    modes = load_modes(settings)
+    if modes.configured:
+        source = str(modes_path(settings) or settings.source("modes"))
+        rows += [_mode_row(mode, source, default=name == modes.default) for name, mode in modes.modes.items()]
     if as_json:
         console.json_data(rows)
         return
@@ -47,3 +55,8 @@ def _shown(name: str, value: Any) -> Any:
 def _row(title: str, name: str, settings: Any) -> dict[str, Any]:
     value = _shown(name, settings.model_dump(mode="json")[name])
     return {"setting": title, "value": value, "from": settings.source(name)}
+
+
+def _mode_row(mode: Mode, source: str, *, default: bool) -> dict[str, Any]:
+    shown = mode.table.model_dump(mode="json", exclude_defaults=True) | {"model": mode.settings.model}
+    return {"setting": f"mode {mode.name}" + (" (default)" if default else ""), "value": shown, "from": source}

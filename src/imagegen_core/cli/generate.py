@@ -12,6 +12,7 @@ import typer
 from imagegen_core.cli import console
 from imagegen_core.cli.output import Output
 from imagegen_core.cli.waiting import load, status, step_bar
+from imagegen_core.errors import ImagegenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,14 +33,19 @@ def generate(
         typer.Option(help="Checkpoint: a path, a name below MODEL_ROOT, or a plugin's, such as demo."),
     ] = None,
     backend: Annotated[str | None, typer.Option(help="Backend to draw with; see `imagegen plugins list`.")] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="A mode of the configuration, whose defaults count where an option is left out."),
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(help="WIDTHxHEIGHT in pixels, multiples of 8. [default: the checkpoint's own]"),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 4,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps. [default: 4]")] = None,
     guidance: Annotated[
-        float, typer.Option(help="Guidance scale: above 1.0 the prompt is pushed, at twice the time.")
-    ] = 1.0,
+        float | None,
+        typer.Option(help="Guidance scale: above 1.0 the prompt is pushed, at twice the time. [default: 1.0]"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same picture. [default: random]")] = None,
     negative: Annotated[str | None, typer.Option(help="What not to show; needs a guidance above 1.0.")] = None,
     scheduler: Annotated[
@@ -54,7 +60,10 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
 ) -> None:
     """Draw a picture from a prompt."""
+    from imagegen_core.modes import load_modes
     from imagegen_core.request import Drawing, GenerateRequest, StyleLoraRequest
+    from imagegen_core.settings import Settings
+    from imagegen_core.worker import Adaptable
 
     target = Output.parse(output, count)
     if as_json and target.is_stdout:
@@ -70,8 +79,16 @@ def generate(
         clip_skip=clip_skip,
         style_lora=None if style is None else StyleLoraRequest.parse(style),
     )
+    settings = None
+    if mode is not None:
+        if model is not None or backend is not None:
+            raise typer.BadParameter("a mode says which model draws: leave --model and --backend out")
+        found = load_modes(Settings.load()).find(mode)
+        request, settings = found.complete(request), found.settings
     first = Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
-    worker = load(backend, model)
+    worker = load(backend, model, settings)
+    if request.loras and not isinstance(worker, Adaptable):
+        raise ImagegenError(f"Mode {mode} has LoRAs, and {type(worker).__name__} draws with none: leave them out")
     drawn = []
     requests = [request.model_copy(update={"seed": first.seed + number}) for number in range(count)]
     for number, (picture, seconds) in enumerate(_draw_all(worker, requests)):

@@ -71,9 +71,7 @@ class Model:
         """Begin to load the default mode's model, on a thread of its own."""
         if self.state != "loading":
             return
-        mode = self.modes.find(None)
-        self._asked[mode.key] = mode
-        self.residents.want(mode.key).add_done_callback(self._note_first)
+        self.want(self.modes.find(None)).add_done_callback(self._note_first)
 
     def submit(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> Ticket:
         """Have a request drawn in a mode.
@@ -86,6 +84,11 @@ class Model:
         self._check(mode)
         self._asked[mode.key] = mode
         return self.residents.submit(mode.key, request, deadline)
+
+    def want(self, mode: Mode) -> Future[Any]:
+        """Have a mode's model loaded; see `Residents.want`."""
+        self._asked[mode.key] = mode
+        return self.residents.want(mode.key)
 
     def card(self, mode: Mode) -> ModelCard:
         """A mode's model in a few words, from its files where it is not loaded.
@@ -107,7 +110,7 @@ class Model:
         Raises:
             ImagegenError: They cannot be, and why.
         """
-        engine = await asyncio.shield(asyncio.wrap_future(self._want(mode)))
+        engine = await asyncio.shield(asyncio.wrap_future(self.want(mode)))
         await anyio.to_thread.run_sync(_load_loras, engine, mode)
         self._note_ready(mode)
 
@@ -139,7 +142,7 @@ class Model:
             try:
                 fresh = self._kept_default(load_modes(self._settings.reread()))
                 mode = fresh.find(None)
-                _load_loras(self._want(mode).result(), mode)
+                _load_loras(self.want(mode).result(), mode)
             except ImagegenError as error:
                 self.error = str(error)
                 logger.error("The modes stay as they were: %s", error)  # noqa: TRY400 - it says what is wrong
@@ -174,10 +177,6 @@ class Model:
             raise NotReadyError("The server is stopping: ask another, or this one after its restart")
         if self.state == "failed" and mode.key == self.modes.find(None).key:
             raise NotReadyError(f"The model could not be loaded: {self.failure}")
-
-    def _want(self, mode: Mode) -> Future[Any]:
-        self._asked[mode.key] = mode
-        return self.residents.want(mode.key)
 
     def _kept_default(self, fresh: ModeSet) -> ModeSet:
         """The fresh modes, with the default that was switched to where the file has not changed its own."""

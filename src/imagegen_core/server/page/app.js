@@ -50,7 +50,10 @@ async function serverState() {
 
 async function loadChoices() {
   try {
-    const [styles, samplers] = await Promise.all([getJson("sdapi/v1/loras"), getJson("sdapi/v1/samplers")]);
+    const [modes, styles, samplers] = await Promise.all(
+      ["api/modes", "sdapi/v1/loras", "sdapi/v1/samplers"].map(getJson),
+    );
+    offerModes(modes);
     form.offer(at("style"), names(styles));
     form.offer(at("scheduler"), names(samplers));
     for (const field of document.querySelectorAll(".style")) {
@@ -59,6 +62,20 @@ async function loadChoices() {
   } catch (error) {
     report(error);
   }
+}
+
+/** Offer the modes where there are several; the first option stands for the default, and is called by its name. */
+function offerModes({ modes, default_mode: byDefault }) {
+  const offered = Object.keys(modes);
+  form.offer(at("mode"), offered);
+  at("mode").options[0].text = `${byDefault} (the server's default)`;
+  document.querySelector(".mode").hidden = offered.length < 2;
+  at("mode").onchange = () => {
+    const { description } = modes[at("mode").value || byDefault] ?? {};
+    at("mode-hint").textContent = description ?? "";
+    at("mode-hint").hidden = !description;
+  };
+  at("mode").onchange();
 }
 
 function names(entries) {

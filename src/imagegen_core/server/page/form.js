@@ -97,6 +97,7 @@ function values() {
     size: fields.size.value.trim(),
     num_inference_steps: number(fields.num_inference_steps),
     guidance_scale: number(fields.guidance_scale),
+    mode: fields.mode.value,
     scheduler: fields.scheduler.value,
     style_lora: style && { style, level: Number(fields["style_lora.level"].value) },
     superres: fields.superres.checked,
