@@ -2,8 +2,8 @@
 
 A server in a process of its own has four modes of three tiny random checkpoints, and memory for two of them. Clients
 draw in all modes while the default is switched on and on; each picture is compared with the one that its mode's model
-draws alone. Before that, in this process, a mode that is loaded is asked while another draws: how long until its picture
-begins, in steps of the other.
+draws alone. Before that, in this process, a mode that is loaded is asked while another draws: how long until its
+picture begins, in steps of the other.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,8 +15,9 @@ from PIL import Image
 from imagegen_core import Settings, generate
 from imagegen_core.cli import main
 from imagegen_core.images.png import encode_png
-from imagegen_core.images.recipe import Upscaling, read_recipe, to_text
+from imagegen_core.images.recipe import Upscaling, UsedLora, read_recipe, to_text
 from imagegen_sdxl import DiffusersSDXLCudaWorker
+from tests.loras import as_kohya, random_lora, save
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +50,27 @@ def test_a_picture_carries_all_it_followed_from(sdxl_checkpoint: Path) -> None:
     assert (recipe.checkpoint, recipe.checkpoint_hash) == ("tiny-sdxl", hashlib.sha256(weights).hexdigest()[:10])
     assert (recipe.backend, recipe.device) == ("sdxl", "cpu")
     assert set(recipe.versions) == {"imagegen-core", "torch", "diffusers", "transformers"}
+
+
+def test_a_mode_draws_on_the_command_line_and_its_picture_again(
+    sdxl_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint, local_files_only=True)
+    save(as_kohya(random_lora(pipe)), tmp_path / "ink.safetensors")
+    lora = f'loras = [{{ path = "{tmp_path}/ink.safetensors", strength = 0.8 }}]'
+    Path("imagegen.toml").write_text(f'[modes.inked]\n{lora}\ndefault_size = "64x40"\ndefault_steps = 2\n')
+    assert _run(capfd, "generate", "a lake", "-o", "a.png", "--seed", "7", "--mode", "inked")[0] == 0
+    recipe = read_recipe(Path("a.png"))
+    assert (recipe.width, recipe.height, recipe.steps) == (64, 40, 2)
+    assert recipe.loras == (UsedLora("ink", 0.8),)
+    code, _, said = _run(capfd, "replay", "a.png")
+    assert (code, "the same bytes" in said) == (0, True)
+    Path("imagegen.toml").unlink()
+    code, _, error = _run(capfd, "replay", "a.png")
+    assert code != 0
+    assert "loras was" in error
+    code, _, error = _run(capfd, "generate", "a lake", "--mode", "inked")
+    assert (code, "Unknown mode 'inked': expected default" in error) == (2, True)
 
 
 def test_a_setting_turns_it_off(sdxl_checkpoint: Path) -> None:

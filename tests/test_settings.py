@@ -167,10 +167,19 @@ def test_config_show_gives_each_value_and_where_it_came_from(
     assert set(rows) >= set(Settings.model_fields)
 
 
+def test_config_show_lists_the_modes(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("imagegen.toml").write_text('model = "demo"\n\n[modes.fast]\ndefault_steps = 2\n')
+    with pytest.raises(SystemExit):
+        main(["config", "show", "--json"])
+    rows = {row["setting"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["mode fast (default)"]["value"] == {"model": "demo", "default_steps": 2}
+    assert rows["mode fast (default)"]["from"] == "modes in imagegen.toml, line 3"
+
+
 def test_every_setting_is_documented() -> None:
     root = Path(__file__).parent.parent
     text = (root / "README.md").read_text() + (root / "docs" / "server.md").read_text()
-    ours = {f"IMAGEGEN_{field.upper()}" for field in Settings.model_fields.keys() - {"styles"}}
+    ours = {f"IMAGEGEN_{field.upper()}" for field in Settings.model_fields.keys() - {"styles", "modes"}}
     assert {name for name in ours if f"`{name}`" not in text} == set()
 
 

@@ -24,6 +24,7 @@ from imagegen_core import (
     StyleLoraRequest,
 )
 from imagegen_core.cli import main
+from imagegen_core.styles import LoraUse
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.loras import as_diffusers, as_kohya, as_peft, random_lora, save
@@ -104,6 +105,65 @@ def test_a_styled_picture_is_the_plain_pipelines(
 
     assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).max() <= 1
     assert np.abs(np.asarray(drawn, int) - np.asarray(_draw(worker).image, int)).max() > 1
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute")  # by the plain pipeline
+def test_a_modes_loras_and_a_style_are_the_plain_pipelines_together(family: dict[str, Any], tmp_path: Path) -> None:
+    plain = family["load"]()
+    plain.scheduler = diffusers.LCMScheduler.from_config(plain.scheduler.config)
+    plain.set_progress_bar_config(disable=True)
+    loras, weights = [random_lora(family["load"](), seed=seed) for seed in range(3)], (0.8, 1.2, 0.4)
+    for number, lora in enumerate(loras):
+        plain.load_lora_weights(as_diffusers(lora), adapter_name=f"l{number}")
+        save(as_kohya(lora), tmp_path / f"l{number}.safetensors")
+    plain.set_adapters(["l0", "l1", "l2"], list(weights))
+    expected = plain(
+        "a lake",
+        num_inference_steps=4,
+        guidance_scale=1.0,
+        width=64,
+        height=64,
+        generator=torch.Generator().manual_seed(1),
+    ).images[0]
+
+    worker = _worker(family, lora_root=tmp_path)
+    used = [LoraUse(tmp_path / f"l{number}.safetensors", weights[number], "same") for number in range(2)]
+    request = GenerateRequest(prompt="a lake", seed=1, style_lora=StyleLoraRequest(style="l2", level=1))
+    before = _draw(worker)
+    drawn = Picture(*worker.run_job_with_latents(Job(req=request.with_loras(used)))).image
+
+    assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).max() <= 1
+    assert _draw(worker) == before
+    fewer = Picture(*worker.run_job_with_latents(Job(req=request.with_loras(used[:1])))).image
+    assert np.abs(np.asarray(drawn, int) - np.asarray(fewer, int)).max() > 1
+
+
+def test_a_lora_that_fails_after_another_leaves_none_on(family: dict[str, Any], tmp_path: Path) -> None:
+    save(as_kohya(random_lora(family["load"]())), tmp_path / "good.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"no weights")
+    worker = _worker(family)
+    before = _draw(worker)
+    used = [LoraUse(tmp_path / f"{name}.safetensors", 1.0, name) for name in ("good", "bad")]
+    with pytest.raises(InvalidRequestError, match="The LoRA 'bad' cannot be used"):
+        worker.load_loras(used)
+    with pytest.raises(ModelNotFoundError, match="There is no LoRA .*gone"):
+        worker.load_loras([LoraUse(tmp_path / "gone.safetensors", 1.0, "gone")])
+    assert _draw(worker) == before
+
+
+def test_a_lora_that_is_replaced_is_read_again(family: dict[str, Any], tmp_path: Path) -> None:
+    worker = _worker(family)
+    used = [LoraUse(tmp_path / "a.safetensors", 1.0, "a")]
+
+    def draw() -> bytes:
+        return bytes(worker.run_job(Job(req=GenerateRequest(prompt="a lake", seed=1).with_loras(used)))[0])
+
+    pictures = []
+    for seed in (0, 1, 0):
+        save(as_kohya(random_lora(family["load"](), seed=seed)), tmp_path / "new.safetensors")
+        (tmp_path / "new.safetensors").replace(tmp_path / "a.safetensors")
+        pictures.append(draw())
+    assert pictures[0] == pictures[2] != pictures[1]
 
 
 def test_a_style_leaves_no_trace(family: dict[str, Any]) -> None:

@@ -71,12 +71,14 @@ def open_page(_browser: Browser, page_server: str, complaints: list[str]) -> Ite
     """Opens the page, ready to draw; none may complain in its console, or ask another host for anything."""
     heard: list[str] = []
     asked: list[str] = []
+    opened: set[str] = set()
 
     def open_page(address: str = page_server, **options: Any) -> Page:
         page = _browser.new_context(**options).new_page()
         page.on("console", lambda message: heard.append(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: heard.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
+        opened.add(address)
         page.goto(address)
         expect(page.get_by_role("button", name="Draw", exact=True)).to_be_enabled()
         expect(page.get_by_label("Sampler").locator("option", has_text="DPM++ 2M Karras")).to_have_count(1)
@@ -86,7 +88,7 @@ def open_page(_browser: Browser, page_server: str, complaints: list[str]) -> Ite
     for context in _browser.contexts:
         context.close()
     assert heard == complaints
-    own = (f"{page_server}/", f"blob:{page_server}/", "data:image/png;base64,")
+    own = ("data:image/png;base64,", *(f"{kind}{one}/" for one in opened | {page_server} for kind in ("", "blob:")))
     assert f"{page_server}/page/app.js" in asked
     assert [url for url in asked if not url.startswith(own)] == []
 
@@ -165,6 +167,34 @@ def test_styles_are_shown_where_there_are_any(open_page: Callable[..., Page]) ->
     expect(page.get_by_label("Sampler").get_by_role("option", name="Heun")).to_have_count(1)
     expect(page.get_by_label("Style", exact=True)).to_be_hidden()
     expect(page.get_by_label("Style level")).to_be_hidden()
+
+
+def test_a_mode_is_chosen_where_there_are_several(open_page: Callable[..., Page], tmp_path: Path) -> None:
+    page = open_page()
+    expect(page.get_by_label("Sampler").get_by_role("option", name="Heun")).to_have_count(1)
+    expect(page.get_by_label("Mode")).to_be_hidden()
+    modes = """
+[modes.small]
+model = "demo"
+default_size = "64x64"
+[modes.wide]
+model = "demo"
+default_size = "128x64"
+default_steps = 1
+description = "Twice as wide"
+"""
+    (tmp_path / "imagegen.toml").write_text(modes)
+    with _serving(tmp_path) as address:
+        page = open_page(address)
+        chooser = page.get_by_label("Mode")
+        expect(chooser.get_by_role("option")).to_have_text(["small (the server's default)", "small", "wide"])
+        expect(page.get_by_text("Twice as wide")).to_be_hidden()
+        chooser.select_option("wide")
+        expect(page.get_by_text("Twice as wide")).to_be_visible()
+        _fill(page, {"Prompt": "a lake"})
+        _draw(page)
+        image = _done(page).locator("img")
+        assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [128, 64]
 
 
 def test_cancel_gives_a_picture_up(open_page: Callable[..., Page]) -> None:

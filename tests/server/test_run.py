@@ -94,6 +94,20 @@ def test_told_to_stop_it_turns_ready_refuses_what_is_new_and_finishes_what_it_ha
         assert server.process.wait(LIMIT) == 0
 
 
+def test_sighup_reads_the_modes_again(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+    (tmp_path / "imagegen.toml").write_text(f'[modes.one]\nmodel = "{sdxl_checkpoint}"\n')
+    with _serving(tmp_path, sdxl_checkpoint) as server:
+        server.until_ready()
+        server.process.send_signal(signal.SIGHUP)
+        ends = time.monotonic() + LIMIT
+        while "Read the modes anew: one" not in [record["message"] for record in server.records()]:
+            assert time.monotonic() < ends, server.log.read_text()
+            time.sleep(0.01)
+        assert server.http.post("/generate", json={"prompt": "a star"}).headers["X-Mode"] == "one"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(LIMIT) == 0
+
+
 def test_what_is_not_done_within_the_limit_is_given_up_with_the_reason(tmp_path: Path, sdxl_checkpoint: Path) -> None:
     long = {"prompt": "a star", "size": "1024x1024", "num_inference_steps": 50, "seed": 7}
     with _serving(tmp_path, sdxl_checkpoint, IMAGEGEN_SHUTDOWN_LIMIT="0.1") as server, ThreadPoolExecutor(1) as pool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,7 @@ from imagegen_core.errors import ImagegenError
 if TYPE_CHECKING:
     from imagegen_core.images.recipe import Recipe
     from imagegen_core.request import GenerateRequest
+    from imagegen_core.styles import LoraUse
     from imagegen_core.worker import Worker
 
 
@@ -52,7 +53,7 @@ def replay(
 def _request(recipe: Recipe) -> GenerateRequest:
     from imagegen_core.request import GenerateRequest, StyleLoraRequest
 
-    return GenerateRequest(
+    request = GenerateRequest(
         prompt=recipe.prompt,
         negative_prompt=recipe.negative_prompt,
         size=f"{recipe.width}x{recipe.height}",
@@ -63,6 +64,16 @@ def _request(recipe: Recipe) -> GenerateRequest:
         clip_skip=recipe.clip_skip - 1 if recipe.clip_skip else 0,
         style_lora=StyleLoraRequest(style=recipe.style, level=recipe.style_level),
     )
+    return request.with_loras(_loras(recipe)) if recipe.loras else request
+
+
+def _loras(recipe: Recipe) -> list[LoraUse]:
+    """Those of the recipe's LoRAs that a configured mode has; of the others the picture will lack."""
+    from imagegen_core.modes import load_modes
+    from imagegen_core.settings import Settings
+
+    known = {lora.path.stem: lora for mode in load_modes(Settings.load()).modes.values() for lora in mode.loras}
+    return [replace(known[one.name], strength=one.strength) for one in recipe.loras if one.name in known]
 
 
 def _worker(recipe: Recipe) -> Worker:

@@ -91,6 +91,10 @@ class Adapters:
         self._layers: list[Any] = []
         self.active: tuple[Adapter, ...] | None = ()
 
+    def has(self, adapter: Adapter) -> bool:
+        """Whether it is loaded already, at whatever strength."""
+        return adapter.name in self._loaded
+
     def use(self, wanted: tuple[Adapter, ...]) -> None:
         """Have these on and no others, loading those whose first use this is.
 

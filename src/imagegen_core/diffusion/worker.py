@@ -138,7 +138,7 @@ class DiffusionWorker(ABC):
             ModelNotFoundError: A LoRA's file is not there.
             InvalidRequestError: It cannot be read, or does not fit the network.
         """
-        self._adapters.use(tuple(Adapter.of_lora(lora) for lora in loras))
+        self._adapters.use(tuple(self._lora(lora) for lora in loras))
 
     def memory_bytes(self) -> int:
         """What the pipeline's weights take, LoRAs and embeddings among them; what several share counts once."""
@@ -309,10 +309,16 @@ class DiffusionWorker(ABC):
         return "it needs a guidance scale above 1.0"
 
     def _wanted(self, drawing: Drawing) -> tuple[Adapter, ...]:
-        loras = tuple(Adapter.of_lora(lora) for lora in drawing.loras)
+        loras = tuple(self._lora(lora) for lora in drawing.loras)
         if drawing.style is None:
             return loras
         return (*loras, Adapter.of_style(self.styles.usable(drawing.style), drawing.style_level))
+
+    def _lora(self, lora: LoraUse) -> Adapter:
+        adapter = Adapter.of_lora(lora)
+        if not self._adapters.has(adapter) and (refusal := self.styles.refusal(lora.path)):
+            raise InvalidRequestError(f"The {adapter.title} cannot be used: {refusal}")
+        return adapter
 
     def _encoded(self, prompt: str, clip_skip: int) -> Conditioning:
         return self._remembered(prompt, clip_skip, self._adapters.active)

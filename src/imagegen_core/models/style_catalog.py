@@ -49,11 +49,13 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
         Raises:
             ModelNotFoundError: The folder of styles that the configuration names is not there.
         """
+        self._width, self._family = width, family
         self._styles: dict[str, CatalogedStyle] = {}
         for style, source in _offered(settings, registry):
             if style.id not in self._styles:
                 path = _path(style, settings)
-                refusal = _refusal(style, path, width, family)
+                refusal = self.refusal(path, style.required_cross_attention_dim)
+                refusal = refusal if style.levels else "it has no levels: give at least one strength"
                 self._styles[style.id] = CatalogedStyle(style, path, source, refusal)
 
     def __getitem__(self, style_id: str) -> CatalogedStyle:
@@ -64,6 +66,26 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
 
     def __len__(self) -> int:
         return len(self._styles)
+
+    def refusal(self, path: Path, required_width: int | None = None) -> str | None:
+        """Why a LoRA's file does not fit the checkpoint, in words; None where it does.
+
+        Args:
+            path: The file.
+            required_width: The cross-attention width of the checkpoints it fits; None reads it from the file.
+        """
+        try:
+            lora = describe(path)
+        except ImagegenError as error:
+            return str(error)
+        if lora.kind != "lora":
+            return f"{path} is no LoRA but of the kind {lora.kind}"
+        wanted = required_width or lora.cross_attention_dim
+        if self._width is not None and wanted is not None and wanted != self._width:
+            return f"it was made for a cross-attention width of {wanted}, and the checkpoint's is {self._width}"
+        if wanted is None and self._family is not None and lora.family not in (None, self._family):
+            return f"it was made for {lora.family}, and the checkpoint is {self._family}"
+        return None
 
     def usable(self, style_id: str) -> CatalogedStyle:
         """The style that a request asks for.
@@ -112,23 +134,6 @@ def _path(style: StyleDef, settings: Settings) -> Path:
     if path.is_absolute() or settings.model_root is None:
         return path
     return settings.model_root / path
-
-
-def _refusal(style: StyleDef, path: Path, width: int | None, family: str | None) -> str | None:
-    if not style.levels:
-        return "it has no levels: give at least one strength"
-    try:
-        lora = describe(path)
-    except ImagegenError as error:
-        return str(error)
-    if lora.kind != "lora":
-        return f"{path} is no LoRA but of the kind {lora.kind}"
-    wanted = style.required_cross_attention_dim or lora.cross_attention_dim
-    if width is not None and wanted is not None and wanted != width:
-        return f"it was made for a cross-attention width of {wanted}, and the checkpoint's is {width}"
-    if wanted is None and family is not None and lora.family not in (None, family):
-        return f"it was made for {lora.family}, and the checkpoint is {family}"
-    return None
 
 
 def _adapter_name(style_id: str) -> str:
