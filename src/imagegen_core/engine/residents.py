@@ -346,7 +346,9 @@ class Residents:
                 excess -= resident.size
                 self._leave(resident)
         if excess > 0:
-            logger.warning("The models take %d bytes more than the memory budget, as one alone does", excess)
+            logger.warning(
+                "%s takes %.0f MB more than the memory budget, and is served alone", newest.key, excess / 1e6
+            )
 
     def _fail(self, resident: Resident, error: Exception) -> None:
         with self._changed:
