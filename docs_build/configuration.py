@@ -13,7 +13,8 @@ from docstrings import attributes
 from pydantic.fields import FieldInfo
 
 from imagegen_core import Settings
-from imagegen_core.settings import StyleSettings, variables
+from imagegen_core.settings import ByteCount, variables
+from imagegen_core.tables import ModeSettings, StyleSettings
 
 _INTRODUCTION = """# Configuration
 
@@ -39,6 +40,9 @@ _EXAMPLES: Mapping[str, Any] = {
     "base_model": "/models/sdxl-base",
     "lora_root": "/models/loras",
     "embeddings_root": "/models/embeddings",
+    "modes_file": "/etc/imagegen/modes.yaml",
+    "default_mode": "portrait",
+    "memory_budget": "6GB",
     "queue_per_key": 8,
     "default_size": "1024x1024",
     "upscaler": "lanczos",
@@ -50,8 +54,24 @@ lora_path = "loras/papercut.safetensors"
 levels = [0.5, 0.8, 1.1]
 title = "cut from paper"
 required_cross_attention_dim = 2048"""
+_MODE = """[modes.portrait]
+model = "my-sdxl.safetensors"
+loras = [{ path = "portrait.safetensors", strength = 0.8, adapter_name = "portrait" }]
+description = "People, up close"
+scheduler = "DPM++ 2M Karras"
+default_size = "896x1152"
+default_steps = 30
+default_guidance = 7.5"""
+_TABLES = {"styles": _STYLE, "modes": _MODE}
 _PREFIXES = ("SDXL", "SD15")  # of the backends that come along; others have theirs
-_WORDS = {str: "text", Path: "path", bool: "true or false", int: "whole number", float: "number"}
+_WORDS = {
+    ByteCount: "number of bytes, also as `6GB` or `6GiB`",
+    str: "text",
+    Path: "path",
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+}
 _LIMITS = {"ge": "from", "gt": "above", "le": "to"}
 
 
@@ -63,8 +83,8 @@ def page() -> str:
 
 def toml_of(name: str) -> str:
     """The setting as it stands in a file: its default, or where it has none what it could be."""
-    if name == "styles":
-        return _STYLE
+    if name in _TABLES:
+        return _TABLES[name]
     default = Settings.model_fields[name].get_default(call_default_factory=True)
     return f"{name} = {json.dumps(_EXAMPLES[name] if default in (None, ()) else default)}"
 
@@ -90,7 +110,7 @@ def _type_in_words(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) is tuple:
         return "words"
-    if StyleSettings in get_args(annotation):
+    if {StyleSettings, ModeSettings} & {*get_args(annotation)}:
         return "tables"
     return _WORDS[annotation]
 

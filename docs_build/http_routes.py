@@ -29,6 +29,7 @@ _TITLES = {
     "state": "State",
     "pictures": "Pictures",
     "jobs": "Jobs",
+    "modes": "Modes",
     "OpenAI": "OpenAI's",
     "A1111": "A1111's",
     "storage": "Storage",

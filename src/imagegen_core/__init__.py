@@ -59,7 +59,9 @@ if TYPE_CHECKING:
     from imagegen_core.storage import ImageStore as ImageStore
     from imagegen_core.storage import StoreDef as StoreDef
     from imagegen_core.styles import STYLE_REGISTRY as STYLE_REGISTRY
+    from imagegen_core.styles import LoraUse as LoraUse
     from imagegen_core.styles import StyleDef as StyleDef
+    from imagegen_core.worker import DeviceMemory as DeviceMemory
     from imagegen_core.worker import SteppedWorker as SteppedWorker
     from imagegen_core.worker import Worker as Worker
 
@@ -69,6 +71,7 @@ _HOME = {
     "CONTRACT_VERSION": "plugins.contract",
     "Cancelled": "job",
     "DeadlineError": "errors",
+    "DeviceMemory": "worker",
     "Done": "job",
     "Drawing": "request",
     "EngineClosedError": "errors",
@@ -81,6 +84,7 @@ _HOME = {
     "InvalidRequestError": "errors",
     "Job": "job",
     "LocalEngine": "engine",
+    "LoraUse": "styles",
     "ModelLoadError": "errors",
     "ModelNotFoundError": "errors",
     "NamedModel": "models.named",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,7 +130,10 @@ def test_a_server_that_is_not_ready(said: Said, tmp_path: Path) -> None:
     keys = {"X-API-Key": "hush"}
     said("An API key is wanted", http.post("/generate", json=body).json()["detail"])
     loading = http.post("/generate", json=body, headers=keys).json()["detail"]
-    app.state.studio.model._load()
+    model = app.state.studio.model
+    model.start()
+    while model.state == "loading":
+        threading.Event().wait(0.01)
     failed = http.post("/generate", json=body, headers=keys).json()["detail"]
     said("The model is not ready", loading, failed)
 

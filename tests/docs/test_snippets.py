@@ -23,6 +23,7 @@ from tests.loras import as_kohya, random_lora, save
 
 LIMIT = 60  # seconds that the server may take to draw
 LOCALLY = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
+MODES = "".join(f'[modes.{name}]\nmodel = "demo"\n' for name in ("fast", "portrait"))  # which docs/server.md names
 PROGRAMS = Path(sys.executable).parent
 
 
@@ -39,6 +40,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, sdxl_checkpoint: Path, sd15_
     lora = as_kohya(random_lora(pipe))
     for name in ("loras", "sdxl-loras"):
         save(lora, folder / "models" / name / "papercut.safetensors")
+    (folder / ".config/imagegen").mkdir(parents=True)
+    (folder / ".config/imagegen/imagegen.toml").write_text(MODES)
     return folder
 
 
