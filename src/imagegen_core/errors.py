@@ -66,6 +66,9 @@ class QueueFullError(ImagegenError):
         super().__init__(message)
         self.retry_after = retry_after
 
+    def __reduce__(self) -> tuple[type[QueueFullError], tuple[str, float]]:
+        return type(self), (str(self), self.retry_after)
+
 
 class NotReadyError(ImagegenError):
     """The model is still being loaded, or could not be."""

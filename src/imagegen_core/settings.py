@@ -52,6 +52,9 @@ _FILE_ONLY = {"styles", "modes"}
 _PER_BACKEND = {"model": "MODEL", "model_root": "MODEL_ROOT"}
 
 
+_PLACES = {FILE_VARIABLE, "XDG_CONFIG_HOME", "HOME"}  # where the files are
+
+
 class _Value(NamedTuple):
     value: Any
     source: str
@@ -111,6 +114,12 @@ class Settings(BaseModel):
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
         num_workers: Copies of the model that a server draws with.
+        engine: ``local`` draws in the server's process, ``ray`` on a Ray cluster.
+        replicas: Processes that draw on the cluster; the least, where `max_replicas` is given.
+        max_replicas: The most, which come and go by load; None keeps their number.
+        replica_gpus: GPUs that a replica has to itself; None is one for each device that is configured, or one where
+            the cluster has any.
+        replica_cpus: CPU cores that a replica has to itself.
         queue_max: Requests that may wait in a server; more are refused.
         queue_per_key: Of them, those of one API key; None sets no limit of its own.
         host: The address a server listens on.
@@ -161,6 +170,11 @@ class Settings(BaseModel):
     enable_xformers: bool = False
     attention_slicing: bool = False
     num_workers: int = Field(default=1, ge=1)
+    engine: Literal["local", "ray"] = "local"
+    replicas: int = Field(default=1, ge=1)
+    max_replicas: int | None = Field(default=None, ge=1)
+    replica_gpus: float | None = Field(default=None, ge=0)
+    replica_cpus: float = Field(default=1, ge=0)
     queue_max: int = Field(default=64, ge=1)
     queue_per_key: int | None = Field(default=None, ge=1)
     host: str = "127.0.0.1"
@@ -203,9 +217,8 @@ class Settings(BaseModel):
         Raises:
             SettingsError: A value is malformed, a key unknown, or the file unreadable.
         """
-        environ = os.environ if environ is None else environ
-        files = _files(environ)
-        return cls._read(files, environ).override(**given)
+        environ = _ours(os.environ if environ is None else environ)
+        return cls._read(_files(environ), environ).override(**given)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -290,6 +303,13 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Value]:
         if variable := next((name for name in variables(field) if environ.get(name)), None):
             found[field] = _Value(environ[variable], variable)
     return found
+
+
+def _ours(environ: Mapping[str, str]) -> dict[str, str]:
+    """Of an environment, what settings can come from: they go to other processes, and secrets of others do not."""
+    names = {name for field in Settings.model_fields for name in variables(field)} | _PLACES
+    own = tuple(f"_{name}" for name in _PER_BACKEND.values())
+    return {name: value for name, value in environ.items() if name in names or name.endswith(own)}
 
 
 def _files(environ: Mapping[str, str]) -> tuple[Path, ...]:

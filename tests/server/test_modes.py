@@ -112,7 +112,7 @@ def test_each_mode_draws_as_it_does_alone_and_modes_of_one_checkpoint_share_it(
 
 def _engines(server: Serving) -> list[Any]:
     model = server.app.state.studio.model
-    return [model.residents.engine(mode.key) for mode in model.modes.modes.values()]
+    return [model.models.engine(mode) for mode in model.modes.modes.values()]
 
 
 def test_a_request_keeps_what_it_says_and_may_add_a_style(serve: Serve, zoo: Zoo, alone: dict[str, bytes]) -> None:
@@ -218,7 +218,7 @@ def test_models_are_loaded_and_let_go_of_by_hand(serve: Serve, alone: dict[str, 
     told = server.http.get("/api/models/status").json()
     assert (told["current_mode"], told["loads"], told["unloads"]) == ("plain", 3, 1)
     assert 'imagegen_mode_images_total{mode="plain"} 1.0' in server.http.get("/metrics").text
-    assert 'imagegen_model_bytes{model="one",state="ready"}' in server.http.get("/metrics").text
+    assert 'imagegen_model_bytes{host="",model="one",state="ready"}' in server.http.get("/metrics").text
 
 
 def test_openais_clients_see_modes_as_models(serve: Serve, alone: dict[str, bytes]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from imagegen_core.cli import bench, config, console, generate, models, plugins, replay, serve, styles, upscale
+from imagegen_core.cli import bench, cluster, config, console, generate, models, plugins, replay, serve, styles, upscale
 from imagegen_core.errors import ImagegenError
 from imagegen_core.plugins.registry import Registry
 
@@ -60,6 +60,7 @@ def build_app() -> typer.Typer:
     app.command("replay")(replay.replay)
     app.command("upscale")(upscale.upscale)
     app.add_typer(config.app, name="config")
+    app.add_typer(cluster.app, name="cluster")
     app.add_typer(plugins.app, name="plugins")
     app.add_typer(models.app, name="models")
     app.add_typer(styles.app, name="styles")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -16,12 +17,18 @@ def serve(
         str | None, typer.Option(help="Checkpoint: a path, a name below MODEL_ROOT, or a plugin's, such as demo.")
     ] = None,
     backend: Annotated[str | None, typer.Option(help="Backend to draw with; see `imagegen plugins list`.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local draws in this process, ray on a Ray cluster. [default: local]")
+    ] = None,
+    replicas: Annotated[int | None, typer.Option(help="Processes that draw on the cluster. [default: 1]")] = None,
 ) -> None:
     """Serve pictures over HTTP, and a page to play on."""
     from imagegen_core.settings import Settings
 
+    settings = Settings.load(host=host, port=port, model=model, backend=backend, engine=engine, replicas=replicas)
+    extra = "ray" if settings.engine == "ray" else "server"
     try:
-        from imagegen_core.server.run import serve as run
+        module = import_module("imagegen_core.cluster.run" if extra == "ray" else "imagegen_core.server.run")
     except ImportError as error:
-        raise ImagegenError(f"The server cannot be used ({error}): pip install 'imagegen-core[server]'") from error
-    run(Settings.load(host=host, port=port, model=model, backend=backend))
+        raise ImagegenError(f"The server cannot be used ({error}): pip install 'imagegen-core[{extra}]'") from error
+    module.serve(settings)

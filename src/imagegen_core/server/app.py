@@ -21,6 +21,7 @@ from imagegen_core.server import errors
 from imagegen_core.server.access import Keys
 from imagegen_core.server.accounting import REQUEST_ID, Accounting
 from imagegen_core.server.body_limit import BodyLimit
+from imagegen_core.server.model import Model
 from imagegen_core.server.routes import a1111, a1111_tools, generate, jobs, modes, openai, state, storage, superres
 from imagegen_core.server.studio import Studio
 from imagegen_core.server.watching import watching
@@ -55,7 +56,13 @@ def create_app(settings: Settings | None = None, engine: Any | None = None) -> F
     """
     settings = Settings.load() if settings is None else settings
     registry = Registry.discover()
-    studio = Studio(settings, registry, engine)
+    model = Model(settings, registry) if engine is None else Model.drawing_with(engine, settings, registry)
+    return app_of(Studio(settings, registry, model))
+
+
+def app_of(studio: Studio) -> FastAPI:
+    """The application around the parts that its routes share."""
+    settings = studio.settings
     app = FastAPIOffline(  # whose pages of documentation ask no other host for their scripts
         title="imagegen",
         version=version("imagegen-core"),
@@ -74,7 +81,7 @@ def create_app(settings: Settings | None = None, engine: Any | None = None) -> F
         app.include_router(storage.router, dependencies=admitted)
     app.mount("/page", StaticFiles(directory=state.PAGE), name="page")
     added = APIRouter(dependencies=admitted)
-    registry.add_routes(added)
+    studio.registry.add_routes(added)
     app.include_router(added)
     # The last that is added is the first that a request meets.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)

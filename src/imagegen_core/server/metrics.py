@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ from imagegen_core.job import Started
 from imagegen_core.server.errors import problem
 
 if TYPE_CHECKING:
-    from imagegen_core.engine import EngineReport, Residents, Ticket
+    from imagegen_core.engine import EngineReport, Ticket
     from imagegen_core.server.model import Model
+    from imagegen_core.server.models import Host
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -84,17 +85,20 @@ class _EngineCollector(Collector):
         yield GaugeMetricFamily("imagegen_ready", "1 when pictures are drawn.", float(self._model.state == "ready"))
         yield GaugeMetricFamily("imagegen_resident_bytes", "Memory of this process.", process.memory_info().rss)
         yield GaugeMetricFamily("imagegen_open_files", "Open files and sockets.", process.num_fds())
-        yield from _of_models(self._model.residents)
-        yield from _of_engine(self._model.residents.report())
+        yield from _of_models(self._model.models.hosts())
+        if report := self._model.models.report():
+            yield from _of_engine(report)
 
 
-def _of_models(residents: Residents) -> Iterator[Metric]:
-    sizes = GaugeMetricFamily("imagegen_model_bytes", "What a model takes.", labels=["model", "state"])
-    for one in residents.tell():
-        sizes.add_metric([str(one.key.model or ""), one.state], one.size)
+def _of_models(hosts: Sequence[Host]) -> Iterator[Metric]:
+    yield GaugeMetricFamily("imagegen_hosts", "Processes that draw.", len(hosts))
+    sizes = GaugeMetricFamily("imagegen_model_bytes", "What a model takes.", labels=["host", "model", "state"])
+    for host in hosts:
+        for one in host.residents:
+            sizes.add_metric([host.name, str(one.key.model or ""), one.state], one.size)
     yield sizes
-    yield CounterMetricFamily("imagegen_model_loads", "Models loaded.", residents.loads)
-    yield CounterMetricFamily("imagegen_model_unloads", "Models let go of.", residents.unloads)
+    yield CounterMetricFamily("imagegen_model_loads", "Models loaded.", sum(host.loads for host in hosts))
+    yield CounterMetricFamily("imagegen_model_unloads", "Models let go of.", sum(host.unloads for host in hosts))
 
 
 def _of_engine(report: EngineReport) -> Iterator[Metric]:

@@ -1,26 +1,23 @@
-"""The models behind the routes: which modes there are, and the engines that draw them."""
+"""What a server draws with: which modes there are, and whether they can be drawn yet."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import anyio.to_thread
 
-from imagegen_core.engine import Residents, Ticket
+from imagegen_core.engine import Ticket
 from imagegen_core.errors import ImagegenError, NotReadyError, SettingsError
 from imagegen_core.modes import Mode, ModelKey, ModeSet, load_modes, modes_path
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest
-from imagegen_core.server.loading import load_engine, weights_bytes
 from imagegen_core.server.model_card import ModelCard
+from imagegen_core.server.models import LocalModels, Models
 from imagegen_core.settings import Settings
-from imagegen_core.worker import Adaptable
 
 logger = logging.getLogger(__name__)
 
@@ -35,43 +32,49 @@ class Model:
         failure: Why it could not be loaded, in a sentence.
         modes: The modes, by the last configuration that was whole.
         error: What is wrong with the present one; empty where nothing is.
-        residents: The engines.
+        models: What draws them.
     """
 
-    def __init__(self, settings: Settings, registry: Registry, engine: Any | None = None) -> None:
+    def __init__(self, settings: Settings, registry: Registry, models: Models | None = None) -> None:
         """Nothing is loaded yet.
 
         Args:
             settings: Which modes.
             registry: The plugins.
-            engine: An engine that is there already and draws the only mode, which its maker closes.
+            models: What draws them; None loads them in this process.
 
         Raises:
             SettingsError: The modes are configured wrong.
         """
         self._settings, self._registry = settings, registry
-        self._given = engine is not None
         self.modes = load_modes(settings)
         self._configured_default = self.modes.default
-        self.residents = Residents(
-            self._load, estimate=self._estimate, budget=settings.memory_budget, queue_limit=settings.queue_max
-        )
+        self.models: Models = LocalModels(settings, registry) if models is None else models
+        self._given = False
         self.state: Literal["loading", "ready", "failed", "stopping"] = "loading"
         self.failure = self.error = ""
-        self._asked: dict[ModelKey, Mode] = {}
         self._cards: dict[ModelKey, ModelCard] = {}
         self._reloading = threading.Lock()
-        if engine is not None:
-            if self.modes.configured:
-                raise SettingsError("An engine was given, and the configuration names modes: give one of the two")
-            self.residents.adopt(self.modes.find(None).key, engine)
-            self.state = "ready"
+
+    @classmethod
+    def drawing_with(cls, engine: Any, settings: Settings, registry: Registry) -> Self:
+        """The only mode, drawn by an engine that is there already, which its maker closes.
+
+        Raises:
+            SettingsError: The configuration names modes.
+        """
+        models = LocalModels(settings, registry)
+        model = cls(settings, registry, models)
+        if model.modes.configured:
+            raise SettingsError("An engine was given, and the configuration names modes: give one of the two")
+        models.adopt(model.modes.find(None), engine)
+        model.state, model._given = "ready", True
+        return model
 
     def start(self) -> None:
         """Begin to load the default mode's model, on a thread of its own."""
-        if self.state != "loading":
-            return
-        self.want(self.modes.find(None)).add_done_callback(self._note_first)
+        if self.state == "loading":
+            threading.Thread(target=self._bring_first, name="imagegen-first-model", daemon=True).start()
 
     def submit(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> Ticket:
         """Have a request drawn in a mode.
@@ -82,13 +85,7 @@ class Model:
             InvalidRequestError: The request cannot be drawn.
         """
         self._check(mode)
-        self._asked[mode.key] = mode
-        return self.residents.submit(mode.key, request, deadline)
-
-    def want(self, mode: Mode) -> Future[Any]:
-        """Have a mode's model loaded; see `Residents.want`."""
-        self._asked[mode.key] = mode
-        return self.residents.want(mode.key)
+        return self.models.submit(mode, request, deadline)
 
     def card(self, mode: Mode) -> ModelCard:
         """A mode's model in a few words, from its files where it is not loaded.
@@ -98,8 +95,8 @@ class Model:
             ImagegenError: It is not there, or damaged.
         """
         self._check(mode)
-        if (engine := self.residents.engine(mode.key)) is not None:
-            self._cards[mode.key] = ModelCard.of(engine.worker, mode.settings)
+        if (loaded := self.models.card(mode)) is not None:
+            self._cards[mode.key] = loaded
         elif mode.key not in self._cards:
             self._cards[mode.key] = ModelCard.of_files(mode.settings, self._registry)
         return self._cards[mode.key]
@@ -110,8 +107,7 @@ class Model:
         Raises:
             ImagegenError: They cannot be, and why.
         """
-        engine = await asyncio.shield(asyncio.wrap_future(self.want(mode)))
-        await anyio.to_thread.run_sync(_load_loras, engine, mode)
+        await anyio.to_thread.run_sync(self.models.bring, mode)
         self._note_ready(mode)
 
     async def switch(self, name: str) -> str:
@@ -142,7 +138,7 @@ class Model:
             try:
                 fresh = self._kept_default(load_modes(self._settings.reread()))
                 mode = fresh.find(None)
-                _load_loras(self.want(mode).result(), mode)
+                self.models.bring(mode)
             except ImagegenError as error:
                 self.error = str(error)
                 logger.error("The modes stay as they were: %s", error)  # noqa: TRY400 - it says what is wrong
@@ -150,7 +146,7 @@ class Model:
             self.modes, self.error = fresh, ""
             self._cards.clear()
             self._note_ready(mode)
-            self.residents.keep_only({mode.key for mode in fresh.modes.values()})
+            self.models.keep_only({mode.key for mode in fresh.modes.values()})
             logger.info("Read the modes anew: %s", ", ".join(fresh.modes))
             return fresh
 
@@ -168,7 +164,7 @@ class Model:
     def close(self) -> None:
         """Give up what is still drawn, and let go of the engines."""
         self.stop_accepting()
-        self.residents.close(drain=False, limit=self._settings.shutdown_limit)
+        self.models.close(self._settings.shutdown_limit)
 
     def _check(self, mode: Mode) -> None:
         if self.state == "loading":
@@ -186,61 +182,16 @@ class Model:
         self._configured_default = fresh.default
         return fresh
 
-    def _load(self, key: ModelKey, beside: Any | None) -> Any:
-        mode = self._asked[key]
-        what = f"The model of mode {mode.name}" if self.modes.configured else "The model"
+    def _bring_first(self) -> None:
+        mode = self.modes.find(None)
         try:
-            engine = load_engine(mode.settings, beside)
-            self._check_adaptable(engine, key)
-        except ImagegenError as error:
-            logger.error("%s could not be loaded: %s", what, error)  # noqa: TRY400 - it says what is wrong
-            raise LoadFailedError(what, str(error)) from error
-        except Exception as error:
-            logger.exception("%s could not be loaded", what)
-            raise LoadFailedError(what, f"{type(error).__name__}: {error}") from error
-        logger.info("%s is ready: %s", what, engine.report().because)
-        return engine
-
-    def _estimate(self, key: ModelKey) -> int:
-        return weights_bytes(self._asked[key].settings, self._registry)
-
-    def _check_adaptable(self, engine: Any, key: ModelKey) -> None:
-        """Refuse modes with LoRAs whose worker would draw without them."""
-        modes = (self._asked[key], *self.modes.modes.values())
-        with_loras = [mode.name for mode in modes if mode.key == key and mode.loras]
-        if with_loras and not isinstance(engine.worker, Adaptable):
-            engine.close(drain=False)
-            raise SettingsError(
-                f"Mode {with_loras[0]} has LoRAs, and {type(engine.worker).__name__} draws with none: leave them out"
-            )
-
-    def _note_first(self, loaded: Future[Any]) -> None:
-        """The default mode's model is there, or will not be."""
-        try:
-            _load_loras(loaded.result(), self.modes.find(None))
+            self.models.bring(mode)
         except ImagegenError as error:
             if self.state == "loading":
                 self.failure, self.state = getattr(error, "why", str(error)), "failed"
         else:
-            self._note_ready(self.modes.find(None))
+            self._note_ready(mode)
 
     def _note_ready(self, mode: Mode) -> None:
         if self.state in ("loading", "failed") and mode.key == self.modes.find(None).key:
             self.failure, self.state = "", "ready"
-
-
-class LoadFailedError(NotReadyError):
-    """A model could not be loaded.
-
-    Attributes:
-        why: The reason alone.
-    """
-
-    def __init__(self, what: str, why: str) -> None:
-        super().__init__(f"{what} could not be loaded: {why}")
-        self.why = why
-
-
-def _load_loras(engine: Any, mode: Mode) -> None:
-    if mode.loras:
-        engine.compute(engine.worker.load_loras, mode.loras)

@@ -13,31 +13,36 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
-from pythonjsonlogger.core import RESERVED_ATTRS
-from pythonjsonlogger.json import JsonFormatter
 
 from imagegen_core.errors import ImagegenError, SettingsError
 from imagegen_core.server.access import check_address
 from imagegen_core.server.app import create_app
+from imagegen_core.server.log import log_as_json
 from imagegen_core.settings import Settings
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from imagegen_core.server.studio import Studio
 
 logger = logging.getLogger(__name__)
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, make_app: Callable[[Settings], FastAPI] = create_app) -> None:
     """Serve until told to stop by SIGTERM or SIGINT; then finish what was asked for, and return.
+
+    Args:
+        settings: How.
+        make_app: Makes what is served, of `app_of`, once the address is this server's.
 
     Raises:
         SettingsError: The address cannot be listened on, or may not without API keys.
         ImagegenError: The storage or upscaler that is configured cannot be used.
     """
     check_address(settings)
-    _log_as_json()
-    app = create_app(settings)
+    log_as_json()
     listening = _listen(settings)
+    app = make_app(settings)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -119,17 +124,3 @@ class _Server(uvicorn.Server):
             logger.warning("Giving up what is not done: %g s are over", limit)
             self._studio.give_up()
         self.should_exit = True
-
-
-def _log_as_json() -> None:
-    """One JSON object a line on stderr, with what a record carries beside its message, such as ``request_id``."""
-    handler = logging.StreamHandler()
-    names = {"asctime": "time", "levelname": "level"}
-    unsaid = [*RESERVED_ATTRS, "color_message"]  # which uvicorn says twice
-    form = "{asctime}{levelname}{name}{message}"
-    handler.setFormatter(JsonFormatter(form, style="{", rename_fields=names, reserved_attrs=unsaid))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    for name in ("imagegen_core", "uvicorn"):
-        logging.getLogger(name).setLevel(logging.INFO)

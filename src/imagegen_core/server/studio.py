@@ -27,7 +27,6 @@ from imagegen_core.server.model import Model
 from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.options import Options
 from imagegen_core.server.runs import Runs
-from imagegen_core.server.upscaling import Upscalers
 from imagegen_core.settings import Settings
 from imagegen_core.storage import ImageStore, new_key
 
@@ -63,18 +62,18 @@ class Studio:
         options: What A1111's routes were told to do otherwise.
     """
 
-    def __init__(self, settings: Settings, registry: Registry, engine: Any | None = None) -> None:
+    def __init__(self, settings: Settings, registry: Registry, model: Model) -> None:
         """Open the store; the model is loaded by `Model.start`.
 
         Raises:
-            ImagegenError: The modes are configured wrong, or the store or the upscaler that is cannot be used.
+            ImagegenError: The store or the upscaler that is configured cannot be used.
         """
         self.settings, self.registry = settings, registry
-        self.model = Model(settings, registry, engine)
+        self.model = model
         self.store: ImageStore | None = None
         if settings.storage_provider != _DISABLED:
             self.store = registry.store(settings.storage_provider).load(settings)
-        self.upscalers = Upscalers(settings, registry, self.model)
+        self.upscalers = model.models.enlarging()
         self.jobs = Jobs(settings.storage_max_items, settings.storage_ttl_image)
         self.metrics = Metrics(self.model)
         self.runs = Runs()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,10 +18,11 @@ from imagegen_core.images.recipe import Upscaling, with_upscaling
 from imagegen_core.images.upscaler import Shared, Upscaler
 from imagegen_core.images.upscaling import upscale
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.server.model import Model
 from imagegen_core.settings import Settings
 
 Format = Literal["png", "jpeg"]
+Compute = Callable[..., Any]
+"""Runs a function with arguments where the models compute, and returns what it returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +54,38 @@ class Enlarged:
         }
 
 
+class Enlarging(Protocol):
+    """The upscalers that requests can use; see `Upscalers`."""
+
+    def names(self) -> list[str]:
+        """What requests can call them."""
+        ...
+
+    def enlarge(
+        self, source: bytes, passes: int, form: Format = "png", quality: int = 92, name: str | None = None
+    ) -> Enlarged:
+        """Read a picture, enlarge it, and encode it with its recipe; on any thread."""
+        ...
+
+    def enlarge_to(self, source: bytes, wanted: tuple[int, int], name: str, *, crop: bool) -> bytes:
+        """Enlarge a picture to a size, as a PNG; on any thread."""
+        ...
+
+    def check(self, width: int, height: int, passes: int) -> None:
+        """Refuse what would become too large, before any work is done for it."""
+        ...
+
+
 class Upscalers:
     """The upscalers that requests can use, each loaded when it is first asked for."""
 
-    def __init__(self, settings: Settings, registry: Registry, model: Model) -> None:
-        """Load none yet.
+    def __init__(self, settings: Settings, registry: Registry, compute: Compute) -> None:
+        """Load none yet; what computes goes through `compute`.
 
         Raises:
             ModelNotFoundError: The configured upscaler is not there.
         """
-        self._settings, self._registry, self._model = settings, registry, model
+        self._settings, self._registry, self._compute = settings, registry, compute
         self._default = registry.upscaler(settings.upscaler)
         self._loaded: dict[str, Upscaler] = {}
         self._enlarging = threading.Lock()
@@ -146,10 +170,6 @@ class Upscalers:
                 loaded.compute_through(self._compute)
             self._loaded[name] = loaded
         return self._loaded[name]
-
-    def _compute(self, function: Any, *arguments: Any) -> Any:
-        engine = self._model.residents.any_engine()
-        return function(*arguments) if engine is None else engine.compute(function, *arguments)
 
 
 def encode(image: Image.Image, text: dict[str, str], form: Format, quality: int) -> bytes:

@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict
 
 from imagegen_core.server.errors import ConflictError
 from imagegen_core.server.studio import SharedStudio
-from imagegen_core.worker import Weighed
 
 if TYPE_CHECKING:
+    from imagegen_core.engine import ResidentReport
     from imagegen_core.modes import Mode
+    from imagegen_core.server.models import Host
     from imagegen_core.server.studio import Studio
 
 router = APIRouter(prefix="/api", tags=["modes"])
@@ -47,7 +48,7 @@ class UnloadBody(BaseModel):
 async def modes(studio: SharedStudio) -> dict[str, Any]:
     """The modes, which of them are loaded, and what is wrong with their configuration, if anything is."""
     model = studio.model
-    states = {one.key: one.state for one in model.residents.tell()}
+    states = {one.key: one.state for host in model.models.hosts() for one in host.residents}
     return {
         "default_mode": model.modes.default,
         "modes": {
@@ -60,7 +61,7 @@ async def modes(studio: SharedStudio) -> dict[str, Any]:
 @router.post("/modes/switch")
 async def switch(body: ModeBody, studio: SharedStudio) -> dict[str, Any]:
     """Make a mode the default, once it is loaded; the one before serves meanwhile."""
-    loaded = studio.model.residents.engine(studio.model.modes.find(body.mode).key) is not None
+    loaded = studio.model.models.card(studio.model.modes.find(body.mode)) is not None
     before = await studio.model.switch(body.mode)
     return {
         "status": "already_loaded" if loaded and before == body.mode else "switched",
@@ -86,12 +87,12 @@ async def reload(studio: SharedStudio) -> dict[str, Any]:
 @router.get("/models/status")
 async def models_status(studio: SharedStudio) -> dict[str, Any]:
     """The default mode, the queue, and the models in memory."""
-    residents = studio.model.residents
+    hosts, report = studio.model.models.hosts(), studio.model.models.report()
     return {
         "current_mode": studio.model.modes.default,
-        "queue_size": residents.report().waiting,
-        "loads": residents.loads,
-        "unloads": residents.unloads,
+        "queue_size": report.waiting if report else 0,
+        "loads": sum(host.loads for host in hosts),
+        "unloads": sum(host.unloads for host in hosts),
         "vram": _memory(studio),
     }
 
@@ -107,7 +108,7 @@ async def load(body: ModeBody, studio: SharedStudio) -> dict[str, Any]:
 async def unload(studio: SharedStudio, body: UnloadBody | None = None) -> dict[str, Any]:
     """Let go of a mode's model, which the next request for it loads again."""
     mode = studio.model.modes.find(None if body is None else body.mode)
-    if not await anyio.to_thread.run_sync(studio.model.residents.unload, mode.key):
+    if not await anyio.to_thread.run_sync(studio.model.models.unload, mode):
         raise ConflictError(
             f"The model of mode {mode.name} is not loaded, has work in hand, or is not this server's: ask again later"
         )
@@ -139,29 +140,31 @@ def _shown(mode: Mode) -> dict[str, Any]:
 
 def _memory(studio: Studio) -> dict[str, Any]:
     """In the words of the servers that had these routes first; nulls where no worker can tell."""
-    residents, by_key = studio.model.residents, studio.model.modes.names_by_key()
-    here = residents.tell()
-    engine = residents.any_engine()
-    memory = engine.worker.device_memory() if engine and isinstance(engine.worker, Weighed) else None
-    used = None if memory is None else memory.total - memory.free
+    hosts, by_key = studio.model.models.hosts(), studio.model.modes.names_by_key()
+    memories = [host.memory for host in hosts if host.memory is not None]
+    total, free = (sum(getattr(memory, part) for memory in memories) for part in ("total", "free"))
+    budgets = [host.budget for host in hosts if host.budget is not None]
+    models = [_resident(host, one, by_key.get(one.key, [])) for host in hosts for one in host.residents]
     return {
-        "device": memory and memory.device,
-        "total_gb": memory and memory.total / _GB,
-        "used_gb": used and used / _GB,
-        "available_gb": memory and memory.free / _GB,
-        "usage_percent": used and memory and 100 * used / memory.total,
-        "budget_gb": residents.budget and residents.budget / _GB,
-        "models_loaded": sum(one.state == "ready" for one in here),
-        "models": [
-            {
-                "name": ", ".join(by_key.get(one.key, ())) or one.key.model,
-                "modes": by_key.get(one.key, []),
-                "model_path": one.key.model,
-                "state": one.state,
-                "vram_gb": one.size / _GB,
-                "in_hand": one.open,
-                "load_seconds": round(one.seconds, 3),
-            }
-            for one in here
-        ],
+        "device": ", ".join(dict.fromkeys(memory.device for memory in memories)) or None,
+        "total_gb": total / _GB if memories else None,
+        "used_gb": (total - free) / _GB if memories else None,
+        "available_gb": free / _GB if memories else None,
+        "usage_percent": 100 * (total - free) / total if memories else None,
+        "budget_gb": sum(budgets) / _GB if budgets else None,
+        "models_loaded": sum(one["state"] == "ready" for one in models),
+        "models": models,
+    }
+
+
+def _resident(host: Host, one: ResidentReport, modes: list[str]) -> dict[str, Any]:
+    return {
+        "name": ", ".join(modes) or one.key.model,
+        "modes": modes,
+        "model_path": one.key.model,
+        "host": host.name or None,
+        "state": one.state,
+        "vram_gb": one.size / _GB,
+        "in_hand": one.open,
+        "load_seconds": round(one.seconds, 3),
     }

@@ -24,13 +24,17 @@ PAGE = Path(__file__).parent.parent / "page"
 async def health(studio: SharedStudio) -> dict[str, Any]:
     """That the server lives, and what its engine does."""
     model = studio.model
-    report = asdict(model.residents.report()) if model.residents.any_engine() else None
-    models = [{"model": one.key.model, "state": one.state, "bytes": one.size} for one in model.residents.tell()]
+    report = model.models.report()
+    models = [
+        {"host": host.name or None, "model": one.key.model, "state": one.state, "bytes": one.size}
+        for host in model.models.hosts()
+        for one in host.residents
+    ]
     return {
         "status": "ok",
         "version": version("imagegen-core"),
         "model": model.state,
-        "engine": report,
+        "engine": report and asdict(report),
         "mode": model.modes.default,
         "models": models,
     }
@@ -41,7 +45,8 @@ async def ready(studio: SharedStudio) -> JSONResponse:
     """Whether the model is loaded and the queue takes more: 200 or 503."""
     state: str = studio.model.state
     detail = studio.model.failure
-    if state == "ready" and studio.model.residents.report().waiting >= studio.settings.queue_max:
+    report = studio.model.models.report()
+    if state == "ready" and report and report.waiting >= studio.settings.queue_max:
         state, detail = "full", "the queue is full"
     return JSONResponse({"status": state, "detail": detail}, 200 if state == "ready" else 503)
 

@@ -1,0 +1,105 @@
+"""The application of Ray Serve: the front, and the replicas behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve import Application
+
+from imagegen_core.cluster.drawer import Drawer
+from imagegen_core.cluster.front import Front, check_store
+from imagegen_core.errors import SettingsError
+from imagegen_core.modes import load_modes
+from imagegen_core.settings import Settings
+
+NAME = "imagegen"
+"""The application's name, where nobody chooses another."""
+DRAWER, FRONT = "Drawer", "Front"
+
+_ONGOING = 16  # requests a replica is sent at once: as many as it draws together, and some that follow at once
+_TARGET = 8  # of them on average, where replicas come and go by load
+_FRONT_ONGOING = 10_000  # the queue's limit is the front's own
+_CONSTRUCTOR_ATTEMPTS = 3
+_HEALTH_PERIOD = 5.0
+_LOGGING = {"enable_access_log": False}  # the front's own log has a line for each request
+
+
+def app(arguments: dict[str, Any]) -> Application:
+    """The whole application: ``serve run imagegen_core.cluster:app model=demo storage_provider=disabled``.
+
+    Args:
+        arguments: Settings by their names; the rest comes from the environment and ``imagegen.toml`` of the machine on
+            which the application is built.
+
+    Raises:
+        ImagegenError: The settings are wrong, or do not go with a cluster.
+    """
+    unknown = sorted(set(arguments) - set(Settings.model_fields))
+    if unknown:
+        raise SettingsError(f"Unknown setting {unknown[0]}: expected one of {', '.join(sorted(Settings.model_fields))}")
+    settings = Settings.load(**arguments)
+    check_store(settings)
+    deployed = serve.deployment(name=FRONT, **front_options(settings))
+    return deployed(serve.ingress()(Front)).bind(settings, drawers(settings))
+
+
+def drawers(settings: Settings) -> Application:
+    """The replicas alone, for a front that runs elsewhere.
+
+    Raises:
+        SettingsError: The modes or the numbers of replicas are configured wrong.
+    """
+    deployed = serve.deployment(name=DRAWER, **drawer_options(settings))
+    return deployed(Drawer).bind(settings, load_modes(settings).find(None))
+
+
+def front_options(settings: Settings) -> dict[str, Any]:
+    """How Ray Serve runs the front."""
+    return {
+        "num_replicas": 1,
+        "max_ongoing_requests": _FRONT_ONGOING,
+        "ray_actor_options": {"num_cpus": 0},
+        "graceful_shutdown_timeout_s": settings.shutdown_limit,
+        "logging_config": dict(_LOGGING),
+    }
+
+
+def drawer_options(settings: Settings) -> dict[str, Any]:
+    """How Ray Serve runs the replicas.
+
+    Raises:
+        SettingsError: There are to be fewer of them at most than at least.
+    """
+    return {
+        **_replicas(settings),
+        "max_ongoing_requests": _ONGOING,
+        "max_constructor_retry_count": _CONSTRUCTOR_ATTEMPTS,
+        "health_check_period_s": _HEALTH_PERIOD,
+        "graceful_shutdown_timeout_s": settings.shutdown_limit,
+        "ray_actor_options": {"num_cpus": settings.replica_cpus, "num_gpus": _gpus(settings)},
+        "logging_config": dict(_LOGGING),
+    }
+
+
+def _replicas(settings: Settings) -> dict[str, Any]:
+    if settings.max_replicas is None:
+        return {"num_replicas": settings.replicas}
+    if settings.max_replicas < settings.replicas:
+        raise SettingsError(
+            f"{settings.source('max_replicas')}={settings.max_replicas} is less than "
+            f"{settings.source('replicas')}={settings.replicas}: give replicas the least, and max_replicas the most"
+        )
+    bounds = {"min_replicas": settings.replicas, "max_replicas": settings.max_replicas}
+    return {"autoscaling_config": bounds | {"target_ongoing_requests": _TARGET}}
+
+
+def _gpus(settings: Settings) -> float:
+    """How many GPUs a replica has to itself: as configured, else one for each device, else one if there are any."""
+    if settings.replica_gpus is not None:
+        return settings.replica_gpus
+    if settings.device is not None:
+        return float(settings.device.count("cuda"))
+    resources = ray.cluster_resources() if ray.is_initialized() else {}  # type: ignore[no-untyped-call]
+    return float(resources.get("GPU", 0) > 0)

@@ -1,0 +1,77 @@
+"""The file that ``serve deploy`` takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from imagegen_core.cluster.application import DRAWER, FRONT, NAME, drawer_options, front_options
+from imagegen_core.cluster.front import check_store
+from imagegen_core.modes import load_modes, modes_path
+from imagegen_core.server.access import check_address
+from imagegen_core.settings import Settings, variables
+from imagegen_core.storage.store import without_password
+
+_ELSEWHERE = {"engine", "host", "port", "replicas", "max_replicas", "shutdown_limit"}
+"""What stands in the options of Ray Serve, and not among the application's arguments."""
+
+
+def config_text(settings: Settings) -> str:
+    """The settings as a configuration of Ray Serve, in YAML; secrets are left out, with a comment that says so.
+
+    Raises:
+        SettingsError: The settings are wrong, or do not go with a cluster.
+    """
+    check_address(settings)
+    check_store(settings)
+    load_modes(settings)
+    secrets = _secrets(settings)
+    config = {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": settings.host, "port": settings.port},
+        "applications": [
+            {
+                "name": NAME,
+                "route_prefix": "/",
+                "import_path": "imagegen_core.cluster:app",
+                "args": _arguments(settings, secrets),
+                "deployments": [
+                    {"name": FRONT, **front_options(settings)},
+                    {"name": DRAWER, **_tunable(drawer_options(settings))},
+                ],
+            }
+        ],
+    }
+    ServeDeploySchema.model_validate(config)
+    return _comment(secrets) + yaml.safe_dump(config, sort_keys=False)
+
+
+def _arguments(settings: Settings, secrets: set[str]) -> dict[str, Any]:
+    arguments = settings.model_dump(mode="json", exclude_unset=True, exclude=_ELSEWHERE | secrets)
+    if (path := modes_path(settings)) is not None:
+        arguments["modes_file"] = str(path.absolute())
+    return arguments
+
+
+def _tunable(options: dict[str, Any]) -> dict[str, Any]:
+    """The options but for CPUs and GPUs, which the arguments say, or, where they do not, the cluster."""
+    return {name: value for name, value in options.items() if name != "ray_actor_options"}
+
+
+def _secrets(settings: Settings) -> set[str]:
+    """The settings that no file should hold."""
+    secrets = {"api_keys"} if settings.api_keys else set()
+    if settings.storage_url and without_password(settings.storage_url) != settings.storage_url:
+        secrets.add("storage_url")
+    return secrets
+
+
+def _comment(secrets: set[str]) -> str:
+    lines = ["# For `serve deploy`. Written by `imagegen cluster config`."]
+    lines += [
+        f"# Set {variables(secret)[0]} in the environment of the cluster's head node: secrets are not written here."
+        for secret in sorted(secrets)
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,79 @@
+"""The side that speaks HTTP: the server's application, whose pictures are drawn by replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from imagegen_core.cluster.models import ClusterModels
+from imagegen_core.errors import SettingsError
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.server.app import app_of
+from imagegen_core.server.log import log_as_json
+from imagegen_core.server.model import Model
+from imagegen_core.server.studio import Studio
+from imagegen_core.settings import Settings
+
+_DISABLED = "disabled"
+
+
+def check_store(settings: Settings) -> None:
+    """Refuse a store that other machines do not see.
+
+    Raises:
+        SettingsError: It is in one process's memory.
+        PluginError: There is no such store.
+    """
+    if settings.storage_provider == _DISABLED:
+        return
+    if not Registry.discover().store(settings.storage_provider).shared:
+        raise SettingsError(
+            f"STORAGE_PROVIDER={settings.storage_provider} keeps pictures in one process, and a cluster has several, "
+            "which come and go: set redis, filesystem with a folder or object store that all machines see, or disabled"
+        )
+
+
+def make_app(settings: Settings, drawers: DeploymentHandle[Any]) -> FastAPI:
+    """The server's application, drawing with the deployment of `Drawer`.
+
+    Raises:
+        ImagegenError: The modes are configured wrong, or the storage or upscaler that is cannot be used.
+    """
+    check_store(settings)
+    registry = Registry.discover()
+    model = Model(settings, registry, ClusterModels(drawers, settings, registry))
+    return app_of(Studio(settings, registry, model))
+
+
+class Front:
+    """The application as a deployment, for `serve run` and `serve deploy`: one replica, which holds the posted jobs."""
+
+    def __init__(self, settings: Settings, drawers: DeploymentHandle[Any]) -> None:
+        """Draw nothing yet.
+
+        Raises:
+            SettingsError: There are to be several.
+        """
+        if serve.get_replica_context().world_size > 1:
+            raise SettingsError(
+                "The deployment Front takes num_replicas: 1, since the one holds what was posted to /v1/jobs: for more "
+                "requests than it answers, run a second application behind the same load balancer"
+            )
+        log_as_json()
+        self._settings, self._drawers = settings, drawers
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The application, made where it runs."""
+        app = make_app(self._settings, self._drawers)
+        self._studio: Studio = app.state.studio
+        return app
+
+    async def __del__(self) -> None:
+        """Finish the jobs that nobody waits for at the moment; Ray Serve awaits this."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._studio.done(), self._settings.shutdown_limit)

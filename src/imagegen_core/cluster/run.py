@@ -1,0 +1,61 @@
+"""``imagegen serve --engine ray``: the server in this process, its replicas on a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import ray
+from ray import serve as ray_serve
+
+from imagegen_core.cluster.application import DRAWER, NAME, drawers
+from imagegen_core.cluster.front import check_store, make_app
+from imagegen_core.errors import SettingsError
+from imagegen_core.server.run import serve as serve_app
+from imagegen_core.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+logger = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve as `server.run.serve` does, with replicas on a Ray cluster.
+
+    It is the one that ``RAY_ADDRESS`` names, else the one that runs on this machine, else one of its own.
+
+    Raises:
+        SettingsError: As there, or the store is not for a cluster, or the cluster runs such an application already.
+        ImagegenError: As there.
+    """
+    check_store(settings)
+    with _cluster():
+
+        def make(settings: Settings) -> FastAPI:
+            application = ray_serve.RunTarget(drawers(settings), name=NAME, route_prefix=None)
+            ray_serve.run_many([application], wait_for_applications_running=False)
+            return make_app(settings, ray_serve.get_deployment_handle(DRAWER, NAME))
+
+        serve_app(settings, make)
+
+
+@contextmanager
+def _cluster() -> Iterator[None]:
+    """Connected to a cluster, on which the application ends with this."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of Ray's own clusters, nobody else is told
+    ray.init(include_dashboard=False)
+    try:
+        ray_serve.start(http_options={"location": "NoServer"})  # HTTP is this process's
+        if NAME in ray_serve.status().applications:
+            raise SettingsError(
+                f"The Ray cluster already runs an application '{NAME}': end it, with Ctrl-C or `serve shutdown`, or "
+                "connect to another by RAY_ADDRESS"
+            )
+        yield
+        ray_serve.delete(NAME)
+    finally:
+        ray.shutdown()

@@ -1,0 +1,37 @@
+"""Enlarging on a replica, where the models compute."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.server.upscaling import Compute, Enlarged, Format, Upscalers
+from imagegen_core.settings import Settings
+
+
+class RemoteUpscalers(Upscalers):
+    """The upscalers of the replicas; which there are, and what would become too large, is known here too."""
+
+    def __init__(self, settings: Settings, registry: Registry, call: Compute) -> None:
+        """Load none.
+
+        Args:
+            settings: The limits, and the upscaler that is the default.
+            registry: The plugins.
+            call: Calls a replica's method, by its name, with arguments.
+
+        Raises:
+            ModelNotFoundError: The configured upscaler is not there.
+        """
+        super().__init__(settings, registry, call)
+        self._call = call
+
+    def enlarge(
+        self, source: bytes, passes: int, form: Format = "png", quality: int = 92, name: str | None = None
+    ) -> Enlarged:
+        """See `Upscalers.enlarge`."""
+        return cast("Enlarged", self._call("enlarge", source, passes, form, quality, name))
+
+    def enlarge_to(self, source: bytes, wanted: tuple[int, int], name: str, *, crop: bool) -> bytes:
+        """See `Upscalers.enlarge_to`."""
+        return cast("bytes", self._call("enlarge_to", source, wanted, name, crop))
