@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection
 from concurrent.futures import Future
+from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, TypeVar
+from itertools import count
+from typing import Any
 
-from ray.exceptions import RayActorError, RayError
-from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
+from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
-from imagegen_core.cluster.drawer import model_id
+from imagegen_core.cluster.replicas import ATTEMPTS, Replicas, pause
 from imagegen_core.cluster.upscaling import RemoteUpscalers
 from imagegen_core.engine import EngineReport, Ticket
 from imagegen_core.engine.report import merged
@@ -30,7 +30,7 @@ from imagegen_core.errors import (
     NotReadyError,
     QueueFullError,
 )
-from imagegen_core.job import Cancelled, Done, Failed, Queued, Started
+from imagegen_core.job import Done, Event, Failed, Queued, Started, StepDone
 from imagegen_core.modes import Mode, ModelKey
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import Drawing, GenerateRequest
@@ -41,18 +41,19 @@ from imagegen_core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
-
-_ATTEMPTS = 5  # a request that kills whoever draws it is given up then
-_PAUSE = 0.2  # seconds before the second attempt; twice as long before the third, and so on
-_ASK_EVERY = 2.0  # seconds between two rounds of asking the replicas how they are
-_ASK_EACH = 0.02  # seconds, where there are so many that a round would keep the front busy
-_ANSWER_LIMIT = 10.0
 _RETRY_AFTER = 1.0
 
 
 class LostError(Exception):
-    """The replica that had the request is gone."""
+    """The replica that had a request is gone.
+
+    Attributes:
+        in_hand: Whether it had begun with it, so that the request may be why.
+    """
+
+    def __init__(self, why: str, *, in_hand: bool) -> None:
+        super().__init__(why)
+        self.in_hand = in_hand
 
 
 class ClusterModels:
@@ -69,16 +70,12 @@ class ClusterModels:
             settings: How many requests may wait, and what enlarges.
             registry: The plugins.
         """
-        self._handle, self._settings, self._registry = handle, settings, registry
+        self._settings, self._registry = settings, registry
+        self._replicas = Replicas(handle)
         self._open: set[Ticket] = set()
         self._ended: Counter[str] = Counter()
         self._changed = threading.Lock()
         self._closed = False
-        self._hosts: tuple[Host, ...] = ()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="imagegen-cluster", daemon=True)
-        self._thread.start()
-        self._asking = self._start(self._keep_asking())
 
     def submit(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> Ticket:
         """Have a request drawn in a mode.
@@ -86,6 +83,7 @@ class ClusterModels:
         Raises:
             QueueFullError: Too many have not begun.
             InvalidRequestError: The request asks for what no worker could draw.
+            NotReadyError: There is no replica, and none will come.
             EngineClosedError: This was closed.
         """
         seed = Drawing.of(request, native_size="8x8").seed
@@ -93,12 +91,14 @@ class ClusterModels:
         with self._changed:
             if self._closed:
                 raise EngineClosedError("The engine is closed: it takes no more requests")
+            if self._replicas.failure:
+                raise NotReadyError(self._replicas.failure)
             waiting = self._waiting()
             if waiting >= self._settings.queue_max:
                 raise QueueFullError(f"{waiting} requests wait already: try again in a moment", _RETRY_AFTER)
             self._open.add(ticket)
         ticket.wait_at(waiting + 1)
-        drawing = self._start(self._draw(mode, ticket))
+        drawing = self._replicas.start(self._draw(mode, ticket))
         ticket.job.fut.add_done_callback(lambda future: self._note_end(ticket, future, drawing))
         return ticket
 
@@ -108,11 +108,11 @@ class ClusterModels:
         Raises:
             ImagegenError: They cannot be, and why.
         """
-        self._start(self._bring(mode)).result()
+        self._replicas.start(self._bring(mode)).result()
 
     def card(self, mode: Mode) -> ModelCard | None:
         """A mode's model in a few words, as a replica tells it; None where none has it."""
-        return next((host.cards[mode.key] for host in self._hosts if mode.key in host.cards), None)
+        return next((host.cards[mode.key] for host in self._replicas.hosts if mode.key in host.cards), None)
 
     def unload(self, mode: Mode) -> bool:
         """Refuse.
@@ -128,15 +128,15 @@ class ClusterModels:
 
     def keep_only(self, keys: Collection[ModelKey]) -> None:
         """Have all replicas let go of all other models, each once it has no work in hand."""
-        self._start(self._broadcast("keep_only", keys))
+        self._replicas.start(self._replicas.broadcast("keep_only", keys))
 
     def hosts(self) -> tuple[Host, ...]:
         """The replicas, as of a moment ago."""
-        return self._hosts
+        return self._replicas.hosts
 
     def report(self) -> EngineReport | None:
         """What the replicas do, with this side's counts, which outlive replicas; None where none has answered."""
-        reports = [host.engine for host in self._hosts if host.engine is not None]
+        reports = [host.engine for host in self._replicas.hosts if host.engine is not None]
         if not reports:
             return None
         with self._changed:
@@ -164,7 +164,7 @@ class ClusterModels:
         Raises:
             ImagegenError: The replica's, or no replica could do it.
         """
-        result = self._start(self._call(method, *arguments)).result()
+        result = self._replicas.start(self._replicas.call(method, *arguments)).result()
         if isinstance(result, Exception):
             raise result
         return result
@@ -176,15 +176,7 @@ class ClusterModels:
             left = [*self._open]
         for ticket in left:
             ticket.fail(EngineClosedError("The engine is closed: it takes no more requests"))
-        self._asking.cancel()
-        self._start(self._end()).result(limit)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _start(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
-        """Run on this side's own loop, and apart from the HTTP request, whose end would end what it asked for."""
-        return contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self._loop)
+        self._replicas.close(limit)
 
     def _waiting(self) -> int:
         """How many have not begun; under the lock."""
@@ -210,19 +202,21 @@ class ClusterModels:
             ticket.fail(error)
 
     async def _draw_somewhere(self, mode: Mode, ticket: Ticket) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
+        """Have one replica after another draw, until one has."""
+        lost_in_hand = 0
+        for attempt in count(1):
             try:
                 await self._follow(mode, ticket)
-            except (LostError, RayActorError) as error:
-                said = (str(error) or type(error).__name__).splitlines()[0]
-                logger.warning("A replica was lost, and what it drew is drawn again: %s", said)
-                await asyncio.sleep(_PAUSE * attempt)
-            except DeploymentUnavailableError as error:
-                raise NotReadyError(_UNAVAILABLE) from error
+            except LostError as error:
+                logger.warning("A replica was lost, and what it drew is drawn again: %s", error)
+                lost_in_hand += error.in_hand
+                if lost_in_hand == ATTEMPTS:
+                    break
+                await asyncio.sleep(pause(attempt))
             else:
                 return
         raise ImagegenError(
-            f"{_ATTEMPTS} replicas were lost, one after another, while they drew this picture: ask for another, and "
+            f"{ATTEMPTS} replicas were lost, one after another, while they drew this picture: ask for another, and "
             "look into the replicas' logs"
         )
 
@@ -230,79 +224,45 @@ class ClusterModels:
         """Have a replica draw, and tell the ticket what happens there.
 
         Raises:
-            LostError, RayActorError: The replica is gone before the picture was there.
+            LostError: The replica is gone before the picture was there.
         """
         left = None if ticket.deadline is None else ticket.since + ticket.deadline - time.monotonic()
-        handle: Any = self._handle.options(stream=True, multiplexed_model_id=model_id(mode.key))
-        stream = handle.draw.remote(mode, ticket.job.req, left)
+        heard = False
         try:
-            async for event in stream:
-                match event:
-                    case Queued(place):
-                        ticket.wait_at(place)
-                    case Done(picture):
-                        ticket.draw(picture)
+            async with aclosing(self._replicas.stream("draw", mode.key, mode, ticket.job.req, left)) as events:
+                async for event in events:
+                    heard = True
+                    _pass_on(event, ticket)
+                    if ticket.done:
                         return
-                    case Failed(EngineClosedError() as error):
-                        raise LostError(str(error))
-                    case Failed(DeadlineError()):
-                        raise TimeoutError  # told in this side's words
-                    case Failed(error):
-                        ticket.fail(error)
-                        return
-                    case Cancelled():
-                        break
-                    case _:
-                        ticket.events.append(event)
-        finally:
-            stream.cancel()
-        raise LostError("it stopped before the picture was done")
+        except (RayActorError, EngineClosedError) as error:
+            raise LostError((str(error) or type(error).__name__).splitlines()[0], in_hand=heard) from error
+        raise LostError("it stopped before the picture was done", in_hand=heard)
 
     async def _bring(self, mode: Mode) -> None:
-        error = await self._call("bring", mode, key=mode.key)
+        error = await self._replicas.call("bring", mode, key=mode.key)
         if error is not None:
             raise error
-        await self._ask()
-
-    async def _call(self, method: str, *arguments: Any, key: ModelKey | None = None) -> Any:
-        handle: Any = self._handle
-        if key is not None:
-            handle = handle.options(multiplexed_model_id=model_id(key))
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return await getattr(handle, method).remote(*arguments)
-            except RayActorError:
-                await asyncio.sleep(_PAUSE * attempt)
-            except (RayServeException, RayError) as error:
-                raise NotReadyError(_UNAVAILABLE) from error
-        raise NotReadyError(_UNAVAILABLE)
-
-    async def _broadcast(self, method: str, *arguments: Any) -> list[Any]:
-        """What all replicas return, without those that do not answer."""
-        try:
-            answers = await self._handle.broadcast(method, *arguments).results_async(
-                timeout_s=_ANSWER_LIMIT, return_exceptions=True
-            )
-        except (RayServeException, RayError, TimeoutError) as error:
-            logger.debug("The replicas could not be asked: %r", error)
-            return []
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
-
-    async def _ask(self) -> None:
-        hosts: list[Host] = await self._broadcast("tell")
-        self._hosts = tuple(sorted(hosts, key=lambda host: host.name))
-
-    async def _keep_asking(self) -> None:
-        while True:
-            await self._ask()
-            await asyncio.sleep(max(_ASK_EVERY, _ASK_EACH * len(self._hosts)))
-
-    async def _end(self) -> None:
-        """Let what was cancelled end."""
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await self._replicas.ask()
 
 
-_UNAVAILABLE = "No replica can draw: `serve status` says why"
+def _pass_on(event: Event, ticket: Ticket) -> None:
+    """Tell a ticket what happened on the replica.
+
+    Raises:
+        EngineClosedError: The replica ends, or its engine broke.
+        TimeoutError: The deadline is over, of which this side tells in its own words.
+    """
+    match event:
+        case Queued(place):
+            ticket.wait_at(place)
+        case Done(picture):
+            ticket.draw(picture)
+        case Failed(EngineClosedError() as error):
+            raise error
+        case Failed(DeadlineError()):
+            raise TimeoutError
+        case Failed(error):
+            ticket.fail(error)
+        case Started() | StepDone():
+            ticket.events.append(event)

@@ -49,7 +49,7 @@ def _cluster() -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of Ray's own clusters, nobody else is told
     ray.init(include_dashboard=False)
     try:
-        ray_serve.start(http_options={"location": "NoServer"})  # HTTP is this process's
+        ray_serve.start(proxy_location="Disabled")  # HTTP is this process's
         if NAME in ray_serve.status().applications:
             raise SettingsError(
                 f"The Ray cluster already runs an application '{NAME}': end it, with Ctrl-C or `serve shutdown`, or "

@@ -1,0 +1,94 @@
+"""A plugin for the replicas of a test's cluster: its worker needs no torch, and fails when a prompt tells it to."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imagegen_core import Backend, DeviceMemory, Job, Picture, encode_png, hookimpl
+from imagegen_core.job import StepDone
+from imagegen_core.request import Drawing
+
+STEP = 0.02  # seconds
+SIZE = 100  # bytes, of a model
+
+
+@hookimpl
+def imagegen_backends() -> list[Backend]:
+    return [
+        Backend(name="scripted", summary="a test's", worker="tests.cluster.scripted:ScriptedWorker", default_size="8x8")
+    ]
+
+
+class Trouble(RuntimeError):  # noqa: N818 - not of imagegen's errors, and of no class that others know
+    pass
+
+
+class _State:
+    rows = 1
+    failure: Exception | None = None
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.drawing = Drawing.of(job.req, native_size="8x8")
+        self.steps_left = self.drawing.steps
+
+
+class ScriptedWorker:
+    """Takes `STEP` a step, however many pictures are stepped together; a prompt ``die`` kills its process."""
+
+    native_size = "8x8"
+
+    def __init__(self, worker_id: int = 0, settings: Any = None) -> None:
+        self.worker_id = worker_id
+        if settings.model == "broken":
+            raise Trouble("this model does not load")
+
+    def run_job(self, job: Job) -> tuple[bytes, int]:
+        return self.run_job_with_latents(job)[:2]
+
+    def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
+        picture = picture_of(Drawing.of(job.req, native_size="8x8"))
+        return picture.png, picture.seed, picture.latents
+
+    def begin(self, job: Job) -> _State:
+        state = _State(job)
+        if state.drawing.prompt == "trouble":
+            raise Trouble("something broke")
+        return state
+
+    def group(self, state: _State) -> Hashable:
+        first, _, path = state.drawing.prompt.partition(" ")
+        if first == "break" and not Path(path).exists():
+            Path(path).touch()
+            return []  # type: ignore[return-value] # no hash: the engine does not survive it
+        return "all"
+
+    def step(self, states: Sequence[_State]) -> None:
+        time.sleep(STEP)
+        for state in states:
+            if state.drawing.prompt == "die":
+                os._exit(1)
+            state.steps_left -= 1
+            if state.job.on_step:
+                state.job.on_step(StepDone(state.drawing.steps - state.steps_left, state.drawing.steps))
+
+    def finish(self, state: _State) -> Callable[[], Picture]:
+        return lambda: picture_of(state.drawing)
+
+    def memory_bytes(self) -> int:
+        return SIZE
+
+    def device_memory(self) -> DeviceMemory:
+        return DeviceMemory("scripted", 10 * SIZE, 5 * SIZE)
+
+
+def picture_of(drawing: Drawing) -> Picture:
+    """What the worker draws: noise of the seed."""
+    noise = np.random.default_rng(drawing.seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Picture(encode_png(noise), drawing.seed, bytes(512))

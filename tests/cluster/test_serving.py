@@ -1,0 +1,265 @@
+"""Servers whose replicas draw: ``imagegen serve --engine ray``, and ``serve deploy`` on a cluster begun by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+from ray import serve
+from ray.cluster_utils import Cluster
+
+from imagegen_core import GenerateRequest, Job, Settings, load_worker
+from imagegen_core.cluster.application import NAME
+from imagegen_core.cluster.config_file import config_text
+from imagegen_core.cluster.front import check_store
+from imagegen_core.errors import SettingsError
+from tests.cluster.conftest import LIMIT, pytestmark
+
+__all__ = ["pytestmark"]
+
+BIN = Path(sys.executable).parent
+SIZE = {"size": "64x64", "num_inference_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def alone(sdxl_checkpoint: Path) -> bytes:
+    """What a worker draws in this process."""
+    worker = load_worker(settings=Settings.load(environ={}, model=str(sdxl_checkpoint), device="cpu", dtype="fp32"))
+    return worker.run_job(Job(req=GenerateRequest(prompt="a star", seed=7, **SIZE)))[0]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def until_ready(url: str, process: subprocess.Popen[str], log: Path) -> httpx.Client:
+    http = httpx.Client(base_url=url, timeout=LIMIT)
+    ends = time.monotonic() + 3 * LIMIT
+    while True:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < ends, log.read_text()
+        with contextlib.suppress(httpx.TransportError):
+            if http.get("/ready").status_code == 200:
+                return http
+        time.sleep(0.1)
+
+
+def draw(http: httpx.Client, **fields: Any) -> httpx.Response:
+    return http.post("/generate", json={"prompt": "a star", "seed": 7, **SIZE} | fields)
+
+
+def follow(http: httpx.Client, address: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    with http.stream("GET", address) as answer:
+        name = ""
+        for line in answer.iter_lines():
+            field, _, value = line.partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                yield name, json.loads(value)
+
+
+def check_drawing(http: httpx.Client, alone: bytes) -> None:
+    """All that a server does, as one in one process does it."""
+    assert draw(http).content == alone
+    refused = draw(http, size="12by7")
+    assert (refused.status_code, refused.json()["field"]) == (422, "size")
+    job = http.post("/v1/jobs", json={"prompt": "a star", "seed": 7, **SIZE}).json()
+    told = list(follow(http, job["events"]))
+    assert [name for name, _ in told if name != "queued"] == ["started", "step", "step", "step", "done"]
+    assert all(data["preview"] for name, data in told if name == "step")
+    assert http.get(told[-1][1]["image"]).content == alone
+    long = http.post("/v1/jobs", json={"prompt": "a star", "size": "512x512", "num_inference_steps": 150}).json()
+    next(name for name, _ in follow(http, long["events"]) if name == "step")
+    assert http.delete(f"/v1/jobs/{long['id']}").json()["status"] == "cancelled"
+    larger = draw(http, superres=True)
+    assert (larger.status_code, larger.headers["X-SR-Passes"]) == (200, "1")
+    assert http.get("/").text.startswith("<!doctype html>")
+
+
+@contextlib.contextmanager
+def serving(tmp_path: Path, cluster: Cluster, **environ: str) -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
+    port, log = free_port(), tmp_path / "log"
+    variables = {
+        "RAY_ADDRESS": cluster.address,
+        "IMAGEGEN_ENGINE": "ray",
+        "STORAGE_PROVIDER": "disabled",
+        "CUDA_DTYPE": "fp32",
+        "CUDA_DEVICE": "cpu",
+        "PORT": str(port),
+    }
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [BIN / "imagegen", "serve"], env=os.environ | variables | environ, stderr=stderr, text=True, cwd=tmp_path
+        )
+    try:
+        yield process, port, log
+    finally:
+        process.kill()
+        process.wait()
+        serve.delete(NAME)
+
+
+def test_imagegen_serve_draws_with_replicas(
+    cluster: Cluster, tmp_path: Path, sdxl_checkpoint: Path, alone: bytes
+) -> None:
+    with serving(tmp_path, cluster, MODEL=str(sdxl_checkpoint)) as (process, port, log):
+        http = until_ready(f"http://127.0.0.1:{port}", process, log)
+        check_drawing(http, alone)
+        health = http.get("/health").json()
+        assert [one["state"] for one in health["models"]] == ["ready"]
+        assert health["engine"]["finished"] >= 3
+        assert http.get("/api/vram").json()["models_loaded"] == 1
+        assert "imagegen_hosts 1.0" in http.get("/metrics").text
+        second = subprocess.run(
+            [BIN / "imagegen", "serve", "--engine", "ray", "--port", "0", "--model", "demo"],
+            env=os.environ | {"RAY_ADDRESS": cluster.address, "STORAGE_PROVIDER": "disabled"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=2 * LIMIT,
+        )
+        assert second.returncode == 2
+        assert "The Ray cluster already runs an application 'imagegen'" in second.stderr
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT) == 0
+    assert NAME not in serve.status().applications
+
+
+def test_a_model_that_is_not_there_is_told_by_ready(cluster: Cluster, tmp_path: Path) -> None:
+    with serving(tmp_path, cluster, MODEL="/nowhere.safetensors", BACKEND="sdxl") as (process, port, log):
+        http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT)
+        ends = time.monotonic() + 3 * LIMIT
+        told: dict[str, str] = {}
+        while told.get("status") != "failed":
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < ends, (told, log.read_text())
+            with contextlib.suppress(httpx.TransportError):
+                told = http.get("/ready").json()
+            time.sleep(0.2)
+        assert told["detail"].startswith("No replica can start: The model could not be loaded: No checkpoint '/nowhere")
+
+
+def test_serve_deploy_serves_over_the_clusters_own_http(
+    tmp_path: Path, sdxl_checkpoint: Path, alone: bytes, plugin_path: str
+) -> None:
+    ports = {
+        name: free_port()
+        for name in ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
+    }
+    log = tmp_path / "log"
+    environ = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": plugin_path, "OMP_WAIT_POLICY": "PASSIVE"}
+    with log.open("w") as output:
+        head = subprocess.Popen(
+            [
+                BIN / "ray",
+                "start",
+                "--head",
+                "--block",
+                "--num-cpus=2",
+                *(f"--{name}={port}" for name, port in ports.items()),
+            ],
+            env=environ,
+            stdout=output,
+            stderr=output,
+            text=True,
+            start_new_session=True,
+        )
+    port = free_port()
+    config = tmp_path / "serve.yaml"
+    settings = {
+        "MODEL": str(sdxl_checkpoint),
+        "CUDA_DTYPE": "fp32",
+        "CUDA_DEVICE": "cpu",
+        "STORAGE_PROVIDER": "disabled",
+    }
+    try:
+        subprocess.run(
+            [BIN / "imagegen", "cluster", "config", "--port", str(port), "-o", config],
+            env=environ | settings,
+            check=True,
+            timeout=LIMIT,
+        )
+        dashboard = f"http://127.0.0.1:{ports['dashboard-port']}"
+        deploy = [BIN / "serve", "deploy", config, "-a", dashboard]
+        ends = time.monotonic() + LIMIT
+        while subprocess.run(deploy, env=environ, capture_output=True, check=False, timeout=LIMIT).returncode:
+            assert time.monotonic() < ends, log.read_text()  # until the head listens
+        http = until_ready(f"http://127.0.0.1:{port}", head, log)
+        check_drawing(http, alone)
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            head.wait(LIMIT / 4)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+
+
+def test_a_store_in_one_processs_memory_is_refused() -> None:
+    with pytest.raises(SettingsError, match="^STORAGE_PROVIDER=memory keeps pictures in one process, and a cluster"):
+        check_store(Settings.load(environ={}))
+    for provider in ("redis", "filesystem", "disabled"):
+        check_store(Settings.load(environ={}, storage_provider=provider))
+
+
+def test_the_configuration_says_all_that_was_set_but_secrets(tmp_path: Path) -> None:
+    import yaml
+
+    (tmp_path / "imagegen.toml").write_text(
+        'model = "demo"\nlora_root = "loras"\nstorage_provider = "redis"\nstorage_url = "redis://:secret@host/0"\n'
+        'api_keys = ["k"]\nhost = "0.0.0.0"\nreplicas = 2\nmax_replicas = 8\nreplica_gpus = 0.5\n'
+        '[modes.one]\nmodel = "demo"\ndefault_steps = 3\n'
+        '[[modes.one.loras]]\npath = "ink.safetensors"\nstrength = 0.5\n'
+    )
+    settings = Settings.load(environ={})
+    text = config_text(settings)
+    assert "secret" not in text.replace("secrets are not", "")
+    assert text.count("# Set IMAGEGEN_") == 2
+    config = yaml.safe_load(text)
+    (application,) = config["applications"]
+    assert Settings.load(environ={}, **application["args"]).modes == settings.modes
+    assert application["args"] == {
+        "model": "demo",
+        "lora_root": "loras",
+        "modes": {
+            "one": {"model": "demo", "default_steps": 3, "loras": [{"path": "ink.safetensors", "strength": 0.5}]}
+        },
+        "replica_gpus": 0.5,
+        "storage_provider": "redis",
+    }
+    drawer = application["deployments"][1]
+    assert (drawer["name"], drawer["autoscaling_config"]["max_replicas"]) == ("Drawer", 8)
+    assert config["http_options"] == {"host": "0.0.0.0", "port": 4200}
+
+
+def test_the_configuration_names_a_file_of_modes_for_whoever_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "modes.yaml").write_text("model_root: .\ndefault_mode: one\nmodes:\n  one: {model: demo}\n")
+    settings = Settings.load(environ={}, storage_provider="disabled", modes_file=Path("modes.yaml"))
+    assert f"modes_file: {tmp_path / 'modes.yaml'}" in config_text(settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"host": "0.0.0.0"}, r"^Not listening on 0\.0\.0\.0 without API keys"),
+        ({"replicas": 3, "max_replicas": 2}, "^max_replicas=2 is less than replicas=3"),
+        ({"storage_provider": "memory"}, "^STORAGE_PROVIDER=memory keeps"),
+    ],
+)
+def test_a_configuration_that_would_not_serve_is_not_written(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        config_text(Settings.load(environ={}, **{"storage_provider": "disabled"} | given))
