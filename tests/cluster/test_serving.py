@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -57,8 +58,8 @@ def until_ready(url: str, process: subprocess.Popen[str], log: Path) -> httpx.Cl
         time.sleep(0.1)
 
 
-def draw(http: httpx.Client, **fields: Any) -> httpx.Response:
-    return http.post("/generate", json={"prompt": "a star", "seed": 7, **SIZE} | fields)
+def draw(http: httpx.Client, timeout: float = LIMIT, **fields: Any) -> httpx.Response:
+    return http.post("/generate", json={"prompt": "a star", "seed": 7, **SIZE} | fields, timeout=timeout)
 
 
 def follow(http: httpx.Client, address: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -82,9 +83,14 @@ def check_drawing(http: httpx.Client, alone: bytes) -> None:
     assert [name for name, _ in told if name != "queued"] == ["started", "step", "step", "step", "done"]
     assert all(data["preview"] for name, data in told if name == "step")
     assert http.get(told[-1][1]["image"]).content == alone
-    long = http.post("/v1/jobs", json={"prompt": "a star", "size": "512x512", "num_inference_steps": 150}).json()
+    long = http.post("/v1/jobs", json={"prompt": "a star", "size": "512x512", "num_inference_steps": 50}).json()
     next(name for name, _ in follow(http, long["events"]) if name == "step")
     assert http.delete(f"/v1/jobs/{long['id']}").json()["status"] == "cancelled"
+    with pytest.raises(httpx.TimeoutException):
+        draw(http, size="512x512", num_inference_steps=50, timeout=0.5)
+    ends = time.monotonic() + LIMIT
+    while (engine := http.get("/health").json()["engine"])["cancelled"] < 2 or engine["running"]:
+        assert time.monotonic() < ends, engine
     larger = draw(http, superres=True)
     assert (larger.status_code, larger.headers["X-SR-Passes"]) == (200, "1")
     assert http.get("/").text.startswith("<!doctype html>")
@@ -161,7 +167,13 @@ def test_serve_deploy_serves_over_the_clusters_own_http(
         for name in ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
     }
     log = tmp_path / "log"
-    environ = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": plugin_path, "OMP_WAIT_POLICY": "PASSIVE"}
+    environ = os.environ | {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "PYTHONPATH": plugin_path,
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
     with log.open("w") as output:
         head = subprocess.Popen(
             [
