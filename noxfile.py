@@ -12,12 +12,12 @@ import nox
 
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "wheels", "page", "server", "fuzz", "docs", "tests"]
+nox.options.sessions = ["lint", "types", "wheels", "page", "server", "fuzz", "cluster", "docs", "tests"]
 
 PACKAGES = ("core", "sdxl", "sd15", "demo")
 CONSTRAINTS = ("--quiet", "--constraint", "constraints.txt")
 EDITABLE = [part for name in PACKAGES for part in ("--editable", f"src/imagegen_{name}")]
-EDITABLE[1] += "[diffusers,server,redis,testing]"
+EDITABLE[1] += "[diffusers,ray,redis,server,testing]"
 EXAMPLES = ("--editable", "examples/imagegen-toy", "--editable", "examples/imagegen-openvino")
 
 
@@ -27,13 +27,15 @@ PARTS = {
     "fuzz": ("tests/server/test_fuzz.py",),
     "docs": ("tests/docs",),
     "server": ("tests/server", "tests/storage"),
+    "cluster": ("tests/cluster",),
 }
 
 
 @nox.session(python=False)
 def tests(session: nox.Session) -> None:
-    """Run the tests on the source tree but for the server's and the documents'; further arguments go to pytest."""
-    _pytest(session, *([] if session.posargs else _without(*PARTS["server"], *PARTS["docs"])))
+    """Run the tests but for the server's, the cluster's and the documents'; further arguments go to pytest."""
+    elsewhere = (*PARTS["server"], *PARTS["cluster"], *PARTS["docs"])
+    _pytest(session, *([] if session.posargs else _without(*elsewhere)))
 
 
 @nox.session(python=False)
@@ -54,6 +56,12 @@ def page(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Send the server requests of every kind."""
     _pytest(session, *PARTS["fuzz"])
+
+
+@nox.session(python=False)
+def cluster(session: nox.Session) -> None:
+    """Run the cluster's tests on real Ray clusters of this machine."""
+    _pytest(session, *PARTS["cluster"])
 
 
 @nox.session(python=False)

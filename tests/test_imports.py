@@ -25,6 +25,7 @@ ROOMS = [
     {"diffusion", "scaffold", "shortcuts"},
     {"engine"},
     {"server", "testing"},
+    {"cluster"},
     {"cli", "pytest_plugin"},
 ]
 

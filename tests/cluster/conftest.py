@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,8 +48,7 @@ def cluster(plugin_path: str) -> Iterator[Cluster]:
         patch.setenv("PYTHONPATH", plugin_path, prepend=os.pathsep)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # Ray reads it when it is imported, as it was here before
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
         for _ in range(NODES - 1):
             made.add_node(num_cpus=2)
