@@ -44,6 +44,8 @@ _EXAMPLES: Mapping[str, Any] = {
     "default_mode": "portrait",
     "memory_budget": "6GB",
     "queue_per_key": 8,
+    "max_replicas": 8,
+    "replica_gpus": 1,
     "default_size": "1024x1024",
     "upscaler": "lanczos",
     "api_keys": ["a-long-random-word"],

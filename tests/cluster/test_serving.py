@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -159,14 +160,30 @@ def test_a_model_that_is_not_there_is_told_by_ready(cluster: Cluster, tmp_path: 
         assert told["detail"].startswith("No replica can start: The model could not be loaded: No checkpoint '/nowhere")
 
 
-def test_serve_deploy_serves_over_the_clusters_own_http(
-    tmp_path: Path, sdxl_checkpoint: Path, alone: bytes, plugin_path: str
-) -> None:
-    ports = {
-        name: free_port()
-        for name in ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
-    }
-    log = tmp_path / "log"
+@dataclass
+class Head:
+    """A node begun by ``ray start``, with its dashboard, where ``serve deploy`` sends its configuration."""
+
+    process: subprocess.Popen[str]
+    environ: dict[str, str]
+    dashboard: str
+    log: Path
+
+    def run(self, program: str, *arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+        environment = self.environ | environ
+        words = [BIN / program, *arguments]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT)
+
+    def deploy(self, config: Path) -> None:
+        ends = time.monotonic() + LIMIT
+        while (done := self.run("serve", "deploy", config, "-a", self.dashboard)).returncode:  # until the head listens
+            assert time.monotonic() < ends, done.stderr + self.log.read_text()
+
+
+@pytest.fixture
+def head(tmp_path: Path, plugin_path: str) -> Iterator[Head]:
+    names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
+    ports = {name: free_port() for name in names}
     environ = os.environ | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
@@ -174,51 +191,46 @@ def test_serve_deploy_serves_over_the_clusters_own_http(
         "PYTHONPATH": plugin_path,
         "OMP_WAIT_POLICY": "PASSIVE",
     }
+    words = [BIN / "ray", "start", "--head", "--block", "--num-cpus=2", *(f"--{name}={ports[name]}" for name in names)]
+    log = tmp_path / "head.log"
     with log.open("w") as output:
-        head = subprocess.Popen(
-            [
-                BIN / "ray",
-                "start",
-                "--head",
-                "--block",
-                "--num-cpus=2",
-                *(f"--{name}={port}" for name, port in ports.items()),
-            ],
-            env=environ,
-            stdout=output,
-            stderr=output,
-            text=True,
-            start_new_session=True,
-        )
-    port = free_port()
-    config = tmp_path / "serve.yaml"
+        process = subprocess.Popen(words, env=environ, stdout=output, stderr=output, text=True, start_new_session=True)
+    yield Head(process, environ, f"http://127.0.0.1:{ports['dashboard-port']}", log)
+    os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(LIMIT / 4)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_serve_deploy_serves_over_the_clusters_own_http_and_updates_without_a_gap(
+    head: Head, tmp_path: Path, sdxl_checkpoint: Path, alone: bytes
+) -> None:
+    port, config = free_port(), tmp_path / "serve.yaml"
     settings = {
         "MODEL": str(sdxl_checkpoint),
         "CUDA_DTYPE": "fp32",
         "CUDA_DEVICE": "cpu",
         "STORAGE_PROVIDER": "disabled",
     }
-    try:
-        subprocess.run(
-            [BIN / "imagegen", "cluster", "config", "--port", str(port), "-o", config],
-            env=environ | settings,
-            check=True,
-            timeout=LIMIT,
-        )
-        dashboard = f"http://127.0.0.1:{ports['dashboard-port']}"
-        deploy = [BIN / "serve", "deploy", config, "-a", dashboard]
-        ends = time.monotonic() + LIMIT
-        while subprocess.run(deploy, env=environ, capture_output=True, check=False, timeout=LIMIT).returncode:
-            assert time.monotonic() < ends, log.read_text()  # until the head listens
-        http = until_ready(f"http://127.0.0.1:{port}", head, log)
-        check_drawing(http, alone)
-    finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            head.wait(LIMIT / 4)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(head.pid, signal.SIGKILL)
-        head.wait()
+    written = head.run("imagegen", "cluster", "config", "--port", str(port), "-o", config, **settings)
+    assert written.returncode == 0, written.stderr
+    head.deploy(config)
+    http = until_ready(f"http://127.0.0.1:{port}", head.process, head.log)
+    check_drawing(http, alone)
+
+    asked = {"prompt": "a star", "seed": 7, "size": "64x64"}
+    before = http.post("/generate", json=asked).content
+    config.write_text(config.read_text().replace("args:\n", "args:\n      default_steps: 2\n"))
+    head.deploy(config)
+    ends = time.monotonic() + 3 * LIMIT
+    while True:
+        answer = http.post("/generate", json=asked)
+        assert answer.status_code == 200, answer.text
+        if answer.content != before:
+            break
+        assert time.monotonic() < ends, "the update does not come"
 
 
 def test_a_store_in_one_processs_memory_is_refused() -> None:

@@ -36,6 +36,14 @@ EXEMPT = {
     "pre-commit install": "it changes the repository",
     'pip install "imagegen-core[server]" imagegen-sdxl': "it installs from an index",
     "pip install imagegen-sdxl": "it installs from an index",
+    'pip install "imagegen-core[ray,redis]" imagegen-sdxl': "it installs from an index",
+    '.venv/bin/pip install -q -c constraints.txt "./src/imagegen_core[ray]"': "it installs from an index",
+    "imagegen serve --engine ray --replicas 2": "tests/cluster does it",
+    "MODEL=demo STORAGE_PROVIDER=disabled .venv/bin/imagegen serve --engine ray --replicas 2": "tests/cluster does it",
+    "ray start --head": "tests/cluster does it",
+    "ray start --address=FIRST:6379": "it wants a second machine; tests/cluster has a second node",
+    "serve deploy serve.yaml": "tests/cluster does it",
+    "serve status": "it asks a cluster, which tests/cluster has",
 }
 _JOB = re.compile(r"job-[0-9a-f][0-9a-f-]+")
 

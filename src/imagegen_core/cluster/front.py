@@ -53,11 +53,12 @@ def make_app(settings: Settings, drawers: DeploymentHandle[Any]) -> FastAPI:
 class Front:
     """The application as a deployment, for `serve run` and `serve deploy`: one replica, which holds the posted jobs."""
 
-    def __init__(self, settings: Settings, drawers: DeploymentHandle[Any]) -> None:
-        """Draw nothing yet.
+    async def __init__(self, settings: Settings, drawers: DeploymentHandle[Any]) -> None:  # type: ignore[misc] # awaited
+        """Return once the default mode can be drawn, so that in an update the one before serves until then.
 
         Raises:
             SettingsError: There are to be several.
+            ImagegenError: The default mode cannot be drawn, or as `make_app` raises.
         """
         if serve.get_replica_context().world_size > 1:
             raise SettingsError(
@@ -65,15 +66,16 @@ class Front:
                 "requests than it answers, run a second application behind the same load balancer"
             )
         log_as_json()
-        self._settings, self._drawers = settings, drawers
+        self._app = make_app(settings, drawers)
+        self._limit = settings.shutdown_limit
+        self._studio: Studio = self._app.state.studio
+        await self._studio.model.bring(self._studio.model.modes.find(None))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """The application, made where it runs."""
-        app = make_app(self._settings, self._drawers)
-        self._studio: Studio = app.state.studio
-        return app
+        """The application, as Ray Serve asks for it."""
+        return self._app
 
     async def __del__(self) -> None:
         """Finish the jobs that nobody waits for at the moment; Ray Serve awaits this."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._studio.done(), self._settings.shutdown_limit)
+            await asyncio.wait_for(self._studio.done(), self._limit)

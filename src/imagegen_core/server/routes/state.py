@@ -46,7 +46,9 @@ async def ready(studio: SharedStudio) -> JSONResponse:
     state: str = studio.model.state
     detail = studio.model.failure
     report = studio.model.models.report()
-    if state == "ready" and report and report.waiting >= studio.settings.queue_max:
+    if state == "ready" and not report:
+        state, detail = "loading", "nobody draws at the moment"
+    elif state == "ready" and report and report.waiting >= studio.settings.queue_max:
         state, detail = "full", "the queue is full"
     return JSONResponse({"status": state, "detail": detail}, 200 if state == "ready" else 503)
 
