@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,13 @@ def test_what_is_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, capsys: py
     out = capsys.readouterr().out
     assert "hush" not in out
     assert "host:6379" in out
+
+
+def test_settings_go_to_another_process_without_the_rest_of_the_environment() -> None:
+    settings = Settings.load(environ={"MODEL": "demo", "SDXL_MODEL": "mine", "SOME_PASSWORD": "hush"})
+    sent = pickle.dumps(settings)
+    assert b"hush" not in sent
+    there = pickle.loads(sent)
+    assert (there.model, there.source("model"), there.for_backend("SDXL").model) == ("demo", "MODEL", "mine")
+    assert there.reread() == settings
+    assert pickle.loads(pickle.dumps(Settings.load())) == Settings.load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from imagegen_core import GenerateRequest
+from imagegen_core import GenerateRequest, errors
 from imagegen_core.cluster import models as cluster_models
+from imagegen_core.cluster.wire import portable_error
 from imagegen_core.engine import Ticket
 from imagegen_core.errors import (
     DeadlineError,
@@ -23,8 +25,9 @@ from imagegen_core.errors import (
 )
 from imagegen_core.job import Cancelled, Done, Queued, Started, StepDone
 from imagegen_core.request import Drawing
+from imagegen_core.server.models import LoadFailedError
 from tests.cluster.conftest import LIMIT, NODES, Deployed, pytestmark, replicas
-from tests.cluster.scripted import picture_of
+from tests.cluster.scripted import Trouble, picture_of
 
 __all__ = ["pytestmark"]
 
@@ -154,3 +157,23 @@ def test_an_end_gives_up_what_is_open(deploy: Callable[..., Any]) -> None:
         ticket.result(LIMIT)
     with pytest.raises(EngineClosedError):
         one.submit()
+
+
+def test_errors_cross_as_what_the_other_side_can_read() -> None:
+    class PluginsOwnError(InvalidRequestError):
+        def __init__(self) -> None:
+            super().__init__("no such thing", "prompt")
+
+    sent = [PluginsOwnError(), QueueFullError("full", 3.0), LoadFailedError("The model", "gone"), Trouble("broke")]
+    read = [pickle.loads(pickle.dumps(portable_error(error))) for error in sent]
+    assert [type(error) for error in read] == [InvalidRequestError, QueueFullError, NotReadyError, RuntimeError]
+    assert [str(error) for error in read] == [
+        "no such thing",
+        "full",
+        "The model could not be loaded: gone",
+        "Trouble: broke",
+    ]
+    assert (read[0].field, read[1].retry_after) == ("prompt", 3.0)
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, ImagegenError) and kind is not QueueFullError:
+            assert str(pickle.loads(pickle.dumps(kind("said")))) == "said"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2 as httpx
@@ -22,9 +24,10 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from imagegen_core import GenerateRequest, Job, Settings, load_worker
+from imagegen_core.cluster import app
 from imagegen_core.cluster.application import NAME
 from imagegen_core.cluster.config_file import config_text
-from imagegen_core.cluster.front import check_store
+from imagegen_core.cluster.front import Front, check_store
 from imagegen_core.errors import SettingsError
 from tests.cluster.conftest import LIMIT, pytestmark
 
@@ -222,7 +225,7 @@ def test_serve_deploy_serves_over_the_clusters_own_http_and_updates_without_a_ga
 
     asked = {"prompt": "a star", "seed": 7, "size": "64x64"}
     before = http.post("/generate", json=asked).content
-    config.write_text(config.read_text().replace("args:\n", "args:\n      default_steps: 2\n"))
+    config.write_text(config.read_text().replace("args:\n", "args:\n    default_steps: 2\n"))
     head.deploy(config)
     ends = time.monotonic() + 3 * LIMIT
     while True:
@@ -287,3 +290,14 @@ def test_the_configuration_names_a_file_of_modes_for_whoever_reads_it(tmp_path: 
 def test_a_configuration_that_would_not_serve_is_not_written(given: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         config_text(Settings.load(environ={}, **{"storage_provider": "disabled"} | given))
+
+
+def test_a_second_front_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(world_size=2))
+    with pytest.raises(SettingsError, match="^The deployment Front takes num_replicas: 1, since the one holds"):
+        asyncio.run(Front.__init__(object.__new__(Front), Settings.load(environ={}), None))  # type: ignore[arg-type]
+
+
+def test_the_application_refuses_what_is_no_setting() -> None:
+    with pytest.raises(SettingsError, match="^Unknown setting modle: expected one of"):
+        app({"modle": "demo"})

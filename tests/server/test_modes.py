@@ -280,11 +280,15 @@ def test_an_engine_of_ones_own_is_the_only_mode(tiny_worker: Any, zoo: Zoo, tmp_
         with pytest.raises(SettingsError, match="An engine was given, and the configuration names modes"):
             create_app(zoo.settings(tmp_path), engine)
         (tmp_path / "modes.yaml").unlink()
+        with pytest.raises(
+            SettingsError, match="^engine=ray, and create_app draws in this process: run `imagegen serve`"
+        ):
+            create_app(Settings.load(environ={}, engine="ray"))
         app = create_app(Settings.load(environ={}), engine)
         with listening(app) as url, httpx.Client(base_url=url, timeout=LIMIT) as http:
             told = http.get("/api/modes").json()
             assert (told["default_mode"], list(told["modes"])) == ("default", ["default"])
-            assert http.post("/api/modes/reload").json()["modes"] == ["default"]
+            assert http.post("/api/modes/reload").json()["detail"].startswith("This server has one mode, drawn by the")
             assert http.post("/api/models/unload").status_code == 409
             assert http.post("/api/modes/switch", json={"mode": "default"}).json()["status"] == "already_loaded"
 

@@ -11,7 +11,7 @@ from ray.serve import Application
 from imagegen_core.cluster.drawer import Drawer
 from imagegen_core.cluster.front import Front, check_store
 from imagegen_core.errors import SettingsError
-from imagegen_core.modes import load_modes
+from imagegen_core.modes import load_modes, modes_path
 from imagegen_core.settings import Settings
 
 NAME = "imagegen"
@@ -40,6 +40,8 @@ def app(arguments: dict[str, Any]) -> Application:
     if unknown:
         raise SettingsError(f"Unknown setting {unknown[0]}: expected one of {', '.join(sorted(Settings.model_fields))}")
     settings = Settings.load(**arguments)
+    if (path := modes_path(settings)) is not None:
+        settings = settings.override(modes_file=path.absolute())  # the front runs in another folder
     check_store(settings)
     deployed = serve.deployment(name=FRONT, **front_options(settings))
     return deployed(serve.ingress()(Front)).bind(settings, drawers(settings))

@@ -71,7 +71,7 @@ def _secrets(settings: Settings) -> set[str]:
 def _comment(secrets: set[str]) -> str:
     lines = ["# For `serve deploy`. Written by `imagegen cluster config`."]
     lines += [
-        f"# Set {variables(secret)[0]} in the environment of `ray start`, on all machines: secrets are not written here."
+        f"# Set {variables(secret)[0]} in the environment of `ray start` on all machines: secrets are not written here."
         for secret in sorted(secrets)
     ]
     return "\n".join(lines) + "\n"

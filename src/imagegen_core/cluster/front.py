@@ -38,15 +38,20 @@ def check_store(settings: Settings) -> None:
         )
 
 
-def make_app(settings: Settings, drawers: DeploymentHandle[Any]) -> FastAPI:
+def make_app(settings: Settings, drawers: DeploymentHandle[Any], *, fixed: str = "") -> FastAPI:
     """The server's application, drawing with the deployment of `Drawer`.
+
+    Args:
+        settings: How it serves.
+        drawers: What it draws with.
+        fixed: Why its modes are not read again, where they are not: see `Model`.
 
     Raises:
         ImagegenError: The modes are configured wrong, or the storage or upscaler that is cannot be used.
     """
     check_store(settings)
     registry = Registry.discover()
-    model = Model(settings, registry, ClusterModels(drawers, settings, registry))
+    model = Model(settings, registry, ClusterModels(drawers, settings, registry), fixed=fixed)
     return app_of(Studio(settings, registry, model))
 
 
@@ -66,10 +71,13 @@ class Front:
                 "requests than it answers, run a second application behind the same load balancer"
             )
         log_as_json()
-        self._app = make_app(settings, drawers)
-        self._limit = settings.shutdown_limit
-        self._studio: Studio = self._app.state.studio
-        await self._studio.model.bring(self._studio.model.modes.find(None))
+        self._app = make_app(
+            settings,
+            drawers,
+            fixed="The modes stand as they were deployed: change the configuration, and `serve deploy` it again",
+        )
+        studio: Studio = self._app.state.studio
+        await studio.model.bring(studio.model.modes.find(None))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application, as Ray Serve asks for it."""
@@ -77,5 +85,6 @@ class Front:
 
     async def __del__(self) -> None:
         """Finish the jobs that nobody waits for at the moment; Ray Serve awaits this."""
+        studio: Studio = self._app.state.studio
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._studio.done(), self._limit)
+            await asyncio.wait_for(studio.done(), studio.settings.shutdown_limit)

@@ -15,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
-from imagegen_core.errors import ImagegenError
+from imagegen_core.errors import ImagegenError, SettingsError
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.server import errors
 from imagegen_core.server.access import Keys
@@ -52,9 +52,15 @@ def create_app(settings: Settings | None = None, engine: Any | None = None) -> F
             as soon as that runs.
 
     Raises:
-        ImagegenError: The modes are configured wrong, or the storage or upscaler that is cannot be used.
+        ImagegenError: The modes are configured wrong, the storage or upscaler that is cannot be used, or pictures are
+            to be drawn elsewhere.
     """
     settings = Settings.load() if settings is None else settings
+    if settings.engine != "local" and engine is None:
+        raise SettingsError(
+            f"{settings.source('engine')}={settings.engine}, and create_app draws in this process: run "
+            "`imagegen serve`, or have Ray Serve run imagegen_core.cluster:app"
+        )
     registry = Registry.discover()
     model = Model(settings, registry) if engine is None else Model.drawing_with(engine, settings, registry)
     return app_of(Studio(settings, registry, model))

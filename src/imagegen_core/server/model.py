@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import anyio.to_thread
 
 from imagegen_core.engine import Ticket
-from imagegen_core.errors import ImagegenError, NotReadyError, SettingsError
+from imagegen_core.errors import ImagegenError, InvalidRequestError, NotReadyError, SettingsError
 from imagegen_core.modes import Mode, ModelKey, ModeSet, load_modes, modes_path
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest
@@ -35,13 +35,16 @@ class Model:
         models: What draws them.
     """
 
-    def __init__(self, settings: Settings, registry: Registry, models: Models | None = None) -> None:
+    def __init__(
+        self, settings: Settings, registry: Registry, models: Models | None = None, *, fixed: str = ""
+    ) -> None:
         """Nothing is loaded yet.
 
         Args:
             settings: Which modes.
             registry: The plugins.
             models: What draws them; None loads them in this process.
+            fixed: Why the modes are not read again, in a sentence, where they are not.
 
         Raises:
             SettingsError: The modes are configured wrong.
@@ -50,7 +53,7 @@ class Model:
         self.modes = load_modes(settings)
         self._configured_default = self.modes.default
         self.models: Models = LocalModels(settings, registry) if models is None else models
-        self._given = False
+        self._fixed = fixed
         self.state: Literal["loading", "ready", "failed", "stopping"] = "loading"
         self.failure = self.error = ""
         self._cards: dict[ModelKey, ModelCard] = {}
@@ -64,11 +67,11 @@ class Model:
             SettingsError: The configuration names modes.
         """
         models = LocalModels(settings, registry)
-        model = cls(settings, registry, models)
+        model = cls(settings, registry, models, fixed="This server has one mode, drawn by the engine it was given")
         if model.modes.configured:
             raise SettingsError("An engine was given, and the configuration names modes: give one of the two")
         models.adopt(model.modes.find(None), engine)
-        model.state, model._given = "ready", True
+        model.state = "ready"
         return model
 
     def start(self) -> None:
@@ -130,11 +133,11 @@ class Model:
         as the file does not name another than before. Where this fails, the modes stay as they were.
 
         Raises:
-            ImagegenError: The configuration is wrong, or its default mode cannot be loaded.
+            ImagegenError: The configuration is wrong, its default mode cannot be loaded, or it is not read again.
         """
         with self._reloading:
-            if self._given:
-                return self.modes
+            if self._fixed:
+                raise InvalidRequestError(self._fixed)
             try:
                 fresh = self._kept_default(load_modes(self._settings.reread()))
                 mode = fresh.find(None)
@@ -152,7 +155,7 @@ class Model:
 
     def files(self) -> list[Path]:
         """The files that the modes are configured in."""
-        if self._given:
+        if self._fixed:
             return []
         path = modes_path(self._settings)
         return [*self._settings.files, *([] if path is None else [path])]
