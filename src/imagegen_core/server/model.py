@@ -13,11 +13,12 @@ from typing import Any, Literal
 import anyio.to_thread
 
 from imagegen_core.engine import Residents, Ticket
+from imagegen_core.engine.local import compute_on
 from imagegen_core.errors import ImagegenError, NotReadyError, SettingsError
 from imagegen_core.modes import Mode, ModelKey, ModeSet, load_modes, modes_path
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest
-from imagegen_core.server.loading import load_engine, weights_bytes
+from imagegen_core.server.loading import load_engine, placements, weights_bytes
 from imagegen_core.server.model_card import ModelCard
 from imagegen_core.settings import Settings
 from imagegen_core.worker import Adaptable
@@ -47,8 +48,10 @@ class Model:
             engine: An engine that is there already and draws the only mode, which its maker closes.
 
         Raises:
-            SettingsError: The modes are configured wrong.
+            SettingsError: The modes or devices are configured wrong.
         """
+        if engine is None:
+            placements(settings)  # refuses what cannot be before anything is loaded for it
         self._settings, self._registry = settings, registry
         self._given = engine is not None
         self.modes = load_modes(settings)
@@ -242,5 +245,5 @@ class LoadFailedError(NotReadyError):
 
 
 def _load_loras(engine: Any, mode: Mode) -> None:
-    if mode.loras:
-        engine.compute(engine.worker.load_loras, mode.loras)
+    for worker in engine.workers if mode.loras else ():
+        compute_on(worker, worker.load_loras, mode.loras)

@@ -15,10 +15,12 @@ from imagegen_core.worker import Weighed
 if TYPE_CHECKING:
     from imagegen_core.modes import Mode
     from imagegen_core.server.studio import Studio
+    from imagegen_core.worker import DeviceMemory
 
 router = APIRouter(prefix="/api", tags=["modes"])
 
 _GB = 1e9
+_MEMORY = ("device", "total_gb", "used_gb", "available_gb", "usage_percent")
 
 
 class ModeBody(BaseModel):
@@ -142,14 +144,11 @@ def _memory(studio: Studio) -> dict[str, Any]:
     residents, by_key = studio.model.residents, studio.model.modes.names_by_key()
     here = residents.tell()
     engine = residents.any_engine()
-    memory = engine.worker.device_memory() if engine and isinstance(engine.worker, Weighed) else None
-    used = None if memory is None else memory.total - memory.free
+    weighed = [worker.device_memory() for worker in engine.workers if isinstance(worker, Weighed)] if engine else []
+    devices = [_shown_memory(memory) for memory in {memory.device: memory for memory in weighed}.values()]
     return {
-        "device": memory and memory.device,
-        "total_gb": memory and memory.total / _GB,
-        "used_gb": used and used / _GB,
-        "available_gb": memory and memory.free / _GB,
-        "usage_percent": used and memory and 100 * used / memory.total,
+        **(devices[0] if devices else dict.fromkeys(_MEMORY)),
+        "devices": devices,
         "budget_gb": residents.budget and residents.budget / _GB,
         "models_loaded": sum(one.state == "ready" for one in here),
         "models": [
@@ -165,3 +164,9 @@ def _memory(studio: Studio) -> dict[str, Any]:
             for one in here
         ],
     }
+
+
+def _shown_memory(memory: DeviceMemory) -> dict[str, Any]:
+    used = memory.total - memory.free
+    figures = (memory.total / _GB, used / _GB, memory.free / _GB, 100 * used / memory.total)
+    return dict(zip(_MEMORY, (memory.device, *figures), strict=True))
