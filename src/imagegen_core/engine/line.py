@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import insort
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -83,12 +84,12 @@ class Line:
         with self._changed:
             self._engines.add(id(engine))
 
-    def take(self, engine: object, room: int, *, busy: bool) -> list[Ticket] | None:
+    def take(self, engine: object, room: Callable[[], int], *, busy: bool) -> list[Ticket] | None:
         """Who begins now, of those that wait; None when nobody does, and nobody will.
 
         Args:
             engine: Who takes them.
-            room: How many it takes at most.
+            room: Says how many it takes at most.
             busy: Whether it has others to go on with; else it stays here until somebody waits.
         """
         with self._changed:
@@ -101,8 +102,8 @@ class Line:
             now = time.monotonic()
             for ticket in [*self._waiting]:
                 ticket.expire(now)  # which takes it out of the line
-            room = min(room, self._share(busy=busy))
-            taken, self._waiting = self._waiting[:room], self._waiting[room:]
+            count = min(room(), self._share(busy=busy))
+            taken, self._waiting = self._waiting[:count], self._waiting[count:]
             self._takers.update((ticket.job.fut, engine) for ticket in taken)
             self._tell_places()
             return taken

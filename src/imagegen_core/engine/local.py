@@ -157,7 +157,7 @@ class LocalEngine:
 
     def _work(self) -> None:
         try:
-            while (arrived := self._line.take(self, self._room(), busy=self._turns.count > 0)) is not None:
+            while (arrived := self._line.take(self, self._room, busy=self._turns.count > 0)) is not None:
                 self._drop_running()
                 for ticket in arrived:
                     self._begin(ticket)

@@ -50,9 +50,9 @@ def placements(settings: Settings) -> list[Settings]:
     copies = settings.num_workers or devices
     if copies < devices:
         raise SettingsError(
-            f"{settings.source('num_workers')}={copies} copies of the model cannot draw on the {devices} devices of "
-            f"{settings.source('device')}={settings.device}: leave the number unset for one a device, raise it to "
-            f"{devices}, or name fewer devices"
+            f"{settings.source('num_workers')}={copies} is fewer than the {devices} devices of "
+            f"{settings.source('device')}={settings.device}, each of which needs a copy of the model: raise it to "
+            f"{devices}, unset it for one a device, or name fewer devices"
         )
     return [settings.for_device(number) for number in range(copies)]
 

@@ -1,0 +1,395 @@
+"""Several engines behind one line: who draws what, in which order, and what of it nobody notices."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, as_completed
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagegen_core import (
+    Cancelled,
+    DeadlineError,
+    Done,
+    EngineClosedError,
+    Job,
+    LocalEngine,
+    Picture,
+    Queued,
+    QueueFullError,
+    Settings,
+    Started,
+)
+from imagegen_core.engine import Pool
+from imagegen_sdxl import DiffusersSDXLCudaWorker
+from tests.engine.conftest import StartEngine, ask
+from tests.engine.faults import Gate, Watched
+
+LIMIT = 60  # seconds that a test waits for what must come
+STEP = 0.002  # seconds that a step of `Stepped` takes
+
+
+class Plain:
+    """A worker without steps, whose pictures are their prompts; `gate` holds it up."""
+
+    worker_id = 0
+
+    def __init__(self, *, held: bool = False) -> None:
+        self.drawn: list[str] = []
+        self.gate = Gate(shut=held)
+        self.computed: list[Any] = []
+
+    def run_job(self, job: Job) -> tuple[bytes, int]:
+        return self.run_job_with_latents(job)[:2]
+
+    def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
+        self.gate()
+        self.drawn.append(job.req.prompt)
+        return job.req.prompt.encode(), 7, b"latents"
+
+    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        self.computed.append(arguments)
+        return function(*arguments)
+
+
+@dataclass(eq=False)
+class State:
+    job: Job
+    steps_left: int
+    rows: int = 1
+    failure: Exception | None = None
+
+
+class Stepped(Plain):
+    """A worker with steps that take as long for many as for one."""
+
+    def __init__(self, *, held: bool = False) -> None:
+        super().__init__()
+        self.live = self.most_live = self.most_together = 0
+        self.tested = False
+        self.held = Gate(shut=held)
+
+    def begin(self, job: Job) -> State:
+        self.live += job.req.prompt != "a test"
+        self.most_live = max(self.live, self.most_live)
+        return State(job, job.req.num_inference_steps)
+
+    def group(self, state: State) -> str:
+        return "all"
+
+    def step(self, states: Sequence[State]) -> None:
+        if states[0].job.req.prompt != "a test":
+            self.held()
+            self.most_together = max(self.most_together, len(states))
+        threading.Event().wait(STEP)
+        for state in states:
+            state.steps_left -= 1
+
+    def finish(self, state: State) -> Callable[[], Picture]:
+        self.live -= 1
+        self.drawn.append(state.job.req.prompt)
+        return lambda: Picture(state.job.req.prompt.encode(), 7, b"latents")
+
+
+class Proven(Stepped):
+    """One that can prove that its batches change nothing."""
+
+    def trial(self, states: Sequence[State]) -> bool:
+        self.step(states)
+        return True
+
+    def pad(self, rows: int | None) -> None:
+        raise AssertionError("nothing is refused")
+
+
+StartPool = Callable[..., Pool]
+
+
+@pytest.fixture
+def pool() -> Iterator[StartPool]:
+    """Starts pools; what they still do is cancelled when the test is over."""
+    with ExitStack() as stack:
+
+        def start(*workers: Any, **options: Any) -> Pool:
+            made = Pool(workers, **options)
+            stack.callback(made.close, drain=False)
+            for worker in workers:
+                if isinstance(worker, Plain):
+                    stack.callback(worker.gate.open)
+            return made
+
+        yield start
+
+
+def _hold_up(pool: Pool, *workers: Plain) -> list[Any]:
+    """Give each of the held workers something to draw."""
+    tickets = [pool.submit(ask("first")) for _ in workers]
+    for worker in workers:
+        assert worker.gate.reached.wait(LIMIT)
+    return tickets
+
+
+def _finish(tickets: Sequence[Any], count: int) -> None:
+    """Wait until so many are drawn."""
+    done = as_completed([ticket.job.fut for ticket in tickets], LIMIT)
+    for _ in range(count):
+        next(done).result()
+
+
+def _places(ticket: Any) -> list[int]:
+    return [event.place for event in ticket.events if isinstance(event, Queued)]
+
+
+def test_a_quicker_engine_takes_more_and_nobody_waits_behind_a_slow_one(pool: StartPool) -> None:
+    slow, quick = Plain(held=True), Plain()
+    some = pool(slow, quick)
+    tickets = [some.submit(ask(f"{number}")) for number in range(20)]
+    _finish(tickets, 19)
+    assert (len(slow.drawn), len(quick.drawn)) == (0, 19)
+    slow.gate.open()
+    assert [ticket.result(LIMIT).png for ticket in tickets] == [f"{number}".encode() for number in range(20)]
+    assert len(slow.drawn) == 1
+
+
+def test_whoever_has_nothing_to_do_comes_first(pool: StartPool) -> None:
+    workers = Stepped(held=True), Stepped(held=True), Stepped(held=True)
+    some = pool(*workers)
+    tickets = [some.submit(ask()) for _ in workers]
+    for worker in workers:
+        assert worker.held.reached.wait(LIMIT)
+        worker.held.open()
+    _finish(tickets, 3)
+    assert [len(worker.drawn) for worker in workers] == [1, 1, 1]
+
+
+def test_the_order_is_that_of_the_whole_pool(pool: StartPool) -> None:
+    one, other = Plain(held=True), Plain(held=True)
+    some = pool(one, other)
+    held = _hold_up(some, one, other)
+    asked = (("a", 0), ("b", 5), ("c", 5), ("d", -1))
+    tickets = [some.submit(ask(prompt), priority=priority) for prompt, priority in asked]
+    one.gate.open()
+    for ticket in tickets:
+        ticket.result(LIMIT)
+    assert one.drawn == ["first", "b", "c", "a", "d"]
+    assert other.drawn == []
+    other.gate.open()
+    for ticket in held:
+        ticket.result(LIMIT)
+    assert [_places(ticket) for ticket in tickets] == [[1, 2, 3, 2, 1], [1], [2, 1], [4, 3, 2, 1]]
+
+
+def test_who_is_cancelled_leaves_the_line_at_once(pool: StartPool) -> None:
+    one, other = Plain(held=True), Plain(held=True)
+    some = pool(one, other)
+    _hold_up(some, one, other)
+    second, third = some.submit(ask("second")), some.submit(ask("third"))
+    assert second.cancel()
+    assert (some.report().waiting, some.report().cancelled, some.report().running) == (1, 1, 2)
+    one.gate.open()
+    third.result(LIMIT)
+    assert list(second.events) == [Queued(1), Cancelled()]
+    assert list(third.events) == [Queued(2), Queued(1), Started(), Done(third.result())]
+    assert "second" not in one.drawn
+
+
+def test_who_is_late_is_given_up_in_line(pool: StartPool) -> None:
+    one, other = Plain(held=True), Plain(held=True)
+    some = pool(one, other)
+    _hold_up(some, one, other)
+    late, patient = some.submit(ask("late"), deadline=0), some.submit(ask("patient"), deadline=600)
+    one.gate.open()
+    assert patient.result(LIMIT).png == b"patient"
+    with pytest.raises(DeadlineError, match="not done 0 s after it was asked for"):
+        late.result(LIMIT)
+    assert one.drawn == ["first", "patient"]
+
+
+def test_the_line_has_one_limit_and_says_when_to_come_back(pool: StartPool) -> None:
+    one, other = Plain(held=True), Plain(held=True)
+    some = pool(one, other, queue_limit=2)
+    held = _hold_up(some, one, other)
+    line = [some.submit(ask()) for _ in range(2)]
+    with pytest.raises(QueueFullError, match="2 requests wait already: try again in 1 s") as caught:
+        some.submit(ask())
+    assert caught.value.retry_after == 1
+    one.gate.open()
+    _finish([*held, *line], 3)
+    other.gate.open()
+    _finish([*held, *line], 4)
+    for worker in (one, other):
+        worker.gate.shut()
+    _hold_up(some, one, other)
+    line = [some.submit(ask()) for _ in range(2)]
+    with pytest.raises(QueueFullError) as caught:
+        some.submit(ask())
+    assert caught.value.retry_after not in (0, 1)  # as measured
+
+
+def test_what_is_admitted_has_no_limit(pool: StartPool, start: StartEngine) -> None:
+    one, other = Plain(held=True), Plain(held=True)
+    some = pool(one, other, queue_limit=2)
+    _hold_up(some, one, other)
+    for _ in range(2):
+        some.submit(ask())
+    held = Plain(held=True)
+    engine = start(held)
+    ticket = engine.submit(ask("moved"))
+    some.admit(ticket)
+    assert some.report().waiting == 3
+    held.gate.open()
+
+
+def test_closing_finishes_what_was_asked_for() -> None:
+    workers = Plain(held=True), Plain(held=True)
+    some = Pool(workers)
+    tickets = [some.submit(ask()) for _ in range(9)]
+    closing = threading.Thread(target=some.close)
+    closing.start()
+    for worker in workers:
+        worker.gate.open()
+    closing.join(LIMIT)
+    assert all(ticket.result(0) for ticket in tickets)
+    with pytest.raises(EngineClosedError, match="closed"):
+        some.submit(ask())
+
+
+def test_closing_without_draining_cancels_the_rest() -> None:
+    one, other = Plain(held=True), Plain(held=True)
+    some = Pool((one, other))
+    tickets = [*_hold_up(some, one, other), *(some.submit(ask("more")) for _ in range(3))]
+    closing = threading.Thread(target=some.close, kwargs={"drain": False})
+    closing.start()
+    for ticket in tickets:
+        with pytest.raises(CancelledError):
+            ticket.result(LIMIT)
+    for worker in (one, other):
+        worker.gate.open()
+    closing.join(LIMIT)
+    assert not closing.is_alive()
+    assert [one.drawn, other.drawn] == [["first"], ["first"]]
+
+
+def test_an_engine_that_breaks_takes_only_what_it_had_in_hand(pool: StartPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, sound = Plain(held=True), Plain(held=True)
+    some = pool(broken, sound)
+    held = _hold_up(some, broken, sound)
+    waiting = [some.submit(ask(f"{number}")) for number in range(6)]
+
+    def fall(_: Any) -> None:
+        _finish(held, 1)
+        raise ZeroDivisionError
+
+    first, second = some._engines
+    monkeypatch.setattr(first, "_step", fall)  # at the next that it takes
+    broken.gate.open()
+    with pytest.raises(EngineClosedError, match=r"The engine broke \(ZeroDivisionError.*restart it"):
+        waiting[0].result(LIMIT)
+    assert (first.is_broken, second.is_broken) == (True, False)
+    assert some.report().waiting == 5
+    sound.gate.open()
+    assert [ticket.result(LIMIT).png for ticket in held] == [b"first", b"first"]
+    assert [ticket.result(LIMIT).png for ticket in waiting[1:]] == [b"1", b"2", b"3", b"4", b"5"]
+    assert some.submit(ask("later")).result(LIMIT).png == b"later"
+    assert broken.drawn == ["first"]
+    assert some.compute(abs, -1) == 1
+    assert (broken.computed, sound.computed) == ([], [(-1,)])
+
+
+def test_where_all_break_all_are_told(pool: StartPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = Plain(held=True), Plain(held=True)
+    some = pool(one, other)
+    held = _hold_up(some, one, other)
+    waiting = [some.submit(ask()) for _ in range(6)]
+    for engine in some._engines:
+        monkeypatch.setattr(engine, "_step", lambda _: 1 / 0)
+    for worker in (one, other):
+        worker.gate.open()
+    for ticket in waiting:
+        with pytest.raises(EngineClosedError, match="The engine broke"):
+            ticket.result(LIMIT)
+    with pytest.raises(EngineClosedError):
+        some.submit(ask())
+    assert all(ticket.job.fut.done() for ticket in held)
+    assert some.report().waiting == 0
+
+
+def test_what_else_computes_goes_where_the_least_is_drawn(pool: StartPool) -> None:
+    busy, idle = Plain(held=True), Plain()
+    some = pool(busy, idle)
+    tickets = [some.submit(ask()) for _ in range(2)]
+    assert busy.gate.reached.wait(LIMIT)
+    _finish(tickets, 1)
+    while some.report().running > 1:  # the one that is drawn leaves after its picture is there
+        threading.Event().wait(0.001)
+    assert some.compute(max, 1, 2) == 2
+    assert (busy.computed, idle.computed) == ([], [(1, 2)])
+
+
+def test_an_engine_alone_begins_what_it_can_and_one_of_several_what_fills_its_batches(
+    pool: StartPool, start: StartEngine
+) -> None:
+    for worker, together in ((Proven, 16), (Stepped, 1)):
+        one, other = worker(held=True), worker(held=True)
+        some = pool(one, other)
+        tickets = [some.submit(ask(num_inference_steps=20)) for _ in range(70)]
+        for held in (one, other):
+            held.held.open()
+        for ticket in tickets:
+            ticket.result(LIMIT)
+        assert [made.most_together for made in (one, other)] == [together, together]
+        assert [made.most_live for made in (one, other)] == [together + (together + 1) // 2] * 2
+    lone = Stepped(held=True)
+    engine = start(lone)
+    tickets = [engine.submit(ask(num_inference_steps=20)) for _ in range(70)]
+    lone.held.open()
+    for ticket in tickets:
+        ticket.result(LIMIT)
+    assert lone.most_live == 64
+
+
+def test_a_plain_worker_takes_its_jobs_one_at_a_time(pool: StartPool) -> None:
+    some = pool(Plain(), Plain())
+    for ticket in [some.submit(ask()) for _ in range(40)]:
+        ticket.result(LIMIT)
+    report = some.report()
+    assert report.steps == {1: 40}
+    assert (report.finished, report.waiting, len(report.groups)) == (40, 0, 2)
+
+
+def test_a_worker_that_cannot_start_leaves_no_engine_behind() -> None:
+    class Bad(Plain):
+        def warm_up(self, on_step: Any = None) -> None:
+            raise ZeroDivisionError
+
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError):
+        Pool((Plain(), Bad()))
+    assert threading.active_count() <= before + 1  # a watchdog may be on its way
+
+
+def test_pictures_are_those_of_a_single_engine(pool: StartPool, sdxl_checkpoint: Path) -> None:
+    settings = Settings(model=str(sdxl_checkpoint), device="cpu,cpu", dtype="fp32", recipe=False)
+    workers = [Watched(DiffusersSDXLCudaWorker(settings=settings.for_device(number))) for number in range(2)]
+    requests = [
+        ask(
+            seed=seed,
+            num_inference_steps=2 + seed % 3,
+            guidance_scale=1 + seed % 2,
+            size=("64x64", "96x64")[seed % 5 > 3],
+        )
+        for seed in range(24)
+    ]
+    with LocalEngine(workers[0].worker) as single:
+        expected = [ticket.result(LIMIT) for ticket in [single.submit(request) for request in requests]]
+    some = pool(*workers)
+    for worker in workers:
+        worker.batches.clear()
+    tickets = [some.submit(request) for request in requests]
+    assert [ticket.result(LIMIT) for ticket in tickets] == expected
+    assert all(worker.batches for worker in workers)
