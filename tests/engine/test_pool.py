@@ -26,6 +26,7 @@ from imagegen_core import (
     Started,
 )
 from imagegen_core.engine import Pool
+from imagegen_core.engine.line import Line
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.conftest import StartEngine, ask
 from tests.engine.faults import Gate, Watched
@@ -167,6 +168,20 @@ def test_whoever_has_nothing_to_do_comes_first(pool: StartPool) -> None:
     assert [len(worker.drawn) for worker in workers] == [1, 1, 1]
 
 
+def test_who_draws_leaves_some_to_those_who_idle_and_these_share() -> None:
+    line = Line(9)
+    for number in range(7):
+        line.submit(ask(f"{number}"), None, 0)
+    line._idle = 2  # who wait in `take`
+
+    def taken(busy: bool) -> list[str]:
+        return [ticket.job.req.prompt for ticket in line.take(object(), lambda: 9, busy=busy) or ()]
+
+    assert taken(busy=True) == ["0", "1", "2", "3", "4"]
+    assert taken(busy=True) == []
+    assert taken(busy=False) == ["5"]
+
+
 def test_the_order_is_that_of_the_whole_pool(pool: StartPool) -> None:
     one, other = Plain(held=True), Plain(held=True)
     some = pool(one, other)
@@ -297,7 +312,12 @@ def test_an_engine_that_breaks_takes_only_what_it_had_in_hand(pool: StartPool, m
     assert [ticket.result(LIMIT).png for ticket in waiting[1:]] == [b"1", b"2", b"3", b"4", b"5"]
     assert some.submit(ask("later")).result(LIMIT).png == b"later"
     assert broken.drawn == ["first"]
+    sound.gate.shut()
+    last = some.submit(ask("last"))
+    assert sound.gate.reached.wait(LIMIT)
     assert some.compute(abs, -1) == 1
+    sound.gate.open()
+    assert last.result(LIMIT).png == b"last"
     assert (broken.computed, sound.computed) == ([], [(-1,)])
 
 
@@ -367,10 +387,14 @@ def test_a_worker_that_cannot_start_leaves_no_engine_behind() -> None:
         def warm_up(self, on_step: Any = None) -> None:
             raise ZeroDivisionError
 
-    before = threading.active_count()
+    before = _engine_threads()
     with pytest.raises(ZeroDivisionError):
         Pool((Plain(), Bad()))
-    assert threading.active_count() <= before + 1  # a watchdog may be on its way
+    assert _engine_threads() <= before
+
+
+def _engine_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "imagegen-engine"}
 
 
 def test_pictures_are_those_of_a_single_engine(pool: StartPool, sdxl_checkpoint: Path) -> None:
