@@ -13,7 +13,7 @@ from docstrings import attributes
 from pydantic.fields import FieldInfo
 
 from imagegen_core import Settings
-from imagegen_core.settings import ByteCount, variables
+from imagegen_core.settings import ByteCount, DeviceNames, variables
 from imagegen_core.tables import ModeSettings, StyleSettings
 
 _INTRODUCTION = """# Configuration
@@ -43,6 +43,7 @@ _EXAMPLES: Mapping[str, Any] = {
     "modes_file": "/etc/imagegen/modes.yaml",
     "default_mode": "portrait",
     "memory_budget": "6GB",
+    "num_workers": 2,
     "queue_per_key": 8,
     "max_replicas": 8,
     "replica_gpus": 1,
@@ -68,6 +69,7 @@ _TABLES = {"styles": _STYLE, "modes": _MODE}
 _PREFIXES = ("SDXL", "SD15")  # of the backends that come along; others have theirs
 _WORDS = {
     ByteCount: "number of bytes, also as `6GB` or `6GiB`",
+    DeviceNames: "text, or several words",
     str: "text",
     Path: "path",
     bool: "true or false",

@@ -55,7 +55,8 @@ class Zoo:
     def settings(self, folder: Path, **given: Any) -> Settings:
         """Settings with the modes in a file in `folder`."""
         (folder / "modes.yaml").write_text(self.yaml)
-        return Settings.load(environ={}, modes_file=folder / "modes.yaml", device="cpu", dtype="fp32", **given)
+        on_cpu = {"device": "cpu", "dtype": "fp32"}
+        return Settings.load(environ={}, modes_file=folder / "modes.yaml", **{**on_cpu, **given})
 
     def alone(self, folder: Path, seed: int) -> dict[str, bytes]:
         """Each mode's picture of a seed, drawn by a worker that knows no other mode."""

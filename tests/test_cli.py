@@ -48,6 +48,16 @@ def test_it_draws_into_a_file(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("_tiny")
+def test_of_several_devices_the_first_draws_and_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_DEVICE", "cpu,cuda:9")
+    for options in ([], ["--count", "2"]):
+        process = _imagegen("generate", "a lake", "--seed", "7", *options)
+        _, err = process.communicate()
+        assert process.returncode == 0
+        assert all(line.startswith(b"out") for line in err.splitlines())
+
+
+@pytest.mark.usefixtures("_tiny")
 def test_the_options_reach_the_picture(capfd: pytest.CaptureFixture[str]) -> None:
     drawn = {}
     for name, options in {

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
 from imagegen_core import Settings, SettingsError
+from imagegen_core.diffusion import DiffusionWorker
 from imagegen_core.diffusion.device import choose_device, choose_dtype
+from imagegen_core.diffusion.memory import device_memory
 
 
 def _machine(monkeypatch: pytest.MonkeyPatch, *, cuda: int = 0, mps: bool = False) -> None:
@@ -44,6 +48,32 @@ def test_the_error_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     _machine(monkeypatch)
     with pytest.raises(SettingsError, match="^CUDA_DEVICE=cuda:0, but PyTorch .* sees 0 CUDA devices: install"):
         choose_device(Settings.load(environ={"CUDA_DEVICE": "cuda:0"}))
+
+
+def test_of_several_devices_the_first_is_chosen_and_each_is_named_where_it_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _machine(monkeypatch, cuda=1)
+    settings = Settings.load(environ={"CUDA_DEVICE": "cuda:0,cuda:1"})
+    assert choose_device(settings) == torch.device("cuda:0")
+    with pytest.raises(SettingsError, match="^CUDA_DEVICE=cuda:1, but PyTorch .* sees 1 CUDA devices"):
+        choose_device(settings.for_device(1))
+
+
+def test_two_cards_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1, 2))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H100")
+    for count, names in ((1, {"H100"}), (2, {"H100 (cuda:0)", "H100 (cuda:1)"})):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert {device_memory(torch.device("cuda", index)).device for index in range(count)} == names
+    assert device_memory(torch.device("cuda")).device == "H100 (cuda:0)"
+
+
+def test_a_step_waits_for_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    DiffusionWorker._synchronize(cast("Any", SimpleNamespace(device=torch.device("cuda:1"))))
+    assert waited == [torch.device("cuda:1")]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ def test_nothing_configured_leaves_everything_open() -> None:
         ("MODEL_ROOT", "/models", "model_root", Path("/models")),
         ("CUDA_DTYPE", "bf16", "dtype", "bf16"),
         ("CUDA_DEVICE", "cuda:1", "device", "cuda:1"),
+        ("CUDA_DEVICE", "cuda:0, cuda:1,", "device", "cuda:0,cuda:1"),
+        ("IMAGEGEN_DEVICE", "cpu,cpu", "device", "cpu,cpu"),
         ("CUDA_ENABLE_XFORMERS", "1", "enable_xformers", True),
         ("CUDA_ATTENTION_SLICING", "true", "attention_slicing", True),
         ("USE_SDXL", "1", "use_sdxl", True),
@@ -92,6 +94,29 @@ def test_the_file_comes_after_the_environment(tmp_path: Path) -> None:
     assert settings.source("dtype") == "dtype in imagegen.toml, line 2"
 
 
+@pytest.mark.parametrize(
+    ("text", "devices"),
+    [
+        ('device = ["cuda:0", "cuda:1"]', ("cuda:0", "cuda:1")),
+        ('device = "cuda:0, cuda:1"', ("cuda:0", "cuda:1")),
+        ('device = ["mps"]', ("mps",)),
+        ('device = "cpu"', ("cpu",)),
+        ("", ()),
+    ],
+)
+def test_a_worker_is_given_one_of_several_devices(text: str, devices: tuple[str, ...]) -> None:
+    Path("imagegen.toml").write_text(text)
+    settings = Settings.load(environ={})
+    assert settings.devices == devices
+    assert settings.device == (",".join(devices) or None)
+    assert [settings.for_device(number).device for number in range(3)] == [
+        devices[number % len(devices)] if devices else None for number in range(3)
+    ]
+    assert settings.for_device(1).source("device") == settings.source("device")
+    assert settings.override(model="a").devices == devices
+    assert settings.reread().devices == devices
+
+
 def test_the_file_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "elsewhere.toml").write_text('model = "a"')
     assert Settings.load(environ={"IMAGEGEN_CONFIG": str(tmp_path / "elsewhere.toml")}).model == "a"
@@ -122,6 +147,7 @@ def test_a_malformed_value_is_told_by_its_variable(environ: dict[str, str], word
     [
         ("mdoel = 'a'", "Unknown setting mdoel in imagegen.toml, line 1: expected one of"),
         ("model = ", "Cannot read the configuration imagegen.toml"),
+        ("device = [0, 1]", "Invalid device in imagegen.toml, line 1 [0, 1]: input should be a valid string"),
         ("# precision\ndtype = 'fp8'", "Invalid dtype in imagegen.toml, line 2 'fp8'"),
     ],
 )

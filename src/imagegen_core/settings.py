@@ -70,6 +70,18 @@ CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """Several words: an array in the file, with commas between them in the environment."""
 
 
+def _joined(value: object) -> object:
+    """Devices as one text with commas, also where they are an array."""
+    words = _split(value)
+    if isinstance(words, list | tuple) and all(isinstance(word, str) for word in words):
+        return ",".join(words)
+    return value
+
+
+DeviceNames = Annotated[str, BeforeValidator(_joined)]
+"""A device, or several with commas between them; in the file also an array."""
+
+
 def _bytes(value: object) -> object:
     """A number of bytes as people write it: ``6GB``, ``512 MiB``; a bare number is bytes."""
     if not isinstance(value, str):
@@ -93,7 +105,8 @@ class Settings(BaseModel):
         use_sdxl: True chooses a backend for SDXL checkpoints; `backend` comes first.
         model: A checkpoint: a path, a name below `model_root`, or a plugin's named model such as ``demo``.
         model_root: Folder that checkpoint names and relative LoRA paths start from.
-        device: ``cuda:0``, ``mps``, ``cpu``; None takes the first of these that is there.
+        device: ``cuda:0``, ``mps``, ``cpu``; None takes the first of these that is there. With several, such as
+            ``cuda:0,cuda:1``, a server draws on all of them, and everything else on the first.
         dtype: ``fp16``, ``bf16`` or ``fp32``; None takes what suits the device.
         vae_path: A VAE of its own, a file or a diffusers-format folder, instead of the checkpoint's.
         base_model: Diffusers-format folder that supplies what a single-file checkpoint lacks: its tokenizers, and
@@ -103,8 +116,8 @@ class Settings(BaseModel):
         modes: Modes by name, each a table ``[modes.NAME]`` in the file; see `imagegen_core.modes`.
         modes_file: A ``modes.yaml`` instead, or the folder it is in; None looks for one beside the configuration file.
         default_mode: The mode where a request names none; None is the first.
-        memory_budget: Bytes that the models of a server may take together, such as ``6GB``; None is 0.8 of what the
-            device had free before the first.
+        memory_budget: Bytes that the models of a server may take together on each device, such as ``6GB``; None is 0.8
+            of what was free there before the first.
         embeddings_root: Folder of textual-inversion embeddings; prompts name them by their files' names.
         scheduler: The sampler where a request names none; see `imagegen_core.samplers`.
         recipe: Whether pictures carry how they were made; see `imagegen_core.images.recipe`.
@@ -113,7 +126,7 @@ class Settings(BaseModel):
         compile: Compile the network with ``torch.compile``: minutes more to start, for faster steps on most GPUs.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
-        num_workers: Copies of the model that a server draws with.
+        num_workers: Copies of the model that a server draws with, dealt to the devices in turn; None is one a device.
         engine: ``local`` draws in the server's process, ``ray`` on a Ray cluster.
         replicas: Processes that draw on the cluster; the least, where `max_replicas` is given.
         max_replicas: The most, which come and go by load; None keeps their number.
@@ -152,7 +165,7 @@ class Settings(BaseModel):
     use_sdxl: bool | None = None
     model: str | None = None
     model_root: Path | None = None
-    device: str | None = None
+    device: DeviceNames | None = None
     dtype: Literal["fp16", "bf16", "fp32"] | None = None
     vae_path: Path | None = None
     base_model: Path | None = None
@@ -169,7 +182,7 @@ class Settings(BaseModel):
     compile: bool = False
     enable_xformers: bool = False
     attention_slicing: bool = False
-    num_workers: int = Field(default=1, ge=1)
+    num_workers: int | None = Field(default=None, ge=1)
     engine: Literal["local", "ray"] = "local"
     replicas: int = Field(default=1, ge=1)
     max_replicas: int | None = Field(default=None, ge=1)
@@ -263,6 +276,22 @@ class Settings(BaseModel):
             if self._environ.get(variable) and self.source(field) != field:
                 own[field] = _Value(self._environ[variable], variable)
         return self._of(self._found() | own, self._environ)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that `device` names; none where the choice is left to the worker."""
+        return tuple(self.device.split(",")) if self.device else ()
+
+    def for_device(self, number: int = 0) -> Settings:
+        """These settings with one of several devices, as a worker is given them.
+
+        Args:
+            number: Which of them, from 0; beyond the last it begins again.
+        """
+        if len(self.devices) <= 1:
+            return self
+        one = _Value(self.devices[number % len(self.devices)], self.source("device"))
+        return self._of(self._found() | {"device": one}, self._environ)
 
     def source(self, field: str) -> str:
         """Where it came from: ``SDXL_MODEL``, ``dtype in imagegen.toml, line 1``, ``dtype`` by hand, ``default``."""

@@ -19,7 +19,8 @@ def load_worker(backend: str | None = None, model: str | None = None, settings: 
     Args:
         backend: Name of a backend; None leaves it to the configuration.
         model: A checkpoint: a path, a name below the model root, or a named model such as ``demo``.
-        settings: The configuration; None reads the environment and ``imagegen.toml``.
+        settings: The configuration; None reads the environment and ``imagegen.toml``. Of several devices it is the
+            first.
 
     Raises:
         ImagegenError: No backend fits, or the checkpoint is missing or cannot be loaded.
@@ -31,7 +32,7 @@ def load_worker(backend: str | None = None, model: str | None = None, settings: 
     settings = Settings.load() if settings is None else settings
     settings = settings.override(backend=backend, model=model)
     chosen = select_backend(Registry.discover(), settings)
-    return chosen.load()(worker_id=0, settings=settings)
+    return chosen.load()(worker_id=0, settings=settings.for_device())
 
 
 def generate(

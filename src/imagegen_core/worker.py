@@ -134,7 +134,7 @@ class DeviceMemory(NamedTuple):
     """A device's memory.
 
     Attributes:
-        device: What the device is called.
+        device: What the device is called; each of a machine's otherwise.
         total: Bytes there are.
         free: Bytes that nobody uses at the moment.
     """

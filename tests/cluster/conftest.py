@@ -65,8 +65,8 @@ def cluster(plugin_path: str) -> Iterator[Cluster]:
 class Deployed:
     """Replicas, and this process as their front."""
 
-    def __init__(self, settings: Settings, models: ClusterModels) -> None:
-        self.settings, self.models = settings, models
+    def __init__(self, name: str, settings: Settings, models: ClusterModels) -> None:
+        self.name, self.settings, self.models = name, settings, models
         self.modes = load_modes(settings)
         self.mode = self.modes.find(None)
 
@@ -74,6 +74,11 @@ class Deployed:
         found = self.modes.find(mode)
         request = found.complete(GenerateRequest(**{"prompt": "a star", "num_inference_steps": 4} | fields))
         return self.models.submit(found, request, deadline)
+
+    def processes(self) -> list[psutil.Process]:
+        """Those of the replicas, on all nodes."""
+        title = f"ServeReplica:{self.name}:{DRAWER}"
+        return [one for one in psutil.process_iter(["cmdline"]) if title in " ".join(one.info["cmdline"] or ())]
 
     def until(self, condition: Callable[[tuple[Host, ...]], bool]) -> tuple[Host, ...]:
         """What the replicas tell once it is so."""
@@ -97,7 +102,7 @@ def deploy(cluster: Cluster) -> Callable[..., Any]:
         serve.run_many([target], wait_for_applications_running=False)
         models = ClusterModels(serve.get_deployment_handle(DRAWER, name), settings, Registry.discover())
         try:
-            deployed = Deployed(settings, models)
+            deployed = Deployed(name, settings, models)
             models.bring(deployed.mode)
             deployed.until(lambda hosts: len(hosts) == settings.replicas)
             yield deployed
@@ -106,8 +111,3 @@ def deploy(cluster: Cluster) -> Callable[..., Any]:
             serve.delete(name)
 
     return deploying
-
-
-def replicas() -> list[psutil.Process]:
-    """The processes of the replicas that draw, on all nodes."""
-    return [one for one in psutil.process_iter(["cmdline"]) if f":{DRAWER}" in " ".join(one.info["cmdline"] or ())]

@@ -26,7 +26,7 @@ from imagegen_core.errors import (
 from imagegen_core.job import Cancelled, Done, Queued, Started, StepDone
 from imagegen_core.request import Drawing
 from imagegen_core.server.models import LoadFailedError
-from tests.cluster.conftest import LIMIT, NODES, Deployed, pytestmark, replicas
+from tests.cluster.conftest import LIMIT, NODES, Deployed, pytestmark
 from tests.cluster.scripted import Trouble, picture_of
 
 __all__ = ["pytestmark"]
@@ -61,7 +61,7 @@ def test_all_replicas_draw_and_are_on_all_nodes(two: Deployed) -> None:
     tickets = [two.submit(seed=seed) for seed in range(30)]
     assert [ticket.result(LIMIT).png for ticket in tickets] == [drawn(seed) for seed in range(30)]
     two.until(lambda hosts: all(host.engine and host.engine.finished for host in hosts) and len(hosts) == 2)
-    assert len({one.parent().pid for one in replicas()}) == NODES
+    assert len({one.parent().pid for one in two.processes()}) == NODES
 
 
 def test_an_impossible_request_is_refused_at_once_and_one_that_fails_there_says_why(two: Deployed) -> None:
@@ -115,7 +115,7 @@ def test_a_killed_replicas_pictures_are_drawn_elsewhere(two: Deployed) -> None:
     tickets = [two.submit(seed=seed, num_inference_steps=20) for seed in range(20)]
     for ticket in tickets:
         next(event for event in ticket.events if isinstance(event, StepDone))
-    killed = replicas()[0]
+    killed = two.processes()[0]
     killed.send_signal(signal.SIGKILL)
     assert [ticket.result(LIMIT).png for ticket in tickets] == [drawn(seed) for seed in range(20)]
     again = [ticket for ticket in tickets if [*ticket.events].count(Started()) == 2]
@@ -124,7 +124,7 @@ def test_a_killed_replicas_pictures_are_drawn_elsewhere(two: Deployed) -> None:
     assert steps.count(1) == 2
     assert steps[-20:] == list(range(1, 21))
     two.until(lambda hosts: len(hosts) == 2)
-    assert killed.pid not in {one.pid for one in replicas()}
+    assert killed.pid not in {one.pid for one in two.processes()}
 
 
 def test_a_replica_whose_engine_breaks_is_replaced(two: Deployed, tmp_path: Path) -> None:

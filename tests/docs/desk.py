@@ -27,6 +27,7 @@ EXEMPT = {
     ".venv-nox/bin/nox": "it runs this test",
     "MODEL=demo .venv/bin/imagegen serve": "the server that the pages ask is started so",
     "imagegen serve": "the server that the pages ask is started so",
+    "CUDA_DEVICE=cuda:0,cuda:1 imagegen serve": "it wants two GPUs",
     ". .venv/bin/activate": "the environment is the tests' own",
     (
         'pip install -c constraints.txt -e "src/imagegen_core[diffusers]" '

@@ -23,6 +23,7 @@ from imagegen_core.models.style_catalog import StyleCatalog
 from imagegen_core.plugins.selection import select_backend
 from imagegen_core.request import Drawing
 from imagegen_core.samplers import SAMPLERS, find_sampler
+from imagegen_core.server.loading import placements
 from imagegen_demo.plugin import imagegen_models
 from tests.docs.conftest import Said
 from tests.docs.quotes import quotes
@@ -159,6 +160,9 @@ def test_devices(said: Said, monkeypatch: pytest.MonkeyPatch, caplog: pytest.Log
     with pytest.raises(ImagegenError) as caught:
         choose_device(Settings.load(environ={"CUDA_DEVICE": "cuda:0"}))
     said("The device is not there", caught.value)
+    with pytest.raises(ImagegenError) as caught:
+        placements(Settings.load(environ={"CUDA_DEVICE": "cuda:0,cuda:1", "NUM_WORKERS": "1"}))
+    said("Fewer copies of the model than devices", caught.value)
     with pytest.raises(ImagegenError) as caught:
         Settings.load(environ={"CUDA_DTYPE": "fp8"})
     said("An unknown precision", caught.value)

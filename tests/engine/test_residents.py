@@ -23,7 +23,7 @@ from imagegen_core import (
     QueueFullError,
     Settings,
 )
-from imagegen_core.engine import Residents
+from imagegen_core.engine import Pool, Residents
 from imagegen_core.worker import DeviceMemory
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.conftest import ask
@@ -134,6 +134,28 @@ def test_one_more_than_the_budget_is_loaded_where_it_is_alone(shelf: Callable[..
     some = shelf(budget=1)
     assert [some.draw(key) for key in ("a", "b")] == ["a", "b"]
     assert some.states() == {"b": "ready"}
+
+
+def test_of_several_devices_the_fullest_counts() -> None:
+    class On(Plain):
+        def __init__(self, device: str, free: int, size: int) -> None:
+            super().__init__(device, Gate())
+            self.memory, self.size = DeviceMemory(device, 100, free), size
+
+        def memory_bytes(self) -> int:
+            return self.size
+
+        def device_memory(self) -> DeviceMemory:
+            return self.memory
+
+    workers = [On("one", 40, 10), On("two", 30, 12), On("one", 40, 10)]
+    residents = Residents(lambda *_: Pool(workers), estimate=lambda _: 0)
+    try:
+        residents.want("model").result(LIMIT)
+        assert [one.size for one in residents.tell()] == [20]
+        assert residents.budget == int(0.8 * (30 + 12))
+    finally:
+        residents.close(drain=False)
 
 
 def test_without_a_budget_it_is_measured_of_what_the_device_had(shelf: Callable[..., Shelf]) -> None:

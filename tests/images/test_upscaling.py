@@ -280,6 +280,7 @@ def test_a_plugin_offers_upscalers(install: Installer) -> None:
     assert registry.plugins[0].offers == ["upscaler tripler", "upscaler gone"]
     enlarged = upscale(Image.fromarray(_noise(2, 3)), registry.upscaler("tripler").load(CPU))
     assert enlarged.size == (9, 6)
+    assert registry.upscaler("tripler").load(Settings(device="cpu,cuda:1")).scale == 3
     with pytest.raises(PluginError, match="Upscaler 'gone' cannot be used.*no_such_module"):
         registry.upscaler("gone").load(CPU)
 

@@ -59,6 +59,9 @@ class Serving:
     def modes(self) -> Any:
         return self.http.get("/api/modes").json()
 
+    def key(self, mode: str) -> Any:
+        return self.app.state.studio.model.modes.find(mode).key
+
     def loads(self) -> int:
         return int(self.http.get("/api/models/status").json()["loads"])
 
@@ -267,12 +270,27 @@ def test_modes_are_behind_the_keys(serve: Serve) -> None:
     assert server.http.get("/api/modes", headers={"X-API-Key": "secret"}).status_code == 200
 
 
-def test_a_pool_of_copies_draws_each_mode(serve: Serve, alone: dict[str, bytes]) -> None:
-    server = serve(num_workers=2, memory_budget=2 * ROOM_FOR_TWO)
+@pytest.mark.parametrize("copies", [{"num_workers": 2}, {"device": "cpu,cpu"}], ids=str)
+def test_a_pool_of_copies_draws_each_mode(serve: Serve, alone: dict[str, bytes], copies: dict[str, Any]) -> None:
+    server = serve(**copies, memory_budget=2 * ROOM_FOR_TWO)
     with ThreadPoolExecutor(CLIENTS) as pool:
         answers = list(pool.map(lambda name: (name, server.draw(name).content), NAMES))
     assert dict(answers) == alone
-    assert all(8e6 < model["vram_gb"] * 1e9 < 10e6 for model in server.http.get("/api/vram").json()["models"])
+    told = server.http.get("/api/vram").json()
+    assert all(8e6 < model["vram_gb"] * 1e9 < 10e6 for model in told["models"])
+    assert [device["device"] for device in told["devices"]] == ["cpu"]
+    assert {"device": told["device"], "total_gb": told["total_gb"]}.items() <= told["devices"][0].items()
+
+
+def test_each_copy_has_the_loras_and_computes_with_its_own_neighbour(serve: Serve) -> None:
+    server = serve(num_workers=2, memory_budget=2 * ROOM_FOR_TWO)
+    for name in ("inked", "other"):
+        assert server.http.post("/api/models/load", json={"mode": name}).status_code == 200
+    inked, other = (server.app.state.studio.model.residents.engine(server.key(name)) for name in ("inked", "other"))
+    assert len({worker.memory_bytes() for worker in inked.workers}) == 1
+    threads = [[worker.compute(threading.get_ident) for worker in engine.workers] for engine in (inked, other)]
+    assert threads[0] == threads[1]
+    assert len(set(threads[0])) == 2
 
 
 def test_an_engine_of_ones_own_is_the_only_mode(tiny_worker: Any, zoo: Zoo, tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ def test_prompts_are_logged_where_that_is_asked_for(tmp_path: Path, sdxl_checkpo
         ({"STORAGE_PROVIDER": "filesystem"}, "set STORAGE_URL to a folder"),
         ({"PORT": "x"}, "Invalid PORT 'x'"),
         ({"IMAGEGEN_UPSCALER": "nix"}, "No upscaler 'nix'"),
+        ({"CUDA_DEVICE": "cpu,cpu", "NUM_WORKERS": "1"}, "NUM_WORKERS=1 is fewer than the 2 devices of CUDA_DEVICE"),
     ],
 )
 def test_a_wrong_setting_is_a_sentence_before_anything_starts(
@@ -169,12 +170,16 @@ def test_a_port_that_is_taken_is_a_sentence_before_anything_is_loaded(tmp_path: 
             assert "model is ready" not in server.log.read_text()
 
 
-def test_two_workers_draw_the_same_pictures(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+@pytest.mark.parametrize("environ", [{"NUM_WORKERS": "2"}, {"CUDA_DEVICE": "cpu,cpu"}], ids=str)
+def test_two_workers_draw_the_same_pictures(tmp_path: Path, sdxl_checkpoint: Path, environ: dict[str, str]) -> None:
     body = {"prompt": "a star", "size": "64x64", "seed": 7}
-    with _serving(tmp_path, sdxl_checkpoint, NUM_WORKERS="2") as server:
+    with _serving(tmp_path, sdxl_checkpoint, **environ) as server:
         server.until_ready()
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda _: server.http.post("/generate", json=body), range(16)))
         assert {answer.status_code for answer in answers} == {200}
         assert len({answer.content for answer in answers}) == 1
-        assert server.http.get("/health").json()["engine"]["finished"] == 16
+        engine = server.http.get("/health").json()["engine"]
+        assert engine["finished"] == 16
+        kinds = [group["kind"] for group in engine["groups"]]
+        assert len(kinds) == 2 * len(set(kinds))  # as each of two engines knows them

@@ -101,7 +101,7 @@ def _gpus(settings: Settings) -> float:
     """How many GPUs a replica has to itself: as configured, else one for each device, else one if there are any."""
     if settings.replica_gpus is not None:
         return settings.replica_gpus
-    if settings.device is not None:
-        return float(settings.device.count("cuda"))
+    if settings.devices:
+        return float(sum(device.startswith("cuda") for device in settings.devices))
     resources = ray.cluster_resources() if ray.is_initialized() else {}  # type: ignore[no-untyped-call]
     return float(resources.get("GPU", 0) > 0)

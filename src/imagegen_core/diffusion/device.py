@@ -22,11 +22,12 @@ _KEPT_BYTES = 2**30
 
 
 def choose_device(settings: Settings) -> torch.device:
-    """The device configured, else the first CUDA device, Apple's GPU, or the CPU with a warning.
+    """The device configured, or the first of them, else the first CUDA device, Apple's GPU, or the CPU with a warning.
 
     Raises:
         SettingsError: The device configured is unknown to torch or not in this machine.
     """
+    settings = settings.for_device()
     if settings.device is None:
         if torch.cuda.is_available():
             return torch.device("cuda:0")

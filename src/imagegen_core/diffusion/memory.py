@@ -54,7 +54,10 @@ def device_memory(device: torch.device) -> DeviceMemory:
     """What there is on `device`, in all and free."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return DeviceMemory(torch.cuda.get_device_name(device), total, free)
+        name = torch.cuda.get_device_name(device)
+        if torch.cuda.device_count() > 1:  # often alike
+            name = f"{name} (cuda:{device.index or 0})"
+        return DeviceMemory(name, total, free)
     memory = psutil.virtual_memory()
     return DeviceMemory(str(device), memory.total, memory.available)
 

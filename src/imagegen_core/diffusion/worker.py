@@ -329,7 +329,9 @@ class DiffusionWorker(ABC):
 
     def _synchronize(self) -> None:
         """Wait for the device, so that a step is over when it returns: it can be timed, and cancelled in time."""
-        if self.device.type != "cpu":
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # and not the first one, whichever this is
+        elif self.device.type != "cpu":
             getattr(torch, self.device.type).synchronize()
 
     @property

@@ -41,19 +41,23 @@ class BatchSize:
     _settled_for: int = 0  # steps to go before larger sizes are looked at again
 
     def choose(self, rows: Sequence[int]) -> int:
-        """How many of the waiting states to step together: as many as pay, or twice that to see whether it does.
+        """How many of the waiting states to step together.
 
         Args:
             rows: The rows of each state, in the order of their turn; from 1 state.
         """
-        limit = min(self.fits, self.fits_now, self.rows if self._settled_for or not self._is_timed else 2 * self.rows)
-        count = 1
+        count, limit = 1, self.limit
         for taken, total in enumerate(accumulate(rows), start=1):
             if total > limit:
                 break
             if total in SIZES and total not in self.refused:
                 count = taken
         return count
+
+    @property
+    def limit(self) -> int:
+        """How many rows a step may have now: as many as pay, or twice that to see whether it does."""
+        return min(self.fits, self.fits_now, self.rows if self._settled_for or not self._is_timed else 2 * self.rows)
 
     def needs_trial(self, rows: int, states: int) -> bool:
         """Whether a batch of this size must still be proven; one state by itself never must."""

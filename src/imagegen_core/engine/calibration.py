@@ -31,6 +31,7 @@ def calibrate(worker: Any, size: BatchSize) -> tuple[Hashable, str]:
         The native size's group, and how requests share forward passes, or why they do not, in words.
     """
     if isinstance(worker, OneByOne):
+        size.fits = 1
         return worker.kind, "the worker draws whole jobs, so they go one at a time"
     return worker.group(_states(worker, 1)[0]), _judge(worker, size)
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from bisect import insort
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from imagegen_core.engine.batching import BatchSize
 from imagegen_core.engine.calibration import calibrate
+from imagegen_core.engine.line import Line
 from imagegen_core.engine.plain import OneByOne
 from imagegen_core.engine.report import EngineReport, GroupReport
 from imagegen_core.engine.ticket import Ticket
 from imagegen_core.engine.turns import Group, Running, Turns
 from imagegen_core.engine.watchdog import Watchdog
-from imagegen_core.errors import EngineClosedError, ImagegenError, OutOfMemoryError, QueueFullError
+from imagegen_core.errors import ImagegenError, OutOfMemoryError
 from imagegen_core.job import Started, StepDone
 from imagegen_core.picture import Picture
 from imagegen_core.worker import Computing, MemoryAware, Previewing, SteppedWorker, WarmingUp, Worker
@@ -31,7 +31,6 @@ _RUNNING = 64  # jobs that have begun, at most: each holds its embedded prompt
 _BEGUN_AT_ONCE = 4  # between two steps, so that those who are running go on
 _KNOWN_SHAPES = 64
 _ENCODERS = 2
-_PACE_WEIGHT = 0.2  # of the latest picture
 
 
 class LocalEngine:
@@ -49,6 +48,7 @@ class LocalEngine:
 
     Attributes:
         worker: The worker.
+        is_broken: Whether it draws no more, by a fault of its own.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class LocalEngine:
         queue_limit: int = 256,
         step_limit: float = 120.0,
         previews: bool = False,
+        line: Line | None = None,
     ) -> None:
         """Test what the worker can do together, and start.
 
@@ -68,28 +69,25 @@ class LocalEngine:
             queue_limit: Jobs that may wait to begin.
             step_limit: Seconds after which a step is reported to hang.
             previews: Whether each step's event shows what the picture looks like so far.
+            line: A queue that it shares with other engines, with a limit of its own; see `Pool`.
         """
         self.worker = worker
         self._worker: Any = worker if isinstance(worker, SteppedWorker) else OneByOne(worker)
         self._batching = batching
-        self._queue_limit = queue_limit
         self._previews = previews and isinstance(worker, Previewing)
-        self._open: dict[Future[Any], Ticket] = {}  # those that are not done, by their jobs' futures
-        self._waiting: list[Ticket] = []
+        self._line = Line(queue_limit) if line is None else line
         self._turns = Turns()
         self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()
-        self._finished = self._failed = self._cancelled = 0
         self._steps: Counter[int] = Counter()
         self._step_seconds = 0.0
-        self._pace = 1.0  # seconds between two finished pictures
-        self._last_finished = time.monotonic()
-        self._changed = threading.Condition()
-        self._closed = False
+        self._lock = threading.Lock()  # of what `report` reads
+        self.is_broken = False
         if isinstance(worker, WarmingUp):
             worker.warm_up()
         self._because = self._calibrate()
         self._watchdog = Watchdog(step_limit)
         self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="imagegen-encoder")
+        self._line.serve(self)
         self._thread = threading.Thread(target=self._work, name="imagegen-engine", daemon=True)
         self._thread.start()
 
@@ -106,15 +104,7 @@ class LocalEngine:
             QueueFullError: Too many wait already.
             EngineClosedError: The engine was closed.
         """
-        ticket = Ticket.of(request, priority, deadline)
-        with self._changed:
-            if len(self._waiting) >= self._queue_limit:
-                raise QueueFullError(
-                    f"{len(self._waiting)} requests wait already: try again in {self._pace:.0f} s",
-                    retry_after=self._pace,
-                )
-            self.admit(ticket)
-        return ticket
+        return self._line.submit(request, deadline, priority)
 
     def admit(self, ticket: Ticket) -> None:
         """Put a ticket in line that was made before, whatever the line's length.
@@ -122,14 +112,7 @@ class LocalEngine:
         Raises:
             EngineClosedError: The engine was closed.
         """
-        with self._changed:
-            if self._closed:
-                raise EngineClosedError("The engine is closed: it takes no more requests")
-            self._open[ticket.job.fut] = ticket
-            insort(self._waiting, ticket, key=lambda one: -one.priority)
-            self._tell_places()
-            self._changed.notify()
-        ticket.job.fut.add_done_callback(self._note_outcome)
+        self._line.admit(ticket)
 
     @property
     def workers(self) -> Sequence[Worker]:
@@ -138,34 +121,26 @@ class LocalEngine:
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run something else that computes, such as an upscaler's network, where the worker does, between its steps."""
-        if isinstance(self.worker, Computing):
-            return self.worker.compute(function, *arguments)
-        return function(*arguments)
+        return compute_on(self.worker, function, *arguments)
 
     def report(self) -> EngineReport:
         """What the engine does, and how."""
-        with self._changed:
+        counts = self._line.counts
+        with self._lock:
             return EngineReport(
                 batching=self._batching,
                 because=self._because,
                 groups=tuple(GroupReport.of(key, size) for key, size in self._sizes.items()),
-                waiting=len(self._waiting),
                 running=self._turns.count,
-                finished=self._finished,
-                failed=self._failed,
-                cancelled=self._cancelled,
                 steps=dict(self._steps),
                 step_seconds=self._step_seconds,
                 stuck=self._watchdog.stuck,
+                **counts._asdict(),
             )
 
     def close(self, *, drain: bool = True) -> None:
         """Stop: after all that was asked for, or, without `drain`, after the present step, cancelling the rest."""
-        with self._changed:
-            self._closed = True
-            for ticket in [] if drain else [*self._open.values()]:
-                ticket.cancel()
-            self._changed.notify()
+        self._line.close(drain=drain)
         if self._thread is not threading.current_thread():
             self._thread.join()
         self._encoders.shutdown()
@@ -182,7 +157,7 @@ class LocalEngine:
 
     def _work(self) -> None:
         try:
-            while (arrived := self._arrivals()) is not None:
+            while (arrived := self._line.take(self, self._room, busy=self._turns.count > 0)) is not None:
                 self._drop_running()
                 for ticket in arrived:
                     self._begin(ticket)
@@ -192,19 +167,13 @@ class LocalEngine:
             logger.exception("The engine broke")
             self._break(error)
 
-    def _arrivals(self) -> list[Ticket] | None:
-        """Who begins now, of those that wait; None when all is done and the engine closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._turns.count or self._closed)
-            if self._closed and not self._waiting and not self._turns.count:
-                return None
-            now = time.monotonic()
-            for ticket in [*self._waiting]:
-                ticket.expire(now)  # which takes it out of the line
-            room = min(_BEGUN_AT_ONCE, _RUNNING - self._turns.count)
-            arrived, self._waiting = self._waiting[:room], self._waiting[room:]
-            self._tell_places()
-            return arrived
+    def _room(self) -> int:
+        """How many may begin now; beside other engines no more than fill batches, which another may begin sooner."""
+        if not self._line.is_shared:
+            return min(_BEGUN_AT_ONCE, _RUNNING - self._turns.count)
+        batch = max((group.size.limit for group in self._turns.groups()), default=self._native.limit)
+        half = 0 if isinstance(self._worker, OneByOne) else -(-batch // 2)
+        return max(0, min(_BEGUN_AT_ONCE, batch + half - self._turns.rows))
 
     def _begin(self, ticket: Ticket) -> None:
         if ticket.done:
@@ -220,7 +189,7 @@ class LocalEngine:
             ticket.job.on_step = running.state = None
             return
         size = self._size(key, running.state)
-        with self._changed:
+        with self._lock:
             self._turns.join(running, key, size)
         ticket.events.append(Started())
 
@@ -261,7 +230,7 @@ class LocalEngine:
                 self._advance(group, [one])
 
     def _count_step(self, rows: int, seconds: float) -> None:
-        with self._changed:
+        with self._lock:
             self._steps[rows] += 1
             self._step_seconds += seconds
 
@@ -296,38 +265,16 @@ class LocalEngine:
             self._leave(group, [one for one in group.members if one.ticket.expire(now)])
 
     def _leave(self, group: Group, gone: Sequence[Running]) -> None:
-        with self._changed:
+        with self._lock:
             self._turns.leave(group, gone)
         for one in gone:
             one.ticket.job.on_step = one.state = None  # whoever keeps the ticket does not keep the state's memory
-
-    def _note_outcome(self, future: Future[Any]) -> None:
-        """Count how a job ended; one that had not begun leaves the line at once."""
-        with self._changed:
-            ticket = self._open.pop(future)
-            if future.cancelled():
-                self._cancelled += 1
-            elif future.exception() is not None:
-                self._failed += 1
-            else:
-                self._finished += 1
-                now = time.monotonic()
-                self._pace += _PACE_WEIGHT * (now - self._last_finished - self._pace)
-                self._last_finished = now
-            if ticket in self._waiting:
-                self._waiting.remove(ticket)
-                self._tell_places()
-            self._changed.notify()
-
-    def _tell_places(self) -> None:
-        for place, ticket in enumerate(self._waiting, start=1):
-            ticket.wait_at(place)
 
     def _calibrate(self) -> str:
         size = BatchSize(exact=self._batching == "exact")
         key, because = calibrate(self._worker, size)
         self._sizes[key] = size
-        self._largest = size.fits
+        self._native, self._largest = size, size.fits
         return because
 
     def _size(self, key: Hashable, state: Any) -> BatchSize:
@@ -343,9 +290,11 @@ class LocalEngine:
         return size
 
     def _break(self, error: Exception) -> None:
-        """Nothing will be drawn any more: say so to all that wait."""
-        with self._changed:
-            self._closed = True
-            left = [*self._open.values()]
-        for ticket in left:
-            ticket.fail(EngineClosedError(f"The engine broke ({error!r}): restart it, and report this"))
+        """Nothing will be drawn here any more: say so to all that wait for it."""
+        self.is_broken = True
+        self._line.give_up(self, f"The engine broke ({error!r}): restart it, and report this")
+
+
+def compute_on(worker: Worker, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run `function` where a worker computes: on its thread, where it has one."""
+    return worker.compute(function, *arguments) if isinstance(worker, Computing) else function(*arguments)

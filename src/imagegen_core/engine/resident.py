@@ -20,7 +20,7 @@ class ResidentReport:
     Attributes:
         key: Which model.
         state: ``wanted``, ``loading``, ``ready``, or ``leaving`` once its work is done.
-        size: Bytes it takes, as measured; 0 before it is there.
+        size: Bytes it takes, as measured, on the device where it takes the most; 0 before it is there.
         open: Requests it has in hand, those that wait for it among them.
         seconds: How long it took to load.
     """

@@ -1,10 +1,11 @@
-"""Several models in one device's memory: each with an engine of its own, as many at a time as a budget takes."""
+"""Several models in the devices' memory: each with an engine of its own, as many at a time as a budget takes."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -32,7 +33,8 @@ class Residents:
 
     A model is loaded when it is first wanted, on a thread of its own, while the others draw; what wants it waits. Where
     the budget does not take one more, the one that was used longest ago makes room, once it has no work in hand. What
-    a model takes is measured when it is there (`Weighed`), and is the estimate's guess before.
+    a model takes is measured when it is there (`Weighed`), and is the estimate's guess before. The budget is each
+    device's: a model that draws on several takes what its copies do on the one where they take the most.
     """
 
     def __init__(
@@ -42,8 +44,9 @@ class Residents:
 
         Args:
             load: Makes the engine for a key.
-            estimate: Guesses what a key's model takes, in bytes, before it was ever loaded.
-            budget: Bytes that all of them may take together; None is 0.8 of what the device had free before the first.
+            estimate: Guesses what a key's model takes on a device, in bytes, before it was ever loaded.
+            budget: Bytes that all of them may take together on a device; None is 0.8 of what was free there before the
+                first, and of several devices the least of that.
             queue_limit: Requests that may wait for models to load.
         """
         self._load, self._estimate, self._budget, self._queue_limit = load, estimate, budget, queue_limit
@@ -59,7 +62,7 @@ class Residents:
 
     @property
     def budget(self) -> int | None:
-        """Bytes that all models may take together; None before the first is loaded, where nothing is configured."""
+        """Bytes that all models may take on a device; None before the first is loaded, where nothing is configured."""
         return self._budget
 
     @property
@@ -331,11 +334,13 @@ class Residents:
         weighed = [worker for worker in engine.workers if isinstance(worker, Weighed)]
         if not weighed:
             return self._estimate(key)
-        size = sum(worker.memory_bytes() for worker in weighed)
+        memories, taken = [worker.device_memory() for worker in weighed], Counter[str]()
+        for worker, memory in zip(weighed, memories, strict=True):
+            taken[memory.device] += worker.memory_bytes()
         if self._budget is None:
-            memory = weighed[0].device_memory()
-            self._budget = int(_BUDGET * min(memory.free + size, memory.total))
-        return size
+            room = min(min(memory.free + taken[memory.device], memory.total) for memory in memories)
+            self._budget = int(_BUDGET * room)
+        return max(taken.values())
 
     def _note_excess(self, newest: Resident) -> None:
         """Have others leave where the new one takes more than was thought; under the lock."""

@@ -91,6 +91,11 @@ class Turns:
         """How many jobs there are."""
         return sum(len(group.members) for group in self._groups.values())
 
+    @property
+    def rows(self) -> int:
+        """How many rows they have, all together."""
+        return sum(one.state.rows for group in self._groups.values() for one in group.members)
+
 
 def _ratio(one: Running, now: float) -> float:
     work: int = one.state.steps_left * one.state.rows

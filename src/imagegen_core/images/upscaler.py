@@ -65,7 +65,7 @@ class UpscalerDef:
     factory: str = _NETWORK
 
     def load(self, settings: Settings) -> Upscaler:
-        """Make the upscaler, on the device that `settings` name.
+        """Make the upscaler, on the device that `settings` name, or the first of them.
 
         Raises:
             PluginError: The factory's module does not import, or has no such name.
@@ -80,7 +80,7 @@ class UpscalerDef:
             raise PluginError(
                 f"Upscaler '{self.name}' cannot be used, {self.factory} does not import: {error}. {self._mend}"
             ) from error
-        return cast("Upscaler", factory(self, settings))
+        return cast("Upscaler", factory(self, settings.for_device()))
 
     @property
     def _mend(self) -> str:

@@ -15,6 +15,7 @@ from imagegen_core.errors import ImagegenError, InvalidRequestError, NotReadyErr
 from imagegen_core.modes import Mode, ModelKey, ModeSet, load_modes, modes_path
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest
+from imagegen_core.server.loading import placements
 from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.models import LocalModels, Models
 from imagegen_core.settings import Settings
@@ -47,8 +48,9 @@ class Model:
             fixed: Why the modes are not read again, in a sentence, where they are not.
 
         Raises:
-            SettingsError: The modes are configured wrong.
+            SettingsError: The modes or devices are configured wrong.
         """
+        placements(settings)  # refuses what cannot be before anything is loaded for it
         self._settings, self._registry = settings, registry
         self.modes = load_modes(settings)
         self._configured_default = self.modes.default

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from imagegen_core.engine import EngineReport, ResidentReport, Residents, Ticket
+from imagegen_core.engine.local import compute_on
 from imagegen_core.errors import ImagegenError, NotReadyError, SettingsError
 from imagegen_core.modes import DEFAULT_MODE, Mode, ModelKey
 from imagegen_core.plugins.registry import Registry
@@ -30,8 +31,8 @@ class Host:
         residents: The models that are there or come.
         cards: What there is to know of those that are there.
         engine: What its engines do; None where there are none.
-        memory: Its device's memory; None where no worker can tell.
-        budget: Bytes that its models may take together; None where that is not known yet.
+        memories: The memory of each of its devices; none where no worker can tell.
+        budget: Bytes that its models may take on a device; None where that is not known yet.
         loads: How many times it loaded a model.
         unloads: How many times it let go of one.
     """
@@ -40,7 +41,7 @@ class Host:
     residents: tuple[ResidentReport, ...]
     cards: Mapping[ModelKey, ModelCard] = field(default_factory=dict)
     engine: EngineReport | None = None
-    memory: DeviceMemory | None = None
+    memories: tuple[DeviceMemory, ...] = ()
     budget: int | None = None
     loads: int = 0
     unloads: int = 0
@@ -121,8 +122,8 @@ class LocalModels:
         """
         self._note(mode)
         engine = self._residents.want(mode.key).result()
-        if mode.loras:
-            engine.compute(engine.worker.load_loras, mode.loras)
+        for worker in engine.workers if mode.loras else ():
+            compute_on(worker, worker.load_loras, mode.loras)
 
     def card(self, mode: Mode) -> ModelCard | None:
         """A mode's model in a few words; None where it is not loaded."""
@@ -153,7 +154,7 @@ class LocalModels:
             residents=here,
             cards={one.key: card for one in here if (card := self.card(self._asked[one.key]))},
             engine=self.report(),
-            memory=engine.worker.device_memory() if engine and isinstance(engine.worker, Weighed) else None,
+            memories=_memories(engine.workers) if engine else (),
             budget=self._residents.budget,
             loads=self._residents.loads,
             unloads=self._residents.unloads,
@@ -218,6 +219,12 @@ class LoadFailedError(NotReadyError):
     def __init__(self, what: str, why: str) -> None:
         super().__init__(f"{what} could not be loaded: {why}")
         self.why = why
+
+
+def _memories(workers: Sequence[Any]) -> tuple[DeviceMemory, ...]:
+    """Of the devices that the workers compute on, each once."""
+    weighed = [worker.device_memory() for worker in workers if isinstance(worker, Weighed)]
+    return tuple({memory.device: memory for memory in weighed}.values())
 
 
 def _check_adaptable(engine: Any, mode: Mode, *, close: bool = False) -> None:

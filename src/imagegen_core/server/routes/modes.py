@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from imagegen_core.modes import Mode
     from imagegen_core.server.models import Host
     from imagegen_core.server.studio import Studio
+    from imagegen_core.worker import DeviceMemory
 
 router = APIRouter(prefix="/api", tags=["modes"])
 
 _GB = 1e9
+_MEMORY = ("device", "total_gb", "used_gb", "available_gb", "usage_percent")
 
 
 class ModeBody(BaseModel):
@@ -141,17 +143,13 @@ def _shown(mode: Mode) -> dict[str, Any]:
 def _memory(studio: Studio) -> dict[str, Any]:
     """In the words of the servers that had these routes first; nulls where no worker can tell."""
     hosts, by_key = studio.model.models.hosts(), studio.model.modes.names_by_key()
-    memories = [host.memory for host in hosts if host.memory is not None]
-    total, free = (sum(getattr(memory, part) for memory in memories) for part in ("total", "free"))
-    budgets = [host.budget for host in hosts if host.budget is not None]
+    devices = [{"host": host.name or None, **_shown_memory(memory)} for host in hosts for memory in host.memories]
     models = [_resident(host, one, by_key.get(one.key, [])) for host in hosts for one in host.residents]
+    budget = next((host.budget for host in hosts if host.budget is not None), None)
     return {
-        "device": ", ".join(dict.fromkeys(memory.device for memory in memories)) or None,
-        "total_gb": total / _GB if memories else None,
-        "used_gb": (total - free) / _GB if memories else None,
-        "available_gb": free / _GB if memories else None,
-        "usage_percent": 100 * (total - free) / total if memories else None,
-        "budget_gb": sum(budgets) / _GB if budgets else None,
+        **({name: devices[0][name] for name in _MEMORY} if devices else dict.fromkeys(_MEMORY)),
+        "devices": devices,
+        "budget_gb": budget and budget / _GB,
         "models_loaded": sum(one["state"] == "ready" for one in models),
         "models": models,
     }
@@ -168,3 +166,9 @@ def _resident(host: Host, one: ResidentReport, modes: list[str]) -> dict[str, An
         "in_hand": one.open,
         "load_seconds": round(one.seconds, 3),
     }
+
+
+def _shown_memory(memory: DeviceMemory) -> dict[str, Any]:
+    used = memory.total - memory.free
+    figures = (memory.total / _GB, used / _GB, memory.free / _GB, 100 * used / memory.total)
+    return dict(zip(_MEMORY, (memory.device, *figures), strict=True))
