@@ -302,3 +302,13 @@ def test_a_second_front_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_application_refuses_what_is_no_setting() -> None:
     with pytest.raises(SettingsError, match="^Unknown setting modle: expected one of"):
         app({"modle": "demo"})
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    environ = {"RAY_ADDRESS": f"127.0.0.1:{free_port()}", "STORAGE_PROVIDER": "disabled", "MODEL": "demo"}
+    words = [BIN / "imagegen", "serve", "--engine", "ray"]
+    done = subprocess.run(
+        words, env=os.environ | environ, capture_output=True, text=True, check=False, timeout=LIMIT, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Error: No Ray cluster at RAY_ADDRESS={environ['RAY_ADDRESS']} ([Errno 111]")

@@ -12,13 +12,14 @@ from imagegen_core.cluster.drawer import Drawer
 from imagegen_core.cluster.front import Front, check_store
 from imagegen_core.errors import SettingsError
 from imagegen_core.modes import load_modes, modes_path
+from imagegen_core.server.loading import placements
 from imagegen_core.settings import Settings
 
 NAME = "imagegen"
 """The application's name, where nobody chooses another."""
 DRAWER, FRONT = "Drawer", "Front"
 
-_ONGOING = 16  # requests a replica is sent at once: as many as it draws together, and some that follow at once
+_ONGOING = 16  # requests sent at once for each engine of a replica: those it draws together, and some that follow
 _TARGET = 8  # of them on average, where replicas come and go by load
 _FRONT_ONGOING = 10_000  # the queue's limit is the front's own
 _CONSTRUCTOR_ATTEMPTS = 3
@@ -36,9 +37,6 @@ def app(arguments: dict[str, Any]) -> Application:
     Raises:
         ImagegenError: The settings are wrong, or do not go with a cluster.
     """
-    unknown = sorted(set(arguments) - set(Settings.model_fields))
-    if unknown:
-        raise SettingsError(f"Unknown setting {unknown[0]}: expected one of {', '.join(sorted(Settings.model_fields))}")
     settings = Settings.load(**arguments)
     if (path := modes_path(settings)) is not None:
         settings = settings.override(modes_file=path.absolute())  # the front runs in another folder
@@ -76,7 +74,7 @@ def drawer_options(settings: Settings) -> dict[str, Any]:
     """
     return {
         **_replicas(settings),
-        "max_ongoing_requests": _ONGOING,
+        "max_ongoing_requests": _ONGOING * len(placements(settings)),
         "max_constructor_retry_count": _CONSTRUCTOR_ATTEMPTS,
         "health_check_period_s": _HEALTH_PERIOD,
         "graceful_shutdown_timeout_s": settings.shutdown_limit,
@@ -94,7 +92,7 @@ def _replicas(settings: Settings) -> dict[str, Any]:
             f"{settings.source('replicas')}={settings.replicas}: give replicas the least, and max_replicas the most"
         )
     bounds = {"min_replicas": settings.replicas, "max_replicas": settings.max_replicas}
-    return {"autoscaling_config": bounds | {"target_ongoing_requests": _TARGET}}
+    return {"autoscaling_config": bounds | {"target_ongoing_requests": _TARGET * len(placements(settings))}}
 
 
 def _gpus(settings: Settings) -> float:

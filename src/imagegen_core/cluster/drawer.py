@@ -43,7 +43,7 @@ class Drawer:
         """Load the default mode's model; the replica counts as started when it is there.
 
         Args:
-            settings: As the front has them, with its queue: here nothing is refused.
+            settings: As the front has them.
             first: The default mode.
 
         Raises:

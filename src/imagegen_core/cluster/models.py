@@ -187,7 +187,8 @@ class ClusterModels:
         with self._changed:
             self._open.discard(ticket)
             self._ended[ended] += 1
-        drawing.cancel()  # of what has ended by itself, nothing
+        if ended != "finished":  # what is finished hears of its stream's end, and needs no cancelling there
+            drawing.cancel()
 
     async def _draw(self, mode: Mode, ticket: Ticket) -> None:
         try:
@@ -231,13 +232,12 @@ class ClusterModels:
         try:
             async with aclosing(self._replicas.stream("draw", mode.key, mode, ticket.job.req, left)) as events:
                 async for event in events:
-                    heard = True
                     _pass_on(event, ticket)
-                    if ticket.done:
-                        return
-        except (RayActorError, EngineClosedError) as error:
+                    heard = True
+        except (RayActorError, EngineClosedError, QueueFullError) as error:
             raise LostError((str(error) or type(error).__name__).splitlines()[0], in_hand=heard) from error
-        raise LostError("it stopped before the picture was done", in_hand=heard)
+        if not ticket.done:
+            raise LostError("it stopped before the picture was done", in_hand=heard)
 
     async def _bring(self, mode: Mode) -> None:
         error = await self._replicas.call("bring", mode, key=mode.key)
@@ -250,7 +250,7 @@ def _pass_on(event: Event, ticket: Ticket) -> None:
     """Tell a ticket what happened on the replica.
 
     Raises:
-        EngineClosedError: The replica ends, or its engine broke.
+        EngineClosedError, QueueFullError: The replica ends, or its engine broke, or it has too much to do.
         TimeoutError: The deadline is over, of which this side tells in its own words.
     """
     match event:
@@ -258,7 +258,7 @@ def _pass_on(event: Event, ticket: Ticket) -> None:
             ticket.wait_at(place)
         case Done(picture):
             ticket.draw(picture)
-        case Failed(EngineClosedError() as error):
+        case Failed(EngineClosedError() | QueueFullError() as error):
             raise error
         case Failed(DeadlineError()):
             raise TimeoutError

@@ -66,13 +66,15 @@ class Replicas:
             NotReadyError: There is none, and none will come.
         """
         handle = self._handle.options(stream=True, multiplexed_model_id=model_id(key))
-        stream = getattr(handle, method).remote(*arguments)
+        stream, exhausted = getattr(handle, method).remote(*arguments), False
         try:
             yield await self._unless_failed(_next(stream))
             async for event in stream:
                 yield event
+            exhausted = True
         finally:
-            stream.cancel()
+            if not exhausted:
+                stream.cancel()
 
     async def call(self, method: str, *arguments: Any, key: ModelKey | None = None) -> Any:
         """What a method of a replica returns; of one that has a model, where one has it.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from imagegen_core.settings import Settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-logger = logging.getLogger(__name__)
+_CONNECT_LIMIT = 5.0  # seconds
 
 
 def serve(settings: Settings) -> None:
@@ -29,10 +29,12 @@ def serve(settings: Settings) -> None:
     It is the one that ``RAY_ADDRESS`` names, else the one that runs on this machine, else one of its own.
 
     Raises:
-        SettingsError: As there, or the store is not for a cluster, or the cluster runs such an application already.
+        SettingsError: As there, or the store is not for a cluster, or the cluster cannot be reached, or runs such an
+            application already.
         ImagegenError: As there.
     """
     check_store(settings)
+    _check_address(os.environ.get("RAY_ADDRESS", ""))
     with _cluster():
 
         def make(settings: Settings) -> FastAPI:
@@ -41,6 +43,24 @@ def serve(settings: Settings) -> None:
             return make_app(settings, ray_serve.get_deployment_handle(DRAWER, NAME))
 
         serve_app(settings, make)
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address where nobody listens, which Ray itself tries for minutes.
+
+    Raises:
+        SettingsError: Nobody does.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:  # nothing, or one of Ray's words
+        return
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_LIMIT).close()
+    except OSError as error:
+        raise SettingsError(
+            f"No Ray cluster at RAY_ADDRESS={address} ({error}): begin one with `ray start --head`, correct the address, "
+            "or unset it for a cluster of this server's own"
+        ) from error
 
 
 @contextmanager
@@ -55,7 +75,9 @@ def _cluster() -> Iterator[None]:
                 f"The Ray cluster already runs an application '{NAME}': end it, with Ctrl-C or `serve shutdown`, or "
                 "connect to another by RAY_ADDRESS"
             )
-        yield
-        ray_serve.delete(NAME)
+        try:
+            yield
+        finally:
+            ray_serve.delete(NAME)
     finally:
         ray.shutdown()
