@@ -58,8 +58,8 @@ def _check_address(address: str) -> None:
         socket.create_connection((host, int(port)), _CONNECT_LIMIT).close()
     except OSError as error:
         raise SettingsError(
-            f"No Ray cluster at RAY_ADDRESS={address} ({error}): begin one with `ray start --head`, correct the address, "
-            "or unset it for a cluster of this server's own"
+            f"No Ray cluster at RAY_ADDRESS={address} ({error}): begin one with `ray start --head`, correct the "
+            "address, or unset it for a cluster of this server's own"
         ) from error
 
 
