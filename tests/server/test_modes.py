@@ -59,9 +59,6 @@ class Serving:
     def modes(self) -> Any:
         return self.http.get("/api/modes").json()
 
-    def key(self, mode: str) -> Any:
-        return self.app.state.studio.model.modes.find(mode).key
-
     def loads(self) -> int:
         return int(self.http.get("/api/models/status").json()["loads"])
 
@@ -286,7 +283,8 @@ def test_each_copy_has_the_loras_and_computes_with_its_own_neighbour(serve: Serv
     server = serve(num_workers=2, memory_budget=2 * ROOM_FOR_TWO)
     for name in ("inked", "other"):
         assert server.http.post("/api/models/load", json={"mode": name}).status_code == 200
-    inked, other = (server.app.state.studio.model.residents.engine(server.key(name)) for name in ("inked", "other"))
+    model = server.app.state.studio.model
+    inked, other = (model.models.engine(model.modes.find(name)) for name in ("inked", "other"))
     assert len({worker.memory_bytes() for worker in inked.workers}) == 1
     threads = [[worker.compute(threading.get_ident) for worker in engine.workers] for engine in (inked, other)]
     assert threads[0] == threads[1]
