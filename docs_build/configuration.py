@@ -43,6 +43,8 @@ _EXAMPLES: Mapping[str, Any] = {
     "modes_file": "/etc/imagegen/modes.yaml",
     "default_mode": "portrait",
     "memory_budget": "6GB",
+    "max_replicas": 8,
+    "replica_gpus": 1,
     "queue_per_key": 8,
     "default_size": "1024x1024",
     "upscaler": "lanczos",
