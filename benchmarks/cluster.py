@@ -2,7 +2,7 @@
 
 Where GPUs would draw, the worker of `simulated.py` sleeps for as long; the demo model draws where pictures count. Each
 subcommand prints its table: ``scale``, ``overhead``, ``kills``, ``constants``, ``capacity``. Needs
-``pip install 'imagegen-core[ray]'``, and the repository's root on ``PYTHONPATH``.
+``pip install 'imagegen-core[ray]'``.
 """
 
 from __future__ import annotations

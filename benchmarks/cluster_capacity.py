@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 import time
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from statistics import median
 
 import aiohttp
+import psutil
 from cluster_overhead import differences, latencies
 from cluster_servers import DEMO, Server, ask, on_ray, replicas_of, serving, until
 from figures import show, spread
 from simulated import installed
 
-from docs_build.capacity import Front, Kind, Sdxl, cell_rate
+sys.path.append(str(Path(__file__).parent.parent / "docs_build"))
+from capacity import cell_rate
+from capacity_checks import CHECKS, Check
 
-_PICTURE_SECONDS = 0.032  # so short that the front has something to do, so long that it has not all
+_PICTURE_SECONDS = 0.004  # so short that the front limits
+_CORES = 0.2  # which the front gets meanwhile: one that is busy takes less for each picture than one that is not
 _CASES = (  # steps, bytes of a picture
     (4, 0),
     (20, 0),
@@ -25,9 +32,8 @@ _CASES = (  # steps, bytes of a picture
     (4, 1_500_000),
 )
 _ROUNDS = 3
+_PERIOD = 0.05  # seconds
 _WAITING = 1000
-# What the simulated pictures are: nothing to decode, no bytes to speak of.
-_PLAIN = replace(Sdxl(), decode_seconds=0.0, png_bytes=300.0)
 
 
 def constants(folder: Path, seconds: float) -> None:
@@ -66,20 +72,21 @@ def _simulated(*, step: float = 0.0, row: float = 0.0, size: int = 0) -> dict[st
 
 
 def _front_seconds(folder: Path, environ: dict[str, str], seconds: float) -> dict[tuple[int, int], list[float]]:
-    """CPU seconds of the front for a picture, by its steps and bytes, measured in turn."""
+    """CPU seconds of a busy front for a picture, by its steps and bytes, measured in turn."""
     took: dict[tuple[int, int], list[float]] = {case: [] for case in _CASES}
     with ExitStack() as up:
         servers = {
             (steps, size): up.enter_context(
-                serving(folder, **environ, **_simulated(row=_PICTURE_SECONDS / steps, size=size), **on_ray(1))
+                serving(folder, **environ, **_simulated(row=_PICTURE_SECONDS / steps, size=size), **on_ray(2))
             )
             for steps, size in _CASES
         }
         for _ in range(_ROUNDS + 1):
             for (steps, size), server in servers.items():
-                before = server.seconds()
-                load = ask(server, 4, seconds, warm_up=0.0, num_inference_steps=steps)
-                took[steps, size].append((server.seconds() - before) / sum(load.statuses.values()))
+                with _throttled(server.process, _CORES):
+                    before = server.seconds()
+                    load = ask(server, 16, seconds, warm_up=0.0, num_inference_steps=steps)
+                    took[steps, size].append((server.seconds() - before) / sum(load.statuses.values()))
     return {case: values[1:] for case, values in took.items()}
 
 
@@ -119,42 +126,47 @@ async def _hold(server: Server, empty: int) -> tuple[float, float]:
 
 def capacity(folder: Path, seconds: float) -> None:
     """Predict and measure, for cells of several sizes, loads and kinds of steps."""
-    front = Front()
-    slow, paying = replace(_PLAIN, row_seconds=0.125), replace(_PLAIN, step_seconds=0.1, row_seconds=0.02, rows=8)
-    quick = replace(_PLAIN, row_seconds=0.001)
-    cases = [
-        ("batches do not pay", slow, 1, 4),
-        ("batches do not pay", slow, 4, 16),
-        ("batches do not pay", slow, 8, 32),
-        ("the same, 2 clients a replica", slow, 8, 16),
-        ("the same, fewer clients than replicas", slow, 8, 2),
-        ("batches of 8 pay", paying, 4, 32),
-        ("batches of 8 pay, half as many clients", paying, 4, 16),
-        ("the front limits", quick, 4, 16),
-    ]
     rows = []
-    for what, kind, replicas, clients in cases:
-        predicted = cell_rate(kind, front, replicas, clients)
-        got, busy = _measured(folder, kind, replicas, clients, seconds)
-        rows.append(
-            [
-                what,
-                str(replicas),
-                str(clients),
-                f"{predicted:.2f}",
-                f"{got:.2f}",
-                f"{got / predicted:.2f}",
-                f"{busy:.2f}",
-            ]
-        )
+    for one in CHECKS:
+        predicted = cell_rate(one.kind, one.front, one.replicas, one.clients)
+        measured, busy = _measured(folder, one, seconds)
+        figures = (predicted, measured, measured / predicted, busy)
+        rows.append([one.what, str(one.replicas), str(one.clients), *(f"{figure:.2f}" for figure in figures)])
     show(["what", "replicas", "clients", "predicted", "measured", "ratio", "front's share of a core"], rows)
 
 
-def _measured(folder: Path, kind: Kind, replicas: int, clients: int, seconds: float) -> tuple[float, float]:
+def _measured(folder: Path, check: Check, seconds: float) -> tuple[float, float]:
     """Pictures a second, and the front's share of a core."""
+    kind = check.kind
     simulated = _simulated(step=kind.step_seconds, row=kind.row_seconds)
-    with serving(folder, **installed(folder), **simulated, **on_ray(replicas)) as server:
-        ask(server, clients, 5, num_inference_steps=kind.steps)
-        before, began = server.seconds(), time.monotonic()
-        load = ask(server, clients, seconds, num_inference_steps=kind.steps)
-        return load.per_second, (server.seconds() - before) / (time.monotonic() - began)
+    with serving(folder, **installed(folder), **simulated, **on_ray(check.replicas)) as server:
+        ask(server, check.clients, 5, num_inference_steps=kind.steps)
+        with _throttled(server.process, check.front.cores):
+            before, began = server.seconds(), time.monotonic()
+            load = ask(server, check.clients, seconds, num_inference_steps=kind.steps)
+            return load.per_second, (server.seconds() - before) / (time.monotonic() - began)
+
+
+@contextmanager
+def _throttled(process: psutil.Process, cores: float) -> Iterator[None]:
+    """A process that runs for a share of the time alone, since a machine of two cores has none to spare for a front."""
+    over = threading.Event()
+
+    def turns() -> None:
+        began = time.monotonic()
+        for number in count():
+            process.suspend()
+            over.wait(began + (number + 1 - cores) * _PERIOD - time.monotonic())
+            process.resume()
+            if over.wait(began + (number + 1) * _PERIOD - time.monotonic()):
+                return
+
+    thread = threading.Thread(target=turns)
+    if cores < 1:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if cores < 1:
+            thread.join()

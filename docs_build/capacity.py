@@ -80,12 +80,14 @@ class Sd15(Kind):
 class Front:
     """The process that speaks HTTP, of which each cell has one."""
 
-    request_seconds: float = measured(0.009, "CPU seconds of the front for a picture")
-    event_seconds: float = measured(0.0004, "CPU seconds of the front for each step of it")
-    megabyte_seconds: float = measured(0.0015, "CPU seconds of the front for each megabyte of it")
-    cores: float = measured(1.0, "cores that the front can use", "`benchmarks/cluster.py capacity`: Python's lock")
+    request_seconds: float = measured(0.0066, "CPU seconds of a busy front for a picture")
+    event_seconds: float = measured(0.00025, "CPU seconds of a busy front for each step of it")
+    megabyte_seconds: float = measured(0.0015, "CPU seconds of a busy front for each megabyte of it")
+    cores: float = assumed(
+        1.0, "cores that the front can use", "Python's lock; 0.73 was seen where two cores had all to do"
+    )
     headroom: float = assumed(0.6, "share of that which is planned for", "beyond it, requests wait for the front")
-    most_replicas: int = assumed(64, "replicas of a cell at most", "eight were measured, so not far beyond")
+    most_replicas: int = assumed(64, "replicas of a cell at most", "eight were measured; not too far beyond")
     resident_bytes: float = measured(170e6, "bytes of the front")
     waiting_bytes: float = measured(70e3, "bytes of the front for each request that waits")
     waiting: int = assumed(1000, "requests that wait at one front", "IMAGEGEN_QUEUE_MAX, to be set so")
