@@ -17,7 +17,7 @@ _MARK = re.compile(r"<!-- docs_build/capacity_page\.py: (?P<name>[a-z0-9 ]+) -->
 
 def filled(markdown: str) -> str:
     """The page, with its tables in the place of the comments that name them."""
-    return _MARK.sub(lambda found: _TABLES[found["name"]](), markdown)
+    return _MARK.sub(lambda found: TABLES[found["name"]](), markdown)
 
 
 def _constants(part: Any) -> str:
@@ -58,7 +58,7 @@ def _checks() -> str:
     return table(columns, rows)
 
 
-_TABLES: Mapping[str, Callable[[], str]] = {
+TABLES: Mapping[str, Callable[[], str]] = {
     **{f"constants {name}": lambda make=make: _constants(make()) for name, make in KINDS.items()},
     "constants front": lambda: _constants(Front()),
     "constants site": lambda: _constants(Site()),
@@ -66,3 +66,4 @@ _TABLES: Mapping[str, Callable[[], str]] = {
     "cells": _cells,
     "checks": _checks,
 }
+"""What makes each table, by the name that the page has for it."""

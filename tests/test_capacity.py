@@ -76,6 +76,11 @@ def test_one_gpu_draws_as_much_as_its_replica(name: str) -> None:
     assert (alone.idle, alone.cells) == (0, 1)
 
 
+def test_gpus_that_are_kept_idle_draw_nothing() -> None:
+    few = plan(8, Sdxl())
+    assert (few.idle, few.per_second) == (1, pytest.approx(7 * replica_rate(Sdxl())))
+
+
 @given(kind=kinds, gpus=st.integers(1, 20_000))
 def test_another_gpu_never_makes_it_less(kind: Kind, gpus: int) -> None:
     fewer, more = plan(gpus, kind), plan(gpus + 1, kind)
