@@ -40,7 +40,7 @@ def kills(folder: Path, kills: int, log: Path) -> None:
             while len(back) < kills:
                 back += _kill(server, clients, cluster, len(back) + 1, file)
             clients.flow()
-        _say(f"{kills} replicas killed; until all were back: {spread(back, 1)} s", file)
+        _say(f"{kills} replicas killed at work; until all were back: {spread(back, 1)} s", file)
         _say(clients.summary(), file)
 
 
