@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import capacity_page
 import command_line
 import configuration
 import http_routes
 import repository_files
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -23,3 +25,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - mkdocs'
+    """Put the tables that are reckoned where a page names them."""
+    return capacity_page.filled(markdown)

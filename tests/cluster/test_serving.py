@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
@@ -146,6 +147,22 @@ def test_imagegen_serve_draws_with_replicas(
         assert "The Ray cluster already runs an application 'imagegen'" in second.stderr
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT) == 0
+    assert NAME not in serve.status().applications
+
+
+def test_a_server_that_was_killed_can_be_begun_again(cluster: Cluster, tmp_path: Path) -> None:
+    with serving(tmp_path, cluster, BACKEND="scripted") as (first, port, log):
+        until_ready(f"http://127.0.0.1:{port}", first, log)
+        first.kill()
+        first.wait()
+        ends = time.monotonic() + LIMIT
+        while any(one["name"] == "front" for one in ray.util.list_named_actors(all_namespaces=True)):
+            assert time.monotonic() < ends, "Ray does not notice that the server is gone"
+        with serving(tmp_path, cluster, BACKEND="scripted") as (second, port, log):
+            http = until_ready(f"http://127.0.0.1:{port}", second, log)
+            assert draw(http, size="8x8").status_code == 200
+            second.send_signal(signal.SIGTERM)
+            assert second.wait(LIMIT) == 0
     assert NAME not in serve.status().applications
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,16 @@ def test_every_public_name_is_there(site: Path) -> None:
     for module in (imagegen_core, imagegen_core.diffusion, imagegen_core.testing):
         for name in module.__all__:
             assert f'id="{module.__name__}.{name}"' in page, f"add ::: {module.__name__}.{name} to the page"
+
+
+def test_every_constant_and_table_of_the_capacity_is_there(site: Path, text: Read, made: Callable[[str], Any]) -> None:
+    shown, capacity = text("capacity"), made("capacity")
+    for part in (capacity.Sdxl, capacity.Front, capacity.Site):
+        for one in fields(part):
+            assert re.search(rf"{one.name}\s", shown)
+            assert re.match("(measured|assumption): .", one.metadata["basis"])
+    page = (site / "capacity/index.html").read_text(encoding="utf-8")
+    assert page.count("<table>") == len(made("capacity_page").TABLES)
 
 
 def test_the_readme_is_the_first_page(text: Read, made: Callable[[str], Any]) -> None:

@@ -88,10 +88,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) ->
 
 @pytest.fixture
 def desk(tmp_path: Path, world: Path, environ: dict[str, str], port: int, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    """An empty folder with the repository's examples, and what stands for what the pages assume."""
+    """An empty folder with the repository's examples and programs, and what stands for what the pages assume."""
     monkeypatch.setattr(ImageShow, "_viewers", [])  # a picture that is shown opens no window
     monkeypatch.setenv("MODEL", "demo")
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for name in ("examples", "docs_build"):
+        (tmp_path / name).symlink_to(ROOT / name)
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(site)

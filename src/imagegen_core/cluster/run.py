@@ -6,12 +6,12 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve as ray_serve
 
-from imagegen_core.cluster.application import DRAWER, NAME, drawers
+from imagegen_core.cluster.application import DRAWER, FRONT, NAME, drawers
 from imagegen_core.cluster.front import check_store, make_app
 from imagegen_core.errors import SettingsError
 from imagegen_core.server.run import serve as serve_app
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 _CONNECT_LIMIT = 5.0  # seconds
+_TAKEN = (
+    f"The Ray cluster already runs an application '{NAME}': end that server, or `serve shutdown` what was deployed, or "
+    "connect to another cluster by RAY_ADDRESS"
+)
 
 
 def serve(settings: Settings) -> None:
@@ -63,21 +67,44 @@ def _check_address(address: str) -> None:
         ) from error
 
 
+class _Place:
+    """Taken by the one server whose replicas these are; Ray frees it when that ends, however it does."""
+
+
 @contextmanager
 def _cluster() -> Iterator[None]:
-    """Connected to a cluster, on which the application ends with this."""
+    """Connected to a cluster, on which the application ends with this; one of this process's own ends too."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of Ray's own clusters, nobody else is told
-    ray.init(include_dashboard=False)
+    try:
+        ray.init(address="auto", namespace=NAME)
+        own = False
+    except ConnectionError:
+        ray.init(address="local", namespace=NAME, include_dashboard=False)
+        own = True
     try:
         ray_serve.start(proxy_location="Disabled")  # HTTP is this process's
-        if NAME in ray_serve.status().applications:
-            raise SettingsError(
-                f"The Ray cluster already runs an application '{NAME}': end it, with Ctrl-C or `serve shutdown`, or "
-                "connect to another by RAY_ADDRESS"
-            )
+        place = _take_place()
         try:
             yield
         finally:
-            ray_serve.delete(NAME)
+            if not own:  # else it ends anyway
+                ray_serve.delete(NAME)
+                ray.kill(place)
     finally:
         ray.shutdown()
+
+
+def _take_place() -> Any:
+    """Have the application's name for this server; replicas that one before left behind become this one's.
+
+    Raises:
+        SettingsError: Another server has it, or it was deployed with a front of its own.
+    """
+    application = ray_serve.status().applications.get(NAME)
+    if application and FRONT in application.deployments:
+        raise SettingsError(_TAKEN)
+    actor: Any = ray.remote(num_cpus=0)(_Place)
+    try:
+        return actor.options(name="front").remote()
+    except ValueError as error:  # as Ray says that the name is taken
+        raise SettingsError(_TAKEN) from error

@@ -1,0 +1,278 @@
+"""How many pictures so many GPUs draw, what that takes and costs: reckoned, from constants that are named one by one.
+
+Plain arithmetic, without Ray or torch: the page `docs/capacity.md` shows its tables, and ``python
+docs_build/capacity.py --gpus 64`` reckons with numbers of one's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+HERE = "`benchmarks/cluster.py constants`, two cores of an AMD EPYC"
+HOUR = 3600.0
+
+
+def measured(value: Any, what: str, where: str = HERE) -> Any:
+    """A constant that was measured, and where."""
+    return field(default=value, metadata={"what": what, "basis": f"measured: {where}"})
+
+
+def assumed(value: Any, what: str, why: str) -> Any:
+    """A constant that was not measured, and why it is so much."""
+    return field(default=value, metadata={"what": what, "basis": f"assumption: {why}"})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of picture, and how a GPU draws it. Of GPUs, nothing was measured."""
+
+    steps: int
+    step_seconds: float
+    row_seconds: float
+    rows: int
+    decode_seconds: float
+    png_bytes: float
+    parameters: float
+    working_bytes: float
+
+
+@dataclass(frozen=True)
+class Sdxl(Kind):
+    """SDXL, 1024 × 1024, LCM."""
+
+    steps: int = assumed(4, "steps of a picture", "what LCM takes")
+    step_seconds: float = assumed(0.0, "seconds of a step, however many rows", "one row fills the GPU at this size")
+    row_seconds: float = assumed(
+        0.125, "seconds of a step for each row", "a guess at a card of 24 GB; `imagegen bench` measures yours"
+    )
+    rows: int = assumed(1, "rows of a step that pay", "one row fills the GPU at this size")
+    decode_seconds: float = assumed(0.25, "seconds to decode a picture", "a guess: the VAE computes in fp32")
+    png_bytes: float = assumed(1.5e6, "bytes of a PNG", "about half of its pixels' 3.1 MB")
+    parameters: float = assumed(
+        3.48e9, "parameters", "2.6 B of the UNet, 0.8 B of two text encoders, 0.08 B of the VAE"
+    )
+    working_bytes: float = assumed(
+        6e9, "bytes of GPU memory beside the weights", "a guess: decoding in fp32, CUDA's own"
+    )
+
+
+@dataclass(frozen=True)
+class Sd15(Kind):
+    """SD1.5, 512 × 512, LCM."""
+
+    steps: int = assumed(4, "steps of a picture", "what LCM takes")
+    step_seconds: float = assumed(0.01, "seconds of a step, however many rows", "a guess: small pictures fill no GPU")
+    row_seconds: float = assumed(
+        0.02, "seconds of a step for each row", "a guess at a card of 24 GB; `imagegen bench` measures yours"
+    )
+    rows: int = assumed(4, "rows of a step that pay", "a guess; the engine finds yours by timing them")
+    decode_seconds: float = assumed(0.04, "seconds to decode a picture", "a guess")
+    png_bytes: float = assumed(0.4e6, "bytes of a PNG", "about half of its pixels' 0.8 MB")
+    parameters: float = assumed(0.98e9, "parameters", "UNet, text encoder and VAE of the released checkpoint")
+    working_bytes: float = assumed(2e9, "bytes of GPU memory beside the weights", "a guess: decoding, CUDA's own")
+
+
+@dataclass(frozen=True)
+class Front:
+    """The process that speaks HTTP, of which each cell has one."""
+
+    request_seconds: float = measured(0.0066, "CPU seconds of a busy front for a picture")
+    event_seconds: float = measured(0.00025, "CPU seconds of a busy front for each step of it")
+    megabyte_seconds: float = measured(0.0015, "CPU seconds of a busy front for each megabyte of it")
+    cores: float = assumed(
+        1.0, "cores that the front can use", "Python's lock; 0.73 was seen where two cores had all to do"
+    )
+    headroom: float = assumed(0.6, "share of that which is planned for", "beyond it, requests wait for the front")
+    most_replicas: int = assumed(64, "replicas of a cell at most", "eight were measured; not too far beyond")
+    resident_bytes: float = measured(170e6, "bytes of the front")
+    waiting_bytes: float = measured(70e3, "bytes of the front for each request that waits")
+    waiting: int = assumed(1000, "requests that wait at one front", "IMAGEGEN_QUEUE_MAX, to be set so")
+    added_seconds: float = measured(0.0075, "seconds that Ray adds to a request")
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the cells stand."""
+
+    failures: float = assumed(
+        2e-5, "failures of a GPU in an hour", "419 in 54 days of 16,384 GPUs, as told of the training of Llama 3"
+    )
+    repair_hours: float = assumed(24.0, "hours until a GPU is back", "somebody comes the next day")
+    risk: float = assumed(0.001, "probability that more GPUs are gone than were kept", "nine hours of a year")
+    gpu_price: float = assumed(1.0, "dollars of a GPU's hour", "what clouds ask for a card of 24 GB, about")
+    cpu_price: float = assumed(0.04, "dollars of a CPU core's hour", "what clouds ask, about")
+    gpu_cores: float = assumed(2.0, "CPU cores for a GPU", "one for the steps, one for PNGs and Ray")
+    cell_cores: float = assumed(
+        4.0, "CPU cores for a cell's front and Ray's head", "one for the front, the rest for Ray"
+    )
+    load: float = assumed(0.6, "share of its pictures that are asked for", "nights, and room for peaks")
+    replica_bytes: float = measured(635e6, "host memory of a replica beside its weights, the demo's")
+    ttl: float = assumed(3600.0, "seconds for which the store keeps a picture", "STORAGE_TTL_IMAGE's default")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What so many GPUs come to.
+
+    Attributes:
+        gpus: How many there are.
+        idle: Of them, those kept for others that fail.
+        cells: Ray clusters, each with its front.
+        per_second: Pictures a second.
+        cost: Dollars for 1,000 pictures, at the site's load.
+        host_bytes: Memory of all machines that the replicas and fronts take.
+        gpu_bytes: Memory of each GPU that is taken.
+        store_bytes: Pictures in the store.
+        network: Bytes a second between replicas, fronts, store and clients.
+    """
+
+    gpus: int
+    idle: int
+    cells: int
+    per_second: float
+    cost: float
+    host_bytes: float
+    gpu_bytes: float
+    store_bytes: float
+    network: float
+
+
+def replica_rate(kind: Kind, in_flight: float = math.inf) -> float:
+    """Pictures a second of one replica that always has so many requests."""
+    rows = max(1.0, min(kind.rows, in_flight))
+    return rows / (kind.steps * (kind.step_seconds + rows * kind.row_seconds) + rows * kind.decode_seconds)
+
+
+def picture_seconds(kind: Kind, front: Front) -> float:
+    """Seconds of a request that meets no other."""
+    return kind.steps * (kind.step_seconds + kind.row_seconds) + kind.decode_seconds + front.added_seconds
+
+
+def front_seconds(kind: Kind, front: Front) -> float:
+    """CPU seconds that a picture takes the front."""
+    return front.request_seconds + kind.steps * front.event_seconds + kind.png_bytes / 1e6 * front.megabyte_seconds
+
+
+def front_limit(kind: Kind, front: Front) -> float:
+    """Pictures a second at which the front has nothing left."""
+    return front.cores / front_seconds(kind, front)
+
+
+def cell_rate(kind: Kind, front: Front, replicas: int, clients: float = math.inf) -> float:
+    """Pictures a second of replicas behind one front, asked by so many clients that never pause."""
+    drawn = replicas * replica_rate(kind, clients / replicas)
+    return min(drawn, front_limit(kind, front), clients / picture_seconds(kind, front))
+
+
+def cell_size(kind: Kind, front: Front) -> int:
+    """The most replicas that one front carries with ease."""
+    carried = int(front.headroom * front_limit(kind, front) / replica_rate(kind))
+    return max(1, min(front.most_replicas, carried))
+
+
+def spares(gpus: int, site: Site) -> int:
+    """GPUs to keep idle: so many that, but for the risk, no more are being repaired at a time; never the last."""
+    mean = gpus * site.failures * site.repair_hours
+    kept, term = 0, math.exp(-mean)
+    within = term
+    while within < 1 - site.risk and kept < gpus - 1:
+        kept += 1
+        term *= mean / kept
+        within += term
+    return kept
+
+
+def plan(gpus: int, kind: Kind, front: Front | None = None, site: Site | None = None, cell: int | None = None) -> Plan:
+    """What so many GPUs come to.
+
+    Args:
+        gpus: How many, from 1.
+        kind: What they draw.
+        front: The cells' fronts.
+        site: Where they stand.
+        cell: Replicas of a cell; None is as many as a front carries with ease.
+    """
+    front, site = front or Front(), site or Site()
+    idle = spares(gpus, site)
+    serving, size = gpus - idle, cell or cell_size(kind, front)
+    full, rest = divmod(serving, size)
+    per_second = full * cell_rate(kind, front, size) + (cell_rate(kind, front, rest) if rest else 0)
+    cells = full + bool(rest)
+    hourly = gpus * (site.gpu_price + site.gpu_cores * site.cpu_price) + cells * site.cell_cores * site.cpu_price
+    weights = 2 * kind.parameters  # in fp16
+    asked = site.load * per_second
+    return Plan(
+        gpus=gpus,
+        idle=idle,
+        cells=cells,
+        per_second=per_second,
+        cost=1000 * hourly / (asked * HOUR),
+        host_bytes=gpus * (site.replica_bytes + weights)
+        + cells * (front.resident_bytes + front.waiting * front.waiting_bytes),
+        gpu_bytes=weights + kind.working_bytes,
+        store_bytes=asked * site.ttl * kind.png_bytes,
+        network=3 * per_second * kind.png_bytes,  # replica to front, front to client, front to store
+    )
+
+
+def plan_rows(plans: Sequence[Plan]) -> list[list[str]]:
+    """Plans as rows of a table, below `PLAN_COLUMNS`."""
+    return [
+        [
+            f"{one.gpus:,}",
+            f"{one.idle:,}",
+            f"{one.cells:,}",
+            f"{one.per_second:,.1f}",
+            f"{one.cost:.2f}",
+            f"{one.host_bytes / 1e9:,.0f}",
+            f"{one.gpu_bytes / 1e9:.1f}",
+            f"{one.store_bytes / 1e9:,.1f}",
+            f"{one.network / 1e6:,.1f}",
+        ]
+        for one in plans
+    ]
+
+
+PLAN_COLUMNS = (
+    "GPUs",
+    "kept idle",
+    "cells",
+    "pictures a second",
+    "$ for 1,000",
+    "host memory, GB",
+    "GPU memory, each, GB",
+    "store, GB",
+    "network, MB/s",
+)
+KINDS = {"sdxl": Sdxl, "sd15": Sd15}
+SIZES = (1, 8, 64, 512, 4096, 10_000)
+
+
+def main() -> None:
+    """Reckon with numbers of one's own: each constant is an option."""
+    from tables import table
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--kind", choices=KINDS, default="sdxl", help="what is drawn; its numbers are the defaults")
+    parser.add_argument("--gpus", type=int, nargs="+", default=SIZES, help="how many there are")
+    parser.add_argument("--cell", type=int, help="replicas of a cell, instead of as many as a front carries with ease")
+    for part in (Sdxl, Front, Site):
+        for one in fields(part):
+            option = f"--{one.name.replace('_', '-')}"
+            parser.add_argument(option, type=type(one.default), help=one.metadata["what"])
+    given = vars(parser.parse_args())
+
+    def own(part: Any) -> Any:
+        return replace(part, **{one.name: given[one.name] for one in fields(part) if given[one.name] is not None})
+
+    kind, front, site = own(KINDS[given["kind"]]()), own(Front()), own(Site())
+    plans = [plan(gpus, kind, front, site, given["cell"]) for gpus in given["gpus"]]
+    print(table(PLAN_COLUMNS, plan_rows(plans)))  # noqa: T201 - what it is for
+
+
+if __name__ == "__main__":
+    main()

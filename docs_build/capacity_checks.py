@@ -1,0 +1,45 @@
+"""Where the model of `capacity.py` was held against a simulated cluster, and what was measured there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from capacity import Front, Kind, Sdxl
+
+
+@dataclass(frozen=True)
+class Check:
+    """A cell with a load that never pauses.
+
+    Attributes:
+        what: What is particular.
+        kind: What the simulated GPUs draw.
+        replicas: How many there are.
+        clients: How many ask.
+        front: The front; one with less than a core is stopped for the rest of the time.
+        measured: Pictures a second, as `benchmarks/cluster.py capacity` measured them last.
+    """
+
+    what: str
+    kind: Kind
+    replicas: int
+    clients: int
+    measured: float
+    front: Front = field(default_factory=Front)
+
+
+# Nothing to decode, and no bytes to speak of.
+_ALONE = replace(Sdxl(), decode_seconds=0.0, png_bytes=300.0)
+_TOGETHER = replace(_ALONE, step_seconds=0.1, row_seconds=0.02, rows=8)
+_QUICK = replace(_ALONE, row_seconds=0.0005, steps=8)
+
+CHECKS = (
+    Check("batches do not pay", _ALONE, 1, 4, 2.00),
+    Check("batches do not pay", _ALONE, 4, 16, 8.00),
+    Check("batches do not pay", _ALONE, 8, 32, 15.83),
+    Check("the same, two clients a replica", _ALONE, 8, 16, 15.67),
+    Check("the same, fewer clients than replicas", _ALONE, 8, 2, 3.83),
+    Check("batches of 8 pay", _TOGETHER, 4, 32, 27.25),
+    Check("the same, half as many clients", _TOGETHER, 4, 16, 19.42),
+    Check("short steps, eight, and a front that gets 0.4 of a core", _QUICK, 4, 16, 50.00, replace(Front(), cores=0.4)),
+)
