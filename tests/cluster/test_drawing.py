@@ -112,7 +112,7 @@ def _fill(deployed: Deployed, tickets: list[Ticket]) -> None:
 
 
 def test_a_killed_replicas_pictures_are_drawn_elsewhere(two: Deployed) -> None:
-    tickets = [two.submit(seed=seed, num_inference_steps=20) for seed in range(20)]
+    tickets = [two.submit(seed=seed, num_inference_steps=LONG) for seed in range(20)]
     for ticket in tickets:
         next(event for event in ticket.events if isinstance(event, StepDone))
     killed = two.processes()[0]
@@ -122,7 +122,7 @@ def test_a_killed_replicas_pictures_are_drawn_elsewhere(two: Deployed) -> None:
     assert 0 < len(again) < 20
     steps = [event.step for event in again[0].events if isinstance(event, StepDone)]
     assert steps.count(1) == 2
-    assert steps[-20:] == list(range(1, 21))
+    assert steps[-LONG:] == list(range(1, LONG + 1))
     two.until(lambda hosts: len(hosts) == 2)
     assert killed.pid not in {one.pid for one in two.processes()}
 

@@ -158,8 +158,8 @@ def test_a_server_that_was_killed_can_be_begun_again(cluster: Cluster, tmp_path:
         ends = time.monotonic() + LIMIT
         while any(one["name"] == "front" for one in ray.util.list_named_actors(all_namespaces=True)):
             assert time.monotonic() < ends, "Ray does not notice that the server is gone"
-        with serving(tmp_path, cluster, BACKEND="scripted") as (second, port, log):
-            http = until_ready(f"http://127.0.0.1:{port}", second, log)
+        with serving(tmp_path, cluster, BACKEND="scripted") as (second, address, told):
+            http = until_ready(f"http://127.0.0.1:{address}", second, told)
             assert draw(http, size="8x8").status_code == 200
             second.send_signal(signal.SIGTERM)
             assert second.wait(LIMIT) == 0
