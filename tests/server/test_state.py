@@ -81,6 +81,14 @@ def test_health_tells_what_the_engine_does(server: Running) -> None:
     assert (told["status"], told["model"], told["engine"]["finished"]) == ("ok", "ready", 1)
 
 
+def test_ready_says_when_nobody_draws(serve: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    assert server.http.get("/ready").status_code == 200
+    monkeypatch.setattr(server.app.state.studio.model.models, "report", lambda: None)  # as where replicas are all lost
+    answer = server.http.get("/ready")
+    assert (answer.status_code, answer.json()) == (503, {"status": "loading", "detail": "nobody draws at the moment"})
+
+
 def test_ready_says_when_the_queue_is_full(serve: StartServer) -> None:
     server = serve(queue_limit=1, queue_max=1)
     assert server.http.get("/ready").json()["status"] == "ready"
