@@ -81,17 +81,17 @@ class Front:
     """The process that speaks HTTP, of which each cell has one."""
 
     request_seconds: float = measured(0.0066, "CPU seconds of a busy front for a picture")
-    event_seconds: float = measured(0.00025, "CPU seconds of a busy front for each step of it")
-    megabyte_seconds: float = measured(0.0015, "CPU seconds of a busy front for each megabyte of it")
+    event_seconds: float = measured(0.00024, "CPU seconds of a busy front for each step of it")
+    megabyte_seconds: float = measured(0.0020, "CPU seconds of a busy front for each megabyte of it")
     cores: float = assumed(
         1.0, "cores that the front can use", "Python's lock; 0.73 was seen where two cores had all to do"
     )
     headroom: float = assumed(0.6, "share of that which is planned for", "beyond it, requests wait for the front")
     most_replicas: int = assumed(64, "replicas of a cell at most", "eight were measured; not too far beyond")
     resident_bytes: float = measured(170e6, "bytes of the front")
-    waiting_bytes: float = measured(70e3, "bytes of the front for each request that waits")
+    waiting_bytes: float = measured(68e3, "bytes of the front for each request that waits")
     waiting: int = assumed(1000, "requests that wait at one front", "IMAGEGEN_QUEUE_MAX, to be set so")
-    added_seconds: float = measured(0.0075, "seconds that Ray adds to a request")
+    added_seconds: float = measured(0.0062, "seconds that Ray adds to a request")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Site:
         4.0, "CPU cores for a cell's front and Ray's head", "one for the front, the rest for Ray"
     )
     load: float = assumed(0.6, "share of its pictures that are asked for", "nights, and room for peaks")
-    replica_bytes: float = measured(635e6, "host memory of a replica beside its weights, the demo's")
+    replica_bytes: float = measured(607e6, "host memory of a replica beside its weights, the demo's")
     ttl: float = assumed(3600.0, "seconds for which the store keeps a picture", "STORAGE_TTL_IMAGE's default")
 
 
