@@ -85,6 +85,8 @@ class Front:
 
     async def __del__(self) -> None:
         """Finish the jobs that nobody waits for at the moment; Ray Serve awaits this."""
+        if not hasattr(self, "_app"):  # it did not come to be
+            return
         studio: Studio = self._app.state.studio
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(studio.done(), studio.settings.shutdown_limit)

@@ -91,18 +91,13 @@ class LocalModels:
     """Models in this process: each has an engine of its own, as many at a time as memory takes."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
-        """Nothing is loaded yet.
-
-        Raises:
-            ModelNotFoundError: The configured upscaler is not there.
-        """
+        """Nothing is loaded yet."""
         self._settings, self._registry = settings, registry
         self._residents = Residents(
             self._load, estimate=self._estimate, budget=settings.memory_budget, queue_limit=settings.queue_max
         )
         self._asked: dict[ModelKey, Mode] = {}
         self._adapted: dict[ModelKey, Mode] = {}  # the last with LoRAs that was asked for
-        self._cards: dict[ModelKey, ModelCard] = {}
 
     def adopt(self, mode: Mode, engine: Any) -> None:
         """Take in an engine that draws a mode already; it stays, and its maker closes it."""
