@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from imagegen_core import GenerateRequest, errors
 from imagegen_core.cluster import models as cluster_models
+from imagegen_core.cluster.drawer import Drawer
 from imagegen_core.cluster.wire import portable_error
 from imagegen_core.engine import Ticket
 from imagegen_core.errors import (
@@ -157,6 +160,15 @@ def test_an_end_gives_up_what_is_open(deploy: Callable[..., Any]) -> None:
         ticket.result(LIMIT)
     with pytest.raises(EngineClosedError):
         one.submit()
+
+
+def test_a_replica_whose_step_hangs_is_not_well() -> None:
+    drawer: Any = object.__new__(Drawer)
+    drawer._broken, drawer._models = "", SimpleNamespace(report=lambda: SimpleNamespace(stuck=0.0))
+    asyncio.run(drawer.check_health())
+    drawer._models = SimpleNamespace(report=lambda: SimpleNamespace(stuck=3.0))
+    with pytest.raises(RuntimeError, match="^A step has been running for 3 s longer than it may"):
+        asyncio.run(drawer.check_health())
 
 
 def test_errors_cross_as_what_the_other_side_can_read() -> None:

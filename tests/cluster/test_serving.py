@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import io
 import json
 import os
 import secrets
@@ -21,6 +23,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 import ray
+from PIL import Image
 from ray import serve
 from ray.cluster_utils import Cluster
 
@@ -98,6 +101,10 @@ def check_drawing(http: httpx.Client, alone: bytes) -> None:
         assert time.monotonic() < ends, engine
     larger = draw(http, superres=True)
     assert (larger.status_code, larger.headers["X-SR-Passes"]) == (200, "1")
+    enlarged = http.post("/sdapi/v1/extra-single-image", json={"image": base64.b64encode(alone).decode()}).json()
+    assert Image.open(io.BytesIO(base64.b64decode(enlarged["image"]))).size == (128, 128)
+    unread = http.post("/superres", files={"file": ("a.png", b"nonsense")})
+    assert (unread.status_code, unread.json()["type"]) == (422, "invalid_picture")
     assert http.get("/").text.startswith("<!doctype html>")
 
 
