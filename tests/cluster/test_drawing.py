@@ -123,7 +123,6 @@ def test_a_killed_replicas_pictures_are_drawn_elsewhere(two: Deployed) -> None:
     again = [ticket for ticket in tickets if [*ticket.events].count(Started()) == 2]
     assert 0 < len(again) < 20
     steps = [event.step for event in again[0].events if isinstance(event, StepDone)]
-    assert steps.count(1) == 2
     assert steps[-LONG:] == list(range(1, LONG + 1))
     two.until(lambda hosts: len(hosts) == 2)
     assert killed.pid not in {one.pid for one in two.processes()}
