@@ -73,6 +73,7 @@ class ClusterModels:
         self._settings, self._registry = settings, registry
         self._replicas = Replicas(handle)
         self._open: set[Ticket] = set()
+        self._waiting: set[Ticket] = set()  # of those, the ones that have not begun
         self._ended: Counter[str] = Counter()
         self._changed = threading.Lock()
         self._closed = False
@@ -93,10 +94,11 @@ class ClusterModels:
                 raise EngineClosedError("The engine is closed: it takes no more requests")
             if self._replicas.failure:
                 raise NotReadyError(self._replicas.failure)
-            waiting = self._waiting()
+            waiting = len(self._waiting)
             if waiting >= self._settings.queue_max:
                 raise QueueFullError(f"{waiting} requests wait already: try again in a moment", _RETRY_AFTER)
             self._open.add(ticket)
+            self._waiting.add(ticket)
         ticket.wait_at(waiting + 1)
         drawing = self._replicas.start(self._draw(mode, ticket))
         ticket.job.fut.add_done_callback(lambda future: self._note_end(ticket, future, drawing))
@@ -140,7 +142,7 @@ class ClusterModels:
         if not reports:
             return None
         with self._changed:
-            waiting = self._waiting()
+            waiting = len(self._waiting)
             return replace(
                 merged(reports),
                 waiting=waiting,
@@ -178,14 +180,11 @@ class ClusterModels:
             ticket.fail(EngineClosedError("The engine is closed: it takes no more requests"))
         self._replicas.close(limit)
 
-    def _waiting(self) -> int:
-        """How many have not begun; under the lock."""
-        return sum(ticket.events.when(Started) is None for ticket in self._open)
-
     def _note_end(self, ticket: Ticket, future: Future[Any], drawing: Future[None]) -> None:
         ended = "cancelled" if future.cancelled() else "finished" if future.exception() is None else "failed"
         with self._changed:
             self._open.discard(ticket)
+            self._waiting.discard(ticket)
             self._ended[ended] += 1
         if ended != "finished":  # what is finished hears of its stream's end, and needs no cancelling there
             drawing.cancel()
@@ -234,6 +233,9 @@ class ClusterModels:
                 async for event in events:
                     _pass_on(event, ticket)
                     heard = True
+                    if isinstance(event, Started):
+                        with self._changed:
+                            self._waiting.discard(ticket)
         except (RayActorError, EngineClosedError, QueueFullError) as error:
             raise LostError((str(error) or type(error).__name__).splitlines()[0], in_hand=heard) from error
         if not ticket.done:
