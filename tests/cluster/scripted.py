@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -40,7 +41,10 @@ class _State:
 
 
 class ScriptedWorker:
-    """Takes `STEP` a step, however many pictures are stepped together; a prompt ``die`` kills its process."""
+    """Takes `STEP` a step, however many pictures are stepped together.
+
+    A prompt ``die`` ends each process that draws it; ``kill PATH`` kills the first, halfway, and leaves its pid there.
+    """
 
     native_size = "8x8"
 
@@ -72,8 +76,12 @@ class ScriptedWorker:
     def step(self, states: Sequence[_State]) -> None:
         time.sleep(STEP)
         for state in states:
-            if state.drawing.prompt == "die":
+            first, _, path = state.drawing.prompt.partition(" ")
+            if first == "die":
                 os._exit(1)
+            if first == "kill" and state.steps_left == state.drawing.steps // 2 and not Path(path).exists():
+                Path(path).write_text(f"{os.getpid()}")
+                os.kill(os.getpid(), signal.SIGKILL)
             state.steps_left -= 1
             if state.job.on_step:
                 state.job.on_step(StepDone(state.drawing.steps - state.steps_left, state.drawing.steps))
