@@ -13,8 +13,7 @@ from docstrings import attributes
 from pydantic.fields import FieldInfo
 
 from imagegen_core import Settings
-from imagegen_core.settings import ByteCount, DeviceNames, variables
-from imagegen_core.tables import ModeSettings, StyleSettings
+from imagegen_core.settings import ByteCount, DeviceNames, ModeSettings, StyleSettings, variables
 
 _INTRODUCTION = """# Configuration
 

@@ -19,7 +19,6 @@ ROOMS = [
     {"picture", "request", "samplers", "styles"},
     {"job"},
     {"worker"},
-    {"tables"},
     {"backend", "settings", "images"},
     {"modes", "models", "plugins", "storage"},
     {"diffusion", "scaffold", "shortcuts"},

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.request import GenerateRequest
-from imagegen_core.settings import Settings
+from imagegen_core.settings import ModeSettings, Settings
 from imagegen_core.styles import LoraUse
-from imagegen_core.tables import ModeSettings
 
 DEFAULT_MODE = "default"
 """The only mode where none is configured."""

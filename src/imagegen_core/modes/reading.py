@@ -8,9 +8,8 @@ from pathlib import Path
 from imagegen_core.errors import SettingsError
 from imagegen_core.modes.mode import DEFAULT_MODE, Mode, ModeSet
 from imagegen_core.modes.yaml_file import YamlModes, read_yaml
-from imagegen_core.settings import Settings
+from imagegen_core.settings import LoraSettings, ModeSettings, Settings
 from imagegen_core.styles import LoraUse
-from imagegen_core.tables import LoraSettings, ModeSettings
 
 _NAMES = ("modes.yaml", "modes.yml")
 

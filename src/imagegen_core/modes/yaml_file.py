@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagegen_core.errors import SettingsError
-from imagegen_core.tables import LoraSettings, ModeSettings, ModeTables
+from imagegen_core.settings import LoraSettings, ModeSettings, ModeTables
 
 # What those servers draw with where a mode does not say it.
 _DEFAULTS = {"default_size": "512x512", "default_steps": 4, "default_guidance": 1.0}

@@ -3,98 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from imagegen_core.errors import SettingsError
-from imagegen_core.tables import LoraSettings, ModeSettings, ModeTables, StyleSettings
-
-DEFAULT_FILE = "imagegen.toml"
-FILE_VARIABLE = "IMAGEGEN_CONFIG"
-_BYTES = re.compile(r"\s*(?P<number>[0-9]+(\.[0-9]+)?)\s*(?P<prefix>[kKmMgGtT])?(?P<binary>i)?[bB]?\s*")
-
-# What each field is also called in the environment, beside IMAGEGEN_ and its own name, which comes first.
-_ALSO_CALLED = {
-    "backend": "BACKEND",
-    "use_sdxl": "USE_SDXL",
-    "model": "MODEL",
-    "model_root": "MODEL_ROOT",
-    "device": "CUDA_DEVICE",
-    "dtype": "CUDA_DTYPE",
-    "vae_path": "VAE_PATH",
-    "base_model": "BASE_MODEL",
-    "lora_root": "LORA_ROOT",
-    "embeddings_root": "EMBEDDINGS_ROOT",
-    "scheduler": "CUDA_SCHEDULER",
-    "enable_xformers": "CUDA_ENABLE_XFORMERS",
-    "attention_slicing": "CUDA_ATTENTION_SLICING",
-    "modes_file": "MODE_CONFIG_PATH",
-    "num_workers": "NUM_WORKERS",
-    "queue_max": "QUEUE_MAX",
-    "port": "PORT",
-    "default_timeout": "DEFAULT_TIMEOUT",
-    "default_size": "DEFAULT_SIZE",
-    "default_steps": "DEFAULT_STEPS",
-    "default_guidance": "DEFAULT_GUIDANCE",
-    "storage_provider": "STORAGE_PROVIDER",
-    "storage_url": "STORAGE_URL",
-    "storage_max_items": "STORAGE_MAX_ITEMS",
-    "storage_ttl_image": "STORAGE_TTL_IMAGE",
-    "storage_enable_http": "STORAGE_ENABLE_HTTP",
-}
-_FILE_ONLY = {"styles", "modes"}
-# Fields that a backend may have a variable of its own for, which comes before those above: SDXL_MODEL.
-_PER_BACKEND = {"model": "MODEL", "model_root": "MODEL_ROOT"}
-
-
-_PLACES = {FILE_VARIABLE, "XDG_CONFIG_HOME", "HOME"}  # where the files are
-
-
-class _Value(NamedTuple):
-    value: Any
-    source: str
-    file: Path | None = None
-    text: str = ""
-
-
-def _split(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
-"""Several words: an array in the file, with commas between them in the environment."""
-
-
-def _joined(value: object) -> object:
-    """Devices as one text with commas, also where they are an array."""
-    words = _split(value)
-    if isinstance(words, list | tuple) and all(isinstance(word, str) for word in words):
-        return ",".join(words)
-    return value
-
-
-DeviceNames = Annotated[str, BeforeValidator(_joined)]
-"""A device, or several with commas between them; in the file also an array."""
-
-
-def _bytes(value: object) -> object:
-    """A number of bytes as people write it: ``6GB``, ``512 MiB``; a bare number is bytes."""
-    if not isinstance(value, str):
-        return value
-    match = _BYTES.fullmatch(value)
-    if match is None:
-        raise ValueError("expected a number of bytes, such as 6GB")
-    power = " kmgt".index((match["prefix"] or " ").lower())
-    return int(float(match["number"]) * (1024 if match["binary"] else 1000) ** power)
-
-
-ByteCount = Annotated[int, BeforeValidator(_bytes)]
-"""A number of bytes, also with a unit: ``6GB`` is 6 * 1000**3, ``6GiB`` is 6 * 1024**3."""
+from imagegen_core.settings.sources import (
+    Value,
+    find_files,
+    from_backends_own,
+    from_environment,
+    from_file,
+    ours,
+)
+from imagegen_core.settings.tables import ModeTables, StyleSettings
+from imagegen_core.settings.values import ByteCount, CommaSeparated, DeviceNames
+from imagegen_core.settings.wording import sentence
 
 
 class Settings(BaseModel):
@@ -230,8 +156,8 @@ class Settings(BaseModel):
         Raises:
             SettingsError: A value is malformed, a key unknown, or the file unreadable.
         """
-        environ = _ours(os.environ if environ is None else environ)
-        return cls._read(_files(environ), environ).override(**given)
+        environ = ours(os.environ if environ is None else environ, cls.model_fields)
+        return cls._read(find_files(environ), environ).override(**given)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -249,8 +175,8 @@ class Settings(BaseModel):
 
     @classmethod
     def _read(cls, files: tuple[Path, ...], environ: Mapping[str, str]) -> Settings:
-        in_files = {field: value for file in files for field, value in _from_file(file).items()}
-        settings = cls._of(in_files | _from_environment(environ), environ)
+        in_files = {field: value for file in files for field, value in from_file(file).items()}
+        settings = cls._of(in_files | from_environment(environ, cls.model_fields), environ)
         settings._files = files  # noqa: SLF001 - its own
         return settings
 
@@ -260,7 +186,7 @@ class Settings(BaseModel):
         Raises:
             SettingsError: A value is malformed.
         """
-        arguments = {field: _Value(value, field) for field, value in given.items() if value is not None}
+        arguments = {field: Value(value, field) for field, value in given.items() if value is not None}
         settings = self._of(self._found() | arguments, self._environ)
         settings._files = self._files  # noqa: SLF001 - its own
         return settings
@@ -270,11 +196,8 @@ class Settings(BaseModel):
 
         What was given as an argument stays, and settings built by hand have no variables to look at.
         """
-        own = {}
-        for field, name in _PER_BACKEND.items():
-            variable = f"{environment_prefix}_{name}"
-            if self._environ.get(variable) and self.source(field) != field:
-                own[field] = _Value(self._environ[variable], variable)
+        own = from_backends_own(self._environ, environment_prefix)
+        own = {field: value for field, value in own.items() if self.source(field) != field}
         return self._of(self._found() | own, self._environ)
 
     @property
@@ -290,112 +213,22 @@ class Settings(BaseModel):
         """
         if len(self.devices) <= 1:
             return self
-        one = _Value(self.devices[number % len(self.devices)], self.source("device"))
+        one = Value(self.devices[number % len(self.devices)], self.source("device"))
         return self._of(self._found() | {"device": one}, self._environ)
 
     def source(self, field: str) -> str:
         """Where it came from: ``SDXL_MODEL``, ``dtype in imagegen.toml, line 1``, ``dtype`` by hand, ``default``."""
         return self._sources.get(field, field if field in self.model_fields_set else "default")
 
-    def _found(self) -> dict[str, _Value]:
-        return {field: _Value(getattr(self, field), self.source(field)) for field in self.model_fields_set}
+    def _found(self) -> dict[str, Value]:
+        return {field: Value(getattr(self, field), self.source(field)) for field in self.model_fields_set}
 
     @classmethod
-    def _of(cls, found: Mapping[str, _Value], environ: Mapping[str, str]) -> Settings:
+    def _of(cls, found: Mapping[str, Value], environ: Mapping[str, str]) -> Settings:
         try:
             settings = cls(**{field: given.value for field, given in found.items()})
         except ValidationError as error:
-            raise SettingsError(_sentence(error, found)) from error
+            raise SettingsError(sentence(error, found, cls.model_fields)) from error
         settings._sources.update((field, given.source) for field, given in found.items())
         settings._environ = environ
         return settings
-
-
-def variables(field: str, prefixes: Iterable[str] = ()) -> list[str]:
-    """What sets a field in the environment; the first that is set counts.
-
-    Args:
-        field: The field's name.
-        prefixes: Of backends, such as ``SDXL``, whose own variables come before the general ones.
-    """
-    if field in _FILE_ONLY:
-        return []
-    own = [f"{prefix}_{_PER_BACKEND[field]}" for prefix in prefixes if field in _PER_BACKEND]
-    also = [_ALSO_CALLED[field]] if field in _ALSO_CALLED else []
-    return [*own, f"IMAGEGEN_{field.upper()}", *also]
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, _Value]:
-    found = {}
-    for field in Settings.model_fields:
-        # An empty variable counts as unset, as shells and compose files leave them.
-        if variable := next((name for name in variables(field) if environ.get(name)), None):
-            found[field] = _Value(environ[variable], variable)
-    return found
-
-
-def _ours(environ: Mapping[str, str]) -> dict[str, str]:
-    """Of an environment, what settings can come from: they go to other processes, and secrets of others do not."""
-    names = {name for field in Settings.model_fields for name in variables(field)} | _PLACES
-    own = tuple(f"_{name}" for name in _PER_BACKEND.values())
-    return {name: value for name, value in environ.items() if name in names or name.endswith(own)}
-
-
-def _files(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """The file that is named, else the user's and above it the working directory's."""
-    if named := environ.get(FILE_VARIABLE):
-        return (Path(named),)
-    return tuple(file for file in (_user_folder(environ) / DEFAULT_FILE, Path(DEFAULT_FILE)) if file.is_file())
-
-
-def _user_folder(environ: Mapping[str, str]) -> Path:
-    """Where the user's own configuration lies: https://specifications.freedesktop.org/basedir-spec, on every system."""
-    return Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".config", "imagegen")
-
-
-def _from_file(path: Path) -> dict[str, _Value]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except OSError as error:
-        raise SettingsError(
-            f"Cannot read the configuration {path} ({error.strerror}): correct {FILE_VARIABLE} or unset it"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"Cannot read the configuration {path}: {error}") from error
-    return {key: _Value(value, f"{key} in {path}{_line([key], text)}", path, text) for key, value in table.items()}
-
-
-def _line(keys: Sequence[str], text: str) -> str:
-    """Where a key below others stands in a file, in words; nothing where that is hard to find."""
-    names = [rf"""["']?{re.escape(key)}["']?""" for key in keys]
-    lines, found = text.splitlines(), 0
-    for depth, name in enumerate(names, start=1):
-        table = r"\s*\.\s*".join(names[:depth])
-        stands = re.compile(rf"(\s*\[+\s*{table}\s*[.\]]|\s*{name}\s*[=.])")
-        found = next((number for number in range(max(found, 1), len(lines) + 1) if stands.match(lines[number - 1])), 0)
-        if not found:
-            return ""
-    return f", line {found}"
-
-
-def _sentence(error: ValidationError, found: Mapping[str, _Value]) -> str:
-    """The first thing that is wrong, said with the name under which the value was given."""
-    first = error.errors(include_url=False)[0]
-    field = str(first["loc"][0])
-    source = found[field].source
-    if first["type"] == "extra_forbidden" and len(first["loc"]) > 1:
-        return _unknown_key([str(part) for part in first["loc"]], found[field])
-    if first["type"] == "extra_forbidden":
-        return f"Unknown setting {source}: expected one of {', '.join(sorted(Settings.model_fields))}"
-    inner = "".join(f".{part}" for part in first["loc"][1:])
-    name = f"{source}, {field}{inner}:" if inner else source
-    said = first["msg"].removeprefix("Value error, ")
-    return f"Invalid {name} {first['input']!r}: {said[0].lower()}{said[1:]}"
-
-
-def _unknown_key(keys: Sequence[str], value: _Value) -> str:
-    """What is said of a key that its table does not have."""
-    place = "" if value.file is None else f" in {value.file}{_line(keys, value.text)}"
-    table = LoraSettings if "loras" in keys[:-1] else ModeSettings if keys[0] == "modes" else StyleSettings
-    return f"Unknown key {'.'.join(keys)}{place}: expected one of {', '.join(sorted(table.model_fields))}"

@@ -1,0 +1,144 @@
+"""Where settings come from: the environment and ``imagegen.toml``, each value with its source."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from imagegen_core.errors import SettingsError
+
+DEFAULT_FILE = "imagegen.toml"
+FILE_VARIABLE = "IMAGEGEN_CONFIG"
+
+# What each field is also called in the environment, beside IMAGEGEN_ and its own name, which comes first.
+_ALSO_CALLED = {
+    "backend": "BACKEND",
+    "use_sdxl": "USE_SDXL",
+    "model": "MODEL",
+    "model_root": "MODEL_ROOT",
+    "device": "CUDA_DEVICE",
+    "dtype": "CUDA_DTYPE",
+    "vae_path": "VAE_PATH",
+    "base_model": "BASE_MODEL",
+    "lora_root": "LORA_ROOT",
+    "embeddings_root": "EMBEDDINGS_ROOT",
+    "scheduler": "CUDA_SCHEDULER",
+    "enable_xformers": "CUDA_ENABLE_XFORMERS",
+    "attention_slicing": "CUDA_ATTENTION_SLICING",
+    "modes_file": "MODE_CONFIG_PATH",
+    "num_workers": "NUM_WORKERS",
+    "queue_max": "QUEUE_MAX",
+    "port": "PORT",
+    "default_timeout": "DEFAULT_TIMEOUT",
+    "default_size": "DEFAULT_SIZE",
+    "default_steps": "DEFAULT_STEPS",
+    "default_guidance": "DEFAULT_GUIDANCE",
+    "storage_provider": "STORAGE_PROVIDER",
+    "storage_url": "STORAGE_URL",
+    "storage_max_items": "STORAGE_MAX_ITEMS",
+    "storage_ttl_image": "STORAGE_TTL_IMAGE",
+    "storage_enable_http": "STORAGE_ENABLE_HTTP",
+}
+_FILE_ONLY = {"styles", "modes"}
+# Fields that a backend may have a variable of its own for, which comes before those above: SDXL_MODEL.
+_PER_BACKEND = {"model": "MODEL", "model_root": "MODEL_ROOT"}
+_PLACES = {FILE_VARIABLE, "XDG_CONFIG_HOME", "HOME"}  # where the files are
+
+
+class Value(NamedTuple):
+    """A value that was found.
+
+    Attributes:
+        value: As it is written there.
+        source: Where, in words: the variable, the key and its file and line, or the field that was set by hand.
+        file: The file, where it is one.
+        text: What stands in the file.
+    """
+
+    value: Any
+    source: str
+    file: Path | None = None
+    text: str = ""
+
+
+def variables(field: str, prefixes: Iterable[str] = ()) -> list[str]:
+    """What sets a field in the environment; the first that is set counts.
+
+    Args:
+        field: The field's name.
+        prefixes: Of backends, such as ``SDXL``, whose own variables come before the general ones.
+    """
+    if field in _FILE_ONLY:
+        return []
+    own = [f"{prefix}_{_PER_BACKEND[field]}" for prefix in prefixes if field in _PER_BACKEND]
+    also = [_ALSO_CALLED[field]] if field in _ALSO_CALLED else []
+    return [*own, f"IMAGEGEN_{field.upper()}", *also]
+
+
+def from_environment(environ: Mapping[str, str], fields: Iterable[str]) -> dict[str, Value]:
+    """The fields that the environment sets."""
+    found = {}
+    for field in fields:
+        # An empty variable counts as unset, as shells and compose files leave them.
+        if variable := next((name for name in variables(field) if environ.get(name)), None):
+            found[field] = Value(environ[variable], variable)
+    return found
+
+
+def from_backends_own(environ: Mapping[str, str], prefix: str) -> dict[str, Value]:
+    """The fields that a backend's own variables set."""
+    own = {field: f"{prefix}_{name}" for field, name in _PER_BACKEND.items()}
+    return {field: Value(environ[name], name) for field, name in own.items() if environ.get(name)}
+
+
+def ours(environ: Mapping[str, str], fields: Iterable[str]) -> dict[str, str]:
+    """Of an environment, what settings can come from: they go to other processes, and secrets of others do not."""
+    names = {name for field in fields for name in variables(field)} | _PLACES
+    own = tuple(f"_{name}" for name in _PER_BACKEND.values())
+    return {name: value for name, value in environ.items() if name in names or name.endswith(own)}
+
+
+def find_files(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """The file that is named, else the user's and above it the working directory's."""
+    if named := environ.get(FILE_VARIABLE):
+        return (Path(named),)
+    return tuple(file for file in (_user_folder(environ) / DEFAULT_FILE, Path(DEFAULT_FILE)) if file.is_file())
+
+
+def _user_folder(environ: Mapping[str, str]) -> Path:
+    """Where the user's own configuration lies: https://specifications.freedesktop.org/basedir-spec, on every system."""
+    return Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".config", "imagegen")
+
+
+def from_file(path: Path) -> dict[str, Value]:
+    """The values that a file has, by their keys.
+
+    Raises:
+        SettingsError: It cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError(
+            f"Cannot read the configuration {path} ({error.strerror}): correct {FILE_VARIABLE} or unset it"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"Cannot read the configuration {path}: {error}") from error
+    return {key: Value(value, f"{key} in {path}{line([key], text)}", path, text) for key, value in table.items()}
+
+
+def line(keys: Sequence[str], text: str) -> str:
+    """Where a key below others stands in a file, in words; nothing where that is hard to find."""
+    names = [rf"""["']?{re.escape(key)}["']?""" for key in keys]
+    lines, found = text.splitlines(), 0
+    for depth, name in enumerate(names, start=1):
+        table = r"\s*\.\s*".join(names[:depth])
+        stands = re.compile(rf"(\s*\[+\s*{table}\s*[.\]]|\s*{name}\s*[=.])")
+        found = next((number for number in range(max(found, 1), len(lines) + 1) if stands.match(lines[number - 1])), 0)
+        if not found:
+            return ""
+    return f", line {found}"

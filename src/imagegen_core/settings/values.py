@@ -1,0 +1,45 @@
+"""Values that are written in the file and the environment otherwise than they are held."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+_BYTES = re.compile(r"\s*(?P<number>[0-9]+(\.[0-9]+)?)\s*(?P<prefix>[kKmMgGtT])?(?P<binary>i)?[bB]?\s*")
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
+"""Several words: an array in the file, with commas between them in the environment."""
+
+
+def _joined(value: object) -> object:
+    """Devices as one text with commas, also where they are an array."""
+    words = _split(value)
+    if isinstance(words, list | tuple) and all(isinstance(word, str) for word in words):
+        return ",".join(words)
+    return value
+
+
+DeviceNames = Annotated[str, BeforeValidator(_joined)]
+"""A device, or several with commas between them; in the file also an array."""
+
+
+def _bytes(value: object) -> object:
+    """A number of bytes as people write it: ``6GB``, ``512 MiB``; a bare number is bytes."""
+    if not isinstance(value, str):
+        return value
+    match = _BYTES.fullmatch(value)
+    if match is None:
+        raise ValueError("expected a number of bytes, such as 6GB")
+    power = " kmgt".index((match["prefix"] or " ").lower())
+    return int(float(match["number"]) * (1024 if match["binary"] else 1000) ** power)
+
+
+ByteCount = Annotated[int, BeforeValidator(_bytes)]
+"""A number of bytes, also with a unit: ``6GB`` is 6 * 1000**3, ``6GiB`` is 6 * 1024**3."""
