@@ -209,10 +209,20 @@ def test_styles_used_long_ago_make_room(
         save(as_kohya(random_lora(family["load"](), seed=seed)), tmp_path / f"s{seed}.safetensors")
     worker = _worker(family, lora_root=tmp_path)
     first = [_draw(worker, f"s{seed}").png for seed in range(2)]
-    two = _tensors(worker)
+    two, taken = _tensors(worker), worker.memory_bytes()
     _draw(worker, "s2")
-    assert _tensors(worker) == two
+    assert (_tensors(worker), worker.memory_bytes()) == (two, taken)
     assert [_draw(worker, f"s{seed}").png for seed in range(2)] == first
+
+
+def test_a_style_weighs_what_it_adds(family: dict[str, Any]) -> None:
+    worker = _worker(family, lora_root=family["root"])
+    bare = worker.memory_bytes()
+    _draw(worker, "kohya")
+    networks = [part for part in worker.pipe.components.values() if isinstance(part, torch.nn.Module)]
+    layers = [layer for network in networks for layer in network.modules() if hasattr(layer, "lora_A")]
+    added = sum(weight.nbytes for one in layers for part in (one.lora_A, one.lora_B) for weight in part.parameters())
+    assert worker.memory_bytes() == bare + added
 
 
 def test_an_unknown_style_is_refused_with_those_there_are(worker: Any) -> None:

@@ -149,7 +149,7 @@ class Weighed(Protocol):
     """A worker that knows what its model takes, so that several can be kept within a budget."""
 
     def memory_bytes(self) -> int:
-        """Bytes that the model takes on its device, now."""
+        """Bytes that the model takes on its device, now: asked on any thread, and often, while pictures are drawn."""
         ...
 
     def device_memory(self) -> DeviceMemory:

@@ -306,7 +306,8 @@ def test_an_engine_that_breaks_takes_only_what_it_had_in_hand(pool: StartPool, m
     with pytest.raises(EngineClosedError, match=r"The engine broke \(ZeroDivisionError.*restart it"):
         waiting[0].result(LIMIT)
     assert (first.is_broken, second.is_broken) == (True, False)
-    assert some.report().waiting == 5
+    assert some.is_broken
+    assert (some.report().waiting, some.report().broken) == (5, 1)
     sound.gate.open()
     assert [ticket.result(LIMIT).png for ticket in held] == [b"first", b"first"]
     assert [ticket.result(LIMIT).png for ticket in waiting[1:]] == [b"1", b"2", b"3", b"4", b"5"]

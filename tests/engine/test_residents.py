@@ -23,6 +23,7 @@ from imagegen_core import (
     QueueFullError,
     Settings,
 )
+from imagegen_core.diffusion.memory import weight_bytes
 from imagegen_core.engine import Pool, Residents
 from imagegen_core.worker import DeviceMemory
 from imagegen_sdxl import DiffusersSDXLCudaWorker
@@ -39,7 +40,7 @@ class Plain:
     worker_id = 0
 
     def __init__(self, name: str, drawing: Gate) -> None:
-        self.name, self.drawing = name, drawing
+        self.name, self.drawing, self.size = name, drawing, SIZE
 
     def run_job(self, job: Job) -> tuple[bytes, int]:
         self.drawing(job)
@@ -49,7 +50,7 @@ class Plain:
         return (*self.run_job(job), b"")
 
     def memory_bytes(self) -> int:
-        return SIZE
+        return self.size
 
     def device_memory(self) -> DeviceMemory:
         return DeviceMemory("none", 100, 40)
@@ -136,14 +137,34 @@ def test_one_more_than_the_budget_is_loaded_where_it_is_alone(shelf: Callable[..
     assert some.states() == {"b": "ready"}
 
 
+def test_one_that_grows_has_others_make_room(shelf: Callable[..., Shelf]) -> None:
+    some = shelf(budget=3 * SIZE)
+    assert [some.draw(key) for key in ("a", "b", "c")] == ["a", "b", "c"]
+    some.residents.engine("c").worker.size = 2 * SIZE
+    assert some.draw("c") == "c"
+    _until(lambda: some.states() == {"b": "ready", "c": "ready"})
+    assert {one.key: one.size for one in some.residents.tell()} == {"b": SIZE, "c": 2 * SIZE}
+    assert some.draw("a") == "a"
+    _until(lambda: some.states() == {"c": "ready", "a": "ready"})
+
+
+def test_one_whose_engine_broke_is_loaded_anew(shelf: Callable[..., Shelf], monkeypatch: pytest.MonkeyPatch) -> None:
+    some = shelf(budget=SIZE)
+    some.draw("a")
+    monkeypatch.setattr(some.residents.engine("a"), "_step", lambda _: 1 / 0)
+    with pytest.raises(EngineClosedError, match="The engine broke"):
+        some.draw("a")
+    _until(lambda: some.loads == ["a", "a"])  # before anybody asks
+    assert some.draw("a") == "a"
+    assert some.residents.report().broken == 0
+    assert some.residents.unloads == 1
+
+
 def test_of_several_devices_the_fullest_counts() -> None:
     class On(Plain):
         def __init__(self, device: str, free: int, size: int) -> None:
             super().__init__(device, Gate())
             self.memory, self.size = DeviceMemory(device, 100, free), size
-
-        def memory_bytes(self) -> int:
-            return self.size
 
         def device_memory(self) -> DeviceMemory:
             return self.memory
@@ -271,7 +292,7 @@ def test_what_a_worker_takes_is_its_weights(sdxl_checkpoint: Path) -> None:
     weights = sum(tensor.nbytes for part in parts for tensor in part.state_dict().values())
     assert weights <= worker.memory_bytes() < 1.05 * weights
     worker.pipe.text_encoder_2.get_input_embeddings().weight = worker.pipe.text_encoder.get_input_embeddings().weight
-    assert worker.memory_bytes() < weights
+    assert weight_bytes(worker.pipe) < weights
     assert worker.device_memory().total >= worker.device_memory().free > 0
 
 

@@ -89,6 +89,16 @@ def test_ready_says_when_nobody_draws(serve: StartServer, monkeypatch: pytest.Mo
     assert (answer.status_code, answer.json()) == (503, {"status": "loading", "detail": "nobody draws at the moment"})
 
 
+def test_ready_says_when_the_engine_broke(serve: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    monkeypatch.setattr(server.engine, "_step", lambda _: 1 / 0)
+    assert server.draw().status_code == 503
+    answer = server.http.get("/ready")
+    told = {"status": "broken", "detail": "an engine broke: the log says why"}
+    assert (answer.status_code, answer.json()) == (503, told)
+    assert server.http.get("/health").json()["engine"]["broken"] == 1
+
+
 def test_ready_says_when_the_queue_is_full(serve: StartServer) -> None:
     server = serve(queue_limit=1, queue_max=1)
     assert server.http.get("/ready").json()["status"] == "ready"

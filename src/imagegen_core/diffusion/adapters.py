@@ -95,14 +95,18 @@ class Adapters:
         """Whether it is loaded already, at whatever strength."""
         return adapter.name in self._loaded
 
-    def use(self, wanted: tuple[Adapter, ...]) -> None:
+    def use(self, wanted: tuple[Adapter, ...]) -> bool:
         """Have these on and no others, loading those whose first use this is.
+
+        Returns:
+            Whether any were loaded or let go of.
 
         Raises:
             InvalidRequestError: A LoRA cannot be read, or does not fit the network.
         """
         if wanted == self.active:
-            return
+            return False
+        before = {*self._loaded}
         for adapter in wanted:
             self._load(adapter)
         for layer in self._layers:
@@ -116,6 +120,7 @@ class Adapters:
                 layer.enable_adapters(False)
         self.active = wanted
         self._make_room({adapter.name for adapter in wanted})
+        return {*self._loaded} != before
 
     @torch.inference_mode(False)  # in which requests are drawn, and whose tensors cannot be changed outside of it
     def _load(self, adapter: Adapter) -> None:

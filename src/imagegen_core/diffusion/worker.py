@@ -97,6 +97,7 @@ class DiffusionWorker(ABC):
         self._embeddings = self.compute(
             Embeddings, self.pipe, settings.embeddings_root, settings.source("embeddings_root")
         )
+        self._weights = weight_bytes(self.pipe)
         self._provenance = (
             Provenance(self.backend, self.checkpoint, registry.models.values(), self.dtype, self.device)
             if settings.recipe
@@ -138,11 +139,11 @@ class DiffusionWorker(ABC):
             ModelNotFoundError: A LoRA's file is not there.
             InvalidRequestError: It cannot be read, or does not fit the network.
         """
-        self._adapters.use(tuple(self._lora(lora) for lora in loras))
+        self._use(tuple(self._lora(lora) for lora in loras))
 
     def memory_bytes(self) -> int:
-        """What the pipeline's weights take, LoRAs and embeddings among them; what several share counts once."""
-        return weight_bytes(self.pipe)
+        """What the pipeline's weights take, with embeddings and LoRAs; what several share counts once."""
+        return self._weights
 
     def device_memory(self) -> DeviceMemory:
         """What there is on the device, and what of it is free."""
@@ -196,7 +197,7 @@ class DiffusionWorker(ABC):
         drawing = self.backend.drawing(job.req, self.native_size)
         check_fits(self.pipe, drawing.size, self.device)
         adapters = self._wanted(drawing)
-        self._adapters.use(adapters)
+        self._use(adapters)
         scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device)
         generator = torch.Generator("cpu").manual_seed(drawing.seed)
         return Denoising(
@@ -223,7 +224,7 @@ class DiffusionWorker(ABC):
         Raises:
             OutOfMemoryError: The device's memory did not take it; no state has moved.
         """
-        self._adapters.use(states[0].adapters)
+        self._use(states[0].adapters)
         with memory_errors(states[0].drawing.size):
             step_together(self.pipe.unet, states, self._padded_rows)
             self._synchronize()
@@ -232,7 +233,7 @@ class DiffusionWorker(ABC):
     @torch.inference_mode()
     def trial(self, states: Sequence[Denoising]) -> bool:
         """Take each state one step on by itself, and say whether together they would have come to the same bits."""
-        self._adapters.use(states[0].adapters)
+        self._use(states[0].adapters)
         with memory_errors(states[0].drawing.size):
             together = predict(self.pipe.unet, states, self._padded_rows)
             alone = [predict(self.pipe.unet, [state], self._padded_rows)[0] for state in states]
@@ -307,6 +308,10 @@ class DiffusionWorker(ABC):
         if self._is_guidance_distilled:
             return "this checkpoint was distilled with guidance and is never run a second time for it"
         return "it needs a guidance scale above 1.0"
+
+    def _use(self, adapters: tuple[Adapter, ...]) -> None:
+        if self._adapters.use(adapters):
+            self._weights = weight_bytes(self.pipe)
 
     def _wanted(self, drawing: Drawing) -> tuple[Adapter, ...]:
         loras = tuple(self._lora(lora) for lora in drawing.loras)

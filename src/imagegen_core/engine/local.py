@@ -135,6 +135,7 @@ class LocalEngine:
                 steps=dict(self._steps),
                 step_seconds=self._step_seconds,
                 stuck=self._watchdog.stuck,
+                broken=int(self.is_broken),
                 **counts._asdict(),
             )
 

@@ -48,6 +48,11 @@ class Pool:
         """All of them."""
         return [engine.worker for engine in self._engines]
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether one of the engines draws no more, by a fault of its own."""
+        return any(engine.is_broken for engine in self._engines)
+
     def submit(self, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
         """See `LocalEngine.submit`."""
         return self._line.submit(request, deadline, priority)

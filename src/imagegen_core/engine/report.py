@@ -56,6 +56,7 @@ class EngineReport:
         steps: How many steps were taken so far, by their rows.
         step_seconds: How long they took, all together.
         stuck: Seconds that a step has been running beyond the limit; 0 where none is.
+        broken: Engines that draw no more, by a fault of their own.
     """
 
     batching: str
@@ -69,9 +70,10 @@ class EngineReport:
     steps: Mapping[int, int]
     step_seconds: float
     stuck: float
+    broken: int
 
 
-_COUNTS = ("waiting", "running", "finished", "failed", "cancelled", "step_seconds")
+_COUNTS = ("waiting", "running", "finished", "failed", "cancelled", "step_seconds", "broken")
 
 
 def merged(reports: Sequence[EngineReport]) -> EngineReport:
@@ -87,4 +89,4 @@ def merged(reports: Sequence[EngineReport]) -> EngineReport:
 
 def ended(report: EngineReport) -> EngineReport:
     """What is left to tell of an engine that is closed: what it counted."""
-    return replace(report, groups=(), waiting=0, running=0, stuck=0.0)
+    return replace(report, groups=(), waiting=0, running=0, stuck=0.0, broken=0)

@@ -40,6 +40,7 @@ class Resident:
         key: Which model.
         state: Where it stands.
         engine: Its engine, while there is one.
+        devices: Where its copies are, as `Budget.place` tells it.
         pinned: Whether it stays whatever happens.
         size: Bytes it takes.
         waiting: Those that wait until it is there.
@@ -52,6 +53,7 @@ class Resident:
     key: Hashable
     state: State = "wanted"
     engine: Any = None
+    devices: tuple[str, ...] = ()
     pinned: bool = False
     size: int = 0
     waiting: list[Ticket] = field(default_factory=list)

@@ -5,23 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Hashable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from imagegen_core.engine.budget import Budget
 from imagegen_core.engine.report import EngineReport, ended, merged
 from imagegen_core.engine.resident import Resident, ResidentReport
 from imagegen_core.engine.ticket import Ticket
 from imagegen_core.errors import EngineClosedError, QueueFullError
 from imagegen_core.request import Drawing
-from imagegen_core.worker import Weighed
 
 logger = logging.getLogger(__name__)
 
-_BUDGET = 0.8  # of what was free before the first model, where nothing is configured: the rest is for what is drawn
 _RETRY_AFTER = 5.0  # seconds; a model loads about that long
 
 LoadEngine = Callable[[Any, Any | None], Any]
@@ -33,8 +31,8 @@ class Residents:
 
     A model is loaded when it is first wanted, on a thread of its own, while the others draw; what wants it waits. Where
     the budget does not take one more, the one that was used longest ago makes room, once it has no work in hand. What
-    a model takes is measured when it is there (`Weighed`), and is the estimate's guess before. The budget is each
-    device's: a model that draws on several takes what its copies do on the one where they take the most.
+    a model takes is measured while it is there (`Weighed`), and is the estimate's guess before. One whose engine broke
+    is loaded anew.
     """
 
     def __init__(
@@ -49,10 +47,10 @@ class Residents:
                 first, and of several devices the least of that.
             queue_limit: Requests that may wait for models to load.
         """
-        self._load, self._estimate, self._budget, self._queue_limit = load, estimate, budget, queue_limit
+        self._load, self._queue_limit = load, queue_limit
+        self._budget = Budget(budget, estimate)
         self._here: dict[Hashable, Resident] = {}
         self._leaving: list[Resident] = []
-        self._measured: dict[Hashable, int] = {}
         self._past: EngineReport | None = None
         self._loads = self._unloads = 0
         self._changed = threading.Condition()
@@ -63,7 +61,7 @@ class Residents:
     @property
     def budget(self) -> int | None:
         """Bytes that all models may take on a device; None before the first is loaded, where nothing is configured."""
-        return self._budget
+        return self._budget.limit
 
     @property
     def loads(self) -> int:
@@ -159,7 +157,7 @@ class Residents:
             past = [self._past] if self._past else []
         reports = [engine.report() for engine in engines] + past
         if not reports:
-            reports = [EngineReport("exact", "no model is loaded", (), 0, 0, 0, 0, 0, {}, 0.0, 0.0)]
+            reports = [EngineReport("exact", "no model is loaded", (), 0, 0, 0, 0, 0, {}, 0.0, 0.0, 0)]
         whole = merged(reports) if len(reports) > 1 else reports[0]
         return replace(whole, waiting=whole.waiting + waiting) if waiting else whole
 
@@ -188,6 +186,7 @@ class Residents:
         """The model's place, made where there is none; under the lock."""
         if self._closed:
             raise EngineClosedError("The engine is closed: it takes no more requests")
+        self._replace_broken()
         if key not in self._here:
             self._here[key] = Resident(key)
             if self._keeper is None:
@@ -234,6 +233,13 @@ class Residents:
         self._leaving.append(resident)
         self._changed.notify_all()
 
+    def _replace_broken(self) -> None:
+        """Want those anew whose engines broke; under the lock."""
+        for resident in [one for one in self._here.values() if one.can_leave and one.engine.is_broken]:
+            logger.warning("The engine of %s broke, and its model is loaded anew", resident.key)
+            self._leave(resident)
+            self._here[resident.key] = Resident(resident.key)
+
     def _keep(self) -> None:
         """Closes what leaves, begins to load what is wanted, and gives up what waits too long."""
         while True:
@@ -242,6 +248,8 @@ class Residents:
                     self._changed.wait(self._patience())
                 if self._closed:
                     return
+                self._replace_broken()
+                self._weigh_anew()
                 gone = [one for one in self._leaving if not one.open]
                 late = self._line()
                 if not gone:
@@ -269,22 +277,41 @@ class Residents:
     def _next(self) -> Resident:
         return next(one for one in self._here.values() if one.state == "wanted")
 
-    def _need(self, key: Hashable) -> int:
-        return self._measured[key] if key in self._measured else self._estimate(key)
+    def _weigh_anew(self) -> None:
+        """Note what the models take now, as LoRAs come and go, and keep within the budget; under the lock."""
+        ready = [one for one in self._here.values() if one.state == "ready"]
+        for one in ready:
+            one.size = self._budget.weigh(one.key, one.engine, one.devices)
+        if ready:
+            self._make_room(kept=max(ready, key=lambda one: one.used))
+
+    def _note_excess(self, resident: Resident) -> None:
+        if self.budget is not None and resident.size > self.budget:
+            excess = (resident.size - self.budget) / 1e6
+            logger.warning("%s takes %.0f MB more than the memory budget, and is served alone", resident.key, excess)
 
     def _has_room(self) -> bool:
         """Whether the next can be loaded now; where not, others are told to leave. Under the lock."""
-        if self._budget is None:
-            return True
-        beyond = self._taken() + self._need(self._next().key) - self._budget
-        beyond_soon = beyond - sum(one.size for one in self._leaving)
-        for resident in self._by_age():
-            if beyond_soon <= 0:
-                break
-            beyond_soon -= resident.size
-            self._leave(resident)
+        need = self._budget.need(self._next().key)
+        beyond = self._make_room(need)
         alone = not self._leaving and not any(one.can_leave for one in self._here.values())
         return beyond <= 0 or alone  # one model is served whatever it takes
+
+    def _make_room(self, need: int = 0, kept: Resident | None = None) -> int:
+        """Have those used longest ago leave until `need` more bytes are there to be had; under the lock.
+
+        Returns:
+            How many bytes more than there are all would take now, with those that leave.
+        """
+        if self.budget is None:
+            return 0
+        beyond = self._taken() + need - self.budget
+        beyond_soon = beyond - sum(one.size for one in self._leaving)
+        for resident in self._by_age():
+            if beyond_soon > 0 and resident is not kept:
+                beyond_soon -= resident.size
+                self._leave(resident)
+        return beyond
 
     def _by_age(self) -> list[Resident]:
         """Those that can leave, without work in hand first, then those used longest ago."""
@@ -310,16 +337,17 @@ class Residents:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who want the model
             self._fail(resident, error)
             return
-        size = self._weigh(engine, resident.key)
+        devices = self._budget.place(engine)
         with self._changed:
             self._loader = None
             closed = self._closed
             if not closed:
                 self._loads += 1
-                self._measured[resident.key] = resident.size = size
-                resident.engine, resident.state = engine, "ready"
+                resident.engine, resident.devices, resident.state = engine, devices, "ready"
                 resident.seconds = time.monotonic() - began
                 waiting, resident.waiting = resident.waiting, []
+                resident.used = time.monotonic()
+                self._weigh_anew()
                 self._note_excess(resident)
                 self._changed.notify_all()
         if closed:
@@ -329,31 +357,6 @@ class Residents:
         for ticket in waiting:
             if not ticket.done:
                 _admit(engine, ticket)
-
-    def _weigh(self, engine: Any, key: Hashable) -> int:
-        weighed = [worker for worker in engine.workers if isinstance(worker, Weighed)]
-        if not weighed:
-            return self._estimate(key)
-        memories, taken = [worker.device_memory() for worker in weighed], Counter[str]()
-        for worker, memory in zip(weighed, memories, strict=True):
-            taken[memory.device] += worker.memory_bytes()
-        if self._budget is None:
-            room = min(min(memory.free + taken[memory.device], memory.total) for memory in memories)
-            self._budget = int(_BUDGET * room)
-        return max(taken.values())
-
-    def _note_excess(self, newest: Resident) -> None:
-        """Have others leave where the new one takes more than was thought; under the lock."""
-        if self._budget is None or (excess := self._taken() - self._budget) <= 0:
-            return
-        for resident in self._by_age():
-            if excess > 0 and resident is not newest:
-                excess -= resident.size
-                self._leave(resident)
-        if excess > 0:
-            logger.warning(
-                "%s takes %.0f MB more than the memory budget, and is served alone", newest.key, excess / 1e6
-            )
 
     def _fail(self, resident: Resident, error: Exception) -> None:
         with self._changed:

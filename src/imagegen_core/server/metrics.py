@@ -105,6 +105,7 @@ def _of_engine(report: EngineReport) -> Iterator[Metric]:
     yield GaugeMetricFamily("imagegen_queue_depth", "Requests that have not begun.", report.waiting)
     yield GaugeMetricFamily("imagegen_running", "Requests that have.", report.running)
     yield GaugeMetricFamily("imagegen_stuck_seconds", "How long a step hangs.", report.stuck)
+    yield GaugeMetricFamily("imagegen_broken_engines", "Engines that draw no more.", report.broken)
     yield CounterMetricFamily("imagegen_images", "Pictures drawn.", report.finished)
     yield CounterMetricFamily("imagegen_cancellations", "Requests cancelled.", report.cancelled)
     yield CounterMetricFamily("imagegen_step_seconds", "Time in denoising steps.", report.step_seconds)

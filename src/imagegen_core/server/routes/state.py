@@ -42,12 +42,14 @@ async def health(studio: SharedStudio) -> dict[str, Any]:
 
 @public.get("/ready", responses={503: {"description": "Not ready"}})
 async def ready(studio: SharedStudio) -> JSONResponse:
-    """Whether the model is loaded and the queue takes more: 200 or 503."""
+    """Whether the model is loaded, its engines work and the queue takes more: 200 or 503."""
     state: str = studio.model.state
     detail = studio.model.failure
-    report = studio.model.models.report()
+    report, hosts = studio.model.models.report(), studio.model.models.hosts()
     if state == "ready" and not report:
         state, detail = "loading", "nobody draws at the moment"
+    elif state == "ready" and all(host.engine and host.engine.broken for host in hosts):
+        state, detail = "broken", "an engine broke: the log says why"
     elif state == "ready" and report and report.waiting >= studio.settings.queue_max:
         state, detail = "full", "the queue is full"
     return JSONResponse({"status": state, "detail": detail}, 200 if state == "ready" else 503)
