@@ -46,7 +46,7 @@ class Budget:
         """What a model takes now, in bytes, on the devices that `place` told."""
         if devices:
             self._weighed[key] = max(_taken(_weighable(engine), devices).values())
-        return self.need(key)
+        return self._weighed.setdefault(key, self.need(key))
 
 
 def _weighable(engine: Any) -> list[Weighed]:

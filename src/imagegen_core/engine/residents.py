@@ -11,9 +11,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from imagegen_core.engine.budget import Budget
 from imagegen_core.engine.report import EngineReport, ended, merged
 from imagegen_core.engine.resident import Resident, ResidentReport
+from imagegen_core.engine.shelf import Shelf
 from imagegen_core.engine.ticket import Ticket
 from imagegen_core.errors import EngineClosedError, QueueFullError
 from imagegen_core.request import Drawing
@@ -48,9 +48,7 @@ class Residents:
             queue_limit: Requests that may wait for models to load.
         """
         self._load, self._queue_limit = load, queue_limit
-        self._budget = Budget(budget, estimate)
-        self._here: dict[Hashable, Resident] = {}
-        self._leaving: list[Resident] = []
+        self._shelf = Shelf(budget, estimate)
         self._past: EngineReport | None = None
         self._loads = self._unloads = 0
         self._changed = threading.Condition()
@@ -61,7 +59,7 @@ class Residents:
     @property
     def budget(self) -> int | None:
         """Bytes that all models may take on a device; None before the first is loaded, where nothing is configured."""
-        return self._budget.limit
+        return self._shelf.budget.limit
 
     @property
     def loads(self) -> int:
@@ -76,9 +74,10 @@ class Residents:
     def adopt(self, key: Hashable, engine: Any) -> None:
         """Take in an engine that is there already; it stays, and its maker closes it."""
         with self._changed:
-            resident = Resident(key, state="ready", engine=engine, pinned=True)
+            devices = self._shelf.budget.place(engine)
+            resident = Resident(key, state="ready", engine=engine, devices=devices, pinned=True)
             resident.loaded.set_result(engine)
-            self._here[key] = resident
+            self._shelf.here[key] = resident
 
     def submit(self, key: Hashable, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
         """Put a request in line for a model, which is loaded first where it is not there; see `LocalEngine.submit`.
@@ -90,8 +89,9 @@ class Residents:
         """
         Drawing.of(request, native_size="8x8")  # or what is refused would have a model loaded for it
         with self._changed:
-            line = len(self._line())
-            waits = key not in self._here or self._here[key].state != "ready"
+            self._shelf.replace_broken()
+            line, resident = len(self._shelf.line), self._shelf.here.get(key)
+            waits = resident is None or resident.state != "ready"
             if waits and line >= self._queue_limit:
                 raise QueueFullError(
                     f"{line} requests wait for models to load: try again in a moment", retry_after=_RETRY_AFTER
@@ -119,41 +119,42 @@ class Residents:
     def engine(self, key: Hashable) -> Any | None:
         """The engine of a model that is loaded, or None."""
         with self._changed:
-            resident = self._here.get(key)
+            resident = self._shelf.here.get(key)
             return None if resident is None or resident.state != "ready" else resident.engine
 
     def any_engine(self) -> Any | None:
         """One of the engines that are there, the one used last, or None."""
         with self._changed:
-            ready = [one for one in self._here.values() if one.state == "ready"]
-            return max(ready, key=lambda one: one.used).engine if ready else None
+            last = self._shelf.last_used
+            return None if last is None else last.engine
 
     def unload(self, key: Hashable) -> bool:
         """Let go of a model, unless it has work in hand, is being loaded, or is not ours: False then."""
         with self._changed:
-            resident = self._here.get(key)
+            resident = self._shelf.here.get(key)
             if resident is None or not resident.is_idle:
                 return False
-            self._leave(resident)
-            self._changed.wait_for(lambda: resident not in self._leaving)
+            self._shelf.leave(resident)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: resident not in self._shelf.leaving)
             return True
 
     def keep_only(self, keys: Collection[Hashable]) -> None:
         """Let go of all other models, each once it has no work in hand."""
         with self._changed:
-            for resident in [one for key, one in self._here.items() if key not in keys and one.can_leave]:
-                self._leave(resident)
+            self._shelf.keep_only(keys)
+            self._changed.notify_all()
 
     def tell(self) -> list[ResidentReport]:
         """The models that are there or come, in the order they were wanted."""
         with self._changed:
-            return [one.tell() for one in [*self._here.values(), *self._leaving]]
+            return [one.tell() for one in self._shelf.all]
 
     def report(self) -> EngineReport:
         """What the engines do, taken together, with what those did that are gone."""
         with self._changed:
-            engines = [one.engine for one in [*self._here.values(), *self._leaving] if one.engine is not None]
-            waiting = len(self._line())
+            engines = [one.engine for one in self._shelf.all if one.engine is not None]
+            waiting = len(self._shelf.line)
             past = [self._past] if self._past else []
         reports = [engine.report() for engine in engines] + past
         if not reports:
@@ -170,7 +171,8 @@ class Residents:
         """
         with self._changed:
             self._closed = True
-            residents, self._here = [*self._here.values(), *self._leaving], {}
+            residents = self._shelf.all
+            self._shelf.here.clear()
             self._changed.notify_all()
         if self._keeper is not None:
             self._keeper.join()
@@ -186,16 +188,12 @@ class Residents:
         """The model's place, made where there is none; under the lock."""
         if self._closed:
             raise EngineClosedError("The engine is closed: it takes no more requests")
-        self._replace_broken()
-        if key not in self._here:
-            self._here[key] = Resident(key)
-            if self._keeper is None:
-                self._keeper = threading.Thread(target=self._keep, name="imagegen-keeper", daemon=True)
-                self._keeper.start()
-            self._changed.notify_all()
-        resident = self._here[key]
-        resident.used = time.monotonic()
-        return resident
+        if self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, name="imagegen-keeper", daemon=True)
+            self._keeper.start()
+        self._shelf.replace_broken()
+        self._changed.notify_all()
+        return self._shelf.want(key)
 
     def _submitted(self, resident: Resident, request: Any, deadline: float | None, priority: int) -> Ticket:
         try:
@@ -227,19 +225,6 @@ class Residents:
             resident.used = time.monotonic()
             self._changed.notify_all()
 
-    def _leave(self, resident: Resident) -> None:
-        del self._here[resident.key]
-        resident.state = "leaving"
-        self._leaving.append(resident)
-        self._changed.notify_all()
-
-    def _replace_broken(self) -> None:
-        """Want those anew whose engines broke; under the lock."""
-        for resident in [one for one in self._here.values() if one.can_leave and one.engine.is_broken]:
-            logger.warning("The engine of %s broke, and its model is loaded anew", resident.key)
-            self._leave(resident)
-            self._here[resident.key] = Resident(resident.key)
-
     def _keep(self) -> None:
         """Closes what leaves, begins to load what is wanted, and gives up what waits too long."""
         while True:
@@ -248,10 +233,10 @@ class Residents:
                     self._changed.wait(self._patience())
                 if self._closed:
                     return
-                self._replace_broken()
-                self._weigh_anew()
-                gone = [one for one in self._leaving if not one.open]
-                late = self._line()
+                self._shelf.replace_broken()
+                self._shelf.weigh()
+                gone = [one for one in self._shelf.leaving if not one.open]
+                late = self._shelf.line
                 if not gone:
                     self._begin_next()
             for resident in gone:
@@ -260,72 +245,18 @@ class Residents:
                 ticket.expire(time.monotonic())
 
     def _has_work(self) -> bool:
-        if any(not one.open for one in self._leaving):
-            return True
-        return self._loader is None and any(one.state == "wanted" for one in self._here.values()) and self._has_room()
+        return any(not one.open for one in self._shelf.leaving) or (self._loader is None and self._shelf.has_room())
 
     def _patience(self) -> float | None:
         """Seconds until the first of those that wait for a model is late; None where none will be."""
         now = time.monotonic()
-        left = [ticket.since + ticket.deadline - now for ticket in self._line() if ticket.deadline is not None]
+        left = [ticket.since + ticket.deadline - now for ticket in self._shelf.line if ticket.deadline is not None]
         return max(min(left), 0.0) + 0.01 if left else None
 
-    def _line(self) -> list[Ticket]:
-        """Those that wait for a model, whichever."""
-        return [ticket for one in self._here.values() for ticket in one.waiting if not ticket.done]
-
-    def _next(self) -> Resident:
-        return next(one for one in self._here.values() if one.state == "wanted")
-
-    def _weigh_anew(self) -> None:
-        """Note what the models take now, as LoRAs come and go, and keep within the budget; under the lock."""
-        ready = [one for one in self._here.values() if one.state == "ready"]
-        for one in ready:
-            one.size = self._budget.weigh(one.key, one.engine, one.devices)
-        if ready:
-            self._make_room(kept=max(ready, key=lambda one: one.used))
-
-    def _note_excess(self, resident: Resident) -> None:
-        if self.budget is not None and resident.size > self.budget:
-            excess = (resident.size - self.budget) / 1e6
-            logger.warning("%s takes %.0f MB more than the memory budget, and is served alone", resident.key, excess)
-
-    def _has_room(self) -> bool:
-        """Whether the next can be loaded now; where not, others are told to leave. Under the lock."""
-        need = self._budget.need(self._next().key)
-        beyond = self._make_room(need)
-        alone = not self._leaving and not any(one.can_leave for one in self._here.values())
-        return beyond <= 0 or alone  # one model is served whatever it takes
-
-    def _make_room(self, need: int = 0, kept: Resident | None = None) -> int:
-        """Have those used longest ago leave until `need` more bytes are there to be had; under the lock.
-
-        Returns:
-            How many bytes more than there are all would take now, with those that leave.
-        """
-        if self.budget is None:
-            return 0
-        beyond = self._taken() + need - self.budget
-        beyond_soon = beyond - sum(one.size for one in self._leaving)
-        for resident in self._by_age():
-            if beyond_soon > 0 and resident is not kept:
-                beyond_soon -= resident.size
-                self._leave(resident)
-        return beyond
-
-    def _by_age(self) -> list[Resident]:
-        """Those that can leave, without work in hand first, then those used longest ago."""
-        return sorted((one for one in self._here.values() if one.can_leave), key=lambda one: (one.open > 0, one.used))
-
-    def _taken(self) -> int:
-        return sum(one.size for one in [*self._here.values(), *self._leaving])
-
     def _begin_next(self) -> None:
-        if self._loader is not None or not any(one.state == "wanted" for one in self._here.values()):
+        resident = self._shelf.next
+        if resident is None or self._loader is not None or not self._shelf.has_room():
             return
-        if not self._has_room():
-            return
-        resident = self._next()
         resident.state = "loading"
         self._loader = threading.Thread(target=self._bring, args=(resident,), name="imagegen-loader", daemon=True)
         self._loader.start()
@@ -337,7 +268,7 @@ class Residents:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who want the model
             self._fail(resident, error)
             return
-        devices = self._budget.place(engine)
+        devices = self._shelf.budget.place(engine)
         with self._changed:
             self._loader = None
             closed = self._closed
@@ -347,7 +278,7 @@ class Residents:
                 resident.seconds = time.monotonic() - began
                 waiting, resident.waiting = resident.waiting, []
                 resident.used = time.monotonic()
-                self._weigh_anew()
+                self._shelf.weigh()
                 self._note_excess(resident)
                 self._changed.notify_all()
         if closed:
@@ -358,11 +289,16 @@ class Residents:
             if not ticket.done:
                 _admit(engine, ticket)
 
+    def _note_excess(self, resident: Resident) -> None:
+        if self.budget is not None and resident.size > self.budget:
+            excess = (resident.size - self.budget) / 1e6
+            logger.warning("%s takes %.0f MB more than the memory budget, and is served alone", resident.key, excess)
+
     def _fail(self, resident: Resident, error: Exception) -> None:
         with self._changed:
             self._loader = None
-            if self._here.get(resident.key) is resident:
-                del self._here[resident.key]
+            if self._shelf.here.get(resident.key) is resident:
+                del self._shelf.here[resident.key]
             resident.state = "failed"
             self._changed.notify_all()
         self._give_up(resident, error)
@@ -385,7 +321,7 @@ class Residents:
         resident.loaded = Future()  # the one before holds the engine, and with it the model's memory
         with self._changed:
             self._past = report if self._past is None else merged([report, self._past])
-            self._leaving.remove(resident)
+            self._shelf.leaving.remove(resident)
             self._unloads += 1
             self._changed.notify_all()
         logger.info("Let go of %s", resident.key)
