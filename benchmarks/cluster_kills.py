@@ -46,8 +46,11 @@ def kills(folder: Path, kills: int, log: Path) -> None:
 
 def _drawn_alone() -> dict[int, bytes]:
     """What one worker draws of each seed, with nobody else about."""
+    import torch
+
     from imagegen_core import GenerateRequest, Job, Settings, load_worker
 
+    torch.set_num_threads(1)  # as the replicas have; some CPUs compute other bits with more
     worker = load_worker(settings=Settings.load(environ={}, model="demo", device="cpu", dtype="fp32"))
     return {seed: worker.run_job(Job(req=GenerateRequest(seed=seed, **_ASKED)))[0] for seed in range(SEEDS)}
 

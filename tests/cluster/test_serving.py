@@ -23,6 +23,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 import ray
+import torch
 from PIL import Image
 from ray import serve
 from ray.cluster_utils import Cluster
@@ -42,10 +43,13 @@ SIZE = {"size": "64x64", "num_inference_steps": 3}
 
 
 @pytest.fixture(scope="module")
-def alone(sdxl_checkpoint: Path) -> bytes:
-    """What a worker draws in this process."""
+def alone(sdxl_checkpoint: Path) -> Iterator[bytes]:
+    """What a worker draws in this process; with one thread, as replicas have: some CPUs compute otherwise with more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     worker = load_worker(settings=Settings.load(environ={}, model=str(sdxl_checkpoint), device="cpu", dtype="fp32"))
-    return worker.run_job(Job(req=GenerateRequest(prompt="a star", seed=7, **SIZE)))[0]
+    yield worker.run_job(Job(req=GenerateRequest(prompt="a star", seed=7, **SIZE)))[0]
+    torch.set_num_threads(threads)
 
 
 def free_port() -> int:
