@@ -273,6 +273,8 @@ def test_a_pool_of_copies_draws_each_mode(serve: Serve, alone: dict[str, bytes],
     with ThreadPoolExecutor(CLIENTS) as pool:
         answers = list(pool.map(lambda name: (name, server.draw(name).content), NAMES))
     assert dict(answers) == alone
+    steps = server.http.get("/health").json()["engine"]["steps"]
+    assert sum(int(rows) * count for rows, count in steps.items()) >= CLIENTS
     told = server.http.get("/api/vram").json()
     assert all(8e6 < model["vram_gb"] * 1e9 < 10e6 for model in told["models"])
     assert [device["device"] for device in told["devices"]] == ["cpu"]

@@ -82,7 +82,7 @@ def merged(reports: Sequence[EngineReport]) -> EngineReport:
         reports[0],
         groups=tuple(chain.from_iterable(report.groups for report in reports)),
         stuck=max(report.stuck for report in reports),
-        steps=sum((Counter(report.steps) for report in reports), Counter()),
+        steps=dict(sum((Counter(report.steps) for report in reports), Counter())),  # which `asdict` can copy
         **{name: sum(getattr(report, name) for report in reports) for name in _COUNTS},
     )
 
