@@ -163,10 +163,20 @@ def test_an_end_gives_up_what_is_open(deploy: Callable[..., Any]) -> None:
 
 def test_a_replica_whose_step_hangs_is_not_well() -> None:
     drawer: Any = object.__new__(Drawer)
-    drawer._models = SimpleNamespace(report=lambda: SimpleNamespace(stuck=0.0))
+    drawer._broken, drawer._models = "", SimpleNamespace(report=lambda: SimpleNamespace(stuck=0.0))
     asyncio.run(drawer.check_health())
     drawer._models = SimpleNamespace(report=lambda: SimpleNamespace(stuck=3.0))
     with pytest.raises(RuntimeError, match="^A step has been running for 3 s longer than it may"):
+        asyncio.run(drawer.check_health())
+
+
+def test_a_replica_whose_engine_broke_is_well_while_its_model_is_there_or_comes() -> None:
+    drawer: Any = object.__new__(Drawer)
+    hosts = [SimpleNamespace(residents=["loading"])]
+    drawer._broken, drawer._models = "The engine broke", SimpleNamespace(report=lambda: None, hosts=lambda: hosts)
+    asyncio.run(drawer.check_health())
+    hosts[0].residents.clear()
+    with pytest.raises(RuntimeError, match="^The engine broke$"):
         asyncio.run(drawer.check_health())
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ray import serve
 
 from imagegen_core.cluster.wire import portable, portable_error
-from imagegen_core.errors import ImagegenError
+from imagegen_core.errors import EngineClosedError, ImagegenError
 from imagegen_core.job import Event, Failed
 from imagegen_core.modes import Mode, ModelKey
 from imagegen_core.plugins.registry import Registry
@@ -54,6 +54,7 @@ class Drawer:
         self._models = LocalModels(settings, Registry.discover())
         self._enlarging = self._models.enlarging()
         self._modes: dict[str, Mode] = {}
+        self._broken = ""
         await asyncio.to_thread(self._models.bring, first)
 
         async def hold(model: str) -> _Held:
@@ -74,6 +75,8 @@ class Drawer:
             return
         try:
             async for event in ticket.events:
+                if isinstance(event, Failed) and isinstance(event.error, EngineClosedError):
+                    self._broken = str(event.error)
                 yield portable(event)
         finally:
             ticket.cancel()
@@ -110,8 +113,10 @@ class Drawer:
         """Asked by Ray Serve, which replaces a replica that raises here.
 
         Raises:
-            RuntimeError: A step hangs.
+            RuntimeError: A step hangs, or an engine broke and its model could not be loaded anew.
         """
+        if self._broken and not any(host.residents for host in self._models.hosts()):
+            raise RuntimeError(self._broken)
         report = self._models.report()
         if report is not None and report.stuck:
             raise RuntimeError(f"A step has been running for {report.stuck:.0f} s longer than it may")

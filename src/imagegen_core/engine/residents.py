@@ -78,6 +78,7 @@ class Residents:
             resident = Resident(key, state="ready", engine=engine, devices=devices, pinned=True)
             resident.loaded.set_result(engine)
             self._shelf.here[key] = resident
+            self._shelf.weigh()
 
     def submit(self, key: Hashable, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
         """Put a request in line for a model, which is loaded first where it is not there; see `LocalEngine.submit`.
@@ -114,6 +115,7 @@ class Residents:
             EngineClosedError: This was closed.
         """
         with self._changed:
+            self._shelf.replace_broken()
             return self._wanted(key).loaded
 
     def engine(self, key: Hashable) -> Any | None:
@@ -188,12 +190,13 @@ class Residents:
         """The model's place, made where there is none; under the lock."""
         if self._closed:
             raise EngineClosedError("The engine is closed: it takes no more requests")
-        if self._keeper is None:
-            self._keeper = threading.Thread(target=self._keep, name="imagegen-keeper", daemon=True)
-            self._keeper.start()
-        self._shelf.replace_broken()
-        self._changed.notify_all()
-        return self._shelf.want(key)
+        resident = self._shelf.want(key)
+        if resident.state == "wanted":
+            if self._keeper is None:
+                self._keeper = threading.Thread(target=self._keep, name="imagegen-keeper", daemon=True)
+                self._keeper.start()
+            self._changed.notify_all()
+        return resident
 
     def _submitted(self, resident: Resident, request: Any, deadline: float | None, priority: int) -> Ticket:
         try:
