@@ -308,6 +308,7 @@ def test_an_engine_of_ones_own_is_the_only_mode(tiny_worker: Any, zoo: Zoo, tmp_
             assert (told["default_mode"], list(told["modes"])) == ("default", ["default"])
             assert http.post("/api/modes/reload").json()["detail"].startswith("This server has one mode, drawn by the")
             assert http.post("/api/models/unload").status_code == 409
+            assert [one["bytes"] for one in http.get("/health").json()["models"]] == [tiny_worker.memory_bytes()]
             assert http.post("/api/modes/switch", json={"mode": "default"}).json()["status"] == "already_loaded"
 
 
