@@ -190,7 +190,7 @@ def exactness(checkpoint: str, side: int, rounds: int) -> list[float]:
     import torch
 
     from imagegen_core import Job, Settings, load_worker
-    from imagegen_core.diffusion.exactness import RowwiseConv2d, RowwiseLinear
+    from imagegen_core.diffusion.batch_invariance import RowwiseConv2d, RowwiseLinear
 
     worker = load_worker(settings=Settings.load(environ={}, model=checkpoint, device="cpu", dtype="fp32"))
     exact = {module: type(module) for module in worker.pipe.unet.modules()}

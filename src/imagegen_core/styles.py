@@ -9,24 +9,35 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class StyleDef:
-    """A style that requests can ask for by its id.
+    """A style that requests can ask for by its id: ``lora_path``, ``adapter_name`` and ``levels`` are required.
 
     Attributes:
-        id: What requests call it, such as ``papercut``.
-        title: What people are shown.
-        lora_path: The LoRA's ``.safetensors`` file; relative paths start at the model root.
-        adapter_name: The name the adapter has inside the network; unique among styles.
+        id: The name that requests use, such as ``papercut``. Left out, it is the key in `STYLE_REGISTRY`, or of a
+            plugin's style its ``adapter_name``.
+        title: The name that people are shown. Left out, it is the id.
+        lora_path: The LoRA's file; relative paths start at the model root.
+        adapter_name: The LoRA's name.
         levels: Adapter weights: level 1 means ``levels[0]``; a level above N means N.
         required_cross_attention_dim: The cross-attention width of the checkpoints it fits; None reads
             it from the file's header.
+
+    Raises:
+        TypeError: A required argument is left out.
     """
 
-    id: str
-    title: str
-    lora_path: str
-    adapter_name: str
-    levels: Sequence[float]
+    id: str | None = None
+    title: str | None = None
+    lora_path: str = ""
+    adapter_name: str = ""
+    levels: Sequence[float] | None = None
     required_cross_attention_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a style without its required arguments, which follow arguments with defaults."""
+        given = {"lora_path": self.lora_path, "adapter_name": self.adapter_name, "levels": self.levels is not None}
+        missing = [name for name, value in given.items() if not value]
+        if missing:
+            raise TypeError(f"StyleDef needs {' and '.join(missing)}: give a LoRA's file, its name and its levels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +45,7 @@ class LoraUse:
     """A LoRA that a picture is drawn with beside its style, as a mode has them.
 
     Attributes:
-        path: Its ``.safetensors`` file.
+        path: Its file.
         strength: The factor it is added with.
         adapter_name: What people are shown.
     """
@@ -45,4 +56,4 @@ class LoraUse:
 
 
 STYLE_REGISTRY: dict[str, StyleDef] = {}
-"""The styles an application has registered by hand, by id. Plugins offer theirs through a hook."""
+"""The styles that an application has registered by hand, by id. Plugins offer theirs through a hook."""

@@ -37,7 +37,7 @@ def list_styles(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
 
 
 def _rows() -> list[dict[str, Any]]:
-    from imagegen_core.models.inspect import describe
+    from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
     from imagegen_core.models.resolve import resolve_checkpoint
     from imagegen_core.models.style_catalog import StyleCatalog
     from imagegen_core.plugins.registry import Registry
@@ -47,16 +47,16 @@ def _rows() -> list[dict[str, Any]]:
     settings, registry = Settings.load(), Registry.discover()
     backend = select_backend(registry, settings)
     settings = settings.for_backend(backend.environment_prefix)
-    checkpoint = describe(resolve_checkpoint(settings, backend, registry))
-    catalog = StyleCatalog(settings, registry, checkpoint.cross_attention_dim, checkpoint.family)
+    layers = CheckpointLayers.of_files(resolve_checkpoint(settings, backend, registry), settings.base_model)
+    catalog = StyleCatalog(settings, registry, layers)
     return [
         {
-            "style": style_id,
-            "levels": list(one.style.levels),
-            "usable": one.refusal is None,
-            "from": one.source,
-            "note": one.refusal or one.style.title,
-            "path": str(one.path),
+            "style": style.id,
+            "levels": list(style.levels),
+            "usable": style.refusal is None,
+            "from": style.source,
+            "note": style.refusal or style.title,
+            "path": str(style.path),
         }
-        for style_id, one in catalog.items()
+        for style in catalog.values()
     ]

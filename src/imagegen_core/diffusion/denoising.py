@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagegen_core.diffusion.adapters import Adapter
 from imagegen_core.diffusion.conditioning import Conditioning
+from imagegen_core.diffusion.loras.adapters import Adapter
 from imagegen_core.diffusion.scheduling import step_arguments
 from imagegen_core.job import StepDone
 from imagegen_core.request import Drawing

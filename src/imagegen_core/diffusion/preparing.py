@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from imagegen_core.diffusion.batch_invariance import make_rowwise
 from imagegen_core.diffusion.decoding import upcast
-from imagegen_core.diffusion.exactness import make_rowwise
 from imagegen_core.errors import SettingsError
 from imagegen_core.settings import Settings
 

@@ -9,12 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
 from imagegen_core.backend import Backend
-from imagegen_core.diffusion.adapters import Adapter, Adapters
 from imagegen_core.diffusion.building import undisturbed
 from imagegen_core.diffusion.compute_thread import ComputeThread, computed
 from imagegen_core.diffusion.conditioning import Conditioning
@@ -23,6 +22,7 @@ from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.loading import load_pipeline, load_vae
+from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
 from imagegen_core.diffusion.preparing import compile_errors, prepare
 from imagegen_core.diffusion.previews import Previewer
@@ -32,7 +32,7 @@ from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import to_text
 from imagegen_core.job import Job, StepDone
-from imagegen_core.models.inspect import architecture, native_size
+from imagegen_core.models.inspect import native_size
 from imagegen_core.models.resolve import resolve_checkpoint
 from imagegen_core.models.style_catalog import StyleCatalog
 from imagegen_core.picture import Picture
@@ -46,6 +46,17 @@ logger = logging.getLogger(__name__)
 
 _CACHED_PROMPTS = 64
 _COMPILED_ROWS = (1, 2)  # torch takes the number of rows for one that varies when it sees a second
+
+
+class _Group(NamedTuple):
+    """What pictures of one forward pass have in common."""
+
+    size: str
+    tokens: int
+    adapters: tuple[Adapter, ...]
+
+    def __str__(self) -> str:
+        return ", ".join([self.size, f"{self.tokens} tokens", *map(str, self.adapters)])
 
 
 class DiffusionWorker(ABC):
@@ -91,9 +102,8 @@ class DiffusionWorker(ABC):
         self._compute = ComputeThread()
         self.pipe = self._compute.run(self._load, settings)
         self._schedulers = Schedulers(self.pipe.scheduler, registry.samplers.values(), settings.scheduler)
-        width = self.pipe.unet.config.cross_attention_dim
-        self.styles = StyleCatalog(settings, registry, width, architecture(self.checkpoint))
         self._adapters = Adapters(self.pipe)
+        self.styles = StyleCatalog(settings, registry, self._adapters.layers)
         self._embeddings = self.compute(
             Embeddings, self.pipe, settings.embeddings_root, settings.source("embeddings_root")
         )
@@ -139,11 +149,11 @@ class DiffusionWorker(ABC):
             ModelNotFoundError: A LoRA's file is not there.
             InvalidRequestError: It cannot be read, or does not fit the network.
         """
-        self._use(tuple(self._lora(lora) for lora in loras))
+        self._adapters.use(tuple(self._lora(lora) for lora in loras))
 
     def memory_bytes(self) -> int:
         """What the pipeline's weights take, with embeddings and LoRAs; what several share counts once."""
-        return self._weights
+        return self._weights + self._adapters.memory_bytes
 
     def device_memory(self) -> DeviceMemory:
         """What there is on the device, and what of it is free."""
@@ -197,7 +207,7 @@ class DiffusionWorker(ABC):
         drawing = self.backend.drawing(job.req, self.native_size)
         check_fits(self.pipe, drawing.size, self.device)
         adapters = self._wanted(drawing)
-        self._use(adapters)
+        self._adapters.use(adapters)
         scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device)
         generator = torch.Generator("cpu").manual_seed(drawing.seed)
         return Denoising(
@@ -213,8 +223,7 @@ class DiffusionWorker(ABC):
 
     def group(self, state: Denoising) -> Hashable:
         """Size, LoRAs and the prompt's length: what tensors and weights of a shared forward pass have in common."""
-        adapters = "".join(f", {adapter}" for adapter in state.adapters)
-        return f"{state.drawing.size}, {state.conditionings[0].tokens.shape[1]} tokens{adapters}"
+        return _Group(str(state.drawing.size), state.conditionings[0].tokens.shape[1], state.adapters)
 
     @computed
     @torch.inference_mode()
@@ -224,7 +233,7 @@ class DiffusionWorker(ABC):
         Raises:
             OutOfMemoryError: The device's memory did not take it; no state has moved.
         """
-        self._use(states[0].adapters)
+        self._adapters.use(states[0].adapters)
         with memory_errors(states[0].drawing.size):
             step_together(self.pipe.unet, states, self._padded_rows)
             self._synchronize()
@@ -233,7 +242,7 @@ class DiffusionWorker(ABC):
     @torch.inference_mode()
     def trial(self, states: Sequence[Denoising]) -> bool:
         """Take each state one step on by itself, and say whether together they would have come to the same bits."""
-        self._use(states[0].adapters)
+        self._adapters.use(states[0].adapters)
         with memory_errors(states[0].drawing.size):
             together = predict(self.pipe.unet, states, self._padded_rows)
             alone = [predict(self.pipe.unet, [state], self._padded_rows)[0] for state in states]
@@ -309,10 +318,6 @@ class DiffusionWorker(ABC):
             return "this checkpoint was distilled with guidance and is never run a second time for it"
         return "it needs a guidance scale above 1.0"
 
-    def _use(self, adapters: tuple[Adapter, ...]) -> None:
-        if self._adapters.use(adapters):
-            self._weights = weight_bytes(self.pipe)
-
     def _wanted(self, drawing: Drawing) -> tuple[Adapter, ...]:
         loras = tuple(self._lora(lora) for lora in drawing.loras)
         if drawing.style is None:
@@ -377,7 +382,7 @@ class DiffusionWorker(ABC):
 
 
 def _encode_styled(
-    worker: DiffusionWorker, prompt: str, clip_skip: int, _adapters: tuple[Adapter, ...] | None
+    worker: DiffusionWorker, prompt: str, clip_skip: int, _adapters: tuple[Adapter, ...]
 ) -> Conditioning:
     """What a prompt means with LoRAs, which also change the text encoders: part of what is remembered by."""
     return worker.encode(worker._embeddings.expand(prompt), clip_skip)  # noqa: SLF001 - its own

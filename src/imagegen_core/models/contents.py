@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from imagegen_core.models.description import Contents
 from imagegen_core.models.families import COMPONENTS, TEXT_ENCODERS, WIDTHS, family_of
-from imagegen_core.models.lora import lora_contents
+from imagegen_core.models.loras.contents import lora_contents
 from imagegen_core.models.tensors import Tensor
 
 Tensors = Mapping[str, Tensor]

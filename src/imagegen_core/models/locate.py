@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from imagegen_core.errors import ModelNotFoundError
@@ -45,15 +45,27 @@ def checkpoints_below(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise ModelNotFoundError(f"The model root {root} is not a folder: correct MODEL_ROOT")
-    found, seen = [], set()
-    for folder, below, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            below.clear()  # a link back up, or to what is listed already
-        elif "model_index.json" in files:
-            found.append(Path(folder))
+    found = []
+    for folder, below, files in folders_below(root):
+        if "model_index.json" in files:
+            found.append(folder)
             below.clear()  # its components
         else:
-            found += [Path(folder, name) for name in files if name.lower().endswith(_LISTED)]
-        seen.add(real)
+            found += [folder / name for name in files if name.lower().endswith(_LISTED)]
     return sorted(found)
+
+
+def folders_below(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Walk the folders below `root`, linked ones too, each once.
+
+    Yields:
+        A folder, the names of the folders in it, which a caller may clear, and the names of its files.
+    """
+    seen = set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back up, or to a folder that has been walked
+            below.clear()
+            continue
+        seen.add(real)
+        yield Path(folder), below, files

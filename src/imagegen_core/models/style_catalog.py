@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagegen_core.errors import ImagegenError, InvalidRequestError, ModelNotFoundError
 from imagegen_core.models.inspect import describe
+from imagegen_core.models.locate import folders_below
+from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
+from imagegen_core.models.loras.plan import plan_lora
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
 from imagegen_core.styles import STYLE_REGISTRY, StyleDef
 
 _SCANNED_LEVELS = (0.4, 0.7, 1.0)
-_SUFFIXES = (".safetensors",)
+_SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")  # of two files of one name the first counts as the plain one
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogedStyle:
-    """A style and whether it can be used.
+    """A style, and whether a checkpoint can draw it.
 
     Attributes:
-        style: The style.
+        id: The name that requests use.
+        title: The name that people are shown.
+        levels: Adapter weights: level 1 means ``levels[0]``.
         path: Its LoRA file.
-        source: Who brought it, such as ``LORA_ROOT`` or ``plugin demo``.
+        source: Where the style is described, such as ``LORA_ROOT`` or ``plugin demo``.
         refusal: Why it is skipped, in words; None where it fits.
     """
 
-    style: StyleDef
+    id: str
+    title: str
+    levels: tuple[float, ...]
     path: Path
     source: str
     refusal: str | None
@@ -37,26 +43,27 @@ class CatalogedStyle:
 class StyleCatalog(Mapping[str, CatalogedStyle]):
     """The styles by id. Of two with one id the first counts: by hand, in the configuration, a plugin's, a file's."""
 
-    def __init__(self, settings: Settings, registry: Registry, width: int | None, family: str | None = None) -> None:
+    def __init__(self, settings: Settings, registry: Registry, layers: CheckpointLayers | None) -> None:
         """Gather the styles for a checkpoint; each file's header is read, none is loaded.
 
         Args:
             settings: Where to look.
             registry: The plugins.
-            width: The checkpoint's cross-attention width; None where there is none to fit.
-            family: The checkpoint's family, which tells where a file's width does not.
+            layers: The checkpoint's layers, which each file is held against; None where there are none to fit.
 
         Raises:
             ModelNotFoundError: The folder of styles that the configuration names is not there.
         """
-        self._width, self._family = width, family
+        self._layers = layers
         self._styles: dict[str, CatalogedStyle] = {}
-        for style, source in _offered(settings, registry):
-            if style.id not in self._styles:
+        for style_id, style, source in _offered(settings, registry):
+            if style_id not in self._styles:
                 path = _path(style, settings)
+                levels = tuple(style.levels or ())
                 refusal = self.refusal(path, style.required_cross_attention_dim)
-                refusal = refusal if style.levels else "it has no levels: give at least one strength"
-                self._styles[style.id] = CatalogedStyle(style, path, source, refusal)
+                refusal = refusal if levels else "it has no levels: give at least one strength"
+                title = style.title or style_id
+                self._styles[style_id] = CatalogedStyle(style_id, title, levels, path, source, refusal)
 
     def __getitem__(self, style_id: str) -> CatalogedStyle:
         return self._styles[style_id]
@@ -80,11 +87,16 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
             return str(error)
         if lora.kind != "lora":
             return f"{path} is no LoRA but of the kind {lora.kind}"
-        wanted = required_width or lora.cross_attention_dim
-        if self._width is not None and wanted is not None and wanted != self._width:
-            return f"it was made for a cross-attention width of {wanted}, and the checkpoint's is {self._width}"
-        if wanted is None and self._family is not None and lora.family not in (None, self._family):
-            return f"it was made for {lora.family}, and the checkpoint is {self._family}"
+        layers = self._layers
+        if layers is None:
+            return None
+        wanted, width = required_width or lora.cross_attention_dim, layers.cross_attention_dim
+        if width is not None and wanted is not None and wanted != width:
+            return f"it was made for a cross-attention width of {wanted}, and the checkpoint's is {width}"
+        try:
+            plan_lora(path, layers)
+        except ImagegenError as error:
+            return f"{path.name} does not fit this checkpoint: {error}"
         return None
 
     def usable(self, style_id: str) -> CatalogedStyle:
@@ -103,30 +115,42 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
         return found
 
 
-def _offered(settings: Settings, registry: Registry) -> Iterator[tuple[StyleDef, str]]:
-    for style in STYLE_REGISTRY.values():
-        yield style, "STYLE_REGISTRY"
+def _offered(settings: Settings, registry: Registry) -> Iterator[tuple[str, StyleDef, str]]:
+    """Each style with its id and where it is described."""
+    for key, style in STYLE_REGISTRY.items():
+        yield style.id or key, style, "STYLE_REGISTRY"
     for style_id, table in settings.styles.items():
-        path = str(table.lora_path.expanduser())
-        adapter = _adapter_name(style_id)
-        width = table.required_cross_attention_dim
-        style = StyleDef(style_id, table.title or style_id, path, adapter, tuple(table.levels), width)
-        yield style, f"styles.{style_id} in the configuration"
+        style = StyleDef(
+            title=table.title,
+            lora_path=str(table.lora_path.expanduser()),
+            adapter_name=style_id,
+            levels=table.levels,
+            required_cross_attention_dim=table.required_cross_attention_dim,
+        )
+        yield style_id, style, f"styles.{style_id} in the configuration"
     for plugin in registry.plugins:
         for style_id, style in registry.styles.items():
             if f"style {style_id}" in plugin.offers:
-                yield style, f"plugin {plugin.name}"
+                yield style_id, style, f"plugin {plugin.name}"
     if settings.lora_root is not None:
-        for file in _files_below(settings.lora_root, settings.source("lora_root")):
-            style_id = file.relative_to(settings.lora_root).with_suffix("").as_posix()
-            style = StyleDef(style_id, file.stem, str(file), _adapter_name(style_id), _SCANNED_LEVELS)
-            yield style, settings.source("lora_root")
+        source = settings.source("lora_root")
+        for style_id, file in _files_below(settings.lora_root, source).items():
+            style = StyleDef(title=file.stem, lora_path=str(file), adapter_name=style_id, levels=_SCANNED_LEVELS)
+            yield style_id, style, source
 
 
-def _files_below(root: Path, source: str) -> Iterable[Path]:
+def _files_below(root: Path, source: str) -> dict[str, Path]:
+    """The files of LoRAs by their path without its suffix, which a second file of that path keeps."""
     if not root.is_dir():
         raise ModelNotFoundError(f"The folder of styles {root} is not there: correct {source}")
-    return sorted(path for path in root.rglob("*") if path.suffix in _SUFFIXES)
+    files = [folder / name for folder, _, names in folders_below(root) for name in names]
+    found: dict[str, Path] = {}
+    for suffix in _SUFFIXES:
+        for file in sorted(file for file in files if file.suffix.lower() == suffix):
+            whole = file.relative_to(root)
+            name = whole.with_suffix("").as_posix()
+            found[whole.as_posix() if name in found else name] = file.absolute()
+    return found
 
 
 def _path(style: StyleDef, settings: Settings) -> Path:
@@ -134,8 +158,3 @@ def _path(style: StyleDef, settings: Settings) -> Path:
     if path.is_absolute() or settings.model_root is None:
         return path
     return settings.model_root / path
-
-
-def _adapter_name(style_id: str) -> str:
-    """A name that can stand inside a network, where a dot separates modules."""
-    return re.sub(r"\W", "_", style_id)

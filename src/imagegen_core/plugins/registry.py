@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 Offer = TypeVar("Offer", Backend, NamedModel, Sampler, StoreDef, StyleDef, UpscalerDef)
 
 # The fields whose value every command relies on, by the annotation that they have.
-_KINDS: dict[str, type | tuple[type, ...]] = {"str": str, "Path": Path, "tuple[str, ...]": (tuple, list)}
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "str": str,
+    "str | None": (str, type(None)),
+    "Path": Path,
+    "tuple[str, ...]": (tuple, list),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -188,7 +193,7 @@ class Registry:
             if wrong := _wrong_field(offer):
                 plugin.broke(f"{hook} returned a {kind.__name__} whose {wrong}", plugin.update)
                 continue
-            name = offer.id if isinstance(offer, StyleDef) else offer.name
+            name = (offer.id or offer.adapter_name) if isinstance(offer, StyleDef) else offer.name
             if name in into:
                 owners = (p.distribution for p in self.plugins if f"{noun} {name}" in p.offers)
                 plugin.clashes(f"{noun} {name}", next(owners, CORE))

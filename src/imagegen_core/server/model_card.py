@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagegen_core.models.inspect import describe, native_size
+from imagegen_core.models.inspect import native_size
+from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
 from imagegen_core.models.resolve import resolve_checkpoint
 from imagegen_core.models.style_catalog import CatalogedStyle, StyleCatalog
 from imagegen_core.plugins.registry import Registry
@@ -56,8 +57,7 @@ class ModelCard:
         backend = select_backend(registry, settings)
         settings = settings.for_backend(backend.environment_prefix)
         path = resolve_checkpoint(settings, backend, registry)
-        found = describe(path)
-        styles = StyleCatalog(settings, registry, found.cross_attention_dim, found.family)
+        styles = StyleCatalog(settings, registry, CheckpointLayers.of_files(path, settings.base_model))
         return cls(
             name=settings.model or path.stem,
             path=path,
@@ -73,4 +73,4 @@ class ModelCard:
 
 
 def _usable(styles: Mapping[str, CatalogedStyle]) -> dict[str, tuple[float, ...]]:
-    return {name: tuple(one.style.levels) for name, one in styles.items() if one.refusal is None}
+    return {name: style.levels for name, style in styles.items() if style.refusal is None}

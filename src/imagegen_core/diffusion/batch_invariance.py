@@ -1,0 +1,77 @@
+"""Layers whose results for one row of a batch do not depend on the others, so that sharing a pass changes no picture.
+
+On a CPU, torch chooses how to compute a layer by its input's size, and the batch is part of that size. Two choices
+matter: a convolution of one small row leaves oneDNN for another kernel (``use_mkldnn`` in ATen's Convolution.cpp), and
+a matrix product of few lines is summed up in another order. Which layers these were was found by comparing bits, at all
+lengths from 1 to 100 tokens, with one thread and with two. On other devices nothing is changed. What holds, here as
+there, is proven by an engine before it relies on it: see `imagegen_core.engine.calibration`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ALIKE_BATCHED = 4  # tokens below which a batched product sums up each row alike
+_ALIKE = 12  # tokens below which only multiples of 4 are summed up alike by whatever product
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
+    """Compute a linear layer, each row of a batch by itself where the row has few tokens; see `torch.nn.Linear`."""
+    if not _is_affected(weight):
+        return torch.nn.functional.linear(input, weight, bias)
+    width_out, width_in = weight.shape
+    tokens = input[0].numel() // width_in
+    if tokens < _ALIKE_BATCHED and bias is not None:
+        lines = input.reshape(len(input), tokens, width_in)
+        return torch.baddbmm(bias, lines, weight.t().expand(len(input), -1, -1)).reshape(*input.shape[:-1], width_out)
+    if tokens < _ALIKE and (tokens % 4 or tokens < _ALIKE_BATCHED):
+        return torch.cat([torch.nn.functional.linear(row, weight, bias) for row in torch.split(input, 1)])
+    return torch.nn.functional.linear(input, weight, bias)
+
+
+def conv2d(
+    input: Tensor,  # noqa: A002 - torch's name
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any = (1, 1),
+    padding: Any = (0, 0),
+    dilation: Any = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """Compute a convolution, on a CPU always by oneDNN; see `torch.nn.functional.conv2d`."""
+    if isinstance(padding, str) or torch.compiler.is_compiling() or not _is_affected(weight):  # compiled, it chooses
+        return torch.nn.functional.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return torch.mkldnn_convolution(input, weight, bias, padding, stride, dilation, groups)
+
+
+class RowwiseConv2d(torch.nn.Conv2d):
+    """A convolution computed by `conv2d`."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """See `torch.nn.Conv2d`."""
+        return conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class RowwiseLinear(torch.nn.Linear):
+    """A linear layer computed by `linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """See `torch.nn.Linear`."""
+        return linear(input, self.weight, self.bias)
+
+
+_ROWWISE: dict[type, type] = {torch.nn.Conv2d: RowwiseConv2d, torch.nn.Linear: RowwiseLinear}
+
+
+def make_rowwise(network: Any) -> None:
+    """Have the layers of a network on a CPU compute row by row where it matters."""
+    for module in network.modules():
+        if type(module) in _ROWWISE and _is_affected(module.weight):
+            module.__class__ = _ROWWISE[type(module)]
+
+
+def _is_affected(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32

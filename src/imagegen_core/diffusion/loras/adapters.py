@@ -1,0 +1,165 @@
+"""The LoRAs of one pipeline: those in memory, and those that are on.
+
+A forward hook on each layer adds what the active LoRAs change. The layers keep their weights and their class, so that
+with all LoRAs off each computes what it did before any was loaded, to the bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from imagegen_core.diffusion.loras.deltas import Delta
+from imagegen_core.diffusion.loras.reading import LayerKey, LoadedLora, layer_shapes, load_lora, pipeline_layers
+from imagegen_core.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
+from imagegen_core.models.style_catalog import CatalogedStyle
+from imagegen_core.styles import LoraUse
+
+_KEPT = 16  # LoRAs that stay in memory; the least recently used makes room
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA at one strength.
+
+    Attributes:
+        name: Tells files apart, and the states of one file.
+        title: What errors call it.
+        path: Its file.
+        weight: The factor it is added with.
+    """
+
+    name: str
+    title: str
+    path: Path
+    weight: float
+
+    @classmethod
+    def of_style(cls, style: CatalogedStyle, level: int) -> Adapter:
+        """The style at `level`, counted from 1; above the style's levels means the last of them.
+
+        Raises:
+            ModelNotFoundError: Its file is not there.
+        """
+        weight = float(style.levels[min(level, len(style.levels)) - 1])
+        return cls(_state(style.path), f"style {style.id!r}", style.path, weight)
+
+    @classmethod
+    def of_lora(cls, lora: LoraUse) -> Adapter:
+        """A mode's LoRA.
+
+        Raises:
+            ModelNotFoundError: Its file is not there.
+        """
+        return cls(_state(lora.path), f"LoRA {lora.adapter_name!r}", lora.path, lora.strength)
+
+    def __str__(self) -> str:
+        return f"{self.title} {self.weight!r}"
+
+
+def _state(path: Path) -> str:
+    """A name for a file as it is now; a file that takes its place has another."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ModelNotFoundError(f"There is no LoRA {path}: correct its path, or put the file back") from error
+    state = f"{path.absolute()} {found.st_size} {found.st_mtime_ns}"
+    return hashlib.sha256(state.encode()).hexdigest()[:16]
+
+
+@dataclass(slots=True)
+class _ActiveDeltas:
+    """What is added to each layer's output now: shared by the hooks, so that one assignment switches all."""
+
+    by_layer: Mapping[LayerKey, tuple[tuple[Delta, float], ...]] = field(default_factory=dict)
+
+
+def _add(active: _ActiveDeltas, key: LayerKey, layer: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    """A forward hook: the layer's output with the active changes, or None to leave it."""
+    changes = active.by_layer.get(key)
+    if changes is None:
+        return None
+    adapted = output
+    for delta, weight in changes:
+        adapted = adapted + delta.output(layer, inputs[0], output) * weight
+    return adapted
+
+
+class Adapters:
+    """The LoRAs of one pipeline.
+
+    Attributes:
+        layers: The pipeline's layers, which a LoRA's file is held against.
+        active: The LoRAs that are on, in the order in which they are added.
+        memory_bytes: The memory that the loaded LoRAs take.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        """Look at the networks of a diffusers pipeline; nothing is loaded yet."""
+        self.layers = layer_shapes(pipe)
+        self.active: tuple[Adapter, ...] = ()
+        self.memory_bytes = 0
+        self._modules = pipeline_layers(pipe)
+        self._loaded: OrderedDict[str, LoadedLora] = OrderedDict()
+        self._hooks: dict[LayerKey, Any] = {}
+        self._deltas = _ActiveDeltas()
+
+    def has(self, adapter: Adapter) -> bool:
+        """Whether it is loaded already, at whatever strength."""
+        return adapter.name in self._loaded
+
+    @property
+    def embeddings(self) -> dict[str, Mapping[str, Tensor]]:
+        """The vectors [count, width] that the active LoRAs bring for words, by word and text encoder."""
+        loras = (self._loaded[adapter.name] for adapter in self.active)
+        return {word: vectors for lora in loras for word, vectors in lora.embeddings.items()}
+
+    def use(self, wanted: tuple[Adapter, ...]) -> None:
+        """Have these on and no others, loading those whose first use this is.
+
+        Raises:
+            InvalidRequestError: A LoRA cannot be read, or does not fit the network; nothing has changed.
+        """
+        if wanted == self.active:
+            return
+        loras = [(self._load(adapter), adapter.weight) for adapter in wanted]
+        by_layer: dict[LayerKey, tuple[tuple[Delta, float], ...]] = {}
+        for lora, weight in loras:
+            for key, deltas in lora.deltas.items() if weight else ():
+                by_layer[key] = (*by_layer.get(key, ()), *((delta, weight) for delta in deltas))
+        for key in by_layer.keys() - self._hooks.keys():
+            self._hooks[key] = self._modules[key].register_forward_hook(partial(_add, self._deltas, key))
+        self._deltas.by_layer = by_layer
+        self.active = wanted
+        self._make_room()
+
+    def _load(self, adapter: Adapter) -> LoadedLora:
+        lora = self._loaded.get(adapter.name)
+        if lora is None:
+            try:
+                lora = load_lora(adapter.path, self.layers, self._modules)
+            except ModelLoadError as error:
+                raise InvalidRequestError(f"The {adapter.title} cannot be used: {error}") from error
+            self._loaded[adapter.name] = lora
+            self.memory_bytes += lora.memory_bytes
+        self._loaded.move_to_end(adapter.name)
+        return lora
+
+    def _make_room(self) -> None:
+        """Let go of LoRAs beyond those that are kept, and of the hooks of layers that none changes any more."""
+        active = {adapter.name for adapter in self.active}
+        excess = [name for name in self._loaded if name not in active][: max(len(self._loaded) - _KEPT, 0)]
+        if not excess:
+            return
+        for name in excess:
+            self.memory_bytes -= self._loaded.pop(name).memory_bytes
+        changed = {key for lora in self._loaded.values() for key in lora.deltas}
+        for key in self._hooks.keys() - changed:
+            self._hooks.pop(key).remove()

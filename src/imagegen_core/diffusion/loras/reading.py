@@ -1,0 +1,162 @@
+"""Reading a LoRA file into the changes of a pipeline's layers: a file is checked whole before any of it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imagegen_core.diffusion.loras.deltas import Decomposed, Delta, Difference, Factored, Hadamard, Kronecker, LowRank
+from imagegen_core.diffusion.single_file import read_weights
+from imagegen_core.models.headers import read_header
+from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
+from imagegen_core.models.loras.plan import LayerChange, LoraError, plan_lora
+from imagegen_core.models.loras.tensor_names import NETWORKS, UNET
+from imagegen_core.models.tensors import quoted
+
+LayerKey = tuple[str, str]
+"""A network's name in the pipeline, and a module's in the network, without ``text_model.``."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedLora:
+    """A LoRA in memory.
+
+    Attributes:
+        deltas: The changes of each layer.
+        embeddings: The vectors [count, width] that it brings, by word and network.
+    """
+
+    deltas: Mapping[LayerKey, tuple[Delta, ...]]
+    embeddings: Mapping[str, Mapping[str, Tensor]]
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory that its tensors take."""
+        deltas = (delta for changes in self.deltas.values() for delta in changes)
+        return sum(tensor.nbytes for delta in deltas for tensor in delta.tensors())
+
+
+def pipeline_layers(pipe: Any) -> dict[LayerKey, Any]:
+    """The modules of a pipeline's networks."""
+    networks = ((name, getattr(pipe, name, None)) for name in NETWORKS)
+    return {
+        (name, module_name if name == UNET else module_name.removeprefix("text_model.")): module
+        for name, network in networks
+        if network is not None
+        for module_name, module in network.named_modules()
+    }
+
+
+def layer_shapes(pipe: Any) -> CheckpointLayers:
+    """The shapes of a pipeline's networks, which LoRAs are held against."""
+    networks = {name: getattr(pipe, name, None) for name in NETWORKS}
+    return CheckpointLayers(
+        {
+            name: {parameter: tuple(tensor.shape) for parameter, tensor in network.named_parameters()}
+            for name, network in networks.items()
+            if network is not None
+        }
+    )
+
+
+def load_lora(path: Path, layers: CheckpointLayers, modules: Mapping[LayerKey, Any]) -> LoadedLora:
+    """Read a LoRA file for a pipeline.
+
+    Args:
+        path: The file.
+        layers: The pipeline's layers: see `layer_shapes`.
+        modules: Its modules: see `pipeline_layers`.
+
+    Raises:
+        ModelLoadError: The file is damaged, or does not fit the pipeline; the message says why.
+    """
+    plan = plan_lora(path, layers)
+    header = read_header(path)
+    state = read_weights(path)
+    changed = [name for name, tensor in header.tensors.items() if name in state and state[name].shape != tensor.shape]
+    if changed or not state.keys() >= header.tensors.keys():
+        raise LoraError(f"{path} changed while it was read; try again")
+    deltas: dict[LayerKey, tuple[Delta, ...]] = {}
+    for change in plan.layers:
+        key = (change.network, change.module)
+        deltas[key] = (*deltas.get(key, ()), _delta(change, state, modules[key]))
+    embeddings = {
+        word: {network: _finite(state, name, torch.float32) for network, name in parts.items()}
+        for word, parts in plan.embeddings.items()
+    }
+    return LoadedLora(deltas, embeddings)
+
+
+def _delta(change: LayerChange, state: Mapping[str, Tensor], layer: Any) -> Delta:
+    weight = layer.weight
+
+    def tensor(role: str, dtype: torch.dtype = weight.dtype) -> Tensor:
+        return _finite(state, change.tensors[role], dtype).to(weight.device)
+
+    if change.algorithm in ("difference", "whole"):
+        parameters = dict(layer.named_parameters(recurse=False))
+        parts = {
+            name: _parameter(change, tensor(name, torch.float32), parameters[name], change.tensors[name])
+            for name in change.tensors
+        }
+        return Difference(parts.get("weight"), parts.get("bias"))
+    delta = _factored(change, tensor, tuple(weight.shape), _scale(change, state))
+    magnitude = next((role for role in ("dora_scale", "magnitude") if role in change.tensors), None)
+    if magnitude is None:
+        return delta
+    values = tensor(magnitude, torch.float32)
+    by_input = magnitude == "dora_scale" and values.shape[0] != weight.shape[0]
+    return Decomposed.of(delta, values.flatten(), layer, by_input=by_input)
+
+
+def _factored(change: LayerChange, tensor: Any, shape: tuple[int, ...], scale: float) -> Factored:
+    def factors(*roles: str) -> tuple[Tensor, ...]:
+        return tuple(tensor(role) for role in roles if role in change.tensors)
+
+    if change.algorithm == "loha":
+        first = factors("hada_w1_a", "hada_w1_b", "hada_t1")
+        return Hadamard(first, factors("hada_w2_a", "hada_w2_b", "hada_t2"), shape, scale)
+    if change.algorithm == "lokr":
+        first = factors("lokr_w1", "lokr_w1_a", "lokr_w1_b")
+        return Kronecker(first, factors("lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"), shape, scale)
+    down, up = tensor("down"), tensor("up")
+    if "mid" in change.tensors:
+        # A core between two 1x1 convolutions is one convolution with the core's kernel.
+        down = torch.einsum("abhw,bi->aihw", tensor("mid"), down.flatten(1))
+    bias = tensor("up_bias") if "up_bias" in change.tensors else None
+    kernel = (1,) * len(shape[2:])
+    return LowRank(down.reshape(down.shape[0], *shape[1:]), up.reshape(*up.shape[:2], *kernel), scale, bias)
+
+
+def _parameter(change: LayerChange, held: Tensor, parameter: Tensor, name: str) -> Tensor:
+    """The difference to a parameter, in its dtype."""
+    difference = held.reshape(parameter.shape)
+    if change.algorithm == "whole":
+        difference = difference - parameter.float()
+    return _checked(difference.to(parameter.dtype), name)
+
+
+def _scale(change: LayerChange, state: Mapping[str, Tensor]) -> float:
+    """The factor of a layer's change: alpha over rank, or what the file says in its place."""
+    if "scale" in change.tensors:
+        return float(_finite(state, change.tensors["scale"], torch.float32))
+    if "alpha" in change.tensors:
+        alpha = float(_finite(state, change.tensors["alpha"], torch.float32))
+        return 1.0 if change.rank is None else alpha / change.rank
+    return change.scale
+
+
+def _finite(state: Mapping[str, Tensor], name: str, dtype: torch.dtype) -> Tensor:
+    return _checked(state[name].to(torch.float32).to(dtype), name)
+
+
+def _checked(tensor: Tensor, name: str) -> Tensor:
+    if not tensor.isfinite().all():
+        precision = str(tensor.dtype).removeprefix("torch.")
+        raise LoraError(f"its tensor {quoted(name)} holds NaN or infinite values in {precision}; take a sound file")
+    return tensor

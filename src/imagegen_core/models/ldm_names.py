@@ -1,0 +1,130 @@
+"""LDM's names and diffusers' names of a UNet's layers: which is which follows from the blocks that the UNet has.
+
+LDM (https://github.com/CompVis/latent-diffusion) counts its blocks through: each layer of a block is an input block of
+its own, and so is each downsampler. diffusers counts blocks, and layers inside them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_FIXED = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "mid_block.attentions.0": "middle_block.1",
+    **{f"mid_block.resnets.0.{part}": f"middle_block.0.{ldm}" for part, ldm in _RESNET.items()},
+    **{f"mid_block.resnets.1.{part}": f"middle_block.2.{ldm}" for part, ldm in _RESNET.items()},
+}
+_DIFFUSERS_PART = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.")
+_LDM_PART = re.compile(r"(input|output)_blocks\.(\d+)\.(\d+)\.(\w+)")
+
+
+@dataclass
+class _Block:
+    """One down or up block: how many layers it has, whether they attend, whether a sampler ends it."""
+
+    layers: int = 0
+    attends: bool = False
+    has_sampler: bool = False
+
+
+def to_ldm(names: Iterable[str]) -> dict[str, str]:
+    """Name a UNet's layers or parameters as LDM does.
+
+    Args:
+        names: All of the UNet's names, as diffusers' ``state_dict`` has them.
+
+    Returns:
+        LDM's name by diffusers' name; names of other layers are left out.
+    """
+    names = list(names)
+    return _renamed(names, dict(_pairs(_diffusers_blocks(names, "down"), _diffusers_blocks(names, "up"))))
+
+
+def to_diffusers(names: Iterable[str]) -> dict[str, str]:
+    """Name a UNet's layers or parameters as diffusers does.
+
+    Args:
+        names: All of the UNet's names, as LDM has them, without ``model.diffusion_model.``.
+
+    Returns:
+        diffusers' name by LDM's name; names of other layers are left out.
+    """
+    names = list(names)
+    pairs = _pairs(_ldm_blocks(names, "input"), _ldm_blocks(names, "output"))
+    return _renamed(names, {ldm: diffusers for diffusers, ldm in pairs})
+
+
+def _pairs(down: list[_Block], up: list[_Block]) -> Iterator[tuple[str, str]]:
+    """The beginnings of names: diffusers' and LDM's."""
+    yield from _FIXED.items()
+    for side, numbered, blocks in (("down", "input_blocks", down), ("up", "output_blocks", up)):
+        position = 1 if side == "down" else 0
+        for number, block in enumerate(blocks):
+            for layer in range(block.layers):
+                for part, ldm in _RESNET.items():
+                    yield f"{side}_blocks.{number}.resnets.{layer}.{part}", f"{numbered}.{position}.0.{ldm}"
+                yield f"{side}_blocks.{number}.attentions.{layer}", f"{numbered}.{position}.1"
+                position += 1
+            if block.has_sampler and side == "down":
+                yield f"down_blocks.{number}.downsamplers.0.conv", f"input_blocks.{position}.0.op"
+                position += 1
+            elif block.has_sampler:
+                place = f"output_blocks.{position - 1}.{1 + block.attends}"
+                yield f"up_blocks.{number}.upsamplers.0.conv", f"{place}.conv"
+
+
+def _diffusers_blocks(names: Iterable[str], side: str) -> list[_Block]:
+    blocks: dict[int, _Block] = {}
+    for name in names:
+        if (part := _DIFFUSERS_PART.match(name)) and part[1] == side:
+            block = blocks.setdefault(int(part[2]), _Block())
+            if part[3] == "resnets":
+                block.layers = max(block.layers, int(part[4]) + 1)
+            block.attends |= part[3] == "attentions"
+            block.has_sampler |= part[3].endswith("samplers")
+    return [blocks[number] for number in sorted(blocks)]
+
+
+def _ldm_blocks(names: Iterable[str], side: str) -> list[_Block]:
+    parts: dict[int, set[str]] = {}
+    for name in names:
+        if (part := _LDM_PART.match(name)) and part[1] == side:
+            parts.setdefault(int(part[2]), set()).add(part[4])
+    blocks = [_Block()]
+    for _, found in sorted(parts.items()):
+        if "op" not in found and "in_layers" not in found:
+            continue  # the first convolution
+        block = blocks[-1]
+        block.layers += "in_layers" in found
+        block.attends |= "transformer_blocks" in found
+        block.has_sampler = bool(found & {"op", "conv"})
+        if block.has_sampler:
+            blocks.append(_Block())
+    return blocks
+
+
+def _renamed(names: Iterable[str], beginnings: Mapping[str, str]) -> dict[str, str]:
+    renamed = {}
+    for name in names:
+        head = name
+        while head and head not in beginnings:
+            head = head.rpartition(".")[0]
+        if head:
+            renamed[name] = beginnings[head] + name[len(head) :]
+    return renamed

@@ -1,0 +1,303 @@
+"""What a LoRA file changes: each of its tensors, by the layer of the checkpoint and the role it has there.
+
+The plan is made from headers alone. A file has one only if every tensor is used and every layer fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from imagegen_core.errors import ModelLoadError
+from imagegen_core.models.headers import read_header
+from imagegen_core.models.loras import adapter_config, shapes, tensor_names
+from imagegen_core.models.loras.adapter_config import AdapterConfig, AdapterConfigError
+from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers, Shape
+from imagegen_core.models.loras.tensor_names import NETWORKS, TEXT_ENCODER, TEXT_ENCODER_2
+from imagegen_core.models.tensors import Header, Tensor, quoted
+
+Algorithm = Literal["lora", "loha", "lokr", "difference", "whole"]
+
+_BUNDLED = "bundle_emb."
+_EMBEDDED = {"clip_l": TEXT_ENCODER, "clip_g": TEXT_ENCODER_2, "string_to_param.*": TEXT_ENCODER}
+# The roles of each algorithm's tensors: those it needs, any one of several sets, and those it may have.
+_NEEDED: dict[Algorithm, tuple[tuple[str, ...], ...]] = {
+    "lora": (("down", "up"),),
+    "loha": (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),),
+    "lokr": tuple(
+        (*first, *second)
+        for first in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
+        for second in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))
+    ),
+}
+_OPTIONAL: dict[Algorithm, tuple[str, ...]] = {
+    "lora": ("mid", "up_bias"),
+    "loha": ("hada_t1", "hada_t2"),
+    "lokr": ("lokr_t2",),
+}
+_STRENGTH = ("alpha", "scale")
+_DORA = ("dora_scale", "magnitude")
+_PARAMETERS: dict[str, tuple[Algorithm, str]] = {
+    "diff": ("difference", "weight"),
+    "diff_b": ("difference", "bias"),
+    "weight": ("whole", "weight"),
+    "bias": ("whole", "bias"),
+}
+_NUMBERS = {"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"}
+_WHOLE_NUMBERS = {"int64", "int32", "int16", "int8", "uint8"}
+_LOOKUPS = ("embeddings.token_embedding", "embeddings.position_embedding")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerChange:
+    """How a LoRA changes one layer, in a form that is the same for all dialects.
+
+    Attributes:
+        network: ``unet``, ``text_encoder`` or ``text_encoder_2``.
+        module: The layer by diffusers' or transformers' name, without ``text_model.``.
+        algorithm: ``lora``, ``loha`` and ``lokr`` multiply matrices; ``difference`` holds a change as it is; ``whole``
+            holds a parameter that takes the checkpoint's place.
+        tensors: The names of the file's tensors by role: see `tensor_names`, and ``weight`` and ``bias``.
+        rank: What alpha is divided by; None where it has no effect.
+        scale: The factor that the file's settings give, where there is no tensor ``alpha`` or ``scale``.
+    """
+
+    network: str
+    module: str
+    algorithm: Algorithm
+    tensors: Mapping[str, str]
+    rank: int | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPlan:
+    """All that a LoRA file does.
+
+    Attributes:
+        path: The file.
+        layers: The changes of layers.
+        embeddings: The vectors that it brings for words: by word and network the tensor's name.
+    """
+
+    path: Path
+    layers: Sequence[LayerChange]
+    embeddings: Mapping[str, Mapping[str, str]]
+
+
+class LoraError(ModelLoadError):
+    """Why a LoRA file cannot be used with a checkpoint, in words."""
+
+
+@dataclass
+class _Group:
+    """The tensors of one layer, by role, as a file names the layer."""
+
+    networks: tuple[str, ...]
+    layer: str
+    is_peft: bool
+    tensors: dict[str, str] = field(default_factory=dict)
+
+
+def plan_lora(path: Path, layers: CheckpointLayers) -> LoraPlan:
+    """Find out what a LoRA file changes in a checkpoint.
+
+    Args:
+        path: A safetensors file, or a torch file.
+        layers: The checkpoint's layers.
+
+    Raises:
+        ModelLoadError: The file is damaged.
+        LoraError: It holds a tensor that is not known, an algorithm that is not drawn here, or a layer that the
+            checkpoint lacks or has in another shape.
+    """
+    header = read_header(path)
+    for name in header.tensors:
+        if algorithm := tensor_names.refused_algorithm(name):
+            raise LoraError(
+                f"its tensor {quoted(name)} is of {algorithm}, which is not drawn here; take a LoRA, LoHa, LoKr, DoRA "
+                "or full-difference file"
+            )
+    embeddings = _embeddings(header.tensors, layers)
+    groups = _grouped(name for name in header.tensors if not name.startswith(_BUNDLED))
+    try:
+        configs = _configs(header, any(group.is_peft for group in groups))
+        changes = [change for group in groups for change in _changes(group, header.tensors, layers, configs)]
+    except AdapterConfigError as error:
+        raise LoraError(str(error)) from error
+    return LoraPlan(path, changes, embeddings)
+
+
+def _grouped(names: Iterable[str]) -> Sequence[_Group]:
+    groups: dict[tuple[tuple[str, ...], str], _Group] = {}
+    for name in names:
+        parsed = tensor_names.parse(name)
+        if parsed is None:
+            raise LoraError(
+                f"its tensor {quoted(name)} is of no kind known here; take a file that kohya-ss, LyCORIS, OneTrainer, "
+                "PEFT, diffusers or ComfyUI wrote"
+            )
+        key = (parsed.networks, parsed.layer)
+        group = groups.setdefault(key, _Group(parsed.networks, parsed.layer, parsed.is_peft))
+        if parsed.role in group.tensors:
+            raise LoraError(
+                f"its tensors {quoted(group.tensors[parsed.role])} and {quoted(name)} are of two adapters; save each "
+                "into a file of its own"
+            )
+        group.tensors[parsed.role] = name
+    return list(groups.values())
+
+
+def _configs(header: Header, is_peft: bool) -> Mapping[str, AdapterConfig]:
+    """The settings of each network's layers."""
+    beside = header.path.parent / adapter_config.FILE
+    if adapter_config.METADATA in header.metadata:
+        name = f"metadata {adapter_config.METADATA}"
+        settings = adapter_config.parse(header.metadata[adapter_config.METADATA], name)
+        strange = next((key for key in settings if key.partition(".")[0] not in NETWORKS), None)
+        if strange is not None:
+            raise AdapterConfigError(f"its {name} sets {quoted(strange)}, which is not known here")
+        parts = {network: adapter_config.of_network(settings, network) for network in NETWORKS}
+        return {network: adapter_config.read(part, name) for network, part in parts.items()}
+    if is_peft and beside.is_file():
+        settings = adapter_config.parse(beside.read_text(encoding="utf-8"), adapter_config.FILE)
+        return dict.fromkeys(NETWORKS, adapter_config.read(settings, adapter_config.FILE))
+    return dict.fromkeys(NETWORKS, AdapterConfig())
+
+
+def _changes(
+    group: _Group, tensors: Mapping[str, Tensor], layers: CheckpointLayers, configs: Mapping[str, AdapterConfig]
+) -> Iterable[LayerChange]:
+    for role, name in group.tensors.items():
+        allowed = _NUMBERS | _WHOLE_NUMBERS if role in _STRENGTH else _NUMBERS
+        if tensors[name].dtype not in allowed:
+            raise LoraError(f"its tensor {quoted(name)} holds {tensors[name].dtype} numbers; save it as floating point")
+    found = {role: tensors[name].shape for role, name in group.tensors.items()}
+    network, module = _located(group, found, layers)
+    factors = [role for role in found if role not in _PARAMETERS]
+    if factors:
+        yield _factored(group, found, network, module, layers, configs[network])
+    for algorithm in ("difference", "whole"):
+        parts = {_PARAMETERS[role][1]: role for role in found if _PARAMETERS.get(role, ("",))[0] == algorithm}
+        for parameter, role in parts.items():
+            shape = layers.shape(network, module, parameter)
+            if shape is None or not (found[role] == shape or shapes.fits(found[role], shape)):
+                raise LoraError(_mismatch(group.tensors[role], found[role], shape))
+        if parts:
+            names = {parameter: group.tensors[role] for parameter, role in parts.items()}
+            yield LayerChange(network=network, module=module, algorithm=algorithm, tensors=names)
+
+
+def _located(group: _Group, found: Mapping[str, Shape], layers: CheckpointLayers) -> tuple[str, str]:
+    """The network and the module that a layer's name means."""
+    places = [(net, module) for net in group.networks if (module := layers.find(net, group.layer)) is not None]
+    if len(places) > 1:
+        places = [place for place in places if _could_fit(found, layers.shape(*place))] or places
+    if len(places) > 1:
+        raise LoraError(
+            f"its layer {quoted(group.layer)} is in {' and in '.join(network for network, _ in places)}, and the file "
+            "does not say which one it means; take one whose names begin with the network's"
+        )
+    if places:
+        return places[0]
+    absent = [network for network in group.networks if network not in layers.networks]
+    name = quoted(next(iter(group.tensors.values())))
+    if len(group.networks) == len(absent) == 1:
+        raise LoraError(f"its tensor {name} is for the {absent[0]}, which this checkpoint does not have")
+    raise LoraError(f"its tensor {name} changes a layer that this checkpoint does not have")
+
+
+def _could_fit(found: Mapping[str, Shape], weight: Shape | None) -> bool:
+    whole = found.get("diff") or found.get("weight")
+    try:
+        return weight is not None and shapes.fits(whole or shapes.delta_shape(found), weight)
+    except (shapes.ShapeError, KeyError):
+        return False
+
+
+def _factored(
+    group: _Group,
+    found: Mapping[str, Shape],
+    network: str,
+    module: str,
+    layers: CheckpointLayers,
+    config: AdapterConfig,
+) -> LayerChange:
+    """The change that a layer's small matrices make."""
+    roles = {role for role in found if role not in _PARAMETERS}
+    algorithm = _algorithm(group, roles)
+    weight = layers.shape(network, module)
+    of_algorithm = {role: found[role] for role in roles - {*_STRENGTH, *_DORA, "up_bias"}}
+    example = group.tensors[min(of_algorithm)]
+    try:
+        delta = shapes.delta_shape(of_algorithm)
+    except shapes.ShapeError as error:
+        raise LoraError(f"its tensor {quoted(example)} does not fit those beside it: {error}") from error
+    if weight is None or len(weight) == 1 or module in _LOOKUPS or not shapes.fits(delta, weight):
+        raise LoraError(_mismatch(example, delta, weight))
+    for role in roles & {*_STRENGTH, *_DORA, "up_bias"}:
+        if not _is_vector_of(role, found[role], weight):
+            raise LoraError(_mismatch(group.tensors[role], found[role], weight))
+    if config.is_decomposed and not roles & {*_DORA}:
+        raise LoraError(f"its settings say use_dora, and {quoted(example)} has no magnitude beside it")
+    rank = shapes.rank(of_algorithm)
+    scale = 1.0 if rank is None else config.scale(module, rank)
+    names = {role: group.tensors[role] for role in roles}
+    return LayerChange(network=network, module=module, algorithm=algorithm, tensors=names, rank=rank, scale=scale)
+
+
+def _algorithm(group: _Group, roles: set[str]) -> Algorithm:
+    for algorithm, sets in _NEEDED.items():
+        for needed in sets:
+            rest = roles - {*needed, *_OPTIONAL[algorithm], *_STRENGTH, *_DORA}
+            cores = len(roles & {"hada_t1", "hada_t2"}) != 1  # both or none
+            if roles >= {*needed} and not rest and cores and not {*_STRENGTH} <= roles and not {*_DORA} <= roles:
+                return algorithm
+    names = ", ".join(quoted(name) for _, name in sorted(group.tensors.items())[:3])
+    raise LoraError(f"its tensors {names} are not a whole layer: some are missing or too many; take a complete file")
+
+
+def _is_vector_of(role: str, shape: Shape, weight: Shape) -> bool:
+    """Whether a layer's single number, or its vector over the outputs or inputs, has a shape that fits."""
+    length = 1
+    for extent in shape:
+        length *= extent
+    if role in _STRENGTH:
+        return length == 1
+    by_output = length == weight[0]
+    if role == "dora_scale":
+        return by_output if shape[:1] == weight[:1] else len(shape) > 1 and shape[0] == 1 and shape[1:2] == weight[1:2]
+    return by_output
+
+
+def _embeddings(tensors: Mapping[str, Tensor], layers: CheckpointLayers) -> Mapping[str, Mapping[str, str]]:
+    """The words that OneTrainer bundles with a LoRA."""
+    found: dict[str, dict[str, str]] = {}
+    for name in tensors:
+        if not name.startswith(_BUNDLED):
+            continue
+        part = next((part for part in _EMBEDDED if name.endswith(f".{part}")), None)
+        word = name.removeprefix(_BUNDLED).removesuffix(f".{part}")
+        table = None if part is None else layers.shape(_EMBEDDED[part], _LOOKUPS[0])
+        shape = tensors[name].shape
+        if part is None or table is None or len(shape) != len(table) or shape[1] != table[1] or 0 in shape:
+            raise LoraError(_mismatch(name, shape, table))
+        if tensors[name].dtype not in _NUMBERS:
+            raise LoraError(f"its tensor {quoted(name)} holds {tensors[name].dtype} numbers; save it as floating point")
+        found.setdefault(word, {})[_EMBEDDED[part]] = name
+    for word, parts in found.items():
+        lacking = [net for net in (TEXT_ENCODER, TEXT_ENCODER_2) if net in layers.networks and net not in parts]
+        if lacking:
+            raise LoraError(f"its embedding {quoted(word)} has no vectors for the {lacking[0]}")
+    return found
+
+
+def _mismatch(name: str, shape: Shape, weight: Shape | None) -> str:
+    there = "this checkpoint has no such parameter" if weight is None else f"this checkpoint's is {_shown(weight)}"
+    return f"its tensor {quoted(name)} is for a layer of shape {_shown(shape)}, and {there}"
+
+
+def _shown(shape: Shape) -> str:
+    return "×".join(map(str, shape[:6])) or "()"
