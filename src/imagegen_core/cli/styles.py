@@ -37,6 +37,7 @@ def list_styles(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
 
 
 def _rows() -> list[dict[str, Any]]:
+    from imagegen_core.models.inspect import architecture
     from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
     from imagegen_core.models.resolve import resolve_checkpoint
     from imagegen_core.models.style_catalog import StyleCatalog
@@ -47,8 +48,9 @@ def _rows() -> list[dict[str, Any]]:
     settings, registry = Settings.load(), Registry.discover()
     backend = select_backend(registry, settings)
     settings = settings.for_backend(backend.environment_prefix)
-    layers = CheckpointLayers.of_files(resolve_checkpoint(settings, backend, registry), settings.base_model)
-    catalog = StyleCatalog(settings, registry, layers)
+    checkpoint = resolve_checkpoint(settings, backend, registry)
+    layers = CheckpointLayers.of_files(checkpoint, settings.base_model)
+    catalog = StyleCatalog(settings, registry, layers.cross_attention_dim, architecture(checkpoint), layers)
     return [
         {
             "style": style.id,

@@ -32,7 +32,7 @@ from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import to_text
 from imagegen_core.job import Job, StepDone
-from imagegen_core.models.inspect import native_size
+from imagegen_core.models.inspect import architecture, native_size
 from imagegen_core.models.resolve import resolve_checkpoint
 from imagegen_core.models.style_catalog import StyleCatalog
 from imagegen_core.picture import Picture
@@ -103,7 +103,9 @@ class DiffusionWorker(ABC):
         self.pipe = self._compute.run(self._load, settings)
         self._schedulers = Schedulers(self.pipe.scheduler, registry.samplers.values(), settings.scheduler)
         self._adapters = Adapters(self.pipe)
-        self.styles = StyleCatalog(settings, registry, self._adapters.layers)
+        layers = self._adapters.layers
+        family = architecture(self.checkpoint)
+        self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, family, layers)
         self._embeddings = self.compute(
             Embeddings, self.pipe, settings.embeddings_root, settings.source("embeddings_root")
         )

@@ -43,18 +43,27 @@ class CatalogedStyle:
 class StyleCatalog(Mapping[str, CatalogedStyle]):
     """The styles by id. Of two with one id the first counts: by hand, in the configuration, a plugin's, a file's."""
 
-    def __init__(self, settings: Settings, registry: Registry, layers: CheckpointLayers | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        width: int | None,
+        family: str | None = None,
+        layers: CheckpointLayers | None = None,
+    ) -> None:
         """Gather the styles for a checkpoint; each file's header is read, none is loaded.
 
         Args:
             settings: Where to look.
             registry: The plugins.
-            layers: The checkpoint's layers, which each file is held against; None where there are none to fit.
+            width: The checkpoint's cross-attention width; None where there is none to fit.
+            family: The checkpoint's family, which tells where a file's width does not.
+            layers: The checkpoint's layers, which every layer of a file must fit; None leaves that to the worker.
 
         Raises:
             ModelNotFoundError: The folder of styles that the configuration names is not there.
         """
-        self._layers = layers
+        self._width, self._family, self._layers = width, family, layers
         self._styles: dict[str, CatalogedStyle] = {}
         for style_id, style, source in _offered(settings, registry):
             if style_id not in self._styles:
@@ -87,16 +96,16 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
             return str(error)
         if lora.kind != "lora":
             return f"{path} is no LoRA but of the kind {lora.kind}"
-        layers = self._layers
-        if layers is None:
-            return None
-        wanted, width = required_width or lora.cross_attention_dim, layers.cross_attention_dim
-        if width is not None and wanted is not None and wanted != width:
-            return f"it was made for a cross-attention width of {wanted}, and the checkpoint's is {width}"
-        try:
-            plan_lora(path, layers)
-        except ImagegenError as error:
-            return f"{path.name} does not fit this checkpoint: {error}"
+        wanted = required_width or lora.cross_attention_dim
+        if self._width is not None and wanted is not None and wanted != self._width:
+            return f"it was made for a cross-attention width of {wanted}, and the checkpoint's is {self._width}"
+        if wanted is None and self._family is not None and lora.family not in (None, self._family):
+            return f"it was made for {lora.family}, and the checkpoint is {self._family}"
+        if self._layers is not None:
+            try:
+                plan_lora(path, self._layers)
+            except ImagegenError as error:
+                return f"{path.name} does not fit this checkpoint: {error}"
         return None
 
     def usable(self, style_id: str) -> CatalogedStyle:

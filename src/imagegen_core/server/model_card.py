@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagegen_core.models.inspect import native_size
+from imagegen_core.models.inspect import architecture, native_size
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
 from imagegen_core.models.resolve import resolve_checkpoint
 from imagegen_core.models.style_catalog import CatalogedStyle, StyleCatalog
@@ -57,7 +57,8 @@ class ModelCard:
         backend = select_backend(registry, settings)
         settings = settings.for_backend(backend.environment_prefix)
         path = resolve_checkpoint(settings, backend, registry)
-        styles = StyleCatalog(settings, registry, CheckpointLayers.of_files(path, settings.base_model))
+        layers = CheckpointLayers.of_files(path, settings.base_model)
+        styles = StyleCatalog(settings, registry, layers.cross_attention_dim, architecture(path), layers)
         return cls(
             name=settings.model or path.stem,
             path=path,

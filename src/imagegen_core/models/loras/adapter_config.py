@@ -19,11 +19,14 @@ _DRAWN = ("LORA", "LOHA", "LOKR")
 _HARMLESS = {
     *("auto_mapping", "base_model_name_or_path", "bias", "decompose_both", "decompose_factor", "exclude_modules"),
     *("fan_in_fan_out", "inference_mode", "init_weights", "layers_pattern", "layers_to_transform", "lora_bias"),
-    *("lora_dropout", "megatron_core", "module_dropout", "modules_to_save", "peft_version", "qalora_group_size", "r"),
-    *("rank_dropout", "rank_dropout_scale", "rank_pattern", "revision", "runtime_config", "target_modules"),
+    *("lora_dropout", "megatron_core", "module_dropout", "modules_to_save", "peft_version", "qalora_group_size"),
+    *("rank_dropout", "rank_dropout_scale", "revision", "runtime_config", "target_modules"),
     *("task_type", "use_effective_conv2d"),
 }
-_READ = {"peft_type", "lora_alpha", "alpha", "alpha_pattern", "use_dora", "use_rslora", "init_lora_weights"}
+_READ = {
+    *("peft_type", "lora_alpha", "alpha", "alpha_pattern", "r", "rank_pattern"),
+    *("use_dora", "use_rslora", "init_lora_weights"),
+}
 # Beginnings of `init_lora_weights` that train against other weights than the checkpoint's.
 _OTHER_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _LITERAL = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
@@ -39,22 +42,27 @@ class AdapterConfig:
 
     Attributes:
         alpha: The numerator of each layer's scale; None where the settings name none.
-        patterns: Other alphas by the ends of modules' names.
+        alphas: Other alphas by the ends of modules' names.
+        rank: The denominator where the matrices do not show it; None where the settings name none.
+        ranks: Other ranks by the ends of modules' names.
         is_rank_stabilized: Whether alpha is divided by the rank's square root (https://arxiv.org/abs/2312.03732).
         is_decomposed: Whether each layer has a DoRA magnitude.
     """
 
     alpha: float | None = None
-    patterns: Mapping[str, float] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    rank: float | None = None
+    ranks: Mapping[str, float] = field(default_factory=dict)
     is_rank_stabilized: bool = False
     is_decomposed: bool = False
 
-    def scale(self, module: str, rank: int) -> float:
-        """The scale of a module's change, whose matrices are of rank `rank`."""
-        alpha = next((value for end, value in self.patterns.items() if _ends(module, end)), self.alpha)
-        if alpha is None:
+    def scale(self, module: str, rank: int | None) -> float:
+        """The scale of a module's change, whose matrices are of rank `rank`, or whole where that is None."""
+        alpha = _of_module(module, self.alphas, self.alpha)
+        divisor = rank or _of_module(module, self.ranks, self.rank)
+        if alpha is None or not divisor:
             return 1.0
-        return alpha / (math.sqrt(rank) if self.is_rank_stabilized else rank)
+        return alpha / (math.sqrt(divisor) if self.is_rank_stabilized else divisor)
 
 
 def parse(text: str, name: str) -> Mapping[str, Any]:
@@ -90,18 +98,11 @@ def read(settings: Mapping[str, Any], name: str) -> AdapterConfig:
     unknown = [key for key, value in settings.items() if value and key not in _HARMLESS | _READ]
     if unknown:
         raise AdapterConfigError(f"its {name} sets {unknown[0]!r}, which is not known here")
-    patterns = settings.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict):
-        raise AdapterConfigError(f"its {name} has an alpha_pattern that is no JSON object")
-    for pattern in patterns:
-        if not _LITERAL.fullmatch(pattern):
-            raise AdapterConfigError(
-                f"its {name} has the alpha_pattern {pattern!r}, which is a regular expression; write modules' names"
-            )
-    alpha = settings.get("lora_alpha", settings.get("alpha"))
     return AdapterConfig(
-        alpha=None if alpha is None else _number(alpha, name),
-        patterns={pattern: _number(value, name) for pattern, value in patterns.items()},
+        alpha=_number(settings.get("lora_alpha", settings.get("alpha")), name),
+        alphas=_patterns(settings, "alpha_pattern", name),
+        rank=_number(settings.get("r"), name),
+        ranks=_patterns(settings, "rank_pattern", name),
         is_rank_stabilized=bool(settings.get("use_rslora")),
         is_decomposed=bool(settings.get("use_dora")),
     )
@@ -113,10 +114,28 @@ def of_network(settings: Mapping[str, Any], network: str) -> Mapping[str, Any]:
     return {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
 
 
-def _number(value: object, name: str) -> float:
+def _number(value: object, name: str) -> float | None:
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise AdapterConfigError(f"its {name} has an alpha of {value!r}, which is no number")
+        raise AdapterConfigError(f"its {name} has {value!r} for an alpha or a rank, which is no number")
     return float(value)
+
+
+def _patterns(settings: Mapping[str, Any], key: str, name: str) -> dict[str, float]:
+    patterns = settings.get(key) or {}
+    if not isinstance(patterns, dict):
+        raise AdapterConfigError(f"its {name} has a {key} that is no JSON object")
+    for pattern in patterns:
+        if not _LITERAL.fullmatch(pattern):
+            raise AdapterConfigError(
+                f"its {name} has the {key} {pattern!r}, which is a regular expression; write modules' names"
+            )
+    return {pattern: value for pattern, given in patterns.items() if (value := _number(given, name)) is not None}
+
+
+def _of_module(module: str, patterns: Mapping[str, float], default: float | None) -> float | None:
+    return next((value for pattern, value in patterns.items() if _ends(module, pattern)), default)
 
 
 def _ends(module: str, pattern: str) -> bool:

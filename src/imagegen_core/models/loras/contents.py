@@ -12,15 +12,20 @@ from collections.abc import Mapping
 
 from imagegen_core.models.description import Contents
 from imagegen_core.models.families import WIDTHS
+from imagegen_core.models.loras.tensor_names import refused_algorithm
 from imagegen_core.models.tensors import Tensor
 
-# The suffix of a tensor that only this algorithm has. DoRA is a LoRA with one more tensor, and so comes first.
+# The suffix of a tensor that only this algorithm has. DoRA is another one with one more tensor, and so comes first.
 _ALGORITHMS = {
     "dora": re.compile(r"\.(dora_scale|lora_magnitude_vector(\.\w+)?(\.weight)?)$"),
     "loha": re.compile(r"\.hada_w[12]_[ab]$"),
     "lokr": re.compile(r"\.lokr_w[12](_[ab])?$"),
     "lora": re.compile(r"(\.lora_down|\.lora_A(\.\w+)?|[._]lora\.down|\.lora_linear_layer\.down)\.weight$"),
+    "difference": re.compile(r"\.(diff|diff_b|w_norm|b_norm)$"),
+    "embeddings": re.compile(r"^bundle_emb\."),
 }
+# Prefixes that no other file's names have.
+_PREFIXES = ("lora_unet_", "lora_te", "lycoris_", "base_model.model.")
 _CROSS_ATTENTION = re.compile(r"attn2[._](processor[._])?to_k(?=[._])")
 # SDXL alone has a second text encoder, and attention blocks of more than one transformer.
 _SDXL = re.compile(
@@ -32,6 +37,10 @@ _SDXL = re.compile(
 def lora_contents(tensors: Mapping[str, Tensor]) -> Contents | None:
     """What a LoRA is; None if the tensors are none."""
     algorithm = next((name for name, mark in _ALGORITHMS.items() if any(map(mark.search, tensors))), None)
+    if algorithm is None:
+        algorithm = next(filter(None, map(refused_algorithm, tensors)), None)
+    if algorithm is None and any(name.startswith(_PREFIXES) for name in tensors):
+        algorithm = "difference"  # whole weights in place of the checkpoint's
     if algorithm is None:
         return None
     width = _width(tensors)

@@ -156,10 +156,14 @@ def _configs(header: Header, is_peft: bool) -> Mapping[str, AdapterConfig]:
     if adapter_config.METADATA in header.metadata:
         name = f"metadata {adapter_config.METADATA}"
         settings = adapter_config.parse(header.metadata[adapter_config.METADATA], name)
-        strange = next((key for key in settings if key.partition(".")[0] not in NETWORKS), None)
-        if strange is not None:
-            raise AdapterConfigError(f"its {name} sets {quoted(strange)}, which is not known here")
-        parts = {network: adapter_config.of_network(settings, network) for network in NETWORKS}
+        # A pipeline prefixes each network's settings by its name, a network that is saved alone does not.
+        prefixed = [key for key in settings if key.partition(".")[0] in NETWORKS]
+        parts = {network: settings for network in NETWORKS}
+        if prefixed:
+            strange = settings.keys() - {*prefixed}
+            if strange:
+                raise AdapterConfigError(f"its {name} sets {quoted(min(strange))}, which is not known here")
+            parts = {network: adapter_config.of_network(settings, network) for network in NETWORKS}
         return {network: adapter_config.read(part, name) for network, part in parts.items()}
     if is_peft and beside.is_file():
         settings = adapter_config.parse(beside.read_text(encoding="utf-8"), adapter_config.FILE)
@@ -243,7 +247,7 @@ def _factored(
     if config.is_decomposed and not roles & {*_DORA}:
         raise LoraError(f"its settings say use_dora, and {quoted(example)} has no magnitude beside it")
     rank = shapes.rank(of_algorithm)
-    scale = 1.0 if rank is None else config.scale(module, rank)
+    scale = config.scale(module, rank)
     names = {role: group.tensors[role] for role in roles}
     return LayerChange(network=network, module=module, algorithm=algorithm, tensors=names, rank=rank, scale=scale)
 

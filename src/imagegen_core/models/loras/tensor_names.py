@@ -72,6 +72,7 @@ _REFUSED = {
     "LoRA on an embedding table": re.compile(r"\.lora_embedding_[AB]"),
     "Control-LoRA": re.compile(r"^lora_controlnet$"),
     "a bias given by its indices": re.compile(r"\.bias_(indices|values|size)$"),
+    "T-LoRA": re.compile(r"\.(q_layer\.weight|p_layer\.weight|lambda_layer)$"),
     "ReFT": re.compile(r"\.reft_"),
     "an absolute weight": re.compile(r"\.set_weight$"),
 }
