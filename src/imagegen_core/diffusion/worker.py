@@ -94,7 +94,7 @@ class DiffusionWorker(ABC):
         width = self.pipe.unet.config.cross_attention_dim
         self.styles = StyleCatalog(settings, registry, width, architecture(self.checkpoint))
         self._adapters = Adapters(self.pipe)
-        self._embeddings = self.compute(
+        self._embeddings: Embeddings = self.compute(
             Embeddings, self.pipe, settings.embeddings_root, settings.source("embeddings_root")
         )
         self._weights = weight_bytes(self.pipe)
@@ -117,6 +117,11 @@ class DiffusionWorker(ABC):
             prompt: The prompt.
             clip_skip: Last layers to leave out, beyond those that the family always does.
         """
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The textual-inversion embeddings that a prompt can name; `encode` gives them to `encode_text`."""
+        return self._embeddings
 
     def encode_absent(self, clip_skip: int) -> Conditioning:
         """What stands for a negative prompt that was not given."""
@@ -142,7 +147,7 @@ class DiffusionWorker(ABC):
         self._use(tuple(self._lora(lora) for lora in loras))
 
     def memory_bytes(self) -> int:
-        """What the pipeline's weights take, with embeddings and LoRAs; what several share counts once."""
+        """What the pipeline's weights take, with LoRAs; what several share counts once."""
         return self._weights
 
     def device_memory(self) -> DeviceMemory:
@@ -380,4 +385,4 @@ def _encode_styled(
     worker: DiffusionWorker, prompt: str, clip_skip: int, _adapters: tuple[Adapter, ...] | None
 ) -> Conditioning:
     """What a prompt means with LoRAs, which also change the text encoders: part of what is remembered by."""
-    return worker.encode(worker._embeddings.expand(prompt), clip_skip)  # noqa: SLF001 - its own
+    return worker.encode(prompt, clip_skip)
