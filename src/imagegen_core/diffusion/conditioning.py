@@ -65,7 +65,7 @@ def encode_text(
         embeddings: The embeddings that the prompt may name, such as ``worker.embeddings.of("text_encoder")``.
 
     Raises:
-        InvalidRequestError: A weight is too large for the encoder's precision.
+        InvalidRequestError: A weight is so large that hidden states are infinite.
     """
     states, pooled = [], None
     for chunk in chunks(tokenizer, parse(prompt, embeddings.names if embeddings else None), embeddings):
@@ -100,13 +100,12 @@ def _embedded(text_encoder: Any, chunk: Chunk) -> Iterator[None]:
 
 def _weighted(state: Tensor, weights: list[float]) -> Tensor:
     """Hidden states [1, tokens, width] times their tokens' weights, with the mean they had."""
-    weighted = state * torch.tensor(weights, device=state.device, dtype=state.dtype)[None, :, None]
-    weighted = weighted * (state.mean() / weighted.mean())
+    weighted = state.float() * torch.tensor(weights, device=state.device)[None, :, None]
+    weighted = (weighted * (state.float().mean() / weighted.mean())).to(state.dtype)
     if not torch.isfinite(weighted).all():
         largest = max(weights, key=abs)
         raise InvalidRequestError(
-            f"Invalid prompt: its weight {largest:g} is too large for {state.dtype}; weights go from about 0 to 2",
-            "prompt",
+            f"Invalid weight {largest:g} in a prompt: it leaves no finite numbers; expected about 0 to 2", "prompt"
         )
     return weighted
 

@@ -69,8 +69,8 @@ def part_keys(keys: Iterable[str]) -> dict[str, str]:
     strange = [key for key in used if key not in parts.values()]
     if strange or not parts:
         raise ValueError(
-            f"it has {_listed(strange)} beside {_listed([*parts.values()])}, where an embedding is one tensor, or clip_l "
-            "and clip_g; save each embedding in a file of its own"
+            f"it has {_listed(strange)} beside {_listed([*parts.values()])}, where an embedding is one tensor, or "
+            "clip_l and clip_g; save each embedding in a file of its own"
         )
     return parts
 

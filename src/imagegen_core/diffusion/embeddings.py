@@ -51,8 +51,10 @@ class Embeddings:
         Raises:
             ModelNotFoundError: The folder is not there.
         """
-        self._encoders = {name: getattr(pipe, name) for name in _TOKENIZERS if getattr(pipe, name, None) is not None}
-        self._tokenizers = {name: getattr(pipe, _TOKENIZERS[name], None) for name in self._encoders}
+        self._encoders: dict[str, Any] = {
+            name: getattr(pipe, name) for name in _TOKENIZERS if getattr(pipe, name, None) is not None
+        }
+        self._tokenizers: dict[str, Any] = {name: getattr(pipe, _TOKENIZERS[name], None) for name in self._encoders}
         self._embeddings: tuple[Embedding, ...] = ()
         self._of_encoders: dict[str, EncoderEmbeddings] = {}
         if folder is None:
@@ -117,7 +119,7 @@ class Embeddings:
                 yield embedding
             else:
                 logger.warning(
-                    "The embedding %s is skipped: prompts call %s by the same name; rename one", shown, first
+                    "The embedding %s is skipped: %s has the same name for prompts; rename one", shown, first
                 )
 
     def _name_ids(self, name: str) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ class EncoderEmbeddings:
 
         Args:
             tokenizer: The encoder's tokenizer.
-            vectors: Vectors [count, width] by the embedding's name. Of two names with the same tokens, the first counts.
+            vectors: Vectors [count, width] by the embedding's name; of names with the same tokens the first counts.
         """
         self._tokenizer = tokenizer
         self._by_name: dict[str, Tensor] = {}
@@ -64,7 +64,8 @@ class EncoderEmbeddings:
         if position == 0:
             return True
         before = ids[position - 1]
-        return before == self._tokenizer.unk_token_id or self._tokenizer.convert_ids_to_tokens(before).endswith("</w>")
+        is_unknown = before == self._tokenizer.unk_token_id
+        return is_unknown or str(self._tokenizer.convert_ids_to_tokens(before)).endswith("</w>")
 
 
 def _is_odd(name: str) -> bool:
