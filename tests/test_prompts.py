@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import CLIPTokenizer
 
 from imagegen_core import InvalidRequestError, Settings, generate
+from imagegen_core.diffusion.encoder_embeddings import EncoderEmbeddings
 from imagegen_core.diffusion.prompts import Fragment, chunks, parse
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
+from tests import a1111
 
 CLASSES = {"sdxl": DiffusersSDXLCudaWorker, "sd15": DiffusersCudaWorker}
 
@@ -22,6 +26,11 @@ CLASSES = {"sdxl": DiffusersSDXLCudaWorker, "sd15": DiffusersCudaWorker}
 def worker(request: pytest.FixtureRequest) -> Any:
     folder = request.getfixturevalue(f"{request.param}_checkpoint")
     return CLASSES[request.param](settings=Settings(model=str(folder), device="cpu", dtype="fp32", recipe=False))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(sd15_checkpoint: Path) -> Any:
+    return CLIPTokenizer.from_pretrained(sd15_checkpoint / "tokenizer", local_files_only=True)
 
 
 # What A1111's parse_prompt_attention documents in its own examples, and the corners beside them.
@@ -46,6 +55,13 @@ PARSED = {
     "BREAKFAST at B": [("BREAKFAST at B", 1.0)],
     "a BREAK b": [("a ", 1.0), (None, 1.0), (" b", 1.0)],
     ") ] :1.2) (:2)": [(") ] :1.2) ", 1.0)],
+    "(a:1.)(b: -1 )(c:.5)": [("a", 1.0), ("b", -1.0), ("c", 0.5)],
+    "(a:1e3)(b:1.2.3)(c:.)": [("a:1e3b:1.2.3c:.", 1.1)],
+    "a\\b\\\\c": [("ab\\c", 1.0)],
+    "([a)]": [("a", 1.0)],
+    "(a BREAK b:1.2)": [("a ", 1.2), (None, 1.0), (" b", 1.2)],
+    "(a:1.2)BREAK": [("a", 1.2), (None, 1.0)],
+    "BREAK_ _BREAK xBREAK": [("BREAK_ _BREAK xBREAK", 1.0)],
     "": [],
 }
 
@@ -68,8 +84,54 @@ def test_a_prompt_without_brackets_stays_one_fragment(prompt: str) -> None:
     assert parse(prompt) == ([Fragment(prompt)] if prompt else [])
 
 
-def test_chunks_hold_every_token_once_and_break_after_commas(worker: Any) -> None:
-    tokenizer = worker.pipe.tokenizer
+WORDS = ("a", "lake", "cat", "lighthouse", "very detailed background", "emb", "emb pair", "wide", "remb")
+PIECES = (*WORDS, *WORDS, ",", ", ", ", ", ", ", " ", "BREAK", " BREAK ", ", BREAK, ", ":", "B")
+SYNTAX = ("(", ")", "[", "]", "((", "]]", ":1.2)", ": 0.5 )", ":1.1)", ":-1)", "\\(", "\\]", "\\\\", "\\")
+TAGS = st.lists(
+    st.sampled_from(WORDS).flatmap(lambda word: st.sampled_from([word, f"({word}:1.3)", f"[{word}]", f"(({word}))"])),
+    min_size=5,
+    max_size=40,
+)
+
+
+@pytest.mark.parametrize("count", [1, 20, 75])
+@given(prompt=TAGS.flatmap(lambda tags: st.sampled_from([", ".join(tags), " ".join(tags), " BREAK ".join(tags)])))
+def test_tags_make_the_chunks_that_a1111_makes(tokenizer: Any, count: int, prompt: str) -> None:
+    _check_chunks(tokenizer, prompt, count)
+
+
+@given(prompt=st.lists(st.sampled_from([*PIECES, *SYNTAX]), max_size=80).map("".join))
+def test_any_syntax_makes_the_chunks_that_a1111_makes(tokenizer: Any, prompt: str) -> None:
+    _check_chunks(tokenizer, prompt, count=30)
+
+
+@pytest.mark.parametrize("after", range(15, 23))
+@pytest.mark.parametrize("end", ["", ",", ", b", " b", "BREAK", " BREAK BREAK ", ", emb"])
+def test_a_comma_reaches_as_far_as_a1111s(tokenizer: Any, after: int, end: str) -> None:
+    before = 75 - after
+    _check_chunks(tokenizer, "a " * (before - 1) + "," + "b " * after + end, count=2)
+
+
+def _check_chunks(tokenizer: Any, prompt: str, count: int) -> None:
+    vectors = {"emb": torch.zeros(1, 4), "emb pair": torch.zeros(2, 4), "wide": torch.zeros(count, 4)}
+    expected = a1111.chunks(tokenizer, prompt, vectors)
+    found = chunks(tokenizer, parse(prompt), EncoderEmbeddings(tokenizer, vectors))
+    assert [(chunk.ids, chunk.weights) for chunk in found] == [(chunk.ids, chunk.weights) for chunk in expected]
+    for chunk, other in zip(found, expected, strict=True):
+        assert chunk.embeddings.keys() == other.vectors.keys()
+        assert all(chunk.embeddings[at] is other.vectors[at] for at in other.vectors)
+
+
+@given(depth=st.integers(17, 400), brackets=st.lists(st.sampled_from("(["), min_size=1, max_size=5))
+def test_deep_brackets_weigh_as_a1111s(depth: int, brackets: list[str]) -> None:
+    opening = ("".join(brackets) * depth)[:depth]
+    closing = opening[::-1].translate({ord("("): ")", ord("["): "]"})
+    prompt = f"a{opening}b{closing}c"
+    expected = [(letter, pytest.approx(weight)) for text, weight in a1111.weighted(prompt) for letter in text or ""]
+    assert [(letter, one.weight) for one in parse(prompt) for letter in one.text or ""] == expected
+
+
+def test_chunks_hold_every_token_once_and_break_after_commas(tokenizer: Any) -> None:
     text = "ab " * 30 + ", " + "cd " * 10  # a comma at token 61, 75 tokens after 7 more words
     ids = tokenizer(text, add_special_tokens=False).input_ids
     found = chunks(tokenizer, parse(text))
@@ -108,6 +170,22 @@ def test_weighted_states_keep_their_mean(worker: Any) -> None:
     ratio = weighted[0, :, :width] / plain[0, :, :width]
     lake = ratio[2 : 2 + len("lake")].mean()  # after the start and "a": the tiny tokenizer reads letters
     torch.testing.assert_close(lake / ratio[1].mean(), torch.tensor(1.6))
+
+
+def test_each_chunk_keeps_a_mean_of_its_own(worker: Any) -> None:
+    both = worker.encode("a (lake:1.6) BREAK a (star:0.4)", 0).tokens
+    each = [worker.encode(prompt, 0).tokens for prompt in ("a (lake:1.6)", "a (star:0.4)")]
+    torch.testing.assert_close(both, torch.cat(each, dim=1))
+
+
+def test_a_break_at_the_end_adds_no_chunk(worker: Any) -> None:
+    assert torch.equal(worker.encode("a lake BREAK", 0).tokens, worker.encode("a lake", 0).tokens)
+
+
+@pytest.mark.parametrize("prompt", [f"a (lake:{'9' * 400})", "(" * 8000 + "lake"])
+def test_a_weight_without_a_finite_picture_is_refused(worker: Any, prompt: str) -> None:
+    with pytest.raises(InvalidRequestError, match="Invalid weight inf in a prompt: it leaves no finite numbers"):
+        generate(prompt, worker=worker, seed=1)
 
 
 @pytest.mark.parametrize("skip", [0, 1])

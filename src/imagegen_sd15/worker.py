@@ -29,4 +29,5 @@ class DiffusersCudaWorker(DiffusionWorker):
             model = getattr(encoder, "text_model", encoder)  # transformers before 5 nest it
             return model.final_layer_norm(output.hidden_states[-1 - clip_skip])  # type: ignore[no-any-return]
 
-        return Conditioning(encode_text(self.pipe.tokenizer, self.pipe.text_encoder, prompt, hidden).tokens)
+        embeddings = self.embeddings.of("text_encoder")
+        return Conditioning(encode_text(self.pipe.tokenizer, self.pipe.text_encoder, prompt, hidden, embeddings).tokens)

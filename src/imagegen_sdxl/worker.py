@@ -26,8 +26,10 @@ class DiffusersSDXLCudaWorker(DiffusionWorker):
         def hidden(output: Any) -> torch.Tensor:
             return output.hidden_states[-2 - clip_skip]  # type: ignore[no-any-return]
 
-        first = encode_text(self.pipe.tokenizer, self.pipe.text_encoder, prompt, hidden)
-        second = encode_text(self.pipe.tokenizer_2, self.pipe.text_encoder_2, prompt, hidden)
+        pipe = self.pipe
+        one, two = (self.embeddings.of(encoder) for encoder in ("text_encoder", "text_encoder_2"))
+        first = encode_text(pipe.tokenizer, pipe.text_encoder, prompt, hidden, one)
+        second = encode_text(pipe.tokenizer_2, pipe.text_encoder_2, prompt, hidden, two)
         return Conditioning(torch.cat([first.tokens, second.tokens], dim=-1), {"text_embeds": second.pooled})
 
     def encode_absent(self, clip_skip: int) -> Conditioning:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from imagegen_core.diffusion.encoder_embeddings import EncoderEmbeddings
 from imagegen_core.diffusion.prompts import Chunk, chunks, parse
+from imagegen_core.errors import InvalidRequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,13 @@ class TextEmbedding:
     pooled: Any
 
 
-def encode_text(tokenizer: Any, text_encoder: Any, prompt: str, hidden: Callable[[Any], Tensor]) -> TextEmbedding:
+def encode_text(
+    tokenizer: Any,
+    text_encoder: Any,
+    prompt: str,
+    hidden: Callable[[Any], Tensor],
+    embeddings: EncoderEmbeddings | None = None,
+) -> TextEmbedding:
     """Run a CLIP text encoder over a prompt, chunk by chunk.
 
     A chunk's weights multiply its hidden states, which are then scaled back to the mean they had, as A1111 does.
@@ -53,18 +62,52 @@ def encode_text(tokenizer: Any, text_encoder: Any, prompt: str, hidden: Callable
         text_encoder: A transformers ``CLIPTextModel`` or ``CLIPTextModelWithProjection``.
         prompt: The prompt; see `imagegen_core.diffusion.prompts` for what it may hold.
         hidden: Picks the hidden states [1, 77, width] to use from the encoder's output.
+        embeddings: The embeddings that the prompt may name, such as ``worker.embeddings.of("text_encoder")``.
+
+    Raises:
+        InvalidRequestError: A weight is so large that hidden states are infinite.
     """
     states, pooled = [], None
-    for chunk in chunks(tokenizer, parse(prompt)):
+    for chunk in chunks(tokenizer, parse(prompt, embeddings.names if embeddings else None), embeddings):
         ids, weights = _padded(chunk, tokenizer)
-        output = text_encoder(torch.tensor([ids], device=text_encoder.device), output_hidden_states=True)
+        with _embedded(text_encoder, chunk):
+            output = text_encoder(torch.tensor([ids], device=text_encoder.device), output_hidden_states=True)
         state = hidden(output)
-        if chunk.is_weighted:
-            weighted = state * torch.tensor(weights, device=state.device, dtype=state.dtype)[None, :, None]
-            state = weighted * (state.mean() / weighted.mean())
-        states.append(state)
+        states.append(_weighted(state, weights) if chunk.is_weighted else state)
         pooled = getattr(output, "text_embeds", None) if pooled is None else pooled
     return TextEmbedding(torch.cat(states, dim=1), pooled)
+
+
+@contextmanager
+def _embedded(text_encoder: Any, chunk: Chunk) -> Iterator[None]:
+    """Put the vectors of a chunk's embeddings in the place of their tokens'."""
+    if not chunk.embeddings:
+        yield
+        return
+
+    def replaced(_module: Any, _inputs: Any, embedded: Tensor) -> Tensor:
+        embedded = embedded.clone()
+        for index, vectors in chunk.embeddings.items():
+            embedded[:, index + 1 : index + 1 + len(vectors)] = vectors  # after the start token
+        return embedded
+
+    hook = text_encoder.get_input_embeddings().register_forward_hook(replaced)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _weighted(state: Tensor, weights: list[float]) -> Tensor:
+    """Hidden states [1, tokens, width] times their tokens' weights, with the mean they had."""
+    weighted = state.float() * torch.tensor(weights, device=state.device)[None, :, None]
+    weighted = (weighted * (state.float().mean() / weighted.mean())).to(state.dtype)
+    if not torch.isfinite(weighted).all():
+        largest = max(weights, key=abs)
+        raise InvalidRequestError(
+            f"Invalid weight {largest:g} in a prompt: it leaves no finite numbers; expected about 0 to 2", "prompt"
+        )
+    return weighted
 
 
 def _padded(chunk: Chunk, tokenizer: Any) -> tuple[list[int], list[float]]:

@@ -1,104 +1,142 @@
-"""Textual-inversion embeddings (https://arxiv.org/abs/2208.01618): words that mean vectors from files."""
+"""Textual-inversion embeddings (https://arxiv.org/abs/2208.01618): names in prompts that mean vectors from files."""
 
 from __future__ import annotations
 
+import copy
 import logging
-import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from imagegen_core.diffusion.embedding_files import embedding_files, part_keys, read_tensors
+from imagegen_core.diffusion.encoder_embeddings import EncoderEmbeddings
 from imagegen_core.errors import ImagegenError, ModelNotFoundError
-from imagegen_core.models.headers import read_header
-from imagegen_core.models.inspect import describe
 
 logger = logging.getLogger(__name__)
 
-_SUFFIXES = (".safetensors", ".pt", ".bin")
-_ENCODERS = (("tokenizer", "text_encoder", "clip_l"), ("tokenizer_2", "text_encoder_2", "clip_g"))
+_TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+_PARTS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}  # in files for pipelines with both
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A name that prompts can use, and what it means.
+
+    Attributes:
+        name: What prompts call it, in upper or lower case.
+        vectors: For each text encoder, by its name in the pipeline, the vectors [count, width] that replace its token
+            embeddings, of its dtype and on its device. The counts are equal.
+    """
+
+    name: str
+    vectors: Mapping[str, Tensor]
 
 
 class Embeddings:
-    """The embeddings of a folder, as words of a pipeline's tokenizers: each is called by its file's name."""
+    """The embeddings that prompts can name: those of a folder, and those that LoRAs bring."""
 
     def __init__(self, pipe: Any, folder: Path | None, source: str) -> None:
-        """Add the folder's embeddings to the pipeline; those that do not fit are skipped, with a warning that says why.
+        """Read a folder's embeddings; those that do not fit are skipped, with a warning that says why.
 
         Args:
             pipe: A diffusers pipeline.
-            folder: Where the files lie; None for none.
+            folder: Where the files lie, also in sub-folders; None for none. Prompts call them by their names without
+                suffix.
             source: Where `folder` was configured, for errors.
 
         Raises:
             ModelNotFoundError: The folder is not there.
         """
-        self._words: dict[str, str] = {}
+        self._encoders: dict[str, Any] = {
+            name: getattr(pipe, name) for name in _TOKENIZERS if getattr(pipe, name, None) is not None
+        }
+        self._tokenizers: dict[str, Any] = {name: getattr(pipe, _TOKENIZERS[name], None) for name in self._encoders}
+        self._embeddings: tuple[Embedding, ...] = ()
+        self._of_encoders: dict[str, EncoderEmbeddings] = {}
         if folder is None:
             return
         if not folder.is_dir():
             raise ModelNotFoundError(f"The folder of embeddings {folder} is not there: correct {source}")
-        for path in sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES):
+        self._embeddings = tuple(self._read(folder))
+
+    def embedding(self, name: str, tensors: Mapping[str, Tensor]) -> Embedding:
+        """Make an embedding for the pipeline's text encoders.
+
+        Args:
+            name: What prompts call it.
+            tensors: The vectors, by the keys that they have in an embedding's file.
+
+        Raises:
+            ValueError: They do not fit, or are not all used; the message is a sentence's end.
+        """
+        keys = part_keys(tensors)
+        if len(self._encoders) == 1 and "" not in keys:
+            raise ValueError("it has parts for two text encoders, and this checkpoint has one; take one for its family")
+        parts = {encoder: _PARTS[encoder] if len(self._encoders) > 1 else "" for encoder in self._encoders}
+        vectors = {
+            encoder: self._vectors(encoder, tensors[keys[part]] if part in keys else None)
+            for encoder, part in parts.items()
+        }
+        counts = {parts[encoder]: len(part) for encoder, part in vectors.items()}
+        if len({*counts.values()}) > 1:
+            listed = " and ".join(f"{count} in {part}" for part, count in counts.items())
+            raise ValueError(f"its parts differ in the number of vectors, {listed}; it is incomplete or damaged")
+        if not self._name_ids(name):
+            raise ValueError("its name has no letters that a prompt could have; rename it")
+        return Embedding(name, vectors)
+
+    def with_bundled(self, bundled: Sequence[Embedding]) -> Embeddings:
+        """These embeddings and `bundled`, which come first where two have one name."""
+        if not bundled:
+            return self
+        view = copy.copy(self)
+        view._embeddings = (*bundled, *self._embeddings)  # noqa: SLF001 - of its own kind
+        view._of_encoders = {}  # noqa: SLF001
+        return view
+
+    def of(self, encoder: str) -> EncoderEmbeddings:
+        """The embeddings for one text encoder, by its name in the pipeline, such as ``text_encoder_2``."""
+        if encoder not in self._of_encoders:
+            named = {one.name: one.vectors[encoder] for one in reversed(self._embeddings) if encoder in one.vectors}
+            self._of_encoders[encoder] = EncoderEmbeddings(self._tokenizers[encoder], named)
+        return self._of_encoders[encoder]
+
+    def _read(self, folder: Path) -> Iterator[Embedding]:
+        paths: dict[tuple[int, ...], Path] = {}
+        for path in embedding_files(folder):
+            shown = path.relative_to(folder)
             try:
-                self._words[path.stem.casefold()] = _add(pipe, path)
+                embedding = self.embedding(path.stem, read_tensors(path))
             except (ImagegenError, ValueError) as error:
-                logger.warning("The embedding %s is skipped: %s", path.name, error)
-        names = "|".join(re.escape(name) for name in sorted(self._words, key=len, reverse=True))
-        self._named = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
+                logger.warning("The embedding %s is skipped: %s", shown, error)
+                continue
+            first = paths.setdefault(self._name_ids(path.stem), shown)
+            if first == shown:
+                yield embedding
+            else:
+                logger.warning(
+                    "The embedding %s is skipped: %s has the same name for prompts; rename one", shown, first
+                )
 
-    def expand(self, prompt: str) -> str:
-        """The prompt with each embedding's name replaced by the tokens that stand for its vectors."""
-        if not self._words:
-            return prompt
-        return self._named.sub(lambda found: self._words[found[0].casefold()], prompt)
+    def _name_ids(self, name: str) -> tuple[int, ...]:
+        tokenizer = next(iter(self._tokenizers.values()))
+        return tuple(tokenizer(name, add_special_tokens=False).input_ids)
 
-
-def _add(pipe: Any, path: Path) -> str:
-    """Add a file's vectors to the pipeline's encoders; the tokens that stand for them."""
-    if (found := describe(path)).kind != "embedding":
-        raise ValueError(f"it is of the kind {found.kind}")
-    vectors = _vectors(path)
-    encoders = [names for names in _ENCODERS if getattr(pipe, names[1], None) is not None]
-    parts = {names: vectors.get(names[2] if len(encoders) > 1 else "", None) for names in encoders}
-    for names, part in parts.items():
-        width = getattr(pipe, names[1]).config.hidden_size
-        if part is None or part.shape[1] != width:
-            have = "none" if part is None else f"vectors {part.shape[1]} wide"
-            raise ValueError(f"this checkpoint's {names[1]} takes vectors {width} wide, and it has {have} for it")
-    count = max(len(part) for part in parts.values() if part is not None)
-    tokens = [f"<{path.stem.casefold()}-{index}>" for index in range(count)]
-    for (tokenizer, encoder, _), part in parts.items():
-        if part is not None:
-            _teach(getattr(pipe, tokenizer), getattr(pipe, encoder), tokens, part)
-    return " ".join(tokens)
-
-
-def _vectors(path: Path) -> dict[str, Tensor]:
-    """The vectors [count, width] by encoder, under "" where there is one; diffusers', A1111's and SDXL's layouts."""
-    if read_header(path).format == "safetensors":
-        from safetensors.torch import load_file
-
-        state: dict[str, Any] = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    if "string_to_param" in state:
-        state = {"": next(iter(state["string_to_param"].values()))}
-    tensors = {name: tensor.detach() for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    if "clip_l" not in tensors:
-        tensors = {"": next(iter(tensors.values()))}
-    return {name: tensor.reshape(-1, tensor.shape[-1]) for name, tensor in tensors.items()}
-
-
-@torch.no_grad()
-def _teach(tokenizer: Any, encoder: Any, tokens: list[str], vectors: Tensor) -> None:
-    tokenizer.add_tokens(tokens)
-    if encoder.get_input_embeddings().num_embeddings < len(tokenizer):
-        encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    table = encoder.get_input_embeddings().weight
-    for token, vector in zip(tokens, vectors, strict=True):
-        table[tokenizer.convert_tokens_to_ids(token)] = vector.to(table)
-    for module in encoder.modules():
-        # Old configs have transformers pool at the largest id, which is no longer the end's.
-        if hasattr(module, "eos_token_id"):
-            module.eos_token_id = tokenizer.eos_token_id
+    def _vectors(self, encoder: str, tensor: Tensor | None) -> Tensor:
+        """Check a part, and bring it to its encoder as [count, width]."""
+        width = self._encoders[encoder].config.hidden_size
+        vectors = tensor[None] if tensor is not None and tensor.ndim == 1 else tensor
+        if vectors is None or vectors.ndim != 2 or vectors.shape[1] != width:  # noqa: PLR2004 - a table
+            have = "none" if vectors is None else f"vectors {vectors.shape[-1] if vectors.ndim else 0} wide"
+            raise ValueError(f"this checkpoint's {encoder} takes vectors {width} wide, and it has {have} for it")
+        longest = self._tokenizers[encoder].model_max_length - 2
+        if not 0 < len(vectors) <= longest:
+            raise ValueError(f"it has {len(vectors)} vectors, and from 1 to {longest} can stand for a name")
+        fitted = vectors.detach().to(self._encoders[encoder].get_input_embeddings().weight)
+        if not torch.isfinite(fitted).all():
+            raise ValueError(f"its vectors hold values that are infinite or no numbers in {fitted.dtype}")
+        return fitted

@@ -1,37 +1,58 @@
-"""Prompts as people write them: weights in brackets, and as long as they like.
+"""Prompts as people write them: weights in brackets, embeddings by name, and as long as they like.
 
 The syntax and what it means are A1111's (stable-diffusion-webui, ``modules/prompt_parser.py`` and
 ``modules/sd_hijack_clip.py``): ``(word)`` weighs 1.1 times, ``[word]`` 1.1 times less, ``(word:1.3)`` 1.3 times; a
-backslash takes a bracket literally; ``BREAK`` starts a new chunk.
+backslash takes a bracket literally; ``BREAK`` starts a new chunk, also within brackets.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-_STEP = 1.1
-_PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|\)|\]|:\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*\)|\bBREAK\b|[^\\()\[\]:B]+|.", re.DOTALL)
-_WEIGHT = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)")
-_COMMA_REACH = 20  # a chunk that is full ends after a comma, where one is among its last so many tokens
+from imagegen_core.diffusion.brackets import WEIGHT, weigh
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from imagegen_core.diffusion.encoder_embeddings import EncoderEmbeddings
+
+_PIECE = re.compile(rf"[()\[\]]|{WEIGHT}|(?:[^\\()\[\]:]+|\\[()\[\]\\]?|:(?!{WEIGHT[1:]}))+")
+_ESCAPE = re.compile(r"\\([()\[\]\\]?)")  # a backslash before anything else vanishes
+_BREAK = re.compile(r"\bBREAK\b")
+_COMMA_REACH = 20  # A1111's comma_padding_backtrack
+_PLACEHOLDER = 0  # what stands for an embedding's vectors: no end token, at which CLIP pools
 
 
-@dataclass(frozen=True, slots=True)
-class Fragment:
-    """A piece of a prompt that is weighted alike; `text` of None starts a new chunk."""
+class Fragment(NamedTuple):
+    """A piece of a prompt that is weighted alike.
+
+    Attributes:
+        text: The piece; None starts a new chunk.
+        weight: The factor of its hidden states.
+        is_name: Whether the piece is an embedding's name.
+    """
 
     text: str | None
     weight: float = 1.0
+    is_name: bool = False
 
 
 @dataclass
 class Chunk:
-    """As much of a prompt as a text encoder reads at once: token ids, without start and end, and their weights."""
+    """As much of a prompt as a text encoder reads at once.
+
+    Attributes:
+        ids: Token ids, without start, end and padding.
+        weights: The tokens' weights.
+        embeddings: Vectors [count, width] that replace as many tokens, by the index of the first one in `ids`.
+    """
 
     ids: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    embeddings: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def is_weighted(self) -> bool:
@@ -39,87 +60,151 @@ class Chunk:
         return any(weight != 1.0 for weight in self.weights)
 
 
-def parse(prompt: str) -> list[Fragment]:
+def parse(prompt: str, names: re.Pattern[str] | None = None) -> list[Fragment]:
     """Split a prompt into fragments with their weights; any text is a prompt, and unbalanced brackets reach its end.
+
+    Args:
+        prompt: The prompt.
+        names: Finds, by its one group, the names of embeddings that are taken as they are written, brackets and all.
 
     >>> parse("a (red:1.5) [car]")
     [Fragment('a '), Fragment('red', 1.5), Fragment(' '), Fragment('car', 0.909...)]
     """
-    texts: list[str | None] = []
-    weights: list[float] = []
-    rounds: list[int] = []
-    squares: list[int] = []
-
-    def multiply(start: int, factor: float) -> None:
-        weights[start:] = [weight * factor for weight in weights[start:]]
-
-    for piece in _PIECE.findall(prompt):
-        if piece == "(":
-            rounds.append(len(texts))
-        elif piece == "[":
-            squares.append(len(texts))
-        elif rounds and (explicit := _WEIGHT.fullmatch(piece)):
-            multiply(rounds.pop(), float(explicit[1]))
-        elif piece == ")" and rounds:
-            multiply(rounds.pop(), _STEP)
-        elif piece == "]" and squares:
-            multiply(squares.pop(), 1 / _STEP)
+    pieces: list[str] = []
+    named: set[int] = set()
+    for index, segment in enumerate(names.split(prompt) if names else [prompt]):
+        if index % 2:  # the pattern's group
+            named.add(len(pieces))
+            pieces.append(segment)
         else:
-            texts.append(None if piece == "BREAK" else piece[1:] if _is_escape(piece) else piece)
-            weights.append(1.0)
-    for start in rounds:
-        multiply(start, _STEP)
-    for start in squares:
-        multiply(start, 1 / _STEP)
-    return list(_joined(texts, weights))
+            pieces += _PIECE.findall(segment)
+    fragments = _Fragments()
+    for index, weight in weigh(pieces, named):
+        piece = pieces[index]
+        if index in named:
+            fragments.append(Fragment(piece, weight, is_name=True))
+        elif "BREAK" in piece or "\\" in piece:
+            first, *others = _BREAK.split(piece)
+            fragments.extend(_ESCAPE.sub(r"\1", first), weight)
+            for text in others:
+                fragments.append(Fragment(None))
+                fragments.extend(_ESCAPE.sub(r"\1", text), weight)
+        else:
+            fragments.extend(piece, weight)
+    return fragments.end()
 
 
-def _is_escape(piece: str) -> bool:
-    return len(piece) == 2 and piece[0] == "\\"  # noqa: PLR2004 - a backslash and what it escapes
+class _Fragments:
+    """Joins neighbours of one weight, so that words are tokenized whole."""
+
+    def __init__(self) -> None:
+        self._ended: list[Fragment] = []
+        self._texts: list[str] = []
+        self._weight = 1.0
+
+    def extend(self, text: str, weight: float) -> None:
+        """Add text, to the last fragment where that weighs as much."""
+        if weight != self._weight:
+            self.end()
+            self._weight = weight
+        self._texts.append(text)
+
+    def append(self, fragment: Fragment) -> None:
+        """Add a fragment of its own."""
+        self.end().append(fragment)
+
+    def end(self) -> list[Fragment]:
+        """End the last fragment, and return all of them."""
+        if text := "".join(self._texts):
+            self._ended.append(Fragment(text, self._weight))
+        self._texts = []
+        return self._ended
 
 
-def _joined(texts: Sequence[str | None], weights: Sequence[float]) -> Iterator[Fragment]:
-    """Neighbours of one weight as one fragment, so that words are tokenized whole."""
-    run: list[str] = []
-    for index, (text, weight) in enumerate(zip(texts, weights, strict=True)):
-        if text is None:
-            yield Fragment(None)
-            continue
-        run.append(text)
-        following = index + 1
-        if following == len(texts) or texts[following] is None or weights[following] != weight:
-            yield Fragment("".join(run), weight)
-            run = []
-
-
-def chunks(tokenizer: Any, fragments: Sequence[Fragment]) -> list[Chunk]:
+def chunks(tokenizer: Any, fragments: Sequence[Fragment], embeddings: EncoderEmbeddings | None = None) -> list[Chunk]:
     """Tokenize fragments into chunks, at least one, of at most the tokenizer's length less start and end.
 
     Args:
         tokenizer: A CLIP tokenizer.
         fragments: What `parse` gives.
+        embeddings: The embeddings that the fragments may name; None for none.
     """
-    length = tokenizer.model_max_length - 2
-    found = [Chunk()]
-    comma = tokenizer.convert_tokens_to_ids(",</w>")
+    made = _Chunks(tokenizer.model_max_length - 2, tokenizer.convert_tokens_to_ids(",</w>"))
+    texts = [fragment.text for fragment in fragments if fragment.text is not None]
+    tokenized = iter(tokenizer(texts, add_special_tokens=False, verbose=False).input_ids if texts else ())
     for fragment in fragments:
         if fragment.text is None:
-            found.append(Chunk())
+            made.end()
             continue
-        ids = tokenizer(fragment.text, add_special_tokens=False, verbose=False).input_ids
-        for token in ids:
-            if len(found[-1].ids) == length:
-                found.append(_rest_after_comma(found[-1], comma))
-            found[-1].ids.append(token)
-            found[-1].weights.append(fragment.weight)
-    return found
+        ids = next(tokenized)
+        if fragment.is_name and embeddings is not None:
+            made.add_embedding(embeddings.named(fragment.text), fragment.weight)
+            continue
+        position = 0
+        while position < len(ids):
+            found = embeddings.find(ids, position) if embeddings is not None else None
+            if found is None:
+                made.add_token(ids[position], fragment.weight)
+                position += 1
+            else:
+                length, vectors = found
+                made.add_embedding(vectors, fragment.weight)
+                position += length
+    return made.finished()
 
 
-def _rest_after_comma(full: Chunk, comma: int) -> Chunk:
-    """Take what follows the last comma off a full chunk, unless that is too much or nothing."""
-    start = next((at + 1 for at in range(len(full.ids) - 1, -1, -1) if full.ids[at] == comma), 0)
-    if start == 0 or len(full.ids) - start > _COMMA_REACH:
-        return Chunk()
-    rest = Chunk(full.ids[start:], full.weights[start:])
-    del full.ids[start:], full.weights[start:]
-    return rest
+class _Chunks:
+    """Fills chunks as A1111's ``tokenize_line`` does."""
+
+    def __init__(self, length: int, comma: int) -> None:
+        self._length = length
+        self._comma = comma
+        self._ended: list[Chunk] = []
+        self._chunk = Chunk()
+        self._last_comma: int | None = None  # its index in the chunk
+
+    def add_token(self, token: int, weight: float) -> None:
+        """Add a token, to a new chunk where the last one is full."""
+        if token == self._comma:
+            self._last_comma = len(self._chunk.ids)
+        elif self._is_full:
+            self._carry_over()
+        if self._is_full:
+            self.end()
+        self._chunk.ids.append(token)
+        self._chunk.weights.append(weight)
+
+    def add_embedding(self, vectors: Tensor, weight: float) -> None:
+        """Add an embedding's vectors [count, width], to a new chunk where the last one has no room for all."""
+        if self._is_full:
+            self._carry_over()
+        if len(self._chunk.ids) + len(vectors) > self._length:
+            self.end()
+        self._chunk.embeddings[len(self._chunk.ids)] = vectors
+        self._chunk.ids += [_PLACEHOLDER] * len(vectors)
+        self._chunk.weights += [weight] * len(vectors)
+
+    def end(self) -> None:
+        """End the chunk and begin another one."""
+        self._ended.append(self._chunk)
+        self._chunk = Chunk()
+        self._last_comma = None
+
+    def finished(self) -> list[Chunk]:
+        """All chunks; the last one counts if it holds anything, or is the only one."""
+        return [*self._ended, self._chunk] if self._chunk.ids or not self._ended else self._ended
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._chunk.ids) == self._length
+
+    def _carry_over(self) -> None:
+        """Take the text after a near comma along into a new chunk."""
+        if self._last_comma is None or self._length - self._last_comma > _COMMA_REACH:
+            return
+        full, start = self._chunk, self._last_comma + 1
+        self.end()
+        self._chunk = Chunk(full.ids[start:], full.weights[start:])
+        self._chunk.embeddings = {at - start: vectors for at, vectors in full.embeddings.items() if at >= start}
+        full.embeddings = {at: vectors for at, vectors in full.embeddings.items() if at < start}
+        del full.ids[start:], full.weights[start:]

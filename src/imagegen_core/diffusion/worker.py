@@ -102,13 +102,13 @@ class DiffusionWorker(ABC):
         self._compute = ComputeThread()
         self.pipe = self._compute.run(self._load, settings)
         self._schedulers = Schedulers(self.pipe.scheduler, registry.samplers.values(), settings.scheduler)
-        self._adapters = Adapters(self.pipe)
+        self._embeddings: Embeddings = self.compute(
+            Embeddings, self.pipe, settings.embeddings_root, settings.source("embeddings_root")
+        )
+        self._adapters = Adapters(self.pipe, self._embeddings)
         layers = self._adapters.layers
         family = architecture(self.checkpoint)
         self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, family, layers)
-        self._embeddings = self.compute(
-            Embeddings, self.pipe, settings.embeddings_root, settings.source("embeddings_root")
-        )
         self._weights = weight_bytes(self.pipe)
         self._provenance = (
             Provenance(self.backend, self.checkpoint, registry.models.values(), self.dtype, self.device)
@@ -129,6 +129,11 @@ class DiffusionWorker(ABC):
             prompt: The prompt.
             clip_skip: Last layers to leave out, beyond those that the family always does.
         """
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The textual-inversion embeddings that a prompt can name; `encode` gives them to `encode_text`."""
+        return self._embeddings.with_bundled(self._adapters.embeddings)
 
     def encode_absent(self, clip_skip: int) -> Conditioning:
         """What stands for a negative prompt that was not given."""
@@ -154,7 +159,7 @@ class DiffusionWorker(ABC):
         self._adapters.use(tuple(self._lora(lora) for lora in loras))
 
     def memory_bytes(self) -> int:
-        """What the pipeline's weights take, with embeddings and LoRAs; what several share counts once."""
+        """What the pipeline's weights take, with LoRAs; what several share counts once."""
         return self._weights + self._adapters.memory_bytes
 
     def device_memory(self) -> DeviceMemory:
@@ -387,4 +392,4 @@ def _encode_styled(
     worker: DiffusionWorker, prompt: str, clip_skip: int, _adapters: tuple[Adapter, ...]
 ) -> Conditioning:
     """What a prompt means with LoRAs, which also change the text encoders: part of what is remembered by."""
-    return worker.encode(worker._embeddings.expand(prompt), clip_skip)  # noqa: SLF001 - its own
+    return worker.encode(prompt, clip_skip)

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from imagegen_core.diffusion.embeddings import Embedding, Embeddings
 from imagegen_core.diffusion.loras.deltas import Delta
 from imagegen_core.diffusion.loras.reading import LayerKey, LoadedLora, layer_shapes, load_lora, pipeline_layers
 from imagegen_core.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
@@ -101,8 +102,14 @@ class Adapters:
         memory_bytes: The memory that the loaded LoRAs take.
     """
 
-    def __init__(self, pipe: Any) -> None:
-        """Look at the networks of a diffusers pipeline; nothing is loaded yet."""
+    def __init__(self, pipe: Any, embeddings: Embeddings) -> None:
+        """Look at the networks of a diffusers pipeline; nothing is loaded yet.
+
+        Args:
+            pipe: The pipeline.
+            embeddings: The pipeline's embeddings, which make those that a LoRA brings.
+        """
+        self._embeddings = embeddings
         self.layers = layer_shapes(pipe)
         self.active: tuple[Adapter, ...] = ()
         self.memory_bytes = 0
@@ -116,10 +123,9 @@ class Adapters:
         return adapter.name in self._loaded
 
     @property
-    def embeddings(self) -> dict[str, Mapping[str, Tensor]]:
-        """The vectors [count, width] that the active LoRAs bring for words, by word and text encoder."""
-        loras = (self._loaded[adapter.name] for adapter in self.active)
-        return {word: vectors for lora in loras for word, vectors in lora.embeddings.items()}
+    def embeddings(self) -> list[Embedding]:
+        """The embeddings that the active LoRAs bring."""
+        return [embedding for adapter in self.active for embedding in self._loaded[adapter.name].embeddings]
 
     def use(self, wanted: tuple[Adapter, ...]) -> None:
         """Have these on and no others, loading those whose first use this is.
@@ -144,7 +150,7 @@ class Adapters:
         lora = self._loaded.get(adapter.name)
         if lora is None:
             try:
-                lora = load_lora(adapter.path, self.layers, self._modules)
+                lora = load_lora(adapter.path, self.layers, self._modules, self._embeddings)
             except ModelLoadError as error:
                 raise InvalidRequestError(f"The {adapter.title} cannot be used: {error}") from error
             self._loaded[adapter.name] = lora

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imagegen_core.diffusion.embeddings import Embedding, Embeddings
 from imagegen_core.diffusion.loras.deltas import Decomposed, Delta, Difference, Factored, Hadamard, Kronecker, LowRank
 from imagegen_core.diffusion.single_file import read_weights
 from imagegen_core.models.headers import read_header
@@ -28,11 +29,11 @@ class LoadedLora:
 
     Attributes:
         deltas: The changes of each layer.
-        embeddings: The vectors [count, width] that it brings, by word and network.
+        embeddings: The words that it brings.
     """
 
     deltas: Mapping[LayerKey, tuple[Delta, ...]]
-    embeddings: Mapping[str, Mapping[str, Tensor]]
+    embeddings: Sequence[Embedding]
 
     @property
     def memory_bytes(self) -> int:
@@ -64,13 +65,16 @@ def layer_shapes(pipe: Any) -> CheckpointLayers:
     )
 
 
-def load_lora(path: Path, layers: CheckpointLayers, modules: Mapping[LayerKey, Any]) -> LoadedLora:
+def load_lora(
+    path: Path, layers: CheckpointLayers, modules: Mapping[LayerKey, Any], embeddings: Embeddings
+) -> LoadedLora:
     """Read a LoRA file for a pipeline.
 
     Args:
         path: The file.
         layers: The pipeline's layers: see `layer_shapes`.
         modules: Its modules: see `pipeline_layers`.
+        embeddings: Its embeddings, which make those that the file brings.
 
     Raises:
         ModelLoadError: The file is damaged, or does not fit the pipeline; the message says why.
@@ -85,11 +89,14 @@ def load_lora(path: Path, layers: CheckpointLayers, modules: Mapping[LayerKey, A
     for change in plan.layers:
         key = (change.network, change.module)
         deltas[key] = (*deltas.get(key, ()), _delta(change, state, modules[key]))
-    embeddings = {
-        word: {network: _finite(state, name, torch.float32) for network, name in parts.items()}
-        for word, parts in plan.embeddings.items()
-    }
-    return LoadedLora(deltas, embeddings)
+    return LoadedLora(deltas, [_embedding(word, parts, state, embeddings) for word, parts in plan.embeddings.items()])
+
+
+def _embedding(word: str, parts: Mapping[str, str], state: Mapping[str, Tensor], embeddings: Embeddings) -> Embedding:
+    try:
+        return embeddings.embedding(word, {part: state[name] for part, name in parts.items()})
+    except ValueError as error:
+        raise LoraError(f"its embedding {quoted(word)} cannot be used: {error}") from error
 
 
 def _delta(change: LayerChange, state: Mapping[str, Tensor], layer: Any) -> Delta:

@@ -79,7 +79,8 @@ class LoraPlan:
     Attributes:
         path: The file.
         layers: The changes of layers.
-        embeddings: The vectors that it brings for words: by word and network the tensor's name.
+        embeddings: The words that it brings: by word, and by the key that an embedding's own file would have, the
+            name of a tensor.
     """
 
     path: Path
@@ -290,11 +291,7 @@ def _embeddings(tensors: Mapping[str, Tensor], layers: CheckpointLayers) -> Mapp
             raise LoraError(_mismatch(name, shape, table))
         if tensors[name].dtype not in _NUMBERS:
             raise LoraError(f"its tensor {quoted(name)} holds {tensors[name].dtype} numbers; save it as floating point")
-        found.setdefault(word, {})[_EMBEDDED[part]] = name
-    for word, parts in found.items():
-        lacking = [net for net in (TEXT_ENCODER, TEXT_ENCODER_2) if net in layers.networks and net not in parts]
-        if lacking:
-            raise LoraError(f"its embedding {quoted(word)} has no vectors for the {lacking[0]}")
+        found.setdefault(word, {})[part] = name
     return found
 
 

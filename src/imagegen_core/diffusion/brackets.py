@@ -1,0 +1,106 @@
+"""The weights that a prompt's brackets give to the text within them, as A1111's ``parse_prompt_attention`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+WEIGHT = r":\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*\)"
+"""A regular expression of a weight with the bracket that it closes, such as ``:1.3)``."""
+_STEP = 1.1
+_EXACT_DEPTH = 16  # deeper brackets multiply outermost first, as A1111's order would take quadratic time
+
+
+def weigh(pieces: Sequence[str], names: Collection[int]) -> Iterator[tuple[int, float]]:
+    """Yield the index and the weight of each piece that is text, in time linear in the number of pieces.
+
+    A closing bracket without an opening one is text. An opening one without a closing one reaches to the end.
+
+    Args:
+        pieces: Single brackets, weights with their closing brackets (see `WEIGHT`), and text.
+        names: The indexes of pieces that are text whatever they look like.
+    """
+    closings = _closings(pieces, names)
+    open_brackets = _OpenBrackets(pieces)
+    weight: float | None = 1.0
+    for index, (piece, closing) in enumerate(zip(pieces, closings, strict=True)):
+        if closing == _TEXT:
+            if weight is None:
+                weight = open_brackets.weight()
+            yield index, weight
+        else:
+            open_brackets.change(piece, closing)
+            weight = None
+
+
+_TEXT, _CLOSES = 0, -1
+
+
+def _closings(pieces: Sequence[str], names: Collection[int]) -> list[int]:
+    """For each opening bracket the index of the closing one; `_CLOSES` for that; `_TEXT` for the rest.
+
+    Where there is no closing bracket, the index is beyond the last piece, as in `_OpenBrackets`.
+    """
+    closings = [_TEXT] * len(pieces)
+    rounds: list[int] = []
+    squares: list[int] = []
+    for index, piece in enumerate(pieces):
+        if piece == "(":
+            rounds.append(index)
+        elif piece == "[":
+            squares.append(index)
+        elif piece == "]":
+            if squares:
+                closings[squares.pop()] = index
+                closings[index] = _CLOSES
+        elif rounds and piece[-1] == ")" and piece[-2:-1] != "\\" and index not in names:
+            closings[rounds.pop()] = index
+            closings[index] = _CLOSES
+    for index in rounds:
+        closings[index] = len(pieces) + index
+    for index in squares:
+        closings[index] = 2 * len(pieces) + index
+    return closings
+
+
+class _OpenBrackets:
+    """The brackets around the piece that is being read, by the indexes of the pieces that close them.
+
+    An index up to the number of pieces is a piece's; up to twice as much an unclosed round bracket's; above that an
+    unclosed square one's.
+    """
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        self._pieces = pieces
+        self._rounds: list[int] = []
+        self._products = [1.0]  # of the factors of the round brackets, outermost first
+        self._squares: list[int] = []
+
+    def change(self, piece: str, closing: int) -> None:
+        """Open the bracket that `piece` is, or close the innermost of its kind."""
+        if piece == "(":
+            self._rounds.append(closing)
+            self._products.append(self._products[-1] * self._factor(closing))
+        elif piece == "[":
+            self._squares.append(closing)
+        elif piece == "]":
+            self._squares.pop()
+        else:
+            self._rounds.pop()
+            self._products.pop()
+
+    def weight(self) -> float:
+        """The product of all factors, in the order of the closings: neighbours of equal weight become one text."""
+        if len(self._rounds) + len(self._squares) > _EXACT_DEPTH:
+            return self._products[-1] * (1 / _STEP) ** len(self._squares)
+        weight = 1.0
+        for closing in sorted(self._rounds + self._squares):
+            weight *= self._factor(closing)
+        return weight
+
+    def _factor(self, closing: int) -> float:
+        if closing >= len(self._pieces):
+            return _STEP if closing < 2 * len(self._pieces) else 1 / _STEP
+        piece = self._pieces[closing]
+        if len(piece) > 1:
+            return float(piece[1:-1])
+        return _STEP if piece == ")" else 1 / _STEP

@@ -1,0 +1,88 @@
+"""Textual-inversion files: diffusers', A1111's and kohya's layouts, and SDXL's with a part for each text encoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imagegen_core.diffusion.loading import first_line
+from imagegen_core.models.contents import contents
+from imagegen_core.models.headers import read_header
+from imagegen_core.models.tensors import quoted
+
+_SUFFIXES = (".safetensors", ".pt", ".bin")
+_PARTS = ("clip_l", "clip_g")
+_UNUSED = "string_to_token."  # A1111's ids of the placeholder; its name is the file's
+_LISTED = 3  # keys that an error names
+_WRAPPERS = 2  # dicts around a tensor: A1111's file and its "string_to_param"
+
+
+def embedding_files(folder: Path) -> list[Path]:
+    """The files with an embedding's suffix in a folder and its sub-folders, linked ones too: the least deep first."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(place))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in seen]  # noqa: PTH118
+        found += [Path(place, name) for name in names if Path(name).suffix.lower() in _SUFFIXES]
+    return sorted(found, key=lambda path: (len(path.parts), path))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read an embedding's tensors by their keys, those of nested dicts by the keys joined with dots.
+
+    Raises:
+        ModelLoadError: The file is damaged, or its pickle asks for more than weights need.
+        ValueError: It is no embedding, or torch cannot read it; the message is a sentence's end.
+    """
+    header = read_header(path)
+    found = contents(header.tensors)
+    if found is not None and found.kind != "embedding":
+        raise ValueError(f"it is of the kind {found.kind}")
+    part_keys(header.tensors)
+    if header.format == "safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        return dict(_tensors("", torch.load(path, map_location="cpu", weights_only=True), _WRAPPERS))
+    except (UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"torch cannot read it ({first_line(error)}); save it as .safetensors") from error
+
+
+def part_keys(keys: Iterable[str]) -> dict[str, str]:
+    """The key of each part of an embedding: of ``clip_l`` and ``clip_g``, or of "" where it has one alone.
+
+    Raises:
+        ValueError: There is a key that an embedding lacks; the message is a sentence's end.
+    """
+    used = [key for key in keys if not key.startswith(_UNUSED)]
+    parts = {key: key for key in _PARTS if key in used}
+    if not parts:
+        known = (key for key in used if key == "emb_params" or key.startswith("string_to_param."))
+        parts = {"": next(known, used[0])} if used else {}
+    strange = [key for key in used if key not in parts.values()]
+    if strange or not parts:
+        raise ValueError(
+            f"it has {_listed(strange)} beside {_listed([*parts.values()])}, where an embedding is one tensor, or "
+            "clip_l and clip_g; save each embedding in a file of its own"
+        )
+    return parts
+
+
+def _listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
+    return ", ".join(map(quoted, keys[:_LISTED])) + more if keys else "no tensor"
+
+
+def _tensors(prefix: str, value: Any, wrappers: int) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield prefix, value
+    elif isinstance(value, dict) and wrappers >= 0:
+        for key, inner in value.items():
+            yield from _tensors(f"{prefix}.{key}" if prefix else str(key), inner, wrappers - 1)

@@ -1,0 +1,87 @@
+"""The embeddings of one text encoder, as prompts name them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+_SYNTAX = re.compile(r"[()\[\]\\]")
+
+
+class EncoderEmbeddings:
+    """Finds embeddings in a prompt: by their names' token ids, as A1111 does, and odd names by their letters.
+
+    A1111 misses the name ``bad(hand)`` where its brackets are not escaped, or a comma follows: ``),`` is another token.
+
+    Attributes:
+        names: Finds, by its one group, the names that token ids would miss; None where there are none.
+    """
+
+    def __init__(self, tokenizer: Any, vectors: Mapping[str, Tensor]) -> None:
+        """Take the embeddings of a text encoder.
+
+        Args:
+            tokenizer: The encoder's tokenizer.
+            vectors: Vectors [count, width] by the embedding's name; of names with the same tokens the first counts.
+        """
+        self._tokenizer = tokenizer
+        self._by_name: dict[str, Tensor] = {}
+        self._by_first: dict[int, list[tuple[list[int], Tensor]]] = {}
+        for name, found in vectors.items():
+            for spelled in {name, _escaped(name)} if _is_odd(name) else ():
+                self._by_name.setdefault(spelled.casefold(), found)
+        names = list(vectors)
+        tokenized = tokenizer(names, add_special_tokens=False, verbose=False).input_ids if names else ()
+        for ids, found in zip(tokenized, vectors.values(), strict=True):
+            self._by_first.setdefault(ids[0], []).append((ids, found))
+        for candidates in self._by_first.values():
+            candidates.sort(key=lambda candidate: len(candidate[0]), reverse=True)
+        self.names = _pattern(self._by_name) if self._by_name else None
+
+    def named(self, name: str) -> Tensor:
+        """The vectors [count, width] of the embedding that `names` found."""
+        return self._by_name[name.casefold()]
+
+    def find(self, ids: Sequence[int], position: int) -> tuple[int, Tensor] | None:
+        """The embedding with the longest name that begins at `position`, if that is where a word begins.
+
+        Args:
+            ids: The token ids of a piece of a prompt.
+            position: An index into them.
+
+        Returns:
+            How many tokens its name takes, and its vectors [count, width]; None if there is none.
+        """
+        for name, vectors in self._by_first.get(ids[position], ()):
+            if list(ids[position : position + len(name)]) == name and self._begins_word(ids, position):
+                return len(name), vectors
+        return None
+
+    def _begins_word(self, ids: Sequence[int], position: int) -> bool:
+        if position == 0:
+            return True
+        before = ids[position - 1]
+        is_unknown = before == self._tokenizer.unk_token_id
+        return is_unknown or str(self._tokenizer.convert_ids_to_tokens(before)).endswith("</w>")
+
+
+def _is_odd(name: str) -> bool:
+    """Whether a name holds the syntax of weights, or has an edge that may become one token with its neighbour."""
+    return bool(_SYNTAX.search(name)) or not (name[0].isalnum() and name[-1].isalnum())
+
+
+def _escaped(name: str) -> str:
+    return _SYNTAX.sub(r"\\\g<0>", name)
+
+
+def _pattern(names: Iterable[str]) -> re.Pattern[str]:
+    """Finds the names as whole words, the longest first."""
+    spelled = []
+    for name in sorted(names, key=len, reverse=True):
+        before = r"(?<!\w)" if re.match(r"\w", name) else ""
+        after = r"(?!\w)" if re.search(r"\w\Z", name) else ""
+        spelled.append(f"{before}{re.escape(name)}{after}")
+    return re.compile(f"({'|'.join(spelled)})", re.IGNORECASE)
