@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from imagegen_core import GenerateRequest, Job, Settings, SettingsError, load_worker
 from imagegen_core.job import StepDone
+from imagegen_core.styles import LoraUse
 
 # torch's own parts warn of others of its own.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::UserWarning:torch")
@@ -25,7 +27,7 @@ def _settings(sdxl_checkpoint: Path, *, compiled: bool) -> Settings:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_draws_the_picture_to_a_level_and_tells_of_its_warming_up(
-    sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("imagegen_core.diffusion.worker._COMPILED_ROWS", (1,))  # each takes most of a minute
     request = GenerateRequest(prompt="a star", size="64x64", seed=3, num_inference_steps=2)
@@ -35,8 +37,15 @@ def test_a_compiled_network_draws_the_picture_to_a_level_and_tells_of_its_warmin
     compiled.warm_up(told.append)
     assert [(done.step, done.steps) for done in told] == [(1, 1)]
     assert compiled.pipe.unet._compiled_call_impl is not None
-    pictures = [_pixels(worker.run_job(Job(req=request))[0]) for worker in (eager, compiled)]
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    save_file({"unet.conv_in.diff": compiled.pipe.unet.conv_in.weight.detach() * 0.5}, tmp_path / "lora.safetensors")
+    lora = LoraUse(tmp_path / "lora.safetensors", 1.0, "half more")
+    drawn = []
+    for asked in (request, request.with_loras([lora]), request):
+        pictures = [_pixels(worker.run_job(Job(req=asked))[0]) for worker in (eager, compiled)]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1
+        drawn.append(pictures[1])
+    assert np.abs(drawn[1] - drawn[0]).max() > 2
+    assert (drawn[0] == drawn[2]).all()
 
 
 def test_nothing_is_compiled_unasked(sdxl_checkpoint: Path) -> None:

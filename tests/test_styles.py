@@ -219,9 +219,7 @@ def test_a_style_weighs_what_it_adds(family: dict[str, Any]) -> None:
     worker = _worker(family, lora_root=family["root"])
     bare = worker.memory_bytes()
     _draw(worker, "kohya")
-    networks = [part for part in worker.pipe.components.values() if isinstance(part, torch.nn.Module)]
-    layers = [layer for network in networks for layer in network.modules() if hasattr(layer, "lora_A")]
-    added = sum(weight.nbytes for one in layers for part in (one.lora_A, one.lora_B) for weight in part.parameters())
+    added = sum(tensor.nbytes for tensor in family["lora"].values())
     assert worker.memory_bytes() == bare + added
 
 
@@ -255,7 +253,9 @@ def test_a_layer_that_is_not_there_is_named_and_nothing_is_left_behind(family: d
     save(lora, tmp_path / "odd.safetensors")
     worker = _worker(family, lora_root=tmp_path)
     before, tensors = _draw(worker), _tensors(worker)
-    with pytest.raises(InvalidRequestError, match="does not fit this checkpoint: its tensor .*mid_block_of_another.* changes a layer"):
+    with pytest.raises(
+        InvalidRequestError, match="does not fit this checkpoint: its tensor .*mid_block_of_another.* changes a layer"
+    ):
         _draw(worker, "odd")
     assert (_draw(worker), _tensors(worker)) == (before, tensors)
 

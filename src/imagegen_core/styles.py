@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class StyleDef:
-    """A style that requests can ask for by its id: ``lora_path``, ``adapter_name`` and ``levels`` are required.
+    """A style that requests can ask for by its id; ``lora_path`` and ``adapter_name`` are required.
 
     Attributes:
         id: The name that requests use, such as ``papercut``. Left out, it is the key in `STYLE_REGISTRY`, or of a
@@ -17,7 +17,7 @@ class StyleDef:
         title: The name that people are shown. Left out, it is the id.
         lora_path: The LoRA's file; relative paths start at the model root.
         adapter_name: The LoRA's name.
-        levels: Adapter weights: level 1 means ``levels[0]``; a level above N means N.
+        levels: Adapter weights: level 1 means ``levels[0]``; a level above N means N. A style without any is skipped.
         required_cross_attention_dim: The cross-attention width of the checkpoints it fits; None reads
             it from the file's header.
 
@@ -29,15 +29,15 @@ class StyleDef:
     title: str | None = None
     lora_path: str = ""
     adapter_name: str = ""
-    levels: Sequence[float] | None = None
+    levels: Sequence[float] = ()
     required_cross_attention_dim: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a style without its required arguments, which follow arguments with defaults."""
-        given = {"lora_path": self.lora_path, "adapter_name": self.adapter_name, "levels": self.levels is not None}
-        missing = [name for name, value in given.items() if not value]
+        required = {"lora_path": self.lora_path, "adapter_name": self.adapter_name}
+        missing = [name for name, value in required.items() if not value]
         if missing:
-            raise TypeError(f"StyleDef needs {' and '.join(missing)}: give a LoRA's file, its name and its levels")
+            raise TypeError(f"StyleDef needs {' and '.join(missing)}: give a LoRA's file and its name")
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,8 +83,12 @@ def test_pefts_own_settings_beside_its_file_count(family: Family, save: Save, ra
     lora = random_lora(family.plain).only("unet")
     path = save(peft(lora), "adapter_model")
     settings = {
-        **{"peft_type": "LORA", "r": RANK, "lora_alpha": 2, "use_rslora": rank_stabilized},
-        **{"rank_pattern": {"conv1": RANK}, "alpha_pattern": {"^mid_block\\.resnets\\.0\\.conv1$": 3, "conv_in": 1}},
+        "peft_type": "LORA",
+        "r": RANK,
+        "lora_alpha": 2,
+        "use_rslora": rank_stabilized,
+        "rank_pattern": {"conv1": RANK},
+        "alpha_pattern": {"^mid_block\\.resnets\\.0\\.conv1$": 3, "conv_in": 1},
     }
     (path.parent / "adapter_config.json").write_text(json.dumps(settings))
     others = {"mid_block.resnets.0.conv1": 3, "conv_in": 1}

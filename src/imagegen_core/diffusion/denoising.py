@@ -76,13 +76,13 @@ class Denoising:
             self.on_step(StepDone(self.index, len(self.scheduler.timesteps)))
 
 
-def step_together(unet: Any, states: Sequence[Denoising], padded: int | None = None) -> None:
+def step_together(unet: Callable[..., Any], states: Sequence[Denoising], padded: int | None = None) -> None:
     """Take every state one step on, with one forward pass of `unet` for all their rows.
 
     What goes wrong with one state's scheduler becomes its `failure`; an error of the pass is raised, before any moves.
 
     Args:
-        unet: A diffusers ``UNet2DConditionModel``.
+        unet: A diffusers ``UNet2DConditionModel``, or its ``forward``.
         states: Requests of one group; their timesteps, guidance and schedulers may differ.
         padded: Rows that the pass is filled up to, where it has fewer.
     """
@@ -98,7 +98,7 @@ def advance(state: Denoising, prediction: Tensor) -> None:
         state.failure = error
 
 
-def predict(unet: Any, states: Sequence[Denoising], padded: int | None = None) -> Sequence[Tensor]:
+def predict(unet: Callable[..., Any], states: Sequence[Denoising], padded: int | None = None) -> Sequence[Tensor]:
     """What `unet` predicts for each state's next step, in one forward pass; see `step_together`."""
     conditionings = [conditioning for state in states for conditioning in state.conditionings]
     guidance = _guidance_embeddings(states)

@@ -242,7 +242,7 @@ class DiffusionWorker(ABC):
         """
         self._adapters.use(states[0].adapters)
         with memory_errors(states[0].drawing.size):
-            step_together(self.pipe.unet, states, self._padded_rows)
+            step_together(self._network(states), states, self._padded_rows)
             self._synchronize()
 
     @computed
@@ -251,8 +251,9 @@ class DiffusionWorker(ABC):
         """Take each state one step on by itself, and say whether together they would have come to the same bits."""
         self._adapters.use(states[0].adapters)
         with memory_errors(states[0].drawing.size):
-            together = predict(self.pipe.unet, states, self._padded_rows)
-            alone = [predict(self.pipe.unet, [state], self._padded_rows)[0] for state in states]
+            network = self._network(states)
+            together = predict(network, states, self._padded_rows)
+            alone = [predict(network, [state], self._padded_rows)[0] for state in states]
         for state, prediction in zip(states, alone, strict=True):
             advance(state, prediction)
         return all(torch.equal(*pair) for pair in zip(together, alone, strict=True))
@@ -336,6 +337,11 @@ class DiffusionWorker(ABC):
         if not self._adapters.has(adapter) and (refusal := self.styles.refusal(lora.path)):
             raise InvalidRequestError(f"The {adapter.title} cannot be used: {refusal}")
         return adapter
+
+    def _network(self, states: Sequence[Denoising]) -> Callable[..., Any]:
+        """The UNet; with LoRAs not the compiled one, which knows nothing of their hooks."""
+        unet = self.pipe.unet
+        return unet.forward if self._compiles and states[0].adapters else unet  # type: ignore[no-any-return]
 
     def _encoded(self, prompt: str, clip_skip: int) -> Conditioning:
         return self._remembered(prompt, clip_skip, self._adapters.active)

@@ -68,7 +68,7 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
         for style_id, style, source in _offered(settings, registry):
             if style_id not in self._styles:
                 path = _path(style, settings)
-                levels = tuple(style.levels or ())
+                levels = tuple(style.levels)
                 refusal = self.refusal(path, style.required_cross_attention_dim)
                 refusal = refusal if levels else "it has no levels: give at least one strength"
                 title = style.title or style_id

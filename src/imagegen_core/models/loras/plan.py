@@ -159,7 +159,7 @@ def _configs(header: Header, is_peft: bool) -> Mapping[str, AdapterConfig]:
         settings = adapter_config.parse(header.metadata[adapter_config.METADATA], name)
         # A pipeline prefixes each network's settings by its name, a network that is saved alone does not.
         prefixed = [key for key in settings if key.partition(".")[0] in NETWORKS]
-        parts = {network: settings for network in NETWORKS}
+        parts = dict.fromkeys(NETWORKS, settings)
         if prefixed:
             strange = settings.keys() - {*prefixed}
             if strange:
