@@ -47,6 +47,7 @@ _PARAMETERS: dict[str, tuple[Algorithm, str]] = {
 }
 _NUMBERS = {"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"}
 _WHOLE_NUMBERS = {"int64", "int32", "int16", "int8", "uint8"}
+_MEND = "take a LoRA made for the checkpoint's family"
 _LOOKUPS = ("embeddings.token_embedding", "embeddings.position_embedding")
 
 
@@ -210,8 +211,8 @@ def _located(group: _Group, found: Mapping[str, Shape], layers: CheckpointLayers
     absent = [network for network in group.networks if network not in layers.networks]
     name = quoted(next(iter(group.tensors.values())))
     if len(group.networks) == len(absent) == 1:
-        raise LoraError(f"its tensor {name} is for the {absent[0]}, which this checkpoint does not have")
-    raise LoraError(f"its tensor {name} changes a layer that this checkpoint does not have")
+        raise LoraError(f"its tensor {name} is for the {absent[0]}, which this checkpoint does not have; {_MEND}")
+    raise LoraError(f"its tensor {name} changes a layer that this checkpoint does not have; {_MEND}")
 
 
 def _could_fit(found: Mapping[str, Shape], weight: Shape | None) -> bool:
@@ -239,7 +240,9 @@ def _factored(
     try:
         delta = shapes.delta_shape(of_algorithm)
     except shapes.ShapeError as error:
-        raise LoraError(f"its tensor {quoted(example)} does not fit those beside it: {error}") from error
+        raise LoraError(
+            f"its tensor {quoted(example)} does not fit those beside it: {error}; take a sound file"
+        ) from error
     if weight is None or len(weight) == 1 or module in _LOOKUPS or not shapes.fits(delta, weight):
         raise LoraError(_mismatch(example, delta, weight))
     for role in roles & {*_STRENGTH, *_DORA, "up_bias"}:
@@ -297,7 +300,7 @@ def _embeddings(tensors: Mapping[str, Tensor], layers: CheckpointLayers) -> Mapp
 
 def _mismatch(name: str, shape: Shape, weight: Shape | None) -> str:
     there = "this checkpoint has no such parameter" if weight is None else f"this checkpoint's is {_shown(weight)}"
-    return f"its tensor {quoted(name)} is for a layer of shape {_shown(shape)}, and {there}"
+    return f"its tensor {quoted(name)} is for a layer of shape {_shown(shape)}, and {there}; {_MEND}"
 
 
 def _shown(shape: Shape) -> str:

@@ -7,6 +7,7 @@ a layer's path by underscores (``lora_unet_down_blocks_0_...``), the others by d
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 UNET, TEXT_ENCODER, TEXT_ENCODER_2 = NETWORKS = ("unet", "text_encoder", "text_encoder_2")
@@ -42,40 +43,42 @@ _FACTORS = (
     *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
 )
 _ROLES = {
-    "down": rf"\.lora_down\.weight|\.lora_A(?:{_ADAPTER}\.weight)?|(?:[._]lora|\.lora_linear_layer)\.down\.weight",
-    "up": rf"\.lora_up\.weight|\.lora_B(?:{_ADAPTER}\.weight)?|(?:[._]lora|\.lora_linear_layer)\.up\.weight",
-    "mid": r"\.lora_mid\.weight",
-    "up_bias": rf"\.lora_up\.bias|\.lora_B{_ADAPTER}\.bias|[._]lora\.up\.bias",
-    "alpha": r"\.alpha",
-    "scale": r"\.scale",
-    "dora_scale": r"\.dora_scale",
-    "magnitude": rf"\.lora_magnitude_vector{_ADAPTER}(?:\.weight)?",
-    **{factor: rf"\.{factor}{_ADAPTER}" for factor in _FACTORS},
-    "diff": r"\.diff|\.w_norm",
-    "diff_b": r"\.diff_b|\.b_norm",
-    "weight": rf"(?:\.modules_to_save{_ADAPTER}|\.base_layer)?\.weight",
-    "bias": rf"(?:\.modules_to_save{_ADAPTER}|\.base_layer)?\.bias",
+    "down": rf"lora_down\.weight|lora_A(?:{_ADAPTER}\.weight)?|lora(?:_linear_layer)?\.down\.weight",
+    "up": rf"lora_up\.weight|lora_B(?:{_ADAPTER}\.weight)?|lora(?:_linear_layer)?\.up\.weight",
+    "mid": r"lora_mid\.weight",
+    "up_bias": rf"lora_up\.bias|lora_B{_ADAPTER}\.bias|lora\.up\.bias",
+    "alpha": r"alpha",
+    "scale": r"scale",
+    "dora_scale": r"dora_scale",
+    "magnitude": rf"lora_magnitude_vector{_ADAPTER}(?:\.weight)?",
+    **{factor: rf"{factor}{_ADAPTER}" for factor in _FACTORS},
+    "diff": r"diff|w_norm",
+    "diff_b": r"diff_b|b_norm",
+    "weight": rf"(?:modules_to_save{_ADAPTER}\.|base_layer\.)?weight",
+    "bias": rf"(?:modules_to_save{_ADAPTER}\.|base_layer\.)?bias",
 }
-_ENDS = "|".join(f"(?P<{role}>{ends})" for role, ends in _ROLES.items())
-_NAME = re.compile(rf"(?P<layer>.+?)(?:{_ENDS})", re.DOTALL)
+_ROLE = re.compile("|".join(f"(?P<{role}>{end})" for role, end in _ROLES.items()))
+_LONGEST = 3  # parts between dots that a role has
+_PROCESSORS = {"_lora.down.weight": "down", "_lora.up.weight": "up"}  # diffusers' oldest: ``to_q_lora.down.weight``
 
 _REFUSED = {
-    "OFT": re.compile(r"\.oft_"),
-    "BOFT": re.compile(r"\.boft_"),
-    "IA3": re.compile(r"\.on_input$|\.ia3_l"),
-    "GLoRA": re.compile(r"\.(a1|a2|b1|b2|bm1|bm2)\.weight$"),
-    "AdaLoRA": re.compile(r"\.lora_E\b|\.ranknum\b"),
-    "VeRA": re.compile(r"\bvera_"),
-    "VB-LoRA": re.compile(r"\bvblora_"),
-    "FourierFT": re.compile(r"\.fourierft_"),
-    "HRA": re.compile(r"\.hra_u"),
-    "LoRA on an embedding table": re.compile(r"\.lora_embedding_[AB]"),
-    "Control-LoRA": re.compile(r"^lora_controlnet$"),
-    "a bias given by its indices": re.compile(r"\.bias_(indices|values|size)$"),
-    "T-LoRA": re.compile(r"\.(q_layer\.weight|p_layer\.weight|lambda_layer)$"),
-    "ReFT": re.compile(r"\.reft_"),
-    "an absolute weight": re.compile(r"\.set_weight$"),
+    "OFT": r"oft_",
+    "BOFT": r"boft_",
+    "IA3": r"on_input$|ia3_l",
+    "GLoRA": r"(a1|a2|b1|b2|bm1|bm2)\.weight$",
+    "AdaLoRA": r"lora_E\b|ranknum$",
+    "VeRA": r"vera_",
+    "VB-LoRA": r"vblora_",
+    "FourierFT": r"fourierft_",
+    "HRA": r"hra_u",
+    "LoRA on an embedding table": r"lora_embedding_[AB]",
+    "Control-LoRA": r"lora_controlnet$",
+    "a bias given by its indices": r"bias_(indices|values|size)$",
+    "T-LoRA": r"(q_layer\.weight|p_layer\.weight|lambda_layer)$",
+    "ReFT": r"reft_",
+    "an absolute weight": r"set_weight$",
 }
+_REFUSED_NAME = {algorithm: re.compile(rf"(?:^|\.)(?:{mark})") for algorithm, mark in _REFUSED.items()}
 
 
 class TensorName(NamedTuple):
@@ -96,11 +99,10 @@ class TensorName(NamedTuple):
 
 def parse(name: str) -> TensorName | None:
     """Read a tensor's name; None if it is of no dialect known here."""
-    found = _NAME.fullmatch(name)
-    if found is None:
+    layer, role = _split(name)
+    if role is None:
         return None
-    role = str(found.lastgroup)
-    layer = found["layer"].replace(".processor.", ".")
+    layer = layer.replace(".processor.", ".")
     is_peft = layer.startswith(_PEFT)
     layer = layer.removeprefix(_PEFT)
     for prefix, networks in _PREFIXES:
@@ -111,4 +113,28 @@ def parse(name: str) -> TensorName | None:
 
 def refused_algorithm(name: str) -> str | None:
     """The algorithm that a tensor's name belongs to, where it is one that is not drawn here."""
-    return next((algorithm for algorithm, mark in _REFUSED.items() if mark.search(name)), None)
+    return _refused(".".join(name.split(".")[-_LONGEST:]))
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """A name's layer and role; a role of None where there is none."""
+    for end, role in _PROCESSORS.items():
+        if name.endswith(end):
+            return name.removesuffix(end), role
+    parts = name.split(".")
+    for count in range(min(_LONGEST, len(parts) - 1), 0, -1):
+        if found := _role(".".join(parts[-count:])):
+            return ".".join(parts[:-count]), found
+    return name, None
+
+
+# A file's names end alike, so that few ends are looked at.
+@lru_cache(maxsize=4096)
+def _role(end: str) -> str | None:
+    found = _ROLE.fullmatch(end)
+    return found.lastgroup if found else None
+
+
+@lru_cache(maxsize=4096)
+def _refused(end: str) -> str | None:
+    return next((algorithm for algorithm, mark in _REFUSED_NAME.items() if mark.search(end)), None)
