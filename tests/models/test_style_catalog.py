@@ -80,8 +80,8 @@ def test_only_a_file_whose_every_layer_fits_is_usable(tmp_path: Path) -> None:
         "32×4×3×3; take a LoRA made for the checkpoint's family",
         "odd": "its tensor 'unet.conv_in.mystery' is of no kind known here; take a file that kohya-ss, LyCORIS, "
         "OneTrainer, PEFT, diffusers or ComfyUI wrote",
-        "oft": "its tensor 'unet.conv_in.oft_R.weight' is of OFT, which is not drawn here; take a LoRA, LoHa, LoKr, DoRA "
-        "or full-difference file",
+        "oft": "its tensor 'unet.conv_in.oft_R.weight' is of OFT, which is not drawn here; take a LoRA, LoHa, LoKr, "
+        "DoRA or full-difference file",
         "broken": f"{tmp_path}/broken.safetensors is no whole safetensors file: it has 2 bytes, and the length of its "
         "header alone takes 8; copy or download it anew",
     }
