@@ -230,8 +230,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"string_to_param": {"*": torch.ones(1, WIDTH)}, "optimizer": {"state": torch.ones(2)}},
         "it has 'optimizer.state' beside 'string_to_param.*', where",
     ),
-    "nan.safetensors": ({"x": torch.full((2, WIDTH), torch.nan)}, "its vectors hold values that are infinite or no"),
-    "inf.pt": ({"x": torch.full((2, WIDTH), torch.inf)}, "its vectors hold values that are infinite or no numbers"),
+    "nan.safetensors": ({"x": torch.full((2, WIDTH), torch.nan)}, "its vectors hold values that are infinite or not"),
+    "inf.pt": ({"x": torch.full((2, WIDTH), torch.inf)}, "its vectors hold values that are infinite or not numbers"),
     "long.safetensors": ({"x": torch.ones(76, WIDTH)}, "it has 76 vectors, and from 1 to 75 can stand for a name"),
     "none.safetensors": ({"x": torch.ones(0, WIDTH)}, "it has 0 vectors, and from 1 to 75 can stand for a name"),
     "cube.safetensors": (

@@ -149,6 +149,12 @@ def test_a_name_with_brackets_is_found_before_a_comma(tmp_path: Path) -> None:
         assert chunk.embeddings == {0: vectors}
 
 
+def test_a_letter_without_one_lower_case_is_no_fault(tokenizer: Any) -> None:
+    embeddings = EncoderEmbeddings(tokenizer, {"i(h)": torch.zeros(2, 4)})
+    (chunk,) = chunks(tokenizer, parse("\u0131(h)", embeddings.names), embeddings)
+    assert not chunk.embeddings
+
+
 @given(depth=st.integers(17, 400), brackets=st.lists(st.sampled_from("(["), min_size=1, max_size=5))
 def test_deep_brackets_weigh_as_a1111s(depth: int, brackets: list[str]) -> None:
     opening = ("".join(brackets) * depth)[:depth]

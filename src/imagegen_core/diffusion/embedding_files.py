@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from imagegen_core.models.contents import contents
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.tensors import quoted
 
+logger = logging.getLogger(__name__)
+
 _SUFFIXES = (".safetensors", ".pt", ".bin")
 _PARTS = ("clip_l", "clip_g")
 _UNUSED = "string_to_token."  # A1111's ids of the placeholder; its name is the file's
@@ -26,11 +29,15 @@ _WRAPPERS = 2  # dicts around a tensor: A1111's file and its "string_to_param"
 def embedding_files(folder: Path) -> list[Path]:
     """The files with an embedding's suffix in a folder and its sub-folders, linked ones too: the least deep first."""
     found, seen = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=_warn, followlinks=True):
         seen.add(os.path.realpath(place))
         folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in seen]  # noqa: PTH118
         found += [Path(place, name) for name in names if Path(name).suffix.lower() in _SUFFIXES]
     return sorted(found, key=lambda path: (len(path.parts), path))
+
+
+def _warn(error: OSError) -> None:
+    logger.warning("The embeddings in %s are skipped: %s", error.filename, error.strerror)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

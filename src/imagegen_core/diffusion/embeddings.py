@@ -57,6 +57,7 @@ class Embeddings:
         }
         self._tokenizers: dict[str, Any] = {name: getattr(pipe, _TOKENIZERS[name], None) for name in self._encoders}
         self._embeddings: tuple[Embedding, ...] = ()
+        self._others: Embeddings | None = None
         self._of_encoders: dict[str, EncoderEmbeddings] = {}
         if folder is None:
             return
@@ -99,8 +100,7 @@ class Embeddings:
         if not bundled:
             return self
         view = copy.copy(self)
-        view._embeddings = (*bundled, *self._embeddings)  # noqa: SLF001 - of its own kind
-        view._of_encoders = {}  # noqa: SLF001
+        view._embeddings, view._others, view._of_encoders = tuple(bundled), self, {}  # noqa: SLF001 - of its own kind
         return view
 
     def of(self, encoder: str) -> EncoderEmbeddings:
@@ -109,7 +109,8 @@ class Embeddings:
             vectors: dict[str, Tensor] = {}
             for one in self._embeddings:
                 vectors.setdefault(one.name, one.vectors[encoder])
-            self._of_encoders[encoder] = EncoderEmbeddings(self._tokenizers[encoder], vectors)
+            others = None if self._others is None else self._others.of(encoder)
+            self._of_encoders[encoder] = EncoderEmbeddings(self._tokenizers[encoder], vectors, others)
         return self._of_encoders[encoder]
 
     def _read(self, folder: Path) -> Iterator[Embedding]:
@@ -145,5 +146,5 @@ class Embeddings:
             raise ValueError(f"it has {len(vectors)} vectors, and from 1 to {longest} can stand for a name")
         fitted: Tensor = vectors.to(self._encoders[encoder].get_input_embeddings().weight)
         if not torch.isfinite(fitted).all():
-            raise ValueError(f"its vectors hold values that are infinite or no numbers in {fitted.dtype}")
+            raise ValueError(f"its vectors hold values that are infinite or not numbers in {fitted.dtype}")
         return fitted

@@ -44,7 +44,7 @@ class Settings(BaseModel):
         default_mode: The mode where a request names none; None is the first.
         memory_budget: Bytes that the models of a server may take together on each device, such as ``6GB``; None is 0.8
             of what was free there before the first.
-        embeddings_root: Folder of textual-inversion embeddings, with sub-folders; prompts name them by their files' names.
+        embeddings_root: Folder of textual-inversion embeddings; prompts name them by their files' names.
         scheduler: The sampler where a request names none; see `imagegen_core.samplers`.
         recipe: Whether pictures carry how they were made; see `imagegen_core.images.recipe`.
         batching: ``exact`` has an engine share forward passes only where that leaves every picture as it is, ``fast``
