@@ -204,6 +204,7 @@ def test_files_lie_in_sub_folders_and_end_in_capitals(
     save_file({"emb_params": _vectors(1, seed=5)}, folder / "other/Old.safetensors")
     save_file({"emb_params": _vectors(1, seed=6)}, elsewhere / "linked.safetensors")
     (folder / "link").symlink_to(elsewhere)
+    (folder / "again").symlink_to(elsewhere)
     (folder / "link/back").symlink_to(folder)
     worker = _worker(DiffusersCudaWorker, sd15_checkpoint, folder)
     assert caplog.messages == [

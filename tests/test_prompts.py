@@ -149,6 +149,12 @@ def test_a_name_with_brackets_is_found_before_a_comma(tmp_path: Path) -> None:
         assert chunk.embeddings == {0: vectors}
 
 
+def test_a_name_may_be_a_bracket(tokenizer: Any) -> None:
+    embeddings = EncoderEmbeddings(tokenizer, {"(": torch.zeros(2, 4)})
+    (chunk,) = chunks(tokenizer, parse("a ( b )", embeddings.names), embeddings)
+    assert (chunk.embeddings.keys(), chunk.weights) == ({1}, [1.0] * 5)
+
+
 def test_a_letter_without_one_lower_case_is_no_fault(tokenizer: Any) -> None:
     embeddings = EncoderEmbeddings(tokenizer, {"i(h)": torch.zeros(2, 4)})
     (chunk,) = chunks(tokenizer, parse("\u0131(h)", embeddings.names), embeddings)

@@ -41,6 +41,8 @@ def _closings(pieces: Sequence[str], names: Collection[int]) -> list[int]:
     rounds: list[int] = []
     squares: list[int] = []
     for index, piece in enumerate(pieces):
+        if index in names:
+            continue
         if piece == "(":
             rounds.append(index)
         elif piece == "[":
@@ -49,7 +51,7 @@ def _closings(pieces: Sequence[str], names: Collection[int]) -> list[int]:
             if squares:
                 closings[squares.pop()] = index
                 closings[index] = _CLOSES
-        elif rounds and piece[-1] == ")" and piece[-2:-1] != "\\" and index not in names:
+        elif rounds and piece[-1] == ")" and piece[-2:-1] != "\\":
             closings[rounds.pop()] = index
             closings[index] = _CLOSES
     for index in rounds + squares:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -50,7 +50,7 @@ class EncoderEmbeddings:
         """The vectors [count, width] of an embedding that `names` found; None where Unicode has no one lower case."""
         return self._by_name.get(name.casefold())
 
-    def find(self, ids: Sequence[int], position: int) -> tuple[int, Tensor] | None:
+    def find(self, ids: list[int], position: int) -> tuple[int, Tensor] | None:
         """The embedding with the longest name that begins at `position`, if that is where a word begins.
 
         Args:
@@ -61,11 +61,11 @@ class EncoderEmbeddings:
             How many tokens its name takes, and its vectors [count, width]; None if there is none.
         """
         for name, vectors in self._by_first.get(ids[position], ()):
-            if list(ids[position : position + len(name)]) == name and self._begins_word(ids, position):
+            if ids[position : position + len(name)] == name and self._begins_word(ids, position):
                 return len(name), vectors
         return None
 
-    def _begins_word(self, ids: Sequence[int], position: int) -> bool:
+    def _begins_word(self, ids: list[int], position: int) -> bool:
         if position == 0:
             return True
         before = ids[position - 1]
