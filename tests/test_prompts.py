@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,44 @@ def _check_chunks(tokenizer: Any, prompt: str, count: int) -> None:
     for chunk, other in zip(found, expected, strict=True):
         assert chunk.embeddings.keys() == other.vectors.keys()
         assert all(chunk.embeddings[at] is other.vectors[at] for at in other.vectors)
+
+
+def test_a_name_with_brackets_is_found_before_a_comma(tmp_path: Path) -> None:
+    tokens = [
+        "(",
+        ")",
+        "b",
+        "h",
+        "(</w>",
+        ")</w>",
+        "b</w>",
+        "h</w>",
+        ",</w>",
+        "),</w>",
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: at for at, token in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n) ,</w>\n")  # CLIP reads "),"" as one token, too
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path, model_max_length=77)
+    vectors = torch.zeros(2, 4)
+    embeddings = EncoderEmbeddings(tokenizer, {"b(h)": vectors})
+    for prompt in ("b(h), h", "b\\(h\\), h", "B(H), h"):
+        (chunk,) = chunks(tokenizer, parse(prompt, embeddings.names), embeddings)
+        assert chunk.ids == [0, 0, tokens.index(",</w>"), tokens.index("h</w>")]
+        assert chunk.embeddings == {0: vectors}
+
+
+def test_a_name_may_be_a_bracket(tokenizer: Any) -> None:
+    embeddings = EncoderEmbeddings(tokenizer, {"(": torch.zeros(2, 4)})
+    (chunk,) = chunks(tokenizer, parse("a ( b )", embeddings.names), embeddings)
+    assert (chunk.embeddings.keys(), chunk.weights) == ({1}, [1.0] * 5)
+
+
+def test_a_letter_without_one_lower_case_is_no_fault(tokenizer: Any) -> None:
+    embeddings = EncoderEmbeddings(tokenizer, {"i(h)": torch.zeros(2, 4)})
+    (chunk,) = chunks(tokenizer, parse("\u0131(h)", embeddings.names), embeddings)
+    assert not chunk.embeddings
 
 
 @given(depth=st.integers(17, 400), brackets=st.lists(st.sampled_from("(["), min_size=1, max_size=5))

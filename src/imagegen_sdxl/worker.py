@@ -26,10 +26,9 @@ class DiffusersSDXLCudaWorker(DiffusionWorker):
         def hidden(output: Any) -> torch.Tensor:
             return output.hidden_states[-2 - clip_skip]  # type: ignore[no-any-return]
 
-        pipe = self.pipe
-        one, two = (self.embeddings.of(encoder) for encoder in ("text_encoder", "text_encoder_2"))
-        first = encode_text(pipe.tokenizer, pipe.text_encoder, prompt, hidden, one)
-        second = encode_text(pipe.tokenizer_2, pipe.text_encoder_2, prompt, hidden, two)
+        pipe, embeddings = self.pipe, self.embeddings
+        first = encode_text(pipe.tokenizer, pipe.text_encoder, prompt, hidden, embeddings.of("text_encoder"))
+        second = encode_text(pipe.tokenizer_2, pipe.text_encoder_2, prompt, hidden, embeddings.of("text_encoder_2"))
         return Conditioning(torch.cat([first.tokens, second.tokens], dim=-1), {"text_embeds": second.pooled})
 
     def encode_absent(self, clip_skip: int) -> Conditioning:

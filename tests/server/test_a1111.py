@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import threading
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import diffusers
 import pytest
 import webuiapi
+from fastapi.testclient import TestClient
 from PIL import Image
 
-from imagegen_core import read_recipe
+from imagegen_core import LocalEngine, Settings, read_recipe
+from imagegen_core.server import create_app
+from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.faults import Gate
+from tests.loras import as_kohya, random_lora, save
 from tests.server.conftest import LIMIT, Running, StartServer
 
 
@@ -61,6 +68,9 @@ def test_the_sampler_and_its_schedule_are_followed(server: Running) -> None:
         ({"sampler_name": "nix"}, "Unknown scheduler 'nix'"),
         ({"styles": ["nix"]}, "Unknown style 'nix'"),
         ({"prompt": "a star <lora:nix:0.8>"}, "Unknown style 'nix'"),
+        ({"prompt": "a star <hypernet:nix:0.8>"}, "<hypernet:nix:0.8> is not drawn here"),
+        ({"prompt": "a [star:moon:0.5]"}, "[star:moon:0.5] in prompt changes at a step, which is not drawn here"),
+        ({"negative_prompt": "[dark|dim]"}, "[dark|dim] in negative_prompt alternates, which is not drawn here"),
         ({"override_settings": {"nix": 1}}, "There is no option 'nix' to set here"),
         ({"override_settings": {"sd_model_checkpoint": "other"}}, "alone: leave sd_model_checkpoint out"),
         ({"width": 65}, "Invalid size '65x64'"),
@@ -75,6 +85,36 @@ def test_what_would_draw_another_picture_is_refused(
     status, text = caught.value.args
     assert status == 422
     assert sentence in text
+
+
+@pytest.fixture(scope="module")
+def styled_worker(sdxl_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    loras = tmp_path_factory.mktemp("loras")
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint, local_files_only=True)
+    save(as_kohya(random_lora(pipe)), loras / "ink.safetensors")
+    return DiffusersSDXLCudaWorker(
+        settings=Settings(model=str(sdxl_checkpoint), device="cpu", dtype="fp32", lora_root=loras)
+    )
+
+
+def test_a_loras_strength_is_a_number(styled_worker: Any, sdxl_checkpoint: Path) -> None:
+    fields = {"seed": 7, "width": 64, "height": 64, "cfg_scale": 1, "steps": 1}
+    settings = Settings.load(environ={}, model=str(sdxl_checkpoint), lora_root=styled_worker.styles["ink"].path.parent)
+    engine = LocalEngine(styled_worker)
+    with contextlib.closing(engine), TestClient(create_app(settings, engine)) as http:
+        drawn = {}
+        for tag in ("", "0", "0.0", "0.7", "0.70", "+.7", "1", "1.0", "1e0"):
+            prompt = f"a star <lora:ink:{tag}>" if tag else "a star"
+            answer = http.post("/sdapi/v1/txt2img", json={"prompt": prompt, **fields})
+            assert answer.status_code == 200, answer.text
+            drawn[tag] = Image.open(io.BytesIO(base64.b64decode(answer.json()["images"][0]))).tobytes()
+        refused = http.post("/sdapi/v1/txt2img", json={"prompt": "a star <lora:ink:0.5>", **fields})
+    assert drawn[""] == drawn["0"] == drawn["0.0"]
+    assert drawn["0.7"] == drawn["0.70"] == drawn["+.7"]
+    assert drawn["1"] == drawn["1.0"] == drawn["1e0"]
+    assert len({*drawn.values()}) == 3
+    assert refused.status_code == 422
+    assert "Invalid strength 0.5 of <lora:ink>: its style has 0.4, 0.7, 1, and 0 is off" in refused.text
 
 
 def test_the_lists_are_there(client: webuiapi.WebUIApi, server: Running) -> None:

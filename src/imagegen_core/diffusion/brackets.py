@@ -32,18 +32,17 @@ def weigh(pieces: Sequence[str], names: Collection[int]) -> Iterator[tuple[int, 
             weight = None
 
 
-_TEXT, _CLOSES = 0, -1
+_TEXT, _CLOSES, _UNCLOSED = 0, -1, -2
 
 
 def _closings(pieces: Sequence[str], names: Collection[int]) -> list[int]:
-    """For each opening bracket the index of the closing one; `_CLOSES` for that; `_TEXT` for the rest.
-
-    Where there is no closing bracket, the index is beyond the last piece, as in `_OpenBrackets`.
-    """
+    """For each opening bracket where it closes, or `_UNCLOSED`; `_CLOSES` for what closes; `_TEXT` for the rest."""
     closings = [_TEXT] * len(pieces)
     rounds: list[int] = []
     squares: list[int] = []
     for index, piece in enumerate(pieces):
+        if index in names:
+            continue
         if piece == "(":
             rounds.append(index)
         elif piece == "[":
@@ -52,32 +51,31 @@ def _closings(pieces: Sequence[str], names: Collection[int]) -> list[int]:
             if squares:
                 closings[squares.pop()] = index
                 closings[index] = _CLOSES
-        elif rounds and piece[-1] == ")" and piece[-2:-1] != "\\" and index not in names:
+        elif rounds and piece[-1] == ")" and piece[-2:-1] != "\\":
             closings[rounds.pop()] = index
             closings[index] = _CLOSES
-    for index in rounds:
-        closings[index] = len(pieces) + index
-    for index in squares:
-        closings[index] = 2 * len(pieces) + index
+    for index in rounds + squares:
+        closings[index] = _UNCLOSED
     return closings
 
 
 class _OpenBrackets:
-    """The brackets around the piece that is being read, by the indexes of the pieces that close them.
-
-    An index up to the number of pieces is a piece's; up to twice as much an unclosed round bracket's; above that an
-    unclosed square one's.
-    """
+    """The brackets around the piece that is being read."""
 
     def __init__(self, pieces: Sequence[str]) -> None:
         self._pieces = pieces
-        self._rounds: list[int] = []
-        self._products = [1.0]  # of the factors of the round brackets, outermost first
+        self._rounds: list[int] = []  # the indexes of the pieces that close them
         self._squares: list[int] = []
+        self._products = [1.0]  # of the factors of those in `_rounds`, outermost first
+        self._unclosed: list[float] = []  # the factors of those that nothing closes
+        self._unclosed_product = 1.0
 
     def change(self, piece: str, closing: int) -> None:
         """Open the bracket that `piece` is, or close the innermost of its kind."""
-        if piece == "(":
+        if closing == _UNCLOSED:
+            self._unclosed.append(_STEP if piece == "(" else 1 / _STEP)
+            self._unclosed_product *= self._unclosed[-1]
+        elif piece == "(":
             self._rounds.append(closing)
             self._products.append(self._products[-1] * self._factor(closing))
         elif piece == "[":
@@ -90,16 +88,16 @@ class _OpenBrackets:
 
     def weight(self) -> float:
         """The product of all factors, in the order of the closings: neighbours of equal weight become one text."""
-        if len(self._rounds) + len(self._squares) > _EXACT_DEPTH:
-            return self._products[-1] * (1 / _STEP) ** len(self._squares)
+        if len(self._rounds) + len(self._squares) + len(self._unclosed) > _EXACT_DEPTH:
+            return self._products[-1] * (1 / _STEP) ** len(self._squares) * self._unclosed_product
         weight = 1.0
         for closing in sorted(self._rounds + self._squares):
             weight *= self._factor(closing)
+        for factor in sorted(self._unclosed, reverse=True):  # the round ones first
+            weight *= factor
         return weight
 
     def _factor(self, closing: int) -> float:
-        if closing >= len(self._pieces):
-            return _STEP if closing < 2 * len(self._pieces) else 1 / _STEP
         piece = self._pieces[closing]
         if len(piece) > 1:
             return float(piece[1:-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,12 +10,16 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from imagegen_core.diffusion.loading import first_line
 from imagegen_core.models.contents import contents
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.tensors import quoted
+
+logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".safetensors", ".pt", ".bin")
 _PARTS = ("clip_l", "clip_g")
@@ -26,11 +31,17 @@ _WRAPPERS = 2  # dicts around a tensor: A1111's file and its "string_to_param"
 def embedding_files(folder: Path) -> list[Path]:
     """The files with an embedding's suffix in a folder and its sub-folders, linked ones too: the least deep first."""
     found, seen = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        seen.add(os.path.realpath(place))
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in seen]  # noqa: PTH118
+    for place, folders, names in os.walk(folder, onerror=_warn, followlinks=True):
+        if (real := Path(place).resolve()) in seen:  # a link back, or a second one
+            folders.clear()
+            continue
+        seen.add(real)
         found += [Path(place, name) for name in names if Path(name).suffix.lower() in _SUFFIXES]
     return sorted(found, key=lambda path: (len(path.parts), path))
+
+
+def _warn(error: OSError) -> None:
+    logger.warning("The embeddings in %s are skipped: %s", error.filename, error.strerror)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -38,21 +49,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         ModelLoadError: The file is damaged, or its pickle asks for more than weights need.
-        ValueError: It is no embedding, or torch cannot read it; the message is a sentence's end.
+        ValueError: It is no embedding, or no library reads it; the message is a sentence's end.
     """
     header = read_header(path)
     found = contents(header.tensors)
     if found is not None and found.kind != "embedding":
         raise ValueError(f"it is of the kind {found.kind}")
     part_keys(header.tensors)
-    if header.format == "safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
     try:
+        if header.format == "safetensors":
+            return load_file(path)
         return dict(_tensors("", torch.load(path, map_location="cpu", weights_only=True), _WRAPPERS))
-    except (UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"torch cannot read it ({first_line(error)}); save it as .safetensors") from error
+    except (SafetensorError, UnpicklingError, RuntimeError, KeyError) as error:
+        raise ValueError(f"torch cannot read it ({first_line(error)}); save it as .safetensors in fp32") from error
 
 
 def part_keys(keys: Iterable[str]) -> dict[str, str]:

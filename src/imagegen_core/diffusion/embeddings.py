@@ -15,6 +15,7 @@ from torch import Tensor
 from imagegen_core.diffusion.embedding_files import embedding_files, part_keys, read_tensors
 from imagegen_core.diffusion.encoder_embeddings import EncoderEmbeddings
 from imagegen_core.errors import ImagegenError, ModelNotFoundError
+from imagegen_core.models.tensors import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Embeddings:
         }
         self._tokenizers: dict[str, Any] = {name: getattr(pipe, _TOKENIZERS[name], None) for name in self._encoders}
         self._embeddings: tuple[Embedding, ...] = ()
+        self._others: Embeddings | None = None
         self._of_encoders: dict[str, EncoderEmbeddings] = {}
         if folder is None:
             return
@@ -74,6 +76,10 @@ class Embeddings:
             ValueError: They do not fit, or are not all used; the message is a sentence's end.
         """
         keys = part_keys(tensors)
+        for key in keys.values():
+            if tensors[key].ndim not in (1, 2):
+                shape = list(tensors[key].shape)
+                raise ValueError(f"its tensor {quoted(key)} has the shape {shape}, and expected is [vectors, width]")
         if len(self._encoders) == 1 and "" not in keys:
             raise ValueError("it has parts for two text encoders, and this checkpoint has one; take one for its family")
         parts = {encoder: _PARTS[encoder] if len(self._encoders) > 1 else "" for encoder in self._encoders}
@@ -94,15 +100,17 @@ class Embeddings:
         if not bundled:
             return self
         view = copy.copy(self)
-        view._embeddings = (*bundled, *self._embeddings)  # noqa: SLF001 - of its own kind
-        view._of_encoders = {}  # noqa: SLF001
+        view._embeddings, view._others, view._of_encoders = tuple(bundled), self, {}  # noqa: SLF001 - of its own kind
         return view
 
     def of(self, encoder: str) -> EncoderEmbeddings:
         """The embeddings for one text encoder, by its name in the pipeline, such as ``text_encoder_2``."""
         if encoder not in self._of_encoders:
-            named = {one.name: one.vectors[encoder] for one in reversed(self._embeddings) if encoder in one.vectors}
-            self._of_encoders[encoder] = EncoderEmbeddings(self._tokenizers[encoder], named)
+            vectors: dict[str, Tensor] = {}
+            for one in self._embeddings:
+                vectors.setdefault(one.name, one.vectors[encoder])
+            others = None if self._others is None else self._others.of(encoder)
+            self._of_encoders[encoder] = EncoderEmbeddings(self._tokenizers[encoder], vectors, others)
         return self._of_encoders[encoder]
 
     def _read(self, folder: Path) -> Iterator[Embedding]:
@@ -129,14 +137,14 @@ class Embeddings:
     def _vectors(self, encoder: str, tensor: Tensor | None) -> Tensor:
         """Check a part, and bring it to its encoder as [count, width]."""
         width = self._encoders[encoder].config.hidden_size
-        vectors = tensor[None] if tensor is not None and tensor.ndim == 1 else tensor
-        if vectors is None or vectors.ndim != 2 or vectors.shape[1] != width:  # noqa: PLR2004 - a table
-            have = "none" if vectors is None else f"vectors {vectors.shape[-1] if vectors.ndim else 0} wide"
+        if tensor is None or tensor.shape[-1] != width:
+            have = "none" if tensor is None else f"vectors {tensor.shape[-1]} wide"
             raise ValueError(f"this checkpoint's {encoder} takes vectors {width} wide, and it has {have} for it")
         longest = self._tokenizers[encoder].model_max_length - 2
+        vectors = tensor.detach().reshape(-1, width)
         if not 0 < len(vectors) <= longest:
             raise ValueError(f"it has {len(vectors)} vectors, and from 1 to {longest} can stand for a name")
-        fitted = vectors.detach().to(self._encoders[encoder].get_input_embeddings().weight)
+        fitted: Tensor = vectors.to(self._encoders[encoder].get_input_embeddings().weight)
         if not torch.isfinite(fitted).all():
-            raise ValueError(f"its vectors hold values that are infinite or no numbers in {fitted.dtype}")
+            raise ValueError(f"its vectors hold values that are infinite or not numbers in {fitted.dtype}")
         return fitted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -20,12 +20,13 @@ class EncoderEmbeddings:
         names: Finds, by its one group, the names that token ids would miss; None where there are none.
     """
 
-    def __init__(self, tokenizer: Any, vectors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tokenizer: Any, vectors: Mapping[str, Tensor], others: EncoderEmbeddings | None = None) -> None:
         """Take the embeddings of a text encoder.
 
         Args:
             tokenizer: The encoder's tokenizer.
             vectors: Vectors [count, width] by the embedding's name; of names with the same tokens the first counts.
+            others: Further embeddings, which count after these.
         """
         self._tokenizer = tokenizer
         self._by_name: dict[str, Tensor] = {}
@@ -37,15 +38,19 @@ class EncoderEmbeddings:
         tokenized = tokenizer(names, add_special_tokens=False, verbose=False).input_ids if names else ()
         for ids, found in zip(tokenized, vectors.values(), strict=True):
             self._by_first.setdefault(ids[0], []).append((ids, found))
+        if others is not None:
+            self._by_name = others._by_name | self._by_name  # noqa: SLF001 - of its own kind
+            for first, candidates in others._by_first.items():  # noqa: SLF001
+                self._by_first.setdefault(first, []).extend(candidates)
         for candidates in self._by_first.values():
             candidates.sort(key=lambda candidate: len(candidate[0]), reverse=True)
         self.names = _pattern(self._by_name) if self._by_name else None
 
-    def named(self, name: str) -> Tensor:
-        """The vectors [count, width] of the embedding that `names` found."""
-        return self._by_name[name.casefold()]
+    def named(self, name: str) -> Tensor | None:
+        """The vectors [count, width] of an embedding that `names` found; None where Unicode has no one lower case."""
+        return self._by_name.get(name.casefold())
 
-    def find(self, ids: Sequence[int], position: int) -> tuple[int, Tensor] | None:
+    def find(self, ids: list[int], position: int) -> tuple[int, Tensor] | None:
         """The embedding with the longest name that begins at `position`, if that is where a word begins.
 
         Args:
@@ -56,11 +61,11 @@ class EncoderEmbeddings:
             How many tokens its name takes, and its vectors [count, width]; None if there is none.
         """
         for name, vectors in self._by_first.get(ids[position], ()):
-            if list(ids[position : position + len(name)]) == name and self._begins_word(ids, position):
+            if ids[position : position + len(name)] == name and self._begins_word(ids, position):
                 return len(name), vectors
         return None
 
-    def _begins_word(self, ids: Sequence[int], position: int) -> bool:
+    def _begins_word(self, ids: list[int], position: int) -> bool:
         if position == 0:
             return True
         before = ids[position - 1]

@@ -137,8 +137,9 @@ def chunks(tokenizer: Any, fragments: Sequence[Fragment], embeddings: EncoderEmb
             made.end()
             continue
         ids = next(tokenized)
-        if fragment.is_name and embeddings is not None:
-            made.add_embedding(embeddings.named(fragment.text), fragment.weight)
+        named = embeddings.named(fragment.text) if fragment.is_name and embeddings is not None else None
+        if named is not None:
+            made.add_embedding(named, fragment.weight)
             continue
         position = 0
         while position < len(ids):

@@ -123,7 +123,7 @@ class DiffusionWorker(ABC):
 
     @abstractmethod
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:
-        """Embed a prompt; what depends on the picture's size comes with `sized`.
+        """Embed a prompt, by `encode_text` with `embeddings`; what depends on the picture's size comes with `sized`.
 
         Args:
             prompt: The prompt.
@@ -132,7 +132,7 @@ class DiffusionWorker(ABC):
 
     @property
     def embeddings(self) -> Embeddings:
-        """The textual-inversion embeddings that a prompt can name; `encode` gives them to `encode_text`."""
+        """The textual-inversion embeddings that a prompt can name: the folder's, and those that active LoRAs bring."""
         return self._embeddings.with_bundled(self._adapters.embeddings)
 
     def encode_absent(self, clip_skip: int) -> Conditioning:

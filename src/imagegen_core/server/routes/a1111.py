@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import re
+import math
 from typing import Any
 
 import anyio.to_thread
@@ -20,12 +20,12 @@ from imagegen_core.request import GenerateRequest, StyleLoraRequest
 from imagegen_core.samplers import find_sampler
 from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.options import Options
+from imagegen_core.server.prompt_syntax import LoraTag, check_negative_prompt, read_prompt
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn_all
 
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 
 _MOST_PICTURES = 16
-_LORA = re.compile(r"<lora:([^:>]+)(?::([^:>]*))?>")
 # What this server does not do, and the values that do not ask for it.
 _UNASKED: dict[str, tuple[Any, ...]] = {
     "enable_hr": (False,),
@@ -134,7 +134,8 @@ def _check(body: Txt2ImgBody) -> None:
 
 
 def _request(body: Txt2ImgBody, studio: Studio, mode: Mode, options: Options) -> GenerateRequest:
-    prompt, style = _style(body, studio.card(mode))
+    prompt, tags = read_prompt(body.prompt)
+    check_negative_prompt(body.negative_prompt)
     return GenerateRequest.given(
         prompt=prompt,
         negative_prompt=body.negative_prompt or None,
@@ -144,7 +145,7 @@ def _request(body: Txt2ImgBody, studio: Studio, mode: Mode, options: Options) ->
         size=_size(body, studio, mode),
         scheduler=_scheduler(body, studio),
         clip_skip=options.clip_stop_at_last_layers - 1,
-        style_lora=style,
+        style_lora=_style([*tags, *map(LoraTag, body.styles or [])], studio.card(mode)),
     )
 
 
@@ -170,24 +171,24 @@ def _scheduler(body: Txt2ImgBody, studio: Studio) -> str | None:
     return find_sampler(f"{sampler.name} {schedule}", samplers).name
 
 
-def _style(body: Txt2ImgBody, card: ModelCard) -> tuple[str, StyleLoraRequest | None]:
-    """The prompt without its ``<lora:NAME:LEVEL>``, and the style that this or ``styles`` names."""
-    named = [(name, weight) for name, weight in _LORA.findall(body.prompt)] + [(name, "") for name in body.styles or []]
-    if not named:
-        return body.prompt, None
-    if len(named) > 1:
+def _style(tags: list[LoraTag], card: ModelCard) -> StyleLoraRequest | None:
+    """The style that LoRA tags and ``styles`` name; a strength of 0 is off."""
+    wanted = [tag for tag in tags if tag.strength != 0]
+    if not wanted:
+        return StyleLoraRequest() if tags else None
+    if len(wanted) > 1:
         raise InvalidRequestError("A picture is drawn in one style here: name one", "styles")
-    name, strength = named[0]
-    weights = card.styles.get(name, ())
-    prompt = _LORA.sub("", body.prompt).strip()
-    if not strength or not weights:  # an unknown style is refused by who draws, with those there are
-        return prompt, StyleLoraRequest(style=name, level=len(weights) or 1)
-    levels = {f"{weight:g}": level for level, weight in enumerate(weights, start=1)}
-    if strength not in levels:
-        raise InvalidRequestError(
-            f"Invalid strength {strength[:16]!r} of <lora:{name}>: its style has {', '.join(levels)}", "prompt"
-        )
-    return prompt, StyleLoraRequest(style=name, level=levels[strength])
+    (tag,) = wanted
+    levels = card.styles.get(tag.name, ())
+    if tag.strength is None or not levels:  # an unknown style is refused by who draws, with those there are
+        return StyleLoraRequest(style=tag.name, level=len(levels) or 1)
+    for level, strength in enumerate(levels, start=1):
+        if math.isclose(strength, tag.strength, rel_tol=1e-6):
+            return StyleLoraRequest(style=tag.name, level=level)
+    known = ", ".join(f"{strength:g}" for strength in levels)
+    raise InvalidRequestError(
+        f"Invalid strength {tag.strength:g} of <lora:{tag.name}>: its style has {known}, and 0 is off", "prompt"
+    )
 
 
 def _info(body: Txt2ImgBody, pictures: list[Picture]) -> dict[str, Any]:
