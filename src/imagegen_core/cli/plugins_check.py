@@ -27,10 +27,8 @@ def check(
 
     Backends are checked with the configured checkpoint.
     """
-    try:
-        from imagegen_core.testing.check import KITS, run_checks
-    except ImportError as error:
-        raise PluginError(f"Nothing can be checked ({error}): pip install 'imagegen-core[testing]'") from error
+    run_checks = load_named("The conformance kit", "imagegen_core.testing.check:run_checks")
+    from imagegen_core.testing.check import KITS
 
     offers = [offer for offer in _offers(name) if offer.partition(" ")[0] in KITS]
     if not offers:
