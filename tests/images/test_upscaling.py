@@ -200,61 +200,6 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
         Registry([]).upscaler(str(tmp_path / "net.pth")).load(Settings(device="cuda:9"))
 
 
-OTHER = {"layers.0.attention.weight": torch.zeros(3, 3)}
-
-
-def test_without_spandrel_other_networks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(ModelLoadError, match=r"not of ESRGAN's family.*pip install imagegen-core\[upscale\]"):
-        _saved(tmp_path / "net.pth", OTHER)
-
-
-@pytest.fixture
-def _spandrel(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """spandrel as far as it is used here: it wants torchvision, which has no place beside these tests' torch."""
-    module: Any = ModuleType("spandrel")
-
-    class UnsupportedModelError(Exception):
-        pass
-
-    class ImageModelDescriptor:
-        def __call__(self, image: torch.Tensor) -> torch.Tensor:
-            return image.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3)
-
-    class ModelLoader:
-        def __init__(self, device: torch.device) -> None:
-            assert device == torch.device("cpu")
-
-        def load_from_state_dict(self, weights: dict[str, torch.Tensor]) -> object:
-            match list(weights):
-                case ["layers.0.attention.weight"]:
-                    return ImageModelDescriptor()
-                case ["mask.weight"]:
-                    return object()
-                case _:
-                    raise UnsupportedModelError
-
-    module.UnsupportedModelError, module.ImageModelDescriptor = UnsupportedModelError, ImageModelDescriptor
-    module.ModelLoader = ModelLoader
-    monkeypatch.setitem(sys.modules, "spandrel", module)
-    return module
-
-
-@pytest.mark.usefixtures("_spandrel")
-def test_with_spandrel_other_networks_run(tmp_path: Path) -> None:
-    upscaler = _saved(tmp_path / "net.pth", OTHER)
-    pixels = _noise(5, 6)
-    assert upscaler.scale == 3
-    assert np.array_equal(upscaler.enlarge(pixels), pixels.repeat(3, axis=0).repeat(3, axis=1))
-
-
-@pytest.mark.usefixtures("_spandrel")
-@pytest.mark.parametrize(("name", "words"), [("mask.weight", "masked parts"), ("x", "no architecture known fits it")])
-def test_what_spandrel_cannot_enlarge_with_is_refused(tmp_path: Path, name: str, words: str) -> None:
-    with pytest.raises(ModelLoadError, match=words):
-        _saved(tmp_path / "net.pth", {name: torch.zeros(1)})
-
-
 PLUGIN = """
 from imagegen_core import UpscalerDef, hookimpl
 

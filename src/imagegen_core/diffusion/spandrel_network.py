@@ -52,6 +52,8 @@ def spandrel_network(weights: Weights, device: torch.device, path: Path, unfit: 
             f"Cannot run {path}: its tensors, such as {next(iter(weights))!r}, are of no architecture that spandrel "
             "knows; give another upscaler"
         )
+    if refusal := _REFUSED_ARCHITECTURES.get(architecture.id):
+        raise _refused(path, architecture.name, refusal)
     try:
         model: Any = architecture.load(dict(weights)).to(device)
     except Exception as error:  # each architecture fails in its own way on weights that it does not expect
@@ -60,19 +62,19 @@ def spandrel_network(weights: Weights, device: torch.device, path: Path, unfit: 
             f"Cannot run {path}: spandrel takes it for {architecture.name}, and its weights do not fit that "
             f"({cause[:300]}); give another upscaler"
         ) from error
-    refusal = _REFUSED_ARCHITECTURES.get(architecture.id) or _REFUSED_PURPOSES.get(model.purpose)
-    if refusal:
-        raise ModelLoadError(f"Cannot use the upscaler {path}, {architecture.name}: {refusal}; give another upscaler")
+    if refusal := _REFUSED_PURPOSES.get(model.purpose):
+        raise _refused(path, architecture.name, refusal)
     if unused := _unused(weights, model.model.state_dict()):
-        raise ModelLoadError(
-            f"Cannot use the upscaler {path}: {architecture.name} has no use for its {unused!r}; give another upscaler"
-        )
+        raise _refused(path, architecture.name, f"it has no use for the file's {unused!r}")
     if model.input_channels != model.output_channels:
-        raise ModelLoadError(
-            f"Cannot use the upscaler {path}: {architecture.name} turns {model.input_channels} channels into "
-            f"{model.output_channels}; give one for RGB or grey"
+        raise _refused(
+            path, architecture.name, f"it turns {model.input_channels} channels into {model.output_channels}"
         )
     return Network(model, model.input_channels, DEEP_OVERLAP)
+
+
+def _refused(path: Path, architecture: str, why: str) -> ModelLoadError:
+    return ModelLoadError(f"Cannot use the upscaler {path}, of the architecture {architecture}: {why}; give another one")
 
 
 def _unused(weights: Weights, loaded: Weights) -> str | None:
