@@ -79,7 +79,7 @@ def explain(error: BaseException, reference: str, extra: str | None = None) -> I
     root = _root(error)
     failed = _failed_module(root)
     match root:
-        case ModuleNotFoundError(name=str(lacking)) if "." not in lacking and lacking not in (package, _OWN):
+        case ModuleNotFoundError(name=str(lacking)) if "." not in lacking and (extra or lacking not in (package, _OWN)):
             extra = extra or _extra(reference) or _extra(failed)
             mend = f"pip install 'imagegen-core[{extra}]'" if extra else f"pip install {lacking}"
             return ImportFailure(f"importing {reference} needs the module '{lacking}', which is not installed", mend)

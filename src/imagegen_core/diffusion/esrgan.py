@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from imagegen_core.diffusion.upscaler_network import Network
 from imagegen_core.diffusion.upscaler_weights import Weights
+from imagegen_core.errors import ModelLoadError
 
 # How far a deep network looks in effect. In theory it is hundreds of pixels, and a tile would be mostly surroundings.
 DEEP_OVERLAP = 32
@@ -38,11 +40,17 @@ _RRDB_LAYERS = {
 }
 
 
-def esrgan_network(weights: Weights) -> Network | str:
-    """The network of ESRGAN's family that the weights' names tell, or why they are of none, in words."""
+def esrgan_network(weights: Weights, path: Path) -> Network | str:
+    """The network of ESRGAN's family that the weights' names tell, or why they are of none, in words.
+
+    Raises:
+        ModelLoadError: It is of ESRGAN's family, but lacks a layer or turns one number of channels into another.
+    """
     layers = _count(weights, "body")
     if layers % 2 and weights.keys() == _compact_names(layers) and weights["body.0.weight"].ndim == _CONVOLUTION:
-        return Network(partial(_compact, weights, layers), weights["body.0.weight"].shape[1], layers // 2 + 1)
+        taken, given = weights["body.0.weight"].shape[1], weights[f"body.{layers - 1}.weight"].shape[0]
+        scale = _root_of(given, taken, path)
+        return Network(partial(_compact, weights, layers, scale), taken, layers // 2 + 1)
     if not any(_RRDB_BLOCK.fullmatch(name.rpartition(".")[0]) for name in weights):
         return "it is not of ESRGAN's family"
     named = _named_alike(weights)
@@ -51,10 +59,24 @@ def esrgan_network(weights: Weights) -> Network | str:
     blocks, ups = _count(named, "blocks"), _count(named, "up")
     for name in _rrdb_names(blocks, ups):
         if name not in named:
-            return f"the layer {name.rpartition('.')[0]} of its ESRGAN network has no {name.rpartition('.')[2]}"
-    channels = named["last.weight"].shape[0]
-    shuffle = math.isqrt(named["first.weight"].shape[1] // channels)
-    return Network(partial(_rrdb, named, blocks, ups, shuffle), channels, DEEP_OVERLAP)
+            layer, _, kind = name.rpartition(".")
+            raise ModelLoadError(
+                f"Cannot run {path}: the layer '{layer}' of its ESRGAN network has no {kind}; give another upscaler"
+            )
+    taken, given = named["first.weight"].shape[1], named["last.weight"].shape[0]
+    shuffle = _root_of(taken, given, path)
+    return Network(partial(_rrdb, named, blocks, ups, shuffle), given, DEEP_OVERLAP)
+
+
+def _root_of(many: int, channels: int, path: Path) -> int:
+    """The scale by which a pixel shuffle turns `many` channels into `channels`."""
+    scale = math.isqrt(many // channels)
+    if channels * scale**2 != many:
+        raise ModelLoadError(
+            f"Cannot run {path}: {many} channels at one end of its ESRGAN network and {channels} at the other make no "
+            "whole scale; give another upscaler"
+        )
+    return scale
 
 
 def _compact_names(layers: int) -> set[str]:
@@ -96,7 +118,7 @@ def _rrdb(weights: Weights, blocks: int, ups: int, shuffle: int, image: Tensor) 
     return enlarged[:, :, : height * 2**ups // shuffle, : width * 2**ups // shuffle]
 
 
-def _compact(weights: Weights, layers: int, image: Tensor) -> Tensor:
+def _compact(weights: Weights, layers: int, scale: int, image: Tensor) -> Tensor:
     features = image
     for layer in range(0, layers, 2):
         features = functional.conv2d(
@@ -104,7 +126,6 @@ def _compact(weights: Weights, layers: int, image: Tensor) -> Tensor:
         )
         if layer < layers - 1:
             features = functional.prelu(features, weights[f"body.{layer + 1}.weight"])
-    scale = math.isqrt(features.shape[1] // image.shape[1])
     return functional.pixel_shuffle(features, scale) + functional.interpolate(image, scale_factor=scale)
 
 

@@ -49,7 +49,7 @@ class NetworkUpscaler:
         self._through: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] = self._run
         self._device = choose_device(settings)
         weights = {name: tensor.to(self._device) for name, tensor in read_weights(path).items()}
-        network = esrgan_network(weights)
+        network = esrgan_network(weights, path)
         self._network = (
             undisturbed(spandrel_network, weights, self._device, path, network) if isinstance(network, str) else network
         )
