@@ -25,7 +25,7 @@ _NAMES = ("MODEL", "MODEL_ROOT", "BACKEND", "USE_SDXL", "NUM_WORKERS", "QUEUE_MA
 
 
 def pytest_sessionstart() -> None:
-    """Let plain diffusers import, too, where ``[upscale]`` brought a torchvision that the torch here is not made for."""
+    """Let plain diffusers import, too, where ``[upscale]`` brought a torchvision that does not fit the torch here."""
     if importlib.util.find_spec("torchvision"):
         from imagegen_core.diffusion.torchvision import make_torchvision_importable
 

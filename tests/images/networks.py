@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 
 def esrgan(
-    *, scale: int = 2, ups: int = 1, shuffle: int = 1, blocks: int = 2, width: int = 8, channels: int = 3, growth: int = 4
+    *,
+    scale: int = 2,
+    ups: int = 1,
+    shuffle: int = 1,
+    blocks: int = 2,
+    width: int = 8,
+    channels: int = 3,
+    growth: int = 4,
 ) -> dict[str, Tensor]:
     """An RRDB network as BasicSR names it; `scale` is 2 ** `ups` / `shuffle`."""
     assert scale * shuffle == 2**ups

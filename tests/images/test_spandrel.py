@@ -148,7 +148,11 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Tensor], str]] = {
     "faces alone": ({"purpose": "FaceSR"}, ODD, "it restores cut-out faces of one size, and no whole pictures"),
     "a tensor is dropped": ({}, ODD | {"odd.extra": torch.ones(2)}, "it has no use for the file's 'odd.extra'"),
     "colours from grey": ({"input_channels": 1}, ODD, "it turns 1 channels into 3"),
-    "four channels": ({"input_channels": 4, "output_channels": 4}, ODD, "it takes 4 channels; give one for RGB or grey"),
+    "four channels": (
+        {"input_channels": 4, "output_channels": 4},
+        ODD,
+        "it takes 4 channels; give one for RGB or grey",
+    ),
 }
 
 
@@ -162,7 +166,11 @@ def test_what_enlarges_no_pictures_is_refused(
 
 
 def test_a_network_that_draws_at_random_is_refused(tmp_path: Path) -> None:
-    marks = ("mid_attn.layers.0.0.to_out.weight", "mid_block2.block1.proj.weights", "final_res_block.block1.proj.weights")
+    marks = (
+        "mid_attn.layers.0.0.to_out.weight",
+        "mid_block2.block1.proj.weights",
+        "final_res_block.block1.proj.weights",
+    )
     with pytest.raises(ModelLoadError, match="architecture AuraSR: it adds noise of its own"):
         _saved(tmp_path / "net.pth", {name: torch.zeros(1) for name in marks})
 

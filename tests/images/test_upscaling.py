@@ -176,8 +176,14 @@ WRONG_FILES: dict[str, tuple[Any, str]] = {
     ),
     "RGBA": (networks.compact(channels=4), "it takes 4 channels; give one for RGB or grey"),
     "half the size": (networks.esrgan(scale=1, ups=0, shuffle=1) | _FROM_HALF, "turns 16x16 pixels into 8x8"),
-    "not finite": (COMPACT | {"body.2.bias": torch.full((8,), torch.nan)}, "'body.2.bias' has values that are not finite"),
-    "infinite": (COMPACT | {"body.2.bias": torch.full((8,), torch.inf)}, "'body.2.bias' has values that are not finite"),
+    "not finite": (
+        COMPACT | {"body.2.bias": torch.full((8,), torch.nan)},
+        "'body.2.bias' has values that are not finite",
+    ),
+    "infinite": (
+        COMPACT | {"body.2.bias": torch.full((8,), torch.inf)},
+        "'body.2.bias' has values that are not finite",
+    ),
     "no tensor among them": (COMPACT | {"scale": 2}, "its 'scale' is no tensor but int; save its weights alone"),
     "two networks": (
         {"params": COMPACT, "discriminator": {"a": torch.zeros(1)}},

@@ -9,6 +9,7 @@ import typer
 
 from imagegen_core.cli import console
 from imagegen_core.errors import PluginError
+from imagegen_core.importing import load_named
 from imagegen_core.plugins.registry import Registry
 
 if TYPE_CHECKING:

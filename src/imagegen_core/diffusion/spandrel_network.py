@@ -74,7 +74,9 @@ def spandrel_network(weights: Weights, device: torch.device, path: Path, unfit: 
 
 
 def _refused(path: Path, architecture: str, why: str) -> ModelLoadError:
-    return ModelLoadError(f"Cannot use the upscaler {path}, of the architecture {architecture}: {why}; give another one")
+    return ModelLoadError(
+        f"Cannot use the upscaler {path}, of the architecture {architecture}: {why}; give another one"
+    )
 
 
 def _unused(weights: Weights, loaded: Weights) -> str | None:

@@ -1,13 +1,14 @@
 """Making torchvision import beside a torch that its compiled operators are not made for.
 
-diffusers, transformers and spandrel import torchvision where it is installed, and use its Python parts alone. The wheels
-that registries offer first are made for CUDA. Beside a CPU torch their operators do not load. torchvision allows for
-that, but then fails to describe two of them to torch's compiler (https://github.com/pytorch/vision/issues/9085).
+diffusers, transformers and spandrel import torchvision where it is installed, and use its Python parts alone. PyPI's
+wheels for Linux are made for CUDA. Beside a CPU torch their operators do not load. torchvision allows for that, but
+then fails to describe two of them to torch's compiler (https://github.com/pytorch/vision/issues/9085).
 """
 
 from __future__ import annotations
 
 import threading
+from importlib import import_module
 
 import torch
 
@@ -26,7 +27,7 @@ def make_torchvision_importable() -> None:
     """
     with _importing:
         try:
-            import torchvision  # noqa: F401
+            import_module("torchvision")
         except ModuleNotFoundError as error:
             if error.name != "torchvision":
                 raise
@@ -35,4 +36,4 @@ def make_torchvision_importable() -> None:
                 raise
             for operator in _DESCRIBED:
                 torch.library.define(f"torchvision::{operator}", _SCHEMA)
-            import torchvision  # noqa: F401
+            import_module("torchvision")

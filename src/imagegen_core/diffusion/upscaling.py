@@ -85,7 +85,8 @@ class NetworkUpscaler:
     def _run(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         image = torch.tensor(pixels, device=self._device).permute(2, 0, 1)[None] / 255
         try:
-            enlarged = torch.cat([self._network.run(part) for part in image.split(self._network.channels, dim=1)], dim=1)
+            parts = image.chunk(3 // self._network.channels, dim=1)
+            enlarged = torch.cat([self._network.run(part) for part in parts], dim=1)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"The memory of {self._device} does not take the upscaler '{self.name}': choose a smaller one or "
