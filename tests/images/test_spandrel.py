@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from imagegen_core import ModelLoadError, Registry, Settings, Upscaler
 from imagegen_core.diffusion import upscaling
+from imagegen_core.models.inspect import describe
 from tests.images import networks
 from tests.images.architectures import ARCHITECTURES, network
 
@@ -57,6 +58,14 @@ def test_a_picture_is_what_the_plain_network_makes_of_it(tmp_path: Path, name: s
     upscaler = _saved(tmp_path / "net.safetensors", plain.state_dict())
     assert upscaler.scale == scale
     _assert_alike(upscaler.enlarge(pixels), _plainly(plain, pixels, channels))
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not name.startswith("DnCNN")])
+def test_its_header_tells_what_it_is(tmp_path: Path, name: str) -> None:
+    torch.save({"params_ema": network(name).state_dict()}, tmp_path / "net.pt")
+    found = describe(tmp_path / "net.pt")
+    layout = name.partition(" ")[0].rstrip(",").lower().removeprefix("real")
+    assert (found.kind, found.layout) == ("upscaler", layout)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 11), (17, 33)])
