@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import tempfile
@@ -21,6 +22,14 @@ settings.load_profile("imagegen")
 _SUFFIXES = ("MODEL", "MODEL_ROOT")
 _PREFIXES = ("IMAGEGEN_", "CUDA_", "SDXL_", "SD15_", "STORAGE_", "DEFAULT_")
 _NAMES = ("MODEL", "MODEL_ROOT", "BACKEND", "USE_SDXL", "NUM_WORKERS", "QUEUE_MAX", "PORT")
+
+
+def pytest_sessionstart() -> None:
+    """Let plain diffusers import, too, where ``[upscale]`` brought a torchvision that does not fit the torch here."""
+    if importlib.util.find_spec("torchvision"):
+        from imagegen_core.diffusion.torchvision import make_torchvision_importable
+
+        make_torchvision_importable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -146,7 +146,7 @@ def test_a_malformed_value_is_told_by_its_variable(environ: dict[str, str], word
     ("text", "words"),
     [
         ("mdoel = 'a'", "Unknown setting mdoel in imagegen.toml, line 1: expected one of"),
-        ("model = ", "Cannot read the configuration imagegen.toml"),
+        ("model = ", "(at end of document); correct its TOML"),
         ("device = [0, 1]", "Invalid device in imagegen.toml, line 1 [0, 1]: input should be a valid string"),
         ("# precision\ndtype = 'fp8'", "Invalid dtype in imagegen.toml, line 2 'fp8'"),
     ],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
-from imagegen_core.errors import InvalidRequestError, PluginError
+from imagegen_core.errors import InvalidRequestError
+from imagegen_core.importing import load_named
 
 if TYPE_CHECKING:
     from imagegen_core.request import Drawing
@@ -50,14 +50,7 @@ class Backend:
         Raises:
             PluginError: The module does not import, or has no such class.
         """
-        module_name, _, class_name = self.worker.partition(":")
-        try:
-            return getattr(import_module(module_name), class_name)  # type: ignore[no-any-return]
-        except (ImportError, AttributeError) as error:
-            raise PluginError(
-                f"Backend '{self.name}' cannot be used, its worker {self.worker} does not import: {error}. "
-                "`imagegen plugins doctor` says what is missing"
-            ) from error
+        return cast("Callable[..., Worker]", load_named(f"Backend '{self.name}'", self.worker))
 
     def drawing(self, request: object, native_size: str | None = None) -> Drawing:
         """Check a request: see `Drawing.of`; and refuse what this backend is without.

@@ -79,6 +79,15 @@ class SteppedWorker(Worker, Protocol[State]):
 
 
 @runtime_checkable
+class NeedsLibraries(Protocol):
+    """A worker class whose libraries import others on first use, so that importing the class proves little."""
+
+    def import_libraries(self) -> None:
+        """Import, as a class method, all that drawing needs; ``imagegen plugins doctor`` explains what it raises."""
+        ...
+
+
+@runtime_checkable
 class Provable(Protocol):
     """A stepped worker that can prove that its batches do not change pictures."""
 

@@ -215,5 +215,23 @@ def test_a_server_that_does_not_start(
         port = taken.getsockname()[1]
         message = _error_of(capsys, "serve", "--port", str(port))
     said("The port is taken", message.replace(str(port), "4200"))
-    monkeypatch.setitem(sys.modules, "imagegen_core.server.run", None)
+    monkeypatch.delitem(sys.modules, "imagegen_core.server.run", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     said("The server is not installed", _error_of(capsys, "serve"))
+
+
+def test_a_library_that_does_not_fit(said: Said, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {
+        "torchvision/__init__.py": "from PIL import PILLOW_VERSION",
+        "torchvision-0.2.2.dist-info/METADATA": "Name: torchvision\nVersion: 0.2.2\n",
+        "torchvision-0.2.2.dist-info/top_level.txt": "torchvision",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.setenv("SDXL_MODEL", str(models / "my-sdxl.safetensors"))
+    with pytest.raises(ImagegenError) as caught:
+        load_worker("sdxl")
+    said("A library does not fit the others", caught.value)
+    assert "fails in torchvision 0.2.2: ImportError: cannot import name 'PILLOW_VERSION'" in str(caught.value)

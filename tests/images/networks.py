@@ -6,18 +6,27 @@ import torch
 from torch import Tensor, nn
 
 
-def esrgan(*, scale: int = 2, ups: int = 1, shuffle: int = 1, blocks: int = 2, width: int = 8) -> dict[str, Tensor]:
+def esrgan(
+    *,
+    scale: int = 2,
+    ups: int = 1,
+    shuffle: int = 1,
+    blocks: int = 2,
+    width: int = 8,
+    channels: int = 3,
+    growth: int = 4,
+) -> dict[str, Tensor]:
     """An RRDB network as BasicSR names it; `scale` is 2 ** `ups` / `shuffle`."""
     assert scale * shuffle == 2**ups
     torch.manual_seed(5)
-    layers = {"conv_first": (3 * shuffle**2, width), "conv_body": (width, width)}
+    layers = {"conv_first": (channels * shuffle**2, width), "conv_body": (width, width)}
     for block in range(blocks):
         for part in (1, 2, 3):
             for layer in range(1, 6):
                 name = f"body.{block}.rdb{part}.conv{layer}"
-                layers[name] = (width + 4 * (layer - 1), 4 if layer < 5 else width)
+                layers[name] = (width + growth * (layer - 1), growth if layer < 5 else width)
     layers |= {f"conv_up{up + 1}": (width, width) for up in range(ups)}
-    layers |= {"conv_hr": (width, width), "conv_last": (width, 3)}
+    layers |= {"conv_hr": (width, width), "conv_last": (width, channels)}
     weights = {}
     for name, (incoming, outgoing) in layers.items():
         weights |= _conv(name, incoming, outgoing)
@@ -26,15 +35,15 @@ def esrgan(*, scale: int = 2, ups: int = 1, shuffle: int = 1, blocks: int = 2, w
     return weights
 
 
-def compact(*, scale: int = 2, depth: int = 3, width: int = 8) -> dict[str, Tensor]:
+def compact(*, scale: int = 2, depth: int = 3, width: int = 8, channels: int = 3) -> dict[str, Tensor]:
     """An SRVGGNetCompact with `depth` convolutions between the first and the last."""
     torch.manual_seed(6)
-    weights = _conv("body.0", 3, width)
+    weights = _conv("body.0", channels, width)
     for layer in range(depth):
         weights[f"body.{2 * layer + 1}.weight"] = torch.full((width,), 0.1)
         weights |= _conv(f"body.{2 * layer + 2}", width, width)
     weights[f"body.{2 * depth + 1}.weight"] = torch.full((width,), 0.1)
-    return weights | _conv(f"body.{2 * depth + 2}", width, 3 * scale**2)
+    return weights | _conv(f"body.{2 * depth + 2}", width, channels * scale**2)
 
 
 def in_the_first_papers_names(weights: dict[str, Tensor], ups: int) -> dict[str, Tensor]:

@@ -190,12 +190,11 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
     assert os.listdir() == before
 
 
-def test_without_torch_a_networks_file_is_refused(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_torch_a_networks_file_is_refused() -> None:
     _picture()
     torch.save(networks.compact(), "mine.pth")
-    monkeypatch.setitem(sys.modules, "imagegen_core.diffusion.upscaling", None)
-    code, _, err = _run(capfd, "in.png", "-o", "out.png", "--upscaler", "mine.pth")
-    assert code == 2
-    assert "pip install imagegen-core[upscale], or choose lanczos" in err
+    code = "import sys; sys.modules['torch'] = None; from imagegen_core.cli import main; main()"
+    command = [sys.executable, "-c", code, "upscale", "in.png", "-o", "out.png", "--upscaler", "mine.pth"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert done.returncode == 2
+    assert "needs the module 'torch', which is not installed; pip install 'imagegen-core[upscale]'" in done.stderr

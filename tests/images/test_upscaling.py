@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -135,22 +134,61 @@ def test_a_network_leaves_no_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert np.abs(upscaler.enlarge(pixels) - whole).max() <= 1
 
 
-def test_a_side_that_does_not_halve_is_continued_by_its_last_pixels(tmp_path: Path) -> None:
+def test_a_side_that_does_not_halve_is_mirrored(tmp_path: Path) -> None:
     upscaler = _saved(tmp_path / "net.pth", networks.esrgan(scale=2, ups=2, shuffle=2))
     pixels = _noise(9, 13)
-    continued = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), mode="edge")
+    continued = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), mode="reflect")
     assert np.array_equal(upscaler.enlarge(pixels), upscaler.enlarge(continued)[:18, :26])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 1)])
+def test_the_smallest_pictures_are_enlarged(tmp_path: Path, size: tuple[int, int]) -> None:
+    upscaler = _saved(tmp_path / "net.pth", networks.esrgan(scale=1, ups=2, shuffle=4))
+    assert upscaler.enlarge(_noise(*size)).shape == (*size, 3)
+
+
+def test_a_grey_network_enlarges_each_channel_by_itself(tmp_path: Path) -> None:
+    upscaler = _saved(tmp_path / "net.pth", networks.esrgan(scale=2, ups=1, channels=1))
+    pixels = _noise(9, 13)
+    enlarged = upscaler.enlarge(pixels)
+    for channel in range(3):
+        grey = pixels[..., channel, None].repeat(3, axis=2)
+        assert np.array_equal(upscaler.enlarge(grey), enlarged[..., channel, None].repeat(3, axis=2))
+
+
+_FROM_HALF = {"conv_first.weight": torch.zeros(8, 12, 3, 3)}
 
 
 def _damaged(weights: dict[str, Any], gone: str) -> dict[str, Any]:
     return {name: tensor for name, tensor in weights.items() if name != gone}
 
 
-WRONG_FILES = {
-    "no network": ({"a": 1}, "it holds no network's weights"),
-    "a layer gone": (_damaged(networks.esrgan(), "conv_hr.weight"), "its weights do not fit together"),
-    "a size wrong": (networks.compact() | {"body.2.bias": torch.zeros(3)}, "its weights do not fit together"),
-    "four channels": (networks.esrgan() | {"conv_first.weight": torch.zeros(8, 4, 3, 3)}, "do not fit together"),
+COMPACT, ESRGAN = networks.compact(), networks.esrgan()
+WRONG_FILES: dict[str, tuple[Any, str]] = {
+    "no tensors": ({"a": 1}, "holds no tensors"),
+    "a layer gone": (_damaged(ESRGAN, "conv_hr.weight"), "the layer 'high' of its ESRGAN network has no weight"),
+    "a block gone": (_damaged(ESRGAN, "body.1.rdb2.conv3.bias"), r"the layer 'blocks\.1\.2\.3' .* has no bias"),
+    "a size wrong": (COMPACT | {"body.2.bias": torch.zeros(3)}, "the shapes of its weights do not fit together"),
+    "four channels": (ESRGAN | {"conv_first.weight": torch.zeros(8, 4, 3, 3)}, "make no whole scale"),
+    "RGB to grey": (
+        ESRGAN | {"conv_last.weight": torch.zeros(1, 8, 3, 3), "conv_last.bias": torch.zeros(1)},
+        "3 channels at one end of its ESRGAN network and 1 at the other make no whole scale",
+    ),
+    "RGBA": (networks.compact(channels=4), "it takes 4 channels; give one for RGB or grey"),
+    "half the size": (networks.esrgan(scale=1, ups=0, shuffle=1) | _FROM_HALF, "turns 16x16 pixels into 8x8"),
+    "not finite": (
+        COMPACT | {"body.2.bias": torch.full((8,), torch.nan)},
+        "'body.2.bias' has values that are not finite",
+    ),
+    "infinite": (
+        COMPACT | {"body.2.bias": torch.full((8,), torch.inf)},
+        "'body.2.bias' has values that are not finite",
+    ),
+    "no tensor among them": (COMPACT | {"scale": 2}, "its 'scale' is no tensor but int; save its weights alone"),
+    "two networks": (
+        {"params": COMPACT, "discriminator": {"a": torch.zeros(1)}},
+        "holds tensors under 'discriminator' beside the weights under 'params'; save its weights alone",
+    ),
 }
 
 
@@ -160,11 +198,29 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, weights: Any, words
         _saved(tmp_path / "net.pth", weights)
 
 
-def test_a_picture_of_one_channel_is_refused(tmp_path: Path) -> None:
-    weights = networks.esrgan()
-    weights |= {"conv_last.weight": torch.zeros(1, 8, 3, 3), "conv_last.bias": torch.zeros(1)}
-    with pytest.raises(ModelLoadError, match="does not enlarge RGB by a whole number"):
-        _saved(tmp_path / "net.pth", weights)
+def test_a_trainings_state_is_no_obstacle(tmp_path: Path) -> None:
+    last, average = networks.compact(), {name: tensor / 2 for name, tensor in networks.compact().items()}
+    state = {"epoch": 3, "optimizer": {"state": [{"exp_avg": torch.zeros(2)}]}}
+    alone = _saved(tmp_path / "net.pth", average).enlarge(_noise(8, 8))
+    for saved in (
+        {"params": last, "params_ema": average, **state},
+        {"state_dict": {f"module.{name}": tensor for name, tensor in average.items()}, **state},
+        {"anything": average},
+    ):
+        assert np.array_equal(_saved(tmp_path / "saved.pth", saved).enlarge(_noise(8, 8)), alone)
+
+
+def test_the_content_tells_the_format(tmp_path: Path) -> None:
+    _saved(tmp_path / "net.safetensors", networks.compact())
+    upscaler = Registry([]).upscaler(str((tmp_path / "net.safetensors").rename(tmp_path / "net.pth"))).load(CPU)
+    assert upscaler.scale == 2
+
+
+def test_a_file_that_is_written_to_later_changes_nothing(tmp_path: Path) -> None:
+    upscaler = _saved(tmp_path / "net.safetensors", networks.compact())
+    before = upscaler.enlarge(_noise(8, 8))
+    (tmp_path / "net.safetensors").write_bytes(b"")
+    assert np.array_equal(upscaler.enlarge(_noise(8, 8)), before)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -172,7 +228,7 @@ def test_a_picture_of_one_channel_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"net{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ModelLoadError, match=r"Cannot load the upscaler .*; copy it anew"):
+    with pytest.raises(ModelLoadError, match=r"net\.\w+ is no whole .* file: .*; copy or download it anew"):
         Registry([]).upscaler(str(path)).load(CPU)
 
 
@@ -182,7 +238,7 @@ class _Mischief:
 
 
 def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match="Cannot load the upscaler"):
+    with pytest.raises(ModelLoadError, match="is refused: its pickle asks for .*, which weights do not need"):
         _saved(tmp_path / "net.pth", {"body.0.weight": _Mischief()})
     assert not Path("touched").exists()
 
@@ -200,59 +256,14 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
         Registry([]).upscaler(str(tmp_path / "net.pth")).load(Settings(device="cuda:9"))
 
 
-OTHER = {"layers.0.attention.weight": torch.zeros(3, 3)}
-
-
 def test_without_spandrel_other_networks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(ModelLoadError, match=r"not of ESRGAN's family.*pip install imagegen-core\[upscale\]"):
-        _saved(tmp_path / "net.pth", OTHER)
-
-
-@pytest.fixture
-def _spandrel(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """spandrel as far as it is used here: it wants torchvision, which has no place beside these tests' torch."""
-    module: Any = ModuleType("spandrel")
-
-    class UnsupportedModelError(Exception):
-        pass
-
-    class ImageModelDescriptor:
-        def __call__(self, image: torch.Tensor) -> torch.Tensor:
-            return image.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3)
-
-    class ModelLoader:
-        def __init__(self, device: torch.device) -> None:
-            assert device == torch.device("cpu")
-
-        def load_from_state_dict(self, weights: dict[str, torch.Tensor]) -> object:
-            match list(weights):
-                case ["layers.0.attention.weight"]:
-                    return ImageModelDescriptor()
-                case ["mask.weight"]:
-                    return object()
-                case _:
-                    raise UnsupportedModelError
-
-    module.UnsupportedModelError, module.ImageModelDescriptor = UnsupportedModelError, ImageModelDescriptor
-    module.ModelLoader = ModelLoader
-    monkeypatch.setitem(sys.modules, "spandrel", module)
-    return module
-
-
-@pytest.mark.usefixtures("_spandrel")
-def test_with_spandrel_other_networks_run(tmp_path: Path) -> None:
-    upscaler = _saved(tmp_path / "net.pth", OTHER)
-    pixels = _noise(5, 6)
-    assert upscaler.scale == 3
-    assert np.array_equal(upscaler.enlarge(pixels), pixels.repeat(3, axis=0).repeat(3, axis=1))
-
-
-@pytest.mark.usefixtures("_spandrel")
-@pytest.mark.parametrize(("name", "words"), [("mask.weight", "masked parts"), ("x", "no architecture known fits it")])
-def test_what_spandrel_cannot_enlarge_with_is_refused(tmp_path: Path, name: str, words: str) -> None:
-    with pytest.raises(ModelLoadError, match=words):
-        _saved(tmp_path / "net.pth", {name: torch.zeros(1)})
+    other = {"layers.0.attention.weight": torch.zeros(3, 3)}
+    words = "not of ESRGAN's family, and other networks need spandrel, but .*; pip install 'imagegen-core\\[upscale\\]'"
+    with pytest.raises(PluginError, match=words):
+        _saved(tmp_path / "net.pth", other)
+    with pytest.raises(PluginError, match=r"its 'body\.0\.odd\.weight' is of no layer that an ESRGAN network has"):
+        _saved(tmp_path / "net.pth", networks.esrgan() | {"body.0.odd.weight": torch.zeros(1)})
 
 
 PLUGIN = """

@@ -108,6 +108,8 @@ def test_a_wrong_password_is_a_storage_error_that_does_not_say_it(redis_with_pas
     store = _redis(url.format("hushhush", redis_with_password.port))
     with pytest.raises(StorageError, match=f"Redis at 127.0.0.1:{redis_with_password.port}") as caught:
         store.check()
+    assert "lets nobody in" in str(caught.value)
+    assert "correct STORAGE_URL's password" in str(caught.value)
     assert "hushhush" not in str(caught.value)
 
 
@@ -116,7 +118,7 @@ def test_redis_without_memory_left_is_a_storage_error_and_keeps_what_it_has(redi
     store.put("a.png", b"picture")
     with redis_with_password.client() as client:
         client.config_set("maxmemory", "1")
-        with pytest.raises(StorageError, match="maxmemory"):
+        with pytest.raises(StorageError, match="refuses a command .*maxmemory.*: correct its configuration"):
             store.put("b.png", picture())
         assert store.get("a.png") == b"picture"
         client.config_set("maxmemory", "0")
@@ -189,6 +191,12 @@ def test_a_disk_with_no_room_for_anything_fails_the_check(small_disk: Path) -> N
     with pytest.raises(StorageError, match="make room"):
         store.check()
     assert [file.name for file in small_disk.iterdir()] == ["rest"]
+
+
+def test_a_file_in_the_folders_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "pictures").write_bytes(b"")
+    with pytest.raises(StorageError, match="pictures does not work .*: name a folder, where a file is now"):
+        _folder(tmp_path / "pictures")
 
 
 def test_a_folder_that_is_removed_meanwhile_is_a_storage_error(tmp_path: Path) -> None:

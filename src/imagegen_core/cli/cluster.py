@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from imagegen_core.cli import console
-from imagegen_core.errors import ImagegenError, OutputError
+from imagegen_core.errors import OutputError
+from imagegen_core.importing import load_named
 
 app = typer.Typer(no_args_is_help=True, help="Serve from many machines, by Ray Serve.")
 
@@ -36,11 +37,7 @@ def config(
     settings = Settings.load(
         model=model, backend=backend, replicas=replicas, max_replicas=max_replicas, host=host, port=port
     )
-    try:
-        from imagegen_core.cluster.config_file import config_text
-    except ImportError as error:
-        raise ImagegenError(f"Ray cannot be used ({error}): pip install 'imagegen-core[ray]'") from error
-    text = config_text(settings)
+    text = load_named("Ray", "imagegen_core.cluster.config_file:config_text")(settings)
     if output is None:
         console.data(text.rstrip("\n"))
         return

@@ -9,6 +9,7 @@ import typer
 
 from imagegen_core.cli import console
 from imagegen_core.errors import PluginError
+from imagegen_core.importing import load_named
 from imagegen_core.plugins.registry import Registry
 
 if TYPE_CHECKING:
@@ -27,10 +28,8 @@ def check(
 
     Backends are checked with the configured checkpoint.
     """
-    try:
-        from imagegen_core.testing.check import KITS, run_checks
-    except ImportError as error:
-        raise PluginError(f"Nothing can be checked ({error}): pip install 'imagegen-core[testing]'") from error
+    run_checks = load_named("The conformance kit", "imagegen_core.testing.check:run_checks")
+    from imagegen_core.testing.check import KITS
 
     offers = [offer for offer in _offers(name) if offer.partition(" ")[0] in KITS]
     if not offers:

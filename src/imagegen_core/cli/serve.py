@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from imagegen_core.errors import ImagegenError
+from imagegen_core.importing import load_named
 
 
 def serve(
@@ -26,9 +25,5 @@ def serve(
     from imagegen_core.settings import Settings
 
     settings = Settings.load(host=host, port=port, model=model, backend=backend, engine=engine, replicas=replicas)
-    extra = "ray" if settings.engine == "ray" else "server"
-    try:
-        module = import_module("imagegen_core.cluster.run" if extra == "ray" else "imagegen_core.server.run")
-    except ImportError as error:
-        raise ImagegenError(f"The server cannot be used ({error}): pip install 'imagegen-core[{extra}]'") from error
-    module.serve(settings)
+    serve = "imagegen_core.cluster.run:serve" if settings.engine == "ray" else "imagegen_core.server.run:serve"
+    load_named("The server", serve)(settings)

@@ -28,9 +28,11 @@ from imagegen_core.diffusion.preparing import compile_errors, prepare
 from imagegen_core.diffusion.previews import Previewer
 from imagegen_core.diffusion.provenance import Provenance
 from imagegen_core.diffusion.scheduling import Schedulers
+from imagegen_core.diffusion.torchvision import make_torchvision_importable
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import to_text
+from imagegen_core.importing import import_named, unusable
 from imagegen_core.job import Job, StepDone
 from imagegen_core.models.inspect import architecture, native_size
 from imagegen_core.models.resolve import resolve_checkpoint
@@ -90,10 +92,15 @@ class DiffusionWorker(ABC):
         Raises:
             ModelNotFoundError: The checkpoint is not there.
             ModelLoadError: It is damaged, incomplete, or another family's.
+            PluginError: A library that drawing needs does not import.
             SettingsError: The device or an option is not available here.
         """
         settings = (settings or Settings.load()).for_backend(self.backend.environment_prefix)
         self.worker_id = worker_id
+        try:
+            self.import_libraries()
+        except Exception as error:
+            raise unusable(f"Backend '{self.backend.name}'", error, f"diffusers:{self.pipeline_class}") from error
         registry = Registry.discover()
         self.checkpoint: Path = resolve_checkpoint(settings, self.backend, registry)
         self.device = choose_device(settings)
@@ -120,6 +127,12 @@ class DiffusionWorker(ABC):
         self._drawing = threading.Lock()
         # Bound to a method of the worker's, it would keep the worker's memory until the collector comes by.
         self._remembered = lru_cache(maxsize=_CACHED_PROMPTS)(partial(_encode_styled, weakref.proxy(self)))
+
+    @classmethod
+    def import_libraries(cls) -> None:
+        """Import the pipeline, with the networks and tokenizers it has: see `imagegen_core.worker.NeedsLibraries`."""
+        make_torchvision_importable()
+        import_named(f"diffusers:{cls.pipeline_class}")
 
     @abstractmethod
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:

@@ -47,8 +47,9 @@ def read_picture(source: bytes | Path, *, png_only: bool = False) -> Image.Image
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error) as error:
         # An OSError of the system's says itself what is wrong, one of Pillow's that the file is damaged.
         cause = getattr(error, "strerror", None)
+        mend = "correct its permissions" if isinstance(error, PermissionError) else "give the path of a picture"
         raise PictureError(
-            f"Cannot read {name}: {cause}; give the path of a picture"
+            f"Cannot read {name}: {cause}; {mend}"
             if cause
             else f"Cannot read {name}: it is damaged or cut short ({error}); copy it anew"
         ) from error

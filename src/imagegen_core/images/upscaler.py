@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from imagegen_core.errors import PluginError
+from imagegen_core.importing import load_named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
     from imagegen_core.settings import Settings
 
-WEIGHTS_SUFFIXES = (".pth", ".safetensors")
+WEIGHTS_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _NETWORK = "imagegen_core.diffusion.upscaling:NetworkUpscaler"
 
 
@@ -53,7 +52,7 @@ class UpscalerDef:
         name: What ``--upscaler`` and a picture's recipe call it.
         summary: One line for lists.
         scale: What both sides grow by; None where only the weights say.
-        weights: The network's file, ``.pth`` or ``.safetensors``, where it is one.
+        weights: The network's file, of one of `WEIGHTS_SUFFIXES`, where it is one.
         factory: ``module:callable`` that makes the `Upscaler`, imported on first use and called with this
             description and the `Settings`. Left out, it is the one that runs the network in `weights`.
     """
@@ -73,20 +72,8 @@ class UpscalerDef:
             ModelLoadError: The weights are damaged, or of a network that is not known.
             SettingsError: The device is not there.
         """
-        module_name, _, attribute = self.factory.partition(":")
-        try:
-            factory: Any = getattr(import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
-            raise PluginError(
-                f"Upscaler '{self.name}' cannot be used, {self.factory} does not import: {error}. {self._mend}"
-            ) from error
+        factory = load_named(f"Upscaler '{self.name}'", self.factory)
         return cast("Upscaler", factory(self, settings.for_device()))
-
-    @property
-    def _mend(self) -> str:
-        if self.factory == _NETWORK:
-            return "pip install imagegen-core[upscale], or choose lanczos"
-        return "`imagegen plugins list` says what else is installed"
 
 
 LANCZOS = UpscalerDef(

@@ -22,11 +22,21 @@ _UNETS = {
     "diffusers": ("conv_in.weight", "conv_out.weight", "up_blocks.0.", "add_embedding.linear_1.weight"),
 }
 _VAES = {"ldm": "decoder.up.", "diffusers": "decoder.up_blocks."}
-# Upscalers by their first convolution and a layer that only this architecture has.
+# Upscalers by their first convolution and a layer that only this architecture has, or none above it in this list.
 _UPSCALERS = {
     "esrgan-old": ("model.0.weight", re.compile(r"model\.1\.sub\.0\.RDB1\.conv1\.0\.weight")),
     "esrgan": ("conv_first.weight", re.compile(r"(body|RRDB_trunk)\.0\.(rdb1|RDB1)\.conv1\.weight")),
+    "hat": ("conv_first.weight", re.compile(r"layers\.0\.residual_group\.overlap_attn\.qkv\.weight")),
+    "swin2sr": ("patch_embed.proj.weight", re.compile(r"layers\.0\.residual_group\.blocks\.0\.attn\.qkv\.weight")),
     "swinir": ("conv_first.weight", re.compile(r"layers\.0\.residual_group\.blocks\.0\.attn\.qkv\.weight")),
+    "dat": ("conv_first.weight", re.compile(r"layers\.0\.blocks\.0\.ffn\.sg\.conv\.weight")),
+    "rgt": ("conv_first.weight", re.compile(r"layers\.0\.blocks\.0\.attn\.attns\.0\.rpe_biases")),
+    "atd": ("conv_first.weight", re.compile(r"layers\.0\.residual_group\.layers\.0\.wqkv\.weight")),
+    "drct": ("conv_first.weight", re.compile(r"layers\.0\.swin1\.attn\.qkv\.weight")),
+    "omnisr": ("input.weight", re.compile(r"residual_layer\.0\.residual_layer\.0\.layer\.0\.fn\.0\.weight")),
+    "span": ("conv_1.sk.weight", re.compile(r"block_1\.c1_r\.sk\.weight")),
+    "plksr": ("feats.0.weight", re.compile(r"feats\.1\.lk\.(conv|convs\.0|mn_conv)\.weight")),
+    "rcan": ("tail.1.weight", re.compile(r"body\.0\.body\.0\.body\.3\.conv_du\.0\.weight")),
     "compact": ("body.0.weight", re.compile(r"body\.2\.weight")),
 }
 _LINEAR, _CONVOLUTION = 2, 4  # the dimensions of such a layer's weight

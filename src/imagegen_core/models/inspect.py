@@ -84,7 +84,7 @@ def _describe_file(path: Path) -> Description:
         names = ", ".join(quoted(name) for name in islice(header.tensors, 3))
         raise ModelLoadError(
             f"Cannot tell what {path} is: its tensors, such as {names}, are of no model known here; expected one of "
-            "the Stable Diffusion 1.x, 2.x or XL families, a LoRA, an embedding, or an ESRGAN upscaler"
+            "the Stable Diffusion 1.x, 2.x or XL families, a LoRA, an embedding, or an upscaler"
         )
     return Description(
         **asdict(found),

@@ -9,8 +9,9 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
+from imagegen_core.importing import explain, in_words
 from imagegen_core.plugins import contract
-from imagegen_core.plugins.isolation import contained, in_words
+from imagegen_core.plugins.isolation import contained
 from imagegen_core.plugins.plugin import CORE, DENY_VARIABLE, Plugin
 
 ENTRY_POINT_GROUP = "imagegen.plugins"
@@ -75,21 +76,14 @@ def import_failure(error: BaseException, what: str, plugin: Plugin) -> tuple[str
         what: What was imported, ``module`` or ``module:name``.
         plugin: Whose it is.
     """
-    package = what.partition(":")[0].partition(".")[0]
     match error:
         case ImportError(name=str(lacking)) if lacking.partition(".")[0] == "imagegen_core":
             return (
                 f"importing {what} needs another imagegen-core: {in_words(error)}",
                 f"pip install --upgrade {CORE} {plugin.distribution}",
             )
-        case ModuleNotFoundError(name=str(lacking)) if "." not in lacking and lacking != package:
-            return f"importing {what} needs the module '{lacking}', which is not installed", f"pip install {lacking}"
-        case SystemExit():
-            return f"importing {what} ends the program ({in_words(error)})", plugin.update
-        case SyntaxError():
-            return f"importing {what} finds what is not valid Python: {error}", plugin.update
-        case _:
-            return f"importing {what} raised {in_words(error)}", plugin.update
+    failure = explain(error, what)
+    return failure.cause, failure.mend or plugin.update
 
 
 def _import(entry: EntryPoint, plugin: Plugin) -> ModuleType | None:

@@ -8,7 +8,6 @@ import logging
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -69,11 +68,6 @@ def limits_apply() -> bool:
         and threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGALRM) is not None  # set from outside Python, it could not be put back
     )
-
-
-def in_words(error: BaseException) -> str:
-    """An error's kind and message in one line, also where its own ``__str__`` fails."""
-    return " ".join(traceback.format_exception_only(error)[0].split())
 
 
 def quoted(text: bytes) -> str:

@@ -12,16 +12,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from imagegen_core.importing import import_named
 from imagegen_core.plugins.discovery import Selection, discover, import_failure
 from imagegen_core.plugins.isolation import contained, quoted
 from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
+from imagegen_core.worker import NeedsLibraries
 
 DESCRIBE_LIMIT = 20.0
 """Seconds in which a plugin must have said what it offers."""
@@ -110,8 +111,9 @@ def _load(plugin: Plugin, offer: str, reference: str, doing: str) -> None:
 
     before = plugin.status
     with contained(plugin, doing, diagnose, LOAD_LIMIT):
-        module, _, name = reference.partition(":")
-        getattr(import_module(module), name)
+        described = import_named(reference)
+        if isinstance(described, NeedsLibraries):
+            described.import_libraries()
     if plugin.status != before and reference.startswith("imagegen_core."):
         # The plugin is in order, and an extra of the core's not installed.
         plugin.remark(f"{plugin.cause}; {plugin.mend}")

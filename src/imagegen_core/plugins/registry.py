@@ -16,10 +16,11 @@ import pluggy
 from imagegen_core.backend import Backend
 from imagegen_core.errors import BackendNotFoundError, ModelNotFoundError, PluginError, SettingsError
 from imagegen_core.images.upscaler import LANCZOS, WEIGHTS_SUFFIXES, UpscalerDef
+from imagegen_core.importing import in_words
 from imagegen_core.models.named import NamedModel
 from imagegen_core.plugins import hookspecs
 from imagegen_core.plugins.discovery import Selection, discover
-from imagegen_core.plugins.isolation import contained, in_words
+from imagegen_core.plugins.isolation import contained
 from imagegen_core.plugins.plugin import CORE, Plugin
 from imagegen_core.samplers import SAMPLERS, Sampler
 from imagegen_core.storage.store import STORES, StoreDef

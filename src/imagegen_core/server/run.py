@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import socket
@@ -59,9 +60,10 @@ def _listen(settings: Settings) -> socket.socket:
         return socket.create_server((settings.host, settings.port), family=family)
     except OSError as error:
         cause = str(error.strerror).partition(" (")[0]  # what follows names the address once more
+        taken = ", or stop what listens there" if error.errno == errno.EADDRINUSE else ""
         raise SettingsError(
             f"Cannot listen on {settings.host}, port {settings.port} ({cause}): choose another with --port "
-            "and --host, or stop what listens there"
+            f"and --host{taken}"
         ) from error
 
 

@@ -123,11 +123,13 @@ def from_file(path: Path) -> dict[str, Value]:
         text = path.read_text(encoding="utf-8")
         table = tomllib.loads(text)
     except OSError as error:
-        raise SettingsError(
-            f"Cannot read the configuration {path} ({error.strerror}): correct {FILE_VARIABLE} or unset it"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"Cannot read the configuration {path}: {error}") from error
+        is_there = isinstance(error, PermissionError)
+        mend = "correct its permissions" if is_there else f"correct {FILE_VARIABLE} or unset it"
+        raise SettingsError(f"Cannot read the configuration {path} ({error.strerror}): {mend}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"Cannot read the configuration {path} ({error}): save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"Cannot read the configuration {path}: {error}; correct its TOML") from error
     return {key: Value(value, f"{key} in {path}{line([key], text)}", path, text) for key, value in table.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import threading
 import time
@@ -20,6 +21,15 @@ _ENDING = ".picture"  # tells the store's files from others in the folder, which
 _PARTIAL = ".part-"
 _PRUNED_EVERY = 60.0  # seconds: listing a folder, or a bucket, takes time
 _PARTIAL_FOR = 600.0  # seconds after which the rest of a write that was interrupted goes
+_MENDS = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room, or raise its quota",
+    errno.EACCES: "correct its permissions",
+    errno.EPERM: "correct its permissions",
+    errno.EROFS: "mount it so that it can be written to",
+    errno.EEXIST: "name a folder, where a file is now",
+    errno.ENOTDIR: "name a folder, where a file is now",
+}
 
 
 class FilesystemStore:
@@ -166,9 +176,8 @@ class FilesystemStore:
             raise StorageError(f"The storage {without_password(self._root)} is gone: make it again") from error
         except Exception as error:  # each kind of file system has errors of its own
             cause = getattr(error, "strerror", None) or error
-            raise StorageError(
-                f"The storage {without_password(self._root)} does not work ({cause}): make room, or mend it"
-            ) from error
+            mend = _MENDS.get(getattr(error, "errno", None), "see whether it can be reached")
+            raise StorageError(f"The storage {without_password(self._root)} does not work ({cause}): {mend}") from error
 
 
 def _names(files: Any) -> tuple[str, ...]:

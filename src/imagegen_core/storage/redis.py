@@ -71,6 +71,15 @@ class RedisStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except redis.AuthenticationError as error:
+            raise StorageError(
+                f"{self._server_name} lets nobody in ({error}): correct STORAGE_URL's password"
+            ) from error
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise StorageError(f"{self._server_name} does not answer ({error}): see whether it runs") from error
         except redis.RedisError as error:
-            host = without_password(self._url).removeprefix("redis://")
-            raise StorageError(f"Redis at {host} does not answer ({error}): see whether it runs") from error
+            raise StorageError(f"{self._server_name} refuses a command ({error}): correct its configuration") from error
+
+    @property
+    def _server_name(self) -> str:
+        return f"Redis at {without_password(self._url).removeprefix('redis://')}"

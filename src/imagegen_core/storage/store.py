@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from imagegen_core.errors import InvalidRequestError, PluginError
+from imagegen_core.errors import InvalidRequestError
+from imagegen_core.importing import load_named
 
 if TYPE_CHECKING:
     from imagegen_core.settings import Settings
@@ -67,14 +67,7 @@ class StoreDef:
             PluginError: The factory's module does not import, or has no such name.
             SettingsError: The settings do not say where to store, or say it wrongly.
         """
-        module_name, _, attribute = self.factory.partition(":")
-        try:
-            factory: Any = getattr(import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
-            mend = f"pip install 'imagegen-core[{self.extra}]'" if self.extra else "`imagegen plugins doctor` says more"
-            raise PluginError(
-                f"Storage '{self.name}' cannot be used, {self.factory} does not import: {error}. {mend}"
-            ) from error
+        factory = load_named(f"Storage '{self.name}'", self.factory, self.extra)
         return cast("ImageStore", factory(settings))
 
 
