@@ -10,9 +10,10 @@ from pathlib import Path
 
 import nox
 
+nox.needs_version = ">=2025.2.9"  # for `requires`
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "wheels", "page", "server", "fuzz", "cluster", "docs", "tests"]
+nox.options.sessions = ["lint", "types", "wheels", "tests"]
 
 PACKAGES = ("core", "sdxl", "sd15", "demo")
 CONSTRAINTS = ("--quiet", "--constraint", "constraints.txt")
@@ -20,55 +21,10 @@ EDITABLE = [part for name in PACKAGES for part in ("--editable", f"src/imagegen_
 EDITABLE[1] += "[diffusers,ray,redis,server,testing]"
 EXAMPLES = ("--editable", "examples/imagegen-toy", "--editable", "examples/imagegen-openvino")
 
-
-SHARED = Path(".nox", "tested")  # one environment for all that runs pytest
-PARTS = {
-    "page": ("tests/server/test_page.py",),
-    "fuzz": ("tests/server/test_fuzz.py",),
-    "docs": ("tests/docs",),
-    "server": ("tests/server", "tests/storage"),
-    "cluster": ("tests/cluster",),
-}
-
-
-@nox.session(python=False)
-def tests(session: nox.Session) -> None:
-    """Run the tests but for the server's, the cluster's and the documents'; further arguments go to pytest."""
-    elsewhere = (*PARTS["server"], *PARTS["cluster"], *PARTS["docs"])
-    _pytest(session, *([] if session.posargs else _without(*elsewhere)))
-
-
-@nox.session(python=False)
-def server(session: nox.Session) -> None:
-    """Run the server's and the stores' tests, with a real Redis."""
-    _debian(session, "redis-server")
-    _pytest(session, *PARTS["server"], *_without(*PARTS["page"], *PARTS["fuzz"]))
-
-
-@nox.session(python=False)
-def page(session: nox.Session) -> None:
-    """Run the page's tests in a real Chromium."""
-    _debian(session, "chromium")
-    _pytest(session, *PARTS["page"])
-
-
-@nox.session(python=False)
-def fuzz(session: nox.Session) -> None:
-    """Send the server requests of every kind."""
-    _pytest(session, *PARTS["fuzz"])
-
-
-@nox.session(python=False)
-def cluster(session: nox.Session) -> None:
-    """Run the cluster's tests on real Ray clusters of this machine."""
-    _pytest(session, *PARTS["cluster"])
-
-
-@nox.session(python=False)
-def docs(session: nox.Session) -> None:
-    """Build the documents into `site`, and do all that they say can be done."""
-    _pytest(session, *PARTS["docs"])
-    session.run(str(SHARED / "bin" / "mkdocs"), "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
+ENVIRONMENT = Path(".nox", "tested")
+BIN = ENVIRONMENT / "bin"
+PAGE, FUZZ = "tests/server/test_page.py", "tests/server/test_fuzz.py"
+PROCESSES = ("--numprocesses=auto", "--maxprocesses=4")  # each takes up to 2 GB
 
 
 @nox.session
@@ -79,21 +35,31 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
 
 
-@nox.session
+@nox.session(python=False)
+def environment(session: nox.Session) -> None:
+    """Install the packages, the examples and the tools into the one environment that the sessions share."""
+    if not ENVIRONMENT.exists():
+        session.run("python3", "-m", "venv", str(ENVIRONMENT))
+    pip = (str(BIN / "pip"), "install", *CONSTRAINTS)
+    session.run(*pip, *_group("types"), *_group("test"), *_group("docs"))
+    session.run(*pip, "--no-build-isolation", *EDITABLE, *EXAMPLES)  # hatchling, which builds them, is installed
+
+
+@nox.session(python=False, requires=["environment"])
 def types(session: nox.Session) -> None:
     """Check the types of all four packages and of the examples, strictly."""
-    session.install(*CONSTRAINTS, *EDITABLE, *EXAMPLES, *_group("types"))
-    session.run("mypy")
+    session.run(str(BIN / "mypy"))
 
 
 @nox.session
 def wheels(session: nox.Session) -> None:
     """Build wheels and sdists, and install them one by one into an environment that holds nothing else."""
-    session.install("--quiet", "build")
+    session.install(*CONSTRAINTS, "build", "hatchling")
     folder = Path(session.create_tmp()).resolve()
     shutil.rmtree(folder)
     for name in PACKAGES:
-        session.run("python", "-m", "build", f"src/imagegen_{name}", "--outdir", str(folder / "dist"), silent=True)
+        build = ("build", "--no-isolation", f"src/imagegen_{name}", "--outdir", str(folder / "dist"))
+        session.run("python", "-m", *build, silent=True)
         _check_contents(session, folder / "dist", f"imagegen_{name}")
     session.run("python", "-m", "venv", str(folder / "bare"))
     run = functools.partial(_run_bare, session, folder)
@@ -110,6 +76,46 @@ def wheels(session: nox.Session) -> None:
     run("imagegen", "generate", "a red circle on a blue background", "-o", str(folder / "out.png"))
     if (folder / "out.png").read_bytes()[:4] != b"\x89PNG":
         session.error("imagegen generate wrote no PNG")
+
+
+@nox.session(python=False, requires=["environment"])
+def tests(session: nox.Session) -> None:
+    """Run all tests, in a process for each CPU; further arguments go to pytest."""
+    _debian(session, "chromium", "redis-server")
+    _pytest(session, *PROCESSES)
+
+
+@nox.session(python=False, requires=["environment"])
+def server(session: nox.Session) -> None:
+    """Run the server's and the stores' tests, with a real Redis."""
+    _debian(session, "redis-server")
+    _pytest(session, *PROCESSES, "tests/server", "tests/storage", f"--ignore={PAGE}", f"--ignore={FUZZ}")
+
+
+@nox.session(python=False, requires=["environment"])
+def page(session: nox.Session) -> None:
+    """Run the page's tests in a real Chromium."""
+    _debian(session, "chromium")
+    _pytest(session, PAGE)
+
+
+@nox.session(python=False, requires=["environment"])
+def fuzz(session: nox.Session) -> None:
+    """Send the server requests of every kind."""
+    _pytest(session, FUZZ)
+
+
+@nox.session(python=False, requires=["environment"])
+def cluster(session: nox.Session) -> None:
+    """Run the cluster's tests on real Ray clusters of this machine."""
+    _pytest(session, "tests/cluster")
+
+
+@nox.session(python=False, requires=["environment"])
+def docs(session: nox.Session) -> None:
+    """Build the documents into `site`, and do all that they say can be done."""
+    _pytest(session, *PROCESSES, "tests/docs")
+    session.run(str(BIN / "mkdocs"), "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 def _run_bare(session: nox.Session, folder: Path, program: str, *arguments: str) -> None:
@@ -132,29 +138,21 @@ def _check_contents(session: nox.Session, dist: Path, package: str) -> None:
 
 
 def _pytest(session: nox.Session, *arguments: str) -> None:
-    if not SHARED.exists():
-        session.run("python3", "-m", "venv", str(SHARED))
-    session.run(
-        str(SHARED / "bin" / "pip"), "install", *CONSTRAINTS, *EDITABLE, *EXAMPLES, *_group("test"), *_group("docs")
-    )
-    session.run(str(SHARED / "bin" / "pytest"), *arguments, *session.posargs)
+    session.run(str(BIN / "pytest"), *arguments, *session.posargs)
 
 
-def _without(*paths: str) -> list[str]:
-    return [f"--ignore={path}" for path in paths]
-
-
-def _debian(session: nox.Session, package: str) -> None:
-    """Install a Debian package where it is missing and can be; CI must have it, elsewhere its tests are skipped."""
-    if shutil.which(package):
+def _debian(session: nox.Session, *packages: str) -> None:
+    """Install missing Debian packages as root; CI must have them, elsewhere their tests are skipped."""
+    missing = [package for package in packages if not shutil.which(package)]
+    if not missing:
         return
     if os.geteuid() == 0 and shutil.which("apt-get"):
         session.run("apt-get", "update", "-qq", external=True, silent=True)
-        session.run("apt-get", "install", "-y", "-qq", package, external=True, silent=True)
+        session.run("apt-get", "install", "-y", "-qq", *missing, external=True, silent=True)
     elif os.environ.get("CI"):
-        session.error(f"CI needs {package}: install it")
+        session.error(f"CI needs {' and '.join(missing)}: install them")
     else:
-        session.log(f"{package} is not here: what needs it is skipped")
+        session.log(f"{' and '.join(missing)} are not here: what needs them is skipped")
 
 
 def _group(name: str) -> tuple[str, ...]:

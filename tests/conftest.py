@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -16,10 +17,14 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="imagegen-empty-hub-")
 
+# Tests run side by side, a process for each CPU, and pictures of 64x64 gain nothing from more threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 settings.register_profile("imagegen", deadline=None, derandomize=True)
 settings.load_profile("imagegen")
 
-_SUFFIXES = ("MODEL", "MODEL_ROOT")
+_CLUSTER = "tests/cluster/"
 _PREFIXES = ("IMAGEGEN_", "CUDA_", "SDXL_", "SD15_", "STORAGE_", "DEFAULT_")
 _NAMES = ("MODEL", "MODEL_ROOT", "BACKEND", "USE_SDXL", "NUM_WORKERS", "QUEUE_MAX", "PORT")
 
@@ -30,6 +35,19 @@ def pytest_sessionstart() -> None:
         from imagegen_core.diffusion.torchvision import make_torchvision_importable
 
         make_torchvision_importable()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process whole files, in their order, and the cluster's tests to one process: they share a cluster."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _CLUSTER if nodeid.startswith(_CLUSTER) else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False
+    return Files(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

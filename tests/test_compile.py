@@ -15,24 +15,37 @@ from safetensors.torch import save_file
 from imagegen_core import GenerateRequest, Job, Settings, SettingsError, load_worker
 from imagegen_core.job import StepDone
 from imagegen_core.styles import LoraUse
+from tests.checkpoints import save_sdxl
 
 # torch's own parts warn of others of its own.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::UserWarning:torch")
 
 
-def _settings(sdxl_checkpoint: Path, *, compiled: bool) -> Settings:
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose UNet has one block on each side: each layer takes seconds to compile."""
+    unet = {
+        "block_out_channels": (32,),
+        "mid_block_type": None,
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
+    }
+    return save_sdxl(tmp_path_factory.mktemp("compiled") / "tiny-sdxl", **unet)
+
+
+def _settings(checkpoint: Path, *, compiled: bool) -> Settings:
     environ = {"IMAGEGEN_COMPILE": "1"} if compiled else {}
-    return Settings.load(environ=environ, model=str(sdxl_checkpoint), device="cpu", dtype="fp32")
+    return Settings.load(environ=environ, model=str(checkpoint), device="cpu", dtype="fp32")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_draws_the_picture_to_a_level_and_tells_of_its_warming_up(
-    sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("imagegen_core.diffusion.worker._COMPILED_ROWS", (1,))  # each takes most of a minute
     request = GenerateRequest(prompt="a star", size="64x64", seed=3, num_inference_steps=2)
-    eager = load_worker(settings=_settings(sdxl_checkpoint, compiled=False))
-    compiled = load_worker(settings=_settings(sdxl_checkpoint, compiled=True))
+    eager = load_worker(settings=_settings(checkpoint, compiled=False))
+    compiled = load_worker(settings=_settings(checkpoint, compiled=True))
     told: list[StepDone] = []
     compiled.warm_up(told.append)
     assert [(done.step, done.steps) for done in told] == [(1, 1)]
@@ -48,15 +61,15 @@ def test_a_compiled_network_draws_the_picture_to_a_level_and_tells_of_its_warmin
     assert (drawn[0] == drawn[2]).all()
 
 
-def test_nothing_is_compiled_unasked(sdxl_checkpoint: Path) -> None:
-    worker = load_worker(settings=_settings(sdxl_checkpoint, compiled=False))
+def test_nothing_is_compiled_unasked(checkpoint: Path) -> None:
+    worker = load_worker(settings=_settings(checkpoint, compiled=False))
     told: list[StepDone] = []
     worker.warm_up(told.append)
     assert not told
     assert worker.pipe.unet._compiled_call_impl is None
 
 
-def test_without_a_compiler_it_is_said_what_is_missing(sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_it_is_said_what_is_missing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._inductor.config
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -65,7 +78,7 @@ def test_without_a_compiler_it_is_said_what_is_missing(sdxl_checkpoint: Path, mo
 
     monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
     monkeypatch.setattr("torch._inductor.cpp_builder.cpp_compiler_search", search)
-    worker = load_worker(settings=_settings(sdxl_checkpoint, compiled=True))
+    worker = load_worker(settings=_settings(checkpoint, compiled=True))
     with pytest.raises(SettingsError, match=r"^IMAGEGEN_COMPILE asks for torch.compile, which does not work here"):
         worker.warm_up()
 

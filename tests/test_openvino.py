@@ -35,6 +35,7 @@ from imagegen_core import (
     generate,
     read_recipe,
 )
+from imagegen_core.cli import main
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.checkpoints import save_sd15, save_sdxl
@@ -56,8 +57,9 @@ ROUNDING = 1  # levels of 255: what is left of other kernels' other sums
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model, exported on the command line."""
     folder = tmp_path_factory.mktemp("openvino") / "demo"
-    exporting.export_checkpoint(DEMO, folder)
+    assert _imagegen("openvino", "export", "demo", str(folder)) == 0
     return folder
 
 
@@ -197,17 +199,19 @@ def test_drawing_takes_no_torch(demo: Path) -> None:
     assert done.stdout.strip() == "(64, 64) []"
 
 
-def test_it_is_exported_and_selected_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from imagegen_core.cli import main
+def _imagegen(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    return int(ended.value.code or 0)
 
-    def run(*words: str) -> int:
-        with pytest.raises(SystemExit) as ended:
-            main(words)
-        return int(ended.value.code or 0)
 
+def test_it_is_exported_and_selected_on_the_command_line(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("IMAGEGEN_DTYPE", "fp32")
-    assert run("openvino", "export", "demo", "exported") == 0
-    assert run("generate", "a lake at dawn", "--backend", "openvino", "--model", "exported", "--seed", "11") == 0
+    shutil.copytree(demo, "exported")
+    words = ("a lake at dawn", "--backend", "openvino", "--model", "exported", "--seed", "11")
+    assert _imagegen("generate", *words) == 0
     recipe = read_recipe(tmp_path / "out.png")
     assert (recipe.backend, recipe.scheduler, recipe.dtype, recipe.device) == ("openvino", "LCM", "fp32", "cpu")
     assert recipe.checkpoint == "exported"
@@ -216,7 +220,7 @@ def test_it_is_exported_and_selected_on_the_command_line(tmp_path: Path, monkeyp
 
     monkeypatch.setenv("OPENVINO_MODEL", "exported")
     assert generate("a lake at dawn", seed=11).png == (tmp_path / "out.png").read_bytes()
-    assert run("openvino", "export", "demo", "exported") == 2
+    assert _imagegen("openvino", "export", "demo", "exported") == 2
 
 
 def test_it_stands_beside_the_others() -> None:

@@ -41,7 +41,7 @@ def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return os.pathsep.join([str(folder), str(ROOT)])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(plugin_path: str) -> Iterator[Cluster]:
     """Two nodes with two CPUs each, to which this process is connected."""
     with pytest.MonkeyPatch.context() as patch:
@@ -89,7 +89,7 @@ class Deployed:
         return self.models.hosts()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deploy(cluster: Cluster) -> Callable[..., Any]:
     """Runs replicas while a ``with`` lasts."""
 

@@ -87,11 +87,8 @@ class Held:
         """What is held when all that is garbage is gone."""
         gc.collect()
         allocated = tracemalloc.get_traced_memory()[0]
-        objects: Counter[str] = Counter()
-        for one in gc.get_objects():  # not in the constructor, which has every kind of mapping remember its argument
-            objects[f"{type(one).__module__}.{type(one).__qualname__}"] += 1
         return cls(
-            objects=objects,
+            objects=_objects(),
             bytes=allocated,
             own=tracemalloc.get_traced_memory()[0] - allocated,
             resident=_resident(),
@@ -115,6 +112,17 @@ class Held:
         if self.files - before.files >= jobs:
             grown.append(f"{self.files - before.files} more open files")
         return grown
+
+
+def _objects() -> Counter[str]:
+    """Count the objects that the collector knows, by their class."""
+    classes: dict[type, int] = {}
+    for one in gc.get_objects():
+        classes[type(one)] = classes.get(type(one), 0) + 1
+    objects: Counter[str] = Counter()
+    for kind, count in classes.items():
+        objects[f"{kind.__module__}.{kind.__qualname__}"] += count
+    return objects
 
 
 def _resident() -> int:
