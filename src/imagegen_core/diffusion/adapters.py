@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.exactness import make_rowwise
-from imagegen_core.diffusion.loading import first_line, quiet
+from imagegen_core.diffusion.libraries import first_line, quiet
 from imagegen_core.diffusion.lora_files import read_lora
 from imagegen_core.errors import InvalidRequestError, ModelNotFoundError
 from imagegen_core.models.style_catalog import CatalogedStyle
