@@ -68,8 +68,8 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
             _convert(vae, dtype)
     if not pixels.isfinite().all():
         raise ImagegenError(
-            "The VAE computed pixels that are not finite (NaN) from this picture's latents: lower guidance_scale, or set "
-            "VAE_PATH to another VAE"
+            "The VAE computed pixels that are not finite (NaN) from this picture's latents: lower guidance_scale, or "
+            "set VAE_PATH to another VAE"
         )
     levels = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).round()
     return levels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()

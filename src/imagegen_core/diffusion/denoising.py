@@ -80,8 +80,8 @@ class Denoising:
         if not self.latents.isfinite().all():
             raise ImagegenError(
                 f"The latents are not finite (NaN) after step {self.index} of {len(self.scheduler.timesteps)}: lower "
-                f"guidance_scale ({self.drawing.guidance_scale:g}), or, where an ordinary one does this too, set CUDA_DTYPE "
-                "to bf16 or fp32"
+                f"guidance_scale ({self.drawing.guidance_scale:g}), or, where an ordinary one does this too, set "
+                "CUDA_DTYPE to bf16 or fp32"
             )
         if self.on_step:
             self.on_step(StepDone(self.index, len(self.scheduler.timesteps)))
