@@ -1,4 +1,4 @@
-"""Each component of a folder is loaded by what its own folder holds, and from diffusers' and transformers' classes alone."""
+"""Each component of a folder is loaded by what its own folder holds, and as a class of diffusers or transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from imagegen_core import ModelLoadError, Settings
 from imagegen_core.diffusion.loading import load_pipeline
@@ -38,6 +38,11 @@ def _load(folder: Path) -> Any:
     return load_pipeline("StableDiffusionXLPipeline", folder, torch.float32, configs=folder, base=None)
 
 
+def _read(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors in memory of their own: the file is written to, and a mapped one would end the process."""
+    return load(file.read_bytes())
+
+
 def _file(folder: Path, component: str) -> Path:
     return next((folder / component).glob("*.safetensors"))
 
@@ -50,13 +55,13 @@ def _rename(folder: Path, component: str, variant: str) -> None:
 def _to_bin(folder: Path, component: str, variant: str = "") -> None:
     file = _file(folder, component)
     name = "diffusion_pytorch_model" if component in ("unet", "vae") else "pytorch_model"
-    torch.save(load_file(file), file.with_name(f"{name}{variant}.bin"))
+    torch.save(_read(file), file.with_name(f"{name}{variant}.bin"))
     file.unlink()
 
 
 def _shard(folder: Path, component: str, suffix: str, name: str = "{stem}-0000{number}-of-00002{suffix}") -> None:
     file = _file(folder, component)
-    state = load_file(file)
+    state = _read(file)
     names = sorted(state)
     shards = {}
     for number, part in enumerate((names[::2], names[1::2]), start=1):
@@ -69,7 +74,7 @@ def _shard(folder: Path, component: str, suffix: str, name: str = "{stem}-0000{n
 
 
 def _other_weights(file: Path) -> dict[str, torch.Tensor]:
-    return {name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()}
+    return {name: torch.zeros_like(tensor) for name, tensor in _read(file).items()}
 
 
 def _beside(folder: Path, name: str) -> None:
@@ -78,16 +83,22 @@ def _beside(folder: Path, name: str) -> None:
     save_file(_other_weights(file), file.with_name(name))
 
 
+def _non_ema_beside_bin(folder: Path) -> None:
+    other = _other_weights(_file(folder, "unet"))
+    _to_bin(folder, "unet")
+    save_file(other, folder / "unet/diffusion_pytorch_model.non_ema.safetensors")
+
+
 def _swap_formats(folder: Path) -> None:
     unet, vae = _file(folder, "unet"), _file(folder, "vae")
-    torch.save(load_file(unet), unet)
+    torch.save(_read(unet), unet)
     vae.rename(vae.with_suffix(".bin"))
 
 
 def _old_attention(folder: Path) -> None:
     file = _file(folder, "vae")
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    state = load_file(file)
+    state = _read(file)
     for name in [name for name in state if ".attentions.0." in name]:
         renamed = name
         for new, former in old.items():
@@ -107,13 +118,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "bin": lambda folder: [_to_bin(folder, name) for name in NETWORKS] and None,
     "non_ema alone": lambda folder: _rename(folder, "unet", "non_ema"),
     "non_ema beside": lambda folder: _beside(folder, "diffusion_pytorch_model.non_ema.safetensors"),
-    "non_ema beside bin": lambda folder: (
-        (
-            _beside(folder, "diffusion_pytorch_model.non_ema.safetensors"),
-            _to_bin_beside(folder),
-        )
-        and None
-    ),
+    "non_ema beside bin": _non_ema_beside_bin,
     "fp16 beside": lambda folder: _beside(folder, "diffusion_pytorch_model.fp16.safetensors"),
     "shards": lambda folder: [_shard(folder, name, ".safetensors") for name in NETWORKS] and None,
     "shards of bin": lambda folder: [_shard(folder, name, ".bin") for name in NETWORKS] and None,
@@ -127,12 +132,6 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "attention by diffusers' former names": _old_attention,
     "training state beside": lambda folder: (folder / "unet/optimizer.bin").write_bytes(b"no weights") and None,
 }
-
-
-def _to_bin_beside(folder: Path) -> None:
-    file = folder / "unet/diffusion_pytorch_model.safetensors"
-    torch.save(load_file(file), file.with_suffix(".bin"))
-    file.unlink()
 
 
 @pytest.mark.parametrize("change", LAYOUTS.values(), ids=LAYOUTS)
@@ -161,7 +160,7 @@ def test_weights_of_other_programs_are_named(folder: Path) -> None:
 
 def test_a_stranger_in_a_component_is_named(folder: Path) -> None:
     file = _file(folder, "unet")
-    save_file({**load_file(file), "control.weight": torch.ones(2)}, file)
+    save_file({**_read(file), "control.weight": torch.ones(2)}, file)
     with pytest.raises(ModelLoadError, match="unet.*holds the tensor 'control.weight', which the networks"):
         _load(folder)
 

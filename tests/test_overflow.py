@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from imagegen_core import GenerateRequest, ImagegenError, Job, LocalEngine, Settings
 from imagegen_sdxl import DiffusersSDXLCudaWorker
@@ -33,7 +33,7 @@ def _with_vae(checkpoint: Path, folder: Path, factor: float = 1.0) -> Path:
     config = folder / "vae/config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "force_upcast": False}))
     file = folder / "vae/diffusion_pytorch_model.safetensors"
-    state = load_file(file)
+    state = load(file.read_bytes())
     for name in ("decoder.conv_in.weight", "decoder.conv_in.bias"):
         state[name] = state[name] * factor
     save_file(state, file)

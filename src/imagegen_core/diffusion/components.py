@@ -72,7 +72,7 @@ def component_class(folder: Path, name: str, kind: tuple[str, str]) -> Any:
     Raises:
         ModelLoadError: The installed library has no such class, or it is none for such a component.
     """
-    from diffusers import ConfigMixin, ModelMixin, SchedulerMixin
+    from diffusers import ModelMixin, SchedulerMixin
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     library, class_name = kind
@@ -84,7 +84,7 @@ def component_class(folder: Path, name: str, kind: tuple[str, str]) -> Any:
     if name.startswith("tokenizer"):
         fitting = (PreTrainedTokenizerBase,)
     elif name == "scheduler":
-        fitting = (SchedulerMixin, ConfigMixin)
+        fitting = (SchedulerMixin,)
     if found is None:
         raise ModelLoadError(
             f"{named}, which the installed version {import_module(library).__version__} does not have: upgrade it, or "

@@ -18,6 +18,7 @@ _CLASSES = {"StableDiffusionPipeline": "sd15", "StableDiffusionXLPipeline": "sdx
 # Components that look at pictures, which a prompt alone has no use for; the checker's class is of a pipeline's module.
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 _OF_PIPELINES = ("stable_diffusion", "stable_diffusion_xl")
+_ABSENT = [None, None]  # a component that the pipeline goes without
 _LATENT_REDUCTION = 8  # of the autoencoders of all families here, where none is there to ask
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<before>\w+))?(?:-(?P<number>\d+)-of-(?P<count>\d+))?"
@@ -33,7 +34,7 @@ def folder_family(folder: Path) -> str:
     """
     index, unet = read_json(folder, "model_index.json"), read_json(folder, "unet/config.json")
     width, pipeline = unet.get("cross_attention_dim"), index.get("_class_name")
-    has_second_encoder_alone = index.get("text_encoder") == [None, None] and "text_encoder_2" in index
+    has_second_encoder_alone = index.get("text_encoder") == _ABSENT and index.get("text_encoder_2", _ABSENT) != _ABSENT
     family = family_of(
         width if isinstance(width, int) else None,
         text_time=unet.get("addition_embed_type") == "text_time",
@@ -91,7 +92,7 @@ def component_kinds(folder: Path) -> dict[str, tuple[str, str]]:
         raise ModelLoadError(f"{place} asks for a pipeline of its own code, which could do anything: it is not run")
     kinds = {}
     for name, kind in index.items():
-        if name.startswith("_") or not isinstance(kind, list) or kind == [None, None]:
+        if name.startswith("_") or not isinstance(kind, list) or kind == _ABSENT:
             continue
         if len(kind) != 2 or not all(isinstance(part, str) for part in kind):  # noqa: PLR2004 - library and class
             raise ModelLoadError(f"{place} describes its {name} as {kind!r}, expected a library and a class")
