@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from imagegen_core import GenerateRequest, Job, Settings
-from imagegen_core.diffusion.building import Crossing, building, building_by_libraries, undisturbed
+from imagegen_core.diffusion.building import Crossing, building, undisturbed
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 
 LIMIT = 30
@@ -41,34 +41,6 @@ def test_who_computes_meanwhile_never_sees_it(sdxl_checkpoint: Path, precision: 
     assert seen == {(torch.float32, "cpu")}
     assert {worker.pipe.unet.dtype for worker in workers} == {workers[0].dtype}
     workers[-1].run_job(Job(req=GenerateRequest(prompt="a star", seed=1, num_inference_steps=1)))
-
-
-def test_a_load_that_fails_half_way_leaves_nothing_changed() -> None:
-    before = torch.set_default_dtype
-
-    def fail() -> None:
-        with building_by_libraries():
-            torch.set_default_dtype(torch.bfloat16)
-            raise ValueError("half-way")
-
-    with pytest.raises(ValueError, match="half-way"):
-        fail()
-    assert torch.get_default_dtype() == torch.float32
-    assert torch.set_default_dtype is before
-    assert undisturbed(lambda: 7) == 7
-
-
-def test_what_is_set_again_inside_ends_with_the_outermost() -> None:
-    """transformers sets it once for a model, and once more for the one within."""
-    crossed = threading.Event()
-    with building_by_libraries():
-        torch.set_default_dtype(torch.bfloat16)
-        torch.set_default_dtype(torch.float16)
-        threading.Thread(target=undisturbed, args=(crossed.set,), daemon=True).start()
-        torch.set_default_dtype(torch.bfloat16)
-        assert not crossed.wait(0.05)
-        torch.set_default_dtype(torch.float32)
-        assert crossed.wait(LIMIT)
 
 
 def test_one_thread_may_build_within_what_it_builds_and_pass_within_what_it_passes() -> None:

@@ -121,7 +121,7 @@ def test_a_unet_without_a_base_says_what_supplies_the_rest(
 def test_another_width_than_the_familys_asks_for_configs(family: tuple[Any, Any, Path], tmp_path: Path) -> None:
     worker_class, pipeline, _ = family
     file = save_single_file(pipeline, tmp_path / "model.safetensors")
-    with pytest.raises(ModelLoadError, match="No CLIP tokenizer|does not match .*set BASE_MODEL to a diffusers-format"):
+    with pytest.raises(ModelLoadError, match="set BASE_MODEL to a diffusers-format folder with its own configs"):
         _load(worker_class, file)
 
 
@@ -184,21 +184,6 @@ def test_a_malicious_pickle_is_refused_by_name_and_nothing_runs(family: tuple[An
     with pytest.raises(ModelLoadError, match=r"trap\.ckpt.*(posix|os)\.system"):
         _load(worker_class, tmp_path / "trap.ckpt", base_model=folder)
     assert not Path("trapped").exists()
-
-
-def test_a_vae_that_overflows_is_decoded_in_fp32_and_said_once(
-    family: tuple[Any, Any, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    worker_class, _, folder = family
-    worker = _load(worker_class, folder, "fp16")
-    torch.nn.Module.to(worker.pipe.vae, torch.float16)  # as if its config did not know better
-    with torch.no_grad():
-        worker.pipe.vae.decoder.conv_in.weight.mul_(3e4)
-        worker.pipe.vae.decoder.conv_in.bias.fill_(6e4)
-    first, second = _draw(worker), _draw(worker)
-    assert first == second
-    assert worker.pipe.vae.dtype == torch.float32
-    assert caplog.messages == ["The VAE overflows in float16: it decodes in fp32 from now on"]
 
 
 def test_a_v_prediction_file_is_told_by_its_marks(sdxl_checkpoint: Path, tmp_path: Path) -> None:

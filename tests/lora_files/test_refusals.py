@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from imagegen_core import InvalidRequestError
+from imagegen_core.models.headers import read_header
 from imagegen_core.models.loras.plan import plan_lora
 from tests.lora_files.conftest import Family
 from tests.lora_files.dialects import kohya, peft, random_lora
@@ -228,7 +229,7 @@ def test_no_header_makes_the_plan_stumble(family: Family, tmp_path: Path, data: 
     path = tmp_path / "any.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
     try:
-        plan = plan_lora(path, family.worker._adapters.layers)
+        plan = plan_lora(read_header(path), family.worker._adapters.layers)
     except ModelLoadError as error:
         assert str(error)
     else:

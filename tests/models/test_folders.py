@@ -64,11 +64,14 @@ def test_the_native_size_is_the_samples_times_the_vaes_reduction(tmp_path: Path)
             "is incomplete: its folder text_encoder_2 is missing",
         ),
         (lambda folder: _weights(folder, "unet").unlink(), "its folder unet has no weights; copy it anew"),
-        (lambda folder: _cut(_weights(folder, "unet"), 5000), "Cannot load the checkpoint"),
-        (lambda folder: _cut(_weights(folder, "vae"), 4), "Cannot load the checkpoint"),
+        (
+            lambda folder: _cut(_weights(folder, "unet"), 5000),
+            "is no whole safetensors file: .*; copy or",
+        ),
+        (lambda folder: _cut(_weights(folder, "vae"), 4), "is no whole safetensors file: .*; copy or"),
         (
             lambda folder: _weights(folder, "text_encoder").write_bytes(b"\xff" * 900),
-            "Cannot load the checkpoint",
+            "is no whole safetensors file: .*; copy or",
         ),
         (lambda folder: shutil.rmtree(folder / "tokenizer"), "its folder tokenizer is missing"),
     ],

@@ -1,9 +1,8 @@
-"""Building a model's networks while others draw: the libraries do it by changing what all threads share.
+"""Building a model's networks while others draw: it changes what all threads share.
 
-diffusers and transformers set torch's default precision while they build a network, and replace what every module is
-made with (``register_parameter``, ``torch.nn.init``). What another thread computes or builds in these moments would
-come out in another precision, or without values. So both wait for each other: briefly, as networks are built empty and
-their weights are read later.
+An empty network is built by replacing what every module is made with (``register_parameter``, ``torch.nn.init``). What
+another thread builds in these moments would come out without values. So both wait for each other: briefly, as the
+weights are read later.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
-
-import torch
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -62,9 +59,8 @@ class Crossing:
             self._changed.notify_all()
 
 
-# For the process, as what they guard is the process's.
+# For the process, as what it guards is the process's.
 _CROSSING = Crossing()
-_LIBRARIES = threading.Lock()
 
 
 def undisturbed(function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
@@ -81,37 +77,3 @@ def building() -> Iterator[None]:
         yield
     finally:
         _CROSSING.end_change()
-
-
-@contextmanager
-def building_by_libraries() -> Iterator[None]:
-    """Have the libraries build networks inside on this thread, and others wait in just those moments; one at a time.
-
-    Both libraries begin by setting torch's default precision, and set it back as the last thing.
-    """
-    own = threading.get_ident()
-    before: list[torch.dtype] = []  # what is to be set back, innermost last
-
-    def set_and_guard(precision: torch.dtype) -> None:
-        if threading.get_ident() != own:
-            set_default(precision)
-        elif before and before[-1] == precision:
-            set_default(before.pop())
-            if not before:
-                _CROSSING.end_change()
-        else:
-            if not before:
-                _CROSSING.begin_change()
-            before.append(torch.get_default_dtype())
-            set_default(precision)
-
-    with _LIBRARIES:
-        set_default = torch.set_default_dtype
-        torch.set_default_dtype = set_and_guard
-        try:
-            yield
-        finally:
-            torch.set_default_dtype = set_default
-            if before:  # what failed on the way
-                set_default(before[0])
-                _CROSSING.end_change()

@@ -18,6 +18,7 @@ from imagegen_core.request import Size
 logger = logging.getLogger(__name__)
 
 _POOLED_SIDE = 8
+_PROBE_SIDE = 16  # of the latents that a VAE is tried with
 
 
 def decode_within_memory(pipe: Any, latents: Tensor, size: Size, device: torch.device) -> npt.NDArray[np.uint8]:
@@ -39,9 +40,9 @@ def decode_within_memory(pipe: Any, latents: Tensor, size: Size, device: torch.d
 
 
 def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
-    """Decode latents with a diffusers ``AutoencoderKL``, in the VAE's own dtype unless that overflows.
+    """Decode latents with a diffusers ``AutoencoderKL``, in the VAE's own dtype unless this picture overflows there.
 
-    Some VAEs, SDXL's first one among them, give no numbers in half precision: such a one stays in fp32 from then on.
+    Such a picture alone is decoded in fp32: the VAE is afterwards what it was.
 
     Args:
         vae: The autoencoder.
@@ -51,20 +52,40 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
         Pixels [height, width, 3].
 
     Raises:
-        ImagegenError: There are no numbers even in fp32.
+        ImagegenError: The pixels are not finite even in fp32.
     """
     pixels = _decode(vae, latents)
     dtype = _dtype(vae)
-    if not pixels.isfinite().all() and dtype != torch.float32:
-        logger.warning("The VAE overflows in %s: it decodes in fp32 from now on", str(dtype).removeprefix("torch."))
+    if not pixels.isfinite().all() and dtype != torch.float32 and latents.isfinite().all():
+        logger.warning(
+            "A picture overflows the VAE in %s and is decoded in fp32, which takes longer",
+            str(dtype).removeprefix("torch."),
+        )
         upcast(vae)
-        pixels = _decode(vae, latents)
+        try:
+            pixels = _decode(vae, latents)
+        finally:
+            _convert(vae, dtype)
     if not pixels.isfinite().all():
         raise ImagegenError(
-            "The networks computed no numbers (NaN): set CUDA_DTYPE to bf16 or fp32, or copy the checkpoint anew"
+            "The VAE computed pixels that are not finite (NaN) from this picture's latents: lower guidance_scale, or "
+            "set VAE_PATH to another VAE"
         )
     levels = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).round()
     return levels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+@torch.inference_mode()
+def overflows(vae: Any) -> bool:
+    """Whether an autoencoder computes no finite pixels, in its own dtype, from latents as pictures have them.
+
+    The latents are the same at each call: normally distributed, as a UNet's are, once at their usual spread and once at
+    twice that.
+    """
+    generator = torch.Generator("cpu").manual_seed(0)
+    latents = torch.randn((1, vae.config.latent_channels, _PROBE_SIDE, _PROBE_SIDE), generator=generator)
+    probe = latents.to(next(vae.parameters()).device)
+    return not all(_decode(vae, spread * probe).isfinite().all() for spread in (1, 2))
 
 
 def pool(latents: Tensor) -> bytes:
@@ -75,12 +96,16 @@ def pool(latents: Tensor) -> bytes:
 
 def upcast(vae: Any) -> None:
     """Have an autoencoder compute in fp32."""
+    _convert(vae, torch.float32)
+
+
+def _convert(vae: Any, dtype: torch.dtype) -> None:
     # diffusers' own `to` warns of modules to be kept in fp32, also where there are none.
-    torch.nn.Module.to(vae, torch.float32)
+    torch.nn.Module.to(vae, dtype)
 
 
 def _decode(vae: Any, latents: Tensor) -> Tensor:
-    image: Tensor = vae.decode(_unscaled(vae.config, latents).to(_dtype(vae)), return_dict=False)[0][0]
+    image: Tensor = vae.decode(_unscaled(vae.config, latents.to(_dtype(vae))), return_dict=False)[0][0]
     return image
 
 

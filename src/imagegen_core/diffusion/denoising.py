@@ -12,6 +12,7 @@ from torch import Tensor
 from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.loras.adapters import Adapter
 from imagegen_core.diffusion.scheduling import step_arguments
+from imagegen_core.errors import ImagegenError
 from imagegen_core.job import StepDone
 from imagegen_core.request import Drawing
 
@@ -65,13 +66,23 @@ class Denoising:
         return scaled.expand(len(self.conditionings), -1, -1, -1)
 
     def advance(self, prediction: Tensor) -> None:
-        """Take the UNet's prediction, one row for each conditioning, and go one step on."""
+        """Take the UNet's prediction, one row for each conditioning, and go one step on.
+
+        Raises:
+            ImagegenError: The latents have become infinite, or no numbers.
+        """
         if len(prediction) > 1:
             negative, positive = prediction.chunk(2)
             prediction = negative + self.drawing.guidance_scale * (positive - negative)
         more = step_arguments(self.scheduler, self.generator)
         self.latents = self.scheduler.step(prediction, self.timestep, self.latents, return_dict=False, **more)[0]
         self.index += 1
+        if not self.latents.isfinite().all():
+            raise ImagegenError(
+                f"The latents are not finite (NaN) after step {self.index} of {len(self.scheduler.timesteps)}: lower "
+                f"guidance_scale ({self.drawing.guidance_scale:g}), or, where an ordinary one does this too, set "
+                "CUDA_DTYPE to bf16 or fp32"
+            )
         if self.on_step:
             self.on_step(StepDone(self.index, len(self.scheduler.timesteps)))
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from imagegen_core.diffusion.loading import first_line
+from imagegen_core.diffusion.libraries import first_line
 from imagegen_core.models.contents import contents
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.tensors import quoted

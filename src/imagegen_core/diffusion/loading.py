@@ -3,52 +3,66 @@
 from __future__ import annotations
 
 import inspect
-import json
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
-from imagegen_core.diffusion.building import building_by_libraries
-from imagegen_core.diffusion.single_file import load_single_file, read_vae
+from imagegen_core.diffusion.components import load_component, load_network
+from imagegen_core.diffusion.libraries import first_line, quiet
+from imagegen_core.diffusion.single_file import load_single_file, load_vae_file
 from imagegen_core.errors import ModelLoadError
-
-_WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+from imagegen_core.models.folders import component_kinds, read_json
+from imagegen_core.models.networks.channels import check_channels
 
 
 def load_pipeline(
-    class_name: str, path: Path, dtype: torch.dtype, *, configs: Path, base: Path | None, **options: Any
+    class_name: str,
+    path: Path,
+    dtype: torch.dtype,
+    *,
+    configs: Path,
+    base: Path | None,
+    vae: Path | None = None,
+    **options: Any,
 ) -> Any:
     """Load a diffusers pipeline from a folder or a single file, without the network.
 
     Args:
         class_name: The pipeline's class in diffusers, such as ``StableDiffusionXLPipeline``.
         path: A diffusers-format folder, or a ``.safetensors`` or ``.ckpt`` file.
-        dtype: What the weights are loaded as.
+        dtype: What the weights are converted to.
         configs: A diffusers-format folder of the family's configs, for single files.
         base: A folder that supplies what a single file lacks; see `Settings.base_model`.
+        vae: An autoencoder's file or folder, which takes the place of the checkpoint's own; see `Settings.vae_path`.
         options: Further arguments of the pipeline, such as components to leave out.
 
     Raises:
-        ModelLoadError: A component is missing or damaged.
+        ModelLoadError: A component is missing, damaged or of an architecture that is not drawn with, or the memory does
+            not take it.
     """
-    with quiet(), _explained(path), building_by_libraries():
+    with quiet(), memory_for(path):
         import diffusers
 
         pipeline_class = getattr(diffusers, class_name)
+        components: dict[str, Any] = {}
+        if vae is not None:
+            places = [folder / "vae" for folder in (path, base, configs) if folder is not None]
+            described = next(place for place in places if (place / "config.json").is_file())
+            components["vae"] = load_vae(vae, dtype, described)
         if path.is_dir():
-            _check_components(path, leave_out=options)
-            return pipeline_class.from_pretrained(
-                path, dtype=dtype, local_files_only=True, variant=_variant(path), **options
-            )
-        components = load_single_file(path, dtype, configs, base)
-        accepted = inspect.signature(pipeline_class.__init__).parameters
-        given = {name: value for name, value in _index(base or configs).items() if name in accepted}
-        return pipeline_class(**{**given, **options, **components})
+            index = read_json(path, "model_index.json")
+            components |= _load_folder(path, dtype, leave_out={**options, **components})
+        else:
+            index = read_json(base or configs, "model_index.json")
+            components |= load_single_file(path, dtype, configs, base, with_vae=vae is None)
+        parameters = inspect.signature(pipeline_class.__init__).parameters
+        given = {name: value for name, value in index.items() if name in parameters and not isinstance(value, list)}
+        arguments = {**given, **options, **components}
+        _check_arguments(path, class_name, parameters, arguments)
+        return pipeline_class(**arguments)
 
 
 def load_vae(path: Path, dtype: torch.dtype, folder: Path) -> Any:
@@ -56,80 +70,60 @@ def load_vae(path: Path, dtype: torch.dtype, folder: Path) -> Any:
 
     Args:
         path: The file or folder.
-        dtype: What the weights are loaded as.
-        folder: A diffusers-format folder whose autoencoder's config is a file's.
+        dtype: What the weights are converted to.
+        folder: The folder whose ``config.json`` describes what a file's shapes do not tell.
 
     Raises:
         ModelLoadError: There is no autoencoder of that family.
     """
+    from diffusers import AutoencoderKL
+
     if not path.exists():
         raise ModelLoadError(f"There is no VAE {path}: correct VAE_PATH")
-    with quiet(), _explained(path), building_by_libraries():
-        return read_vae(path, dtype, folder / "vae")
+    if path.is_dir():
+        return load_network(path, "vae", AutoencoderKL, dtype)
+    return load_vae_file(path, dtype, folder)
+
+
+def _load_folder(path: Path, dtype: torch.dtype, leave_out: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {name: kind for name, kind in component_kinds(path).items() if name not in leave_out}
+    vae = read_json(path, "vae/config.json") if "vae" in kinds else {}
+    channels = read_json(path, "unet/config.json").get("in_channels", 4)
+    check_channels(path, channels, vae.get("latent_channels", 4))
+    return {name: load_component(path, name, kind, dtype) for name, kind in kinds.items()}
+
+
+def _check_arguments(
+    path: Path, class_name: str, parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]
+) -> None:
+    """Check that a pipeline gets what it needs, and nothing that it does not have."""
+    needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty} - {"self"}
+    if missing := sorted(needed - arguments.keys()):
+        raise ModelLoadError(
+            f"The checkpoint {path} is incomplete: its model_index.json names no {missing[0]}, which a {class_name} "
+            "needs"
+        )
+    if strangers := sorted(arguments.keys() - parameters.keys()):
+        raise ModelLoadError(
+            f"{path / 'model_index.json'} names a {strangers[0]}, which a {class_name} does not have: it is of another "
+            "pipeline"
+        )
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn the libraries' errors about a checkpoint into a sentence."""
+def memory_for(path: Path) -> Iterator[None]:
+    """Turn torch's errors about memory, while a checkpoint is loaded, into a sentence.
+
+    Raises:
+        ModelLoadError: The memory did not take it.
+    """
     try:
         yield
-    except ModelLoadError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, UnpicklingError) as error:
-        raise ModelLoadError(f"Cannot load the checkpoint {path}: {first_line(error)}; copy it anew") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":  # has no base class of its own to name
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        is_memory = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
+        if not is_memory and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
         raise ModelLoadError(
-            f"Cannot load the checkpoint {path}: a weights file is damaged or cut short ({error}); copy it anew"
+            f"The memory does not take the checkpoint {path} ({first_line(error)}): set CUDA_DTYPE=fp16 or bf16, or "
+            "use a device with more memory"
         ) from error
-
-
-def _index(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "model_index.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-
-
-def _check_components(path: Path, leave_out: dict[str, Any]) -> None:
-    for name, kind in _index(path).items():
-        if not isinstance(kind, list) or kind[0] is None or name in leave_out:
-            continue
-        if not (path / name).is_dir():
-            raise ModelLoadError(f"The checkpoint {path} is incomplete: its folder {name} is missing; copy it anew")
-        if name in _WITH_WEIGHTS and not {file.suffix for file in (path / name).iterdir()} & {".safetensors", ".bin"}:
-            raise ModelLoadError(f"The checkpoint {path} is incomplete: its folder {name} has no weights; copy it anew")
-
-
-def _variant(path: Path) -> str | None:
-    """``fp16`` where the folder holds its weights under that variant's names alone."""
-    weights = [file.name for file in (path / "unet").glob("diffusion_pytorch_model*.safetensors")]
-    return "fp16" if weights and all(".fp16" in name for name in weights) else None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars and their note about torchvision, which nothing here needs, to themselves."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    loggers = (diffusers_logging, transformers_logging)
-    shown = [library.is_progress_bar_enabled() for library in loggers]
-    importing = logging.getLogger("transformers.utils.import_utils")
-    importing.addFilter(_no_torchvision)
-    for library in loggers:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        importing.removeFilter(_no_torchvision)
-        for library, was_shown in zip(loggers, shown, strict=True):
-            if was_shown:
-                library.enable_progress_bar()
-
-
-def _no_torchvision(record: logging.LogRecord) -> bool:
-    return "requires torchvision" not in record.getMessage()
-
-
-def first_line(error: BaseException) -> str:
-    """What a library's error says first, without its closing stop."""
-    return str(error).strip().partition("\n")[0].rstrip(".")

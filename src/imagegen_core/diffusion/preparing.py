@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import torch
 
 from imagegen_core.diffusion.batch_invariance import make_rowwise
-from imagegen_core.diffusion.decoding import upcast
+from imagegen_core.diffusion.building import undisturbed
+from imagegen_core.diffusion.decoding import overflows, upcast
 from imagegen_core.errors import SettingsError
 from imagegen_core.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(pipe: Any, device: torch.device, dtype: torch.dtype, settings: Settings) -> None:
@@ -26,14 +30,25 @@ def prepare(pipe: Any, device: torch.device, dtype: torch.dtype, settings: Setti
     else:
         pipe.to(device)
     make_rowwise(pipe.unet)
-    if pipe.vae.config.force_upcast and dtype == torch.float16:
-        upcast(pipe.vae)  # SDXL's VAE overflows in fp16
+    if dtype == torch.float16:
+        _settle_vae(pipe.vae)
     if settings.enable_xformers:
         _enable_xformers(pipe, settings.source("enable_xformers"))
     if settings.attention_slicing:
         pipe.enable_attention_slicing()
     if settings.compile:
         pipe.unet.compile()
+
+
+def _settle_vae(vae: Any) -> None:
+    """Have a VAE that overflows in fp16, as SDXL's first one does, compute in fp32, whatever is drawn later."""
+    if vae.config.force_upcast:
+        upcast(vae)
+    elif undisturbed(overflows, vae):
+        logger.warning(
+            "The VAE overflows in float16: it computes in fp32; VAE_PATH can name one that does not overflow"
+        )
+        upcast(vae)
 
 
 @contextmanager

@@ -22,11 +22,16 @@ class Previewer:
     """
 
     def __init__(self, vae: Any) -> None:
-        """Fit to `vae`; a few dozen pictures of 64 pixels are encoded."""
-        pixels = _colours()
-        pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2) * 2 - 1
-        latents = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mean * vae.config.scaling_factor
-        pooled = torch.nn.functional.adaptive_avg_pool2d(pictures, latents.shape[-2:])
+        """Fit to `vae`; a few dozen pictures of 64 pixels are encoded, or decoded where it has no encoder."""
+        if vae.encoder is None:
+            side, generator = _SIDE // 8, torch.Generator("cpu").manual_seed(0)
+            shape = (_PICTURES, vae.config.latent_channels, side, side)
+            latents = torch.randn(shape, generator=generator).to(vae.device, vae.dtype)
+            pictures = vae.decode(latents / vae.config.scaling_factor).sample.float().cpu()
+        else:
+            pictures = torch.from_numpy(_colours()).permute(0, 3, 1, 2) * 2 - 1
+            latents = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mean * vae.config.scaling_factor
+        pooled = torch.nn.functional.adaptive_avg_pool2d(pictures, (latents.shape[-2], latents.shape[-1]))
         known = _flat(latents.float().cpu())
         wanted = pooled.permute(0, 2, 3, 1).reshape(-1, 3)
         self._factors = torch.linalg.lstsq(_with_one(known), wanted).solution

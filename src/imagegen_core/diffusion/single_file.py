@@ -1,215 +1,155 @@
-"""Loading single-file checkpoints, offline: weights from the file, what describes them from a folder of configs."""
+"""Loading single-file checkpoints, offline: weights and shapes from the file, the rest from a folder of configs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from imagegen_core.diffusion.building import building
+from imagegen_core.diffusion.components import component_class, load_component
+from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
 from imagegen_core.diffusion.tokenizers import find_tokenizer
 from imagegen_core.errors import ModelLoadError
-from imagegen_core.models.headers import read_header
-from imagegen_core.models.pickled import OPAQUE
+from imagegen_core.models.contents import contents
+from imagegen_core.models.folders import component_kinds, read_json
+from imagegen_core.models.folders import weights as weights_files
+from imagegen_core.models.networks.channels import check_channels
+from imagegen_core.models.networks.parts import checkpoint_parts, refuse_unused, unwrapped
+from imagegen_core.models.networks.source import Layers, Source
+from imagegen_core.models.networks.text_encoder import text_config, without_unused_layer
+from imagegen_core.models.networks.unet_config import unet_config
+from imagegen_core.models.networks.vae import vae_config
+from imagegen_core.models.tensors import Header
 
-_UNET, _VAE = "model.diffusion_model.", "first_stage_model."
+_NETWORKS = {"unet": unet_config, "vae": vae_config, "text_encoder": text_config, "text_encoder_2": text_config}
 _PAD_TOKENS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
+_ADVICE = (
+    "it is of another architecture, or incomplete; set BASE_MODEL to a diffusers-format folder with its own configs"
+)
+_TIME_IDS = 6  # SDXL's original size, crop corner and target size
 
-State = Mapping[str, Tensor]
+State = Mapping[str, object]
+Parts = dict[str, dict[str, Source]]
 
 
-def load_single_file(path: Path, dtype: torch.dtype, configs: Path, base: Path | None) -> dict[str, Any]:
+def load_single_file(
+    path: Path, dtype: torch.dtype, configs: Path, base: Path | None, *, with_vae: bool = True
+) -> dict[str, Any]:
     """The components of a pipeline, from a ``.safetensors`` or ``.ckpt`` file.
 
     Args:
         path: The file, a whole checkpoint or a UNet alone.
-        dtype: What the weights are loaded as.
+        dtype: What the weights are converted to.
         configs: A diffusers-format folder of configs, without weights, for the file's family.
         base: A diffusers-format folder that supplies what the file lacks, and its own configs instead of `configs`.
+        with_vae: Whether to load the autoencoder; if not, the file's is not looked at.
 
     Raises:
-        ModelLoadError: The file lacks a component that `base` does not supply, or does not match the configs.
+        ModelLoadError: The file lacks a component that `base` does not supply, holds what no component takes, or is of
+            an architecture that its family's classes do not have.
     """
-    configs = base or configs
-    index = json.loads((configs / "model_index.json").read_text(encoding="utf-8"))
-    state = read_weights(path)
-    components: dict[str, Any] = {}
-    for name, kind in index.items():
-        if not isinstance(kind, list) or kind[0] not in ("diffusers", "transformers"):
-            continue
-        library, class_name = kind
-        component_class = getattr(import_module(library), class_name)
-        if name == "scheduler":
-            components[name] = component_class.from_config(_scheduler_config(configs, state))
-        elif name in _PAD_TOKENS:
-            components[name] = find_tokenizer(base, name, _PAD_TOKENS[name])
-        elif name in ("unet", "vae", "text_encoder", "text_encoder_2"):
-            components[name] = _component(component_class, name, state, configs, base, path, dtype)
+    folder = base or configs
+    kinds = component_kinds(folder)
+    wanted = [name for name in _NETWORKS if name in kinds and (name != "vae" or with_vae)]
+    with Weights([path]) as weights:
+        header = weights.files[0].header
+        parts = _parts(header, folder, kinds)
+        blueprints = _blueprints(path, {name: parts[name] for name in wanted if name in parts}, folder, kinds)
+        components = {
+            name: build_network(blueprints[name], parts[name], weights, dtype)
+            if name in blueprints
+            else _from_base(path, name, base, kinds[name], dtype)
+            for name in wanted
+        }
+    scheduler = component_class(folder, "scheduler", kinds["scheduler"])
+    components["scheduler"] = scheduler.from_config(_scheduler_config(folder, unwrapped(header.tensors)))
+    for name in _PAD_TOKENS.keys() & kinds.keys():
+        components[name] = find_tokenizer(base, name, _pad_token(configs, name))
     return components
 
 
-def read_vae(path: Path, dtype: torch.dtype, config: Path) -> Any:
-    """An autoencoder from a file in either naming, or from a diffusers-format folder.
+def load_vae_file(path: Path, dtype: torch.dtype, folder: Path) -> Any:
+    """An autoencoder from a file of its own, in LDM's or diffusers' naming, or from a whole checkpoint.
 
     Args:
-        path: The file or folder.
-        dtype: What the weights are loaded as.
-        config: The folder whose ``config.json`` describes a file's autoencoder.
+        path: The file.
+        dtype: What the weights are converted to.
+        folder: The folder whose ``config.json`` describes what the shapes of such an autoencoder do not tell.
 
     Raises:
         ModelLoadError: The file is no autoencoder of that family.
     """
     from diffusers import AutoencoderKL
 
-    if path.is_dir():
-        return AutoencoderKL.from_pretrained(path, dtype=dtype, local_files_only=True)
-    return _build(AutoencoderKL, config, lambda vae: _vae_state(read_weights(path), vae), path, dtype)
+    with Weights([path]) as weights:
+        header = weights.files[0].header
+        found = contents(header.tensors)
+        layers = checkpoint_parts(header, otherwise="vae" if found and found.kind == "vae" else None).get("vae")
+        if layers is None:
+            raise ModelLoadError(f"{path} holds no VAE: correct VAE_PATH")
+        config = _config(path, "vae", layers, folder)
+        blueprint = Blueprint("vae", AutoencoderKL, config, folder / "config.json", _ADVICE)
+        return build_network(blueprint, layers, weights, dtype)
 
 
-def read_weights(path: Path) -> State:
-    """The tensors of a weights file, mapped into memory rather than read; of a pickle nothing else is let in.
-
-    Raises:
-        ModelLoadError: A pickle holds more than weights.
-    """
-    if read_header(path).format == "safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    with torch.serialization.safe_globals([(_Inert, name) for name in OPAQUE]):
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # files of torch before 1.6 cannot be mapped
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    content = content.get("state_dict", content)
-    return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+def _parts(header: Header, folder: Path, kinds: Mapping[str, object]) -> Parts:
+    """The file's components, each with the layers that are drawn with."""
+    found = contents(header.tensors)
+    parts = checkpoint_parts(header, otherwise="unet" if found and found.kind == "unet" else None)
+    strangers = [layers for name, layers in parts.items() if name not in kinds]
+    refuse_unused(header, [source.name for layers in strangers for source in layers.values()])
+    if "text_encoder" in parts:
+        config = read_json(folder, "text_encoder/config.json")
+        parts["text_encoder"] = without_unused_layer(parts["text_encoder"], config)
+    return parts
 
 
-class _Inert:
-    """Stands for what a training run noted beside its weights: takes anything, does nothing."""
+def _blueprints(path: Path, parts: Parts, folder: Path, kinds: Mapping[str, tuple[str, str]]) -> dict[str, Blueprint]:
+    configs = {name: _config(path, name, layers, folder / name) for name, layers in parts.items()}
+    if "unet" not in configs:
+        raise ModelLoadError(f"{path} holds no UNet: name a checkpoint to draw with")
+    unet, second = configs["unet"], configs.get("text_encoder_2")
+    latent_channels = configs.get("vae", read_json(folder, "vae/config.json")).get("latent_channels", 4)
+    check_channels(path, unet["in_channels"], latent_channels)
+    if second and unet.get("addition_embed_type") == "text_time":
+        unet["addition_time_embed_dim"] = (
+            unet["projection_class_embeddings_input_dim"] - second["projection_dim"]
+        ) // _TIME_IDS
+    return {
+        name: Blueprint(
+            name, component_class(folder, name, kinds[name]), config, folder / name / "config.json", _ADVICE
+        )
+        for name, config in configs.items()
+    }
 
-    def __init__(self, *_: object) -> None: ...
 
-    def __setstate__(self, _: object) -> None: ...
+def _config(path: Path, name: str, layers: Layers, folder: Path) -> dict[str, Any]:
+    family = read_json(folder, "config.json")
+    try:
+        return _NETWORKS[name](layers, family)
+    except (LookupError, ValueError) as error:
+        raise ModelLoadError(
+            f"{path} does not match {folder / 'config.json'}: its {name} has no tensor {error}; {_ADVICE}"
+        ) from error
 
 
-def _component(
-    component_class: Any, name: str, state: State, configs: Path, base: Path | None, path: Path, dtype: torch.dtype
-) -> Any:
-    converted = _CONVERSIONS[name]
-    if any(key.startswith(_MARKS[name]) for key in state) or (name == "unet" and not _has_prefixes(state)):
-        return _build(component_class, configs / name, lambda module: converted(state, module), path, dtype)
-    if base is not None and any((base / name).glob("*.safetensors")):
-        return component_class.from_pretrained(base / name, dtype=dtype, local_files_only=True)
+def _from_base(path: Path, name: str, base: Path | None, kind: tuple[str, str], dtype: torch.dtype) -> Any:
+    if base is not None and weights_files(base / name):
+        return load_component(base, name, kind, dtype)
     raise ModelLoadError(
         f"{path} holds no {name}: set BASE_MODEL to a diffusers-format folder of its family, which supplies it"
         + (", or VAE_PATH to a VAE" if name == "vae" else "")
     )
 
 
-def _build(component_class: Any, config: Path, convert: Callable[[Any], State], path: Path, dtype: torch.dtype) -> Any:
-    """A module around the file's own tensors; nothing is filled in at random."""
-    from accelerate import init_empty_weights
-
-    settings = json.loads((config / "config.json").read_text(encoding="utf-8"))
-    with building(), init_empty_weights(include_buffers=False), _skipping_initialization():
-        if hasattr(component_class, "from_config"):
-            module = component_class.from_config(settings)
-        else:
-            module = component_class(component_class.config_class.from_dict(settings))
-    try:
-        state = {name: tensor.to(dtype) for name, tensor in convert(module).items()}
-        missing, _ = module.load_state_dict(state, strict=False, assign=True)
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ModelLoadError(_mismatch(path, config)) from error
-    if missing:
-        raise ModelLoadError(_mismatch(path, config))
-    return module.eval()
-
-
-def _skipping_initialization() -> AbstractContextManager[None]:
-    """Draw no random weights, not even empty ones: it takes half of the time."""
-    try:
-        from transformers.initialization import no_init_weights
-    except ImportError:  # before transformers 5
-        from transformers.modeling_utils import no_init_weights
-    return no_init_weights()  # type: ignore[no-any-return]
-
-
-def _mismatch(path: Path, config: Path) -> str:
-    return (
-        f"{path} does not match {config / 'config.json'}: it is of another architecture, or incomplete; set BASE_MODEL "
-        "to a diffusers-format folder with its own configs"
-    )
-
-
-def _has_prefixes(state: State) -> bool:
-    return any(key.startswith((_UNET, _VAE, "cond_stage_model.", "conditioner.")) for key in state)
-
-
-def _unet_state(state: State, module: Any) -> State:
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-
-    if any(key.startswith("down_blocks.") for key in state):
-        return state
-    if not any(key.startswith(_UNET) for key in state):
-        state = {f"{_UNET}{key}": tensor for key, tensor in state.items()}
-    plain = {key: tensor for key, tensor in state.items() if key.startswith(_UNET)}
-    return convert_ldm_unet_checkpoint(plain, config=dict(module.config))  # type: ignore[no-any-return]
-
-
-def _vae_state(state: State, module: Any) -> State:
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-
-    if any(key.startswith("decoder.up_blocks.") for key in state):
-        return state
-    plain = {
-        key.removeprefix(_VAE): t
-        for key, t in state.items()
-        if key.startswith((_VAE, "encoder.", "decoder.", "quant_conv.", "post_quant_conv."))
-    }
-    return convert_ldm_vae_checkpoint(plain, config=dict(module.config))  # type: ignore[no-any-return]
-
-
-def _text_state(state: State, module: Any) -> State:
-    from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint
-
-    return _fit_text_model(convert_ldm_clip_checkpoint(state), module)
-
-
-def _second_text_state(state: State, module: Any) -> State:
-    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
-
-    prefix = "conditioner.embedders.1.model."
-    plain = {key: tensor for key, tensor in state.items() if key.startswith(prefix)}
-    return _fit_text_model(convert_open_clip_checkpoint(module, plain, prefix=prefix), module)
-
-
-def _fit_text_model(state: State, module: Any) -> State:
-    """Name the tensors as the installed transformers does: each encoder nests its text model, since 5 only some do."""
-    if hasattr(module, "text_model"):
-        return state
-    return {key.removeprefix("text_model."): tensor for key, tensor in state.items()}
-
-
-_CONVERSIONS = {
-    "unet": _unet_state,
-    "vae": _vae_state,
-    "text_encoder": _text_state,
-    "text_encoder_2": _second_text_state,
-}
-_MARKS: dict[str, tuple[str, ...]] = {
-    "unet": (_UNET,),
-    "vae": (_VAE,),
-    "text_encoder": ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer."),
-    "text_encoder_2": ("conditioner.embedders.1.model.",),
-}
+def _pad_token(configs: Path, name: str) -> str:
+    """What the family fills prompts up with, where its configs say so."""
+    config = configs / name / "tokenizer_config.json"
+    own = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return str(own.get("pad_token", _PAD_TOKENS[name]))
 
 
 def _scheduler_config(configs: Path, state: State) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from imagegen_core.diffusion.decoding import decode_within_memory, pool
 from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
 from imagegen_core.diffusion.embeddings import Embeddings
-from imagegen_core.diffusion.loading import load_pipeline, load_vae
+from imagegen_core.diffusion.loading import load_pipeline
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
 from imagegen_core.diffusion.preparing import compile_errors, prepare
@@ -65,7 +65,8 @@ class DiffusionWorker(ABC):
     """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `Provable` and their like.
 
     A family names its `backend` description, its diffusers pipeline and a folder with the configs that its single
-    files go without, and implements `encode`.
+    files go without, and implements `encode`. Where it draws with several architectures, a folder in that one that is
+    called like an architecture has the configs of this one.
 
     Attributes:
         worker_id: Tells workers of one process apart.
@@ -269,7 +270,9 @@ class DiffusionWorker(ABC):
             alone = [predict(network, [state], self._padded_rows)[0] for state in states]
         for state, prediction in zip(states, alone, strict=True):
             advance(state, prediction)
-        return all(torch.equal(*pair) for pair in zip(together, alone, strict=True))
+        # What is not finite is equal to nothing, itself included, and proves nothing of the others.
+        finite = [(one, other) for one, other in zip(together, alone, strict=True) if other.isfinite().all()]
+        return bool(finite) and all(torch.equal(*pair) for pair in finite)
 
     def pad(self, rows: int | None) -> None:
         """Fill every forward pass up to `rows` from now on; None stops it."""
@@ -392,17 +395,16 @@ class DiffusionWorker(ABC):
     def _load(self, settings: Settings) -> Any:
         if self.device.type == "cpu":
             keep_large_buffers()
+        own = self.configs / architecture(self.checkpoint)
         pipe = load_pipeline(
             self.pipeline_class,
             self.checkpoint,
             self.dtype,
-            configs=self.configs,
+            configs=own if own.is_dir() else self.configs,
             base=settings.base_model,
+            vae=settings.vae_path,
             **self.pipeline_options,
         )
-        if settings.vae_path:
-            folder = self.checkpoint if self.checkpoint.is_dir() else settings.base_model or self.configs
-            pipe.vae = load_vae(settings.vae_path, self.dtype, folder)
         prepare(pipe, self.device, self.dtype, settings)
         return pipe
 

@@ -214,7 +214,9 @@ class LocalEngine:
         try:
             with self._watchdog.watching(f"A step of {rows} rows ({group.key})"):
                 if group.size.needs_trial(rows, len(states)):
-                    group.size.tried(rows, same=self._worker.trial(states))
+                    same = self._worker.trial(states)
+                    if any(state.failure is None for state in states):  # those that fail prove nothing
+                        group.size.tried(rows, same=same)
                 else:
                     self._worker.step(states)
                     group.size.timed(rows, time.monotonic() - began)

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from imagegen_core.models.description import Contents
 from imagegen_core.models.families import COMPONENTS, TEXT_ENCODERS, WIDTHS, family_of
 from imagegen_core.models.loras.contents import lora_contents
+from imagegen_core.models.networks.parts import UNET_PREFIXES, VAE_PREFIXES, unwrapped
 from imagegen_core.models.tensors import Tensor
 
 Tensors = Mapping[str, Tensor]
 
-_UNET_PREFIXES = ("model.diffusion_model.", "")
-_VAE_PREFIXES = ("first_stage_model.", "vae.", "")
 _CROSS_ATTENTION = "attn2.to_k.weight"
 # A UNet by its first and its last layer and a block of its second half, which a ControlNet lacks; then SDXL's text-time
 # embeddings. SD2's upscaler has a label_emb as well: one table, not two layers.
@@ -44,6 +43,7 @@ _LINEAR, _CONVOLUTION = 2, 4  # the dimensions of such a layer's weight
 
 def contents(tensors: Tensors) -> Contents | None:
     """What the tensors are; None if they are nothing known here."""
+    tensors = unwrapped(tensors)
     kinds = (lora_contents, _diffusion, _upscaler, _text_encoder, _embedding)
     return next((found for told in kinds if (found := told(tensors))), None)
 
@@ -78,7 +78,7 @@ def _diffusion(tensors: Tensors) -> Contents | None:
 
 def _unet(tensors: Tensors) -> tuple[str, str] | None:
     """The prefix and the layout of a UNet's names."""
-    for prefix in _UNET_PREFIXES:
+    for prefix in (*UNET_PREFIXES, ""):
         for layout, (first, last, block, _) in _UNETS.items():
             if prefix + first in tensors and prefix + last in tensors and _any(tensors, prefix + block):
                 return prefix, layout
@@ -94,7 +94,7 @@ def _width(tensors: Tensors, prefix: str) -> int | None:
 
 def _vae(tensors: Tensors) -> str | None:
     """The layout of a VAE's names."""
-    for prefix in _VAE_PREFIXES:
+    for prefix in (*VAE_PREFIXES, ""):
         for layout, blocks in _VAES.items():
             if f"{prefix}decoder.conv_in.weight" in tensors and _any(tensors, prefix + blocks):
                 return layout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,19 @@ from typing import Any
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.families import family_of
 
+LIBRARIES = ("diffusers", "transformers")
+"""The libraries whose classes a folder's components may be of."""
+
 _CLASSES = {"StableDiffusionPipeline": "sd15", "StableDiffusionXLPipeline": "sdxl"}
+# Components that look at pictures, which a prompt alone has no use for; the checker's class is of a pipeline's module.
+_UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+_OF_PIPELINES = ("stable_diffusion", "stable_diffusion_xl")
+_ABSENT = [None, None]  # a component that the pipeline goes without
+_LATENT_REDUCTION = 8  # of the autoencoders of all families here, where none is there to ask
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<before>\w+))?(?:-(?P<number>\d+)-of-(?P<count>\d+))?"
+    r"(?:\.(?P<after>\w+))?\.(?P<suffix>safetensors|bin)"
+)
 
 
 def folder_family(folder: Path) -> str:
@@ -21,10 +34,15 @@ def folder_family(folder: Path) -> str:
     """
     index, unet = read_json(folder, "model_index.json"), read_json(folder, "unet/config.json")
     width, pipeline = unet.get("cross_attention_dim"), index.get("_class_name")
+    has_second_encoder_alone = index.get("text_encoder") == _ABSENT and index.get("text_encoder_2", _ABSENT) != _ABSENT
     family = family_of(
         width if isinstance(width, int) else None,
         text_time=unet.get("addition_embed_type") == "text_time",
-        otherwise=_CLASSES.get(pipeline) if isinstance(pipeline, str) else None,
+        otherwise="sdxl-refiner"
+        if has_second_encoder_alone
+        else _CLASSES.get(pipeline)
+        if isinstance(pipeline, str)
+        else None,
     )
     if family is None:
         raise ModelLoadError(
@@ -41,11 +59,15 @@ def folder_size(folder: Path) -> str | None:
         ModelLoadError: A configuration is missing or damaged.
     """
     samples = read_json(folder, "unet/config.json").get("sample_size")
-    channels = read_json(folder, "vae/config.json").get("block_out_channels")
-    if not isinstance(samples, int) or not isinstance(channels, list) or not channels:
+    if not isinstance(samples, int):
         return None
-    side = samples * 2 ** (len(channels) - 1)
-    return f"{side}x{side}"
+    reduction = _LATENT_REDUCTION
+    if (folder / "vae").is_dir():
+        channels = read_json(folder, "vae/config.json").get("block_out_channels")
+        if not isinstance(channels, list) or not channels:
+            return None
+        reduction = 2 ** (len(channels) - 1)
+    return f"{samples * reduction}x{samples * reduction}"
 
 
 def components(folder: Path) -> tuple[str, ...]:
@@ -58,18 +80,56 @@ def components(folder: Path) -> tuple[str, ...]:
     return tuple(name for name, kind in index.items() if isinstance(kind, list) and kind and kind[0] is not None)
 
 
+def component_kinds(folder: Path) -> dict[str, tuple[str, str]]:
+    """The library and the class of each component that draws, as a folder's ``model_index.json`` names them.
+
+    Raises:
+        ModelLoadError: It is not such a folder, or it names code of a library that is not loaded from.
+    """
+    index = read_json(folder, "model_index.json")
+    place = folder / "model_index.json"
+    if not isinstance(index.get("_class_name"), str):
+        raise ModelLoadError(f"{place} asks for a pipeline of its own code, which could do anything: it is not run")
+    kinds = {}
+    for name, kind in index.items():
+        if name.startswith("_") or not isinstance(kind, list) or kind == _ABSENT:
+            continue
+        if len(kind) != 2 or not all(isinstance(part, str) for part in kind):  # noqa: PLR2004 - library and class
+            raise ModelLoadError(f"{place} describes its {name} as {kind!r}, expected a library and a class")
+        library, class_name = kind
+        if library not in LIBRARIES and not (name in _UNUSED and library in _OF_PIPELINES):
+            raise ModelLoadError(
+                f"{place} wants its {name} from the library {library!r}, whose code could do anything: classes are "
+                f"taken from {' and '.join(LIBRARIES)} alone"
+            )
+        if name not in _UNUSED:
+            kinds[name] = (library, class_name)
+    return kinds
+
+
 def weights(component: Path) -> list[Path]:
     """The files that a component's weights are loaded from: none where it has none, several where it is sharded.
 
-    A folder may hold its weights several times over: as ``.bin`` too, or as ``.fp16.safetensors`` or the like.
+    A folder may hold its weights several times over: as ``.bin`` too, or in a variant such as ``fp16``. Of those that
+    are whole, safetensors files come first, then those of no variant; ``non_ema`` last, as its weights are others.
+
+    Raises:
+        ModelLoadError: Shards are missing.
     """
-    for suffix in (".safetensors", ".bin"):
-        files = sorted(component.glob(f"*{suffix}"))
-        if plain := [file for file in files if file.name.count(".") == 1]:
-            return plain
-        if files:
-            return [file for file in files if _variant(file) == _variant(files[0])]
-    return []
+    groups: dict[tuple[bool, bool, str, int], list[Path]] = {}
+    for file in sorted(component.iterdir()) if component.is_dir() else ():
+        if found := _WEIGHTS.fullmatch(file.name):
+            variant = found["before"] or found["after"] or ""
+            rank = (variant == "non_ema", found["suffix"] == "bin", variant, int(found["count"] or 1))
+            groups.setdefault(rank, []).append(file)
+    whole = [rank for rank, files in groups.items() if len(files) == rank[-1]]
+    if groups and not whole:
+        rank, files = next(iter(groups.items()))
+        raise ModelLoadError(
+            f"The checkpoint {component.parent} is incomplete: {component.name} has {len(files)} of the {rank[-1]} "
+            f"parts that {files[0].name} belongs to; copy it anew"
+        )
+    return groups[min(whole)] if whole else []
 
 
 def read_json(folder: Path, name: str) -> Mapping[str, Any]:
@@ -82,15 +142,13 @@ def read_json(folder: Path, name: str) -> Mapping[str, Any]:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelLoadError(_missing(folder, name)) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ModelLoadError(f"Cannot read {folder / name}: {error.strerror}; correct its permissions") from error
+    except (ValueError, RecursionError) as error:
         raise ModelLoadError(f"Cannot read {folder / name}: {error}; copy the checkpoint anew") from error
     if not isinstance(content, dict):
         raise ModelLoadError(f"{folder / name} holds no JSON object: copy the checkpoint anew")
     return content
-
-
-def _variant(file: Path) -> str:
-    return file.name.split(".")[1]
 
 
 def _missing(folder: Path, name: str) -> str:

@@ -41,10 +41,10 @@ def read_header(path: Path) -> Header:
             from imagegen_core.models.torch_file import read_torch
 
             header = read_torch(path)
+    except PermissionError as error:
+        raise ModelLoadError(f"Cannot read {path}: {error.strerror}; correct its permissions") from error
     except OSError as error:
-        raise ModelLoadError(
-            f"Cannot read {path}: {error.strerror or error}; correct its permissions, or copy it anew"
-        ) from error
+        raise ModelLoadError(f"Cannot read {path}: {error.strerror or error}; check the disk it lies on") from error
     if not header.tensors:
-        raise ModelLoadError(f"{path} holds no tensors: copy or download it anew")
+        raise ModelLoadError(f"{path} holds no tensors: name a file with a model's weights")
     return header

@@ -32,6 +32,7 @@ def architecture(path: Path) -> str:
         return folder_family(path)
     found = describe(path)
     if found.kind in _ADDITIONS:
+        _refuse_averages(read_header(path))
         raise ModelLoadError(f"{path} is no checkpoint but {_ADDITIONS[found.kind]}: name a checkpoint to draw with")
     if found.family is None:
         raise ModelLoadError(
@@ -81,6 +82,7 @@ def _describe_file(path: Path) -> Description:
     header = read_header(path)
     found = contents(header.tensors)
     if found is None:
+        _refuse_averages(header)
         names = ", ".join(quoted(name) for name in islice(header.tensors, 3))
         raise ModelLoadError(
             f"Cannot tell what {path} is: its tensors, such as {names}, are of no model known here; expected one of "
@@ -95,6 +97,14 @@ def _describe_file(path: Path) -> Description:
         size=path.stat().st_size,
         native_size=_resolution(header),
     )
+
+
+def _refuse_averages(header: Header) -> None:
+    if any(name.startswith("model_ema.diffusion_model") for name in header.tensors):
+        raise ModelLoadError(
+            f"{header.path} holds its UNet's moving averages (model_ema) without the weights themselves: take the "
+            "version of it that has them under model.diffusion_model"
+        )
 
 
 def _describe_folder(path: Path) -> Description:

@@ -1,4 +1,4 @@
-"""LDM's names and diffusers' names of a UNet's layers: which is which follows from the blocks that the UNet has.
+"""LDM's names of a UNet's layers, from diffusers' names: they follow from the blocks that the UNet has.
 
 LDM (https://github.com/CompVis/latent-diffusion) counts its blocks through: each layer of a block is an input block of
 its own, and so is each downsampler. diffusers counts blocks, and layers inside them.
@@ -30,8 +30,7 @@ _FIXED = {
     **{f"mid_block.resnets.0.{part}": f"middle_block.0.{ldm}" for part, ldm in _RESNET.items()},
     **{f"mid_block.resnets.1.{part}": f"middle_block.2.{ldm}" for part, ldm in _RESNET.items()},
 }
-_DIFFUSERS_PART = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.")
-_LDM_PART = re.compile(r"(input|output)_blocks\.(\d+)\.(\d+)\.(\w+)")
+_PART = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.")
 
 
 @dataclass
@@ -53,21 +52,7 @@ def to_ldm(names: Iterable[str]) -> dict[str, str]:
         LDM's name by diffusers' name; names of other layers are left out.
     """
     names = list(names)
-    return _renamed(names, dict(_pairs(_diffusers_blocks(names, "down"), _diffusers_blocks(names, "up"))))
-
-
-def to_diffusers(names: Iterable[str]) -> dict[str, str]:
-    """Name a UNet's layers or parameters as diffusers does.
-
-    Args:
-        names: All of the UNet's names, as LDM has them, without ``model.diffusion_model.``.
-
-    Returns:
-        diffusers' name by LDM's name; names of other layers are left out.
-    """
-    names = list(names)
-    pairs = _pairs(_ldm_blocks(names, "input"), _ldm_blocks(names, "output"))
-    return _renamed(names, {ldm: diffusers for diffusers, ldm in pairs})
+    return _renamed(names, dict(_pairs(_blocks(names, "down"), _blocks(names, "up"))))
 
 
 def _pairs(down: list[_Block], up: list[_Block]) -> Iterator[tuple[str, str]]:
@@ -89,34 +74,16 @@ def _pairs(down: list[_Block], up: list[_Block]) -> Iterator[tuple[str, str]]:
                 yield f"up_blocks.{number}.upsamplers.0.conv", f"{place}.conv"
 
 
-def _diffusers_blocks(names: Iterable[str], side: str) -> list[_Block]:
+def _blocks(names: Iterable[str], side: str) -> list[_Block]:
     blocks: dict[int, _Block] = {}
     for name in names:
-        if (part := _DIFFUSERS_PART.match(name)) and part[1] == side:
+        if (part := _PART.match(name)) and part[1] == side:
             block = blocks.setdefault(int(part[2]), _Block())
             if part[3] == "resnets":
                 block.layers = max(block.layers, int(part[4]) + 1)
             block.attends |= part[3] == "attentions"
             block.has_sampler |= part[3].endswith("samplers")
     return [blocks[number] for number in sorted(blocks)]
-
-
-def _ldm_blocks(names: Iterable[str], side: str) -> list[_Block]:
-    parts: dict[int, set[str]] = {}
-    for name in names:
-        if (part := _LDM_PART.match(name)) and part[1] == side:
-            parts.setdefault(int(part[2]), set()).add(part[4])
-    blocks = [_Block()]
-    for _, found in sorted(parts.items()):
-        if "op" not in found and "in_layers" not in found:
-            continue  # the first convolution
-        block = blocks[-1]
-        block.layers += "in_layers" in found
-        block.attends |= "transformer_blocks" in found
-        block.has_sampler = bool(found & {"op", "conv"})
-        if block.has_sampler:
-            blocks.append(_Block())
-    return blocks
 
 
 def _renamed(names: Iterable[str], beginnings: Mapping[str, str]) -> dict[str, str]:

@@ -32,6 +32,23 @@ class Opaque:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """A tensor, as a view of a storage.
+
+    Attributes:
+        tensor: Its element type and shape.
+        storage: The key of the storage.
+        offset: The storage's elements before the first one, in the tensor's own element type.
+        strides: The elements from one index to the next, for each dimension.
+    """
+
+    tensor: Tensor
+    storage: str
+    offset: int
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Storage:
     """A run of elements in the file, which tensors are views of.
 
@@ -123,7 +140,7 @@ def stored(persistent: object) -> Storage:
     raise DamagedPickleError("its pickle refers to what is no storage of weights")
 
 
-def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> Tensor:
+def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> View:
     """``torch._utils._rebuild_tensor_v2`` and its older form: a view of a storage that knows its dtype."""
     if not isinstance(storage, Storage) or storage.dtype is None:
         raise DamagedPickleError("its pickle makes a tensor of what is no storage")
@@ -132,14 +149,14 @@ def _tensor(storage: object, offset: object, shape: object, strides: object, *_:
 
 def _tensor_of_bytes(
     storage: object, offset: object, shape: object, strides: object, _grad: object, _hooks: object, dtype: object
-) -> Tensor:
+) -> View:
     """``torch._utils._rebuild_tensor_v3``: a view of bytes."""
     if not isinstance(storage, Storage) or not isinstance(dtype, Global) or dtype.name not in _DTYPES:
         raise DamagedPickleError("its pickle makes a tensor of what is no storage")
     return _view(storage, dtype.name.removeprefix("torch."), offset, shape, strides)
 
 
-def _view(storage: Storage, dtype: str, offset: object, shape: object, strides: object) -> Tensor:
+def _view(storage: Storage, dtype: str, offset: object, shape: object, strides: object) -> View:
     extents, steps = _counts(shape), _counts(strides)
     (start,) = _counts((offset,))
     if len(extents) != len(steps):
@@ -151,7 +168,7 @@ def _view(storage: Storage, dtype: str, offset: object, shape: object, strides: 
         raise DamagedPickleError(f"its pickle holds a tensor that reaches beyond its storage of {held} elements")
     if elements_within(extents, held) > held:
         raise DamagedPickleError("its pickle holds a tensor that repeats its storage")
-    return tensor
+    return View(tensor, storage.key, start, steps)
 
 
 def _counts(value: object) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imagegen_core.errors import ModelLoadError
-from imagegen_core.models.tensors import DTYPES, Header, Tensor, elements_within, quoted
+from imagegen_core.models.tensors import DTYPES, Header, Span, Tensor, elements_within, quoted
 
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000  # the format's own limit, in bytes
@@ -32,7 +32,10 @@ def read_safetensors(path: Path) -> Header:
             length = _header_length(file.read(_LENGTH_BYTES), size)
             entries = _parse(file.read(length))
         metadata = _metadata(entries.pop(_METADATA, None))
-        return Header(path, "safetensors", _tensors(entries, size - _LENGTH_BYTES - length), metadata)
+        begin = _LENGTH_BYTES + length
+        tensors = _tensors(entries, size - begin)
+        spans = {name: Span(begin + entries[name]["data_offsets"][0]) for name in tensors}
+        return Header(path, "safetensors", tensors, metadata, spans)
     except _HeaderError as error:
         raise ModelLoadError(f"{path} is no whole safetensors file: {error}; copy or download it anew") from error
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagegen_core.errors import ImagegenError, InvalidRequestError, ModelNotFoundError
+from imagegen_core.models.headers import read_header
 from imagegen_core.models.inspect import describe
 from imagegen_core.models.locate import folders_below
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
@@ -103,7 +104,7 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
             return f"it was made for {lora.family}, and the checkpoint is {self._family}"
         if self._layers is not None:
             try:
-                plan_lora(path, self._layers)
+                plan_lora(read_header(path), self._layers)
             except ImagegenError as error:
                 return f"{path.name} does not fit this checkpoint: {error}"
         return None

@@ -53,6 +53,21 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Where a tensor's elements lie.
+
+    Attributes:
+        begin: The byte of the first element, counted from the file's beginning; in a compressed record, from its own.
+        strides: The elements from one index to the next, for each dimension; None where they follow each other.
+        record: The compressed record of a zip archive that holds them; None where they lie in the file as they are.
+    """
+
+    begin: int
+    strides: tuple[int, ...] | None = None
+    record: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What a weights file says about itself.
 
@@ -61,12 +76,14 @@ class Header:
         format: ``safetensors``, ``torch`` (a zip archive) or ``torch-legacy`` (before torch 1.6).
         tensors: Its tensors by name.
         metadata: The text that a safetensors file carries along, such as ``modelspec.resolution``.
+        spans: Where each tensor lies in the file.
     """
 
     path: Path
     format: str
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    spans: Mapping[str, Span] = field(default_factory=dict)
 
 
 def elements_within(shape: tuple[int, ...], limit: int) -> int:

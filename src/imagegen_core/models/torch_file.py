@@ -6,23 +6,27 @@ record for each storage, and before torch 1.6 five pickles followed by the stora
 
 from __future__ import annotations
 
+import math
 import os
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from imagegen_core.errors import ModelLoadError
-from imagegen_core.models.pickled import DamagedPickleError, RefusedPickleError, Storage
-from imagegen_core.models.tensors import Header, Tensor, quoted
+from imagegen_core.models.pickled import BITS, DamagedPickleError, RefusedPickleError, Storage, View
+from imagegen_core.models.tensors import Header, Span, quoted
 from imagegen_core.models.unpickling import unpickle
 
 _LONGEST_PICKLE = 16 * 2**20  # in bytes; a checkpoint's takes half a megabyte
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_LENGTH_BYTES = 8  # before each storage's elements
+_LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip's record: the lengths of its name and of its extra field
 # What a training run or an upscaler's author wraps the weights in.
-_WRAPPERS = ("state_dict", "params_ema", "params")
+_WRAPPERS = ("state_dict", "model", "module", "params_ema", "params")
 _DEPTH = 3
 
 
@@ -36,7 +40,7 @@ def read_torch(path: Path) -> Header:
     try:
         with path.open("rb") as file:
             is_zip = file.read(2) == b"PK"
-        content = _read_zip(path) if is_zip else _read_legacy(path)
+        content, places = _read_zip(path) if is_zip else _read_legacy(path)
     except RefusedPickleError as error:
         raise ModelLoadError(
             f"{path} is refused: its pickle asks for {error}, which weights do not need and which could run code; "
@@ -44,10 +48,23 @@ def read_torch(path: Path) -> Header:
         ) from error
     except DamagedPickleError as error:
         raise ModelLoadError(f"{path} is no whole torch file: {error}; copy or download it anew") from error
-    return Header(path, "torch" if is_zip else "torch-legacy", dict(_tensors(content)))
+    views = dict(_views(content))
+    tensors = {name: view.tensor for name, view in views.items()}
+    spans = {name: _span(view, places) for name, view in views.items()}
+    return Header(path, "torch" if is_zip else "torch-legacy", tensors, spans=spans)
 
 
-def _read_zip(path: Path) -> object:
+def _span(view: View, places: Mapping[str, Span]) -> Span:
+    """Where a view's elements lie, by the place of its storage."""
+    shape, place = view.tensor.shape, places[view.storage]
+    steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]  # of elements that follow each other
+    is_plain = all(own == step or extent == 1 for own, step, extent in zip(view.strides, steps, shape, strict=True))
+    begin = place.begin + view.offset * BITS[view.tensor.dtype] // 8
+    return Span(begin, None if is_plain else view.strides, place.record)
+
+
+def _read_zip(path: Path) -> tuple[object, dict[str, Span]]:
+    """What the archive's pickle holds, and where the storages lie."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = {record.filename: record for record in archive.infolist()}
@@ -65,16 +82,30 @@ def _read_zip(path: Path) -> object:
     storages: dict[str, Storage] = {}
     content = unpickle(BytesIO(program), storages)
     folder = pickles[0].removesuffix("data.pkl")
-    for key, storage in storages.items():
-        record_size = records[f"{folder}data/{key}"].file_size if f"{folder}data/{key}" in records else 0
-        if record_size * 8 < storage.bits:
-            raise DamagedPickleError(
-                f"its storage {quoted(key)} has {record_size} bytes, and its pickle counts on more"
-            )
-    return content
+    with path.open("rb") as file:
+        places = {key: _place(file, records.get(f"{folder}data/{key}"), storage) for key, storage in storages.items()}
+    return content, places
 
 
-def _read_legacy(path: Path) -> object:
+def _place(file: BinaryIO, record: zipfile.ZipInfo | None, storage: Storage) -> Span:
+    """Where a storage's record lies in the archive."""
+    record_size = record.file_size if record else 0
+    if record is None or record_size * 8 < storage.bits:
+        raise DamagedPickleError(
+            f"its storage {quoted(storage.key)} has {record_size} bytes, and its pickle counts on more"
+        )
+    if record.compress_type != zipfile.ZIP_STORED:
+        return Span(0, record=record.filename)
+    file.seek(record.header_offset)
+    start = file.read(_LOCAL_HEADER.size).ljust(_LOCAL_HEADER.size, b"\0")
+    begin = record.header_offset + _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(start))
+    if begin + record_size > os.fstat(file.fileno()).st_size:
+        raise DamagedPickleError(f"its storage {quoted(storage.key)} reaches beyond its end")
+    return Span(begin)
+
+
+def _read_legacy(path: Path) -> tuple[object, dict[str, Span]]:
+    """What the file's pickles hold, and where the storages lie behind them."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         programs = BytesIO(file.read(_LONGEST_PICKLE))
@@ -84,21 +115,28 @@ def _read_legacy(path: Path) -> object:
         unpickle(programs, {})
     storages: dict[str, Storage] = {}
     content = unpickle(programs, storages)
-    unpickle(programs, {})  # the storages' order
-    wanted = sum(_LEGACY_LENGTH_BYTES + storage.bits // 8 for storage in storages.values())
-    if size - programs.tell() < wanted:
-        raise DamagedPickleError(f"its weights take {wanted} bytes, and it ends after {size - programs.tell()}")
-    return content
+    order = unpickle(programs, {})
+    if not isinstance(order, list) or set(map(str, order)) != storages.keys() or len(order) != len(storages):
+        raise DamagedPickleError("its list of storages is not the one that its pickle refers to")
+    places, end = {}, programs.tell()
+    for key in order:
+        places[key] = Span(end + _LEGACY_LENGTH_BYTES)
+        end = places[key].begin + storages[key].bits // 8
+    if size < end:
+        raise DamagedPickleError(
+            f"its weights take {end - programs.tell()} bytes, and it ends after {size - programs.tell()}"
+        )
+    return content, places
 
 
-def _tensors(content: object) -> Iterator[tuple[str, Tensor]]:
+def _views(content: object) -> Iterator[tuple[str, View]]:
     """The tensors by their keys, those of nested dicts by the keys joined with dots."""
     level = {"": _unwrapped(content)}
     seen = set()  # a pickle may nest a dict in itself
     for _ in range(_DEPTH):
         below: dict[str, object] = {}
         for name, value in level.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, View):
                 yield name, value
             elif isinstance(value, dict) and id(value) not in seen:
                 seen.add(id(value))

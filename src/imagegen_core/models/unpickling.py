@@ -25,7 +25,7 @@ def unpickle(data: BytesIO, storages: dict[str, Storage]) -> object:
         storages: Takes up the storages that the pickle refers to, by their keys.
 
     Returns:
-        Dicts with texts as keys, lists, tuples, numbers, texts, `Tensor`, `Storage`, and `Opaque` for the rest.
+        Dicts with texts as keys, lists, tuples, numbers, texts, `View`, `Storage`, and `Opaque` for the rest.
 
     Raises:
         RefusedPickleError: It names something that weights do not need.

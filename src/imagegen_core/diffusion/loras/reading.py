@@ -12,8 +12,7 @@ from torch import Tensor
 
 from imagegen_core.diffusion.embeddings import Embedding, Embeddings
 from imagegen_core.diffusion.loras.deltas import Decomposed, Delta, Difference, Factored, Hadamard, Kronecker, LowRank
-from imagegen_core.diffusion.single_file import read_weights
-from imagegen_core.models.headers import read_header
+from imagegen_core.diffusion.weights_file import WeightsFile
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
 from imagegen_core.models.loras.plan import LayerChange, LoraError, plan_lora
 from imagegen_core.models.loras.tensor_names import NETWORKS, UNET
@@ -79,31 +78,29 @@ def load_lora(
     Raises:
         ModelLoadError: The file is damaged, or does not fit the pipeline; the message says why.
     """
-    plan = plan_lora(path, layers)
-    header = read_header(path)
-    state = read_weights(path)
-    changed = [name for name, tensor in header.tensors.items() if name in state and state[name].shape != tensor.shape]
-    if changed or not state.keys() >= header.tensors.keys():
-        raise LoraError(f"{path} changed while it was read; try again")
-    deltas: dict[LayerKey, tuple[Delta, ...]] = {}
-    for change in plan.layers:
-        key = (change.network, change.module)
-        deltas[key] = (*deltas.get(key, ()), _delta(change, state, modules[key]))
-    return LoadedLora(deltas, [_embedding(word, parts, state, embeddings) for word, parts in plan.embeddings.items()])
+    with WeightsFile(path) as file:
+        plan = plan_lora(file.header, layers)
+        deltas: dict[LayerKey, tuple[Delta, ...]] = {}
+        for change in plan.layers:
+            key = (change.network, change.module)
+            deltas[key] = (*deltas.get(key, ()), _delta(change, file, modules[key]))
+        bundled = [_embedding(word, parts, file, embeddings) for word, parts in plan.embeddings.items()]
+        file.check_unchanged()
+    return LoadedLora(deltas, bundled)
 
 
-def _embedding(word: str, parts: Mapping[str, str], state: Mapping[str, Tensor], embeddings: Embeddings) -> Embedding:
+def _embedding(word: str, parts: Mapping[str, str], file: WeightsFile, embeddings: Embeddings) -> Embedding:
     try:
-        return embeddings.embedding(word, {part: state[name] for part, name in parts.items()})
+        return embeddings.embedding(word, {part: file.read(name) for part, name in parts.items()})
     except ValueError as error:
         raise LoraError(f"its embedding {quoted(word)} cannot be used: {error}") from error
 
 
-def _delta(change: LayerChange, state: Mapping[str, Tensor], layer: Any) -> Delta:
+def _delta(change: LayerChange, file: WeightsFile, layer: Any) -> Delta:
     weight = layer.weight
 
     def tensor(role: str, dtype: torch.dtype = weight.dtype) -> Tensor:
-        return _finite(state, change.tensors[role], dtype).to(weight.device)
+        return _finite(file, change.tensors[role], dtype).to(weight.device)
 
     if change.algorithm in ("difference", "whole"):
         parameters = dict(layer.named_parameters(recurse=False))
@@ -112,7 +109,7 @@ def _delta(change: LayerChange, state: Mapping[str, Tensor], layer: Any) -> Delt
             for name in change.tensors
         }
         return Difference(parts.get("weight"), parts.get("bias"))
-    delta = _factored(change, tensor, tuple(weight.shape), _scale(change, state))
+    delta = _factored(change, tensor, tuple(weight.shape), _scale(change, file))
     magnitude = next((role for role in ("dora_scale", "magnitude") if role in change.tensors), None)
     if magnitude is None:
         return delta
@@ -148,18 +145,18 @@ def _parameter(change: LayerChange, held: Tensor, parameter: Tensor, name: str) 
     return _checked(difference.to(parameter.dtype), name)
 
 
-def _scale(change: LayerChange, state: Mapping[str, Tensor]) -> float:
+def _scale(change: LayerChange, file: WeightsFile) -> float:
     """The factor of a layer's change: alpha over rank, or what the file says in its place."""
     if "scale" in change.tensors:
-        return float(_finite(state, change.tensors["scale"], torch.float32))
+        return float(_finite(file, change.tensors["scale"], torch.float32))
     if "alpha" in change.tensors:
-        alpha = float(_finite(state, change.tensors["alpha"], torch.float32))
+        alpha = float(_finite(file, change.tensors["alpha"], torch.float32))
         return 1.0 if change.rank is None else alpha / change.rank
     return change.scale
 
 
-def _finite(state: Mapping[str, Tensor], name: str, dtype: torch.dtype) -> Tensor:
-    return _checked(state[name].to(torch.float32).to(dtype), name)
+def _finite(file: WeightsFile, name: str, dtype: torch.dtype) -> Tensor:
+    return _checked(file.read(name, torch.float32).to(dtype), name)
 
 
 def _checked(tensor: Tensor, name: str) -> Tensor:

@@ -9,31 +9,15 @@ from pathlib import Path
 
 from imagegen_core.models.folders import weights
 from imagegen_core.models.headers import read_header
-from imagegen_core.models.ldm_names import to_diffusers, to_ldm
-from imagegen_core.models.loras.tensor_names import NETWORKS, TEXT_ENCODER, TEXT_ENCODER_2, UNET
-from imagegen_core.models.tensors import Tensor
+from imagegen_core.models.ldm_names import to_ldm
+from imagegen_core.models.loras.tensor_names import NETWORKS, UNET
+from imagegen_core.models.networks.parts import checkpoint_parts
+from imagegen_core.models.tensors import Header
 
 Shape = tuple[int, ...]
 
 _WIDTH = re.compile(r"\.attn2\.to_k\.weight$")
 _TEXT_PREFIX = "text_model."
-# How single files begin the names of each network; the second encoder's are open_clip's.
-_SINGLE_FILE = {
-    UNET: ("model.diffusion_model.", ""),
-    TEXT_ENCODER: ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer."),
-}
-_OPEN_CLIP = ("conditioner.embedders.1.model.", "cond_stage_model.model.")
-_OPEN_CLIP_PARTS = {
-    "ln_final": "final_layer_norm",
-    "token_embedding": "embeddings.token_embedding",
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-_OPEN_CLIP_BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)\.(weight|bias)")
-_OPEN_CLIP_JOINED = re.compile(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)")
 _OLD_PROCESSORS = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
 
 
@@ -65,9 +49,9 @@ class CheckpointLayers:
             base: A diffusers-format folder that supplies the networks which a single file lacks.
 
         Raises:
-            ModelLoadError: A file is damaged.
+            ModelLoadError: A file is damaged, or holds a tensor that no network takes.
         """
-        networks = _of_folder(checkpoint) if checkpoint.is_dir() else _of_file(read_header(checkpoint).tensors)
+        networks = _of_folder(checkpoint) if checkpoint.is_dir() else _of_file(read_header(checkpoint))
         supplied = _of_folder(base) if base is not None and not checkpoint.is_dir() else {}
         return cls({network: networks.get(network) or supplied.get(network, {}) for network in NETWORKS})
 
@@ -126,33 +110,6 @@ def _of_folder(folder: Path) -> dict[str, dict[str, Shape]]:
     }
 
 
-def _of_file(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Shape]]:
-    networks: dict[str, dict[str, Shape]] = {TEXT_ENCODER: {}, TEXT_ENCODER_2: {}}
-    unet = next(found for prefix in _SINGLE_FILE[UNET] if (found := _below(prefix, tensors)) or not prefix)
-    renamed = to_diffusers(unet)
-    networks[UNET] = {renamed.get(name, name): shape for name, shape in unet.items()}
-    for prefix in _SINGLE_FILE[TEXT_ENCODER]:
-        networks[TEXT_ENCODER] |= _below(prefix, tensors)
-    for prefix, network in zip(_OPEN_CLIP, (TEXT_ENCODER_2, TEXT_ENCODER), strict=True):
-        for name, shape in _below(prefix, tensors).items():
-            networks[network] |= _from_open_clip(name, shape)
-    return networks
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
-    return {name.removeprefix(prefix): tensor.shape for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _from_open_clip(name: str, shape: Shape) -> dict[str, Shape]:
-    """One of open_clip's parameters under transformers' names; it holds query, key and value in one matrix."""
-    if joined := _OPEN_CLIP_JOINED.fullmatch(name):
-        layer = f"encoder.layers.{joined[1]}.self_attn"
-        return {f"{layer}.{part}_proj.{joined[2]}": (shape[0] // 3, *shape[1:]) for part in "qkv"}
-    if name == "text_projection":
-        return {"text_projection.weight": shape[::-1]}
-    if name == "positional_embedding":
-        return {"embeddings.position_embedding.weight": shape}
-    if block := _OPEN_CLIP_BLOCK.fullmatch(name):
-        return {f"encoder.layers.{block[1]}.{_OPEN_CLIP_PARTS.get(block[2], block[2])}.{block[3]}": shape}
-    module, _, parameter = name.rpartition(".")
-    return {f"{_OPEN_CLIP_PARTS.get(module, module)}.{parameter}": shape}
+def _of_file(header: Header) -> dict[str, dict[str, Shape]]:
+    parts = checkpoint_parts(header, otherwise=UNET)
+    return {network: {name: source.shape for name, source in layers.items()} for network, layers in parts.items()}

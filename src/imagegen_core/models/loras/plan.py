@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from imagegen_core.errors import ModelLoadError
-from imagegen_core.models.headers import read_header
 from imagegen_core.models.loras import adapter_config, shapes, tensor_names
 from imagegen_core.models.loras.adapter_config import AdapterConfig, AdapterConfigError
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers, Shape
@@ -78,13 +76,11 @@ class LoraPlan:
     """All that a LoRA file does.
 
     Attributes:
-        path: The file.
         layers: The changes of layers.
         embeddings: The words that it brings: by word, and by the key that an embedding's own file would have, the
             name of a tensor.
     """
 
-    path: Path
     layers: Sequence[LayerChange]
     embeddings: Mapping[str, Mapping[str, str]]
 
@@ -103,19 +99,17 @@ class _Group:
     tensors: dict[str, str] = field(default_factory=dict)
 
 
-def plan_lora(path: Path, layers: CheckpointLayers) -> LoraPlan:
+def plan_lora(header: Header, layers: CheckpointLayers) -> LoraPlan:
     """Find out what a LoRA file changes in a checkpoint.
 
     Args:
-        path: A safetensors file, or a torch file.
+        header: The file's.
         layers: The checkpoint's layers.
 
     Raises:
-        ModelLoadError: The file is damaged.
         LoraError: It holds a tensor that is not known, an algorithm that is not drawn here, or a layer that the
             checkpoint lacks or has in another shape.
     """
-    header = read_header(path)
     for name in header.tensors:
         if algorithm := tensor_names.refused_algorithm(name):
             raise LoraError(
@@ -129,7 +123,7 @@ def plan_lora(path: Path, layers: CheckpointLayers) -> LoraPlan:
         changes = [change for group in groups for change in _changes(group, header.tensors, layers, configs)]
     except AdapterConfigError as error:
         raise LoraError(str(error)) from error
-    return LoraPlan(path, changes, embeddings)
+    return LoraPlan(changes, embeddings)
 
 
 def _grouped(names: Iterable[str]) -> Sequence[_Group]:

@@ -1,0 +1,112 @@
+"""The components of a diffusers-format folder, each loaded by what its own folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imagegen_core.diffusion.libraries import first_line
+from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
+from imagegen_core.errors import ModelLoadError
+from imagegen_core.models.folders import LIBRARIES, read_json, weights
+from imagegen_core.models.networks.parts import component_layers, sources
+
+_ADVICE = "take the configs and the weights from one and the same model"
+
+
+def load_component(folder: Path, name: str, kind: tuple[str, str], dtype: torch.dtype) -> Any:
+    """A component of a pipeline from its folder below a checkpoint's.
+
+    Args:
+        folder: The checkpoint's folder.
+        name: The component's name, such as ``unet`` or ``tokenizer``.
+        kind: Its library and its class, as ``model_index.json`` names them.
+        dtype: What a network's weights are converted to.
+
+    Raises:
+        ModelLoadError: It is missing, damaged, or of a class that such a component cannot have.
+    """
+    if not (folder / name).is_dir():
+        raise ModelLoadError(f"The checkpoint {folder} is incomplete: its folder {name} is missing; copy it anew")
+    component = component_class(folder, name, kind)
+    if issubclass(component, torch.nn.Module):
+        return load_network(folder / name, name, component, dtype)
+    with _reading(folder / name):
+        return component.from_pretrained(folder / name, local_files_only=True)
+
+
+def load_network(folder: Path, name: str, network: type, dtype: torch.dtype) -> Any:
+    """A network from the config and the weights in its folder.
+
+    Args:
+        folder: The network's own folder.
+        name: The component that it is, such as ``vae``.
+        network: Its class.
+        dtype: What its weights are converted to.
+
+    Raises:
+        ModelLoadError: Config or weights are missing or damaged, or do not match.
+    """
+    config = read_json(folder, "config.json")
+    if not (files := weights(folder)):
+        others = ", ".join(sorted(file.name for file in folder.iterdir() if file.name != "config.json"))
+        raise ModelLoadError(
+            f"The checkpoint {folder.parent} is incomplete: its folder {folder.name} has no weights; "
+            + (f"it has {others}, and .safetensors or .bin is read" if others else "copy it anew")
+        )
+    with Weights(files) as opened:
+        layers = component_layers(
+            name, {key: source for file in opened.files for key, source in sources(file.header).items()}
+        )
+        return build_network(Blueprint(name, network, config, folder / "config.json", _ADVICE), layers, opened, dtype)
+
+
+def component_class(folder: Path, name: str, kind: tuple[str, str]) -> Any:
+    """The class that a folder's ``model_index.json`` names for a component.
+
+    Raises:
+        ModelLoadError: The installed library has no such class, or it is none for such a component.
+    """
+    from diffusers import ModelMixin, SchedulerMixin
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    library, class_name = kind
+    named = f"{folder / 'model_index.json'} names {library}'s {class_name} for its {name}"
+    if library not in LIBRARIES:
+        raise ModelLoadError(f"{named}, and classes are taken from {' and '.join(LIBRARIES)} alone")
+    found = getattr(import_module(library), class_name, None)
+    fitting: tuple[type, ...] = (ModelMixin, PreTrainedModel)
+    if name.startswith("tokenizer"):
+        fitting = (PreTrainedTokenizerBase,)
+    elif name == "scheduler":
+        fitting = (SchedulerMixin,)
+    if found is None:
+        raise ModelLoadError(
+            f"{named}, which the installed version {import_module(library).__version__} does not have: upgrade it, or "
+            "take another version of the model"
+        )
+    if not isinstance(found, type) or not issubclass(found, fitting):
+        raise ModelLoadError(f"{named}, which it cannot be: take the model_index.json that belongs to the model")
+    return found
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Turn what a library raises about a folder of small files into a sentence.
+
+    Raises:
+        ModelLoadError: It raised something.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ModelLoadError(f"Cannot load {folder}: {first_line(error)}") from error
+    except PermissionError as error:
+        raise ModelLoadError(f"Cannot read {folder}: {error.strerror}; correct its permissions") from error
+    except Exception as error:  # the libraries raise any, and Rust's tokenizers plain ones
+        raise ModelLoadError(f"{folder} is damaged or incomplete ({first_line(error)}): copy it anew") from error

@@ -1,0 +1,199 @@
+"""Building a network around the tensors of weights files: each is used, known to be harmless, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from imagegen_core.diffusion.building import building
+from imagegen_core.diffusion.libraries import first_line
+from imagegen_core.diffusion.weights_file import WeightsFile
+from imagegen_core.errors import ModelLoadError
+from imagegen_core.models.networks.harmless import is_harmless
+from imagegen_core.models.networks.parts import refuse_unused
+from imagegen_core.models.networks.source import Layers, Source
+from imagegen_core.models.tensors import quoted
+
+_FLOATS = (
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+)
+
+
+class Weights:
+    """The tensors of one or several weights files, open for reading; a context manager.
+
+    Attributes:
+        files: The files.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Open the files and read their headers.
+
+        Raises:
+            ModelLoadError: One of them is no weights file, or damaged.
+        """
+        with ExitStack() as opened:
+            self.files = [opened.enter_context(WeightsFile(path)) for path in paths]
+            self._opened = opened.pop_all()
+        self._holders = {name: file for file in self.files for name in file.header.tensors}
+        self._stacks: dict[str, tuple[Tensor, ...]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def path(self, source: Source) -> Path:
+        """The file that a tensor comes from."""
+        return self._holders[source.name].path
+
+    def read(self, source: Source, dtype: torch.dtype) -> Tensor:
+        """Read a network's tensor, scaled and turned as its source says.
+
+        Raises:
+            ModelLoadError: The file ends early or was changed, or its numbers are of a kind that is not read here.
+        """
+        if source.third is None:
+            tensor = self._read(source, dtype)
+            return tensor.T.contiguous() if source.transposed else tensor
+        if source.name not in self._stacks:
+            self._stacks[source.name] = self._read(source, dtype).chunk(3)
+        return self._stacks[source.name][source.third]
+
+    def check_unchanged(self) -> None:
+        """Check that no file was written to since it was opened.
+
+        Raises:
+            ModelLoadError: One was.
+        """
+        for file in self.files:
+            file.check_unchanged()
+
+    def _read(self, source: Source, dtype: torch.dtype) -> Tensor:
+        file = self._holders[source.name]
+        if source.dtype not in _FLOATS:
+            raise ModelLoadError(
+                f"{file.path} holds {quoted(source.name)} as {source.dtype}, a quantization that is not read here: "
+                "take a version in fp16, bf16, fp32 or fp8"
+            )
+        if source.scale is None:
+            return file.read(source.name, dtype)
+        weight = file.read(source.name, torch.float32)
+        scale = self._holders[source.scale].read(source.scale, torch.float32)
+        if scale.numel() not in (1, len(weight)):
+            raise ModelLoadError(
+                f"{file.path} holds {quoted(source.scale)} with the shape {list(scale.shape)}: one scale for a tensor "
+                "or for each row is read here; take a version in fp16 or bf16"
+            )
+        return weight.mul_(scale.reshape(-1, *[1] * (weight.ndim - 1))).to(dtype)
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a network is built from.
+
+    Attributes:
+        component: Its name in a pipeline, such as ``unet``.
+        network: Its class in diffusers or transformers.
+        config: The class's arguments.
+        described_by: The file that the config is from, for errors.
+        advice: What to do where layers and config do not match.
+    """
+
+    component: str
+    network: Any
+    config: Mapping[str, Any]
+    described_by: Path
+    advice: str
+
+
+def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype: torch.dtype) -> Any:
+    """A network around the layers' own tensors; nothing is filled in at random.
+
+    An autoencoder whose file has no encoder is built without one, as drawing needs the decoder alone.
+
+    Args:
+        blueprint: The network's class and config.
+        layers: Where each of its tensors comes from.
+        weights: The files that they come from.
+        dtype: What the tensors are converted to.
+
+    Raises:
+        ModelLoadError: A layer is missing, is not the network's, or has another shape than its config says.
+    """
+    module = _empty(blueprint)
+    if blueprint.component == "vae" and not any(name.startswith("encoder.") for name in layers):
+        module.encoder = module.quant_conv = None
+        layers = {name: source for name, source in layers.items() if not name.startswith("quant_conv.")}
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    plain = {name: name.removeprefix("text_model.") for name in shapes}  # transformers nests it in some classes
+    _check(blueprint, {plain[name]: shape for name, shape in shapes.items()}, layers, weights)
+    state = {name: weights.read(layers[plain[name]], dtype).reshape(shape) for name, shape in shapes.items()}
+    module.load_state_dict(state, assign=True)
+    weights.check_unchanged()
+    return module.eval()
+
+
+def _empty(blueprint: Blueprint) -> Any:
+    from accelerate import init_empty_weights
+
+    network, config = blueprint.network, dict(blueprint.config)
+    try:
+        with building(), init_empty_weights(include_buffers=False), _skipping_initialization():
+            if hasattr(network, "from_config"):
+                return network.from_config(config)
+            return network(network.config_class.from_dict(config))
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise ModelLoadError(
+            f"The installed {network.__module__.partition('.')[0]} cannot build the {blueprint.component} that "
+            f"{blueprint.described_by} describes ({first_line(error)}): {blueprint.advice}"
+        ) from error
+
+
+def _check(blueprint: Blueprint, expected: Mapping[str, Sequence[int]], layers: Layers, weights: Weights) -> None:
+    """Check that the layers are the network's, all of them and no others."""
+    place = f"{weights.files[0].path} does not match {blueprint.described_by}"
+    for name, shape in expected.items():
+        if name not in layers:
+            raise ModelLoadError(f"{place}: its {blueprint.component} has no tensor {quoted(name)}; {blueprint.advice}")
+        source = layers[name]
+        if _without_ones(source.shape) != _without_ones(shape):
+            raise ModelLoadError(
+                f"{place}: its tensor {quoted(source.name)} has the shape {list(source.shape)}, expected "
+                f"{list(shape)}; {blueprint.advice}"
+            )
+    others = {name: source for name, source in layers.items() if name not in expected}
+    unused = [source for name, source in others.items() if not is_harmless(name, blueprint.component)]
+    for file in weights.files:
+        refuse_unused(file.header, [source.name for source in unused if weights.path(source) == file.path])
+
+
+def _without_ones(shape: Sequence[int]) -> list[int]:
+    """A convolution's weight of 1x1 as a linear layer has it."""
+    kept = list(shape)
+    while len(kept) > 2 and kept[-1] == 1:  # noqa: PLR2004 - rows and columns
+        kept.pop()
+    return kept
+
+
+def _skipping_initialization() -> AbstractContextManager[None]:
+    """Draw no random weights, not even empty ones: it takes half of the time."""
+    try:
+        from transformers.initialization import no_init_weights
+    except ImportError:  # before transformers 5
+        from transformers.modeling_utils import no_init_weights
+    return no_init_weights()  # type: ignore[no-any-return]

@@ -1,0 +1,134 @@
+"""Reading the tensors of weights files, one at a time and straight into memory of their own.
+
+Nothing is mapped: a mapped file that somebody truncates or overwrites ends the process with SIGBUS.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from imagegen_core.errors import ModelLoadError
+from imagegen_core.models.headers import read_header
+from imagegen_core.models.tensors import Header, Span, Tensor, quoted
+
+_CHUNK_BYTES = 4 * 2**20  # read at once where the precision changes
+
+
+class WeightsFile:
+    """One weights file of any format, open for reading; a context manager.
+
+    Attributes:
+        path: The file.
+        header: What it says about its tensors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file and read its header.
+
+        Raises:
+            ModelLoadError: It is no weights file, is damaged, or its pickle asks for more than weights need.
+        """
+        self.path = path
+        self._before = _stamp(path)
+        self.header: Header = read_header(path)
+        self._file = path.open("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def check_unchanged(self) -> None:
+        """Check that the file is the one whose header was read.
+
+        Raises:
+            ModelLoadError: Somebody wrote to it meanwhile, so that what was read may be of two files.
+        """
+        if _stamp(self.path) != self._before:
+            raise ModelLoadError(f"{self.path} was changed while it was read: load it again once it is complete")
+
+    def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Read a tensor into memory of its own.
+
+        Args:
+            name: Its name in the file.
+            dtype: What it is converted to; None keeps the file's element type.
+
+        Raises:
+            ModelLoadError: The file ends early, or torch has no such element type.
+        """
+        tensor, span = self.header.tensors[name], self.header.spans[name]
+        stored = getattr(torch, tensor.dtype, None)
+        if stored is None:
+            raise ModelLoadError(
+                f"{self.path}: the tensor {quoted(name)} is stored as {tensor.dtype}, which the installed torch "
+                f"{torch.__version__} does not have"
+            )
+        if span.strides is None and span.record is None:
+            return self._read_plain(tensor, span, stored, dtype or stored)
+        return self._read_view(tensor, span, stored).to(dtype or stored)
+
+    def _read_plain(self, tensor: Tensor, span: Span, stored: torch.dtype, dtype: torch.dtype) -> torch.Tensor:
+        result = torch.empty(tensor.shape, dtype=dtype)
+        self._file.seek(span.begin)
+        if stored == dtype:
+            self._fill(result.view(-1).view(torch.uint8) if result.numel() else result)
+            return result
+        target = result.view(-1)
+        elements = max(1, _CHUNK_BYTES // stored.itemsize)
+        chunk = torch.empty(min(elements, tensor.elements), dtype=stored)
+        for begin in range(0, tensor.elements, elements):
+            part = chunk[: min(elements, tensor.elements - begin)]
+            self._fill(part.view(torch.uint8))
+            target[begin : begin + len(part)].copy_(part)
+        return result
+
+    def _read_view(self, tensor: Tensor, span: Span, stored: torch.dtype) -> torch.Tensor:
+        """A tensor whose elements do not follow each other, or that lies in a compressed record."""
+        strides = span.strides or torch.empty(tensor.shape, device="meta").stride()
+        steps = zip(tensor.shape, strides, strict=True)
+        elements = 1 + sum((extent - 1) * step for extent, step in steps) if tensor.elements else 0
+        run = torch.empty(elements, dtype=stored)
+        if span.record is None:
+            self._file.seek(span.begin)
+            self._fill(run.view(torch.uint8) if elements else run)
+        else:
+            data = self._unpacked(span.record)[span.begin : span.begin + elements * stored.itemsize]
+            run = torch.frombuffer(bytearray(data), dtype=stored) if elements else run
+        return run.as_strided(tensor.shape, strides).contiguous()
+
+    def _unpacked(self, record: str) -> bytes:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.read(record)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ModelLoadError(f"{self.path} is damaged ({error}): copy or download it anew") from error
+
+    def _fill(self, target: torch.Tensor) -> None:
+        """Read bytes until `target`, one row of uint8, is full."""
+        if not target.numel():
+            return
+        if self._file.readinto(target.numpy().data) < len(target):
+            raise ModelLoadError(f"{self.path} ends in the middle of its weights: copy or download it anew")
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when somebody writes to a file, or puts another in its place; None where it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

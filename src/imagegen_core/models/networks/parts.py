@@ -1,0 +1,87 @@
+"""The components that a checkpoint file holds, told by their prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from imagegen_core.errors import ModelLoadError
+from imagegen_core.models.families import TEXT_ENCODERS
+from imagegen_core.models.networks.harmless import is_harmless
+from imagegen_core.models.networks.scaling import scaled
+from imagegen_core.models.networks.source import Layers, Source
+from imagegen_core.models.networks.text_encoder import text_layers
+from imagegen_core.models.networks.unet_names import unet_layers
+from imagegen_core.models.networks.vae import vae_layers
+from imagegen_core.models.tensors import Header, quoted
+
+Described = TypeVar("Described")
+
+UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+VAE_PREFIXES = ("first_stage_model.", "vae.")
+_PREFIXES = {
+    **dict.fromkeys(UNET_PREFIXES, "unet"),
+    **dict.fromkeys(VAE_PREFIXES, "vae"),
+    **{prefix: component for prefix, component, _ in TEXT_ENCODERS},
+}
+_NAMES = {"unet": unet_layers, "vae": vae_layers, "text_encoder": text_layers, "text_encoder_2": text_layers}
+# What data-parallel training and torch.compile put before every name.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def unwrapped(tensors: Mapping[str, Described]) -> dict[str, Described]:
+    """The tensors without the prefix of what a network was wrapped in while it was trained."""
+    wrapper = next((prefix for prefix in _WRAPPERS if all(name.startswith(prefix) for name in tensors)), None)
+    if not tensors or wrapper is None:
+        return dict(tensors)
+    return unwrapped({name.removeprefix(wrapper): tensor for name, tensor in tensors.items()})
+
+
+def checkpoint_parts(header: Header, otherwise: str | None = None) -> dict[str, dict[str, Source]]:
+    """The layers of each component in a file, by the names its module has for them.
+
+    Args:
+        header: The file's.
+        otherwise: The component that names without a prefix belong to, in files of one component alone.
+
+    Raises:
+        ModelLoadError: The file holds a tensor that belongs to no component and is not known to be harmless.
+    """
+    parts: dict[str, dict[str, Source]] = {}
+    strangers = []
+    for name, source in unwrapped(sources(header)).items():
+        prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
+        component = _PREFIXES.get(prefix, otherwise)
+        if is_harmless(name):
+            continue
+        if component is None:
+            strangers.append(source.name)
+        else:
+            parts.setdefault(component, {})[name.removeprefix(prefix)] = source
+    refuse_unused(header, strangers)
+    return {component: component_layers(component, layers) for component, layers in parts.items()}
+
+
+def component_layers(component: str, layers: Layers) -> dict[str, Source]:
+    """A component's layers by the names its module has for them, with their scales; the rest keeps its own names."""
+    return _NAMES[component](scaled(layers))
+
+
+def refuse_unused(header: Header, names: Iterable[str]) -> None:
+    """Refuse a file that holds tensors which nothing here takes.
+
+    Raises:
+        ModelLoadError: There are any; it names the first.
+    """
+    unused = sorted(names)
+    if unused:
+        others = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        raise ModelLoadError(
+            f"{header.path} holds the tensor {quoted(unused[0])}{others}, which the networks drawn with here do not "
+            "have: it may change the picture, so the file is refused; take a version of it without such additions"
+        )
+
+
+def sources(header: Header) -> dict[str, Source]:
+    """The tensors of a file, each as a source of its own."""
+    return {name: Source(name, tensor.dtype, tensor.shape) for name, tensor in header.tensors.items()}

@@ -1,0 +1,114 @@
+"""Half precision: what overflows is settled at load, and no request changes what another gets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, save_file
+
+from imagegen_core import GenerateRequest, ImagegenError, Job, LocalEngine, Settings
+from imagegen_sdxl import DiffusersSDXLCudaWorker
+
+REFERENCE = {"prompt": "a lake", "seed": 1, "num_inference_steps": 2}
+ENDLESS = {**REFERENCE, "guidance_scale": 1e30}
+
+
+def _worker(folder: Path, dtype: Any = "fp16") -> Any:
+    return DiffusersSDXLCudaWorker(settings=Settings(model=str(folder), device="cpu", dtype=dtype, recipe=False))
+
+
+def _draw(worker: Any, fields: Any) -> bytes:
+    png, _ = worker.run_job(Job(req=GenerateRequest(**fields)))
+    return png  # type: ignore[no-any-return]
+
+
+def _with_vae(checkpoint: Path, folder: Path, factor: float = 1.0) -> Path:
+    """A checkpoint whose VAE's config knows of no overflow, and whose decoder's first numbers are `factor` as large."""
+    shutil.copytree(checkpoint, folder)
+    config = folder / "vae/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "force_upcast": False}))
+    file = folder / "vae/diffusion_pytorch_model.safetensors"
+    state = load(file.read_bytes())
+    for name in ("decoder.conv_in.weight", "decoder.conv_in.bias"):
+        state[name] = state[name] * factor
+    save_file(state, file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(sdxl_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that computes in fp16 throughout."""
+    return _with_vae(sdxl_checkpoint, tmp_path_factory.mktemp("half") / "model")
+
+
+def test_a_vae_that_overflows_computes_in_fp32_from_the_load_on(
+    sdxl_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = _worker(_with_vae(sdxl_checkpoint, tmp_path / "model", factor=1e5))
+    said = ["The VAE overflows in float16: it computes in fp32; VAE_PATH can name one that does not overflow"]
+    assert caplog.messages == said
+    assert worker.pipe.vae.dtype == torch.float32
+    assert _draw(worker, REFERENCE) == _draw(worker, REFERENCE)
+    assert caplog.messages == said
+
+
+def test_a_vae_that_does_not_overflow_stays_in_fp16(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert _worker(checkpoint).pipe.vae.dtype == torch.float16
+    assert not caplog.messages
+
+
+def test_a_picture_that_overflows_is_decoded_in_fp32_alone(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    worker = _worker(checkpoint)
+    before = _draw(worker, REFERENCE)
+    state = worker.begin(Job(req=GenerateRequest(**REFERENCE)))
+    while state.steps_left:
+        worker.step([state])
+    state.latents = torch.randn_like(state.latents) * 1e4
+    worker.finish(state)()
+    assert caplog.messages == ["A picture overflows the VAE in float16 and is decoded in fp32, which takes longer"]
+    assert worker.pipe.vae.dtype == torch.float16
+    assert _draw(worker, REFERENCE) == before
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
+def test_a_request_without_finite_latents_fails_by_itself(checkpoint: Path, dtype: str) -> None:
+    worker = _worker(checkpoint, dtype)
+    precisions = {name: parameter.dtype for name, parameter in worker.pipe.vae.named_parameters()}
+    before = _draw(worker, REFERENCE)
+    with pytest.raises(ImagegenError, match="not finite .*lower guidance_scale"):
+        _draw(worker, ENDLESS)
+    assert _draw(worker, REFERENCE) == before
+    assert {name: parameter.dtype for name, parameter in worker.pipe.vae.named_parameters()} == precisions
+
+
+def test_requests_without_finite_latents_neither_prove_nor_refuse_batches(checkpoint: Path) -> None:
+    worker = _worker(checkpoint)
+    before = _draw(worker, {**REFERENCE, "guidance_scale": 2.0})
+    with LocalEngine(worker) as engine:
+        endless = [engine.submit(GenerateRequest(**ENDLESS)) for _ in range(4)]
+        for ticket in endless:
+            with pytest.raises(ImagegenError, match="not finite"):
+                ticket.result(60)
+        good = engine.submit(GenerateRequest(**REFERENCE, guidance_scale=2.0))
+        assert good.result(60).png == before
+
+
+def test_a_trial_compares_what_is_finite(checkpoint: Path) -> None:
+    worker = _worker(checkpoint, "fp32")
+
+    def states(*broken: bool) -> list[Any]:
+        begun = [worker.begin(Job(req=GenerateRequest(**REFERENCE))) for _ in broken]
+        for state, is_broken in zip(begun, broken, strict=True):
+            state.latents = state.latents * (float("nan") if is_broken else 1)
+        return begun
+
+    mixed, hopeless = states(False, True), states(True, True)
+    assert worker.trial(mixed) == worker.trial(states(False, False))
+    assert [state.failure is None for state in mixed] == [True, False]
+    assert not worker.trial(hopeless)
+    assert all(state.failure is not None for state in hopeless)
