@@ -58,7 +58,7 @@ def main() -> None:
             figures = [
                 (
                     timed(lambda turn=turn: theirs(turn)),
-                    timed(lambda turn=turn: adapters.use(states[turn % 2].style)),
+                    timed(lambda turn=turn: adapters.use(states[turn % 2].adapters)),
                     timed(lambda turn=turn: worker.step([worker.begin(job(turn))])),
                 )
                 for turn in range(rounds + 1)
