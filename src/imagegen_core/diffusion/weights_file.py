@@ -37,8 +37,8 @@ class WeightsFile:
         self.path = path
         self._before = _stamp(path)
         self.header: Header = read_header(path)
-        self._file = path.open("rb")
         self._chunk = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
+        self._file = path.open("rb")
 
     def __enter__(self) -> Self:
         return self
