@@ -145,6 +145,14 @@ def test_the_weights_are_found(folder: Path, states: dict[str, Any], change: Cal
     assert describe(folder).parameters == sum(one.numel() for state in states.values() for one in state.values())
 
 
+def test_a_configured_vae_takes_the_place_of_a_missing_one(folder: Path, states: dict[str, Any]) -> None:
+    vae = (folder / "vae").rename(folder.parent / "vae")
+    settings = Settings(model=str(folder), vae_path=vae, device="cpu", dtype="fp32")
+    worker = DiffusersSDXLCudaWorker(settings=settings)
+    assert worker.native_size == "64x64"
+    assert torch.equal(worker.pipe.vae.decoder.conv_in.weight, states["vae"]["decoder.conv_in.weight"])
+
+
 def test_a_missing_shard_is_told(folder: Path) -> None:
     _shard(folder, "unet", ".safetensors")
     next((folder / "unet").glob("*-00002-of-*")).unlink()

@@ -19,7 +19,7 @@ from torch._dynamo.exc import TorchDynamoException
 from imagegen_core import GenerateRequest, ImagegenError, Job, LocalEngine, OutOfMemoryError, Settings, Size
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, row_bytes
-from imagegen_core.diffusion.preparing import compile_errors
+from imagegen_core.diffusion.preparing import compile_errors, settle_vae
 from imagegen_core.server import create_app
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.docs.conftest import Said
@@ -113,10 +113,14 @@ def test_pictures(said: Said, sdxl_checkpoint: Path, caplog: pytest.LogCaptureFi
     worker.run_job(Job(req=_asked(negative_prompt="blurry")))
     said("The negative prompt does nothing", *caplog.messages)
     caplog.clear()
-    torch.nn.Module.to(worker.pipe.vae, torch.float16)  # as if its config did not know better
+    vae = worker.pipe.vae
+    vae.register_to_config(force_upcast=False)
     with torch.no_grad():
-        worker.pipe.vae.decoder.conv_in.weight.mul_(3e4)
-        worker.pipe.vae.decoder.conv_in.bias.fill_(6e4)
+        vae.decoder.conv_in.weight.mul_(3e4)
+        vae.decoder.conv_in.bias.fill_(6e4)
+        torch.nn.Module.to(vae, torch.float16)
+        settle_vae(vae)
+        torch.nn.Module.to(vae, torch.float16)  # as if it had passed the trial
         worker.run_job(Job(req=_asked()))
         worker.pipe.unet.conv_out.bias.fill_(torch.nan)
     with pytest.raises(ImagegenError) as caught:

@@ -31,7 +31,7 @@ def prepare(pipe: Any, device: torch.device, dtype: torch.dtype, settings: Setti
         pipe.to(device)
     make_rowwise(pipe.unet)
     if dtype == torch.float16:
-        _settle_vae(pipe.vae)
+        settle_vae(pipe.vae)
     if settings.enable_xformers:
         _enable_xformers(pipe, settings.source("enable_xformers"))
     if settings.attention_slicing:
@@ -40,8 +40,8 @@ def prepare(pipe: Any, device: torch.device, dtype: torch.dtype, settings: Setti
         pipe.unet.compile()
 
 
-def _settle_vae(vae: Any) -> None:
-    """Have a VAE that overflows in fp16, as SDXL's first one does, compute in fp32, whatever is drawn later."""
+def settle_vae(vae: Any) -> None:
+    """Have a VAE in fp16 that overflows there, as SDXL's first one does, compute in fp32, whatever is drawn later."""
     if vae.config.force_upcast:
         upcast(vae)
     elif undisturbed(overflows, vae):

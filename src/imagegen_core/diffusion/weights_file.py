@@ -37,6 +37,7 @@ class WeightsFile:
         self.path = path
         self._before = _stamp(path)
         self.header: Header = read_header(path)
+        self._chunk = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
         self._file = path.open("rb")
 
     def __enter__(self) -> Self:
@@ -88,8 +89,8 @@ class WeightsFile:
             self._fill(result.view(-1).view(torch.uint8) if result.numel() else result)
             return result
         target = result.view(-1)
-        elements = max(1, _CHUNK_BYTES // stored.itemsize)
-        chunk = torch.empty(min(elements, tensor.elements), dtype=stored)
+        chunk = self._chunk.view(stored)
+        elements = len(chunk)
         for begin in range(0, tensor.elements, elements):
             part = chunk[: min(elements, tensor.elements - begin)]
             self._fill(part.view(torch.uint8))
