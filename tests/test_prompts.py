@@ -60,6 +60,7 @@ PARSED = {
     "(a:1e3)(b:1.2.3)(c:.)": [("a:1e3b:1.2.3c:.", 1.1)],
     "a\\b\\\\c": [("ab\\c", 1.0)],
     "([a)]": [("a", 1.0)],
+    "((a[(b": [("a", 1.1 * 1.1), ("b", 1.1 * 1.1 * 1.1 * (1 / 1.1))],  # whose last digits differ
     "(a BREAK b:1.2)": [("a ", 1.2), (None, 1.0), (" b", 1.2)],
     "(a:1.2)BREAK": [("a", 1.2), (None, 1.0)],
     "BREAK_ _BREAK xBREAK": [("BREAK_ _BREAK xBREAK", 1.0)],
@@ -107,7 +108,7 @@ def test_any_syntax_makes_the_chunks_that_a1111_makes(tokenizer: Any, prompt: st
 
 
 @pytest.mark.parametrize("after", range(15, 23))
-@pytest.mark.parametrize("end", ["", ",", ", b", " b", "BREAK", " BREAK BREAK ", ", emb"])
+@pytest.mark.parametrize("end", ["", ",", ", b", " b", " b" * 80, "BREAK", " BREAK BREAK ", ", emb"])
 def test_a_comma_reaches_as_far_as_a1111s(tokenizer: Any, after: int, end: str) -> None:
     before = 75 - after
     _check_chunks(tokenizer, "a " * (before - 1) + "," + "b " * after + end, count=2)
