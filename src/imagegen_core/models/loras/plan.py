@@ -19,7 +19,12 @@ from imagegen_core.models.tensors import Header, Tensor, quoted
 Algorithm = Literal["lora", "loha", "lokr", "difference", "whole"]
 
 _BUNDLED = "bundle_emb."
-_EMBEDDED = {"clip_l": TEXT_ENCODER, "clip_g": TEXT_ENCODER_2, "string_to_param.*": TEXT_ENCODER}
+_EMBEDDED = {
+    "clip_l": TEXT_ENCODER,
+    "clip_g": TEXT_ENCODER_2,
+    "string_to_param.*": TEXT_ENCODER,
+    "emb_params": TEXT_ENCODER,
+}
 # The roles of each algorithm's tensors: those it needs, any one of several sets, and those it may have.
 _NEEDED: dict[Algorithm, tuple[tuple[str, ...], ...]] = {
     "lora": (("down", "up"),),
@@ -288,7 +293,8 @@ def _embeddings(tensors: Mapping[str, Tensor], layers: CheckpointLayers) -> Mapp
             raise LoraError(_mismatch(name, shape, table))
         if tensors[name].dtype not in _NUMBERS:
             raise LoraError(f"its tensor {quoted(name)} holds {tensors[name].dtype} numbers; save it as floating point")
-        found.setdefault(word, {})[part] = name
+        has_one_encoder = TEXT_ENCODER_2 not in layers.networks
+        found.setdefault(word, {})["emb_params" if has_one_encoder else part] = name
     return found
 
 
