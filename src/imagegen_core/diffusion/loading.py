@@ -14,14 +14,23 @@ from typing import Any
 import torch
 
 from imagegen_core.diffusion.building import building_by_libraries
+from imagegen_core.diffusion.prediction import with_prediction
 from imagegen_core.diffusion.single_file import load_single_file, read_vae
 from imagegen_core.errors import ModelLoadError
+from imagegen_core.settings import PredictionName
 
 _WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
 def load_pipeline(
-    class_name: str, path: Path, dtype: torch.dtype, *, configs: Path, base: Path | None, **options: Any
+    class_name: str,
+    path: Path,
+    dtype: torch.dtype,
+    *,
+    configs: Path,
+    base: Path | None,
+    prediction: PredictionName | None = None,
+    **options: Any,
 ) -> Any:
     """Load a diffusers pipeline from a folder or a single file, without the network.
 
@@ -31,6 +40,7 @@ def load_pipeline(
         dtype: What the weights are loaded as.
         configs: A diffusers-format folder of the family's configs, for single files.
         base: A folder that supplies what a single file lacks; see `Settings.base_model`.
+        prediction: What the network predicts; None leaves it to the checkpoint.
         options: Further arguments of the pipeline, such as components to leave out.
 
     Raises:
@@ -42,10 +52,13 @@ def load_pipeline(
         pipeline_class = getattr(diffusers, class_name)
         if path.is_dir():
             _check_components(path, leave_out=options)
-            return pipeline_class.from_pretrained(
+            pipe = pipeline_class.from_pretrained(
                 path, dtype=dtype, local_files_only=True, variant=_variant(path), **options
             )
-        components = load_single_file(path, dtype, configs, base)
+            if prediction is not None:
+                pipe.scheduler = with_prediction(pipe.scheduler, prediction, configs)
+            return pipe
+        components = load_single_file(path, dtype, configs, base, prediction)
         accepted = inspect.signature(pipeline_class.__init__).parameters
         given = {name: value for name, value in _index(base or configs).items() if name in accepted}
         return pipeline_class(**{**given, **options, **components})

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.building import building
+from imagegen_core.diffusion.prediction import normalize_latents, scheduler_of_file
 from imagegen_core.diffusion.tokenizers import find_tokenizer
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.pickled import OPAQUE
+from imagegen_core.settings import PredictionName
 
 _UNET, _VAE = "model.diffusion_model.", "first_stage_model."
 _PAD_TOKENS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
@@ -24,7 +26,9 @@ _PAD_TOKENS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
 State = Mapping[str, Tensor]
 
 
-def load_single_file(path: Path, dtype: torch.dtype, configs: Path, base: Path | None) -> dict[str, Any]:
+def load_single_file(
+    path: Path, dtype: torch.dtype, configs: Path, base: Path | None, prediction: PredictionName | None = None
+) -> dict[str, Any]:
     """The components of a pipeline, from a ``.safetensors`` or ``.ckpt`` file.
 
     Args:
@@ -32,11 +36,12 @@ def load_single_file(path: Path, dtype: torch.dtype, configs: Path, base: Path |
         dtype: What the weights are loaded as.
         configs: A diffusers-format folder of configs, without weights, for the file's family.
         base: A diffusers-format folder that supplies what the file lacks, and its own configs instead of `configs`.
+        prediction: What the network predicts; None leaves it to the file.
 
     Raises:
         ModelLoadError: The file lacks a component that `base` does not supply, or does not match the configs.
     """
-    configs = base or configs
+    family, configs = configs, base or configs
     index = json.loads((configs / "model_index.json").read_text(encoding="utf-8"))
     state = read_weights(path)
     components: dict[str, Any] = {}
@@ -46,11 +51,12 @@ def load_single_file(path: Path, dtype: torch.dtype, configs: Path, base: Path |
         library, class_name = kind
         component_class = getattr(import_module(library), class_name)
         if name == "scheduler":
-            components[name] = component_class.from_config(_scheduler_config(configs, state))
+            components[name] = scheduler_of_file(path, state, family, base, prediction)
         elif name in _PAD_TOKENS:
             components[name] = find_tokenizer(base, name, _PAD_TOKENS[name])
         elif name in ("unet", "vae", "text_encoder", "text_encoder_2"):
             components[name] = _component(component_class, name, state, configs, base, path, dtype)
+    normalize_latents(path, components["vae"], state)
     return components
 
 
@@ -210,16 +216,3 @@ _MARKS: dict[str, tuple[str, ...]] = {
     "text_encoder": ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer."),
     "text_encoder_2": ("conditioner.embedders.1.model.",),
 }
-
-
-def _scheduler_config(configs: Path, state: State) -> dict[str, Any]:
-    """The family's scheduler, told by the file's own marks whether it predicts v, and down to zero SNR.
-
-    The marks are the empty tensors that ComfyUI's and others' tools write and read.
-    """
-    config: dict[str, Any] = json.loads((configs / "scheduler/scheduler_config.json").read_text(encoding="utf-8"))
-    if "v_pred" in state:
-        config["prediction_type"] = "v_prediction"
-    if "ztsnr" in state:
-        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return config

@@ -24,10 +24,11 @@ from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_lar
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.loading import load_pipeline, load_vae
 from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
+from imagegen_core.diffusion.prediction import take_normalization
 from imagegen_core.diffusion.preparing import compile_errors, prepare
 from imagegen_core.diffusion.previews import Previewer
 from imagegen_core.diffusion.provenance import Provenance
-from imagegen_core.diffusion.scheduling import Schedulers
+from imagegen_core.diffusion.scheduling import ALIGNED_SIGMAS, Schedulers
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import to_text
@@ -52,7 +53,7 @@ class DiffusionWorker(ABC):
     """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `Provable` and their like.
 
     A family names its `backend` description, its diffusers pipeline and a folder with the configs that its single
-    files go without, and implements `encode`.
+    files go without, and implements `encode`. It may name the eleven noise levels of the schedule Align Your Steps.
 
     Attributes:
         worker_id: Tells workers of one process apart.
@@ -68,6 +69,7 @@ class DiffusionWorker(ABC):
     pipeline_class: ClassVar[str]
     pipeline_options: ClassVar[Mapping[str, Any]] = {}
     configs: ClassVar[Path]
+    aligned_sigmas: ClassVar[Sequence[float]] = ALIGNED_SIGMAS
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         """Load the configured checkpoint.
@@ -90,7 +92,12 @@ class DiffusionWorker(ABC):
         self.native_size = native_size(self.checkpoint, self.backend.default_size)
         self._compute = ComputeThread()
         self.pipe = self._compute.run(self._load, settings)
-        self._schedulers = Schedulers(self.pipe.scheduler, registry.samplers.values(), settings.scheduler)
+        self._schedulers = Schedulers(
+            self.pipe.scheduler,
+            registry.samplers.values(),
+            settings.scheduler if settings.source("scheduler") != "default" else None,
+            self.aligned_sigmas,
+        )
         width = self.pipe.unet.config.cross_attention_dim
         self.styles = StyleCatalog(settings, registry, width, architecture(self.checkpoint))
         self._adapters = Adapters(self.pipe)
@@ -99,7 +106,14 @@ class DiffusionWorker(ABC):
         )
         self._weights = weight_bytes(self.pipe)
         self._provenance = (
-            Provenance(self.backend, self.checkpoint, registry.models.values(), self.dtype, self.device)
+            Provenance(
+                self.backend,
+                self.checkpoint,
+                registry.models.values(),
+                self.dtype,
+                self.device,
+                settings.prediction,
+            )
             if settings.recipe
             else None
         )
@@ -198,7 +212,8 @@ class DiffusionWorker(ABC):
         check_fits(self.pipe, drawing.size, self.device)
         adapters = self._wanted(drawing)
         self._use(adapters)
-        scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device)
+        scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device, drawing.schedule)
+        step_options = self._schedulers.step_options(drawing.scheduler, scheduler, drawing.step_options)
         generator = torch.Generator("cpu").manual_seed(drawing.seed)
         return Denoising(
             drawing=drawing,
@@ -208,6 +223,7 @@ class DiffusionWorker(ABC):
             conditionings=tuple(self.sized(one, drawing.size) for one in self._conditionings(drawing)),
             adapters=adapters,
             guidance_embedding=self._guidance_embedding(drawing.guidance_scale),
+            step_options=step_options,
             on_step=getattr(job, "on_step", None),
         )
 
@@ -270,7 +286,7 @@ class DiffusionWorker(ABC):
     def _text(self, drawing: Drawing) -> dict[str, str]:
         if self._provenance is None:
             return {}
-        return to_text(self._provenance.recipe(drawing, self._schedulers.name(drawing.scheduler)))
+        return to_text(self._provenance.recipe(drawing, self._schedulers.names(drawing.scheduler, drawing.schedule)))
 
     def _draw(self, job: Job) -> Picture:
         with self._drawing:
@@ -288,6 +304,8 @@ class DiffusionWorker(ABC):
         if drawing.guidance_scale <= 1 or self._is_guidance_distilled:
             if wanted:
                 logger.warning("The negative prompt has no effect: %s", self._why_unguided())
+            if drawing.guidance_rescale:
+                logger.warning("The guidance rescale has no effect: %s", self._why_unguided())
             return [prompt]
         absent = self.encode_absent(drawing.clip_skip)
         negative = absent if wanted is None else self._encoded(wanted, drawing.clip_skip)
@@ -367,11 +385,14 @@ class DiffusionWorker(ABC):
             self.dtype,
             configs=self.configs,
             base=settings.base_model,
+            prediction=settings.prediction,
             **self.pipeline_options,
         )
         if settings.vae_path:
             folder = self.checkpoint if self.checkpoint.is_dir() else settings.base_model or self.configs
-            pipe.vae = load_vae(settings.vae_path, self.dtype, folder)
+            vae = load_vae(settings.vae_path, self.dtype, folder)
+            take_normalization(vae, pipe.vae)
+            pipe.vae = vae
         prepare(pipe, self.device, self.dtype, settings)
         return pipe
 
