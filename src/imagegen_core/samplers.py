@@ -11,10 +11,7 @@ from imagegen_core.schedules import AUTOMATIC, SCHEDULES, Schedule, find_schedul
 
 CHECKPOINT_CHOICE = "checkpoint"
 """Stands for the scheduler that the checkpoint itself came with."""
-DEFAULT_SAMPLER = "LCM"
-"""The sampler where neither a request nor the configuration names one, of all but EDM checkpoints."""
-TRAINED_STEPS = 1000
-"""The noise levels that Stable Diffusion was trained with, where a checkpoint does not say otherwise."""
+_TRAINED_STEPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,7 @@ class Sampler:
             class's name.
         options: What its configuration overrides in the checkpoint's.
         automatic: The schedule that A1111's ``Automatic`` gives it; None is the checkpoint's own.
-        eta: The share of fresh noise in a step, where its scheduler lets no request choose one: 0 is none.
+        eta: The share of fresh noise in a step; None lets a request choose it.
         most_steps: The most denoising steps, where a distilled model takes fewer than it was trained with.
         spare_steps: How many steps fewer than the checkpoint was trained with it takes at most.
     """
@@ -36,7 +33,7 @@ class Sampler:
     scheduler: str
     options: Mapping[str, Any] = field(default_factory=dict)
     automatic: str | None = None
-    eta: float = 0.0
+    eta: float | None = 0.0
     most_steps: int | None = None
     spare_steps: int = 0
 
@@ -44,6 +41,39 @@ class Sampler:
     def class_name(self) -> str:
         """The scheduler's class, such as ``EulerDiscreteScheduler``."""
         return self.scheduler.partition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnScheduler:
+    """What there is to know of a checkpoint's own scheduler without loading it.
+
+    Attributes:
+        class_name: Its class.
+        trained_steps: The noise levels that the checkpoint was trained with.
+        distilled_steps: The most denoising steps that it was distilled for, where it says that.
+        is_edm: Whether its noise levels are those of EDM: https://arxiv.org/abs/2206.00364.
+    """
+
+    class_name: str
+    trained_steps: int = _TRAINED_STEPS
+    distilled_steps: int | None = None
+    is_edm: bool = False
+
+    @classmethod
+    def of(cls, class_name: str, config: Mapping[str, Any]) -> OwnScheduler:
+        """Read its configuration, as ``scheduler_config.json`` has it; what that lacks is as for all of its kind."""
+        trained, distilled = (config.get(name) for name in ("num_train_timesteps", "original_inference_steps"))
+        return cls(
+            class_name,
+            trained if isinstance(trained, int) and trained > 0 else _TRAINED_STEPS,
+            distilled if isinstance(distilled, int) and distilled > 0 else None,
+            "sigma_data" in config,
+        )
+
+    @property
+    def default_sampler(self) -> str:
+        """The sampler where neither a request nor the configuration names one."""
+        return CHECKPOINT_CHOICE if self.is_edm else "LCM"
 
 
 # Which class and options are which of A1111's names: https://huggingface.co/docs/diffusers/api/schedulers/overview.
@@ -68,12 +98,12 @@ SAMPLERS = (
     Sampler("DPM2 a", "diffusers:KDPM2AncestralDiscreteScheduler", automatic="Karras", eta=1.0),
     Sampler("DPM2 a Karras", "diffusers:KDPM2AncestralDiscreteScheduler", _KARRAS, eta=1.0),
     Sampler("Heun", "diffusers:HeunDiscreteScheduler", automatic="Uniform"),
-    Sampler("DDIM", "diffusers:DDIMScheduler", spare_steps=1),
+    Sampler("DDIM", "diffusers:DDIMScheduler", eta=None, spare_steps=1),
     Sampler("DDPM", "diffusers:DDPMScheduler", eta=1.0, spare_steps=1),
     Sampler("PLMS", "diffusers:PNDMScheduler", {"skip_prk_steps": True}, spare_steps=1),
     Sampler("DEIS", "diffusers:DEISMultistepScheduler", spare_steps=2),
     Sampler("UniPC", "diffusers:UniPCMultistepScheduler", spare_steps=2),
-    Sampler("TCD", "diffusers:TCDScheduler", most_steps=50),
+    Sampler("TCD", "diffusers:TCDScheduler", eta=None, most_steps=50),
     Sampler("EDM Euler", "diffusers:EDMEulerScheduler"),
     Sampler("EDM DPM++ 2M", "diffusers:EDMDPMSolverMultistepScheduler"),
 )
@@ -105,7 +135,7 @@ def find_sampler(name: str, offered: Iterable[Sampler]) -> Sampler:
 
 
 def find_sampling(
-    sampler: str, schedule: str | None, offered: Iterable[Sampler], own_class: str
+    sampler: str, schedule: str | None, offered: Iterable[Sampler], own: OwnScheduler
 ) -> tuple[Sampler, Schedule | None]:
     """The sampler and the noise schedule that a request names, apart or in one name such as ``Euler a SGM Uniform``.
 
@@ -113,7 +143,7 @@ def find_sampling(
         sampler: A sampler's name, a scheduler class's, or `CHECKPOINT_CHOICE`.
         schedule: A schedule's name; None is the sampler's own.
         offered: The samplers to look through.
-        own_class: The class of the checkpoint's own scheduler.
+        own: The checkpoint's own scheduler.
 
     Returns:
         The sampler, and the schedule where it is not the sampler's own.
@@ -122,14 +152,17 @@ def find_sampling(
         InvalidRequestError: A name is unknown, or the two contradict each other.
     """
     offered = list(offered)
-    found, named = _find_named(sampler, offered, own_class)
+    found, named = _find_named(sampler, offered, own.class_name)
     if schedule is None:
         return found, named
-    asked = find_schedule(schedule)
-    named = named or _own_schedule(found)
+    asked, own_schedule = find_schedule(schedule), _own_schedule(found)
     if asked.name == AUTOMATIC:
-        return found, named or (find_schedule(found.automatic) if found.automatic else None)
-    if named is not None and asked.name != named.name:
+        automatic = find_schedule(found.automatic) if found.automatic and own_schedule is None else None
+        return found, named or automatic
+    if asked == own_schedule:
+        return found, None
+    named = named or own_schedule
+    if named is not None and asked != named:
         raise InvalidRequestError(
             f"Invalid schedule {schedule!r}: the scheduler {sampler!r} names the schedule {named.name} already; "
             "name the sampler alone",
@@ -138,26 +171,20 @@ def find_sampling(
     return found, asked
 
 
-def step_limit(sampler: Sampler, config: Mapping[str, Any]) -> int:
-    """The most denoising steps that a sampler takes.
-
-    Args:
-        sampler: The sampler.
-        config: The configuration of the checkpoint's own scheduler; what it lacks is as for all of these families.
-    """
-    trained = int(config.get("num_train_timesteps") or TRAINED_STEPS)
+def step_limit(sampler: Sampler, own: OwnScheduler) -> int:
+    """The most denoising steps that a sampler takes of a checkpoint."""
     if sampler.most_steps is not None:
-        return min(trained, int(config.get("original_inference_steps") or sampler.most_steps))
-    return trained - sampler.spare_steps
+        return min(own.trained_steps, own.distilled_steps or sampler.most_steps)
+    return own.trained_steps - sampler.spare_steps
 
 
-def check_steps(sampler: Sampler, steps: int, config: Mapping[str, Any]) -> None:
-    """Refuse more denoising steps than a sampler takes; see `step_limit`.
+def check_steps(sampler: Sampler, steps: int, own: OwnScheduler) -> None:
+    """Refuse more denoising steps than a sampler takes of a checkpoint; see `step_limit`.
 
     Raises:
         InvalidRequestError: It takes fewer.
     """
-    if steps > (limit := step_limit(sampler, config)):
+    if steps > (limit := step_limit(sampler, own)):
         raise InvalidRequestError(
             f"Invalid num_inference_steps {steps}: the {sampler.name} scheduler takes 1 to {limit}",
             "num_inference_steps",

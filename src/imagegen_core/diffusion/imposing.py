@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -103,7 +104,7 @@ def _set_listed(timesteps: tuple[int, ...], scheduler: Any, steps: int, device: 
         raise InvalidRequestError(
             f"Invalid num_inference_steps {steps}: the schedule lists {len(timesteps)} timesteps", "num_inference_steps"
         )
-    scheduler.set_timesteps(timesteps=list(timesteps), device=device)
+    _set_timesteps(scheduler, list(timesteps), device)
 
 
 def _set_rounded(table: Table, scheduler: Any, steps: int, device: torch.device) -> None:
@@ -112,7 +113,21 @@ def _set_rounded(table: Table, scheduler: Any, steps: int, device: torch.device)
     timesteps = timesteps_at(trained, table(trained, steps)).round().astype(int).tolist()
     if len(set(timesteps)) < len(timesteps):
         raise ValueError(f"the schedule has {len(set(timesteps))} different timesteps there")
-    scheduler.set_timesteps(timesteps=timesteps, device=device)
+    _set_timesteps(scheduler, timesteps, device)
+
+
+def _set_timesteps(scheduler: Any, timesteps: list[int], device: torch.device) -> None:
+    """Set timesteps without the log's being told that LCM and TCD were distilled at others."""
+    logger = logging.getLogger(type(scheduler).__module__)
+    logger.addFilter(_no_timesteps)
+    try:
+        scheduler.set_timesteps(timesteps=timesteps, device=device)
+    finally:
+        logger.removeFilter(_no_timesteps)
+
+
+def _no_timesteps(record: logging.LogRecord) -> bool:
+    return "custom timestep" not in record.getMessage()
 
 
 def _set_levels(table: Table, scheduler: Any, steps: int, device: torch.device) -> None:

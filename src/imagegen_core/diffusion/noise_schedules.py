@@ -27,8 +27,8 @@ def normal(trained: Sigmas, steps: int) -> Sigmas:
 
 def sgm_uniform(trained: Sigmas, steps: int) -> Sigmas:
     """The trailing timesteps of https://arxiv.org/abs/2305.08891, table 2, as diffusers rounds them."""
-    places = np.arange(len(trained), 0, -len(trained) / steps).round().astype(int)
-    return np.asarray(trained[places - 1])
+    places = len(trained) - np.arange(steps) * len(trained) / steps
+    return np.asarray(trained[places.round().astype(int) - 1])
 
 
 def simple(trained: Sigmas, steps: int) -> Sigmas:
@@ -60,8 +60,8 @@ def beta(trained: Sigmas, steps: int) -> Sigmas:
 def align_your_steps(ten_steps: Sequence[float]) -> Table:
     """NVIDIA's levels for a model's ten steps, interpolated in the logarithm for other numbers of steps.
 
-    The levels: https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html. A1111 divides the same curve by one
-    step less, and so misses the published levels at ten steps.
+    The levels: https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html. A1111 divides the same curve by
+    one step less, and so misses the published levels at ten steps.
 
     Args:
         ten_steps: The eleven published levels; the last stands for zero.

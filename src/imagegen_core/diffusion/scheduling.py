@@ -15,7 +15,7 @@ from imagegen_core.diffusion.noise_schedules import TABLES, align_your_steps
 from imagegen_core.diffusion.prediction import is_edm, options_of
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.request import StepOptions
-from imagegen_core.samplers import CHECKPOINT_CHOICE, DEFAULT_SAMPLER, Sampler, check_steps, find_sampling
+from imagegen_core.samplers import CHECKPOINT_CHOICE, OwnScheduler, Sampler, check_steps, find_sampling
 from imagegen_core.schedules import AUTOMATIC, SCHEDULES, Schedule
 
 # NVIDIA's levels for Stable Diffusion 1.5: https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html
@@ -30,7 +30,12 @@ class Sampling(NamedTuple):
 
 
 class Schedulers:
-    """Makes schedulers for one checkpoint, each configured from the checkpoint's own."""
+    """Makes schedulers for one checkpoint, each configured from the checkpoint's own.
+
+    Attributes:
+        own: What there is to know of the checkpoint's own.
+        default: The sampler where a request names none.
+    """
 
     def __init__(
         self,
@@ -51,16 +56,12 @@ class Schedulers:
             InvalidRequestError: `default` is unknown, or does not draw this checkpoint.
         """
         self._own = own
+        self.own = OwnScheduler.of(type(own).__name__, own.config)
         self._samplers = list(samplers)
         self._tables = {**TABLES, "Align Your Steps": align_your_steps(aligned_sigmas)}
         self._prototypes: dict[Sampling, Scheduled] = {}
-        self.default = default or (CHECKPOINT_CHOICE if is_edm(type(own)) else DEFAULT_SAMPLER)
+        self.default = default or self.own.default_sampler
         self._prototype(*self._find(None, None))
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The configuration of the checkpoint's own scheduler."""
-        return dict(self._own.config)
 
     def names(self, sampler: str | None, schedule: str | None = None) -> Sampling:
         """The full names of what a request asks for, as a picture's recipe has them.
@@ -87,19 +88,27 @@ class Schedulers:
         found, found_schedule = self._find(sampler, schedule)
         prototype = self._prototype(found, found_schedule)
         scheduler = copy.deepcopy(prototype.scheduler)
-        check_steps(found, steps, scheduler.config)
+        check_steps(found, steps, self.own)
         if steps == 1 and is_edm(type(scheduler)) and scheduler.config.sigma_schedule == "exponential":
             raise InvalidRequestError(  # it would begin and end at the lowest noise level
                 f"Invalid num_inference_steps 1: the {found.name} scheduler takes 2 or more here", "num_inference_steps"
             )
         try:
             prototype.set_steps(scheduler, steps, device)
+        except InvalidRequestError:
+            raise
         except (ValueError, IndexError) as error:  # some need more than one, or a divisor of the trained ones
             raise InvalidRequestError(
                 f"Invalid num_inference_steps {steps}: the {found.name} scheduler refuses it ({error}); "
                 "try another number",
                 "num_inference_steps",
             ) from error
+        if not is_edm(type(scheduler)) and scheduler.timesteps.min() < 0:  # where diffusers rounds to one step too many
+            raise InvalidRequestError(
+                f"Invalid num_inference_steps {steps}: the {found.name} scheduler cannot space so many; "
+                "try another number",
+                "num_inference_steps",
+            )
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)  # spares a search for the first timestep on the device
         return scheduler
@@ -117,7 +126,7 @@ class Schedulers:
         """
         accepted = inspect.signature(scheduler.step).parameters
         found, _ = self._find(sampler, None)
-        unasked = StepOptions(eta=found.eta, s_churn=0.0, s_tmin=0.0, s_tmax=None, s_noise=1.0)
+        unasked = StepOptions(eta=found.eta or 0.0, s_churn=0.0, s_tmin=0.0, s_tmax=None, s_noise=1.0)
         for name, value in asked.given().items():
             if name not in accepted and value != getattr(unasked, name):
                 takers = [
@@ -131,7 +140,7 @@ class Schedulers:
         return {name: value for name, value in asked.given().items() if name in accepted}
 
     def _find(self, sampler: str | None, schedule: str | None) -> tuple[Sampler, Schedule | None]:
-        return find_sampling(sampler or self.default, schedule, self._samplers, type(self._own).__name__)
+        return find_sampling(sampler or self.default, schedule, self._samplers, self.own)
 
     def _prototype(self, sampler: Sampler, schedule: Schedule | None) -> Scheduled:
         key = Sampling(sampler.name, schedule.name if schedule else None)

@@ -63,6 +63,8 @@ class DiffusionWorker(ABC):
         checkpoint: Where the weights came from.
         styles: The styles there are, those that fit this checkpoint and those that do not.
         native_size: ``WIDTHxHEIGHT`` drawn where a request leaves its size out.
+        default_sampler: The sampler where a request names none.
+        own_scheduler: What there is to know of the checkpoint's own scheduler.
     """
 
     backend: ClassVar[Backend]
@@ -98,6 +100,7 @@ class DiffusionWorker(ABC):
             settings.scheduler if settings.source("scheduler") != "default" else None,
             self.aligned_sigmas,
         )
+        self.default_sampler, self.own_scheduler = self._schedulers.default, self._schedulers.own
         width = self.pipe.unet.config.cross_attention_dim
         self.styles = StyleCatalog(settings, registry, width, architecture(self.checkpoint))
         self._adapters = Adapters(self.pipe)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from imagegen_core.errors import ModelLoadError
+from imagegen_core.models.folders import read_json
+from imagegen_core.models.headers import read_header
 from imagegen_core.models.ldm_config import SET_IT, SaidOfNoise, read_ldm_config
 from imagegen_core.models.tensors import quoted
+from imagegen_core.samplers import OwnScheduler
 from imagegen_core.settings import PredictionName
 
-__all__ = ["SET_IT", "SaidOfNoise", "said_of_noise"]
+__all__ = ["SET_IT", "SaidOfNoise", "own_scheduler", "said_of_noise"]
 
+_SCHEDULER = "scheduler/scheduler_config.json"
+_EDM = ("edm", "edm-v")
 # https://github.com/Stability-AI/ModelSpec; ComfyUI saves the same under modelspec.predict_key.
 _MODELSPEC = ("modelspec.prediction_type", "modelspec.predict_key")
 _NAMES: Mapping[str, PredictionName] = {
@@ -23,6 +29,29 @@ _NAMES: Mapping[str, PredictionName] = {
     "sample": "sample",
     "x0": "sample",
 }
+
+
+def own_scheduler(path: Path, setting: PredictionName | None) -> OwnScheduler:
+    """What a checkpoint's files say of its own scheduler.
+
+    Args:
+        path: A single file or a diffusers-format folder.
+        setting: `Settings.prediction`, which comes before what the files say.
+
+    Raises:
+        ModelLoadError: The files are not there, damaged, or contradict themselves.
+    """
+    if path.is_dir():
+        found = OwnScheduler.of(_scheduler_class(path), read_json(path, _SCHEDULER))
+        return found if setting is None else replace(found, is_edm=setting in _EDM)
+    header = read_header(path)
+    said = SaidOfNoise() if setting else said_of_noise(path, header.tensors, header.metadata)
+    return replace(OwnScheduler.of("", said.noise), is_edm=(setting or said.prediction) in _EDM)
+
+
+def _scheduler_class(folder: Path) -> str:
+    kind = read_json(folder, "model_index.json").get("scheduler")
+    return str(kind[-1]) if isinstance(kind, list) and kind else ""
 
 
 def said_of_noise(path: Path, names: Container[str], metadata: Mapping[str, str]) -> SaidOfNoise:
