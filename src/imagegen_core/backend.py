@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
 from imagegen_core.errors import InvalidRequestError
@@ -13,8 +13,26 @@ if TYPE_CHECKING:
     from imagegen_core.request import Drawing
     from imagegen_core.worker import Worker
 
-OptionalField = Literal["size", "guidance_scale", "negative_prompt", "scheduler", "clip_skip", "style_lora"]
+OptionalField = Literal[
+    "size",
+    "guidance_scale",
+    "negative_prompt",
+    "scheduler",
+    "clip_skip",
+    "style_lora",
+    "schedule",
+    "guidance_rescale",
+    "eta",
+    "s_churn",
+    "s_tmin",
+    "s_tmax",
+    "s_noise",
+]
 """The fields of a request that a backend may be without."""
+_GO_WITH: Mapping[OptionalField, tuple[OptionalField, ...]] = {
+    "scheduler": ("schedule", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"),
+    "guidance_scale": ("guidance_rescale",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +47,8 @@ class Backend:
         default_size: ``WIDTHxHEIGHT`` drawn where neither request nor checkpoint says one.
         architectures: The checkpoint families it loads, as `imagegen_core.models.inspect` names them.
         without: The fields of a request that it cannot heed. It refuses a request that gives one of them, which
-            `drawing` does for it; ``size`` says that it draws its native size alone.
+            `drawing` does for it; ``size`` says that it draws its native size alone, ``scheduler`` that it has no
+            ``schedule`` and none of `StepOptions` either, ``guidance_scale`` the same of ``guidance_rescale``.
     """
 
     name: str
@@ -69,17 +88,16 @@ class Backend:
         left_alone = {
             "size": Size.parse(native),
             "guidance_scale": min(drawing.guidance_scale, 1.0),
-            "negative_prompt": None,
-            "scheduler": None,
             "clip_skip": 0,
-            "style_lora": None,
+            "guidance_rescale": 0.0,
         }
-        for field in self.without:
-            asked = drawing.style if field == "style_lora" else getattr(drawing, field)
-            if asked != left_alone[field]:
+        asked = asdict(drawing) | asdict(drawing.step_options) | {"size": drawing.size, "style_lora": drawing.style}
+        without = [lacking for named in self.without for lacking in (named, *_GO_WITH.get(named, ()))]
+        for field in without:
+            if asked[field] != left_alone.get(field):
                 expected = f"it draws {native} alone" if field == "size" else "it has none; leave it out"
                 raise InvalidRequestError(
-                    f"Invalid {field} {str(asked)!r} for the backend '{self.name}': {expected}",
+                    f"Invalid {field} {str(asked[field])!r} for the backend '{self.name}': {expected}",
                     "style_lora.style" if field == "style_lora" else field,
                 )
         return drawing

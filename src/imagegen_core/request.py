@@ -12,7 +12,7 @@ import re
 import reprlib
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any, Self
 
@@ -57,6 +57,45 @@ class StyleLoraRequest(BaseModel):
         return cls(style=name, level=int(level))
 
 
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """What a request asks of each denoising step, where its sampler takes it; None asks nothing.
+
+    Attributes:
+        eta: The share of fresh noise in a step, from 0 to 1: https://arxiv.org/abs/2010.02502, equation 16.
+        s_churn: How much noise is added before a step and taken off in it, from 0:
+            https://arxiv.org/abs/2206.00364, algorithm 2, for this and the rest.
+        s_tmin: The lowest noise level at which `s_churn` adds any.
+        s_tmax: The highest.
+        s_noise: The standard deviation of the noise that is added.
+    """
+
+    eta: float | None = None
+    s_churn: float | None = None
+    s_tmin: float | None = None
+    s_tmax: float | None = None
+    s_noise: float | None = None
+
+    @classmethod
+    def of(cls, request: object) -> StepOptions:
+        """Check those of a request.
+
+        Raises:
+            InvalidRequestError: A value is outside what it may be.
+        """
+        return cls(
+            eta=_number("eta", getattr(request, "eta", None), high=1.0),
+            **{
+                name: _number(name, getattr(request, name, None)) for name in ("s_churn", "s_tmin", "s_tmax", "s_noise")
+            },
+        )
+
+    def given(self) -> dict[str, float]:
+        """Those that ask something."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
 class GenerateRequest(BaseModel):
     """A picture to draw. Values are checked where they are used, so any worker refuses alike.
 
@@ -73,6 +112,15 @@ class GenerateRequest(BaseModel):
             checkpoint's own. Left out, it is the configured one, LCM unless configured otherwise.
         clip_skip: Last layers of the text encoders to leave out, beyond those that the family always does, as
             diffusers counts them: 1 is A1111's "Clip skip: 2".
+        schedule: The noise schedule's name, such as ``Karras`` or ``SGM Uniform``, or timesteps such as
+            ``999, 749, 499, 249``; left out, it is the sampler's own. See `imagegen_core.schedules`.
+        guidance_rescale: How far guidance is kept from washing the picture out, from 0 to 1; needs a guidance scale
+            above 1.0. See https://arxiv.org/abs/2305.08891, section 3.4.
+        eta: See `StepOptions`, for this and the rest; each is refused where the sampler has none.
+        s_churn: See `StepOptions`.
+        s_tmin: See `StepOptions`.
+        s_tmax: See `StepOptions`.
+        s_noise: See `StepOptions`.
     """
 
     prompt: str
@@ -84,6 +132,13 @@ class GenerateRequest(BaseModel):
     negative_prompt: str | None = None
     scheduler: str | None = None
     clip_skip: int = 0
+    schedule: str | None = None
+    guidance_rescale: float = 0.0
+    eta: float | None = None
+    s_churn: float | None = None
+    s_tmin: float | None = None
+    s_tmax: float | None = None
+    s_noise: float | None = None
 
     # Never read from what a client sends: it names files.
     _loras: tuple[LoraUse, ...] = PrivateAttr(default=())
@@ -149,6 +204,9 @@ class Drawing:
     scheduler: str | None = None
     clip_skip: int = 0
     loras: tuple[LoraUse, ...] = ()
+    schedule: str | None = None
+    guidance_rescale: float = 0.0
+    step_options: StepOptions = field(default_factory=StepOptions)
 
     @classmethod
     def of(cls, request: object, native_size: str) -> Drawing:
@@ -163,7 +221,9 @@ class Drawing:
         """
         style, level = _style(request)
         size = _given_size(request)
-        negative, scheduler = (getattr(request, name, None) for name in ("negative_prompt", "scheduler"))
+        negative, scheduler, schedule = (
+            getattr(request, name, None) for name in ("negative_prompt", "scheduler", "schedule")
+        )
         return cls(
             prompt=_text("prompt", getattr(request, "prompt", None)),
             negative_prompt=None if negative is None else _text("negative_prompt", negative),
@@ -176,6 +236,9 @@ class Drawing:
             scheduler=None if scheduler is None else _text("scheduler", scheduler),
             clip_skip=_whole_number("clip_skip", getattr(request, "clip_skip", None) or 0),
             loras=tuple(getattr(request, "loras", None) or ()),
+            schedule=None if schedule is None else _text("schedule", schedule),
+            guidance_rescale=_number("guidance_rescale", getattr(request, "guidance_rescale", None), high=1.0) or 0.0,
+            step_options=StepOptions.of(request),
         )
 
 
@@ -220,6 +283,16 @@ def _guidance(value: object) -> float:
         f"Invalid guidance_scale {shown(value)}: expected a number from 0, such as 1.0 for LCM models or 7.5",
         "guidance_scale",
     )
+
+
+def _number(name: str, value: object, high: float | None = None) -> float | None:
+    if value is None:
+        return None
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if math.isfinite(number) and number >= 0 and (high is None or number <= high):
+        return number
+    span = "from 0" if high is None else f"from 0 to {high:g}"
+    raise InvalidRequestError(f"Invalid {name} {shown(value)}: expected a number {span}", name)
 
 
 def _seed(value: object) -> int:

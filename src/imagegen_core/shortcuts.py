@@ -46,6 +46,13 @@ def generate(
     scheduler: str | None = None,
     style: str | None = None,
     clip_skip: int = 0,
+    schedule: str | None = None,
+    guidance_rescale: float = 0.0,
+    eta: float | None = None,
+    s_churn: float | None = None,
+    s_tmin: float | None = None,
+    s_tmax: float | None = None,
+    s_noise: float | None = None,
     worker: Worker | None = None,
     backend: str | None = None,
     model: str | None = None,
@@ -65,6 +72,13 @@ def generate(
         scheduler: See `GenerateRequest`.
         style: ``NAME`` or ``NAME:LEVEL``; see `StyleLoraRequest.parse`.
         clip_skip: See `GenerateRequest`.
+        schedule: See `GenerateRequest`.
+        guidance_rescale: See `GenerateRequest`.
+        eta: See `GenerateRequest`.
+        s_churn: See `GenerateRequest`.
+        s_tmin: See `GenerateRequest`.
+        s_tmax: See `GenerateRequest`.
+        s_noise: See `GenerateRequest`.
         worker: The worker to draw with; None loads the one `load_worker` gives for the next three.
         backend: See `load_worker`.
         model: See `load_worker`.
@@ -83,6 +97,13 @@ def generate(
         scheduler=scheduler,
         style_lora=None if style is None else StyleLoraRequest.parse(style),
         clip_skip=clip_skip,
+        schedule=schedule,
+        guidance_rescale=guidance_rescale,
+        eta=eta,
+        s_churn=s_churn,
+        s_tmin=s_tmin,
+        s_tmax=s_tmax,
+        s_noise=s_noise,
         size=size,
     )
     Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it

@@ -19,6 +19,8 @@ class DiffusersSDXLCudaWorker(DiffusionWorker):
     pipeline_class = "StableDiffusionXLPipeline"
     configs = Path(__file__).parent / "configs"
     pipeline_options: ClassVar = {"add_watermarker": False}
+    # https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html
+    aligned_sigmas = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
 
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:
         """Both encoders' penultimate hidden states side by side, and the second one's pooled projection."""

@@ -55,6 +55,28 @@ def generate(
     style: Annotated[
         str | None, typer.Option(help="NAME[:LEVEL] of a style; see `imagegen styles list`. [default level: the last]")
     ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="Noise schedule, such as Karras or 'SGM Uniform'. [default: the sampler's own]"),
+    ] = None,
+    guidance_rescale: Annotated[
+        float | None, typer.Option(help="0 to 1: how far guidance is kept from washing the picture out.")
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="0 to 1: the share of fresh noise in a step, for DDIM and TCD. [default: 0]")
+    ] = None,
+    s_churn: Annotated[float | None, typer.Option(help="Noise added before each step, for Euler. [default: 0]")] = None,
+    s_tmin: Annotated[
+        float | None, typer.Option(help="The lowest noise level at which it is added. [default: 0]")
+    ] = None,
+    s_tmax: Annotated[
+        float | None, typer.Option(help="The highest noise level at which it is added. [default: any]")
+    ] = None,
+    s_noise: Annotated[float | None, typer.Option(help="The standard deviation of that noise. [default: 1]")] = None,
+    prediction: Annotated[
+        str | None,
+        typer.Option(help="What the network predicts: epsilon, v, v-zsnr, sample, edm, edm-v. [default: as it says]"),
+    ] = None,
     clip_skip: Annotated[int, typer.Option(help="Last layers of the text encoders to leave out.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Pictures to draw, with seeds counting up.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
@@ -76,15 +98,22 @@ def generate(
         negative_prompt=negative,
         size=size,
         scheduler=scheduler,
+        schedule=schedule,
+        guidance_rescale=guidance_rescale,
+        eta=eta,
+        s_churn=s_churn,
+        s_tmin=s_tmin,
+        s_tmax=s_tmax,
+        s_noise=s_noise,
         clip_skip=clip_skip,
         style_lora=None if style is None else StyleLoraRequest.parse(style),
     )
-    settings = None
+    settings = None if prediction is None else Settings.load(prediction=prediction)
     if mode is not None:
         if model is not None or backend is not None:
             raise typer.BadParameter("a mode says which model draws: leave --model and --backend out")
         found = load_modes(Settings.load()).find(mode)
-        request, settings = found.complete(request), found.settings
+        request, settings = found.complete(request), found.settings.override(prediction=prediction)
     first = Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
     worker = load(backend, model, settings)
     if request.loras and not isinstance(worker, Adaptable):

@@ -63,6 +63,13 @@ def _request(recipe: Recipe) -> GenerateRequest:
         scheduler=recipe.scheduler,
         clip_skip=recipe.clip_skip - 1 if recipe.clip_skip else 0,
         style_lora=StyleLoraRequest(style=recipe.style, level=recipe.style_level),
+        schedule=recipe.schedule,
+        guidance_rescale=recipe.guidance_rescale or 0.0,
+        eta=recipe.eta,
+        s_churn=recipe.s_churn,
+        s_tmin=recipe.s_tmin,
+        s_tmax=recipe.s_tmax,
+        s_noise=recipe.s_noise,
     )
     return request.with_loras(_loras(recipe)) if recipe.loras else request
 
@@ -82,7 +89,9 @@ def _worker(recipe: Recipe) -> Worker:
     from imagegen_core.settings import Settings
 
     backend = Registry.discover().backend(recipe.backend)
-    settings = Settings.load().override(backend=recipe.backend, dtype=recipe.dtype, recipe=True)
+    settings = Settings.load().override(
+        backend=recipe.backend, dtype=recipe.dtype, recipe=True, prediction=recipe.prediction
+    )
     configured = settings.for_backend(backend.environment_prefix).model
     return load(model=None if configured else recipe.checkpoint, settings=settings)
 

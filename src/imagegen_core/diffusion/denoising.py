@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class Denoising:
         conditionings: The prompt's; with classifier-free guidance the negative prompt's comes first.
         adapters: The LoRAs it is drawn with: the mode's, then the style's.
         guidance_embedding: [1, time_cond_proj_dim] for models distilled with guidance, else None.
+        step_options: What the scheduler's step takes beside the sample, as the request asks.
         on_step: Told of each step that is done.
         index: Steps done so far.
         failure: What went wrong with this request alone in its last step.
@@ -41,6 +42,7 @@ class Denoising:
     conditionings: tuple[Conditioning, ...]
     adapters: tuple[Adapter, ...] = ()
     guidance_embedding: Tensor | None = None
+    step_options: Mapping[str, float] = field(default_factory=dict)
     on_step: Callable[[StepDone], None] | None = None
     index: int = 0
     failure: Exception | None = None
@@ -74,7 +76,9 @@ class Denoising:
         if len(prediction) > 1:
             negative, positive = prediction.chunk(2)
             prediction = negative + self.drawing.guidance_scale * (positive - negative)
-        more = step_arguments(self.scheduler, self.generator)
+            if self.drawing.guidance_rescale:
+                prediction = rescaled(prediction, positive, self.drawing.guidance_rescale)
+        more = step_arguments(self.scheduler, self.generator, self.step_options)
         self.latents = self.scheduler.step(prediction, self.timestep, self.latents, return_dict=False, **more)[0]
         self.index += 1
         if not self.latents.isfinite().all():
@@ -85,6 +89,19 @@ class Denoising:
             )
         if self.on_step:
             self.on_step(StepDone(self.index, len(self.scheduler.timesteps)))
+
+
+def rescaled(guided: Tensor, positive: Tensor, rescale: float) -> Tensor:
+    """Give a guided prediction the spread that the prompt's own has: https://arxiv.org/abs/2305.08891, section 3.4.
+
+    Args:
+        guided: What guidance made of both predictions, [rows, channels, height, width].
+        positive: The prediction for the prompt, of the same shape.
+        rescale: How far, from 0 to 1.
+    """
+    others = tuple(range(1, guided.ndim))
+    spread = guided * (positive.std(dim=others, keepdim=True) / guided.std(dim=others, keepdim=True))
+    return rescale * spread + (1 - rescale) * guided
 
 
 def step_together(unet: Callable[..., Any], states: Sequence[Denoising], padded: int | None = None) -> None:

@@ -12,10 +12,12 @@ import torch
 
 from imagegen_core.diffusion.components import load_component, load_network
 from imagegen_core.diffusion.libraries import first_line, quiet
+from imagegen_core.diffusion.prediction import take_normalization, with_prediction
 from imagegen_core.diffusion.single_file import load_single_file, load_vae_file
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.networks.channels import check_channels
+from imagegen_core.settings import PredictionName
 
 
 def load_pipeline(
@@ -26,6 +28,7 @@ def load_pipeline(
     configs: Path,
     base: Path | None,
     vae: Path | None = None,
+    prediction: PredictionName | None = None,
     **options: Any,
 ) -> Any:
     """Load a diffusers pipeline from a folder or a single file, without the network.
@@ -37,6 +40,7 @@ def load_pipeline(
         configs: A diffusers-format folder of the family's configs, for single files.
         base: A folder that supplies what a single file lacks; see `Settings.base_model`.
         vae: An autoencoder's file or folder, which takes the place of the checkpoint's own; see `Settings.vae_path`.
+        prediction: What the network predicts; None leaves it to the checkpoint.
         options: Further arguments of the pipeline, such as components to leave out.
 
     Raises:
@@ -52,12 +56,15 @@ def load_pipeline(
             places = [folder / "vae" for folder in (path, base, configs) if folder is not None]
             described = next(place for place in places if (place / "config.json").is_file())
             components["vae"] = load_vae(vae, dtype, described)
+            take_normalization(components["vae"], read_json(described, "config.json"))
         if path.is_dir():
             index = read_json(path, "model_index.json")
             components |= _load_folder(path, dtype, leave_out={**options, **components})
+            if prediction is not None:
+                components["scheduler"] = with_prediction(components["scheduler"], prediction, configs)
         else:
             index = read_json(base or configs, "model_index.json")
-            components |= load_single_file(path, dtype, configs, base, with_vae=vae is None)
+            components |= load_single_file(path, dtype, configs, base, components.get("vae"), prediction)
         parameters = inspect.signature(pipeline_class.__init__).parameters
         given = {name: value for name, value in index.items() if name in parameters and not isinstance(value, list)}
         arguments = {**given, **options, **components}

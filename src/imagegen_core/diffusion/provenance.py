@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from imagegen_core.backend import Backend
+from imagegen_core.diffusion.scheduling import Sampling
 from imagegen_core.images.recipe import Recipe, UsedLora
 from imagegen_core.models.named import NamedModel
 from imagegen_core.request import Drawing
+from imagegen_core.settings import PredictionName
 
 _TOOK_PART = ("imagegen-core", "torch", "diffusers", "transformers")
 _HASH_DIGITS = 10
@@ -24,7 +27,13 @@ class Provenance:
     """Where one worker's pictures come from: its checkpoint, told by name and hash, and what computes."""
 
     def __init__(
-        self, backend: Backend, checkpoint: Path, models: Iterable[NamedModel], dtype: torch.dtype, device: torch.device
+        self,
+        backend: Backend,
+        checkpoint: Path,
+        models: Iterable[NamedModel],
+        dtype: torch.dtype,
+        device: torch.device,
+        prediction: PredictionName | None,
     ) -> None:
         """Begin to hash the checkpoint, beside whatever is done meanwhile.
 
@@ -34,17 +43,19 @@ class Provenance:
             models: The plugins' named models, whose names tell more than their paths.
             dtype: The precision of the weights.
             device: Where it computes.
+            prediction: What the configuration says that the network predicts; None where the checkpoint says it.
         """
         own = checkpoint.name if checkpoint.is_dir() else checkpoint.stem
         self._name = next((model.name for model in models if model.path == checkpoint), own)
         self._backend, self._dtype, self._device = backend.name, _DTYPES[dtype], str(device)
+        self._prediction = prediction
         self._versions = {name: version(name) for name in _TOOK_PART}
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-hash")
         self._hash: Future[str | None] = executor.submit(_hash, checkpoint)
         executor.shutdown(wait=False)
 
-    def recipe(self, drawing: Drawing, scheduler: str) -> Recipe:
-        """How a drawing was made; `scheduler` is the full name of the sampler it took."""
+    def recipe(self, drawing: Drawing, sampling: Sampling) -> Recipe:
+        """How a drawing was made; `sampling` has the full names of the sampler and the schedule it took."""
         return Recipe(
             prompt=drawing.prompt,
             negative_prompt=drawing.negative_prompt,
@@ -53,7 +64,7 @@ class Provenance:
             height=drawing.size.height,
             steps=drawing.steps,
             guidance_scale=drawing.guidance_scale,
-            scheduler=scheduler,
+            scheduler=sampling.sampler,
             clip_skip=drawing.clip_skip + 1 if drawing.clip_skip else None,
             style=drawing.style,
             style_level=drawing.style_level,
@@ -64,6 +75,10 @@ class Provenance:
             device=self._device,
             versions=self._versions,
             loras=tuple(UsedLora(lora.path.stem, lora.strength) for lora in drawing.loras),
+            schedule=sampling.schedule,
+            guidance_rescale=drawing.guidance_rescale or None,
+            **asdict(drawing.step_options),
+            prediction=self._prediction,
         )
 
 

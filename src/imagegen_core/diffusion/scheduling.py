@@ -4,93 +4,223 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from imagegen_core.diffusion.imposing import Scheduled, own_steps, scheduled, takes_timesteps
+from imagegen_core.diffusion.noise_schedules import TABLES, align_your_steps
+from imagegen_core.diffusion.prediction import is_edm, options_of
 from imagegen_core.errors import InvalidRequestError
-from imagegen_core.samplers import CHECKPOINT_CHOICE, Sampler, find_sampler
+from imagegen_core.request import StepOptions
+from imagegen_core.samplers import CHECKPOINT_CHOICE, OwnScheduler, Sampler, check_steps, find_sampling
+from imagegen_core.schedules import AUTOMATIC, SCHEDULES, Schedule
+
+# NVIDIA's levels for Stable Diffusion 1.5: https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html
+ALIGNED_SIGMAS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
+
+
+class Sampling(NamedTuple):
+    """The names of what a picture is sampled with, as its recipe has them."""
+
+    sampler: str
+    schedule: str | None
 
 
 class Schedulers:
-    """Makes schedulers for one checkpoint, each configured from the checkpoint's own."""
+    """Makes schedulers for one checkpoint, each configured from the checkpoint's own.
 
-    def __init__(self, own: Any, samplers: Iterable[Sampler], default: str) -> None:
+    Attributes:
+        own: What there is to know of the checkpoint's own.
+        default: The sampler where a request names none.
+    """
+
+    def __init__(
+        self,
+        own: Any,
+        samplers: Iterable[Sampler],
+        default: str | None,
+        aligned_sigmas: Sequence[float] = ALIGNED_SIGMAS,
+    ) -> None:
         """Prepare for a checkpoint.
 
         Args:
             own: The scheduler that the checkpoint came with.
             samplers: What requests may name.
-            default: The name that stands where a request names none.
+            default: The name that stands where a request names none; None is LCM, or an EDM checkpoint's own.
+            aligned_sigmas: The eleven noise levels of the schedule Align Your Steps for the checkpoint's family.
 
         Raises:
-            InvalidRequestError: `default` is unknown.
+            InvalidRequestError: `default` is unknown, or does not draw this checkpoint.
         """
         self._own = own
+        self.own = OwnScheduler.of(type(own).__name__, own.config)
         self._samplers = list(samplers)
-        self._prototypes: dict[str, Any] = {}
-        self.default = default
-        self._prototype(default)
+        self._tables = {**TABLES, "Align Your Steps": align_your_steps(aligned_sigmas)}
+        self._prototypes: dict[Sampling, Scheduled] = {}
+        self.default = default or self.own.default_sampler
+        self._prototype(*self._find(None, None))
 
-    def name(self, wanted: str | None) -> str:
-        """The sampler's full name, as a picture's recipe has it.
+    def names(self, sampler: str | None, schedule: str | None = None) -> Sampling:
+        """The full names of what a request asks for, as a picture's recipe has them.
 
         Raises:
-            InvalidRequestError: `wanted` is unknown.
+            InvalidRequestError: A name is unknown.
         """
-        wanted = wanted or self.default
-        return type(self._own).__name__ if _is_own(wanted) else find_sampler(wanted, self._samplers).name
+        found, found_schedule = self._find(sampler, schedule)
+        return Sampling(found.name, found_schedule.name if found_schedule else None)
 
-    def make(self, wanted: str | None, steps: int, device: torch.device) -> Any:
+    def make(self, sampler: str | None, steps: int, device: torch.device, schedule: str | None = None) -> Any:
         """A scheduler with its timesteps set.
 
         Args:
-            wanted: The sampler's name; None takes the default.
+            sampler: The sampler's name; None takes the default.
             steps: How many denoising steps.
             device: Where its timesteps are wanted.
+            schedule: The noise schedule's name; None takes the sampler's own.
 
         Raises:
-            InvalidRequestError: `wanted` is unknown, or does not take so many steps.
+            InvalidRequestError: A name is unknown, the two do not go together or with this checkpoint, or they do not
+                take so many steps.
         """
-        scheduler = copy.deepcopy(self._prototype(wanted or self.default))
-        config = scheduler.config
-        limit = getattr(config, "original_inference_steps", None) or config.num_train_timesteps
-        if steps > limit:
-            name = self.name(wanted)
-            raise InvalidRequestError(
-                f"Invalid num_inference_steps {steps}: the {name} scheduler takes 1 to {limit}", "num_inference_steps"
+        found, found_schedule = self._find(sampler, schedule)
+        prototype = self._prototype(found, found_schedule)
+        scheduler = copy.deepcopy(prototype.scheduler)
+        check_steps(found, steps, self.own)
+        if steps == 1 and is_edm(type(scheduler)) and scheduler.config.sigma_schedule == "exponential":
+            raise InvalidRequestError(  # it would begin and end at the lowest noise level
+                f"Invalid num_inference_steps 1: the {found.name} scheduler takes 2 or more here", "num_inference_steps"
             )
         try:
-            scheduler.set_timesteps(steps, device=device)
+            prototype.set_steps(scheduler, steps, device)
+        except InvalidRequestError:
+            raise
         except (ValueError, IndexError) as error:  # some need more than one, or a divisor of the trained ones
-            name = self.name(wanted)
             raise InvalidRequestError(
-                f"Invalid num_inference_steps {steps}: the {name} scheduler refuses it ({error}); try another number",
+                f"Invalid num_inference_steps {steps}: the {found.name} scheduler refuses it ({error}); "
+                "try another number",
                 "num_inference_steps",
             ) from error
+        if not is_edm(type(scheduler)) and scheduler.timesteps.min() < 0:  # where diffusers rounds to one step too many
+            raise InvalidRequestError(
+                f"Invalid num_inference_steps {steps}: the {found.name} scheduler cannot space so many; "
+                "try another number",
+                "num_inference_steps",
+            )
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)  # spares a search for the first timestep on the device
         return scheduler
 
-    def _prototype(self, wanted: str) -> Any:
-        if _is_own(wanted):
+    def step_options(self, sampler: str | None, scheduler: Any, asked: StepOptions) -> dict[str, float]:
+        """What a request asks of each step beside the sample, as its scheduler's step takes it.
+
+        Args:
+            sampler: The sampler's name, as it was given to `make`.
+            scheduler: The scheduler that `make` returned.
+            asked: What is asked; None in it asks nothing.
+
+        Raises:
+            InvalidRequestError: The scheduler does not take it.
+        """
+        accepted = inspect.signature(scheduler.step).parameters
+        found, _ = self._find(sampler, None)
+        unasked = StepOptions(eta=found.eta or 0.0, s_churn=0.0, s_tmin=0.0, s_tmax=None, s_noise=1.0)
+        for name, value in asked.given().items():
+            if name not in accepted and value != getattr(unasked, name):
+                takers = [
+                    one.name for one in self._fitting() if name in inspect.signature(self._class(one).step).parameters
+                ]
+                raise InvalidRequestError(
+                    f"Invalid {name} {value:g}: the {found.name} scheduler takes none; leave it out, or name one of "
+                    f"{', '.join(takers)}",
+                    name,
+                )
+        return {name: value for name, value in asked.given().items() if name in accepted}
+
+    def _find(self, sampler: str | None, schedule: str | None) -> tuple[Sampler, Schedule | None]:
+        return find_sampling(sampler or self.default, schedule, self._samplers, self.own)
+
+    def _prototype(self, sampler: Sampler, schedule: Schedule | None) -> Scheduled:
+        key = Sampling(sampler.name, schedule.name if schedule else None)
+        if key not in self._prototypes:
+            if refusal := self._refusal(sampler):
+                raise InvalidRequestError(
+                    f"Invalid scheduler {sampler.name!r}: {refusal}; "
+                    f"expected one of {', '.join(fitting.name for fitting in self._fitting())}",
+                    "scheduler",
+                )
+            plain = self._plain(sampler)
+            self._prototypes[key] = (
+                Scheduled(plain, own_steps) if schedule is None else self._scheduled(sampler, plain, schedule)
+            )
+        return self._prototypes[key]
+
+    def _class(self, sampler: Sampler) -> Any:
+        if sampler.scheduler == CHECKPOINT_CHOICE:
+            return type(self._own)
+        module_name, _, class_name = sampler.scheduler.partition(":")
+        return getattr(import_module(module_name), class_name)
+
+    def _plain(self, sampler: Sampler) -> Any:
+        """A sampler's scheduler with the noise schedule that it has by itself."""
+        if sampler.scheduler == CHECKPOINT_CHOICE:
             return self._own
-        sampler = find_sampler(wanted, self._samplers)
-        if sampler.name not in self._prototypes:
-            module_name, _, class_name = sampler.scheduler.partition(":")
-            scheduler_class = getattr(import_module(module_name), class_name)
-            self._prototypes[sampler.name] = scheduler_class.from_config(self._own.config, **sampler.options)
-        return self._prototypes[sampler.name]
+        return self._class(sampler).from_config(self._own.config, **sampler.options)
+
+    def _refusal(self, sampler: Sampler) -> str | None:
+        """Why a sampler would draw something else than the checkpoint predicts, in words; None where it would not."""
+        kind, own = self._class(sampler), self._own
+        if is_edm(kind) and not is_edm(type(own)):
+            return "it draws EDM checkpoints alone, and this is none"
+        if is_edm(type(own)) and not is_edm(kind):
+            return "this is an EDM checkpoint, whose noise levels it does not know"
+        if own.config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in options_of(kind):
+            return f"this checkpoint begins at pure noise (zero terminal SNR), which diffusers' {kind.__name__} cannot"
+        predicted = own.config.get("prediction_type", "epsilon")
+        if predicted != "epsilon" and not _draws(self._plain(sampler)):
+            return f"diffusers' {kind.__name__} does not draw a checkpoint that predicts {predicted}"
+        return None
+
+    def _scheduled(self, sampler: Sampler, plain: Any, schedule: Schedule) -> Scheduled:
+        found = scheduled(plain, schedule, self._tables)
+        if found is None:
+            taken = [AUTOMATIC, *(one.name for one in SCHEDULES if scheduled(plain, one, self._tables))]
+            listed = ", ".join(taken) + (", or timesteps" if takes_timesteps(plain) else "")
+            raise InvalidRequestError(
+                f"Invalid schedule {schedule.name!r}: the {sampler.name} scheduler takes {listed}", "schedule"
+            )
+        return found
+
+    def _fitting(self) -> list[Sampler]:
+        """The samplers that draw this checkpoint."""
+        return [sampler for sampler in self._samplers if not self._refusal(sampler)]
 
 
-def step_arguments(scheduler: Any, generator: torch.Generator) -> dict[str, Any]:
-    """What a scheduler's step takes beside the sample, as the plain pipelines give it: noise's source, and eta of 0."""
-    known = {"generator": generator, "eta": 0.0}
+def step_arguments(
+    scheduler: Any, generator: torch.Generator, options: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """What a scheduler's step takes beside the sample, as the plain pipelines give it.
+
+    Args:
+        scheduler: The scheduler.
+        generator: Where fresh noise comes from.
+        options: What the request asks, such as ``eta``, which is 0 otherwise.
+    """
+    known = {"generator": generator, "eta": 0.0, **(options or {})}
     accepted = inspect.signature(scheduler.step).parameters
     return {name: value for name, value in known.items() if name in accepted}
 
 
-def _is_own(wanted: str) -> bool:
-    return wanted.casefold() == CHECKPOINT_CHOICE
+def _draws(scheduler: Any) -> bool:
+    """Whether a scheduler takes a step with what the network predicts; some refuse it only then."""
+    trial = copy.deepcopy(scheduler)
+    trial.set_timesteps(2)
+    latents = torch.zeros(1, 1, 1, 1)
+    try:
+        sample = trial.scale_model_input(latents, trial.timesteps[0])
+        trial.step(sample, trial.timesteps[0], latents, **step_arguments(trial, torch.Generator()))
+    except (ValueError, NotImplementedError):
+        return False
+    return True

@@ -11,18 +11,21 @@ import torch
 
 from imagegen_core.diffusion.components import component_class, load_component
 from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
+from imagegen_core.diffusion.prediction import normalize_latents, scheduler_of_file
 from imagegen_core.diffusion.tokenizers import find_tokenizer
+from imagegen_core.diffusion.weights_file import LazyTensors
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.contents import contents
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.folders import weights as weights_files
 from imagegen_core.models.networks.channels import check_channels
-from imagegen_core.models.networks.parts import checkpoint_parts, refuse_unused, unwrapped
+from imagegen_core.models.networks.parts import checkpoint_parts, refuse_unused
 from imagegen_core.models.networks.source import Layers, Source
 from imagegen_core.models.networks.text_encoder import text_config, without_unused_layer
 from imagegen_core.models.networks.unet_config import unet_config
 from imagegen_core.models.networks.vae import vae_config
 from imagegen_core.models.tensors import Header
+from imagegen_core.settings import PredictionName
 
 _NETWORKS = {"unet": unet_config, "vae": vae_config, "text_encoder": text_config, "text_encoder_2": text_config}
 _PAD_TOKENS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
@@ -36,7 +39,12 @@ Parts = dict[str, dict[str, Source]]
 
 
 def load_single_file(
-    path: Path, dtype: torch.dtype, configs: Path, base: Path | None, *, with_vae: bool = True
+    path: Path,
+    dtype: torch.dtype,
+    configs: Path,
+    base: Path | None,
+    vae: Any | None = None,
+    prediction: PredictionName | None = None,
 ) -> dict[str, Any]:
     """The components of a pipeline, from a ``.safetensors`` or ``.ckpt`` file.
 
@@ -45,7 +53,8 @@ def load_single_file(
         dtype: What the weights are converted to.
         configs: A diffusers-format folder of configs, without weights, for the file's family.
         base: A diffusers-format folder that supplies what the file lacks, and its own configs instead of `configs`.
-        with_vae: Whether to load the autoencoder; if not, the file's is not looked at.
+        vae: An autoencoder that takes the place of the file's, which is then not looked at.
+        prediction: What the network predicts; None leaves it to the file.
 
     Raises:
         ModelLoadError: The file lacks a component that `base` does not supply, holds what no component takes, or is of
@@ -53,19 +62,20 @@ def load_single_file(
     """
     folder = base or configs
     kinds = component_kinds(folder)
-    wanted = [name for name in _NETWORKS if name in kinds and (name != "vae" or with_vae)]
+    wanted = [name for name in _NETWORKS if name in kinds and (name != "vae" or vae is None)]
     with Weights([path]) as weights:
         header = weights.files[0].header
         parts = _parts(header, folder, kinds)
         blueprints = _blueprints(path, {name: parts[name] for name in wanted if name in parts}, folder, kinds)
-        components = {
-            name: build_network(blueprints[name], parts[name], weights, dtype)
-            if name in blueprints
-            else _from_base(path, name, base, kinds[name], dtype)
-            for name in wanted
-        }
-    scheduler = component_class(folder, "scheduler", kinds["scheduler"])
-    components["scheduler"] = scheduler.from_config(_scheduler_config(folder, unwrapped(header.tensors)))
+        components: dict[str, Any] = {} if vae is None else {"vae": vae}
+        for name in wanted:
+            if name in blueprints:
+                components[name] = build_network(blueprints[name], parts[name], weights, dtype)
+            else:
+                components[name] = _from_base(path, name, base, kinds[name], dtype)
+        tensors = LazyTensors(weights.files[0])
+        components["scheduler"] = scheduler_of_file(path, tensors, configs, base, prediction)
+        normalize_latents(path, components["vae"], tensors)
     for name in _PAD_TOKENS.keys() & kinds.keys():
         components[name] = find_tokenizer(base, name, _pad_token(configs, name))
     return components
@@ -150,16 +160,3 @@ def _pad_token(configs: Path, name: str) -> str:
     config = configs / name / "tokenizer_config.json"
     own = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     return str(own.get("pad_token", _PAD_TOKENS[name]))
-
-
-def _scheduler_config(configs: Path, state: State) -> dict[str, Any]:
-    """The family's scheduler, told by the file's own marks whether it predicts v, and down to zero SNR.
-
-    The marks are the empty tensors that ComfyUI's and others' tools write and read.
-    """
-    config: dict[str, Any] = json.loads((configs / "scheduler/scheduler_config.json").read_text(encoding="utf-8"))
-    if "v_pred" in state:
-        config["prediction_type"] = "v_prediction"
-    if "ztsnr" in state:
-        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return config

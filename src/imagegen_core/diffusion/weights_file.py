@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ import torch
 
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.headers import read_header
+from imagegen_core.models.networks.parts import unwrapped
 from imagegen_core.models.tensors import Header, Span, Tensor, quoted
 
 _CHUNK_BYTES = 4 * 2**20  # read at once where the precision changes
@@ -124,6 +126,24 @@ class WeightsFile:
             return
         if self._file.readinto(target.numpy().data) < len(target):
             raise ModelLoadError(f"{self.path} ends in the middle of its weights: copy or download it anew")
+
+
+class LazyTensors(Mapping[str, torch.Tensor]):
+    """The tensors of an open file by name, without a wrapper's prefix; each is read when it is asked for."""
+
+    def __init__(self, file: WeightsFile) -> None:
+        """Read nothing yet."""
+        self._file = file
+        self._names = unwrapped({name: name for name in file.header.tensors})
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._file.read(self._names[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

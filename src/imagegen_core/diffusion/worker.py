@@ -27,7 +27,7 @@ from imagegen_core.diffusion.memory import check_fits, device_memory, memory_err
 from imagegen_core.diffusion.preparing import compile_errors, prepare
 from imagegen_core.diffusion.previews import Previewer
 from imagegen_core.diffusion.provenance import Provenance
-from imagegen_core.diffusion.scheduling import Schedulers
+from imagegen_core.diffusion.scheduling import ALIGNED_SIGMAS, Schedulers
 from imagegen_core.diffusion.torchvision import make_torchvision_importable
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.png import encode_png
@@ -67,6 +67,7 @@ class DiffusionWorker(ABC):
     A family names its `backend` description, its diffusers pipeline and a folder with the configs that its single
     files go without, and implements `encode`. Where it draws with several architectures, a folder in that one that is
     called like an architecture has the configs of this one.
+    It may name the eleven noise levels of the schedule Align Your Steps.
 
     Attributes:
         worker_id: Tells workers of one process apart.
@@ -76,12 +77,15 @@ class DiffusionWorker(ABC):
         checkpoint: Where the weights came from.
         styles: The styles there are, those that fit this checkpoint and those that do not.
         native_size: ``WIDTHxHEIGHT`` drawn where a request leaves its size out.
+        default_sampler: The sampler where a request names none.
+        own_scheduler: What there is to know of the checkpoint's own scheduler.
     """
 
     backend: ClassVar[Backend]
     pipeline_class: ClassVar[str]
     pipeline_options: ClassVar[Mapping[str, Any]] = {}
     configs: ClassVar[Path]
+    aligned_sigmas: ClassVar[Sequence[float]] = ALIGNED_SIGMAS
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         """Load the configured checkpoint.
@@ -109,7 +113,13 @@ class DiffusionWorker(ABC):
         self.native_size = native_size(self.checkpoint, self.backend.default_size)
         self._compute = ComputeThread()
         self.pipe = self._compute.run(self._load, settings)
-        self._schedulers = Schedulers(self.pipe.scheduler, registry.samplers.values(), settings.scheduler)
+        self._schedulers = Schedulers(
+            self.pipe.scheduler,
+            registry.samplers.values(),
+            settings.scheduler if settings.source("scheduler") != "default" else None,
+            self.aligned_sigmas,
+        )
+        self.default_sampler, self.own_scheduler = self._schedulers.default, self._schedulers.own
         self._embeddings: Embeddings = self.compute(
             Embeddings, self.pipe, settings.embeddings_root, settings.source("embeddings_root")
         )
@@ -119,7 +129,14 @@ class DiffusionWorker(ABC):
         self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, family, layers)
         self._weights = weight_bytes(self.pipe)
         self._provenance = (
-            Provenance(self.backend, self.checkpoint, registry.models.values(), self.dtype, self.device)
+            Provenance(
+                self.backend,
+                self.checkpoint,
+                registry.models.values(),
+                self.dtype,
+                self.device,
+                settings.prediction,
+            )
             if settings.recipe
             else None
         )
@@ -229,7 +246,8 @@ class DiffusionWorker(ABC):
         check_fits(self.pipe, drawing.size, self.device)
         adapters = self._wanted(drawing)
         self._adapters.use(adapters)
-        scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device)
+        scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device, drawing.schedule)
+        step_options = self._schedulers.step_options(drawing.scheduler, scheduler, drawing.step_options)
         generator = torch.Generator("cpu").manual_seed(drawing.seed)
         return Denoising(
             drawing=drawing,
@@ -239,6 +257,7 @@ class DiffusionWorker(ABC):
             conditionings=tuple(self.sized(one, drawing.size) for one in self._conditionings(drawing)),
             adapters=adapters,
             guidance_embedding=self._guidance_embedding(drawing.guidance_scale),
+            step_options=step_options,
             on_step=getattr(job, "on_step", None),
         )
 
@@ -303,7 +322,7 @@ class DiffusionWorker(ABC):
     def _text(self, drawing: Drawing) -> dict[str, str]:
         if self._provenance is None:
             return {}
-        return to_text(self._provenance.recipe(drawing, self._schedulers.name(drawing.scheduler)))
+        return to_text(self._provenance.recipe(drawing, self._schedulers.names(drawing.scheduler, drawing.schedule)))
 
     def _draw(self, job: Job) -> Picture:
         with self._drawing:
@@ -321,6 +340,8 @@ class DiffusionWorker(ABC):
         if drawing.guidance_scale <= 1 or self._is_guidance_distilled:
             if wanted:
                 logger.warning("The negative prompt has no effect: %s", self._why_unguided())
+            if drawing.guidance_rescale:
+                logger.warning("The guidance rescale has no effect: %s", self._why_unguided())
             return [prompt]
         absent = self.encode_absent(drawing.clip_skip)
         negative = absent if wanted is None else self._encoded(wanted, drawing.clip_skip)
@@ -403,6 +424,7 @@ class DiffusionWorker(ABC):
             configs=own if own.is_dir() else self.configs,
             base=settings.base_model,
             vae=settings.vae_path,
+            prediction=settings.prediction,
             **self.pipeline_options,
         )
         prepare(pipe, self.device, self.dtype, settings)

@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 OWN_CHUNK = "imagegen"
 A1111_CHUNK = "parameters"
 _FORMAT = 1
+_DDIM = ("DDIM", "DDIMScheduler")  # A1111 names their eta apart from the others'
+_LATER = frozenset(  # left out where they ask nothing, so that a picture has the bytes it had before there were any
+    {"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "prediction"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,14 @@ class Recipe:
         device: Such as ``cuda:0``.
         versions: The versions of the distributions that took part, by name.
         upscalings: What enlarged it afterwards, in order.
+        schedule: The noise schedule, where it is not the sampler's own.
+        guidance_rescale: See `imagegen_core.GenerateRequest`; None where it was not asked, as with those below.
+        eta: See `imagegen_core.GenerateRequest`.
+        s_churn: See `imagegen_core.GenerateRequest`.
+        s_tmin: See `imagegen_core.GenerateRequest`.
+        s_tmax: See `imagegen_core.GenerateRequest`.
+        s_noise: See `imagegen_core.GenerateRequest`.
+        prediction: What the network predicts, where the configuration said it.
     """
 
     prompt: str
@@ -82,6 +94,14 @@ class Recipe:
     versions: Mapping[str, str] = field(default_factory=dict)
     upscalings: tuple[Upscaling, ...] = ()
     loras: tuple[UsedLora, ...] = ()
+    schedule: str | None = None
+    guidance_rescale: float | None = None
+    eta: float | None = None
+    s_churn: float | None = None
+    s_tmin: float | None = None
+    s_tmax: float | None = None
+    s_noise: float | None = None
+    prediction: str | None = None
 
 
 def to_text(recipe: Recipe) -> dict[str, str]:
@@ -89,7 +109,8 @@ def to_text(recipe: Recipe) -> dict[str, str]:
 
     Lone surrogates, which no encoder can be given, become ``?`` in both.
     """
-    own = json.dumps({"format": _FORMAT} | asdict(recipe), ensure_ascii=False)
+    stated = {name: value for name, value in asdict(recipe).items() if value is not None or name not in _LATER}
+    own = json.dumps({"format": _FORMAT} | stated, ensure_ascii=False)
     return {chunk: _writable(text) for chunk, text in {OWN_CHUNK: own, A1111_CHUNK: _infotext(recipe)}.items()}
 
 
@@ -148,12 +169,19 @@ def _infotext(recipe: Recipe) -> str:
     values: dict[str, Any] = {
         "Steps": recipe.steps,
         "Sampler": recipe.scheduler,
+        "Schedule type": recipe.schedule,
         "CFG scale": recipe.guidance_scale,
         "Seed": recipe.seed,
         "Size": f"{recipe.width}x{recipe.height}",
         "Model hash": recipe.checkpoint_hash,
         "Model": recipe.checkpoint,
         "Clip skip": recipe.clip_skip,
+        "Eta DDIM" if recipe.scheduler in _DDIM else "Eta": recipe.eta,
+        "Sigma churn": recipe.s_churn,
+        "Sigma tmin": recipe.s_tmin,
+        "Sigma tmax": recipe.s_tmax,
+        "Sigma noise": recipe.s_noise,
+        "CFG Rescale": recipe.guidance_rescale,
         "Style": recipe.style,
         "Style level": recipe.style_level or None,
         "LoRAs": ", ".join(f"{lora.name}:{lora.strength:g}" for lora in recipe.loras) or None,

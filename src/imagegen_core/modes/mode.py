@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.request import GenerateRequest
-from imagegen_core.settings import ModeSettings, Settings
+from imagegen_core.settings import ModeSettings, PredictionName, Settings
 from imagegen_core.styles import LoraUse
 
 DEFAULT_MODE = "default"
@@ -23,6 +23,7 @@ class ModelKey(NamedTuple):
     backend: str | None
     model: str | None
     root: str
+    prediction: PredictionName | None = None
 
     def __str__(self) -> str:
         return self.model or "the configured model"
@@ -47,7 +48,8 @@ class Mode:
     @property
     def key(self) -> ModelKey:
         """Which model it draws with."""
-        return ModelKey(self.settings.backend, self.settings.model, str(self.settings.model_root or ""))
+        settings = self.settings
+        return ModelKey(settings.backend, settings.model, str(settings.model_root or ""), settings.prediction)
 
     def complete(self, request: Request) -> Request:
         """The request with the mode's LoRAs, and with its defaults where it leaves a field out."""
@@ -56,6 +58,7 @@ class Mode:
             "num_inference_steps": self.table.default_steps,
             "guidance_scale": self.table.default_guidance,
             "scheduler": self.table.scheduler,
+            "schedule": None if request.scheduler else self.table.schedule,  # which goes with the mode's sampler
         }
         left_out = {
             field: value

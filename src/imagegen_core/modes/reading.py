@@ -66,7 +66,7 @@ def _modes(tables: Mapping[str, ModeSettings], settings: Settings, lora_root: Pa
     return {
         name: Mode(
             name,
-            settings.override(model=table.model, backend=table.backend),
+            settings.override(model=table.model, backend=table.backend, prediction=table.prediction),
             table,
             tuple(_lora(lora, lora_root) for lora in table.loras),
         )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagegen_core.models.inspect import architecture, native_size
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
+from imagegen_core.models.prediction import own_scheduler
 from imagegen_core.models.resolve import resolve_checkpoint
 from imagegen_core.models.style_catalog import CatalogedStyle, StyleCatalog
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.plugins.selection import select_backend
+from imagegen_core.request import Drawing
+from imagegen_core.samplers import OwnScheduler, Sampler, check_steps, find_sampling
 from imagegen_core.settings import Settings
 
 
@@ -26,6 +29,8 @@ class ModelCard:
         size: ``WIDTHxHEIGHT`` it draws of itself.
         styles: The styles that fit it, and the strengths of each.
         precision: The device and the precision it computes with.
+        sampler: The sampler where a request names none; None where the worker does not say.
+        own_scheduler: What there is to know of the checkpoint's own scheduler.
     """
 
     name: str
@@ -33,6 +38,8 @@ class ModelCard:
     size: str | None
     styles: Mapping[str, tuple[float, ...]]
     precision: str
+    sampler: str | None = None
+    own_scheduler: OwnScheduler | None = None
 
     @classmethod
     def of(cls, worker: Any, settings: Settings) -> ModelCard:
@@ -45,6 +52,8 @@ class ModelCard:
             size=getattr(worker, "native_size", None),
             styles=_usable(getattr(worker, "styles", {})),
             precision=" ".join(str(part).removeprefix("torch.") for part in (device, dtype) if part is not None),
+            sampler=getattr(worker, "default_sampler", None),
+            own_scheduler=getattr(worker, "own_scheduler", None),
         )
 
     @classmethod
@@ -65,12 +74,32 @@ class ModelCard:
             size=native_size(path, backend.default_size),
             styles=_usable(styles),
             precision="",
+            **_sampling(path, settings) if "scheduler" not in backend.without else {},
         )
+
+    def check_sampling(self, drawing: Drawing, samplers: Iterable[Sampler]) -> None:
+        """Refuse what the model's samplers do not take, as far as can be told before they are asked.
+
+        Raises:
+            InvalidRequestError: There is no such sampler or schedule, or it takes fewer steps.
+        """
+        if self.sampler is None or self.own_scheduler is None:
+            return
+        wanted = drawing.scheduler or self.sampler
+        sampler, _ = find_sampling(wanted, drawing.schedule, samplers, self.own_scheduler)
+        check_steps(sampler, drawing.steps, self.own_scheduler)
 
     @property
     def title(self) -> str:
         """As A1111 shows a checkpoint: the file's name."""
         return self.path.name if self.path and self.path.is_file() else self.name
+
+
+def _sampling(path: Path, settings: Settings) -> dict[str, Any]:
+    """The sampler and the scheduler of a checkpoint that is not loaded, for `ModelCard`."""
+    named = None if settings.source("scheduler") == "default" else settings.scheduler
+    own = own_scheduler(path, settings.prediction)
+    return {"sampler": named or own.default_sampler, "own_scheduler": own}
 
 
 def _usable(styles: Mapping[str, CatalogedStyle]) -> dict[str, tuple[float, ...]]:

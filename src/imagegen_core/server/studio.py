@@ -126,7 +126,15 @@ class Studio:
                 f"{_square(self.settings.max_pixels)}",
                 "size",
             )
+        self._check_sampling(drawing, mode)
         return completed
+
+    def _check_sampling(self, drawing: Drawing, mode: Mode) -> None:
+        try:
+            card = self.card(mode)
+        except ImagegenError:
+            return  # the request itself is answered with why there is no model
+        card.check_sampling(drawing, self.registry.samplers.values())
 
     def size_of(self, request: GenerateRequest, mode: Mode) -> Size:
         """The size that a completed request is drawn at; the model's own where nothing says another.

@@ -3,7 +3,7 @@
 from imagegen_core.settings.settings import Settings
 from imagegen_core.settings.sources import variables
 from imagegen_core.settings.tables import LoraSettings, ModeSettings, ModeTables, StyleSettings
-from imagegen_core.settings.values import ByteCount, DeviceNames
+from imagegen_core.settings.values import ByteCount, DeviceNames, PredictionName
 
 __all__ = [
     "ByteCount",
@@ -11,6 +11,7 @@ __all__ = [
     "LoraSettings",
     "ModeSettings",
     "ModeTables",
+    "PredictionName",
     "Settings",
     "StyleSettings",
     "variables",

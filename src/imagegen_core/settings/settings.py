@@ -19,7 +19,7 @@ from imagegen_core.settings.sources import (
     ours,
 )
 from imagegen_core.settings.tables import ModeTables, StyleSettings
-from imagegen_core.settings.values import ByteCount, CommaSeparated, DeviceNames
+from imagegen_core.settings.values import ByteCount, CommaSeparated, DeviceNames, PredictionName
 from imagegen_core.settings.wording import sentence
 
 
@@ -45,7 +45,10 @@ class Settings(BaseModel):
         memory_budget: Bytes that the models of a server may take together on each device, such as ``6GB``; None is 0.8
             of what was free there before the first.
         embeddings_root: Folder of textual-inversion embeddings; prompts name them by their files' names.
-        scheduler: The sampler where a request names none; see `imagegen_core.samplers`.
+        scheduler: The sampler where a request names none; see `imagegen_core.samplers`. Left out, it is LCM, and an EDM
+            checkpoint's own.
+        prediction: What the checkpoint's network predicts: ``epsilon``, ``v``, ``v-zsnr``, ``sample``, ``edm`` or
+            ``edm-v``; None leaves it to what the checkpoint says of itself.
         recipe: Whether pictures carry how they were made; see `imagegen_core.images.recipe`.
         batching: ``exact`` has an engine share forward passes only where that leaves every picture as it is, ``fast``
             regardless.
@@ -103,6 +106,7 @@ class Settings(BaseModel):
     memory_budget: ByteCount | None = Field(default=None, ge=1)
     embeddings_root: Path | None = None
     scheduler: str = "LCM"
+    prediction: PredictionName | None = None
     recipe: bool = True
     batching: Literal["exact", "fast"] = "exact"
     compile: bool = False

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from imagegen_core.request import Size
+from imagegen_core.settings.values import PredictionName
 
 _MODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+:/-]{0,63}")  # it stands in headers and addresses
 
@@ -56,6 +57,8 @@ class ModeSettings(BaseModel):
         default_steps: The denoising steps where a request names none; None is the server's.
         default_guidance: The guidance scale where a request names none; None is the server's.
         scheduler: The sampler where a request names none; None is the configured one.
+        schedule: The noise schedule where a request names none.
+        prediction: What the checkpoint's network predicts, as `Settings.prediction` has it; None is that value.
         description: What people are told of it.
         metadata: Notes of any kind, which listings show and nothing else reads.
     """
@@ -69,6 +72,8 @@ class ModeSettings(BaseModel):
     default_steps: int | None = Field(default=None, ge=1)
     default_guidance: float | None = Field(default=None, ge=0)
     scheduler: str | None = None
+    schedule: str | None = None
+    prediction: PredictionName | None = None
     description: str | None = None
     metadata: Mapping[str, Any] = Field(default_factory=dict)
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
+
+PredictionName = Literal["epsilon", "v", "v-zsnr", "sample", "edm", "edm-v"]
+"""What a network predicts of a noisy picture.
+
+The noise (``epsilon``), the velocity (``v``), the velocity where training began at pure noise (``v-zsnr``), or the
+picture (``sample``); ``edm`` and ``edm-v`` are Playground 2.5's and CosXL's form of the first two.
+"""
 
 _BYTES = re.compile(r"\s*(?P<number>[0-9]+(\.[0-9]+)?)\s*(?P<prefix>[kKmMgGtT])?(?P<binary>i)?[bB]?\s*")
 

@@ -17,7 +17,8 @@ from imagegen_core.images.recipe import A1111_CHUNK
 from imagegen_core.modes import Mode
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest
-from imagegen_core.samplers import find_sampler
+from imagegen_core.samplers import OwnScheduler, find_sampling
+from imagegen_core.schedules import AUTOMATIC, plain_name
 from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.options import Options
 from imagegen_core.server.prompt_syntax import LoraTag, check_negative_prompt, read_prompt
@@ -26,6 +27,7 @@ from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn_all
 router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
 
 _MOST_PICTURES = 16
+_UNASKED_ETA = _UNASKED_NOISE = 1.0  # A1111's defaults
 # What this server does not do, and the values that do not ask for it.
 _UNASKED: dict[str, tuple[Any, ...]] = {
     "enable_hr": (False,),
@@ -35,7 +37,6 @@ _UNASKED: dict[str, tuple[Any, ...]] = {
     "restore_faces": (False, None),
     "tiling": (False, None),
     "script_name": (None, ""),
-    "s_churn": (0, None),
     "refiner_checkpoint": (None, ""),
 }
 
@@ -59,6 +60,11 @@ class Txt2ImgBody(BaseModel):
     n_iter: int = Field(default=1, ge=1, le=_MOST_PICTURES)
     steps: int | None = None
     cfg_scale: float | None = None
+    eta: float | None = None
+    s_churn: float | None = None
+    s_tmin: float | None = None
+    s_tmax: float | None = None
+    s_noise: float | None = None
     width: int | None = None
     height: int | None = None
     override_settings: dict[str, Any] | None = None
@@ -134,6 +140,7 @@ def _check(body: Txt2ImgBody) -> None:
 
 
 def _request(body: Txt2ImgBody, studio: Studio, mode: Mode, options: Options) -> GenerateRequest:
+    card = studio.card(mode)
     prompt, tags = read_prompt(body.prompt)
     check_negative_prompt(body.negative_prompt)
     return GenerateRequest.given(
@@ -143,9 +150,9 @@ def _request(body: Txt2ImgBody, studio: Studio, mode: Mode, options: Options) ->
         num_inference_steps=body.steps,
         guidance_scale=body.cfg_scale,
         size=_size(body, studio, mode),
-        scheduler=_scheduler(body, studio),
+        **_sampling(body, studio, card),
         clip_skip=options.clip_stop_at_last_layers - 1,
-        style_lora=_style([*tags, *map(LoraTag, body.styles or [])], studio.card(mode)),
+        style_lora=_style([*tags, *map(LoraTag, body.styles or [])], card),
     )
 
 
@@ -158,17 +165,28 @@ def _size(body: Txt2ImgBody, studio: Studio, mode: Mode) -> str | None:
     )
 
 
-def _scheduler(body: Txt2ImgBody, studio: Studio) -> str | None:
-    """The sampler, in the noise schedule that A1111 names apart from it."""
+def _sampling(body: Txt2ImgBody, studio: Studio, card: ModelCard) -> dict[str, Any]:
+    """The sampler with the noise schedule that A1111 gives it, and what it is asked in each step.
+
+    A1111's clients send its defaults along, also to samplers that have no such thing: these ask nothing.
+    """
     name = body.sampler_name or body.sampler_index
-    schedule = (body.scheduler or "automatic").lower()
-    if name is None or schedule == "automatic":
-        return name
-    samplers = studio.registry.samplers.values()
-    sampler = find_sampler(name, samplers)
-    if schedule in sampler.name.lower().split():
-        return sampler.name
-    return find_sampler(f"{sampler.name} {schedule}", samplers).name
+    schedule: str | None = body.scheduler or AUTOMATIC
+    if name is None and schedule and plain_name(schedule) == plain_name(AUTOMATIC):
+        schedule = None  # the server's default sampler is as the server has it
+    asked: dict[str, Any] = {
+        "scheduler": name,
+        "schedule": schedule,
+        "s_churn": body.s_churn or None,
+        "s_tmin": body.s_tmin or None,
+        "s_tmax": body.s_tmax or None,  # A1111's 0 is infinity
+        "s_noise": None if body.s_noise == _UNASKED_NOISE else body.s_noise,
+    }
+    if body.eta != _UNASKED_ETA or (drawn_with := name or card.sampler) is None:
+        return asked | {"eta": None if body.eta == _UNASKED_ETA else body.eta}
+    own = card.own_scheduler or OwnScheduler("")
+    sampler, _ = find_sampling(drawn_with, None, studio.registry.samplers.values(), own)
+    return asked | {"eta": body.eta if sampler.eta is None else None}
 
 
 def _style(tags: list[LoraTag], card: ModelCard) -> StyleLoraRequest | None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.reading import read_picture, text_of
 from imagegen_core.images.recipe import A1111_CHUNK
+from imagegen_core.schedules import SCHEDULES
 from imagegen_core.server.studio import SharedStudio
 
 if TYPE_CHECKING:
@@ -68,10 +69,16 @@ async def samplers(studio: SharedStudio) -> list[dict[str, Any]]:
 
 @router.get("/schedulers")
 async def schedulers() -> list[dict[str, Any]]:
-    """The noise schedules; "automatic" is the one that a sampler's name says."""
+    """The noise schedules; "automatic" is the one that A1111 gives a sampler by itself."""
     return [
-        {"name": name.lower(), "label": name, "aliases": None, "default_rho": -1, "need_inner_model": False}
-        for name in ("Automatic", "Karras")
+        {
+            "name": schedule.name.lower().replace(" ", "_"),
+            "label": schedule.name,
+            "aliases": list(schedule.aliases) or None,
+            "default_rho": -1,
+            "need_inner_model": False,
+        }
+        for schedule in SCHEDULES
     ]
 
 

@@ -54,6 +54,13 @@ class ImagesBody(BaseModel):
     seed: int | None = None
     negative_prompt: str | None = None
     scheduler: str | None = None
+    schedule: str | None = None
+    guidance_rescale: float | None = None
+    eta: float | None = None
+    s_churn: float | None = None
+    s_tmin: float | None = None
+    s_tmax: float | None = None
+    s_noise: float | None = None
     style_lora: StyleLoraRequest | None = None
 
 
@@ -93,6 +100,13 @@ def _requests(body: ImagesBody, studio: Studio, mode: Mode) -> list[GenerateRequ
         seed=body.seed,
         negative_prompt=body.negative_prompt,
         scheduler=body.scheduler,
+        schedule=body.schedule,
+        guidance_rescale=body.guidance_rescale,
+        eta=body.eta,
+        s_churn=body.s_churn,
+        s_tmin=body.s_tmin,
+        s_tmax=body.s_tmax,
+        s_noise=body.s_noise,
         style_lora=body.style_lora,
     )
     return studio.several(studio.complete(asked, mode), body.n)

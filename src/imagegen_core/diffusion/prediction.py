@@ -1,0 +1,177 @@
+"""What a checkpoint's network predicts, as the configuration of a diffusers scheduler.
+
+In order of strength: the setting, marks among a file's tensors, its metadata, the ``.yaml`` beside it, the
+configuration of the folder or family. Zero terminal SNR: https://arxiv.org/abs/2305.08891. EDM: https://arxiv.org/abs/2206.00364.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from imagegen_core.errors import ModelLoadError
+from imagegen_core.models.headers import read_header
+from imagegen_core.models.prediction import SET_IT, SaidOfNoise, said_of_noise
+from imagegen_core.settings import PredictionName
+
+State = Mapping[str, Tensor]
+
+_CHANGES: Mapping[PredictionName, Mapping[str, Any]] = {
+    "epsilon": {"prediction_type": "epsilon", "rescale_betas_zero_snr": False},
+    "v": {"prediction_type": "v_prediction", "rescale_betas_zero_snr": False},
+    "v-zsnr": {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+    "sample": {"prediction_type": "sample", "rescale_betas_zero_snr": False},
+}
+# Each author's own sampler: https://huggingface.co/playgroundai/playground-v2.5-1024px-aesthetic and
+# https://huggingface.co/stabilityai/cosxl.
+_EDM: Mapping[PredictionName, tuple[str, Mapping[str, Any]]] = {
+    "edm": (
+        "EDMDPMSolverMultistepScheduler",
+        {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "prediction_type": "epsilon"},
+    ),
+    "edm-v": (
+        "EDMEulerScheduler",
+        {
+            "sigma_min": 0.002,
+            "sigma_max": 120.0,
+            "sigma_data": 1.0,
+            "prediction_type": "v_prediction",
+            "sigma_schedule": "exponential",
+        },
+    ),
+}
+_PLAYGROUND_SCALE = 0.5  # https://huggingface.co/playgroundai/playground-v2.5-1024px-aesthetic, vae/config.json
+_NORMALIZATION = ("scaling_factor", "latents_mean", "latents_std")
+# Stable Diffusion 2's two checkpoints differ in no shape; ComfyUI's SD20.model_type tells them by this weight's spread.
+_SD2_WIDTH, _SD2_CHANNELS, _SD2_SPREAD = 1024, 4, 0.09
+_FIRST_LAYER = ("input_blocks.0.0.weight", "unet.conv_in.weight")
+_SD2_BIAS = (
+    "output_blocks.11.1.transformer_blocks.0.norm1.bias",
+    "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias",
+)
+
+
+def is_edm(scheduler_class: type) -> bool:
+    """Whether a scheduler is of the EDM kind, with noise levels of its own."""
+    return "sigma_data" in options_of(scheduler_class)
+
+
+def options_of(scheduler_class: type) -> Container[str]:
+    """The options that a scheduler knows; its configuration also keeps those of classes that it was made from."""
+    return inspect.signature(scheduler_class.__init__).parameters  # type: ignore[misc] # of a class, not of an object
+
+
+def scheduler_of_file(
+    path: Path, state: State, configs: Path, base: Path | None, setting: PredictionName | None
+) -> Any:
+    """The scheduler that a single-file checkpoint is drawn with.
+
+    Args:
+        path: The file.
+        state: Its tensors.
+        configs: The family's diffusers-format folder of configurations.
+        base: The folder of `Settings.base_model`, whose configuration comes before the family's.
+        setting: `Settings.prediction`, which comes before what the file says.
+
+    Raises:
+        ModelLoadError: What the file says contradicts itself, or is not drawn here.
+    """
+    said = SaidOfNoise() if setting else said_of_noise(path, state, read_header(path).metadata)
+    prediction = setting or said.prediction or (None if base else _prediction_of_weights(state))
+    own = scheduler_of_folder(base or configs, said.noise)
+    scheduler = own if prediction is None else with_prediction(own, prediction, configs)
+    return (
+        type(scheduler).from_config(scheduler.config, **_stated_sigmas(path, state))
+        if prediction == "edm-v"
+        else scheduler
+    )
+
+
+def scheduler_of_folder(folder: Path, changes: Mapping[str, Any] | None = None) -> Any:
+    """The scheduler that a diffusers-format folder's ``scheduler_config.json`` describes, with `changes` to it."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    return _diffusers_class(index["scheduler"][1]).from_config({**config, **(changes or {})})
+
+
+def with_prediction(own: Any, prediction: PredictionName, configs: Path) -> Any:
+    """A checkpoint's scheduler for a network that predicts something else.
+
+    Args:
+        own: The checkpoint's scheduler.
+        prediction: What the network predicts.
+        configs: The family's folder of configurations, for what an EDM scheduler does not say.
+    """
+    if prediction in _EDM:
+        class_name, config = _EDM[prediction]
+        if is_edm(type(own)) and own.config.prediction_type == config["prediction_type"]:
+            return own
+        return _diffusers_class(class_name)(**config)
+    if is_edm(type(own)):
+        own = scheduler_of_folder(configs)
+    return type(own).from_config({**own.config, **_CHANGES[prediction]})
+
+
+def normalize_latents(path: Path, vae: Any, state: State) -> None:
+    """Have a VAE undo the normalization that Playground 2.5's files carry as ``edm_mean`` and ``edm_std``.
+
+    Raises:
+        ModelLoadError: They are not one finite number for each of the VAE's channels.
+    """
+    if "edm_mean" in state and "edm_std" in state:
+        mean, std = (state[name].float().flatten() for name in ("edm_mean", "edm_std"))
+        channels = vae.config.latent_channels
+        if not all(len(values) == channels and values.isfinite().all() for values in (mean, std)):
+            raise ModelLoadError(
+                f"Cannot load the checkpoint {path}: its edm_mean and edm_std must have {channels} finite numbers "
+                "each; download it anew"
+            )
+        vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist(), scaling_factor=_PLAYGROUND_SCALE)
+
+
+def take_normalization(vae: Any, config: Mapping[str, Any]) -> None:
+    """Have a VAE undo the normalization that the config of the VAE before it tells, as that is the network's."""
+    if config.get("latents_mean") is not None:
+        vae.register_to_config(**{name: config[name] for name in _NORMALIZATION if name in config})
+
+
+def _diffusers_class(name: str) -> Any:
+    import diffusers
+
+    return getattr(diffusers, name)
+
+
+def _prediction_of_weights(state: State) -> PredictionName | None:
+    """What Stable Diffusion 2's weights tell; None of other families, which predict the noise by default."""
+    # A file's tensors are read one by one as they are asked for.
+    attention = next((name for name in state if name.endswith("attn2.to_k.weight")), None)
+    first = next((name for name in state if name.endswith(_FIRST_LAYER)), None)
+    bias = next((name for name in state if name.endswith(_SD2_BIAS)), None)
+    has_class_embeddings = any("label_emb" in name for name in state)  # as unCLIP has
+    if attention is None or first is None or bias is None or has_class_embeddings:
+        return None
+    if state[attention].shape[-1] != _SD2_WIDTH or state[first].shape[1] != _SD2_CHANNELS:
+        return None
+    return "v" if float(state[bias].float().std(unbiased=False)) > _SD2_SPREAD else "epsilon"
+
+
+def _stated_sigmas(path: Path, state: State) -> dict[str, float]:
+    """The noise levels that CosXL's files carry."""
+    sigmas = {
+        field: float(state[key])
+        for field in ("sigma_min", "sigma_max")
+        if (key := f"edm_vpred.{field}") in state and state[key].numel() == 1
+    }
+    low, high = sigmas.get("sigma_min", 0.002), sigmas.get("sigma_max", 120.0)
+    if not (0 < low < high and math.isfinite(high)):
+        raise ModelLoadError(
+            f"Cannot load the checkpoint {path}: its edm_vpred.sigma_min is {low:g} and its sigma_max {high:g}; "
+            f"expected numbers above 0, the first the smaller. If that is a mistake, {SET_IT}"
+        )
+    return sigmas
