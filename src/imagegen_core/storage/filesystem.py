@@ -176,7 +176,7 @@ class FilesystemStore:
             raise StorageError(f"The storage {without_password(self._root)} is gone: make it again") from error
         except Exception as error:  # each kind of file system has errors of its own
             cause = getattr(error, "strerror", None) or error
-            mend = _MENDS.get(getattr(error, "errno", None), "see whether it can be reached")
+            mend = _MENDS.get(getattr(error, "errno", None) or 0, "see whether it can be reached")
             raise StorageError(f"The storage {without_password(self._root)} does not work ({cause}): {mend}") from error
 
 
