@@ -180,7 +180,7 @@ def test_a_network_that_draws_at_random_is_refused(tmp_path: Path) -> None:
         "mid_block2.block1.proj.weights",
         "final_res_block.block1.proj.weights",
     )
-    with pytest.raises(ModelLoadError, match="architecture AuraSR: it adds noise of its own"):
+    with pytest.raises(ModelLoadError, match="of architecture AuraSR: it adds noise of its own"):
         _saved(tmp_path / "net.pth", {name: torch.zeros(1) for name in marks})
 
 

@@ -174,6 +174,12 @@ WRONG_FILES: dict[str, tuple[Any, str]] = {
         ESRGAN | {"conv_last.weight": torch.zeros(1, 8, 3, 3), "conv_last.bias": torch.zeros(1)},
         "3 channels at one end of its ESRGAN network and 1 at the other make no whole scale",
     ),
+    "no convolution": (
+        ESRGAN | {"conv_last.weight": torch.zeros(8)},
+        "the last layer of its ESRGAN network is no conv",
+    ),
+    "no channels": (ESRGAN | {"conv_last.weight": torch.zeros(0, 8, 3, 3)}, "is no convolution"),
+    "a compact one of no convolutions": (COMPACT | {"body.0.weight": torch.zeros(3)}, "is no convolution"),
     "RGBA": (networks.compact(channels=4), "it takes 4 channels; give one for RGB or grey"),
     "half the size": (networks.esrgan(scale=1, ups=0, shuffle=1) | _FROM_HALF, "turns 16x16 pixels into 8x8"),
     "not finite": (

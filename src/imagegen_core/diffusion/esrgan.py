@@ -47,8 +47,8 @@ def esrgan_network(weights: Weights, path: Path) -> Network | str:
         ModelLoadError: It is of ESRGAN's family, but lacks a layer or turns one number of channels into another.
     """
     layers = _count(weights, "body")
-    if layers % 2 and weights.keys() == _compact_names(layers) and weights["body.0.weight"].ndim == _CONVOLUTION:
-        taken, given = weights["body.0.weight"].shape[1], weights[f"body.{layers - 1}.weight"].shape[0]
+    if layers % 2 and weights.keys() == _compact_names(layers):
+        taken, given = _channels(weights["body.0.weight"], weights[f"body.{layers - 1}.weight"], path)
         scale = _root_of(given, taken, path)
         return Network(partial(_compact, weights, layers, scale), taken, layers // 2 + 1)
     if not any(_RRDB_BLOCK.fullmatch(name.rpartition(".")[0]) for name in weights):
@@ -63,9 +63,19 @@ def esrgan_network(weights: Weights, path: Path) -> Network | str:
             raise ModelLoadError(
                 f"Cannot run {path}: the layer '{layer}' of its ESRGAN network has no {kind}; give another upscaler"
             )
-    taken, given = named["first.weight"].shape[1], named["last.weight"].shape[0]
+    taken, given = _channels(named["first.weight"], named["last.weight"], path)
     shuffle = _root_of(taken, given, path)
     return Network(partial(_rrdb, named, blocks, ups, shuffle), given, DEEP_OVERLAP)
+
+
+def _channels(first: Tensor, last: Tensor, path: Path) -> tuple[int, int]:
+    """How many channels the first layer takes, and the last gives."""
+    if first.ndim != _CONVOLUTION or last.ndim != _CONVOLUTION or not first.numel() or not last.numel():
+        raise ModelLoadError(
+            f"Cannot run {path}: the first or the last layer of its ESRGAN network is no convolution; give another "
+            "upscaler"
+        )
+    return first.shape[1], last.shape[0]
 
 
 def _root_of(many: int, channels: int, path: Path) -> int:

@@ -21,7 +21,14 @@ _REFUSED_PURPOSES = {
 }
 _REFUSED_ARCHITECTURES = {"AuraSR": "it adds noise of its own, so that no picture can be drawn twice"}
 # Of tensors that networks compute anew, and of counters that a profiler leaves behind.
-_HARMLESS = ("attn_mask", "relative_position_index", "relative_coords_table", "total_ops", "total_params")
+_HARMLESS = (
+    "attn_mask",
+    "relative_position_index",
+    "relative_coords_table",
+    *("table_w", "table_s", "index_w", "index_s", "mask_w", "mask_s"),  # GRL's
+    "total_ops",
+    "total_params",
+)
 
 
 def spandrel_network(weights: Weights, device: torch.device, path: Path, unfit: str) -> Network:
@@ -74,9 +81,7 @@ def spandrel_network(weights: Weights, device: torch.device, path: Path, unfit: 
 
 
 def _refused(path: Path, architecture: str, why: str) -> ModelLoadError:
-    return ModelLoadError(
-        f"Cannot use the upscaler {path}, of the architecture {architecture}: {why}; give another one"
-    )
+    return ModelLoadError(f"Cannot use the upscaler {path}, of architecture {architecture}: {why}; give another one")
 
 
 def _unused(weights: Weights, loaded: Weights) -> str | None:
@@ -85,6 +90,6 @@ def _unused(weights: Weights, loaded: Weights) -> str | None:
     for name, tensor in weights.items():
         if name in loaded or name.rpartition(".")[2].startswith(_HARMLESS):
             continue
-        if not any(held.shape == tensor.shape and torch.equal(held.cpu(), tensor) for held in renamed):
+        if not any(held.shape == tensor.shape and torch.equal(held, tensor) for held in renamed):
             return name
     return None

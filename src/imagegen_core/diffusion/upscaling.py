@@ -59,9 +59,9 @@ class NetworkUpscaler:
             )
         try:
             height, width = self._run(np.zeros((_PROBE, _PROBE, 3), np.uint8)).shape[:2]
-        except RuntimeError as error:
-            if isinstance(error, OutOfMemoryError):
-                raise
+        except OutOfMemoryError:
+            raise
+        except Exception as error:  # each architecture fails in its own way
             cause = " ".join(str(error).split())
             raise ModelLoadError(
                 f"Cannot run {path}: the shapes of its weights do not fit together ({cause}); give another upscaler"
