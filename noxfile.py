@@ -18,7 +18,7 @@ nox.options.sessions = ["lint", "types", "wheels", "tests"]
 PACKAGES = ("core", "sdxl", "sd15", "demo")
 CONSTRAINTS = ("--quiet", "--constraint", "constraints.txt")
 EDITABLE = [part for name in PACKAGES for part in ("--editable", f"src/imagegen_{name}")]
-EDITABLE[1] += "[diffusers,ray,redis,server,testing]"
+EDITABLE[1] += "[diffusers,ray,redis,server,testing,upscale]"
 EXAMPLES = ("--editable", "examples/imagegen-toy", "--editable", "examples/imagegen-openvino")
 
 ENVIRONMENT = Path(".nox", "tested")
