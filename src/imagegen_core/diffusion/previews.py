@@ -31,7 +31,7 @@ class Previewer:
         else:
             pictures = torch.from_numpy(_colours()).permute(0, 3, 1, 2) * 2 - 1
             latents = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mean * vae.config.scaling_factor
-        pooled = torch.nn.functional.adaptive_avg_pool2d(pictures, latents.shape[-2:])
+        pooled = torch.nn.functional.adaptive_avg_pool2d(pictures, (latents.shape[-2], latents.shape[-1]))
         known = _flat(latents.float().cpu())
         wanted = pooled.permute(0, 2, 3, 1).reshape(-1, 3)
         self._factors = torch.linalg.lstsq(_with_one(known), wanted).solution

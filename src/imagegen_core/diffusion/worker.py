@@ -22,7 +22,7 @@ from imagegen_core.diffusion.decoding import decode_within_memory, pool
 from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
 from imagegen_core.diffusion.embeddings import Embeddings
-from imagegen_core.diffusion.loading import load_pipeline
+from imagegen_core.diffusion.loading import load_pipeline, memory_for
 from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
 from imagegen_core.diffusion.preparing import compile_errors, prepare
 from imagegen_core.diffusion.previews import Previewer
@@ -374,7 +374,8 @@ class DiffusionWorker(ABC):
             vae=settings.vae_path,
             **self.pipeline_options,
         )
-        prepare(pipe, self.device, self.dtype, settings)
+        with memory_for(self.checkpoint):
+            prepare(pipe, self.device, self.dtype, settings)
         return pipe
 
 
