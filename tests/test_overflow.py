@@ -86,16 +86,26 @@ def test_a_request_without_finite_latents_fails_by_itself(checkpoint: Path, dtyp
     assert {name: parameter.dtype for name, parameter in worker.pipe.vae.named_parameters()} == precisions
 
 
-def test_requests_without_finite_latents_neither_prove_nor_refuse_batches(checkpoint: Path) -> None:
-    worker = _worker(checkpoint)
-    before = _draw(worker, {**REFERENCE, "guidance_scale": 2.0})
+def test_requests_without_finite_latents_neither_prove_nor_refuse_batches(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = _worker(checkpoint, "fp32")
+
+    def begin_broken(job: Any) -> Any:
+        state = begin(job)
+        state.latents = state.latents * float("nan")
+        return state
+
     with LocalEngine(worker) as engine:
-        endless = [engine.submit(GenerateRequest(**ENDLESS)) for _ in range(4)]
-        for ticket in endless:
+        begin = worker.begin
+        monkeypatch.setattr(worker, "begin", begin_broken)
+        broken = [engine.submit(GenerateRequest(**REFERENCE, size="64x48")) for _ in range(4)]
+        for ticket in broken:
             with pytest.raises(ImagegenError, match="not finite"):
                 ticket.result(60)
-        good = engine.submit(GenerateRequest(**REFERENCE, guidance_scale=2.0))
-        assert good.result(60).png == before
+        (shape,) = [size for group, size in engine._sizes.items() if "64x48" in str(group)]
+    assert not shape.proven
+    assert not shape.refused
 
 
 def test_a_trial_compares_what_is_finite(checkpoint: Path) -> None:

@@ -224,7 +224,7 @@ def test_without_merges_anywhere_the_error_names_all_four_places() -> None:
             lambda base: (base / "scheduler/scheduler_config.json").write_text("{"),
             "scheduler is damaged .*copy it anew",
         ),
-        (lambda base: (base / "unet/config.json").unlink(), "unet/config.json is missing"),
+        (lambda base: (base / "unet/config.json").unlink(), "base/unet is incomplete: config.json is missing"),
         (
             lambda base: (base / "model_index.json").write_text('{"_class_name": "A"}'),
             "names no scheduler: set BASE_MODEL",
