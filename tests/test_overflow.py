@@ -13,6 +13,7 @@ from safetensors.torch import load, save_file
 
 from imagegen_core import GenerateRequest, ImagegenError, Job, LocalEngine, Settings
 from imagegen_sdxl import DiffusersSDXLCudaWorker
+from tests.engine.faults import Gate, Watched
 
 REFERENCE = {"prompt": "a lake", "seed": 1, "num_inference_steps": 2}
 ENDLESS = {**REFERENCE, "guidance_scale": 1e30}
@@ -86,24 +87,25 @@ def test_a_request_without_finite_latents_fails_by_itself(checkpoint: Path, dtyp
     assert {name: parameter.dtype for name, parameter in worker.pipe.vae.named_parameters()} == precisions
 
 
-def test_requests_without_finite_latents_neither_prove_nor_refuse_batches(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worker = _worker(checkpoint, "fp32")
+def test_requests_without_finite_latents_neither_prove_nor_refuse_batches(checkpoint: Path) -> None:
+    gate, ask = Gate(), {**REFERENCE, "size": "64x48", "num_inference_steps": 4}
+    watched = Watched(_worker(checkpoint, "fp32"))
 
-    def begin_broken(job: Any) -> Any:
-        state = begin(job)
-        state.latents = state.latents * float("nan")
-        return state
+    def break_latents(states: Any) -> None:
+        for state in states:
+            state.latents = state.latents * float("nan")
 
-    with LocalEngine(worker) as engine:
-        begin = worker.begin
-        monkeypatch.setattr(worker, "begin", begin_broken)
-        broken = [engine.submit(GenerateRequest(**REFERENCE, size="64x48")) for _ in range(4)]
+    with LocalEngine(watched) as engine:
+        engine.submit(GenerateRequest(**ask)).result(60)  # a shape is timed before several share a pass
+        watched.before = {"begin": gate, "step": break_latents, "trial": break_latents}
+        gate.shut()
+        broken = [engine.submit(GenerateRequest(**ask)) for _ in range(4)]
+        gate.open()
         for ticket in broken:
             with pytest.raises(ImagegenError, match="not finite"):
                 ticket.result(60)
         (shape,) = [size for group, size in engine._sizes.items() if "64x48" in str(group)]
+    assert max(map(len, watched.batches)) > 1
     assert not shape.proven
     assert not shape.refused
 
