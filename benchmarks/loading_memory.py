@@ -13,7 +13,7 @@ from figures import show, spread
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 # In a child: what interpreter and libraries take is measured first, so that the rest is the checkpoint's. One small
-# picture follows the loading, because weights that need no conversion stay in the file until they are used.
+# picture follows the loading, so that what the first use of the weights takes counts too.
 CHILD = """
 import sys, threading, time
 from imagegen_core import GenerateRequest, Job, Settings

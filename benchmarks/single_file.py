@@ -37,7 +37,7 @@ def load(file, folder):
     loaded = time.perf_counter()
     modules = [pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2]
     tensors = [tensor for module in modules for tensor in module.state_dict().values() if not tensor.is_meta]
-    # Touch every weight, since those that need no conversion stay in the file until they are used.
+    # Touch every weight: diffusers maps those that need no conversion, and reads them when they are used.
     total = sum(tensor.float().sum().item() for tensor in tensors)
     return loaded, sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 

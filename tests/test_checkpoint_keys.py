@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
-from imagegen_core import ModelLoadError, Settings, generate
+from imagegen_core import GenerateRequest, Job, ModelLoadError, Settings, generate
 from imagegen_core.diffusion.loading import load_vae
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
@@ -125,6 +127,14 @@ def test_what_changes_no_picture_is_let_by(
 ) -> None:
     save_file({name: tensor.contiguous() for name, tensor in change(state).items()}, tmp_path / "a.safetensors")
     assert np.abs(_picture(_load(family, tmp_path / "a.safetensors", plain)) - _expected(plain)).max() <= 1
+
+
+def test_a_vae_without_an_encoder_has_previews(family: str, plain: Any, state: State, tmp_path: Path) -> None:
+    save_file(HARMLESS["a VAE without an encoder"](state), tmp_path / "a.safetensors")
+    worker = _load(family, tmp_path / "a.safetensors", plain)
+    assert worker.pipe.vae.encoder is None
+    begun = worker.begin(Job(req=GenerateRequest(prompt="a lake", size="64x48")))
+    assert Image.open(BytesIO(worker.preview(begun))).size == (8, 6)
 
 
 STRANGERS = [

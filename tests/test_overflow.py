@@ -13,6 +13,7 @@ from safetensors.torch import load, save_file
 
 from imagegen_core import GenerateRequest, ImagegenError, Job, LocalEngine, Settings
 from imagegen_sdxl import DiffusersSDXLCudaWorker
+from tests.engine.faults import Gate, Watched
 
 REFERENCE = {"prompt": "a lake", "seed": 1, "num_inference_steps": 2}
 ENDLESS = {**REFERENCE, "guidance_scale": 1e30}
@@ -87,15 +88,26 @@ def test_a_request_without_finite_latents_fails_by_itself(checkpoint: Path, dtyp
 
 
 def test_requests_without_finite_latents_neither_prove_nor_refuse_batches(checkpoint: Path) -> None:
-    worker = _worker(checkpoint)
-    before = _draw(worker, {**REFERENCE, "guidance_scale": 2.0})
-    with LocalEngine(worker) as engine:
-        endless = [engine.submit(GenerateRequest(**ENDLESS)) for _ in range(4)]
-        for ticket in endless:
+    gate, ask = Gate(), {**REFERENCE, "size": "64x48", "num_inference_steps": 4}
+    watched = Watched(_worker(checkpoint, "fp32"))
+
+    def break_latents(states: Any) -> None:
+        for state in states:
+            state.latents = state.latents * float("nan")
+
+    with LocalEngine(watched) as engine:
+        engine.submit(GenerateRequest(**ask)).result(60)  # a shape is timed before several share a pass
+        watched.before = {"begin": gate, "step": break_latents, "trial": break_latents}
+        gate.shut()
+        broken = [engine.submit(GenerateRequest(**ask)) for _ in range(4)]
+        gate.open()
+        for ticket in broken:
             with pytest.raises(ImagegenError, match="not finite"):
                 ticket.result(60)
-        good = engine.submit(GenerateRequest(**REFERENCE, guidance_scale=2.0))
-        assert good.result(60).png == before
+        (shape,) = [size for group, size in engine._sizes.items() if "64x48" in str(group)]
+    assert max(map(len, watched.batches)) > 1
+    assert not shape.proven
+    assert not shape.refused
 
 
 def test_a_trial_compares_what_is_finite(checkpoint: Path) -> None:

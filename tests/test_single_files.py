@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -214,3 +215,34 @@ def test_without_merges_anywhere_the_error_names_all_four_places() -> None:
         ModelLoadError, match="BASE_MODEL has none, the hub's local cache .*open_clip nor clip .*the hub"
     ):
         find_tokenizer(None, "tokenizer", pad_token="!")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (
+            lambda base: (base / "scheduler/scheduler_config.json").write_text("{"),
+            "scheduler is damaged .*copy it anew",
+        ),
+        (lambda base: (base / "unet/config.json").unlink(), "base/unet is incomplete: config.json is missing"),
+        (
+            lambda base: (base / "model_index.json").write_text('{"_class_name": "A"}'),
+            "names no scheduler: set BASE_MODEL",
+        ),
+    ],
+)
+def test_a_damaged_base_is_one_sentence(family: tuple[Any, Any, Path], tmp_path: Path, damage: Any, words: str) -> None:
+    worker_class, pipeline, folder = family
+    base = Path(shutil.copytree(folder, tmp_path / "base"))
+    damage(base)
+    with pytest.raises(ModelLoadError, match=words):
+        _load(worker_class, save_single_file(pipeline, tmp_path / "model.safetensors"), base_model=base)
+
+
+def test_a_base_of_another_family_is_told(sdxl_checkpoint: Path, sd15_checkpoint: Path, tmp_path: Path) -> None:
+    pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint, local_files_only=True)
+    file = save_single_file(pipeline, tmp_path / "model.safetensors")
+    with pytest.raises(
+        ModelLoadError, match="holds a text_encoder_2, which .*BASE_MODEL to a folder of the file's own"
+    ):
+        _load(DiffusersSDXLCudaWorker, file, base_model=sd15_checkpoint)

@@ -36,7 +36,7 @@ def load_component(folder: Path, name: str, kind: tuple[str, str], dtype: torch.
     component = component_class(folder, name, kind)
     if issubclass(component, torch.nn.Module):
         return load_network(folder / name, name, component, dtype)
-    with _reading(folder / name):
+    with reading(folder / name):
         return component.from_pretrained(folder / name, local_files_only=True)
 
 
@@ -96,7 +96,7 @@ def component_class(folder: Path, name: str, kind: tuple[str, str]) -> Any:
 
 
 @contextmanager
-def _reading(folder: Path) -> Iterator[None]:
+def reading(folder: Path) -> Iterator[None]:
     """Turn what a library raises about a folder of small files into a sentence.
 
     Raises:
@@ -104,6 +104,8 @@ def _reading(folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except ModelLoadError:
+        raise
     except ImportError as error:
         raise ModelLoadError(f"Cannot load {folder}: {first_line(error)}") from error
     except PermissionError as error:

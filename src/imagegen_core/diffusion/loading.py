@@ -16,7 +16,7 @@ from imagegen_core.diffusion.prediction import take_normalization, with_predicti
 from imagegen_core.diffusion.single_file import load_single_file, load_vae_file
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.folders import component_kinds, read_json
-from imagegen_core.models.networks.channels import check_channels
+from imagegen_core.models.networks.channels import LATENT_CHANNELS, check_channels
 from imagegen_core.settings import PredictionName
 
 
@@ -95,8 +95,8 @@ def load_vae(path: Path, dtype: torch.dtype, folder: Path) -> Any:
 def _load_folder(path: Path, dtype: torch.dtype, leave_out: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {name: kind for name, kind in component_kinds(path).items() if name not in leave_out}
     vae = read_json(path, "vae/config.json") if "vae" in kinds else {}
-    channels = read_json(path, "unet/config.json").get("in_channels", 4)
-    check_channels(path, channels, vae.get("latent_channels", 4))
+    channels = read_json(path, "unet/config.json").get("in_channels", LATENT_CHANNELS)
+    check_channels(path, channels, vae.get("latent_channels", LATENT_CHANNELS))
     return {name: load_component(path, name, kind, dtype) for name, kind in kinds.items()}
 
 
@@ -126,9 +126,9 @@ def memory_for(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        is_memory = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
-        if not is_memory and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        is_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_of_memory and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
         raise ModelLoadError(
             f"The memory does not take the checkpoint {path} ({first_line(error)}): set CUDA_DTYPE=fp16 or bf16, or "

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from imagegen_core.diffusion.components import component_class, load_component
+from imagegen_core.diffusion.components import component_class, load_component, reading
 from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
 from imagegen_core.diffusion.prediction import normalize_latents, scheduler_of_file
 from imagegen_core.diffusion.tokenizers import find_tokenizer
@@ -18,8 +18,8 @@ from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.contents import contents
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.folders import weights as weights_files
-from imagegen_core.models.networks.channels import check_channels
-from imagegen_core.models.networks.parts import checkpoint_parts, refuse_unused
+from imagegen_core.models.networks.channels import LATENT_CHANNELS, check_channels
+from imagegen_core.models.networks.parts import checkpoint_parts
 from imagegen_core.models.networks.source import Layers, Source
 from imagegen_core.models.networks.text_encoder import text_config, without_unused_layer
 from imagegen_core.models.networks.unet_config import unet_config
@@ -62,6 +62,10 @@ def load_single_file(
     """
     folder = base or configs
     kinds = component_kinds(folder)
+    if absent := sorted({"unet", "scheduler"} - kinds.keys()):
+        raise ModelLoadError(
+            f"{folder / 'model_index.json'} names no {absent[0]}: set BASE_MODEL to a whole model's folder"
+        )
     wanted = [name for name in _NETWORKS if name in kinds and (name != "vae" or vae is None)]
     with Weights([path]) as weights:
         header = weights.files[0].header
@@ -74,10 +78,12 @@ def load_single_file(
             else:
                 components[name] = _from_base(path, name, base, kinds[name], dtype)
         tensors = LazyTensors(weights.files[0])
-        components["scheduler"] = scheduler_of_file(path, tensors, configs, base, prediction)
+        with reading(folder / "scheduler"):
+            components["scheduler"] = scheduler_of_file(path, tensors, configs, base, prediction)
         normalize_latents(path, components["vae"], tensors)
     for name in _PAD_TOKENS.keys() & kinds.keys():
-        components[name] = find_tokenizer(base, name, _pad_token(configs, name))
+        with reading(folder / name):
+            components[name] = find_tokenizer(base, name, _pad_token(configs, name))
     return components
 
 
@@ -109,8 +115,11 @@ def _parts(header: Header, folder: Path, kinds: Mapping[str, object]) -> Parts:
     """The file's components, each with the layers that are drawn with."""
     found = contents(header.tensors)
     parts = checkpoint_parts(header, otherwise="unet" if found and found.kind == "unet" else None)
-    strangers = [layers for name, layers in parts.items() if name not in kinds]
-    refuse_unused(header, [source.name for layers in strangers for source in layers.values()])
+    if strangers := sorted(parts.keys() - kinds.keys()):
+        raise ModelLoadError(
+            f"{header.path} holds a {strangers[0]}, which {folder / 'model_index.json'} does not name: set BASE_MODEL "
+            "to a folder of the file's own family"
+        )
     if "text_encoder" in parts:
         config = read_json(folder, "text_encoder/config.json")
         parts["text_encoder"] = without_unused_layer(parts["text_encoder"], config)
@@ -122,8 +131,7 @@ def _blueprints(path: Path, parts: Parts, folder: Path, kinds: Mapping[str, tupl
     if "unet" not in configs:
         raise ModelLoadError(f"{path} holds no UNet: name a checkpoint to draw with")
     unet, second = configs["unet"], configs.get("text_encoder_2")
-    latent_channels = configs.get("vae", read_json(folder, "vae/config.json")).get("latent_channels", 4)
-    check_channels(path, unet["in_channels"], latent_channels)
+    check_channels(path, unet["in_channels"], configs.get("vae", {}).get("latent_channels", LATENT_CHANNELS))
     if second and unet.get("addition_embed_type") == "text_time":
         unet["addition_time_embed_dim"] = (
             unet["projection_class_embeddings_input_dim"] - second["projection_dim"]
@@ -138,12 +146,13 @@ def _blueprints(path: Path, parts: Parts, folder: Path, kinds: Mapping[str, tupl
 
 def _config(path: Path, name: str, layers: Layers, folder: Path) -> dict[str, Any]:
     family = read_json(folder, "config.json")
+    place = f"{path} does not match {folder / 'config.json'}"
     try:
         return _NETWORKS[name](layers, family)
-    except (LookupError, ValueError) as error:
-        raise ModelLoadError(
-            f"{path} does not match {folder / 'config.json'}: its {name} has no tensor {error}; {_ADVICE}"
-        ) from error
+    except KeyError as error:
+        raise ModelLoadError(f"{place}: its {name} has no tensor {error}; {_ADVICE}") from error
+    except (IndexError, ValueError) as error:
+        raise ModelLoadError(f"{place}: its {name} has tensors of other dimensions; {_ADVICE}") from error
 
 
 def _from_base(path: Path, name: str, base: Path | None, kind: tuple[str, str], dtype: torch.dtype) -> Any:

@@ -40,7 +40,10 @@ class WeightsFile:
         self._before = _stamp(path)
         self.header: Header = read_header(path)
         self._chunk = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
-        self._file = path.open("rb")
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise ModelLoadError(f"Cannot read {path}: {error.strerror}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -124,7 +127,11 @@ class WeightsFile:
         """Read bytes until `target`, one row of uint8, is full."""
         if not target.numel():
             return
-        if self._file.readinto(target.numpy().data) < len(target):
+        try:
+            filled = self._file.readinto(target.numpy().data)
+        except OSError as error:
+            raise ModelLoadError(f"Cannot read {self.path}: {error.strerror}; check the disk it lies on") from error
+        if filled < len(target):
             raise ModelLoadError(f"{self.path} ends in the middle of its weights: copy or download it anew")
 
 

@@ -21,7 +21,7 @@ from imagegen_core.diffusion.decoding import decode_within_memory, pool
 from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
 from imagegen_core.diffusion.embeddings import Embeddings
-from imagegen_core.diffusion.loading import load_pipeline
+from imagegen_core.diffusion.loading import load_pipeline, memory_for
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
 from imagegen_core.diffusion.preparing import compile_errors, prepare
@@ -427,7 +427,8 @@ class DiffusionWorker(ABC):
             prediction=settings.prediction,
             **self.pipeline_options,
         )
-        prepare(pipe, self.device, self.dtype, settings)
+        with memory_for(self.checkpoint):
+            prepare(pipe, self.device, self.dtype, settings)
         return pipe
 
 

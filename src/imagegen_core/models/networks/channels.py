@@ -6,6 +6,9 @@ from pathlib import Path
 
 from imagegen_core.errors import ModelLoadError
 
+LATENT_CHANNELS = 4
+"""The channels of latents, where no autoencoder says."""
+
 # What a UNet is for, by its channels beyond the latents' own.
 _EXTRA = {
     1: "a depth-to-image model, and wants a depth map",
