@@ -15,13 +15,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from imagegen_core import ModelLoadError, Settings, generate, read_recipe
+from imagegen_core import Drawing, GenerateRequest, ModelLoadError, Registry, Settings, generate, read_recipe
 from imagegen_core.diffusion.prediction import scheduler_of_file, with_prediction
 from imagegen_core.diffusion.scheduling import Schedulers
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.models.prediction import own_scheduler
 from imagegen_core.modes import load_modes
 from imagegen_core.samplers import SAMPLERS
+from imagegen_core.server.model_card import ModelCard
 from imagegen_core.settings import PredictionName
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
@@ -322,6 +323,26 @@ def test_an_edm_folder_is_drawn_with_its_own_sampler(
     assert _difference(_ours(load(folder, prediction="epsilon")), _right(plain, _lcm(plain, EPSILON))) <= 1
     with pytest.raises(InvalidRequestError, match="Invalid scheduler 'LCM': this is an EDM checkpoint"):
         load(folder, scheduler="LCM")
+
+
+@pytest.mark.parametrize(
+    ("keys", "settings", "steps", "words"),
+    [
+        ({}, {}, 51, "the LCM scheduler takes 1 to 50"),
+        ({}, {"scheduler": "DDIM"}, 1000, "the DDIM scheduler takes 1 to 999"),
+        (COSXL, {}, 1001, "scheduler takes 1 to 1000"),
+        ({}, {"prediction": "edm"}, 1001, "scheduler takes 1 to 1000"),
+    ],
+)
+def test_the_most_steps_are_known_before_the_model_is_loaded(
+    save: Save, keys: Any, settings: dict[str, Any], steps: int, words: str
+) -> None:
+    registry = Registry.discover()
+    card = ModelCard.of_files(Settings(model=str(save(keys)), backend="sdxl", **settings), registry)
+    samplers = list(registry.samplers.values())
+    card.check_sampling(Drawing.of(GenerateRequest(prompt="", num_inference_steps=steps - 1), "8x8"), samplers)
+    with pytest.raises(InvalidRequestError, match=words):
+        card.check_sampling(Drawing.of(GenerateRequest(prompt="", num_inference_steps=steps), "8x8"), samplers)
 
 
 ZERO_SNR = ("LCM", "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "DDIM", "DDPM", "UniPC", "TCD")
