@@ -17,7 +17,7 @@ SOURCES = Path(imagegen_core.__file__).parent.parent
 ROOMS = [
     {"errors"},
     {"importing"},
-    {"picture", "request", "samplers", "styles"},
+    {"picture", "request", "samplers", "schedules", "styles"},
     {"job"},
     {"worker"},
     {"backend", "settings", "images"},

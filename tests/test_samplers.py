@@ -40,9 +40,12 @@ def test_no_two_samplers_answer_to_one_name() -> None:
 
 def test_an_unknown_sampler_is_told_the_known_ones() -> None:
     with pytest.raises(
-        InvalidRequestError, match="Unknown scheduler 'Euler b': expected one of LCM, Euler, .*, TCD, a"
+        InvalidRequestError, match="Unknown scheduler 'Euler b': expected one of LCM, Euler, .*, TCD, .*, a"
     ):
         find_sampler("Euler b", SAMPLERS)
+
+
+ORDINARY = [sampler for sampler in SAMPLERS if not sampler.name.startswith("EDM")]
 
 
 @pytest.fixture(scope="module", params=["sdxl", "sd15"])
@@ -74,7 +77,7 @@ def _draw_plain(plain: Any, scheduler: Any, steps: int) -> Any:
         plain.scheduler = own
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.name)
+@pytest.mark.parametrize("sampler", ORDINARY, ids=lambda sampler: sampler.name)
 def test_each_draws_the_plain_pipelines_picture(pair: tuple[Any, Any], sampler: Sampler) -> None:
     worker, plain = pair
     scheduler_class = getattr(diffusers, sampler.class_name)

@@ -59,6 +59,11 @@ class Backend:
     without: tuple[OptionalField, ...] = ()
 
     @property
+    def lacking(self) -> tuple[OptionalField, ...]:
+        """`without`, and the fields that go with those."""
+        return tuple(lacking for named in self.without for lacking in (named, *_GO_WITH.get(named, ())))
+
+    @property
     def environment_prefix(self) -> str:
         """What this backend's own variables begin with."""
         return self.name.upper().replace("-", "_")
@@ -92,8 +97,7 @@ class Backend:
             "guidance_rescale": 0.0,
         }
         asked = asdict(drawing) | asdict(drawing.step_options) | {"size": drawing.size, "style_lora": drawing.style}
-        without = [lacking for named in self.without for lacking in (named, *_GO_WITH.get(named, ()))]
-        for field in without:
+        for field in self.lacking:
             if asked[field] != left_alone.get(field):
                 expected = f"it draws {native} alone" if field == "size" else "it has none; leave it out"
                 raise InvalidRequestError(

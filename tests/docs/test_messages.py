@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 from imagegen_core import GenerateRequest, ImagegenError, Registry, Settings, load_worker
 from imagegen_core.cli import main
 from imagegen_core.diffusion.device import choose_device
+from imagegen_core.diffusion.scheduling import Schedulers
 from imagegen_core.diffusion.tokenizers import find_tokenizer
 from imagegen_core.models.inspect import architecture
 from imagegen_core.models.locate import checkpoints_below, locate
@@ -175,6 +177,19 @@ def test_requests(said: Said) -> None:
     with pytest.raises(ImagegenError) as caught:
         find_sampler("Oiler", SAMPLERS)
     said("An unknown sampler", caught.value)
+
+
+def test_samplers(said: Said) -> None:
+    schedulers = Schedulers(diffusers.EulerDiscreteScheduler(), SAMPLERS, None)
+    with pytest.raises(ImagegenError) as schedule:
+        schedulers.make("DDIM", 20, torch.device("cpu"), "Karras")
+    with pytest.raises(ImagegenError) as steps:
+        schedulers.make("LCM", 60, torch.device("cpu"))
+    said("A wrong schedule, or too many steps", schedule.value, steps.value)
+    own = diffusers.EulerDiscreteScheduler(rescale_betas_zero_snr=True)
+    with pytest.raises(ImagegenError) as caught:
+        Schedulers(own, SAMPLERS, None).make("Heun", 20, torch.device("cpu"))
+    said("A checkpoint that a sampler would draw wrong", caught.value)
 
 
 def test_a_picture_without_a_recipe(said: Said, capsys: pytest.CaptureFixture[str]) -> None:

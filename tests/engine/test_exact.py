@@ -59,7 +59,8 @@ REQUESTS = some.builds(
     num_inference_steps=some.integers(1, 6),
     guidance_scale=some.sampled_from([1.0, 1.0, 4.0, 7.5]),
     seed=some.integers(0, 5),
-    scheduler=some.sampled_from([None, None, "Euler a", "DPM++ 2M", "DDIM"]),
+    scheduler=some.sampled_from([None, None, "Euler a", "DPM++ 2M Exponential", "DDIM SGM Uniform"]),
+    guidance_rescale=some.sampled_from([0.0, 0.0, 0.7]),
     style_lora=some.sampled_from(
         [StyleLoraRequest()] * 3 + [StyleLoraRequest(style="ink", level=2), StyleLoraRequest(style="wash", level=3)]
     ),
@@ -102,7 +103,9 @@ def test_requests_of_other_steps_guidance_and_samplers_share_one_pass(worker: An
     asked = [
         ask(num_inference_steps=2),
         ask(num_inference_steps=5, guidance_scale=4.0),
-        ask(num_inference_steps=3, scheduler="Euler a"),
+        ask(num_inference_steps=3, scheduler="Euler a", schedule="SGM Uniform"),
+        ask(num_inference_steps=2, scheduler="DDIM", eta=0.5, guidance_scale=4.0, guidance_rescale=0.7),
+        ask(num_inference_steps=4, scheduler="Euler", s_churn=2.0, s_noise=1.01),
     ]
     states = [worker.begin(Job(req=request)) for request in asked]
     assert len({worker.group(state) for state in states}) == 1

@@ -46,6 +46,20 @@ def _png(recipe: Recipe) -> bytes:
     return encode_png(PIXELS, to_text(recipe))
 
 
+def test_a_picture_that_asks_nothing_new_has_the_text_it_always_had() -> None:
+    own = json.loads(to_text(RECIPE)["imagegen"])
+    assert own.keys().isdisjoint({"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"})
+    assert read_recipe(_png(RECIPE)) == RECIPE
+
+
+def test_sampling_is_told_by_a1111s_names() -> None:
+    text = _infotext(scheduler="Euler", schedule="SGM Uniform", s_churn=2.0, s_tmin=0.1, s_tmax=9.0, s_noise=1.1)
+    assert "Sampler: Euler, Schedule type: SGM Uniform, " in text
+    assert "Sigma churn: 2.0, Sigma tmin: 0.1, Sigma tmax: 9.0, Sigma noise: 1.1" in text
+    assert "Eta DDIM: 0.5, CFG Rescale: 0.7" in _infotext(scheduler="DDIM", eta=0.5, guidance_rescale=0.7)
+    assert ", Eta: 0.5, " in _infotext(scheduler="TCD", eta=0.5)
+
+
 def _infotext(**changes: Any) -> str:
     return to_text(replace(RECIPE, **changes))["parameters"]
 

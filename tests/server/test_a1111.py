@@ -54,7 +54,33 @@ def test_the_sampler_and_its_schedule_are_followed(server: Running) -> None:
         json={"prompt": "x", "width": 64, "height": 72, "steps": 3, "sampler_name": "DPM++ 2M", "scheduler": "Karras"},
     ).json()
     recipe = read_recipe(base64.b64decode(drawn["images"][0]))
-    assert (recipe.scheduler, recipe.steps, recipe.height) == ("DPM++ 2M Karras", 3, 72)
+    assert (recipe.scheduler, recipe.schedule, recipe.steps, recipe.height) == ("DPM++ 2M", "Karras", 3, 72)
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn"),
+    [
+        # What modules/sd_samplers_kdiffusion.py of A1111 1.10 gives each by itself.
+        ({"sampler_name": "DPM++ 2M"}, {"scheduler": "DPM++ 2M", "schedule": "Karras"}),
+        ({"sampler_name": "DPM++ 2M SDE", "scheduler": "Automatic"}, {"schedule": "Exponential"}),
+        ({"sampler_name": "Euler a", "scheduler": "automatic"}, {"scheduler": "Euler a", "schedule": "Uniform"}),
+        ({"sampler_name": "Euler a", "scheduler": "sgm_uniform"}, {"schedule": "SGM Uniform"}),
+        ({"sampler_name": "DPM++ 2M Karras"}, {"scheduler": "DPM++ 2M Karras", "schedule": None}),
+        ({"scheduler": "Automatic"}, {"scheduler": "LCM", "schedule": None}),
+        # Its defaults, which its clients send along, ask nothing.
+        ({"sampler_name": "Euler", "eta": 1.0, "s_noise": 1.0, "s_churn": 0.0}, {"eta": None, "s_noise": None}),
+        ({"eta": 1.0, "s_noise": 1, "s_churn": 0, "s_tmin": 0, "s_tmax": 0}, {"eta": None, "s_churn": None}),
+        ({"sampler_name": "DDIM", "eta": 0.0}, {"eta": 0.0}),
+        ({"sampler_name": "DDIM", "eta": 1.0}, {"eta": 1.0}),
+        ({"sampler_name": "Euler", "s_churn": 2.0, "s_noise": 1.1}, {"s_churn": 2.0, "s_noise": 1.1}),
+    ],
+)
+def test_what_a1111_samples_with_is_meant(server: Running, asked: dict[str, Any], drawn: dict[str, Any]) -> None:
+    body = {"prompt": "x", "width": 64, "height": 64, "steps": 2, **asked}
+    answer = server.http.post("/sdapi/v1/txt2img", json=body)
+    assert answer.status_code == 200, answer.text
+    recipe = read_recipe(base64.b64decode(answer.json()["images"][0]))
+    assert {name: getattr(recipe, name) for name in drawn} == drawn
 
 
 @pytest.mark.parametrize(
@@ -66,6 +92,9 @@ def test_the_sampler_and_its_schedule_are_followed(server: Running) -> None:
         ({"subseed_strength": 0.5}, "subseed_strength='0.5' is nothing"),
         ({"alwayson_scripts": {"ControlNet": {"args": [{"image": "x"}]}}}, "There is no script 'ControlNet' here"),
         ({"sampler_name": "nix"}, "Unknown scheduler 'nix'"),
+        ({"sampler_name": "Euler a", "eta": 0.5}, "Invalid eta 0.5: the Euler a scheduler takes none"),
+        ({"sampler_name": "DPM++ 2M", "s_churn": 3}, "Invalid s_churn 3: the DPM++ 2M scheduler takes none"),
+        ({"sampler_name": "DDIM", "scheduler": "Karras"}, "the DDIM scheduler takes Automatic, Uniform"),
         ({"styles": ["nix"]}, "Unknown style 'nix'"),
         ({"prompt": "a star <lora:nix:0.8>"}, "Unknown style 'nix'"),
         ({"prompt": "a star <hypernet:nix:0.8>"}, "<hypernet:nix:0.8> is not drawn here"),
@@ -119,7 +148,8 @@ def test_a_loras_strength_is_a_number(styled_worker: Any, sdxl_checkpoint: Path)
 
 def test_the_lists_are_there(client: webuiapi.WebUIApi, server: Running) -> None:
     assert "LCM" in client.util_get_sampler_names()
-    assert client.util_get_scheduler_names() == ["automatic", "karras"]
+    schedules = {"automatic", "uniform", "karras", "exponential", "sgm_uniform", "simple", "normal", "ddim", "beta"}
+    assert {*client.util_get_scheduler_names()} == schedules | {"align_your_steps"}
     assert len(client.util_get_model_names()) == 1
     assert client.util_get_current_model() == client.util_get_model_names()[0]
     assert [one["name"] for one in client.get_upscalers()][:1] == ["None"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from tests.engine.faults import Gate
 from tests.server.conftest import LIMIT, Running, StartServer
 
@@ -48,6 +50,23 @@ def test_a_job_is_posted_and_its_picture_fetched(server: Running) -> None:
     answer = server.http.get(told["image"])
     assert answer.content == server.draw().content
     assert answer.headers["X-Seed"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"num_inference_steps": 51}, "Invalid num_inference_steps 51: the LCM scheduler takes 1 to 50"),
+        ({"num_inference_steps": 1000, "scheduler": "DDIM"}, "the DDIM scheduler takes 1 to 999"),
+        ({"num_inference_steps": 1001, "scheduler": "Euler"}, "the Euler scheduler takes 1 to 1000"),
+        ({"num_inference_steps": 1001, "scheduler": "checkpoint"}, "the EulerDiscreteScheduler scheduler takes 1 to"),
+        ({"scheduler": "nix"}, "Unknown scheduler 'nix'"),
+        ({"scheduler": "Euler", "schedule": "nix"}, "Unknown schedule 'nix'"),
+    ],
+)
+def test_too_many_steps_are_told_when_the_job_is_posted(serve: StartServer, fields: dict[str, Any], words: str) -> None:
+    answer = _post(serve(max_steps=2000), **fields)
+    assert answer.status_code == 422
+    assert words in answer.json()["detail"]
 
 
 def test_a_job_tells_all_that_happens_to_it(server: Running) -> None:

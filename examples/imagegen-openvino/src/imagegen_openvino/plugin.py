@@ -16,7 +16,17 @@ BACKEND = Backend(
     summary="Stable Diffusion and SDXL exported to OpenVINO, LCM",
     worker="imagegen_openvino.worker:OpenVinoWorker",
     default_size="512x512",
-    without=("clip_skip", "style_lora"),
+    without=(
+        "clip_skip",
+        "style_lora",
+        "schedule",
+        "guidance_rescale",
+        "eta",
+        "s_churn",
+        "s_tmin",
+        "s_tmax",
+        "s_noise",
+    ),
 )
 
 

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 _CACHED_PROMPTS = 64
 _REDUCTION, _CHANNELS = 8, 4
 _TOOK_PART = ("imagegen-core", "imagegen-openvino", "openvino")
-_NOT_HERE = ("vae_path", "embeddings_root", "compile", "enable_xformers", "attention_slicing")
+_NOT_HERE = ("prediction", "vae_path", "embeddings_root", "compile", "enable_xformers", "attention_slicing")
 
 
 class OpenVinoWorker:

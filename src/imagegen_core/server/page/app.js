@@ -50,12 +50,13 @@ async function serverState() {
 
 async function loadChoices() {
   try {
-    const [modes, styles, samplers] = await Promise.all(
-      ["api/modes", "sdapi/v1/loras", "sdapi/v1/samplers"].map(getJson),
+    const [modes, styles, samplers, schedules] = await Promise.all(
+      ["api/modes", "sdapi/v1/loras", "sdapi/v1/samplers", "sdapi/v1/schedulers"].map(getJson),
     );
     offerModes(modes);
     form.offer(at("style"), names(styles));
     form.offer(at("scheduler"), names(samplers));
+    form.offer(at("schedule"), schedules.map(({ label }) => label));
     for (const field of document.querySelectorAll(".style")) {
       field.hidden = styles.length === 0;
     }

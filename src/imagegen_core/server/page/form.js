@@ -25,6 +25,9 @@ export function fill(recipe) {
   if (!choose(fields.scheduler, recipe.scheduler)) {
     missing.push(`The sampler ${recipe.scheduler} is not on this server.`);
   }
+  if (!choose(fields.schedule, recipe.schedule)) {
+    missing.push(`The noise schedule ${recipe.schedule} is not on this server.`);
+  }
   if (!choose(fields["style_lora.style"], recipe.style)) {
     missing.push(`The style ${recipe.style} is not on this server.`);
   }
@@ -34,6 +37,11 @@ export function fill(recipe) {
   fields.superres_magnitude.value = passes || 1;
   if (recipe.clip_skip) {
     missing.push(`It was drawn with clip skip ${recipe.clip_skip}, which this page does not set.`);
+  }
+  for (const name of ["guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"]) {
+    if (recipe[name] !== undefined && recipe[name] !== null) {
+      missing.push(`It was drawn with ${name} ${recipe[name]}, which this page does not set.`);
+    }
   }
   enableDependents();
   clearError();
@@ -99,6 +107,7 @@ function values() {
     guidance_scale: number(fields.guidance_scale),
     mode: fields.mode.value,
     scheduler: fields.scheduler.value,
+    schedule: fields.schedule.value,
     style_lora: style && { style, level: Number(fields["style_lora.level"].value) },
     superres: fields.superres.checked,
     superres_magnitude: fields.superres.checked ? Number(fields.superres_magnitude.value) : "",

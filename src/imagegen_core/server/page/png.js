@@ -89,17 +89,13 @@ function infotext(text) {
     height,
     steps: values.Steps,
     guidance_scale: values["CFG scale"] ?? null,
-    scheduler: samplerOf(values),
+    scheduler: values.Sampler ?? null,
+    schedule: values["Schedule type"] ?? null,
     style: values.Style ?? null,
     style_level: values["Style level"] ?? 0,
     clip_skip: values["Clip skip"] ?? null,
     checkpoint: values.Model ?? null,
   };
-}
-
-/** Newer A1111s write the noise schedule beside the sampler, whose name it was part of before. */
-function samplerOf({ Sampler: sampler = null, "Schedule type": schedule }) {
-  return schedule === "Karras" && sampler ? `${sampler} Karras` : sampler;
 }
 
 function parameters(line) {

@@ -49,7 +49,7 @@ def imagegen_backends() -> list[Backend]:
             summary="wrong in one way",
             worker=f"imagegen_wrong.workers:{fault}",
             default_size="64x64",
-            without=("scheduler", "clip_skip", "style_lora"),
+            without=("scheduler", "clip_skip", "style_lora", "guidance_rescale"),
         )
         for fault in FAULTS
     ]
