@@ -105,7 +105,7 @@ def _convert(vae: Any, dtype: torch.dtype) -> None:
 
 
 def _decode(vae: Any, latents: Tensor) -> Tensor:
-    image: Tensor = vae.decode(_unscaled(vae.config, latents.to(_dtype(vae))), return_dict=False)[0][0]
+    image: Tensor = vae.decode(denormalized(vae.config, latents.to(_dtype(vae))), return_dict=False)[0][0]
     return image
 
 
@@ -114,10 +114,27 @@ def _dtype(vae: Any) -> torch.dtype:
     return vae.decoder.conv_in.weight.dtype  # type: ignore[no-any-return]
 
 
-def _unscaled(config: Any, latents: Tensor) -> Tensor:
-    scale: float = config.scaling_factor
+def denormalized(config: Any, latents: Tensor) -> Tensor:
+    """Latents as an autoencoder with this config decodes them, from those that the UNet has."""
+    moments = _moments(config, latents)
+    if moments is None:
+        return latents / config.scaling_factor  # type: ignore[no-any-return]
+    mean, std = moments
+    return latents * std / config.scaling_factor + mean  # type: ignore[no-any-return]
+
+
+def normalized(config: Any, latents: Tensor) -> Tensor:
+    """Latents as the UNet has them, from those that an autoencoder with this config encodes."""
+    moments = _moments(config, latents)
+    if moments is None:
+        return latents * config.scaling_factor  # type: ignore[no-any-return]
+    mean, std = moments
+    return (latents - mean) / std * config.scaling_factor  # type: ignore[no-any-return]
+
+
+def _moments(config: Any, latents: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The mean and the deviation of each channel, where the config has them, as Playground 2.5's does."""
     means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if means is None or stds is None:
-        return latents / scale
-    mean, std = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (means, stds))
-    return latents * std / scale + mean
+        return None
+    return latents.new_tensor(means).view(1, -1, 1, 1), latents.new_tensor(stds).view(1, -1, 1, 1)

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from imagegen_core.diffusion.libraries import first_line
+from imagegen_core.diffusion.weights_file import WeightsFile
 from imagegen_core.models.contents import contents
-from imagegen_core.models.headers import read_header
 from imagegen_core.models.tensors import quoted
 
 logger = logging.getLogger(__name__)
@@ -25,7 +19,6 @@ _SUFFIXES = (".safetensors", ".pt", ".bin")
 _PARTS = ("clip_l", "clip_g")
 _UNUSED = "string_to_token."  # A1111's ids of the placeholder; its name is the file's
 _LISTED = 3  # keys that an error names
-_WRAPPERS = 2  # dicts around a tensor: A1111's file and its "string_to_param"
 
 
 def embedding_files(folder: Path) -> list[Path]:
@@ -49,19 +42,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         ModelLoadError: The file is damaged, or its pickle asks for more than weights need.
-        ValueError: It is no embedding, or no library reads it; the message is a sentence's end.
+        ValueError: It is no embedding; the message is a sentence's end.
     """
-    header = read_header(path)
-    found = contents(header.tensors)
-    if found is not None and found.kind != "embedding":
-        raise ValueError(f"it is of the kind {found.kind}")
-    part_keys(header.tensors)
-    try:
-        if header.format == "safetensors":
-            return load_file(path)
-        return dict(_tensors("", torch.load(path, map_location="cpu", weights_only=True), _WRAPPERS))
-    except (SafetensorError, UnpicklingError, RuntimeError, KeyError) as error:
-        raise ValueError(f"torch cannot read it ({first_line(error)}); save it as .safetensors in fp32") from error
+    with WeightsFile(path) as file:
+        tensors = file.header.tensors
+        found = contents(tensors)
+        if found is not None and found.kind != "embedding":
+            raise ValueError(f"it is of the kind {found.kind}")
+        part_keys(tensors)
+        read = {name: file.read(name) for name in tensors}
+        file.check_unchanged()
+        return read
 
 
 def part_keys(keys: Iterable[str]) -> dict[str, str]:
@@ -87,11 +78,3 @@ def part_keys(keys: Iterable[str]) -> dict[str, str]:
 def _listed(keys: list[str]) -> str:
     more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
     return ", ".join(map(quoted, keys[:_LISTED])) + more if keys else "no tensor"
-
-
-def _tensors(prefix: str, value: Any, wrappers: int) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield prefix, value
-    elif isinstance(value, dict) and wrappers >= 0:
-        for key, inner in value.items():
-            yield from _tensors(f"{prefix}.{key}" if prefix else str(key), inner, wrappers - 1)

@@ -192,8 +192,6 @@ def _without_ones(shape: Sequence[int]) -> list[int]:
 
 def _skipping_initialization() -> AbstractContextManager[None]:
     """Draw no random weights, not even empty ones: it takes half of the time."""
-    try:
-        from transformers.initialization import no_init_weights
-    except ImportError:  # before transformers 5
-        from transformers.modeling_utils import no_init_weights
+    from transformers.initialization import no_init_weights
+
     return no_init_weights()  # type: ignore[no-any-return]

@@ -9,6 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from imagegen_core.diffusion.decoding import denormalized, normalized
+
 _SIDE = 64  # pixels of a picture that is fitted to
 _PICTURES = 24
 
@@ -27,10 +29,11 @@ class Previewer:
             side, generator = _SIDE // 8, torch.Generator("cpu").manual_seed(0)
             shape = (_PICTURES, vae.config.latent_channels, side, side)
             latents = torch.randn(shape, generator=generator).to(vae.device, vae.dtype)
-            pictures = vae.decode(latents / vae.config.scaling_factor).sample.float().cpu()
+            pictures = vae.decode(denormalized(vae.config, latents)).sample.float().cpu()
         else:
             pictures = torch.from_numpy(_colours()).permute(0, 3, 1, 2) * 2 - 1
-            latents = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mean * vae.config.scaling_factor
+            encoded = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mean
+            latents = normalized(vae.config, encoded)
         pooled = torch.nn.functional.adaptive_avg_pool2d(pictures, (latents.shape[-2], latents.shape[-1]))
         known = _flat(latents.float().cpu())
         wanted = pooled.permute(0, 2, 3, 1).reshape(-1, 3)
