@@ -39,6 +39,7 @@ _EXAMPLES: Mapping[str, Any] = {
     "base_model": "/models/sdxl-base",
     "lora_root": "/models/loras",
     "embeddings_root": "/models/embeddings",
+    "prediction": "v-zsnr",
     "modes_file": "/etc/imagegen/modes.yaml",
     "default_mode": "portrait",
     "memory_budget": "6GB",

@@ -153,6 +153,8 @@ def find_sampling(
     """
     offered = list(offered)
     found, named = _find_named(sampler, offered, own.class_name)
+    if named is not None and named.name == AUTOMATIC:
+        named, schedule = None, schedule or AUTOMATIC
     if schedule is None:
         return found, named
     asked, own_schedule = find_schedule(schedule), _own_schedule(found)
