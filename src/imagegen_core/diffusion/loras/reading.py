@@ -14,7 +14,8 @@ from imagegen_core.diffusion.embeddings import Embedding, Embeddings
 from imagegen_core.diffusion.loras.deltas import Decomposed, Delta, Difference, Factored, Hadamard, Kronecker, LowRank
 from imagegen_core.diffusion.weights_file import WeightsFile
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
-from imagegen_core.models.loras.plan import LayerChange, LoraError, plan_lora
+from imagegen_core.models.loras.plan import LayerChange, plan_lora
+from imagegen_core.models.loras.refusals import LoraError
 from imagegen_core.models.loras.tensor_names import NETWORKS, UNET
 from imagegen_core.models.tensors import quoted
 

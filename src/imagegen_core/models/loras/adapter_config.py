@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from imagegen_core.models.loras.tensor_names import NETWORKS
+from imagegen_core.models.tensors import Header, quoted
+
 METADATA = "lora_adapter_metadata"
 """The key of a safetensors file's metadata under which diffusers writes the settings of each network."""
 FILE = "adapter_config.json"
@@ -63,6 +66,42 @@ class AdapterConfig:
         if alpha is None or not divisor:
             return 1.0
         return alpha / (math.sqrt(divisor) if self.is_rank_stabilized else divisor)
+
+
+def configs_of(header: Header, *, is_peft: bool) -> Mapping[str, AdapterConfig]:
+    """The settings of each network's layers: in a file's metadata, or in PEFT's JSON file beside it.
+
+    Args:
+        header: The LoRA file's.
+        is_peft: Whether the file uses PEFT's own names, so that a JSON file beside it counts.
+
+    Raises:
+        AdapterConfigError: A setting is malformed, or changes the picture in a way that is not known here.
+    """
+    beside = header.path.parent / FILE
+    if METADATA in header.metadata:
+        return _of_metadata(parse(header.metadata[METADATA], f"metadata {METADATA}"), f"metadata {METADATA}")
+    if is_peft and beside.is_file():
+        try:
+            text = beside.read_text(encoding="utf-8")
+        except OSError as error:
+            raise AdapterConfigError(
+                f"its {FILE} cannot be read ({error.strerror}); correct its permissions"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise AdapterConfigError(f"its {FILE} is no JSON ({error})") from error
+        return dict.fromkeys(NETWORKS, read(parse(text, FILE), FILE))
+    return dict.fromkeys(NETWORKS, AdapterConfig())
+
+
+def _of_metadata(settings: Mapping[str, Any], name: str) -> Mapping[str, AdapterConfig]:
+    # A pipeline prefixes each network's settings by its name, a network that is saved alone does not.
+    prefixed = {key for key in settings if key.partition(".")[0] in NETWORKS}
+    if not prefixed:
+        return dict.fromkeys(NETWORKS, read(settings, name))
+    if strange := settings.keys() - prefixed:
+        raise AdapterConfigError(f"its {name} sets {quoted(min(strange))}, which is not known here")
+    return {network: read(of_network(settings, network), name) for network in NETWORKS}
 
 
 def parse(text: str, name: str) -> Mapping[str, Any]:

@@ -16,6 +16,9 @@ from imagegen_core.models.tensors import Header
 
 Shape = tuple[int, ...]
 
+LOOKUPS = ("embeddings.token_embedding", "embeddings.position_embedding")
+"""The tables of a text encoder, whose layers look vectors up instead of multiplying."""
+
 _WIDTH = re.compile(r"\.attn2\.to_k\.weight$")
 _TEXT_PREFIX = "text_model."
 _OLD_PROCESSORS = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}

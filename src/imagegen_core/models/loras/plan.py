@@ -5,26 +5,20 @@ The plan is made from headers alone. A file has one only if every tensor is used
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.loras import adapter_config, shapes, tensor_names
 from imagegen_core.models.loras.adapter_config import AdapterConfig, AdapterConfigError
-from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers, Shape
-from imagegen_core.models.loras.tensor_names import NETWORKS, TEXT_ENCODER, TEXT_ENCODER_2
+from imagegen_core.models.loras.bundled_embeddings import BUNDLED, bundled_embeddings
+from imagegen_core.models.loras.checkpoint_layers import LOOKUPS, CheckpointLayers, Shape
+from imagegen_core.models.loras.refusals import FLOATS, MEND, LoraError, mismatch
 from imagegen_core.models.tensors import Header, Tensor, quoted
 
 Algorithm = Literal["lora", "loha", "lokr", "difference", "whole"]
 
-_BUNDLED = "bundle_emb."
-_EMBEDDED = {
-    "clip_l": TEXT_ENCODER,
-    "clip_g": TEXT_ENCODER_2,
-    "string_to_param.*": TEXT_ENCODER,
-    "emb_params": TEXT_ENCODER,
-}
 # The roles of each algorithm's tensors: those it needs, any one of several sets, and those it may have.
 _NEEDED: dict[Algorithm, tuple[tuple[str, ...], ...]] = {
     "lora": (("down", "up"),),
@@ -48,10 +42,7 @@ _PARAMETERS: dict[str, tuple[Algorithm, str]] = {
     "weight": ("whole", "weight"),
     "bias": ("whole", "bias"),
 }
-_NUMBERS = {"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"}
 _WHOLE_NUMBERS = {"int64", "int32", "int16", "int8", "uint8"}
-_MEND = "take a LoRA made for the checkpoint's family"
-_LOOKUPS = ("embeddings.token_embedding", "embeddings.position_embedding")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +81,6 @@ class LoraPlan:
     embeddings: Mapping[str, Mapping[str, str]]
 
 
-class LoraError(ModelLoadError):
-    """Why a LoRA file cannot be used with a checkpoint, in words."""
-
-
 @dataclass
 class _Group:
     """The tensors of one layer, by role, as a file names the layer."""
@@ -121,10 +108,10 @@ def plan_lora(header: Header, layers: CheckpointLayers) -> LoraPlan:
                 f"its tensor {quoted(name)} is of {algorithm}, which is not drawn here; take a LoRA, LoHa, LoKr, DoRA "
                 "or full-difference file"
             )
-    embeddings = _embeddings(header.tensors, layers)
-    groups = _grouped(name for name in header.tensors if not name.startswith(_BUNDLED))
+    embeddings = bundled_embeddings(header.tensors, layers)
+    groups = _grouped(name for name in header.tensors if not name.startswith(BUNDLED))
     try:
-        configs = _configs(header, any(group.is_peft for group in groups))
+        configs = adapter_config.configs_of(header, is_peft=any(group.is_peft for group in groups))
         changes = [change for group in groups for change in _changes(group, header.tensors, layers, configs)]
     except AdapterConfigError as error:
         raise LoraError(str(error)) from error
@@ -151,45 +138,24 @@ def _grouped(names: Iterable[str]) -> Sequence[_Group]:
     return list(groups.values())
 
 
-def _configs(header: Header, is_peft: bool) -> Mapping[str, AdapterConfig]:
-    """The settings of each network's layers."""
-    beside = header.path.parent / adapter_config.FILE
-    if adapter_config.METADATA in header.metadata:
-        name = f"metadata {adapter_config.METADATA}"
-        settings = adapter_config.parse(header.metadata[adapter_config.METADATA], name)
-        # A pipeline prefixes each network's settings by its name, a network that is saved alone does not.
-        prefixed = [key for key in settings if key.partition(".")[0] in NETWORKS]
-        parts = dict.fromkeys(NETWORKS, settings)
-        if prefixed:
-            strange = settings.keys() - {*prefixed}
-            if strange:
-                raise AdapterConfigError(f"its {name} sets {quoted(min(strange))}, which is not known here")
-            parts = {network: adapter_config.of_network(settings, network) for network in NETWORKS}
-        return {network: adapter_config.read(part, name) for network, part in parts.items()}
-    if is_peft and beside.is_file():
-        settings = adapter_config.parse(beside.read_text(encoding="utf-8"), adapter_config.FILE)
-        return dict.fromkeys(NETWORKS, adapter_config.read(settings, adapter_config.FILE))
-    return dict.fromkeys(NETWORKS, AdapterConfig())
-
-
 def _changes(
     group: _Group, tensors: Mapping[str, Tensor], layers: CheckpointLayers, configs: Mapping[str, AdapterConfig]
 ) -> Iterable[LayerChange]:
     for role, name in group.tensors.items():
-        allowed = _NUMBERS | _WHOLE_NUMBERS if role in _STRENGTH else _NUMBERS
+        allowed = FLOATS | _WHOLE_NUMBERS if role in _STRENGTH else FLOATS
         if tensors[name].dtype not in allowed:
             raise LoraError(f"its tensor {quoted(name)} holds {tensors[name].dtype} numbers; save it as floating point")
     found = {role: tensors[name].shape for role, name in group.tensors.items()}
     network, module = _located(group, found, layers)
-    factors = [role for role in found if role not in _PARAMETERS]
-    if factors:
+    factors = found.keys() - _PARAMETERS.keys()
+    if factors - {"alpha"} or (factors and len(found) == 1):  # alpha has no say in whole differences
         yield _factored(group, found, network, module, layers, configs[network])
     for algorithm in ("difference", "whole"):
         parts = {_PARAMETERS[role][1]: role for role in found if _PARAMETERS.get(role, ("",))[0] == algorithm}
         for parameter, role in parts.items():
             shape = layers.shape(network, module, parameter)
             if shape is None or not (found[role] == shape or shapes.fits(found[role], shape)):
-                raise LoraError(_mismatch(group.tensors[role], found[role], shape))
+                raise LoraError(mismatch(group.tensors[role], found[role], shape))
         if parts:
             names = {parameter: group.tensors[role] for parameter, role in parts.items()}
             yield LayerChange(network=network, module=module, algorithm=algorithm, tensors=names)
@@ -210,8 +176,8 @@ def _located(group: _Group, found: Mapping[str, Shape], layers: CheckpointLayers
     absent = [network for network in group.networks if network not in layers.networks]
     name = quoted(next(iter(group.tensors.values())))
     if len(group.networks) == len(absent) == 1:
-        raise LoraError(f"its tensor {name} is for the {absent[0]}, which this checkpoint does not have; {_MEND}")
-    raise LoraError(f"its tensor {name} changes a layer that this checkpoint does not have; {_MEND}")
+        raise LoraError(f"its tensor {name} is for the {absent[0]}, which this checkpoint does not have; {MEND}")
+    raise LoraError(f"its tensor {name} changes a layer that this checkpoint does not have; {MEND}")
 
 
 def _could_fit(found: Mapping[str, Shape], weight: Shape | None) -> bool:
@@ -242,11 +208,11 @@ def _factored(
         raise LoraError(
             f"its tensor {quoted(example)} does not fit those beside it: {error}; take a sound file"
         ) from error
-    if weight is None or len(weight) == 1 or module in _LOOKUPS or not shapes.fits(delta, weight):
-        raise LoraError(_mismatch(example, delta, weight))
+    if weight is None or len(weight) == 1 or module in LOOKUPS or not shapes.fits(delta, weight):
+        raise LoraError(mismatch(example, delta, weight))
     for role in roles & {*_STRENGTH, *_DORA, "up_bias"}:
         if not _is_vector_of(role, found[role], weight):
-            raise LoraError(_mismatch(group.tensors[role], found[role], weight))
+            raise LoraError(mismatch(group.tensors[role], found[role], weight))
     if config.is_decomposed and not roles & {*_DORA}:
         raise LoraError(f"its settings say use_dora, and {quoted(example)} has no magnitude beside it")
     rank = shapes.rank(of_algorithm)
@@ -268,40 +234,10 @@ def _algorithm(group: _Group, roles: set[str]) -> Algorithm:
 
 def _is_vector_of(role: str, shape: Shape, weight: Shape) -> bool:
     """Whether a layer's single number, or its vector over the outputs or inputs, has a shape that fits."""
-    length = 1
-    for extent in shape:
-        length *= extent
+    length = math.prod(shape)
     if role in _STRENGTH:
         return length == 1
     by_output = length == weight[0]
     if role == "dora_scale":
         return by_output if shape[:1] == weight[:1] else len(shape) > 1 and shape[0] == 1 and shape[1:2] == weight[1:2]
     return by_output
-
-
-def _embeddings(tensors: Mapping[str, Tensor], layers: CheckpointLayers) -> Mapping[str, Mapping[str, str]]:
-    """The words that OneTrainer bundles with a LoRA."""
-    found: dict[str, dict[str, str]] = {}
-    for name in tensors:
-        if not name.startswith(_BUNDLED):
-            continue
-        part = next((part for part in _EMBEDDED if name.endswith(f".{part}")), None)
-        word = name.removeprefix(_BUNDLED).removesuffix(f".{part}")
-        table = None if part is None else layers.shape(_EMBEDDED[part], _LOOKUPS[0])
-        shape = tensors[name].shape
-        if part is None or table is None or len(shape) != len(table) or shape[1] != table[1] or 0 in shape:
-            raise LoraError(_mismatch(name, shape, table))
-        if tensors[name].dtype not in _NUMBERS:
-            raise LoraError(f"its tensor {quoted(name)} holds {tensors[name].dtype} numbers; save it as floating point")
-        has_one_encoder = TEXT_ENCODER_2 not in layers.networks
-        found.setdefault(word, {})["emb_params" if has_one_encoder else part] = name
-    return found
-
-
-def _mismatch(name: str, shape: Shape, weight: Shape | None) -> str:
-    there = "this checkpoint has no such parameter" if weight is None else f"this checkpoint's is {_shown(weight)}"
-    return f"its tensor {quoted(name)} is for a layer of shape {_shown(shape)}, and {there}; {_MEND}"
-
-
-def _shown(shape: Shape) -> str:
-    return "×".join(map(str, shape[:6])) or "()"
