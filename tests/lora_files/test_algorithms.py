@@ -147,7 +147,7 @@ def test_whole_weights_are_a_difference_while_the_lora_is_on(family: Family, sav
 
 
 def test_differences_are_added_as_they_are(family: Family, save: Save) -> None:
-    """Of weights, biases, norms and tables of embeddings, of all networks."""
+    """Of weights, biases, norms and tables of embeddings, of all networks; alpha has no say in them."""
     state: State = {}
     pipe = family.pipe()
     generator = torch.Generator().manual_seed(6)
@@ -163,6 +163,7 @@ def test_differences_are_added_as_they_are(family: Family, save: Save) -> None:
             if held is not None:
                 state[f"{key}.{end}"] = torch.randn(held.shape, generator=generator) * 0.03
                 held.data += state[f"{key}.{end}"]
+        state[f"{key}.alpha"] = torch.tensor(0.5)
     family.assert_draws(save(state), pipe)
 
 

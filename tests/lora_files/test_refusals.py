@@ -159,6 +159,14 @@ def test_settings_that_are_no_settings_are_refused(family: Family, save: Save, t
         family.draw(path)
 
 
+@pytest.mark.parametrize("family", ["sdxl"], indirect=True)
+def test_settings_beside_a_file_that_are_no_text_are_refused(family: Family, save: Save) -> None:
+    path = save(peft(random_lora(family.plain)))
+    (path.parent / "adapter_config.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidRequestError, match="its adapter_config.json is no JSON"):
+        family.draw(path)
+
+
 def test_a_tiny_header_that_asks_for_much_memory_is_refused_unread(family: Family, tmp_path: Path) -> None:
     shapes = {DOWN: [0, 4], UP: [3_000_000, 4, 0]}
     header = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
