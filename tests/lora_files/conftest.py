@@ -22,8 +22,8 @@ from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 
 _FAMILIES = {
-    "sdxl": (DiffusersSDXLCudaWorker, diffusers.StableDiffusionXLPipeline),
-    "sd15": (DiffusersCudaWorker, diffusers.StableDiffusionPipeline),
+    "sdxl": (DiffusersSDXLCudaWorker, "StableDiffusionXLPipeline"),
+    "sd15": (DiffusersCudaWorker, "StableDiffusionPipeline"),
 }
 _STEPS = 2
 
@@ -73,7 +73,7 @@ class Family:
 def family(request: pytest.FixtureRequest) -> Family:
     worker_class, pipeline_class = _FAMILIES[request.param]
     checkpoint = request.getfixturevalue(f"{request.param}_checkpoint")
-    plain = pipeline_class.from_pretrained(checkpoint, local_files_only=True)
+    plain = getattr(diffusers, pipeline_class).from_pretrained(checkpoint, local_files_only=True)
     plain.scheduler = diffusers.LCMScheduler.from_config(plain.scheduler.config)
     plain.set_progress_bar_config(disable=True)
     settings = Settings(model=str(checkpoint), device="cpu", dtype="fp32", recipe=False)
