@@ -345,6 +345,23 @@ def test_the_most_steps_are_known_before_the_model_is_loaded(
         card.check_sampling(Drawing.of(GenerateRequest(prompt="", num_inference_steps=steps), "8x8"), samplers)
 
 
+def test_a_folder_of_another_kind_of_noise_is_refused_unless_the_setting_says_otherwise(
+    load: Any, sdxl_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "flow"
+    folder.mkdir()
+    for entry in sdxl_checkpoint.iterdir():
+        if entry.name not in ("scheduler", "model_index.json"):
+            (folder / entry.name).symlink_to(entry)
+    diffusers.FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
+    index = json.loads((sdxl_checkpoint / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelLoadError, match="trained for the noise of FlowMatchEulerDiscreteScheduler"):
+        load(folder)
+    assert _ours(load(folder, prediction="epsilon")) is not None
+
+
 ZERO_SNR = ("LCM", "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "DDIM", "DDPM", "UniPC", "TCD")
 EDM = ("EDM Euler", "EDM DPM++ 2M")
 OTHERS = tuple(sampler.name for sampler in SAMPLERS if sampler.name not in EDM)

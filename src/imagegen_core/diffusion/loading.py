@@ -12,7 +12,7 @@ import torch
 
 from imagegen_core.diffusion.components import load_component, load_network
 from imagegen_core.diffusion.libraries import first_line, quiet
-from imagegen_core.diffusion.prediction import take_normalization, with_prediction
+from imagegen_core.diffusion.prediction import check_noise, take_normalization, with_prediction
 from imagegen_core.diffusion.single_file import load_single_file, load_vae_file
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.folders import component_kinds, read_json
@@ -65,6 +65,7 @@ def load_pipeline(
         else:
             index = read_json(base or configs, "model_index.json")
             components |= load_single_file(path, dtype, configs, base, components.get("vae"), prediction)
+        check_noise(path, components.get("scheduler"))
         parameters = inspect.signature(pipeline_class.__init__).parameters
         given = {name: value for name, value in index.items() if name in parameters and not isinstance(value, list)}
         arguments = {**given, **options, **components}

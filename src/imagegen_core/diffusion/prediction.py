@@ -67,6 +67,19 @@ def options_of(scheduler_class: type) -> Container[str]:
     return inspect.signature(scheduler_class.__init__).parameters  # type: ignore[misc] # of a class, not of an object
 
 
+def check_noise(path: Path, scheduler: Any) -> None:
+    """Check that samplers can take over the noise levels of a checkpoint's own scheduler.
+
+    Raises:
+        ModelLoadError: The scheduler is of another kind, such as flow matching.
+    """
+    if scheduler is not None and not hasattr(scheduler, "alphas_cumprod") and not is_edm(type(scheduler)):
+        raise ModelLoadError(
+            f"The checkpoint {path} was trained for the noise of {type(scheduler).__name__}, which is not drawn with "
+            f"here: take a checkpoint that predicts the noise or the velocity. If its scheduler is a mistake, {SET_IT}"
+        )
+
+
 def scheduler_of_file(
     path: Path, state: State, configs: Path, base: Path | None, setting: PredictionName | None
 ) -> Any:
@@ -113,7 +126,7 @@ def with_prediction(own: Any, prediction: PredictionName, configs: Path) -> Any:
         if is_edm(type(own)) and own.config.prediction_type == config["prediction_type"]:
             return own
         return _diffusers_class(class_name)(**config)
-    if is_edm(type(own)):
+    if not hasattr(own, "alphas_cumprod"):
         own = scheduler_of_folder(configs)
     return type(own).from_config({**own.config, **_CHANGES[prediction]})
 
