@@ -66,7 +66,7 @@ class _OpenBrackets:
         self._pieces = pieces
         self._rounds: list[int] = []  # the indexes of the pieces that close them
         self._squares: list[int] = []
-        self._products = [1.0]  # of the factors of those in `_rounds`, outermost first
+        self._products = [1.0]  # of the factors in `_rounds`, outermost first, as far as they were asked for
         self._unclosed: list[float] = []  # the factors of those that nothing closes
         self._unclosed_product = 1.0
 
@@ -77,18 +77,19 @@ class _OpenBrackets:
             self._unclosed_product *= self._unclosed[-1]
         elif piece == "(":
             self._rounds.append(closing)
-            self._products.append(self._products[-1] * self._factor(closing))
         elif piece == "[":
             self._squares.append(closing)
         elif piece == "]":
             self._squares.pop()
         else:
             self._rounds.pop()
-            self._products.pop()
+            del self._products[len(self._rounds) + 1 :]
 
     def weight(self) -> float:
         """The product of all factors, in the order of the closings: neighbours of equal weight become one text."""
         if len(self._rounds) + len(self._squares) + len(self._unclosed) > _EXACT_DEPTH:
+            for closing in self._rounds[len(self._products) - 1 :]:
+                self._products.append(self._products[-1] * self._factor(closing))
             return self._products[-1] * (1 / _STEP) ** len(self._squares) * self._unclosed_product
         weight = 1.0
         for closing in sorted(self._rounds + self._squares):

@@ -117,7 +117,7 @@ class _Fragments:
         """End the last fragment, and return all of them."""
         if text := "".join(self._texts):
             self._ended.append(Fragment(text, self._weight))
-        self._texts = []
+        self._texts.clear()
         return self._ended
 
 
