@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,9 +9,8 @@ from torch import Tensor
 
 from imagegen_core.diffusion.weights_file import WeightsFile
 from imagegen_core.models.contents import contents
+from imagegen_core.models.locate import folders_below
 from imagegen_core.models.tensors import quoted
-
-logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".safetensors", ".pt", ".bin")
 _PARTS = ("clip_l", "clip_g")
@@ -23,18 +20,9 @@ _LISTED = 3  # keys that an error names
 
 def embedding_files(folder: Path) -> list[Path]:
     """The files with an embedding's suffix in a folder and its sub-folders, linked ones too: the least deep first."""
-    found, seen = [], set()
-    for place, folders, names in os.walk(folder, onerror=_warn, followlinks=True):
-        if (real := Path(place).resolve()) in seen:  # a link back, or a second one
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [Path(place, name) for name in names if Path(name).suffix.lower() in _SUFFIXES]
+    files = (place / name for place, _, names in folders_below(folder) for name in names)
+    found = (path for path in files if path.suffix.lower() in _SUFFIXES)
     return sorted(found, key=lambda path: (len(path.parts), path))
-
-
-def _warn(error: OSError) -> None:
-    logger.warning("The embeddings in %s are skipped: %s", error.filename, error.strerror)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from imagegen_core.errors import ModelNotFoundError
 from imagegen_core.models.named import NamedModel
+
+logger = logging.getLogger(__name__)
 
 _LISTED = (".safetensors", ".ckpt")
 
@@ -62,10 +65,14 @@ def folders_below(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         A folder, the names of the folders in it, which a caller may clear, and the names of its files.
     """
     seen = set()
-    for folder, below, files in os.walk(root, followlinks=True):
+    for folder, below, files in os.walk(root, onerror=_warn, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link back up, or to a folder that has been walked
             below.clear()
             continue
         seen.add(real)
         yield Path(folder), below, files
+
+
+def _warn(error: OSError) -> None:
+    logger.warning("The folder %s is skipped: %s", error.filename, error.strerror)
