@@ -21,20 +21,19 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="imagegen-empty-hub-")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Plain diffusers imports torchvision where `[upscale]` brought it, also where it does not fit the torch here. The
+# conftests below import diffusers.
+if importlib.util.find_spec("torchvision"):
+    from imagegen_core.diffusion.torchvision import make_torchvision_importable
+
+    make_torchvision_importable()
+
 settings.register_profile("imagegen", deadline=None, derandomize=True)
 settings.load_profile("imagegen")
 
 _CLUSTER = "tests/cluster/"
 _PREFIXES = ("IMAGEGEN_", "CUDA_", "SDXL_", "SD15_", "STORAGE_", "DEFAULT_")
 _NAMES = ("MODEL", "MODEL_ROOT", "BACKEND", "USE_SDXL", "NUM_WORKERS", "QUEUE_MAX", "PORT")
-
-
-def pytest_sessionstart() -> None:
-    """Let plain diffusers import, too, where ``[upscale]`` brought a torchvision that does not fit the torch here."""
-    if importlib.util.find_spec("torchvision"):
-        from imagegen_core.diffusion.torchvision import make_torchvision_importable
-
-        make_torchvision_importable()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -234,13 +234,23 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(open_page: Callable
 
 def test_a_job_that_fails_says_why(open_page: Callable[..., Page]) -> None:
     page = open_page()
+    _fill(page, {"Prompt": "a lake", "Size": "64x64", "Steps": "2", "Guidance scale": "1e38"})
+    _draw(page)
+    said = re.compile(r"The latents are not finite .*: lower guidance_scale \(1e\+38\)")
+    expect(page.locator("figure[data-state=failed]")).to_contain_text(said)
+    expect(page.get_by_role("alert")).to_have_text(said)
+    expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
+
+
+def test_too_many_steps_are_told_at_their_field(open_page: Callable[..., Page], complaints: list[str]) -> None:
+    complaints.append("Failed to load resource: the server responded with a status of 422 (Unprocessable Entity)")
+    page = open_page()
     _fill(page, {"Prompt": "a lake", "Size": "64x64", "Steps": "60"})
     page.get_by_label("Sampler").select_option("LCM")
     _draw(page)
     said = "Invalid num_inference_steps 60: the LCM scheduler takes 1 to 50"
-    expect(page.locator("figure[data-state=failed]")).to_contain_text(said)
     expect(page.get_by_role("alert")).to_have_text(said)
-    expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
+    expect(page.get_by_label("Steps")).to_have_attribute("aria-invalid", "true")
 
 
 def test_a_wrong_size_is_told_at_its_field(open_page: Callable[..., Page], complaints: list[str]) -> None:
@@ -332,7 +342,17 @@ def test_the_keyboard_is_enough(open_page: Callable[..., Page]) -> None:
     assert reached == ["Negative prompt", "Draw"]
     assert page.locator(":focus").evaluate("button => getComputedStyle(button).outlineStyle") == "solid"
     rest = _tab_until(page, "Load a PNG's recipe")
-    assert rest[1:-1] == ["Size", "Seed", "Steps", "Guidance scale", "Sampler", "Style", "Count", "Upscale"]
+    assert rest[1:-1] == [
+        "Size",
+        "Seed",
+        "Steps",
+        "Guidance scale",
+        "Sampler",
+        "Noise schedule",
+        "Style",
+        "Count",
+        "Upscale",
+    ]
     _fill(page, {"Size": "64x64", "Steps": "1"})
 
     page.get_by_label("Prompt", exact=True).focus()
@@ -451,7 +471,7 @@ def test_a_server_with_keys_is_given_one(open_page: Callable[..., Page], complai
     _fill(page, {"Prompt": "a lake", "Size": "64x64", "Steps": "1"})
     _draw(page)
     _done(page)
-    assert refused == [None, None, wrong, wrong]
+    assert refused == [None] * 3 + [wrong] * 3
     complaints.extend(
         ["Failed to load resource: the server responded with a status of 401 (Unauthorized)"] * len(refused)
     )

@@ -122,7 +122,8 @@ class RequestChecks(BackendKit):
 
     def test_styles_change_pictures_and_leave_no_trace(self, worker: Worker) -> None:
         """A style is its request's alone: the next picture is what it was before."""
-        usable = {name: one.style for name, one in getattr(worker, "styles", {}).items() if one.refusal is None}
+        styles = getattr(worker, "styles", {})
+        usable = {name: style for name, style in styles.items() if style.refusal is None}
         if not usable:
             pytest.skip("there is no style that the worker could use")
         plain = self.pixels(worker)
