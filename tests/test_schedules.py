@@ -307,3 +307,12 @@ def test_the_most_and_the_fewest_steps_are_drawn_and_one_more_is_refused(
     with pytest.raises(InvalidRequestError, match=f"takes 1 to {limit}$") as caught:
         schedulers.make(sampler.name, limit + 1, CPU)
     assert caught.value.field == "num_inference_steps"
+
+
+def test_a_checkpoints_own_options_that_a_sampler_lacks_are_no_warning(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    schedulers = Schedulers(diffusers.LCMScheduler.from_config(TRAINED), SAMPLERS, None, AYS_XL)
+    for schedule in ("Karras", "SGM Uniform", "Simple"):
+        schedulers.make("DPM++ 2M", 4, CPU, schedule)
+    assert "not expected" not in capfd.readouterr().err

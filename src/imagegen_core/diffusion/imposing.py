@@ -90,8 +90,11 @@ def _way(plain: Any, schedule: Schedule, table: Table | None) -> partial[None] |
 
 
 def _configured(plain: Any, options: Mapping[str, Any]) -> Any:
-    cleared = {name: False for name in _FLAGS if name in options_of(type(plain))}
-    return type(plain).from_config(plain.config, **{**cleared, **options})
+    # A configuration keeps the options of the class that it was made from, of which diffusers would warn.
+    known = options_of(type(plain))
+    own = {name: value for name, value in plain.config.items() if name in known}
+    cleared = {name: False for name in _FLAGS if name in known}
+    return type(plain).from_config({**own, **cleared, **options})
 
 
 def _set_listed(timesteps: tuple[int, ...], scheduler: Any, steps: int, device: torch.device) -> None:
