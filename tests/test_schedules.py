@@ -312,7 +312,8 @@ def test_the_most_and_the_fewest_steps_are_drawn_and_one_more_is_refused(
 def test_a_checkpoints_own_options_that_a_sampler_lacks_are_no_warning(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    schedulers = Schedulers(diffusers.LCMScheduler.from_config(TRAINED), SAMPLERS, None, AYS_XL)
+    own = diffusers.LCMScheduler.from_config({**TRAINED, "original_inference_steps": 40, "timestep_scaling": 9.0})
+    schedulers = Schedulers(own, SAMPLERS, None, AYS_XL)
     for schedule in ("Karras", "SGM Uniform", "Simple"):
         schedulers.make("DPM++ 2M", 4, CPU, schedule)
     assert "not expected" not in capfd.readouterr().err
