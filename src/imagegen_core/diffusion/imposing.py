@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from imagegen_core.diffusion.noise_schedules import ON_TIMESTEPS, Sigmas, Table, timesteps_at
-from imagegen_core.diffusion.prediction import is_edm, options_of
+from imagegen_core.diffusion.prediction import config_for, is_edm, options_of
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.schedules import Schedule
 
@@ -90,11 +90,9 @@ def _way(plain: Any, schedule: Schedule, table: Table | None) -> partial[None] |
 
 
 def _configured(plain: Any, options: Mapping[str, Any]) -> Any:
-    # A configuration keeps the options of the class that it was made from, of which diffusers would warn.
-    known = options_of(type(plain))
-    own = {name: value for name, value in plain.config.items() if name in known}
-    cleared = {name: False for name in _FLAGS if name in known}
-    return type(plain).from_config({**own, **cleared, **options})
+    kind = type(plain)
+    cleared = {name: False for name in _FLAGS if name in options_of(kind)}
+    return kind.from_config(config_for(kind, plain.config), **{**cleared, **options})
 
 
 def _set_listed(timesteps: tuple[int, ...], scheduler: Any, steps: int, device: torch.device) -> None:

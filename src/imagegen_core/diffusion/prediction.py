@@ -67,6 +67,12 @@ def options_of(scheduler_class: type) -> Container[str]:
     return inspect.signature(scheduler_class.__init__).parameters  # type: ignore[misc] # of a class, not of an object
 
 
+def config_for(scheduler_class: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a scheduler's configuration that another class knows; diffusers warns of the rest, and drops it."""
+    known = options_of(scheduler_class)
+    return {name: value for name, value in config.items() if name in known or name.startswith("_")}
+
+
 def check_noise(path: Path, scheduler: Any) -> None:
     """Check that samplers can take over the noise levels of a checkpoint's own scheduler.
 

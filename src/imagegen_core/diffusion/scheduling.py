@@ -12,7 +12,7 @@ import torch
 
 from imagegen_core.diffusion.imposing import Scheduled, own_steps, scheduled, takes_timesteps
 from imagegen_core.diffusion.noise_schedules import TABLES, align_your_steps
-from imagegen_core.diffusion.prediction import is_edm, options_of
+from imagegen_core.diffusion.prediction import config_for, is_edm, options_of
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.request import StepOptions
 from imagegen_core.samplers import CHECKPOINT_CHOICE, OwnScheduler, Sampler, check_steps, find_sampling
@@ -167,7 +167,8 @@ class Schedulers:
         """A sampler's scheduler with the noise schedule that it has by itself."""
         if sampler.scheduler == CHECKPOINT_CHOICE:
             return self._own
-        return self._class(sampler).from_config(self._own.config, **sampler.options)
+        kind = self._class(sampler)
+        return kind.from_config(config_for(kind, self._own.config), **sampler.options)
 
     def _refusal(self, sampler: Sampler) -> str | None:
         """Why a sampler would draw something else than the checkpoint predicts, in words; None where it would not."""
