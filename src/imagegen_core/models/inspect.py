@@ -11,7 +11,7 @@ from pathlib import Path
 
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.contents import contents
-from imagegen_core.models.description import Description
+from imagegen_core.models.description import Contents, Description
 from imagegen_core.models.folders import components, folder_family, folder_size, read_json, weights
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.tensors import Header, quoted
@@ -78,18 +78,27 @@ def _is_folder(path: Path) -> bool:
         raise ModelLoadError(f"Cannot read {path}: {error.strerror}; correct its permissions") from error
 
 
-def _describe_file(path: Path) -> Description:
-    header = read_header(path)
+def contents_of(header: Header) -> Contents:
+    """What a weights file's tensors are.
+
+    Raises:
+        ModelLoadError: They are nothing known here.
+    """
     found = contents(header.tensors)
     if found is None:
         _refuse_averages(header)
         names = ", ".join(quoted(name) for name in islice(header.tensors, 3))
         raise ModelLoadError(
-            f"Cannot tell what {path} is: its tensors, such as {names}, are of no model known here; expected one of "
-            "the Stable Diffusion 1.x, 2.x or XL families, a LoRA, an embedding, or an upscaler"
+            f"Cannot tell what {header.path} is: its tensors, such as {names}, are of no model known here; expected "
+            "one of the Stable Diffusion 1.x, 2.x or XL families, a LoRA, an embedding, or an upscaler"
         )
+    return found
+
+
+def _describe_file(path: Path) -> Description:
+    header = read_header(path)
     return Description(
-        **asdict(found),
+        **asdict(contents_of(header)),
         path=path,
         format=header.format,
         dtypes=_dtypes([header]),

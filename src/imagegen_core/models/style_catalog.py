@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imagegen_core.errors import ImagegenError, InvalidRequestError, ModelNotFoundError
 from imagegen_core.models.headers import read_header
-from imagegen_core.models.inspect import describe
+from imagegen_core.models.inspect import contents_of
 from imagegen_core.models.locate import folders_below
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
 from imagegen_core.models.loras.plan import plan_lora
@@ -92,7 +92,8 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
             required_width: The cross-attention width of the checkpoints it fits; None reads it from the file.
         """
         try:
-            lora = describe(path)
+            header = read_header(path)
+            lora = contents_of(header)
         except ImagegenError as error:
             return str(error)
         if lora.kind != "lora":
@@ -104,7 +105,7 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
             return f"it was made for {lora.family}, and the checkpoint is {self._family}"
         if self._layers is not None:
             try:
-                plan_lora(read_header(path), self._layers)
+                plan_lora(header, self._layers)
             except ImagegenError as error:
                 return f"{path.name} does not fit this checkpoint: {error}"
         return None
