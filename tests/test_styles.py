@@ -215,6 +215,40 @@ def test_styles_used_long_ago_make_room(
     assert [_draw(worker, f"s{seed}").png for seed in range(2)] == first
 
 
+def test_large_styles_that_are_off_take_no_more_memory_than_the_model(family: dict[str, Any], tmp_path: Path) -> None:
+    for seed in range(4):
+        unet = family["load"]().unet.state_dict()
+        changes = {
+            f"unet.{name.removesuffix('.weight')}.diff": tensor * 0.01 * seed
+            for name, tensor in unet.items()
+            if name.endswith("weight")
+        }
+        save(changes, tmp_path / f"s{seed}.safetensors")
+    worker = _worker(family, lora_root=tmp_path)
+    bare, before = worker.memory_bytes(), _draw(worker)
+    drawn = [_draw(worker, f"s{seed}") for seed in range(4)]
+    _draw(worker)
+    assert bare < worker.memory_bytes() <= 2 * bare
+    assert [_draw(worker, f"s{seed}") for seed in range(4)] == drawn
+    assert _draw(worker) == before
+
+
+def test_a_file_that_is_replaced_while_its_picture_waits_is_told(
+    family: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagegen_core.diffusion.loras.adapters._KEPT", 1)
+    for seed in range(2):
+        save(as_kohya(random_lora(family["load"](), seed=seed)), tmp_path / f"s{seed}.safetensors")
+    worker = _worker(family, lora_root=tmp_path)
+    wanted = StyleLoraRequest(style="s0", level=1)
+    waiting = worker.begin(Job(req=GenerateRequest(prompt="a lake", style_lora=wanted)))
+    _draw(worker, "s1")
+    save(as_kohya(random_lora(family["load"](), seed=5)), tmp_path / "new.safetensors")
+    (tmp_path / "new.safetensors").replace(tmp_path / "s0.safetensors")
+    with pytest.raises(InvalidRequestError, match="was replaced while the picture waited; ask again"):
+        worker.step([waiting])
+
+
 def test_a_style_weighs_what_it_adds(family: dict[str, Any]) -> None:
     worker = _worker(family, lora_root=family["root"])
     bare = worker.memory_bytes()

@@ -123,11 +123,11 @@ class DiffusionWorker(ABC):
         self._embeddings: Embeddings = self.compute(
             Embeddings, self.pipe, settings.embeddings_root, settings.source("embeddings_root")
         )
-        self._adapters = Adapters(self.pipe, self._embeddings)
+        self._weights = weight_bytes(self.pipe)
+        self._adapters = Adapters(self.pipe, self._embeddings, most_idle_bytes=self._weights)
         layers = self._adapters.layers
         family = architecture(self.checkpoint)
         self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, family, layers)
-        self._weights = weight_bytes(self.pipe)
         self._provenance = (
             Provenance(
                 self.backend,

@@ -102,14 +102,16 @@ class Adapters:
         memory_bytes: The memory that the loaded LoRAs take.
     """
 
-    def __init__(self, pipe: Any, embeddings: Embeddings) -> None:
+    def __init__(self, pipe: Any, embeddings: Embeddings, most_idle_bytes: int) -> None:
         """Look at the networks of a diffusers pipeline; nothing is loaded yet.
 
         Args:
             pipe: The pipeline.
             embeddings: The pipeline's embeddings, which make those that a LoRA brings.
+            most_idle_bytes: The memory that LoRAs which are off may keep; full differences are as large as a model.
         """
         self._embeddings = embeddings
+        self._most_idle_bytes = most_idle_bytes
         self.layers = layer_shapes(pipe)
         self.active: tuple[Adapter, ...] = ()
         self.memory_bytes = 0
@@ -149,6 +151,11 @@ class Adapters:
     def _load(self, adapter: Adapter) -> LoadedLora:
         lora = self._loaded.get(adapter.name)
         if lora is None:
+            if _state(adapter.path) != adapter.name:
+                raise InvalidRequestError(
+                    f"The {adapter.title} cannot be used: {adapter.path} was replaced while the picture waited; "
+                    "ask again"
+                )
             try:
                 lora = load_lora(adapter.path, self.layers, self._modules, self._embeddings)
             except ModelLoadError as error:
@@ -161,7 +168,12 @@ class Adapters:
     def _make_room(self) -> None:
         """Let go of LoRAs beyond those that are kept, and of the hooks of layers that none changes any more."""
         active = {adapter.name for adapter in self.active}
-        excess = [name for name in self._loaded if name not in active][: max(len(self._loaded) - _KEPT, 0)]
+        idle = [name for name in self._loaded if name not in active]
+        idle_bytes = sum(self._loaded[name].memory_bytes for name in idle)
+        excess: list[str] = []
+        while idle and (len(self._loaded) - len(excess) > _KEPT or idle_bytes > self._most_idle_bytes):
+            excess.append(idle.pop(0))
+            idle_bytes -= self._loaded[excess[-1]].memory_bytes
         if not excess:
             return
         for name in excess:

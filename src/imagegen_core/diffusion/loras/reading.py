@@ -30,16 +30,12 @@ class LoadedLora:
     Attributes:
         deltas: The changes of each layer.
         embeddings: The words that it brings.
+        memory_bytes: The memory that its deltas take.
     """
 
     deltas: Mapping[LayerKey, tuple[Delta, ...]]
     embeddings: Sequence[Embedding]
-
-    @property
-    def memory_bytes(self) -> int:
-        """The memory that its tensors take."""
-        deltas = (delta for changes in self.deltas.values() for delta in changes)
-        return sum(tensor.nbytes for delta in deltas for tensor in delta.tensors())
+    memory_bytes: int
 
 
 def pipeline_layers(pipe: Any) -> dict[LayerKey, Any]:
@@ -87,7 +83,8 @@ def load_lora(
             deltas[key] = (*deltas.get(key, ()), _delta(change, file, modules[key]))
         bundled = [_embedding(word, parts, file, embeddings) for word, parts in plan.embeddings.items()]
         file.check_unchanged()
-    return LoadedLora(deltas, bundled)
+    held = (tensor for changes in deltas.values() for delta in changes for tensor in delta.tensors())
+    return LoadedLora(deltas, bundled, sum(tensor.nbytes for tensor in held))
 
 
 def _embedding(word: str, parts: Mapping[str, str], file: WeightsFile, embeddings: Embeddings) -> Embedding:
