@@ -19,7 +19,7 @@ from imagegen_core.diffusion.compute_thread import ComputeThread, computed
 from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.decoding import decode_within_memory, pool
 from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
-from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
+from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.loading import load_pipeline, memory_for
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
@@ -108,6 +108,7 @@ class DiffusionWorker(ABC):
             raise unusable(f"Backend '{self.backend.name}'", error, f"diffusers:{self.pipeline_class}") from error
         registry = Registry.discover()
         self.checkpoint: Path = resolve_checkpoint(settings, self.backend, registry)
+        limit_threads()
         self.device = choose_device(settings)
         self.dtype = choose_dtype(settings, self.device)
         self.native_size = native_size(self.checkpoint, self.backend.default_size)
@@ -243,7 +244,7 @@ class DiffusionWorker(ABC):
             OutOfMemoryError: It asks for a larger picture than the device takes.
         """
         drawing = self.backend.drawing(job.req, self.native_size)
-        check_fits(self.pipe, drawing.size, self.device)
+        check_fits(self.pipe, drawing.size, self.device, self._weights)
         adapters = self._wanted(drawing)
         self._adapters.use(adapters)
         scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device, drawing.schedule)
