@@ -68,7 +68,9 @@ def limit_threads() -> None:
     torch counts cores, and a container's quota of CPU time stops all of its threads when they have used it up. A number
     that the environment or the program set stands, unless it is larger.
     """
-    if not any(os.environ.get(name) for name in _THREAD_VARIABLES) and torch.get_num_threads() > (cpus := usable_cpus()):
+    if not any(os.environ.get(name) for name in _THREAD_VARIABLES) and torch.get_num_threads() > (
+        cpus := usable_cpus()
+    ):
         torch.set_num_threads(cpus)
 
 

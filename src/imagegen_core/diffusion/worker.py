@@ -21,7 +21,7 @@ from imagegen_core.diffusion.decoding import decode_within_memory, pool
 from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.embeddings import Embeddings
-from imagegen_core.diffusion.loading import load_pipeline, memory_for
+from imagegen_core.diffusion.loading import check_fits_in_memory, load_pipeline, memory_for
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
 from imagegen_core.diffusion.preparing import compile_errors, prepare
@@ -417,6 +417,7 @@ class DiffusionWorker(ABC):
     def _load(self, settings: Settings) -> Any:
         if self.device.type == "cpu":
             keep_large_buffers()
+        check_fits_in_memory(self.checkpoint, self.dtype)
         own = self.configs / architecture(self.checkpoint)
         pipe = load_pipeline(
             self.pipeline_class,

@@ -1,8 +1,8 @@
 """The limits of memory and CPU time that Linux control groups set, as containers and service managers use them.
 
-Sources: the kernel's ``admin-guide/cgroup-v2.rst``, ``admin-guide/cgroup-v1/memory.rst`` and ``scheduler/sched-bwc.rst``,
-and the manual pages cgroups(7) and proc_pid_mountinfo(5). A limit holds for all groups below, so that the tightest
-from the process's own group up to the mounted root counts.
+Sources: the kernel's ``admin-guide/cgroup-v2.rst``, ``admin-guide/cgroup-v1/memory.rst`` and ``scheduler/sched-bwc.rst``;
+cgroups(7) and proc_pid_mountinfo(5). A limit holds for all groups below, so that the tightest counts, from the
+process's own group up to the mounted root.
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ def cpu_limit(root: Path = Path("/")) -> float | None:
         root: Where ``/proc`` and the mounted hierarchies are.
     """
     quotas = [_quota(_text(group / "cpu.max").split()) for group in _groups("", root)]
-    for group in _groups("cpu", root):
-        quotas.append(_quota([_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")]))
+    quotas += [
+        _quota([_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")])
+        for group in _groups("cpu", root)
+    ]
     return min((quota for quota in quotas if quota), default=None)
 
 
