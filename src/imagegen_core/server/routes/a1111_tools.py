@@ -8,13 +8,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
-import psutil
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.reading import read_picture, text_of
 from imagegen_core.images.recipe import A1111_CHUNK
+from imagegen_core.resources.memory import system_memory
 from imagegen_core.schedules import SCHEDULES
 from imagegen_core.server.studio import SharedStudio
 
@@ -111,8 +111,8 @@ async def cmd_flags() -> dict[str, Any]:
 @router.get("/memory")
 async def memory() -> dict[str, Any]:
     """This machine's memory in bytes."""
-    everything = psutil.virtual_memory()
-    return {"ram": {"free": everything.available, "used": everything.used, "total": everything.total}, "cuda": {}}
+    total, free = system_memory()
+    return {"ram": {"free": free, "used": total - free, "total": total}, "cuda": {}}
 
 
 @router.get("/options")
