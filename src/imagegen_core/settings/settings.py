@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from imagegen_core.errors import SettingsError
+from imagegen_core.request import MAX_GUIDANCE
 from imagegen_core.settings.sources import (
     Value,
     find_files,
@@ -126,7 +127,7 @@ class Settings(BaseModel):
     default_timeout: float = Field(default=120, gt=0)
     default_size: str | None = None
     default_steps: int = Field(default=4, ge=1)
-    default_guidance: float = Field(default=1.0, ge=0)
+    default_guidance: float = Field(default=1.0, ge=0, le=MAX_GUIDANCE)
     max_steps: int = Field(default=150, ge=1)
     max_pixels: int = Field(default=2048 * 2048, ge=64)
     max_upscaled_pixels: int = Field(default=24_000_000, ge=64)
