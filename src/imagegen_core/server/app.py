@@ -22,7 +22,18 @@ from imagegen_core.server.access import Keys
 from imagegen_core.server.accounting import REQUEST_ID, Accounting
 from imagegen_core.server.body_limit import BodyLimit
 from imagegen_core.server.model import Model
-from imagegen_core.server.routes import a1111, a1111_tools, generate, jobs, modes, openai, state, storage, superres
+from imagegen_core.server.routes import (
+    a1111,
+    a1111_pictures,
+    a1111_tools,
+    generate,
+    jobs,
+    modes,
+    openai,
+    state,
+    storage,
+    superres,
+)
 from imagegen_core.server.studio import Studio
 from imagegen_core.server.watching import watching
 from imagegen_core.settings import Settings
@@ -80,7 +91,7 @@ def app_of(studio: Studio) -> FastAPI:
     app.state.studio = studio
     admitted = [Depends(Keys(settings.api_keys, settings.admin_keys))]
     app.include_router(state.public)
-    for routes in (state, generate, superres, jobs, modes, openai, a1111, a1111_tools):
+    for routes in (state, generate, superres, jobs, modes, openai, a1111, a1111_tools, a1111_pictures):
         app.include_router(routes.router, dependencies=admitted)
     if settings.storage_enable_http:
         app.include_router(storage.public)
