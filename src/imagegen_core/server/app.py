@@ -24,7 +24,18 @@ from imagegen_core.server.body_limit import BodyLimit
 from imagegen_core.server.head import HeadAsGet
 from imagegen_core.server.model import Model
 from imagegen_core.server.proxy import BehindProxy
-from imagegen_core.server.routes import a1111, a1111_tools, generate, jobs, modes, openai, state, storage, superres
+from imagegen_core.server.routes import (
+    a1111,
+    a1111_pictures,
+    a1111_tools,
+    generate,
+    jobs,
+    modes,
+    openai,
+    state,
+    storage,
+    superres,
+)
 from imagegen_core.server.studio import Studio
 from imagegen_core.server.watching import watching
 from imagegen_core.settings import Settings
@@ -80,9 +91,9 @@ def app_of(studio: Studio) -> FastAPI:
         exception_handlers=dict.fromkeys((ImagegenError, RequestValidationError, HTTPException), _answer),
     )
     app.state.studio = studio
-    admitted = [Depends(Keys(settings.api_keys))]
+    admitted = [Depends(Keys(settings.api_keys, settings.admin_keys))]
     app.include_router(state.public)
-    for routes in (state, generate, superres, jobs, modes, openai, a1111, a1111_tools):
+    for routes in (state, generate, superres, jobs, modes, openai, a1111, a1111_tools, a1111_pictures):
         app.include_router(routes.router, dependencies=admitted)
     if settings.storage_enable_http:
         app.include_router(storage.public)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from imagegen_core.errors import SettingsError
+from imagegen_core.request import MAX_GUIDANCE
 from imagegen_core.settings.sources import (
     Value,
     find_files,
@@ -81,6 +82,7 @@ class Settings(BaseModel):
         max_body_bytes: The largest request a server reads.
         upscaler: The upscaler a server enlarges with: a plugin's, ``lanczos`` or a file; None is a plugin's first.
         api_keys: What clients of a server show to be let in; none lets everyone in.
+        admin_keys: API keys that may also change the server for everybody; none leaves that to all keys.
         allow_no_keys: Listen on other addresses than loopback without API keys.
         cors_origins: Web pages' origins that may read a server's answers; ``*`` is any.
         log_prompts: Whether a server's logs hold prompts.
@@ -134,13 +136,14 @@ class Settings(BaseModel):
     default_timeout: float = Field(default=120, gt=0)
     default_size: str | None = None
     default_steps: int = Field(default=4, ge=1)
-    default_guidance: float = Field(default=1.0, ge=0)
+    default_guidance: float = Field(default=1.0, ge=0, le=MAX_GUIDANCE)
     max_steps: int = Field(default=150, ge=1)
     max_pixels: int = Field(default=2048 * 2048, ge=64)
     max_upscaled_pixels: int = Field(default=24_000_000, ge=64)
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
     upscaler: str | None = None
     api_keys: CommaSeparated = ()
+    admin_keys: CommaSeparated = ()
     allow_no_keys: bool = False
     cors_origins: CommaSeparated = ("*",)
     log_prompts: bool = False
