@@ -30,6 +30,7 @@ _MIN_RATE = 500  # bytes a second, as in Apache's default RequestReadTimeout (mo
 _MAX_HEAD = 64 * 1024  # bytes, as in h11
 _CHECKS = 4  # in each period of `seconds`
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
+_PROBES = ("/health", "/ready")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,13 @@ class ConnectionLimits:
     share: int
     seconds: float
     many: tuple[str, ...] = _LOOPBACK
-    probes: tuple[str, ...] = ("/health", "/ready")
+    probes: tuple[str, ...] = _PROBES
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
         """Return the limits that are configured; an address has a quarter of the connections."""
         most = settings.max_connections
-        probes = cls.probes + tuple(settings.root_path + path for path in cls.probes)
+        probes = (*_PROBES, *(settings.root_path + path for path in _PROBES))
         return cls(most, max(1, most // 4), settings.read_timeout, (*settings.trusted_proxies, *_LOOPBACK), probes)
 
     def limits_address(self, address: str) -> bool:
