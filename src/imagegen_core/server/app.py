@@ -21,7 +21,9 @@ from imagegen_core.server import errors
 from imagegen_core.server.access import Keys
 from imagegen_core.server.accounting import REQUEST_ID, Accounting
 from imagegen_core.server.body_limit import BodyLimit
+from imagegen_core.server.head import HeadAsGet
 from imagegen_core.server.model import Model
+from imagegen_core.server.proxy import BehindProxy
 from imagegen_core.server.routes import (
     a1111,
     a1111_pictures,
@@ -109,7 +111,9 @@ def app_of(studio: Studio) -> FastAPI:
         allow_headers=["*"],
         expose_headers=_EXPOSED,
     )
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Accounting, studio=studio)
+    app.add_middleware(BehindProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
     return app
 
 

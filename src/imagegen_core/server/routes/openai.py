@@ -22,6 +22,7 @@ from imagegen_core.modes import Mode
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest
 from imagegen_core.server.errors import NotFoundError, problem
+from imagegen_core.server.links import url_to
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn_all
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -119,7 +120,7 @@ async def _datum(picture: Picture, body: ImagesBody, request: Request, studio: S
     key = await studio.keep(data)
     if key is None:
         raise StorageError("The picture could not be stored: ask with response_format b64_json")
-    return {"url": str(request.url_for("fetch", key=key))}
+    return {"url": url_to(request, "fetch", key=key)}
 
 
 async def _stream(tickets: Sequence[Ticket], body: ImagesBody) -> AsyncIterator[ServerSentEvent]:
