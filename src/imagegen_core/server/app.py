@@ -78,7 +78,7 @@ def app_of(studio: Studio) -> FastAPI:
         exception_handlers=dict.fromkeys((ImagegenError, RequestValidationError, HTTPException), _answer),
     )
     app.state.studio = studio
-    admitted = [Depends(Keys(settings.api_keys))]
+    admitted = [Depends(Keys(settings.api_keys, settings.admin_keys))]
     app.include_router(state.public)
     for routes in (state, generate, superres, jobs, modes, openai, a1111, a1111_tools):
         app.include_router(routes.router, dependencies=admitted)

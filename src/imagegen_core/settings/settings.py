@@ -76,6 +76,7 @@ class Settings(BaseModel):
         max_body_bytes: The largest request a server reads.
         upscaler: The upscaler a server enlarges with: a plugin's, ``lanczos`` or a file; None is a plugin's first.
         api_keys: What clients of a server show to be let in; none lets everyone in.
+        admin_keys: API keys that may also change the server for everybody; none leaves that to all keys.
         allow_no_keys: Listen on other addresses than loopback without API keys.
         cors_origins: Web pages' origins that may read a server's answers; ``*`` is any.
         log_prompts: Whether a server's logs hold prompts.
@@ -132,6 +133,7 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
     upscaler: str | None = None
     api_keys: CommaSeparated = ()
+    admin_keys: CommaSeparated = ()
     allow_no_keys: bool = False
     cors_origins: CommaSeparated = ("*",)
     log_prompts: bool = False
