@@ -76,8 +76,10 @@ def _find_checkpoint(value: object, checkpoints: Mapping[str, Mode]) -> Mode:
     for name in (value, _HASH.sub("", value)) if isinstance(value, str) else ():
         if name in checkpoints:
             return checkpoints[name]
-    titles = list({mode.name: title for title, mode in reversed(checkpoints.items())}.values())[::-1]
-    listed = " or ".join([*titles[:_MOST_LISTED], *(["others"] if len(titles) > _MOST_LISTED else [])])
+    titles: dict[str, str] = {}
+    for title, mode in checkpoints.items():
+        titles.setdefault(mode.name, title)
+    listed = " or ".join([*list(titles.values())[:_MOST_LISTED], *(["others"] if len(titles) > _MOST_LISTED else [])])
     raise InvalidRequestError(
         f"Invalid sd_model_checkpoint {shown(value)}: this server draws with {listed} alone: "
         "leave sd_model_checkpoint out",

@@ -44,7 +44,7 @@ class Txt2ImgBody(Body):
 
     prompt: str = ""
     negative_prompt: str = ""
-    styles: Annotated[list[str | None], FailFast(), Field(max_length=_MOST_STYLES)] = []
+    styles: Annotated[list[str | None], FailFast(), Field(default_factory=list, max_length=_MOST_STYLES)]
     seed: int = -1
     sampler_name: str | None = None
     sampler_index: str | None = None
@@ -61,8 +61,8 @@ class Txt2ImgBody(Body):
     width: int | None = None
     height: int | None = None
     clip_skip: int | None = None
-    override_settings: dict[str, Any] = {}
-    alwayson_scripts: dict[str, Any] = {}
+    override_settings: dict[str, Any] = Field(default_factory=dict)
+    alwayson_scripts: dict[str, Any] = Field(default_factory=dict)
     send_images: bool = True
 
     @property

@@ -109,11 +109,11 @@ async def cmd_flags() -> dict[str, Any]:
 async def memory(studio: SharedStudio) -> dict[str, Any]:
     """This machine's memory and the first device's, in bytes."""
     ram = psutil.virtual_memory()
-    devices = [device for host in studio.model.models.hosts() for device in host.memories if device.device.startswith("cuda")]
+    memories = [memory for host in studio.model.models.hosts() for memory in host.memories]
+    gpu = next((one for one in memories if one.device.startswith("cuda")), None)
     cuda: dict[str, Any] = {"error": "unavailable"}
-    if devices:
-        free, total = devices[0].free, devices[0].total
-        cuda = {"system": {"free": free, "used": total - free, "total": total}}
+    if gpu is not None:
+        cuda = {"system": {"free": gpu.free, "used": gpu.total - gpu.free, "total": gpu.total}}
     return {"ram": {"free": ram.available, "used": ram.used, "total": ram.total}, "cuda": cuda}
 
 

@@ -9,6 +9,7 @@ from imagegen_core.errors import InvalidRequestError
 from imagegen_core.request import shown
 
 _SWITCHES = ("enabled", "enable", "is_enabled")
+_PARTS = ("model", "module", "image", "input_image")  # of ControlNet's units
 _NOTHING = ("", "none")
 
 
@@ -43,14 +44,14 @@ def _is_off(name: str, arguments: Any) -> bool:
 
 
 def _unit_is_off(unit: Any) -> bool:
-    """Whether one argument asks nothing: null, false, or a unit that is disabled or names neither model nor module."""
+    """Whether one argument asks nothing: null, false, or a unit that is disabled or names nothing to do."""
     if not isinstance(unit, dict):
         return unit is None or unit is False
     if any(unit.get(switch) is False for switch in _SWITCHES):
         return True
     if "ad_model" in unit:
         return _is_nothing(unit["ad_model"]) or unit.get("ad_tab_enable") is False
-    return _is_nothing(unit.get("model")) and _is_nothing(unit.get("module"))
+    return all(_is_nothing(unit.get(part)) for part in _PARTS)
 
 
 def _is_nothing(name: object) -> bool:
