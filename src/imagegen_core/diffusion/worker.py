@@ -169,6 +169,11 @@ class DiffusionWorker(ABC):
         """The textual-inversion embeddings that a prompt can name: the folder's, and those that active LoRAs bring."""
         return self._embeddings.with_bundled(self._adapters.embeddings)
 
+    @property
+    def embedding_sizes(self) -> dict[str, tuple[int, int]]:
+        """The number and width of the vectors of each embedding in the folder, by its name."""
+        return self._embeddings.sizes
+
     def encode_absent(self, clip_skip: int) -> Conditioning:
         """What stands for a negative prompt that was not given."""
         return self._encoded("", clip_skip)

@@ -26,8 +26,6 @@ from imagegen_core.server.model import Model
 from imagegen_core.server.proxy import BehindProxy
 from imagegen_core.server.routes import (
     a1111,
-    a1111_pictures,
-    a1111_tools,
     generate,
     jobs,
     modes,
@@ -93,7 +91,7 @@ def app_of(studio: Studio) -> FastAPI:
     app.state.studio = studio
     admitted = [Depends(Keys(settings.api_keys, settings.admin_keys))]
     app.include_router(state.public)
-    for routes in (state, generate, superres, jobs, modes, openai, a1111, a1111_tools, a1111_pictures):
+    for routes in (state, generate, superres, jobs, modes, openai, a1111):
         app.include_router(routes.router, dependencies=admitted)
     if settings.storage_enable_http:
         app.include_router(storage.public)

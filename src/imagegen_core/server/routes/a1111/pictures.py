@@ -19,7 +19,7 @@ from imagegen_core.server.studio import SharedStudio
 if TYPE_CHECKING:
     from imagegen_core.server.studio import Studio
 
-router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
+router = APIRouter()
 
 _NONE = "None"
 _LARGEST_FACTOR = 8
