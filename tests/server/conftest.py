@@ -16,7 +16,8 @@ import uvicorn
 
 from imagegen_core import LocalEngine, Settings
 from imagegen_core.server import create_app
-from imagegen_core.server.connections import ConnectionLimits, ServerConfig
+from imagegen_core.server.connection_limits import ConnectionLimits
+from imagegen_core.server.connections import ServerConfig
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.faults import Watched
 

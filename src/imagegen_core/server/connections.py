@@ -6,10 +6,8 @@ uvicorn limits none of this (its issue 157). Hypercorn and granian limit the tim
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import uvicorn
@@ -17,50 +15,17 @@ from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from imagegen_core.errors import NotReadyError
+from imagegen_core.server.connection_limits import ConnectionLimits
 from imagegen_core.server.errors import answer
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from imagegen_core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _MIN_RATE = 500  # bytes a second, as in Apache's default RequestReadTimeout (mod_reqtimeout)
 _MAX_HEAD = 64 * 1024  # bytes, as in h11
 _CHECKS = 4  # in each period of `seconds`
-_LOOPBACK = ("127.0.0.0/8", "::1/128")
-_PROBES = ("/health", "/ready")
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """What is asked of connections.
-
-    Attributes:
-        connections: Connections that may be open at a time.
-        share: Connections of one address among them.
-        seconds: Seconds in which a request's head must be complete, and in which a body or an answer must move on.
-        many: Networks whose addresses stand for many clients each, such as a proxy's: they have no `share`.
-        probes: Paths that are answered also when there are too many connections.
-    """
-
-    connections: int
-    share: int
-    seconds: float
-    many: tuple[str, ...] = _LOOPBACK
-    probes: tuple[str, ...] = _PROBES
-
-    @classmethod
-    def of(cls, settings: Settings) -> ConnectionLimits:
-        """Return the limits that are configured; an address has a quarter of the connections."""
-        most = settings.max_connections
-        probes = (*_PROBES, *(settings.root_path + path for path in _PROBES))
-        return cls(most, max(1, most // 4), settings.read_timeout, (*settings.trusted_proxies, *_LOOPBACK), probes)
-
-    def limits_address(self, address: str) -> bool:
-        """Whether connections from an address have a limit of their own."""
-        return not any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in self.many)
 
 
 class ServerConfig(uvicorn.Config):
@@ -88,13 +53,13 @@ class Connection(HttpToolsProtocol):
         limits = self.config.limits
         self._limits, self._served = limits, self.app
         self._has_share = self.client is not None and limits.limits_address(self.client[0])
-        self._incoming: Literal["head", "body"] = "head"
+        self.incoming: Literal["head", "body"] = "head"
         self._head_bytes = self._received = self._body_bytes = 0
-        self._idle_since = self.loop.time()
+        self.idle_since = self.loop.time()
         self._head_since: float | None = self.loop.time()
         self._period_since, self._was_paused = 0.0, False
         self._unsent: tuple[float, int] | None = None
-        self._evicted = False
+        self.evicted = False
         self._timer = self.loop.call_later(limits.seconds / _CHECKS, self._check)
         self._make_room()
 
@@ -105,13 +70,13 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, within limits on a head's size and on what surrounds a body."""
-        was_head = self._incoming == "head"
+        was_head = self.incoming == "head"
         self._received += len(data)
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._incoming == "head":
-            if self._head_since is None and self._is_idle():
+        if self.incoming == "head":
+            if self._head_since is None and self.is_idle:
                 self._head_since = self.loop.time()
             self._head_bytes += len(data) * was_head
             if self._head_bytes > _MAX_HEAD:
@@ -127,15 +92,15 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note when a request begins."""
         super().on_message_begin()
-        self._incoming, self._head_bytes = "head", 0
+        self.incoming, self._head_bytes = "head", 0
         self._head_since = self._head_since or self.loop.time()
 
     def on_headers_complete(self) -> None:
         """Have the request answered, or refused where there are too many connections."""
-        self._incoming, self._head_since = "body", None
+        self.incoming, self._head_since = "body", None
         self._begin_period(self.loop.time())
         crowded = self._make_room()
-        self.app = _Crowded(self._served, crowded, self._limits.probes) if crowded else self._served  # type: ignore[assignment]
+        self.app = _Crowded(self._served, crowded, self._limits.probes) if crowded else self._served
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -146,16 +111,12 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Wait for another request."""
         super().on_message_complete()
-        self._incoming, self._head_bytes = "head", 0
+        self.incoming, self._head_bytes = "head", 0
 
     def on_response_complete(self) -> None:
         """Note since when the client asks for nothing."""
-        self._idle_since = self.loop.time()
+        self.idle_since = self.loop.time()
         super().on_response_complete()
-
-    def _is_idle(self) -> bool:
-        """Whether no request is being answered."""
-        return self.cycle is None or self.cycle.response_complete
 
     def _begin_period(self, now: float) -> None:
         self._period_since, self._received, self._body_bytes = now, 0, 0
@@ -166,12 +127,12 @@ class Connection(HttpToolsProtocol):
         now, seconds = self.loop.time(), self._limits.seconds
         if self.transport.is_closing() or self.flow.write_paused:
             self._check_unsent(now)
-        elif self._incoming == "head":
+        elif self.incoming == "head":
             if self._head_since is not None and now - self._head_since >= seconds:
                 self._time_out()
         elif now - self._period_since >= seconds:
             is_paused = self._was_paused or self.flow.read_paused  # by this server
-            if self._received < _MIN_RATE * seconds and not is_paused or self.cycle.response_complete:
+            if self.cycle.response_complete or (self._received < _MIN_RATE * seconds and not is_paused):
                 self._time_out()
             self._begin_period(now)
         self._timer = self.loop.call_later(seconds / _CHECKS, self._check)
@@ -189,7 +150,7 @@ class Connection(HttpToolsProtocol):
 
     def _time_out(self) -> None:
         logger.info("A client that did not send its request was given up", extra=self._who())
-        if self._incoming == "head" and self._head_bytes == 0:
+        if self.incoming == "head" and self._head_bytes == 0:
             self.transport.close()  # a browser that opened a connection in advance does not want an answer
             return
         self._refuse(
@@ -215,10 +176,10 @@ class Connection(HttpToolsProtocol):
         Returns:
             Why there is no room, in a sentence; empty where there is.
         """
-        there = [other for other in self.connections if isinstance(other, Connection) and not other._evicted]
+        there = [other for other in self.connections if isinstance(other, Connection) and not other.evicted]
         if len(there) > (most := self._limits.connections):
             why = f"This server has {most} connections, as many as it takes (IMAGEGEN_MAX_CONNECTIONS): ask again"
-        elif self._has_share and len(there := [other for other in there if other._address() == self._address()]) > (
+        elif self._has_share and len(there := [other for other in there if other.address == self.address]) > (
             most := self._limits.share
         ):
             why = (
@@ -227,24 +188,32 @@ class Connection(HttpToolsProtocol):
             )
         else:
             return ""
-        waiting = [other for other in there if other is not self and (other._is_idle() or other._incoming == "body")]
+        waiting = [other for other in there if other is not self and (other.is_idle or other.incoming == "body")]
         if not waiting:
             return why
-        min(waiting, key=lambda other: (other._incoming == "body", other._idle_since))._evict()
+        min(waiting, key=lambda other: (other.incoming == "body", other.idle_since)).evict()
         return ""
 
-    def _evict(self) -> None:
-        self._evicted = True
-        if self._is_idle() and self._head_since is None:
+    @property
+    def address(self) -> str | None:
+        """The client's address."""
+        return self.client and self.client[0]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def evict(self) -> None:
+        """Close the connection for the sake of another."""
+        self.evicted = True
+        if self.is_idle and self._head_since is None:
             self.transport.close()
         else:
             self._refuse("503 Service Unavailable", "This server has too many connections: ask again", "Retry-After: 5")
 
-    def _address(self) -> str | None:
-        return self.client and self.client[0]
-
     def _who(self) -> dict[str, str | None]:
-        return {"client": self._address()}
+        return {"client": self.address}
 
 
 class _Crowded:

@@ -18,7 +18,8 @@ import uvicorn
 from imagegen_core.errors import ImagegenError, SettingsError
 from imagegen_core.server.access import check_address
 from imagegen_core.server.app import create_app
-from imagegen_core.server.connections import ConnectionLimits, ServerConfig
+from imagegen_core.server.connection_limits import ConnectionLimits
+from imagegen_core.server.connections import ServerConfig
 from imagegen_core.server.log import log_as_json
 from imagegen_core.settings import Settings
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from imagegen_core.server.connections import ConnectionLimits
+from imagegen_core.server.connection_limits import ConnectionLimits
 from tests.engine.faults import Gate
 from tests.server.conftest import LIMIT, StartServer, listening
 from tests.server.hostile.conftest import PROMPTLY, StartAttacked
@@ -148,9 +148,9 @@ def test_what_surrounds_a_body_has_an_end(address: str, sent: bytes, piece: byte
 
 
 def test_a_slow_body_that_moves_on_is_waited_for(address: str) -> None:
-    with _connect(address, POST.replace(b"200000", b"4000") + b"a" * 1000) as connection:
-        for _ in range(3):
-            time.sleep(SECONDS)
+    with _connect(address, POST.replace(b"200000", b"6000") + b"a" * 1000) as connection:
+        for _ in range(5):
+            time.sleep(SECONDS / 2)
             connection.sendall(b"a" * 1000)
         assert connection.recv(12) == b"HTTP/1.1 200"
 
