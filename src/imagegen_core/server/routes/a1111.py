@@ -19,12 +19,13 @@ from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest
 from imagegen_core.samplers import OwnScheduler, find_sampling
 from imagegen_core.schedules import AUTOMATIC, plain_name
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.options import Options
 from imagegen_core.server.prompt_syntax import LoraTag, check_negative_prompt, read_prompt
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn_all
 
-router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
+router = APIRouter(route_class=JsonRoute, prefix="/sdapi/v1", tags=["A1111"])
 
 _MOST_PICTURES = 16
 _UNASKED_ETA = _UNASKED_NOISE = 1.0  # A1111's defaults

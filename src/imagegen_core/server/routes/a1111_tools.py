@@ -16,12 +16,13 @@ from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.reading import read_picture, text_of
 from imagegen_core.images.recipe import A1111_CHUNK
 from imagegen_core.schedules import SCHEDULES
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.studio import SharedStudio
 
 if TYPE_CHECKING:
     from imagegen_core.server.studio import Studio
 
-router = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
+router = APIRouter(route_class=JsonRoute, prefix="/sdapi/v1", tags=["A1111"])
 
 _NONE = "None"
 _LARGEST_FACTOR = 8

@@ -8,11 +8,12 @@ import anyio.to_thread
 from fastapi import APIRouter, Form, UploadFile
 from fastapi.responses import Response
 
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.routes.generate import PICTURES
 from imagegen_core.server.studio import SharedStudio
 from imagegen_core.server.upscaling import Format
 
-router = APIRouter(tags=["pictures"])
+router = APIRouter(route_class=JsonRoute, tags=["pictures"])
 
 
 @router.post("/superres", response_class=Response, responses=PICTURES)
