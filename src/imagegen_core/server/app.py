@@ -21,11 +21,13 @@ from imagegen_core.server import errors
 from imagegen_core.server.access import Keys
 from imagegen_core.server.accounting import REQUEST_ID, Accounting
 from imagegen_core.server.body_limit import BodyLimit
+from imagegen_core.server.head import HeadAsGet
 from imagegen_core.server.hosts import HostCheck
 from imagegen_core.server.json_bodies import JsonBodies, JsonRoute
 from imagegen_core.server.model import Model
 from imagegen_core.server.origins import OriginCheck, plain_origin
-from imagegen_core.server.routes import a1111, a1111_tools, generate, jobs, modes, openai, state, storage, superres
+from imagegen_core.server.proxy import BehindProxy
+from imagegen_core.server.routes import a1111, generate, jobs, modes, openai, state, storage, superres
 from imagegen_core.server.studio import Studio
 from imagegen_core.server.watching import watching
 from imagegen_core.settings import Settings
@@ -81,7 +83,7 @@ def app_of(studio: Studio) -> FastAPI:
         exception_handlers=dict.fromkeys((ImagegenError, RequestValidationError, HTTPException), _answer),
     )
     app.state.studio = studio
-    for routes in (state, generate, superres, jobs, modes, openai, a1111, a1111_tools):
+    for routes in (state, generate, superres, jobs, modes, openai, a1111):
         app.include_router(routes.router)
     if settings.storage_enable_http:
         app.include_router(storage.router)
@@ -110,7 +112,9 @@ def _guard(app: FastAPI, studio: Studio) -> None:
         )
     app.add_middleware(OriginCheck, allowed=settings.cors_origins)
     app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Accounting, studio=studio)
+    app.add_middleware(BehindProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
 
 
 @asynccontextmanager

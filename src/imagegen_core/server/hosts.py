@@ -67,19 +67,21 @@ class HostCheck:
         given = Headers(scope=scope).getlist("host")
         if not given and scope.get("http_version") == "1.0":
             return None  # which has no such header, and no browser speaks
-        match = _HOST.fullmatch(given[0]) if len(given) == 1 else None
-        if match is None:
-            return HTTPException(
-                400, f"Invalid Host header {shown(', '.join(given))}: expected one host, such as localhost:4200"
-            )
-        host = match["ipv6"] or match["name"]
-        if self.allows(host, (scope.get("server") or (None,))[0]):
-            return None
-        return HTTPException(
-            421,
-            f"This server does not answer to {shown(host)}: ask it by its address, or add the name to "
-            "IMAGEGEN_ALLOWED_HOSTS",
-        )
+        if len(given) != 1:
+            return HTTPException(400, f"{len(given)} Host headers came with the request: send one")
+        sent_by_proxy = scope.get("state", {}).get("received_host")
+        reached = (scope.get("server") or (None,))[0]
+        for host in (*given, *([sent_by_proxy] if sent_by_proxy else ())):
+            match = _HOST.fullmatch(host)
+            if match is None:
+                return HTTPException(400, f"Invalid Host header {shown(host)}: expected a host such as localhost:4200")
+            if not self.allows(name := match["ipv6"] or match["name"], reached):
+                return HTTPException(
+                    421,
+                    f"This server does not answer to {shown(name)}: ask it by its address, or add the name to "
+                    "IMAGEGEN_ALLOWED_HOSTS",
+                )
+        return None
 
 
 def is_loopback(host: str) -> bool:

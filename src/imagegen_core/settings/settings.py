@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from imagegen_core.errors import SettingsError
+from imagegen_core.request import MAX_GUIDANCE
 from imagegen_core.settings.sources import (
     Value,
     find_files,
@@ -19,7 +20,16 @@ from imagegen_core.settings.sources import (
     ours,
 )
 from imagegen_core.settings.tables import ModeTables, StyleSettings
-from imagegen_core.settings.values import ByteCount, CommaSeparated, DeviceNames, HostNames, Origins, PredictionName
+from imagegen_core.settings.values import (
+    ByteCount,
+    CommaSeparated,
+    DeviceNames,
+    HostNames,
+    Networks,
+    Origins,
+    PredictionName,
+    RootPath,
+)
 from imagegen_core.settings.wording import sentence
 
 
@@ -66,6 +76,11 @@ class Settings(BaseModel):
         queue_per_key: Of them, those of one API key; None sets no limit of its own.
         host: The address a server listens on.
         port: The port it listens on.
+        root_path: The path below which a proxy serves it, such as ``/ai``.
+        trusted_proxies: Addresses and networks of proxies whose ``X-Forwarded-For``, ``-Proto``, ``-Host`` and
+            ``-Prefix`` count.
+        max_connections: Connections that a server keeps open at a time.
+        read_timeout: Seconds in which a request's headers must be complete, and in which a slow client must move on.
         default_timeout: Seconds after which a server gives a request up.
         default_size: The size where a request to a server names none; None is the checkpoint's own.
         default_steps: The denoising steps where a request to a server names none.
@@ -126,10 +141,14 @@ class Settings(BaseModel):
     queue_per_key: int | None = Field(default=None, ge=1)
     host: str = "127.0.0.1"
     port: int = Field(default=4200, ge=0, le=65535)
+    root_path: RootPath = ""
+    trusted_proxies: Networks = ()
+    max_connections: int = Field(default=512, ge=1)
+    read_timeout: float = Field(default=20, gt=0)
     default_timeout: float = Field(default=120, gt=0)
     default_size: str | None = None
     default_steps: int = Field(default=4, ge=1)
-    default_guidance: float = Field(default=1.0, ge=0)
+    default_guidance: float = Field(default=1.0, ge=0, le=MAX_GUIDANCE)
     max_steps: int = Field(default=150, ge=1)
     max_pixels: int = Field(default=2048 * 2048, ge=64)
     max_upscaled_pixels: int = Field(default=24_000_000, ge=64)
