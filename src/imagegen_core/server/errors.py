@@ -101,9 +101,7 @@ def answer(request: Request, error: Exception) -> JSONResponse:
     """
     found = problem(error)
     if found.status >= 500 and not getattr(request.state, "is_trusted", True):  # noqa: PLR2004
-        found = found._replace(
-            message="The server cannot do this at the moment: its log, or a caller with a key, is told why"
-        )
+        found = found._replace(message=_UNTOLD)
     path = route_path(request.scope)
     if path.startswith(("/v1/images", "/v1/models")):
         found = _as_openai(found)
