@@ -17,7 +17,7 @@ from imagegen_core.job import Cancelled, Done, Event, Failed, Queued, Started, S
 from imagegen_core.server.errors import ConflictError, problem
 from imagegen_core.server.jobs import PostedJob
 from imagegen_core.server.links import path_to
-from imagegen_core.server.results import GenerateBody, Result, make_result
+from imagegen_core.server.results import GenerateBody, Order, Result, make_result
 from imagegen_core.server.routes.generate import PICTURES, prepared, wants_json
 from imagegen_core.server.studio import Caller, SharedStudio, Studio
 
@@ -37,7 +37,8 @@ async def post_job(
 
     def make() -> PostedJob:
         ticket = studio.submit(completed, caller, mode)
-        return PostedJob(caller, ticket, asyncio.ensure_future(_result(studio, ticket, completed, mode.name)))
+        order = Order(completed, mode.name, caller, ticket.since)
+        return PostedJob(caller, ticket, asyncio.ensure_future(_result(studio, ticket, order)))
 
     job = studio.jobs.post(make, caller, idempotency_key, await request.body())
     return JSONResponse(_told(request, job), 202, {"Location": _address(request, "get_job", job)})
@@ -127,8 +128,8 @@ def _said(event: Event, image: str, job: PostedJob) -> tuple[str, dict[str, Any]
             return "done", {"image": image, "seed": result.seed, "key": result.key}
 
 
-async def _result(studio: Studio, ticket: Ticket, body: GenerateBody, mode: str) -> Result:
-    return await make_result(studio, await ticket, body, mode)
+async def _result(studio: Studio, ticket: Ticket, order: Order) -> Result:
+    return await make_result(studio, await ticket, order)
 
 
 def _told(request: Request, job: PostedJob) -> dict[str, Any]:
