@@ -90,7 +90,7 @@ class Studio:
             self.store = registry.store(settings.storage_provider).load(settings)
         self.upscalers = model.models.enlarging()
         self.upscalings = UpscalingQueue(settings.queue_max, self.upscalers.together)
-        self.jobs = Jobs(settings.storage_max_items, settings.storage_ttl_image)
+        self.jobs = Jobs(settings.storage_max_items, settings.storage_ttl_image, settings.storage_max_bytes)
         self.metrics = Metrics(self.model)
         self.runs = Runs()
         self.options = CallersOptions()

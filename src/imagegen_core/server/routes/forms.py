@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import Request
+from fastapi import HTTPException, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
@@ -33,9 +33,11 @@ class FormRoute(APIRoute):
         async def handle_small(request: Request) -> Response:
             try:
                 return await handle(_SmallForm(request.scope, request.receive))
-            except OSError as error:
+            except HTTPException as error:
+                if not isinstance(cause := error.__cause__, OSError):
+                    raise
                 raise StorageError(
-                    f"The server cannot keep what is sent in its folder for temporary files ({error.strerror}): make "
+                    f"The server cannot keep what is sent in its folder for temporary files ({cause.strerror}): make "
                     "room there, or set TMPDIR to a folder that can be written to"
                 ) from error
 
