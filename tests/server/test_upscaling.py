@@ -160,7 +160,7 @@ def test_a_form_that_cannot_be_kept_is_a_storage_error(serve: StartServer, monke
     buffer = io.BytesIO()
     large.save(buffer, format="PNG")
     answer = server.http.post("/superres", files={"file": ("a.png", buffer.getvalue())})
-    assert (answer.status_code, answer.json()["type"]) == (503, "storage")
+    assert (answer.status_code, answer.json()["type"]) == (503, "storage"), answer.text
     assert "set TMPDIR to a folder that can be written to" in answer.json()["detail"]
 
 
