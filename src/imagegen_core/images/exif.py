@@ -81,7 +81,7 @@ def _value(data: bytes, order: str, directory: int, wanted: int) -> bytes:
 
 
 def _number(data: bytes, order: str, directory: int, wanted: int) -> int:
-    return int.from_bytes(_value(data, order, directory, wanted), "little" if order == "<" else "big")
+    return int.from_bytes(_value(data, order, directory, wanted)[:_INLINE], "little" if order == "<" else "big")
 
 
 def _comment(data: bytes) -> str:

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from imagegen_core.errors import PictureError
 from imagegen_core.images.exif import ExifTags, read_exif
 from imagegen_core.images.parsing import bmp, gif, jpeg, png, webp
-from imagegen_core.images.parsing.structure import Structure, TooMuchError
+from imagegen_core.images.parsing.structure import RefusedError, Structure
 
 MAX_PIXELS = 89_478_485
 """The largest picture: beyond it, Pillow takes a file for a decompression bomb. Some 9,400 pixels square."""
@@ -68,8 +68,8 @@ class PictureFile:
             raise PictureError(f"Cannot read {name}: {error.strerror}; {mend}") from error
         try:
             structure = _parsed(data)
-        except TooMuchError as error:
-            raise PictureError(f"Cannot read {name}: {error}; save it anew without metadata") from error
+        except RefusedError as error:
+            raise PictureError(f"Cannot read {name}: {error}") from error
         except _DAMAGED as error:
             raise _damaged(name, error) from error
         if structure is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 
-from imagegen_core.images.parsing.structure import Structure
+from imagegen_core.images.parsing.structure import RefusedError, Structure
 
 SIGNATURE = b"BM"
+_RUN_LENGTHS = (1, 2)  # BI_RLE8 and BI_RLE4
 _CORE_HEADER = 12  # bytes of the oldest header, whose numbers have 16 bits
 
 
@@ -15,7 +16,10 @@ def parse_bmp(data: bytes) -> Structure:
 
     Raises:
         struct.error: It is cut short.
+        RefusedError: Its pixels are run lengths, which Pillow unpacks in Python, holding all threads up.
     """
     (header,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if header == _CORE_HEADER else "<ii", data, 18)
+    if header != _CORE_HEADER and struct.unpack_from("<I", data, 30)[0] in _RUN_LENGTHS:
+        raise RefusedError("it is a BMP of run lengths; save it as a PNG")
     return Structure("BMP", abs(width), abs(height), [data])

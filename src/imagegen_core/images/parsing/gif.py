@@ -15,7 +15,7 @@ def parse_gif(data: bytes) -> Structure:
 
     Raises:
         ValueError: It is damaged or cut short.
-        TooMuchError: It has too many blocks before that.
+        RefusedError: It has too many blocks before that.
     """
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     begin = position = 13 + _palette_bytes(flags)

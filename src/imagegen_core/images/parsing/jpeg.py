@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import struct
 
-from imagegen_core.images.parsing.structure import Structure, TooMuchError, checked_count
+from imagegen_core.images.parsing.structure import RefusedError, Structure, checked_count
 
 SIGNATURE = b"\xff\xd8\xff"
 _EXIF = b"Exif\0\0"
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # RST0 to RST7 are part of a scan
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # RST0 to RST7 are part of a scan
+_WINDOW = 2**18  # bytes that are searched at once, as no other thread runs meanwhile
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOF0 to SOF15; of the rest, these are tables
 _APP1, _END, _SCAN = 0xE1, 0xD9, 0xDA
 _METADATA = frozenset({*range(0xE1, 0xF0), 0xFE} - {0xEE})  # APP14 says how colours are to be read
@@ -21,17 +22,19 @@ def parse_jpeg(data: bytes) -> Structure:
 
     Raises:
         ValueError: It is damaged or cut short.
-        TooMuchError: It has too many segments or scans.
+        RefusedError: It has too many segments or scans.
     """
     view = memoryview(data)
     parts: list[bytes | memoryview] = [view[:2]]
     size: tuple[int, int] | None = None
     exif, position, count, scans = b"", 2, 0, 0
-    while found := _MARKER.search(data, position):
+    while found := _next_marker(data, position):
         checked_count(count := count + 1)
         marker = found[1][0]
+        if scans:  # what stands before a marker belongs to a scan; elsewhere it has no meaning
+            parts.append(data[position : found.start()].rstrip(b"\xff"))
         if marker == _END:
-            parts.append(view[position : found.end()])
+            parts.append(found[0])
             break
         (length,) = struct.unpack_from(">H", data, found.end())
         after = found.end() + length
@@ -45,11 +48,19 @@ def parse_jpeg(data: bytes) -> Structure:
             exif = exif or bytes(content[6:])
         scans += marker == _SCAN
         if scans > _MAX_SCANS:
-            raise TooMuchError(f"it has more than {_MAX_SCANS} scans")
-        parts.append(view[position : found.start()] if marker in _METADATA else view[position:after])
+            raise RefusedError(f"it has more than {_MAX_SCANS} scans; save it anew without progressive scans")
+        if marker not in _METADATA:
+            parts.append(view[found.start() : after])
         position = after
     else:
         parts.append(view[position:])
     if size is None:
         raise ValueError("it has no frame")
     return Structure("JPEG", *size, parts, exif=exif)
+
+
+def _next_marker(data: bytes, position: int) -> re.Match[bytes] | None:
+    for begin in range(position, len(data), _WINDOW):
+        if found := _MARKER.search(data, begin, begin + _WINDOW + 1):
+            return found
+    return None

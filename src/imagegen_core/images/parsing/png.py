@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from imagegen_core.images.parsing.structure import MAX_TEXT, Structure, TooMuchError, checked_count
+from imagegen_core.images.parsing.structure import MAX_TEXT, RefusedError, Structure, checked_count
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
@@ -19,7 +19,7 @@ def parse_png(data: bytes) -> Structure:
 
     Raises:
         ValueError: It is damaged or cut short.
-        TooMuchError: It has too many chunks, or too much text.
+        RefusedError: It has too many chunks, or too much text.
     """
     parts: list[bytes | memoryview] = [SIGNATURE]
     text: dict[str, str] = {}
@@ -81,5 +81,5 @@ def _unpacked(data: bytes, room: int) -> bytes:
     return unpacked
 
 
-def _too_much() -> TooMuchError:
-    return TooMuchError(f"it carries more than {MAX_TEXT // 2**20} MiB of text")
+def _too_much() -> RefusedError:
+    return RefusedError(f"it carries more than {MAX_TEXT // 2**20} MiB of text; save it anew without metadata")

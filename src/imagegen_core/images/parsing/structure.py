@@ -14,8 +14,8 @@ MAX_TEXT = 4 * 2**20
 """The most bytes of text that a file may carry, unpacked."""
 
 
-class TooMuchError(ValueError):
-    """The file holds more than a parser reads; the message says of what."""
+class RefusedError(ValueError):
+    """The file may be whole, and would take too much to read; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def checked_count(blocks: int) -> None:
     """Refuse a file of too many blocks.
 
     Raises:
-        TooMuchError: There are more than `MAX_BLOCKS`.
+        RefusedError: There are more than `MAX_BLOCKS`.
     """
     if blocks > MAX_BLOCKS:
-        raise TooMuchError(f"it has more than {MAX_BLOCKS} blocks")
+        raise RefusedError(f"it has more than {MAX_BLOCKS} blocks; save it anew without metadata")

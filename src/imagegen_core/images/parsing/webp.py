@@ -21,7 +21,7 @@ def parse_webp(data: bytes) -> Structure:
 
     Raises:
         ValueError: It is damaged.
-        TooMuchError: It has too many chunks.
+        RefusedError: It has too many chunks.
     """
     size = _size(data)
     exif, position, count = b"", 12, 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from imagegen_core.errors import InvalidRequestError
@@ -46,8 +47,8 @@ class PngInfoBody(BaseModel):
     image: str
 
 
-@router.post("/extra-single-image")
-async def extra_single_image(body: ExtraBody, request: Request, studio: SharedStudio, caller: Caller) -> dict[str, Any]:
+@router.post("/extra-single-image", response_class=JSONResponse)
+async def extra_single_image(body: ExtraBody, request: Request, studio: SharedStudio, caller: Caller) -> Response:
     """Enlarge a picture."""
     for field in ("gfpgan_visibility", "codeformer_visibility", "extras_upscaler_2_visibility"):
         if getattr(body, field):
@@ -59,10 +60,10 @@ async def extra_single_image(body: ExtraBody, request: Request, studio: SharedSt
     def enlarge(until: Future[Any]) -> bytes:
         wanted = _wanted(PictureFile.read(source).size, body)
         crop = body.resize_mode == 1 and body.upscaling_crop
-        return studio.upscalers.enlarge_to(source, wanted, _upscaler(body), crop=crop, until=until)
+        enlarged = studio.upscalers.enlarge_to(source, wanted, _upscaler(body), crop=crop, until=until)
+        return b'{"html_info": "", "image": "%s"}' % base64.b64encode(enlarged)  # large, and so written here
 
-    enlarged = await studio.upscaled(request, caller, enlarge)
-    return {"html_info": "", "image": base64.b64encode(enlarged).decode()}
+    return Response(await studio.upscaled(request, caller, enlarge), media_type="application/json")
 
 
 @router.post("/png-info")
