@@ -118,10 +118,11 @@ class FilesystemStore:
         return was_there
 
     def check(self) -> None:
-        """Write a few bytes and take them away again; see `ImageStore.check`."""
+        """Write a few bytes, read them, and take them away again; see `ImageStore.check`."""
         with self._errors(), self._partial() as probe:
             self._files.pipe_file(probe, b"imagegen")
             self._modified(probe)
+            self._files.cat_file(probe)
 
     def _make(self) -> None:
         """Make the folder where it is missing; one that is made here is its owner's alone."""
