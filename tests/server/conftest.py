@@ -15,9 +15,10 @@ import pytest
 import uvicorn
 
 from imagegen_core import LocalEngine, Settings
+from imagegen_core.images.upscaling import Lanczos
 from imagegen_core.server import create_app
 from imagegen_sdxl import DiffusersSDXLCudaWorker
-from tests.engine.faults import Watched
+from tests.engine.faults import Gate, Watched
 
 LIMIT = 90  # seconds that a test waits for what must come, on a machine that runs other tests meanwhile
 
@@ -75,6 +76,42 @@ def serve(tiny_worker: Any) -> Iterator[StartServer]:
 @pytest.fixture
 def server(serve: StartServer) -> Running:
     return serve()
+
+
+class HeldLanczos:
+    """Lanczos interpolation that waits at a gate before each pass.
+
+    Attributes:
+        gate: The gate, which is shut at first.
+        passes: How many passes were begun.
+    """
+
+    def __init__(self) -> None:
+        self.gate = Gate(shut=True)
+        self.passes = 0
+
+    def enlarge(self, upscaler: Lanczos, pixels: Any) -> Any:
+        self.passes += 1
+        self.gate()
+        return _LANCZOS(upscaler, pixels)
+
+    def let_go(self) -> None:
+        """Open the gate, and wait for the end of whatever is enlarged."""
+        self.gate.open()
+        for thread in [thread for thread in threading.enumerate() if thread.name == "imagegen-upscaler"]:
+            thread.join(LIMIT)
+
+
+_LANCZOS = Lanczos.enlarge
+
+
+@pytest.fixture
+def held_lanczos(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldLanczos]:
+    """Has the upscaler ``lanczos`` wait."""
+    held = HeldLanczos()
+    monkeypatch.setattr(Lanczos, "enlarge", lambda *arguments: held.enlarge(*arguments))  # noqa: PLW0108 - a method, bound to the upscaler
+    yield held
+    held.let_go()
 
 
 @contextlib.contextmanager

@@ -102,7 +102,8 @@ class Settings(BaseModel):
         storage_provider: Where a server keeps pictures: ``memory``, ``filesystem``, ``redis``, a plugin's, or
             ``disabled``.
         storage_url: The folder, object store or Redis server, as a path or URL.
-        storage_max_items: Pictures kept; a folder holds an eighth more for moments.
+        storage_max_items: Pictures that a server keeps.
+        storage_max_bytes: What they may take together, and likewise the posted jobs that are done; such as ``1GB``.
         storage_ttl_image: Seconds for which a picture is kept.
         storage_enable_http: Whether a server has the routes below ``/storage``.
     """
@@ -165,6 +166,7 @@ class Settings(BaseModel):
     storage_provider: str = "memory"
     storage_url: str | None = None
     storage_max_items: int = Field(default=512, ge=1)
+    storage_max_bytes: ByteCount = Field(default=2**30, ge=2**20)
     storage_ttl_image: int = Field(default=3600, ge=1)
     storage_enable_http: bool = True
 
