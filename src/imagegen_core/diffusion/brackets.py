@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 WEIGHT = r":\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*\)"
 """A regular expression of a weight with the bracket that it closes, such as ``:1.3)``."""
 _STEP = 1.1
 _EXACT_DEPTH = 16  # deeper brackets multiply outermost first, as A1111's order would take quadratic time
+_TEXT, _CLOSES, _UNCLOSED = 0, -1, -2
 
 
-def weigh(pieces: Sequence[str], names: Collection[int]) -> Iterator[tuple[int, float]]:
-    """Yield the index and the weight of each piece that is text, in time linear in the number of pieces.
+def weigh(pieces: Sequence[str], names: Collection[int]) -> list[float | None]:
+    """Give each piece that is text its weight, and each other piece None, in time linear in the number of pieces.
 
     A closing bracket without an opening one is text. An opening one without a closing one reaches to the end.
 
@@ -21,18 +22,17 @@ def weigh(pieces: Sequence[str], names: Collection[int]) -> Iterator[tuple[int, 
     """
     closings = _closings(pieces, names)
     open_brackets = _OpenBrackets(pieces)
+    weights: list[float | None] = [None] * len(pieces)
     weight: float | None = 1.0
-    for index, (piece, closing) in enumerate(zip(pieces, closings, strict=True)):
-        if closing == _TEXT:
-            if weight is None:
-                weight = open_brackets.weight()
-            yield index, weight
-        else:
-            open_brackets.change(piece, closing)
+    for index, closing in enumerate(closings):
+        if closing != _TEXT:
+            open_brackets.change(pieces[index], closing)
             weight = None
-
-
-_TEXT, _CLOSES, _UNCLOSED = 0, -1, -2
+            continue
+        if weight is None:
+            weight = open_brackets.weight()
+        weights[index] = weight
+    return weights
 
 
 def _closings(pieces: Sequence[str], names: Collection[int]) -> list[int]:
@@ -73,8 +73,9 @@ class _OpenBrackets:
     def change(self, piece: str, closing: int) -> None:
         """Open the bracket that `piece` is, or close the innermost of its kind."""
         if closing == _UNCLOSED:
-            self._unclosed.append(_STEP if piece == "(" else 1 / _STEP)
-            self._unclosed_product *= self._unclosed[-1]
+            factor = _STEP if piece == "(" else 1 / _STEP
+            self._unclosed.append(factor)
+            self._unclosed_product *= factor
         elif piece == "(":
             self._rounds.append(closing)
         elif piece == "[":
@@ -87,15 +88,17 @@ class _OpenBrackets:
 
     def weight(self) -> float:
         """The product of all factors, in the order of the closings: neighbours of equal weight become one text."""
-        if len(self._rounds) + len(self._squares) + len(self._unclosed) > _EXACT_DEPTH:
+        depth = len(self._rounds) + len(self._squares) + len(self._unclosed)
+        if depth > _EXACT_DEPTH:
             for closing in self._rounds[len(self._products) - 1 :]:
                 self._products.append(self._products[-1] * self._factor(closing))
             return self._products[-1] * (1 / _STEP) ** len(self._squares) * self._unclosed_product
         weight = 1.0
-        for closing in sorted(self._rounds + self._squares):
-            weight *= self._factor(closing)
-        for factor in sorted(self._unclosed, reverse=True):  # the round ones first
-            weight *= factor
+        if depth:
+            for closing in sorted(self._rounds + self._squares):
+                weight *= self._factor(closing)
+            for factor in sorted(self._unclosed, reverse=True):  # the round ones first
+                weight *= factor
         return weight
 
     def _factor(self, closing: int) -> float:

@@ -79,8 +79,9 @@ def parse(prompt: str, names: re.Pattern[str] | None = None) -> list[Fragment]:
         else:
             pieces += _PIECE.findall(segment)
     fragments = _Fragments()
-    for index, weight in weigh(pieces, named):
-        piece = pieces[index]
+    for index, (piece, weight) in enumerate(zip(pieces, weigh(pieces, named), strict=True)):
+        if weight is None:  # a bracket
+            continue
         if index in named:
             fragments.append(Fragment(piece, weight, is_name=True))
         elif "BREAK" in piece or "\\" in piece:

@@ -87,5 +87,7 @@ class Jobs:
             return list(self._open.values())
 
     def _settle(self, job: PostedJob) -> None:
+        if not job.result.cancelled():
+            job.result.exception()  # retrieved, as nobody may ask for the job
         with self._lock:
             self._done[job.id] = self._open.pop(job.id)
