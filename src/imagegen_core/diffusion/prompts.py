@@ -79,9 +79,10 @@ def parse(prompt: str, names: re.Pattern[str] | None = None) -> list[Fragment]:
         else:
             pieces += _PIECE.findall(segment)
     fragments = _Fragments()
-    for index, (piece, weight) in enumerate(zip(pieces, weigh(pieces, named), strict=True)):
+    for index, weight in enumerate(weigh(pieces, named)):
         if weight is None:  # a bracket
             continue
+        piece = pieces[index]
         if index in named:
             fragments.append(Fragment(piece, weight, is_name=True))
         elif "BREAK" in piece or "\\" in piece:
