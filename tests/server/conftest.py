@@ -78,9 +78,10 @@ def server(serve: StartServer) -> Running:
 
 
 @contextlib.contextmanager
-def listening(app: Any) -> Iterator[str]:
-    """The address of a uvicorn that serves `app` on a thread."""
-    uvicorn_server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
+def listening(app: Any, **options: Any) -> Iterator[str]:
+    """The address of a uvicorn that serves `app` on a thread, with `options` of its configuration."""
+    options = {"port": 0, "log_config": None, "timeout_graceful_shutdown": 1, "proxy_headers": False} | options
+    uvicorn_server = uvicorn.Server(uvicorn.Config(app, **options))
     thread = threading.Thread(target=uvicorn_server.run)
     thread.start()
     try:

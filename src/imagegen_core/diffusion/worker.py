@@ -19,9 +19,10 @@ from imagegen_core.diffusion.compute_thread import ComputeThread, computed
 from imagegen_core.diffusion.conditioning import Conditioning, prompt_chunks
 from imagegen_core.diffusion.decoding import decode_within_memory, pool
 from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
-from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
+from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.embeddings import Embeddings
-from imagegen_core.diffusion.loading import load_pipeline, memory_for
+from imagegen_core.diffusion.libraries import quiet
+from imagegen_core.diffusion.loading import check_fits_in_memory, load_pipeline, memory_for
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
 from imagegen_core.diffusion.preparing import compile_errors, prepare
@@ -119,6 +120,7 @@ class DiffusionWorker(ABC):
             raise unusable(f"Backend '{self.backend.name}'", error, f"diffusers:{self.pipeline_class}") from error
         registry = Registry.discover()
         self.checkpoint: Path = resolve_checkpoint(settings, self.backend, registry)
+        limit_threads()
         self.device = choose_device(settings)
         self.dtype = choose_dtype(settings, self.device)
         self.native_size = native_size(self.checkpoint, self.backend.default_size)
@@ -161,7 +163,8 @@ class DiffusionWorker(ABC):
     def import_libraries(cls) -> None:
         """Import the pipeline, with the networks and tokenizers it has: see `imagegen_core.worker.NeedsLibraries`."""
         make_torchvision_importable()
-        import_named(f"diffusers:{cls.pipeline_class}")
+        with quiet():
+            import_named(f"diffusers:{cls.pipeline_class}")
 
     @abstractmethod
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:
@@ -179,6 +182,11 @@ class DiffusionWorker(ABC):
     def embeddings(self) -> Embeddings:
         """The textual-inversion embeddings that a prompt can name: the folder's, and those that active LoRAs bring."""
         return self._embeddings.with_bundled(self._adapters.embeddings)
+
+    @property
+    def embedding_sizes(self) -> dict[str, tuple[int, int]]:
+        """The number and width of the vectors of each embedding in the folder, by its name."""
+        return self._embeddings.sizes
 
     def encode_absent(self, clip_skip: int) -> Conditioning:
         """What stands for a negative prompt that was not given."""
@@ -272,7 +280,7 @@ class DiffusionWorker(ABC):
     @torch.inference_mode()
     def _begun(self, job: Job) -> Parts[Denoising]:
         drawing = self.backend.drawing(job.req, self.native_size)
-        check_fits(self.pipe, drawing.size, self.device)
+        check_fits(self.pipe, drawing.size, self.device, self._weights)
         adapters = self._wanted(drawing)
         scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device, drawing.schedule)
         step_options = self._schedulers.step_options(drawing.scheduler, scheduler, drawing.step_options)
@@ -480,6 +488,7 @@ class DiffusionWorker(ABC):
     def _load(self, settings: Settings) -> Any:
         if self.device.type == "cpu":
             keep_large_buffers()
+        check_fits_in_memory(self.checkpoint, self.dtype)
         own = self.configs / architecture(self.checkpoint)
         pipe = load_pipeline(
             self.pipeline_class,

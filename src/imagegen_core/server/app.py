@@ -21,8 +21,19 @@ from imagegen_core.server import errors
 from imagegen_core.server.access import Keys
 from imagegen_core.server.accounting import REQUEST_ID, Accounting
 from imagegen_core.server.body_limit import BodyLimit
+from imagegen_core.server.head import HeadAsGet
 from imagegen_core.server.model import Model
-from imagegen_core.server.routes import a1111, a1111_tools, generate, jobs, modes, openai, state, storage, superres
+from imagegen_core.server.proxy import BehindProxy
+from imagegen_core.server.routes import (
+    a1111,
+    generate,
+    jobs,
+    modes,
+    openai,
+    state,
+    storage,
+    superres,
+)
 from imagegen_core.server.studio import Studio
 from imagegen_core.server.watching import watching
 from imagegen_core.settings import Settings
@@ -78,9 +89,9 @@ def app_of(studio: Studio) -> FastAPI:
         exception_handlers=dict.fromkeys((ImagegenError, RequestValidationError, HTTPException), _answer),
     )
     app.state.studio = studio
-    admitted = [Depends(Keys(settings.api_keys))]
+    admitted = [Depends(Keys(settings.api_keys, settings.admin_keys))]
     app.include_router(state.public)
-    for routes in (state, generate, superres, jobs, modes, openai, a1111, a1111_tools):
+    for routes in (state, generate, superres, jobs, modes, openai, a1111):
         app.include_router(routes.router, dependencies=admitted)
     if settings.storage_enable_http:
         app.include_router(storage.public)
@@ -98,7 +109,9 @@ def app_of(studio: Studio) -> FastAPI:
         allow_headers=["*"],
         expose_headers=_EXPOSED,
     )
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Accounting, studio=studio)
+    app.add_middleware(BehindProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
     return app
 
 

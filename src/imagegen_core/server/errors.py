@@ -47,6 +47,10 @@ class UnauthorizedError(errors.ImagegenError):
     """The caller showed no API key, or none that is known."""
 
 
+class ForbiddenError(errors.ImagegenError):
+    """The caller may not do this."""
+
+
 # The first that fits counts, so subclasses come before their bases.
 TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.InvalidRequestError, 422, "invalid_request"),
@@ -58,6 +62,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.NotReadyError, 503, "not_ready"),
     (errors.EngineClosedError, 503, "stopping"),
     (UnauthorizedError, 401, "unauthorized"),
+    (ForbiddenError, 403, "forbidden"),
     (NotFoundError, 404, "not_found"),
     (ConflictError, 409, "conflict"),
     (errors.ImagegenError, 500, "failed"),

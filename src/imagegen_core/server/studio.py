@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import anyio.to_thread
@@ -25,7 +26,7 @@ from imagegen_core.server.jobs import Jobs
 from imagegen_core.server.metrics import Metrics
 from imagegen_core.server.model import Model
 from imagegen_core.server.model_card import ModelCard
-from imagegen_core.server.options import Options
+from imagegen_core.server.options import CallersOptions
 from imagegen_core.server.runs import Runs
 from imagegen_core.settings import Settings
 from imagegen_core.storage import ImageStore, new_key
@@ -59,7 +60,7 @@ class Studio:
         jobs: The jobs that were posted to be fetched later.
         metrics: What is counted.
         runs: What A1111's routes have drawn at the moment.
-        options: What A1111's routes were told to do otherwise.
+        options: The options that A1111's clients set.
     """
 
     def __init__(self, settings: Settings, registry: Registry, model: Model) -> None:
@@ -77,7 +78,7 @@ class Studio:
         self.jobs = Jobs(settings.storage_max_items, settings.storage_ttl_image)
         self.metrics = Metrics(self.model)
         self.runs = Runs()
-        self.options = Options()
+        self.options = CallersOptions()
         self._open: Counter[str] = Counter()
         self._tickets: dict[Future[Any], Ticket] = {}  # those that are not done
 
@@ -90,16 +91,19 @@ class Studio:
         return self.model.card(mode or self.model.modes.find(None))
 
     def checkpoints(self) -> dict[str, Mode]:
-        """The modes by all names under which clients that know no modes ask for a checkpoint.
+        """Return the modes by each name that clients know their checkpoints by; a mode's first name is its title.
 
         Raises:
             NotReadyError: There is no model yet, or no longer.
         """
         modes = self.model.modes
-        if modes.configured:
-            return dict(modes.modes)
-        card, only = self.card(), modes.find(None)
-        return {card.name: only, card.title: only}
+        if not modes.configured:
+            card, only = self.card(), modes.find(None)
+            return dict.fromkeys((card.title, card.name, *_file_names(str(card.path or card.name))), only)
+        files = [(name, mode) for mode in modes.modes.values() for name in _file_names(mode.settings.model or "")]
+        counted = Counter(name for name, _ in files)
+        unique = {name: mode for name, mode in files if counted[name] == 1 and name not in modes.modes}
+        return {**modes.modes, **unique}
 
     def complete(self, request: Request, mode: Mode) -> Request:
         """The request, with the mode's and the server's defaults where it leaves a field out, within the limits.
@@ -296,6 +300,11 @@ def _caller(request: HttpRequest) -> str:
 
 SharedStudio = Annotated[Studio, Depends(_studio)]
 Caller = Annotated[str, Depends(_caller)]
+
+
+def _file_names(path: str) -> set[str]:
+    """A checkpoint's file name, with its suffix and without."""
+    return {Path(path).name, Path(path).stem} - {""}
 
 
 def _square(pixels: int) -> str:

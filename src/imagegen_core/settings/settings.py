@@ -20,7 +20,7 @@ from imagegen_core.settings.sources import (
     ours,
 )
 from imagegen_core.settings.tables import ModeTables, StyleSettings
-from imagegen_core.settings.values import ByteCount, CommaSeparated, DeviceNames, PredictionName
+from imagegen_core.settings.values import ByteCount, CommaSeparated, DeviceNames, Networks, PredictionName, RootPath
 from imagegen_core.settings.wording import sentence
 
 
@@ -67,6 +67,11 @@ class Settings(BaseModel):
         queue_per_key: Of them, those of one API key; None sets no limit of its own.
         host: The address a server listens on.
         port: The port it listens on.
+        root_path: The path below which a proxy serves it, such as ``/ai``.
+        trusted_proxies: Addresses and networks of proxies whose ``X-Forwarded-For``, ``-Proto``, ``-Host`` and
+            ``-Prefix`` count.
+        max_connections: Connections that a server keeps open at a time.
+        read_timeout: Seconds in which a request's headers must be complete, and in which a slow client must move on.
         default_timeout: Seconds after which a server gives a request up.
         default_size: The size where a request to a server names none; None is the checkpoint's own.
         default_steps: The denoising steps where a request to a server names none.
@@ -79,6 +84,7 @@ class Settings(BaseModel):
         max_body_bytes: The largest request a server reads.
         upscaler: The upscaler a server enlarges with: a plugin's, ``lanczos`` or a file; None is a plugin's first.
         api_keys: What clients of a server show to be let in; none lets everyone in.
+        admin_keys: API keys that may also change the server for everybody; none leaves that to all keys.
         allow_no_keys: Listen on other addresses than loopback without API keys.
         cors_origins: Web pages' origins that may read a server's answers; ``*`` is any.
         log_prompts: Whether a server's logs hold prompts.
@@ -125,6 +131,10 @@ class Settings(BaseModel):
     queue_per_key: int | None = Field(default=None, ge=1)
     host: str = "127.0.0.1"
     port: int = Field(default=4200, ge=0, le=65535)
+    root_path: RootPath = ""
+    trusted_proxies: Networks = ()
+    max_connections: int = Field(default=512, ge=1)
+    read_timeout: float = Field(default=20, gt=0)
     default_timeout: float = Field(default=120, gt=0)
     default_size: str | None = None
     default_steps: int = Field(default=4, ge=1)
@@ -137,6 +147,7 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
     upscaler: str | None = None
     api_keys: CommaSeparated = ()
+    admin_keys: CommaSeparated = ()
     allow_no_keys: bool = False
     cors_origins: CommaSeparated = ("*",)
     log_prompts: bool = False

@@ -16,6 +16,7 @@ from imagegen_core.engine import Ticket
 from imagegen_core.job import Cancelled, Done, Event, Failed, Queued, Started, StepDone
 from imagegen_core.server.errors import ConflictError, problem
 from imagegen_core.server.jobs import PostedJob
+from imagegen_core.server.links import path_to
 from imagegen_core.server.results import GenerateBody, Result, make_result
 from imagegen_core.server.routes.generate import PICTURES, prepared, wants_json
 from imagegen_core.server.studio import Caller, SharedStudio, Studio
@@ -152,4 +153,4 @@ def _told(request: Request, job: PostedJob) -> dict[str, Any]:
 
 
 def _address(request: Request, route: str, job: PostedJob) -> str:
-    return request.url_for(route, job_id=job.id).path
+    return path_to(request, route, job_id=job.id)
