@@ -244,7 +244,7 @@ class LocalEngine:
                 states[0].failure = error
                 return
             if isinstance(error, OutOfMemoryError):
-                logger.warning("A step of %d rows ran out of memory: no more than %d from now on", rows, rows // 2)
+                logger.warning("A step of %d rows ran out of memory: no more than %d for a time", rows, rows // 2)
                 group.size.halve(rows)
                 return
             for one in chosen:
@@ -303,11 +303,11 @@ class LocalEngine:
         return because
 
     def _size(self, key: Hashable, state: Any) -> BatchSize:
-        """What is known of a group's shape; of the shapes, those seen last are kept."""
+        """What is known of a group's shape; of the shapes, the native one and those seen last are kept."""
         if key not in self._sizes:
             self._sizes[key] = BatchSize(exact=self._batching == "exact", fits=self._largest)
             if len(self._sizes) > _KNOWN_SHAPES:
-                self._sizes.popitem(last=False)
+                del self._sizes[next(known for known, size in self._sizes.items() if size is not self._native)]
         self._sizes.move_to_end(key)
         size = self._sizes[key]
         if isinstance(self._worker, MemoryAware):
