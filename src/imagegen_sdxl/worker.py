@@ -34,6 +34,7 @@ class DiffusersSDXLCudaWorker(DiffusionWorker):
 
         pipe, (first, second) = self.pipe, map(self.embeddings.of, ("text_encoder", "text_encoder_2"))
         narrow = yield from encode_text_in_parts(pipe.tokenizer, pipe.text_encoder, prompt, hidden, first)
+        yield
         wide = yield from encode_text_in_parts(pipe.tokenizer_2, pipe.text_encoder_2, prompt, hidden, second)
         return Conditioning(torch.cat([narrow.tokens, wide.tokens], dim=-1), {"text_embeds": wide.pooled})
 

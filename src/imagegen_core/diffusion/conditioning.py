@@ -94,8 +94,16 @@ def encode_text_in_parts(
     return TextEmbedding(torch.cat(states, dim=1), pooled)
 
 
-def prompt_chunks(tokenizer: Any, prompt: str, embeddings: EncoderEmbeddings | None) -> list[Chunk]:
-    """Split a prompt into the chunks that a text encoder reads; see `encode_text` for the arguments.
+def prompt_chunks(
+    tokenizer: Any, prompt: str, embeddings: EncoderEmbeddings | None, field: str = "prompt"
+) -> list[Chunk]:
+    """Split a prompt into the chunks that a text encoder reads.
+
+    Args:
+        tokenizer: See `encode_text`, for this and the next two.
+        prompt: The prompt.
+        embeddings: The embeddings.
+        field: What errors call the prompt.
 
     Raises:
         InvalidRequestError: A weight, with those of the brackets around it, is beyond -100 to 100.
@@ -104,9 +112,9 @@ def prompt_chunks(tokenizer: Any, prompt: str, embeddings: EncoderEmbeddings | N
     for fragment in fragments:
         if not abs(fragment.weight) <= _MAX_WEIGHT:
             raise InvalidRequestError(
-                f"Invalid weight {fragment.weight:g} in a prompt: expected -{_MAX_WEIGHT:g} to {_MAX_WEIGHT:g}, "
+                f"Invalid weight {fragment.weight:g} in {field}: expected -{_MAX_WEIGHT:g} to {_MAX_WEIGHT:g}, "
                 "multiplied by the brackets around it, and about 0 to 2 for most words",
-                "prompt",
+                field,
             )
     return chunks(tokenizer, fragments, embeddings)
 

@@ -385,18 +385,21 @@ class DiffusionWorker(ABC):
 
     def _conditionings(self, drawing: Drawing) -> Parts[list[Conditioning]]:
         self._check_clip_skip(drawing.clip_skip)
-        prompt = yield from self._encoded(drawing.prompt, drawing.clip_skip)
         wanted = drawing.negative_prompt
-        if drawing.guidance_scale <= 1 or self._is_guidance_distilled:
+        is_guided = drawing.guidance_scale > 1 and not self._is_guidance_distilled
+        self._check_length(drawing.prompt, "prompt")
+        if is_guided and wanted:
+            self._check_length(wanted, "negative_prompt")
+        prompt = yield from self._encoded(drawing.prompt, drawing.clip_skip)
+        if not is_guided:
             if wanted:
                 logger.warning("The negative prompt has no effect: %s", self._why_unguided())
             if drawing.guidance_rescale:
                 logger.warning("The guidance rescale has no effect: %s", self._why_unguided())
             return [prompt]
+        yield
         absent = self.encode_absent(drawing.clip_skip)
-        negative = (
-            absent if wanted is None else (yield from self._encoded(wanted, drawing.clip_skip, "negative_prompt"))
-        )
+        negative = absent if wanted is None else (yield from self._encoded(wanted, drawing.clip_skip))
         filler = absent if wanted is None else (yield from self._encoded("", drawing.clip_skip))
         tokens = max(one.tokens.shape[1] for one in (negative, prompt))
         return [negative.lengthened(filler, tokens), prompt.lengthened(filler, tokens)]
@@ -432,11 +435,10 @@ class DiffusionWorker(ABC):
         unet = self.pipe.unet
         return unet.forward if self._compiles and states[0].adapters else unet  # type: ignore[no-any-return]
 
-    def _encoded(self, prompt: str, clip_skip: int, field: str = "prompt") -> Parts[Conditioning]:
+    def _encoded(self, prompt: str, clip_skip: int) -> Parts[Conditioning]:
         key = _PromptKey(prompt, clip_skip, self._adapters.active)
         found = self._remembered.get(key)
         if found is None:
-            self._check_length(prompt, field)
             family: Any = self
             if works_in_parts(self, "encode"):
                 found = yield from family.encode_in_parts(prompt, clip_skip)
@@ -447,7 +449,7 @@ class DiffusionWorker(ABC):
         return found
 
     def _check_length(self, prompt: str, field: str) -> None:
-        count = len(prompt_chunks(self.pipe.tokenizer, prompt, self.embeddings.of("text_encoder")))
+        count = len(prompt_chunks(self.pipe.tokenizer, prompt, self.embeddings.of("text_encoder"), field))
         if count > self._max_chunks:
             raise InvalidRequestError(
                 f"Invalid {field} of {count} chunks of up to 75 tokens: expected at most {self._max_chunks}, the limit "
