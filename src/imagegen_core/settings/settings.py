@@ -86,6 +86,8 @@ class Settings(BaseModel):
         default_steps: The denoising steps where a request to a server names none.
         default_guidance: The guidance scale where a request to a server names none.
         max_steps: The most denoising steps a server takes.
+        max_prompt_chars: The longest prompt, and the longest negative prompt, that a server takes, in characters.
+        max_prompt_chunks: The longest that is drawn, in chunks of up to 75 tokens.
         max_pixels: The largest picture a server draws, in pixels.
         max_upscaled_pixels: The largest picture a server upscales to, in pixels.
         max_body_bytes: The largest request a server reads.
@@ -151,6 +153,8 @@ class Settings(BaseModel):
     default_steps: int = Field(default=4, ge=1)
     default_guidance: float = Field(default=1.0, ge=0, le=MAX_GUIDANCE)
     max_steps: int = Field(default=150, ge=1)
+    max_prompt_chars: int = Field(default=10_000, ge=1)
+    max_prompt_chunks: int = Field(default=64, ge=1)
     max_pixels: int = Field(default=2048 * 2048, ge=64)
     max_upscaled_pixels: int = Field(default=24_000_000, ge=64)
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024)

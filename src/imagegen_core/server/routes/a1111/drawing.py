@@ -91,6 +91,8 @@ def _overrides(body: Txt2ImgBody) -> dict[str, Any]:
 
 def _request(body: Txt2ImgBody, studio: Studio, mode: Mode, options: Options) -> GenerateRequest:
     card = studio.card(mode)
+    for field, text in (("prompt", body.prompt), ("negative_prompt", body.negative_prompt)):
+        studio.check_length(text, field)
     prompt, tags = read_prompt(body.prompt)
     check_negative_prompt(body.negative_prompt)
     return GenerateRequest.given(
