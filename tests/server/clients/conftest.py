@@ -15,7 +15,7 @@ from PIL import Image
 from imagegen_core.server import create_app
 from imagegen_core.server.options import CallersOptions
 from tests.modes import Zoo, make_zoo
-from tests.server.conftest import LIMIT, listening
+from tests.server.conftest import LIMIT, listening, wait_until
 
 ALIASED = """\
   gpt-image-1:
@@ -75,8 +75,7 @@ def server(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repla
     app = create_app(settings)
     with listening(app) as url, httpx.Client(base_url=url, timeout=LIMIT) as http:
         replay = Replay(http, app)
-        while http.get("/ready").status_code != 200:
-            assert app.state.studio.model.state != "failed"
+        wait_until(lambda: app.state.studio.model.state == "ready")
         yield replay
 
 
