@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from imagegen_core.server.options import Options
 from tests.server.clients.conftest import Replay, picture
 
 A1111_AUTH = {"authorization": ""}  # what it sends where no user and password are set
@@ -53,3 +54,13 @@ def test_openais_pictures_come_under_the_only_names_that_its_list_has(client: Re
     body = {name: value for name, value in OPENAI_BODY.items() if name != "response_format"}  # not for GPT's models
     drawn = client.post("/v1/images/generations", body | {"model": "gpt-image-1", "size": "auto"}, **OPENAI_HEADERS)
     assert picture(drawn["data"][0]["b64_json"]).size == (64, 64)
+
+
+def test_another_model_is_chosen_when_the_chosen_one_is_gone(client: Replay) -> None:
+    client.app.state.studio.options.set("", Options(mode="gone"))  # as a reload of the modes leaves it
+    refused = client.http.post("/sdapi/v1/txt2img", json=A1111_BODY)
+    assert (refused.status_code, "Unknown mode 'gone'" in refused.text) == (422, True)
+    options = client.get("/sdapi/v1/options", **A1111_AUTH)
+    assert options["sd_model_checkpoint"] == "plain"
+    client.post("/sdapi/v1/options", options, **A1111_AUTH)
+    assert client.post("/sdapi/v1/txt2img", A1111_BODY, **A1111_AUTH)["images"]

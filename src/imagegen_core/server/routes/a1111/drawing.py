@@ -42,7 +42,7 @@ async def txt2img(body: Txt2ImgBody, request: Request, studio: SharedStudio, cal
     card = studio.card(mode)
     name = mode.name if studio.model.modes.configured else card.name
     info = await anyio.to_thread.run_sync(info_of, body, asked, pictures, card, name)
-    return {"images": images, "parameters": body.model_dump(exclude=set(body.model_extra or ())), "info": info}
+    return {"images": images, "parameters": body.parameters, "info": info}
 
 
 @router.post("/interrupt")
