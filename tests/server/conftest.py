@@ -48,11 +48,16 @@ class Running:
 
     def until(self, condition: Callable[[], Any]) -> Any:
         """Wait until `condition` holds, and return what it gave."""
-        ends = time.monotonic() + LIMIT
-        while not (found := condition()):
-            assert time.monotonic() < ends, "it never came"
-            time.sleep(0.005)
-        return found
+        return wait_until(condition)
+
+
+def wait_until(condition: Callable[[], Any]) -> Any:
+    """Wait until `condition` holds, and return what it gave."""
+    ends = time.monotonic() + LIMIT
+    while not (found := condition()):
+        assert time.monotonic() < ends, "it never came"
+        time.sleep(0.005)
+    return found
 
 
 StartServer = Callable[..., Running]

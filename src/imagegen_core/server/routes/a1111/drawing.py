@@ -40,8 +40,10 @@ async def txt2img(body: Txt2ImgBody, request: Request, studio: SharedStudio, cal
     with studio.runs.running(caller, tickets):
         pictures = await _drawn_unless_skipped(request, tickets, studio)
     images = [base64.b64encode(picture.png).decode() for picture in pictures] if body.send_images else []
-    info = await anyio.to_thread.run_sync(info_of, body, asked, pictures, studio.card(mode))
-    return {"images": images, "parameters": body.model_dump(exclude=set(body.model_extra or ())), "info": info}
+    card = studio.card(mode)
+    name = mode.name if studio.model.modes.configured else card.name
+    info = await anyio.to_thread.run_sync(info_of, body, asked, pictures, card, name)
+    return {"images": images, "parameters": body.parameters, "info": info}
 
 
 @router.post("/interrupt")
