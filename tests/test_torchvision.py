@@ -56,6 +56,12 @@ def test_it_imports_once_what_it_describes_is_declared() -> None:
     assert "Couldn't load custom C++ ops" in done.stderr  # as torchvision itself says it
 
 
+def test_nothing_is_said_where_it_is_not_installed(sdxl_checkpoint: Path) -> None:
+    hidden = "import sys; sys.modules['torchvision'] = None\n"  # as the import system marks what is not there
+    done = _run(hidden + DRAW, SDXL_MODEL=str(sdxl_checkpoint), CUDA_DEVICE="cpu")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_pictures_are_drawn_beside_it(sdxl_checkpoint: Path) -> None:
     done = _run(DRAW, SDXL_MODEL=str(sdxl_checkpoint), CUDA_DEVICE="cpu")
     assert (done.returncode, done.stderr) == (0, "")

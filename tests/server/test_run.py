@@ -2,70 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2 as httpx
 import pytest
 
 from tests.server.conftest import LIMIT
-
-IMAGEGEN = Path(sys.executable).parent / "imagegen"
-
-
-@dataclass
-class Process:
-    """A server in a process of its own."""
-
-    process: subprocess.Popen[str]
-    http: httpx.Client
-    log: Path
-
-    def until_ready(self) -> None:
-        ends = time.monotonic() + 2 * LIMIT
-        while True:
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < ends, self.log.read_text()
-            with contextlib.suppress(httpx.TransportError):
-                if self.http.get("/ready").status_code == 200:
-                    return
-            time.sleep(0.05)
-
-    def records(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-
-@contextlib.contextmanager
-def _serving(tmp_path: Path, checkpoint: Path, **environ: str) -> Iterator[Process]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path / "log"
-    variables = {"MODEL": str(checkpoint), "CUDA_DTYPE": "fp32", "PORT": str(port), "OMP_WAIT_POLICY": "PASSIVE"}
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [IMAGEGEN, "serve"], env=os.environ | variables | environ, stderr=stderr, text=True, cwd=tmp_path
-        )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT) as http:
-            yield Process(process, http, log)
-    finally:
-        process.kill()
-        process.wait()
+from tests.server.processes import serving
 
 
 def test_it_answers_while_the_model_loads_and_ends_with_0(tmp_path: Path, sdxl_checkpoint: Path) -> None:
-    with _serving(tmp_path, sdxl_checkpoint) as server:
+    with serving(tmp_path, sdxl_checkpoint) as server:
         server.until_ready()
         assert server.http.post("/generate", json={"prompt": "a star"}).status_code == 200
         server.process.send_signal(signal.SIGTERM)
@@ -78,7 +28,7 @@ def test_told_to_stop_it_turns_ready_refuses_what_is_new_and_finishes_what_it_ha
     tmp_path: Path, sdxl_checkpoint: Path
 ) -> None:
     long = {"prompt": "a star", "size": "512x512", "num_inference_steps": 50, "seed": 7}
-    with _serving(tmp_path, sdxl_checkpoint) as server, ThreadPoolExecutor(1) as pool:
+    with serving(tmp_path, sdxl_checkpoint) as server, ThreadPoolExecutor(1) as pool:
         server.until_ready()
         server.http.post("/v1/jobs", json=long)
         drawing = pool.submit(server.http.post, "/generate", json=long)
@@ -96,7 +46,7 @@ def test_told_to_stop_it_turns_ready_refuses_what_is_new_and_finishes_what_it_ha
 
 def test_sighup_reads_the_modes_again(tmp_path: Path, sdxl_checkpoint: Path) -> None:
     (tmp_path / "imagegen.toml").write_text(f'[modes.one]\nmodel = "{sdxl_checkpoint}"\n')
-    with _serving(tmp_path, sdxl_checkpoint) as server:
+    with serving(tmp_path, sdxl_checkpoint) as server:
         server.until_ready()
         server.process.send_signal(signal.SIGHUP)
         ends = time.monotonic() + LIMIT
@@ -110,7 +60,7 @@ def test_sighup_reads_the_modes_again(tmp_path: Path, sdxl_checkpoint: Path) -> 
 
 def test_what_is_not_done_within_the_limit_is_given_up_with_the_reason(tmp_path: Path, sdxl_checkpoint: Path) -> None:
     long = {"prompt": "a star", "size": "1024x1024", "num_inference_steps": 50, "seed": 7}
-    with _serving(tmp_path, sdxl_checkpoint, IMAGEGEN_SHUTDOWN_LIMIT="0.1") as server, ThreadPoolExecutor(1) as pool:
+    with serving(tmp_path, sdxl_checkpoint, IMAGEGEN_SHUTDOWN_LIMIT="0.1") as server, ThreadPoolExecutor(1) as pool:
         server.until_ready()
         drawing = pool.submit(server.http.post, "/generate", json=long)
         while server.http.get("/health").json()["engine"]["running"] == 0:
@@ -123,7 +73,7 @@ def test_what_is_not_done_within_the_limit_is_given_up_with_the_reason(tmp_path:
 
 
 def test_the_log_is_json_and_holds_ids_but_no_prompts(tmp_path: Path, sdxl_checkpoint: Path) -> None:
-    with _serving(tmp_path, sdxl_checkpoint) as server:
+    with serving(tmp_path, sdxl_checkpoint) as server:
         server.until_ready()
         body = {"prompt": "a very private star", "size": "64x64"}
         server.http.post("/generate", json=body, headers={"X-Request-ID": "id-1"})
@@ -135,7 +85,7 @@ def test_the_log_is_json_and_holds_ids_but_no_prompts(tmp_path: Path, sdxl_check
 
 
 def test_prompts_are_logged_where_that_is_asked_for(tmp_path: Path, sdxl_checkpoint: Path) -> None:
-    with _serving(tmp_path, sdxl_checkpoint, IMAGEGEN_LOG_PROMPTS="1") as server:
+    with serving(tmp_path, sdxl_checkpoint, IMAGEGEN_LOG_PROMPTS="1") as server:
         server.until_ready()
         server.http.post("/generate", json={"prompt": "a public star", "size": "64x64"})
         assert any("a public star" in str(record["message"]) for record in server.records())
@@ -155,7 +105,7 @@ def test_prompts_are_logged_where_that_is_asked_for(tmp_path: Path, sdxl_checkpo
 def test_a_wrong_setting_is_a_sentence_before_anything_starts(
     tmp_path: Path, sdxl_checkpoint: Path, environ: dict[str, str], sentence: str
 ) -> None:
-    with _serving(tmp_path, sdxl_checkpoint, **environ) as server:
+    with serving(tmp_path, sdxl_checkpoint, **environ) as server:
         assert server.process.wait(LIMIT) == 2
         assert sentence in server.log.read_text()
         assert "Traceback" not in server.log.read_text()
@@ -164,7 +114,7 @@ def test_a_wrong_setting_is_a_sentence_before_anything_starts(
 def test_a_port_that_is_taken_is_a_sentence_before_anything_is_loaded(tmp_path: Path, sdxl_checkpoint: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        with _serving(tmp_path, sdxl_checkpoint, PORT=port) as server:
+        with serving(tmp_path, sdxl_checkpoint, PORT=port) as server:
             assert server.process.wait(LIMIT) == 2
             assert f"Cannot listen on 127.0.0.1, port {port} (Address already in use)" in server.log.read_text()
             assert "model is ready" not in server.log.read_text()
@@ -173,7 +123,7 @@ def test_a_port_that_is_taken_is_a_sentence_before_anything_is_loaded(tmp_path: 
 @pytest.mark.parametrize("environ", [{"NUM_WORKERS": "2"}, {"CUDA_DEVICE": "cpu,cpu"}], ids=str)
 def test_two_workers_draw_the_same_pictures(tmp_path: Path, sdxl_checkpoint: Path, environ: dict[str, str]) -> None:
     body = {"prompt": "a star", "size": "64x64", "seed": 7}
-    with _serving(tmp_path, sdxl_checkpoint, **environ) as server:
+    with serving(tmp_path, sdxl_checkpoint, **environ) as server:
         server.until_ready()
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda _: server.http.post("/generate", json=body), range(16)))

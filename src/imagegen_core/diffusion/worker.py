@@ -21,6 +21,7 @@ from imagegen_core.diffusion.decoding import decode_within_memory, pool
 from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.embeddings import Embeddings
+from imagegen_core.diffusion.libraries import quiet
 from imagegen_core.diffusion.loading import check_fits_in_memory, load_pipeline, memory_for
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
@@ -151,7 +152,8 @@ class DiffusionWorker(ABC):
     def import_libraries(cls) -> None:
         """Import the pipeline, with the networks and tokenizers it has: see `imagegen_core.worker.NeedsLibraries`."""
         make_torchvision_importable()
-        import_named(f"diffusers:{cls.pipeline_class}")
+        with quiet():
+            import_named(f"diffusers:{cls.pipeline_class}")
 
     @abstractmethod
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:

@@ -1,0 +1,61 @@
+"""``imagegen serve`` in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2 as httpx
+
+from tests.server.conftest import LIMIT
+
+IMAGEGEN = Path(sys.executable).parent / "imagegen"
+
+
+@dataclass
+class Process:
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    http: httpx.Client
+    log: Path
+
+    def until_ready(self) -> None:
+        ends = time.monotonic() + 2 * LIMIT
+        while True:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < ends, self.log.read_text()
+            with contextlib.suppress(httpx.TransportError):
+                if self.http.get("/ready").status_code == 200:
+                    return
+            time.sleep(0.05)
+
+    def records(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def serving(tmp_path: Path, checkpoint: Path, **environ: str) -> Iterator[Process]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path / "log"
+    variables = {"MODEL": str(checkpoint), "CUDA_DTYPE": "fp32", "PORT": str(port), "OMP_WAIT_POLICY": "PASSIVE"}
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [IMAGEGEN, "serve"], env=os.environ | variables | environ, stderr=stderr, text=True, cwd=tmp_path
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT) as http:
+            yield Process(process, http, log)
+    finally:
+        process.kill()
+        process.wait()
