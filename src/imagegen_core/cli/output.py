@@ -8,7 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagegen_core.errors import OutputError
+from imagegen_core.cli.streams import cannot_write
+from imagegen_core.errors import OutputError, WriteError
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +60,20 @@ class Output:
             The file written, or None for stdout.
 
         Raises:
-            OutputError: The disk is full, or the folder gone.
+            WriteError: The disk is full, the folder is gone, or nobody reads stdout any more.
         """
         if self.path is None:
-            sys.stdout.buffer.write(png)
-            sys.stdout.buffer.flush()
+            try:
+                sys.stdout.buffer.write(png)
+                sys.stdout.buffer.flush()
+            except OSError as error:
+                raise cannot_write(error) from error
             return None
         path = self.path if self.count == 1 else self.path.with_stem(f"{self.path.stem}-{number + 1}")
         try:
             _replace(path, png)
         except OSError as error:
-            raise OutputError(f"Cannot write {path}: {error.strerror}") from error
+            raise WriteError(f"Cannot write {path}: {error.strerror}") from error
         return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from imagegen_core.distributions import installed_version
 from imagegen_core.server.studio import SharedStudio
 
 router = APIRouter(tags=["state"])
@@ -32,7 +32,7 @@ async def health(studio: SharedStudio) -> dict[str, Any]:
     ]
     return {
         "status": "ok",
-        "version": version("imagegen-core"),
+        "version": installed_version("imagegen-core") or "unknown",
         "model": model.state,
         "engine": report and asdict(report),
         "mode": model.modes.default,

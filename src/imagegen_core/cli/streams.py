@@ -1,0 +1,81 @@
+"""The standard streams, also where they are closed, full, of another encoding, or read by nobody any more."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TextIO
+
+from imagegen_core.errors import WriteError
+
+_STDIN, _STDOUT, _STDERR = range(3)
+
+
+def prepare() -> None:
+    """Make the standard streams usable whatever the process was started with.
+
+    A closed descriptor would be given to the next file that is opened, and what a library prints would go into that
+    file. What the terminal's encoding lacks is written as an escape.
+    """
+    closed = [descriptor for descriptor in (_STDIN, _STDOUT, _STDERR) if _is_closed(descriptor)]
+    for _ in closed:
+        os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stdout is None or _STDOUT in closed:
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Closed()), encoding="utf-8", errors="backslashreplace")
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stderr is None or _STDERR in closed:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open until the process ends
+
+
+def flush() -> None:
+    """Have everything written to stdout.
+
+    Raises:
+        BrokenPipeError: Nobody reads it any more.
+        WriteError: It is closed, or the disk is full.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise cannot_write(error) from error
+
+
+def cannot_write(error: OSError) -> WriteError:
+    """The error to raise where writing to stdout raised `error`."""
+    return WriteError(f"Cannot write to stdout: {error.strerror}")
+
+
+def discard(stream: TextIO) -> None:
+    """Give up what a stream holds and gets, so that Python does not try to write it when the process ends.
+
+    See https://docs.python.org/3/library/signal.html#note-on-sigpipe.
+    """
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, stream.fileno())
+    except (OSError, ValueError):  # a stream of the program's own, without a descriptor
+        pass
+    finally:
+        os.close(null)
+
+
+class _Closed(io.RawIOBase):
+    """A stream that was closed before the process began."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, _content: object) -> int:
+        raise OSError(9, "it is closed")
+
+
+def _is_closed(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return True
+    return False
