@@ -17,7 +17,7 @@ SOURCES = Path(imagegen_core.__file__).parent.parent
 ROOMS = [
     {"errors"},
     {"distributions", "resources"},
-    {"importing"},
+    {"importing", "paths"},
     {"picture", "request", "samplers", "schedules", "styles"},
     {"job"},
     {"worker"},

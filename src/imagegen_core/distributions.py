@@ -82,7 +82,7 @@ def duplicate_distributions() -> dict[str, list[str]]:
 
 
 def entry_points(group: str) -> list[EntryPoint]:
-    """The entry points of a group without those of broken distributions; of a distribution's copies the first counts."""
+    """The entry points of a group, without those of broken distributions; of copies the first counts."""
     readable: dict[str, Distribution] = {}
     for found in metadata.distributions():
         if _diagnosis(found) is None:

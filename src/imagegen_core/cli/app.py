@@ -64,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _FAILED if isinstance(error, _FAILURES) else _WRONG_INPUT
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
+    except OSError as error:
+        console.complain(_system_sentence(error))
+        code = _FAILED
     except Exception as error:
         if sys.flags.dev_mode:
             raise
@@ -113,6 +116,15 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         console.data(f"imagegen {installed_version('imagegen-core') or 'of an unknown version'}")
         raise typer.Exit
+
+
+def _system_sentence(error: OSError) -> str:
+    """What the system refused: to write to stdout, which then refuses once more, or to use a file."""
+    try:
+        streams.flush()
+    except (BrokenPipeError, WriteError) as refused:
+        return str(refused)
+    return unexpected(error) if error.filename is None else f"Cannot use {error.filename}: {error.strerror}"
 
 
 def _usage_sentence(error: typer.TyperException) -> str:

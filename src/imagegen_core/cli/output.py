@@ -10,6 +10,7 @@ from pathlib import Path
 
 from imagegen_core.cli.streams import cannot_write
 from imagegen_core.errors import OutputError, WriteError
+from imagegen_core.paths import expanded
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Output:
             if count > 1:
                 raise OutputError(f"-o - takes one picture, and --count asks for {count}: name a file instead")
             return cls(None, count)
-        path = Path(text).expanduser()
+        path = expanded(text)
         if path.suffix.lower() != ".png":
             raise OutputError(
                 f"Cannot write {text}: pictures are PNG files, so name it {path.with_suffix('.png').name}"

@@ -18,15 +18,15 @@ def prepare() -> None:
     A closed descriptor would be given to the next file that is opened, and what a library prints would go into that
     file. What the terminal's encoding lacks is written as an escape.
     """
-    closed = [descriptor for descriptor in (_STDIN, _STDOUT, _STDERR) if _is_closed(descriptor)]
-    for _ in closed:
-        os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-    if sys.stdout is None or _STDOUT in closed:
-        sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Closed()), encoding="utf-8", errors="backslashreplace")
-    elif isinstance(sys.stdout, io.TextIOWrapper):
+    for descriptor, flags in ((_STDIN, os.O_RDONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
+        if _is_closed(descriptor):
+            os.open(os.devnull, flags)  # takes the lowest number that is free; stdout still refuses what is written
+    if sys.stdout is None:
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(_STDOUT, "w", closefd=False)), encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(io.BufferedWriter(io.FileIO(_STDERR, "w", closefd=False)), encoding="utf-8")
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    if sys.stderr is None or _STDERR in closed:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open until the process ends
 
 
 def flush() -> None:
@@ -61,16 +61,6 @@ def discard(stream: TextIO) -> None:
         pass
     finally:
         os.close(null)
-
-
-class _Closed(io.RawIOBase):
-    """A stream that was closed before the process began."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, _content: object) -> int:
-        raise OSError(9, "it is closed")
 
 
 def _is_closed(descriptor: int) -> bool:
