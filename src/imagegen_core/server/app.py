@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -15,6 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
+from imagegen_core.distributions import installed_version
 from imagegen_core.errors import ImagegenError, SettingsError
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.server import errors
@@ -76,7 +76,7 @@ def app_of(studio: Studio) -> FastAPI:
     settings = studio.settings
     app = FastAPIOffline(  # whose pages of documentation ask no other host for their scripts
         title="imagegen",
-        version=version("imagegen-core"),
+        version=installed_version("imagegen-core") or "unknown",
         summary="Prompts into images.",
         favicon_url="page/icon.svg",
         lifespan=_lifespan,

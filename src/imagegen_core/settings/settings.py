@@ -86,6 +86,8 @@ class Settings(BaseModel):
         default_steps: The denoising steps where a request to a server names none.
         default_guidance: The guidance scale where a request to a server names none.
         max_steps: The most denoising steps a server takes.
+        max_prompt_chars: The longest prompt, and the longest negative prompt, that a server takes, in characters.
+        max_prompt_chunks: The longest that is drawn, in chunks of up to 75 tokens.
         max_pixels: The largest picture a server draws, in pixels.
         max_upscaled_pixels: The largest picture a server upscales to, in pixels.
         max_body_bytes: The largest request a server reads.
@@ -102,7 +104,8 @@ class Settings(BaseModel):
         storage_provider: Where a server keeps pictures: ``memory``, ``filesystem``, ``redis``, a plugin's, or
             ``disabled``.
         storage_url: The folder, object store or Redis server, as a path or URL.
-        storage_max_items: Pictures kept; a folder holds an eighth more for moments.
+        storage_max_items: Pictures that a server keeps.
+        storage_max_bytes: What they may take together, and likewise the posted jobs that are done; such as ``1GB``.
         storage_ttl_image: Seconds for which a picture is kept.
         storage_enable_http: Whether a server has the routes below ``/storage``.
     """
@@ -150,6 +153,8 @@ class Settings(BaseModel):
     default_steps: int = Field(default=4, ge=1)
     default_guidance: float = Field(default=1.0, ge=0, le=MAX_GUIDANCE)
     max_steps: int = Field(default=150, ge=1)
+    max_prompt_chars: int = Field(default=10_000, ge=1)
+    max_prompt_chunks: int = Field(default=64, ge=1)
     max_pixels: int = Field(default=2048 * 2048, ge=64)
     max_upscaled_pixels: int = Field(default=24_000_000, ge=64)
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
@@ -165,6 +170,7 @@ class Settings(BaseModel):
     storage_provider: str = "memory"
     storage_url: str | None = None
     storage_max_items: int = Field(default=512, ge=1)
+    storage_max_bytes: ByteCount = Field(default=2**30, ge=2**20)
     storage_ttl_image: int = Field(default=3600, ge=1)
     storage_enable_http: bool = True
 

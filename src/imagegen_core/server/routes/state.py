@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from imagegen_core.distributions import installed_version
 from imagegen_core.redaction import redact
 from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.studio import SharedStudio
@@ -34,7 +34,7 @@ async def health(request: Request, studio: SharedStudio) -> dict[str, Any]:
     ]
     return {
         "status": "ok",
-        "version": version("imagegen-core"),
+        "version": installed_version("imagegen-core") or "unknown",
         "model": model.state,
         "engine": report and asdict(report),
         "mode": model.modes.default,

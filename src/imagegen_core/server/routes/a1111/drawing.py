@@ -40,8 +40,10 @@ async def txt2img(body: Txt2ImgBody, request: Request, studio: SharedStudio, cal
     with studio.runs.running(caller, tickets):
         pictures = await _drawn_unless_skipped(request, tickets, studio)
     images = [base64.b64encode(picture.png).decode() for picture in pictures] if body.send_images else []
-    info = await anyio.to_thread.run_sync(info_of, body, asked, pictures, studio.card(mode))
-    return {"images": images, "parameters": body.model_dump(exclude=set(body.model_extra or ())), "info": info}
+    card = studio.card(mode)
+    name = mode.name if studio.model.modes.configured else card.name
+    info = await anyio.to_thread.run_sync(info_of, body, asked, pictures, card, name)
+    return {"images": images, "parameters": body.parameters, "info": info}
 
 
 @router.post("/interrupt")
@@ -91,6 +93,8 @@ def _overrides(body: Txt2ImgBody) -> dict[str, Any]:
 
 def _request(body: Txt2ImgBody, studio: Studio, mode: Mode, options: Options) -> GenerateRequest:
     card = studio.card(mode)
+    for field, text in (("prompt", body.prompt), ("negative_prompt", body.negative_prompt)):
+        studio.check_length(text, field)
     prompt, tags = read_prompt(body.prompt)
     check_negative_prompt(body.negative_prompt)
     return GenerateRequest.given(
