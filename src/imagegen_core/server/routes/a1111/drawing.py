@@ -16,6 +16,7 @@ from imagegen_core.modes import Mode
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest
 from imagegen_core.server.errors import ConflictError
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.options import Options
 from imagegen_core.server.prompt_syntax import LoraTag, check_negative_prompt, read_prompt
@@ -25,7 +26,7 @@ from imagegen_core.server.routes.a1111.info import info_of
 from imagegen_core.server.routes.a1111.sampling import sampling_of
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/txt2img")
@@ -39,8 +40,10 @@ async def txt2img(body: Txt2ImgBody, request: Request, studio: SharedStudio, cal
     with studio.runs.running(caller, tickets):
         pictures = await _drawn_unless_skipped(request, tickets, studio)
     images = [base64.b64encode(picture.png).decode() for picture in pictures] if body.send_images else []
-    info = await anyio.to_thread.run_sync(info_of, body, asked, pictures, studio.card(mode))
-    return {"images": images, "parameters": body.model_dump(exclude=set(body.model_extra or ())), "info": info}
+    card = studio.card(mode)
+    name = mode.name if studio.model.modes.configured else card.name
+    info = await anyio.to_thread.run_sync(info_of, body, asked, pictures, card, name)
+    return {"images": images, "parameters": body.parameters, "info": info}
 
 
 @router.post("/interrupt")

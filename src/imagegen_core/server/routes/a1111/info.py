@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from imagegen_core.images.reading import read_picture, text_of
+from imagegen_core.images.reading import read_text
 from imagegen_core.images.recipe import A1111_CHUNK
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest
@@ -15,7 +15,9 @@ from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.routes.a1111.body import Txt2ImgBody
 
 
-def info_of(body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Picture], card: ModelCard) -> str:
+def info_of(
+    body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Picture], card: ModelCard, model_name: str
+) -> str:
     """Return the JSON that goes with pictures; slow, as it reads each picture's text.
 
     Args:
@@ -23,6 +25,7 @@ def info_of(body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Pictur
         asked: What was drawn, with the defaults where the client left a field out.
         pictures: The pictures, at least one, all of one size.
         card: The model that drew.
+        model_name: The ``model_name`` that ``sd-models`` gives it.
     """
     count, seeds = len(pictures), [picture.seed for picture in pictures]
     width, height = pictures[0].size
@@ -44,7 +47,7 @@ def info_of(body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Pictur
         "batch_size": body.batch_size,
         "restore_faces": False,
         "face_restoration_model": None,
-        "sd_model_name": card.name,
+        "sd_model_name": model_name,
         "sd_model_hash": "",
         "sd_vae_name": None,
         "sd_vae_hash": None,
@@ -53,7 +56,7 @@ def info_of(body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Pictur
         "denoising_strength": None,
         "extra_generation_params": {},
         "index_of_first_image": 0,
-        "infotexts": [text_of(read_picture(picture.png)).get(A1111_CHUNK, "") for picture in pictures],
+        "infotexts": [read_text(picture.png).get(A1111_CHUNK, "") for picture in pictures],
         "styles": body.named_styles,
         "job_timestamp": time.strftime("%Y%m%d%H%M%S"),
         "clip_skip": asked.clip_skip + 1,
