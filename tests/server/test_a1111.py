@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 import diffusers
 import pytest
+import torch
 import webuiapi
 from fastapi.testclient import TestClient
 from PIL import Image
+from safetensors.torch import save_file
 
 from imagegen_core import LocalEngine, Settings, read_recipe
 from imagegen_core.errors import InvalidRequestError
@@ -442,6 +444,16 @@ def test_lists_are_empty_where_there_is_nothing(client: webuiapi.WebUIApi, serve
         assert (answer.status_code, answer.json()) == (200, None), path
     for path in ("unload-checkpoint", "reload-checkpoint", "interrupt"):
         assert server.http.post(f"/sdapi/v1/{path}").json() == {}, path
+
+
+def test_embeddings_are_listed_with_their_vectors(sdxl_checkpoint: Path, tmp_path: Path) -> None:
+    save_file({part: torch.randn(2, 32) for part in ("clip_l", "clip_g")}, tmp_path / "papercut.safetensors")
+    on_cpu: dict[str, Any] = {"model": str(sdxl_checkpoint), "device": "cpu", "dtype": "fp32"}
+    settings = Settings(embeddings_root=tmp_path, **on_cpu)
+    with LocalEngine(DiffusersSDXLCudaWorker(settings=settings)) as engine:
+        told = TestClient(create_app(settings, engine)).get("/sdapi/v1/embeddings").json()
+    unknown = dict.fromkeys(("step", "sd_checkpoint", "sd_checkpoint_name"))
+    assert told == {"loaded": {"papercut": {**unknown, "shape": 32, "vectors": 2}}, "skipped": {}}
 
 
 def test_long_lists_are_refused_before_they_are_looked_at(server: Running) -> None:
