@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from imagegen_core.server.access import require_admin
 from imagegen_core.server.errors import ConflictError
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.studio import SharedStudio
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from imagegen_core.server.studio import Studio
     from imagegen_core.worker import DeviceMemory
 
-router = APIRouter(prefix="/api", tags=["modes"])
+router = APIRouter(route_class=JsonRoute, prefix="/api", tags=["modes"])
 
 _ADMIN = [Depends(require_admin)]
 

@@ -16,6 +16,7 @@ from imagegen_core.modes import Mode
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest
 from imagegen_core.server.errors import ConflictError
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.options import Options
 from imagegen_core.server.prompt_syntax import LoraTag, check_negative_prompt, read_prompt
@@ -25,7 +26,7 @@ from imagegen_core.server.routes.a1111.info import info_of
 from imagegen_core.server.routes.a1111.sampling import sampling_of
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/txt2img")
@@ -92,6 +93,8 @@ def _overrides(body: Txt2ImgBody) -> dict[str, Any]:
 
 def _request(body: Txt2ImgBody, studio: Studio, mode: Mode, options: Options) -> GenerateRequest:
     card = studio.card(mode)
+    for field, text in (("prompt", body.prompt), ("negative_prompt", body.negative_prompt)):
+        studio.check_length(text, field)
     prompt, tags = read_prompt(body.prompt)
     check_negative_prompt(body.negative_prompt)
     return GenerateRequest.given(

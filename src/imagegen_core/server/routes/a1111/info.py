@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from imagegen_core.images.reading import read_picture, text_of
+from imagegen_core.images.reading import read_text
 from imagegen_core.images.recipe import A1111_CHUNK
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest
@@ -56,7 +56,7 @@ def info_of(
         "denoising_strength": None,
         "extra_generation_params": {},
         "index_of_first_image": 0,
-        "infotexts": [text_of(read_picture(picture.png)).get(A1111_CHUNK, "") for picture in pictures],
+        "infotexts": [read_text(picture.png).get(A1111_CHUNK, "") for picture in pictures],
         "styles": body.named_styles,
         "job_timestamp": time.strftime("%Y%m%d%H%M%S"),
         "clip_skip": asked.clip_skip + 1,
