@@ -457,8 +457,8 @@ def test_embeddings_are_listed_with_their_vectors(sdxl_checkpoint: Path, tmp_pat
 
 
 def test_long_lists_are_refused_before_they_are_looked_at(server: Running) -> None:
-    answer = server.http.post("/sdapi/v1/txt2img", json={"styles": [1] * 100_000})
+    answer = server.http.post("/sdapi/v1/txt2img", json={"styles": [1] * 9_000})
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith("Invalid styles.0 1: ")
-    answer = server.http.post("/sdapi/v1/txt2img", json={"styles": [None] * 100_000})
+    answer = server.http.post("/sdapi/v1/txt2img", json={"styles": [None] * 9_000})
     assert "at most 64 items" in answer.json()["detail"]
