@@ -34,7 +34,7 @@ class ServerConfig(uvicorn.Config):
     def __init__(self, app: ASGIApp, limits: ConnectionLimits, **options: Any) -> None:
         """Configure how `app` is served; `options` are uvicorn's."""
         own = {"http": Connection, "log_config": None, "access_log": False, "proxy_headers": False}
-        super().__init__(app, **own | options)  # type: ignore[arg-type]
+        super().__init__(app, **own | options)
         self.limits = limits
 
 
