@@ -15,11 +15,12 @@ import pytest
 import uvicorn
 
 from imagegen_core import LocalEngine, Settings
+from imagegen_core.images.upscaling import Lanczos
 from imagegen_core.server import create_app
 from imagegen_core.server.connection_limits import ConnectionLimits
 from imagegen_core.server.connections import ServerConfig
 from imagegen_sdxl import DiffusersSDXLCudaWorker
-from tests.engine.faults import Watched
+from tests.engine.faults import Gate, Watched
 
 LIMIT = 90  # seconds that a test waits for what must come, on a machine that runs other tests meanwhile
 
@@ -47,11 +48,16 @@ class Running:
 
     def until(self, condition: Callable[[], Any]) -> Any:
         """Wait until `condition` holds, and return what it gave."""
-        ends = time.monotonic() + LIMIT
-        while not (found := condition()):
-            assert time.monotonic() < ends, "it never came"
-            time.sleep(0.005)
-        return found
+        return wait_until(condition)
+
+
+def wait_until(condition: Callable[[], Any]) -> Any:
+    """Wait until `condition` holds, and return what it gave."""
+    ends = time.monotonic() + LIMIT
+    while not (found := condition()):
+        assert time.monotonic() < ends, "it never came"
+        time.sleep(0.005)
+    return found
 
 
 StartServer = Callable[..., Running]
@@ -77,6 +83,42 @@ def serve(tiny_worker: Any) -> Iterator[StartServer]:
 @pytest.fixture
 def server(serve: StartServer) -> Running:
     return serve()
+
+
+class HeldLanczos:
+    """Lanczos interpolation that waits at a gate before each pass.
+
+    Attributes:
+        gate: The gate, which is shut at first.
+        passes: How many passes were begun.
+    """
+
+    def __init__(self) -> None:
+        self.gate = Gate(shut=True)
+        self.passes = 0
+
+    def enlarge(self, upscaler: Lanczos, pixels: Any) -> Any:
+        self.passes += 1
+        self.gate()
+        return _LANCZOS(upscaler, pixels)
+
+    def let_go(self) -> None:
+        """Open the gate, and wait for the end of whatever is enlarged."""
+        self.gate.open()
+        for thread in [thread for thread in threading.enumerate() if thread.name == "imagegen-upscaler"]:
+            thread.join(LIMIT)
+
+
+_LANCZOS = Lanczos.enlarge
+
+
+@pytest.fixture
+def held_lanczos(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldLanczos]:
+    """Has the upscaler ``lanczos`` wait."""
+    held = HeldLanczos()
+    monkeypatch.setattr(Lanczos, "enlarge", lambda *arguments: held.enlarge(*arguments))  # noqa: PLW0108 - a method, bound to the upscaler
+    yield held
+    held.let_go()
 
 
 @contextlib.contextmanager

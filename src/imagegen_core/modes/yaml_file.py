@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagegen_core.errors import SettingsError
+from imagegen_core.paths import expanded
 from imagegen_core.request import shown
 from imagegen_core.settings import LoraSettings, ModeSettings, ModeTables
 from imagegen_core.settings.config_file import read_config
@@ -65,8 +66,8 @@ def read_yaml(path: Path) -> YamlModes:
             raise SettingsError(
                 f"Missing model in {path}{_at(('modes', name), lines)}, mode {name!r}: name a checkpoint"
             )
-    root = file.model_root.expanduser()
-    lora_root = (file.lora_root or root).expanduser()
+    root = expanded(file.model_root)
+    lora_root = expanded(file.lora_root or root)
     return YamlModes(model_root=root, lora_root=lora_root, default_mode=file.default_mode, modes=file.modes)
 
 

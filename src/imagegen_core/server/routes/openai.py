@@ -23,10 +23,11 @@ from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest
 from imagegen_core.server.body import Body
 from imagegen_core.server.errors import NotFoundError, problem
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.links import url_to
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn_all
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+router = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["OpenAI"])
 
 _OWNER = "imagegen"
 
@@ -89,7 +90,7 @@ async def images(body: ImagesBody, request: Request, studio: SharedStudio, calle
         return EventSourceResponse(_stream(tickets, body))
     pictures = await drawn_all(request, tickets)
     created = int(time.time())
-    data = [await _datum(picture, body, request, studio) for picture in pictures]
+    data = [await _datum(picture, body, request, studio, caller) for picture in pictures]
     return JSONResponse({"created": created, "data": data} | _described(pictures[0], body))
 
 
@@ -114,11 +115,11 @@ def _requests(body: ImagesBody, studio: Studio, mode: Mode) -> list[GenerateRequ
     return studio.several(studio.complete(asked, mode), body.n)
 
 
-async def _datum(picture: Picture, body: ImagesBody, request: Request, studio: Studio) -> dict[str, Any]:
+async def _datum(picture: Picture, body: ImagesBody, request: Request, studio: Studio, caller: str) -> dict[str, Any]:
     data = await _encoded(picture, body)
     if body.response_format != "url":
         return {"b64_json": base64.b64encode(data).decode()}
-    key = await studio.keep(data)
+    key = await studio.keep(data, caller)
     if key is None:
         raise StorageError("The picture could not be stored: ask with response_format b64_json")
     return {"url": url_to(request, "fetch", key=key)}

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import math
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future
+from typing import Any
 
 import anyio.to_thread
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from imagegen_core.errors import InvalidRequestError
-from imagegen_core.images.reading import read_picture, text_of
+from imagegen_core.images.reading import PictureFile, read_text
 from imagegen_core.images.recipe import A1111_CHUNK
-from imagegen_core.server.studio import SharedStudio
+from imagegen_core.server.base64_pictures import decode_base64
+from imagegen_core.server.json_bodies import JsonRoute
+from imagegen_core.server.studio import Caller, SharedStudio
 
-if TYPE_CHECKING:
-    from imagegen_core.server.studio import Studio
-
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 _NONE = "None"
 _LARGEST_FACTOR = 8
@@ -48,39 +48,39 @@ class PngInfoBody(BaseModel):
     image: str
 
 
-@router.post("/extra-single-image")
-async def extra_single_image(body: ExtraBody, studio: SharedStudio) -> dict[str, Any]:
+@router.post("/extra-single-image", response_class=JSONResponse)
+async def extra_single_image(body: ExtraBody, request: Request, studio: SharedStudio, caller: Caller) -> Response:
     """Enlarge a picture."""
     for field in ("gfpgan_visibility", "codeformer_visibility", "extras_upscaler_2_visibility"):
         if getattr(body, field):
             raise InvalidRequestError(
                 f"{field}={getattr(body, field):g} is nothing this server does: leave it out", field
             )
-    source = _decoded(body.image)
-    enlarged = await anyio.to_thread.run_sync(_enlarged, source, body, studio)
-    return {"html_info": "", "image": base64.b64encode(enlarged).decode()}
+    source = await decode_base64(body.image)
+
+    def enlarge(until: Future[Any]) -> bytes:
+        wanted = _wanted(PictureFile.read(source).size, body)
+        crop = body.resize_mode == 1 and body.upscaling_crop
+        enlarged = studio.upscalers.enlarge_to(source, wanted, _upscaler(body), crop=crop, until=until)
+        return b'{"html_info": "", "image": "%s"}' % base64.b64encode(enlarged)  # large, and so written here
+
+    return Response(await studio.upscaled(request, caller, enlarge), media_type="application/json")
 
 
 @router.post("/png-info")
 async def png_info(body: PngInfoBody) -> dict[str, Any]:
     """The text that a picture carries."""
-    source = _decoded(body.image)
-    text = text_of(await anyio.to_thread.run_sync(read_picture, source))
+    source = await decode_base64(body.image)
+    text = await anyio.to_thread.run_sync(read_text, source)
     return {"info": text.get(A1111_CHUNK, ""), "items": text, "parameters": {}}
 
 
-def _enlarged(source: bytes, body: ExtraBody, studio: Studio) -> bytes:
-    image = read_picture(source)
-    wanted = (math.floor(image.width * body.upscaling_resize), math.floor(image.height * body.upscaling_resize))
+def _wanted(size: tuple[int, int], body: ExtraBody) -> tuple[int, int]:
+    """The size to enlarge to, as A1111's "Scale by" and "Scale to" have it."""
     if body.resize_mode == 1:
-        wanted = (body.upscaling_resize_w, body.upscaling_resize_h)
-    name = "lanczos" if body.upscaler_1.lower() in ("none", "lanczos") else body.upscaler_1
-    return studio.upscalers.enlarge_to(source, wanted, name, crop=body.resize_mode == 1 and body.upscaling_crop)
+        return body.upscaling_resize_w, body.upscaling_resize_h
+    return math.floor(size[0] * body.upscaling_resize), math.floor(size[1] * body.upscaling_resize)
 
 
-def _decoded(text: str) -> bytes:
-    """What base64 says, with or without the beginning of a data URL."""
-    try:
-        return base64.b64decode(text.partition("base64,")[2] or text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequestError(f"The image is no base64 ({error}): encode the file's bytes", "image") from error
+def _upscaler(body: ExtraBody) -> str:
+    return "lanczos" if body.upscaler_1.lower() in ("none", "lanczos") else body.upscaler_1
