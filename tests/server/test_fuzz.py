@@ -49,6 +49,7 @@ fuzzed = settings(
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
+fuzzed_heavily = settings(fuzzed, max_examples=EXAMPLES // 4 + 1)
 
 
 class Quick:
@@ -183,7 +184,7 @@ _LONG = st.builds(
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/jobs", "/v1/images/generations", "/sdapi/v1/txt2img"])
-@fuzzed
+@fuzzed_heavily
 @given(field=st.sampled_from(["prompt", "negative_prompt", "scheduler", "size", "mode", "unheard-of"]), text=_LONG)
 def test_long_texts(address: str, path: str, field: str, text: str) -> None:
     body = {"prompt": "a star", "size": "8x8", "width": 8, "height": 8, field: text}
@@ -192,7 +193,7 @@ def test_long_texts(address: str, path: str, field: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-@fuzzed
+@fuzzed_heavily
 @given(
     opening=st.sampled_from(
         ["[", '{"a":', '[{"prompt":', '{"prompt":[', '{"styles":["a",', '{"alwayson_scripts":{"x":']
@@ -209,7 +210,7 @@ def test_deep_json(address: str, method: str, path: str, opening: str, depth: in
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-@fuzzed
+@fuzzed_heavily
 @given(
     field=st.sampled_from(FIELDS),
     item=st.sampled_from(["1", "null", '"a"', "[]", "{}", "1e999", "-", '"\\ud83d"', "9" * 5_000]),
@@ -253,7 +254,7 @@ def _huge(form: str, width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
 
 
-@fuzzed
+@fuzzed_heavily
 @given(
     form=st.sampled_from(["png", "gif", "bmp", "webp"]),
     width=st.sampled_from([1, 9_000, 16_384, 2**31 - 1]),
@@ -269,7 +270,7 @@ def test_pictures_that_say_they_are_huge(address: str, form: str, width: int, he
             _check(httpx.post(f"{address}/sdapi/v1/{path}", json=body, timeout=LIMIT))
 
 
-@fuzzed
+@fuzzed_heavily
 @given(data=st.data(), ends=st.booleans())
 def test_requests_in_pieces(address: str, data: st.DataObject, ends: bool) -> None:
     body = b'{"prompt": "a star", "size": "8x8"}'
