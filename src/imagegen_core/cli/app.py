@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ from imagegen_core.plugins.registry import Registry
 _FAILED = 1
 _WRONG_INPUT = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count it
-_NOBODY_READS = 141  # 128 + SIGPIPE
+_NOBODY_READS = 1  # as typer has it where it finds out first
+_OF_STREAMS = (errno.EBADF, errno.EIO, errno.ENOSPC)
 _FAILURES = (DeadlineError, EngineClosedError, OutOfMemoryError, StorageError, WriteError)
 
 
@@ -119,12 +121,10 @@ def _print_version(wanted: bool) -> None:
 
 
 def _system_sentence(error: OSError) -> str:
-    """What the system refused: to write to stdout, which then refuses once more, or to use a file."""
-    try:
-        streams.flush()
-    except (BrokenPipeError, WriteError) as refused:
-        return str(refused)
-    return unexpected(error) if error.filename is None else f"Cannot use {error.filename}: {error.strerror}"
+    """What the system refused: to use a file, or to write to a stream, whose errors name none."""
+    if error.filename is not None:
+        return f"Cannot use {error.filename}: {error.strerror}"
+    return str(streams.cannot_write(error)) if error.errno in _OF_STREAMS else unexpected(error)
 
 
 def _usage_sentence(error: typer.TyperException) -> str:
