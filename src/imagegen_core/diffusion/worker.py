@@ -269,13 +269,10 @@ class DiffusionWorker(ABC):
     def begin_in_parts(self, job: Job) -> Parts[Denoising]:
         """Do what `begin` does, a chunk of the prompt at a time: see `imagegen_core.worker.BeginningInParts`."""
         parts = self._begun(job)
-        while True:
-            try:
-                self.compute(next, parts)
-            except StopIteration as end:
-                state: Denoising = end.value
-                return state
+        state: Denoising | None
+        while (state := self.compute(_after_next, parts)) is None:
             yield
+        return state
 
     @torch.inference_mode()
     def _begun(self, job: Job) -> Parts[Denoising]:
@@ -505,6 +502,19 @@ class DiffusionWorker(ABC):
         with memory_for(self.checkpoint):
             prepare(pipe, self.device, self.dtype, settings)
         return pipe
+
+
+def _after_next(parts: Parts[Denoising]) -> Denoising | None:
+    """Do the next part; the state after the last one, None after others.
+
+    A `StopIteration` that crossed to another thread would be kept by its own traceback, and with it the state.
+    """
+    try:
+        next(parts)
+    except StopIteration as end:
+        state: Denoising = end.value
+        return state
+    return None
 
 
 def _tokens(conditioning: Conditioning) -> int:
