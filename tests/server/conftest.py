@@ -17,6 +17,8 @@ import uvicorn
 from imagegen_core import LocalEngine, Settings
 from imagegen_core.images.upscaling import Lanczos
 from imagegen_core.server import create_app
+from imagegen_core.server.connection_limits import ConnectionLimits
+from imagegen_core.server.connections import ServerConfig
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.faults import Gate, Watched
 
@@ -46,11 +48,16 @@ class Running:
 
     def until(self, condition: Callable[[], Any]) -> Any:
         """Wait until `condition` holds, and return what it gave."""
-        ends = time.monotonic() + LIMIT
-        while not (found := condition()):
-            assert time.monotonic() < ends, "it never came"
-            time.sleep(0.005)
-        return found
+        return wait_until(condition)
+
+
+def wait_until(condition: Callable[[], Any]) -> Any:
+    """Wait until `condition` holds, and return what it gave."""
+    ends = time.monotonic() + LIMIT
+    while not (found := condition()):
+        assert time.monotonic() < ends, "it never came"
+        time.sleep(0.005)
+    return found
 
 
 StartServer = Callable[..., Running]
@@ -66,7 +73,7 @@ def serve(tiny_worker: Any) -> Iterator[StartServer]:
             engine = LocalEngine(worker, previews=True, queue_limit=queue_limit)
             stack.callback(engine.close, drain=False)
             app = create_app(Settings.load(environ={}, **settings), engine)
-            url = stack.enter_context(listening(app))
+            url = stack.enter_context(listening(app, ConnectionLimits.of(app.state.studio.settings)))
             http = stack.enter_context(httpx.Client(base_url=url, timeout=LIMIT))
             return Running(url, app, worker, engine, http)
 
@@ -115,10 +122,10 @@ def held_lanczos(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldLanczos]:
 
 
 @contextlib.contextmanager
-def listening(app: Any, **options: Any) -> Iterator[str]:
-    """The address of a uvicorn that serves `app` on a thread, with `options` of its configuration."""
-    options = {"port": 0, "log_config": None, "timeout_graceful_shutdown": 1, "proxy_headers": False} | options
-    uvicorn_server = uvicorn.Server(uvicorn.Config(app, **options))
+def listening(app: Any, limits: ConnectionLimits | None = None, **options: Any) -> Iterator[str]:
+    """The address of a server of `app` on a thread, with `options` of uvicorn's configuration."""
+    limits = limits or ConnectionLimits.of(Settings())
+    uvicorn_server = uvicorn.Server(ServerConfig(app, limits, port=0, timeout_graceful_shutdown=1, **options))
     thread = threading.Thread(target=uvicorn_server.run)
     thread.start()
     try:

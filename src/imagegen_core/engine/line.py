@@ -75,6 +75,8 @@ class Line:
         with self._changed:
             if self._closed:
                 raise EngineClosedError("The engine is closed: it takes no more requests")
+            if not self._open:  # nothing is drawn until now, which says nothing of the pace
+                self._last_finished = time.monotonic()
             self._open[ticket.job.fut] = ticket
             insort(self._waiting, ticket, key=lambda one: -one.priority)
             self._tell_places()

@@ -12,6 +12,7 @@ from imagegen_core.models.inspect import contents_of
 from imagegen_core.models.locate import folders_below
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
 from imagegen_core.models.loras.plan import plan_lora
+from imagegen_core.paths import expanded
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
 from imagegen_core.styles import MAX_STRENGTH, STYLE_REGISTRY, StyleDef
@@ -141,7 +142,7 @@ def _offered(settings: Settings, registry: Registry) -> Iterator[tuple[str, Styl
     for style_id, table in settings.styles.items():
         style = StyleDef(
             title=table.title,
-            lora_path=str(table.lora_path.expanduser()),
+            lora_path=str(expanded(table.lora_path)),
             adapter_name=style_id,
             levels=table.levels,
             required_cross_attention_dim=table.required_cross_attention_dim,
@@ -173,7 +174,7 @@ def _files_below(root: Path, source: str) -> dict[str, Path]:
 
 
 def _path(style: StyleDef, settings: Settings) -> Path:
-    path = Path(style.lora_path).expanduser()
+    path = expanded(style.lora_path)
     if path.is_absolute() or settings.model_root is None:
         return path
     return settings.model_root / path

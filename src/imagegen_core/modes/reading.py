@@ -8,6 +8,7 @@ from pathlib import Path
 from imagegen_core.errors import SettingsError
 from imagegen_core.modes.mode import DEFAULT_MODE, Mode, ModeSet
 from imagegen_core.modes.yaml_file import YamlModes, read_yaml
+from imagegen_core.paths import expanded
 from imagegen_core.settings import LoraSettings, ModeSettings, Settings
 from imagegen_core.styles import LoraUse
 
@@ -46,9 +47,9 @@ def modes_path(settings: Settings) -> Path | None:
     named = settings.modes_file
     if named is None:
         folders = [file.parent for file in reversed(settings.files)] if settings.files else [Path()]
-        return next((folder / name for folder in folders for name in _NAMES if (folder / name).is_file()), None)
-    found = [named] if named.is_file() else [named / name for name in _NAMES if (named / name).is_file()]
-    if not found:
+        return next((folder / name for folder in folders for name in _NAMES if (folder / name).exists()), None)
+    found = [named / name for name in _NAMES if (named / name).exists()] if named.is_dir() else [named]
+    if not found or not found[0].exists():
         raise SettingsError(f"There is no file of modes {named}: correct {settings.source('modes_file')}")
     return found[0]
 
@@ -75,7 +76,7 @@ def _modes(tables: Mapping[str, ModeSettings], settings: Settings, lora_root: Pa
 
 
 def _lora(table: LoraSettings, root: Path) -> LoraUse:
-    return LoraUse(root / table.path.expanduser(), table.strength, table.adapter_name or f"lora_{table.path.stem}")
+    return LoraUse(root / expanded(table.path), table.strength, table.adapter_name or f"lora_{table.path.stem}")
 
 
 def _unconfigured(settings: Settings) -> ModeSet:

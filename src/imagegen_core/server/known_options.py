@@ -52,8 +52,10 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "face_restoration": (False,),
     "sdxl_crop_top": (0,),
     "sdxl_crop_left": (0,),
-    "forge_additional_modules": ([],),
 }
+
+FORGE_ALONE: dict[str, tuple[Any, ...]] = {"forge_additional_modules": ([],)}
+"""Options with one value here that are accepted and not told, as clients take their teller for Forge."""
 
 _NAMES = """
 sd_checkpoint_hash sd_checkpoint_cache sd_checkpoints_limit sd_checkpoints_keep_in_cpu sd_vae_checkpoint_cache

@@ -10,7 +10,7 @@ from typing import Any
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.modes import Mode
 from imagegen_core.request import shown
-from imagegen_core.server.known_options import HARMLESS, fixed_options
+from imagegen_core.server.known_options import FORGE_ALONE, HARMLESS, fixed_options
 
 _DEEPEST_CLIP = 12
 _HASH = re.compile(r"\s\[[0-9a-fA-F]{6,64}\]\Z")  # which A1111 writes after a checkpoint's name
@@ -42,7 +42,7 @@ class Options:
         Raises:
             InvalidRequestError: An option is unknown, or would change pictures in a way that is not drawn here.
         """
-        options, fixed = self, fixed_options(vae)
+        options, fixed = self, fixed_options(vae) | FORGE_ALONE
         for name, value in given.items():
             if name == "sd_model_checkpoint":
                 options = replace(options, mode=_find_checkpoint(value, checkpoints).name)
@@ -81,7 +81,7 @@ def _find_checkpoint(value: object, checkpoints: Mapping[str, Mode]) -> Mode:
         titles.setdefault(mode.name, title)
     listed = " or ".join([*list(titles.values())[:_MOST_LISTED], *(["others"] if len(titles) > _MOST_LISTED else [])])
     raise InvalidRequestError(
-        f"Invalid sd_model_checkpoint {shown(value)}: this server draws with {listed} alone: "
+        f"Invalid sd_model_checkpoint {shown(value)}. This server draws with {listed} alone: "
         "leave sd_model_checkpoint out",
         "sd_model_checkpoint",
     )

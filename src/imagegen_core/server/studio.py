@@ -127,6 +127,8 @@ class Studio:
         Raises:
             InvalidRequestError: It asks for more than the server draws.
         """
+        self.check_length(request.prompt, "prompt")
+        self.check_length(request.negative_prompt or "", "negative_prompt")
         request = mode.complete(request)
         left_out = {
             field: value
@@ -148,6 +150,18 @@ class Studio:
             )
         self._check_sampling(drawing, mode)
         return completed
+
+    def check_length(self, prompt: str, field: str) -> None:
+        """Refuse a prompt that is too long, before it is parsed.
+
+        Raises:
+            InvalidRequestError: It has more than `Settings.max_prompt_chars` characters.
+        """
+        limit = self.settings.max_prompt_chars
+        if len(prompt) > limit:
+            raise InvalidRequestError(
+                f"Invalid {field} of {len(prompt)} characters: this server takes up to {limit}, so shorten it", field
+            )
 
     def _check_sampling(self, drawing: Drawing, mode: Mode) -> None:
         try:
@@ -297,20 +311,13 @@ async def drawn_all(request: HttpRequest, tickets: Sequence[Ticket]) -> list[Pic
         ClientGoneError: The client hung up.
         ImagegenError: There will be no picture, and why.
     """
-    waiting: asyncio.Future[Any] = asyncio.gather(*(_result(ticket) for ticket in tickets))
-    gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            raise ClientGoneError("The client hung up")
-        return cast("list[Picture]", waiting.result())
+        return await unless_gone(request, _results(tickets))
     except asyncio.CancelledError as error:
-        if waiting.done() and any(ticket.job.fut.cancelled() for ticket in tickets):
+        if any(ticket.job.fut.cancelled() for ticket in tickets):
             raise ConflictError("The picture was cancelled before it was done: ask again") from error
         raise
     finally:
-        waiting.cancel()
-        gone.cancel()
         for ticket in tickets:
             ticket.cancel()  # of what is done, nothing
 
@@ -322,25 +329,30 @@ async def unless_gone(request: HttpRequest, running: Coroutine[Any, Any, Result]
         ClientGoneError: The client hung up.
     """
     work, gone = asyncio.ensure_future(running), asyncio.ensure_future(_gone(request))
+    for task in (work, gone):
+        task.add_done_callback(retrieve)  # also an error after this function
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise ClientGoneError("The client hung up")
         return work.result()
     finally:
-        work.add_done_callback(retrieve)
         work.cancel()
         gone.cancel()
 
 
-def retrieve(future: asyncio.Future[Any]) -> None:
-    """Take note of an error that nobody waits for any more, which asyncio would report otherwise."""
-    if not future.cancelled():
-        future.exception()
+async def _results(tickets: Sequence[Ticket]) -> list[Picture]:
+    return await asyncio.gather(*(_result(ticket) for ticket in tickets))
 
 
 async def _result(ticket: Ticket) -> Picture:
     return await ticket
+
+
+def retrieve(future: asyncio.Future[Any]) -> None:
+    """Retrieve an error that nobody may ask for, so that asyncio does not log it as never retrieved."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def _gone(request: HttpRequest) -> None:

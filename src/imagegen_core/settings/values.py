@@ -27,6 +27,32 @@ CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """Several words: an array in the file, with commas between them in the environment."""
 
 
+_ORIGIN = re.compile(r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^/?#@*\s]+/?")  # as browsers write it: RFC 6454, section 6.2
+_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:.]+\]?")
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    if wrong := next((origin for origin in origins if not _ORIGIN.fullmatch(origin)), None):
+        raise ValueError(f"{wrong!r} is no origin: expected a scheme and a host, such as http://localhost:5173, or *")
+    return origins
+
+
+def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    if wrong := next((host for host in hosts if not _HOST.fullmatch(host)), None):
+        raise ValueError(
+            f"{wrong!r} is no host: expected a name or an address without scheme and port, such as example.org, "
+            "*.example.org or *"
+        )
+    return hosts
+
+
+Origins = Annotated[CommaSeparated, AfterValidator(_check_origins)]
+"""Origins of web pages."""
+
+HostNames = Annotated[CommaSeparated, AfterValidator(_check_hosts)]
+"""Names and addresses of hosts."""
+
+
 def _joined(value: object) -> object:
     """Devices as one text with commas, also where they are an array."""
     words = _split(value)

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from imagegen_core.modes import Mode
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.results import GenerateBody, Order, make_result
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn
 
-router = APIRouter(tags=["pictures"])
+router = APIRouter(route_class=JsonRoute, tags=["pictures"])
 
 PICTURES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {}, "image/jpeg": {}, "application/json": {}}, "description": "The picture"}

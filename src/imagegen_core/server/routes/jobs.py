@@ -16,12 +16,13 @@ from imagegen_core.engine import Ticket
 from imagegen_core.job import Cancelled, Done, Event, Failed, Queued, Started, StepDone
 from imagegen_core.server.errors import ConflictError, problem
 from imagegen_core.server.jobs import PostedJob, Promise
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.links import path_to
 from imagegen_core.server.results import GenerateBody, Order, Result, make_result
 from imagegen_core.server.routes.generate import PICTURES, prepared, wants_json
 from imagegen_core.server.studio import Caller, SharedStudio, Studio
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(route_class=JsonRoute, prefix="/v1/jobs", tags=["jobs"])
 
 
 @router.post("", status_code=202)

@@ -8,8 +8,10 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict
 
+from imagegen_core.redaction import redact
 from imagegen_core.server.access import require_admin
 from imagegen_core.server.errors import ConflictError
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.studio import SharedStudio
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from imagegen_core.server.studio import Studio
     from imagegen_core.worker import DeviceMemory
 
-router = APIRouter(prefix="/api", tags=["modes"])
+router = APIRouter(route_class=JsonRoute, prefix="/api", tags=["modes"])
 
 _ADMIN = [Depends(require_admin)]
 
@@ -59,7 +61,7 @@ async def modes(studio: SharedStudio) -> dict[str, Any]:
         "modes": {
             name: _shown(mode) | {"state": states.get(mode.key, "absent")} for name, mode in model.modes.modes.items()
         },
-        "error": model.error or None,
+        "error": redact(model.error) or None,
     }
 
 

@@ -23,10 +23,11 @@ from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest
 from imagegen_core.server.body import Body
 from imagegen_core.server.errors import NotFoundError, problem
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.links import url_to
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn_all
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+router = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["OpenAI"])
 
 _OWNER = "imagegen"
 

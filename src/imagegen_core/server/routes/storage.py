@@ -10,13 +10,12 @@ from fastapi.responses import Response
 
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.server.errors import ConflictError, NotFoundError
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.routes.generate import PICTURES
 from imagegen_core.server.studio import Caller, SharedStudio
 from imagegen_core.storage import ImageStore, check_key, is_owned, is_uuid, key_of
 
-router = APIRouter(prefix="/storage", tags=["storage"])
-public = APIRouter(prefix="/storage", tags=["storage"])
-"""What needs no API key: a picture under a key that the server made, which nobody guesses."""
+router = APIRouter(route_class=JsonRoute, prefix="/storage", tags=["storage"])
 
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
@@ -37,7 +36,7 @@ async def health(store: Store, studio: SharedStudio) -> dict[str, Any]:
     return {"status": "ok", "provider": studio.settings.storage_provider}
 
 
-@public.get("/{key:uuid}", include_in_schema=False)
+@router.get("/{key:uuid}", include_in_schema=False)
 async def fetch_made(key: UUID, store: Store, studio: SharedStudio) -> Response:
     """A picture that the server stored."""
     return await _fetched(str(key), str(key), store, studio)

@@ -75,6 +75,11 @@ class Txt2ImgBody(Body):
         """The styles without A1111's names for none."""
         return [style for style in self.styles if style and style != "None"]
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The fields that mean something, as A1111 sends them back; scripts are left out, as none of them is on."""
+        return self.model_dump(exclude={"alwayson_scripts", *(self.model_extra or ())})
+
     def check(self) -> None:
         """Refuse what would draw another picture than the one asked for.
 

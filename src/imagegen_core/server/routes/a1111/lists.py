@@ -11,11 +11,12 @@ from fastapi import APIRouter
 
 from imagegen_core.resources.memory import system_memory
 from imagegen_core.schedules import SCHEDULES
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.routes.a1111.callers import mode_of
 from imagegen_core.server.studio import Caller, SharedStudio
 
-router = APIRouter()
-gradio = APIRouter()
+router = APIRouter(route_class=JsonRoute)
+gradio = APIRouter(route_class=JsonRoute)
 
 _NONE = "None"
 

@@ -9,10 +9,11 @@ from fastapi import APIRouter, Depends
 
 from imagegen_core.server.access import require_admin
 from imagegen_core.server.errors import ConflictError
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.routes.a1111.callers import mode_of
 from imagegen_core.server.studio import Caller, SharedStudio
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 _ADMIN = [Depends(require_admin)]
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.routes.a1111.callers import options_with, told_options
 from imagegen_core.server.studio import Caller, SharedStudio
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.get("/options")

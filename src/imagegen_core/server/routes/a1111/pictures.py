@@ -16,9 +16,10 @@ from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.reading import PictureFile, read_text
 from imagegen_core.images.recipe import A1111_CHUNK
 from imagegen_core.server.base64_pictures import decode_base64
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.studio import Caller, SharedStudio
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 _NONE = "None"
 _LARGEST_FACTOR = 8

@@ -23,16 +23,15 @@ def sampling_of(body: Txt2ImgBody, card: ModelCard, registry: Registry) -> dict[
         InvalidRequestError: There is no such sampler or schedule.
     """
     sampler = _sampler(body, card, registry)
-    deterministic = sampler is not None and sampler.eta == 0 and not body.s_churn
-    eta = None if body.eta == _UNASKED_ETA and (sampler is None or sampler.eta is not None) else body.eta
+    adds_noise = sampler is None or sampler.eta == 1 or bool(body.s_churn)
     return {
         "scheduler": body.sampler,
         "schedule": _schedule(body, sampler),
-        "eta": eta,
+        "eta": None if _asks_no_eta(body, sampler) else body.eta,
         "s_churn": body.s_churn or None,
         "s_tmin": body.s_tmin or None,
         "s_tmax": body.s_tmax or None,  # A1111's 0 is infinity
-        "s_noise": None if body.s_noise == _UNASKED_NOISE or deterministic else body.s_noise,
+        "s_noise": None if body.s_noise == _UNASKED_NOISE or not adds_noise else body.s_noise,
     }
 
 
@@ -43,6 +42,13 @@ def _sampler(body: Txt2ImgBody, card: ModelCard, registry: Registry) -> Sampler 
         return None
     own = card.own_scheduler or OwnScheduler("")
     return find_sampling(name, None, registry.samplers.values(), own)[0]
+
+
+def _asks_no_eta(body: Txt2ImgBody, sampler: Sampler | None) -> bool:
+    """Whether ``eta`` leaves the sampler as it is: at its default, or at 0 where the sampler adds no noise."""
+    if sampler is None:
+        return body.eta == _UNASKED_ETA
+    return sampler.eta is not None and body.eta in (sampler.eta, _UNASKED_ETA)
 
 
 def _schedule(body: Txt2ImgBody, sampler: Sampler | None) -> str | None:
