@@ -157,7 +157,7 @@ class Registry:
         from fastapi import APIRouter
 
         for plugin in self.plugins:
-            added = APIRouter()
+            added = APIRouter(route_class=app.route_class)
             worked = plugin.status == "ok"
             self._call(plugin, "imagegen_routes", app=added)
             if plugin.status == "ok":

@@ -1,6 +1,6 @@
 """The limits of memory and CPU time that Linux control groups set, as containers and service managers use them.
 
-Sources: the kernel's ``admin-guide/cgroup-v2.rst``, ``admin-guide/cgroup-v1/memory.rst``, ``scheduler/sched-bwc.rst``;
+Sources: the kernel's ``admin-guide/cgroup-v2.rst``, ``admin-guide/cgroup-v1/memory.rst``, ``scheduler/sched-bwc.rst``,
 cgroups(7) and proc_pid_mountinfo(5). A limit holds for all groups below, so that the tightest counts, from the
 process's own group up to the mounted root.
 """
