@@ -269,10 +269,11 @@ class DiffusionWorker(ABC):
     def begin_in_parts(self, job: Job) -> Parts[Denoising]:
         """Do what `begin` does, a chunk of the prompt at a time: see `imagegen_core.worker.BeginningInParts`."""
         parts = self._begun(job)
-        state: Denoising | None
-        while (state := self.compute(_after_next, parts)) is None:
+        while True:
+            state: Denoising | None = self.compute(_after_next, parts)
+            if state is not None:
+                return state
             yield
-        return state
 
     @torch.inference_mode()
     def _begun(self, job: Job) -> Parts[Denoising]:
