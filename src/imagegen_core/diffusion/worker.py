@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from cachetools import LRUCache
@@ -269,11 +269,9 @@ class DiffusionWorker(ABC):
     def begin_in_parts(self, job: Job) -> Parts[Denoising]:
         """Do what `begin` does, a chunk of the prompt at a time: see `imagegen_core.worker.BeginningInParts`."""
         parts = self._begun(job)
-        while True:
-            state: Denoising | None = self.compute(_after_next, parts)
-            if state is not None:
-                return state
+        while (state := self.compute(_after_next, parts)) is None:
             yield
+        return cast("Denoising", state)
 
     @torch.inference_mode()
     def _begun(self, job: Job) -> Parts[Denoising]:
