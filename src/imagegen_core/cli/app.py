@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The words after ``imagegen``; None takes the process's.
     """
     streams.prepare()
+    _name_temporary_folder()
     leave_out_broken_distributions()
     logging.basicConfig(handlers=[console.LogHandler()], level=logging.WARNING, format="%(message)s")
     try:
@@ -81,6 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (OSError, WriteError):  # told above
         streams.discard(sys.stdout)
     sys.exit(code)
+
+
+def _name_temporary_folder() -> None:
+    """Where no folder can be written to, have `tempfile` name one all the same: torch asks for it when imported."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - nothing is written there
 
 
 def _run(words: Sequence[str]) -> int:
