@@ -47,10 +47,11 @@ async def _watch(model: Model, files: list[Path], read: _Signature, ending: asyn
         before, seen = seen, await asyncio.to_thread(_signature, files)
         if seen == before and seen != read and not ending.is_set():
             read = seen
-            await _reload(model)
+            await reload_modes(model)
 
 
-async def _reload(model: Model) -> None:
+async def reload_modes(model: Model) -> None:
+    """Read the modes again; where that fails, those before stay, and the log says why."""
     try:
         await asyncio.to_thread(model.reload)
     except ImagegenError:

@@ -40,6 +40,7 @@ _ALSO_CALLED = {
     "storage_provider": "STORAGE_PROVIDER",
     "storage_url": "STORAGE_URL",
     "storage_max_items": "STORAGE_MAX_ITEMS",
+    "storage_max_bytes": "STORAGE_MAX_BYTES",
     "storage_ttl_image": "STORAGE_TTL_IMAGE",
     "storage_enable_http": "STORAGE_ENABLE_HTTP",
 }

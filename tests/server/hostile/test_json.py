@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2 as httpx
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from imagegen_core import LocalEngine, Settings
@@ -59,6 +60,10 @@ class _Routes:
 
         async def echo(body: _Mine) -> _Mine:
             return body
+
+        @app.post("/mine/raw")
+        async def raw(request: Request) -> Any:
+            return await request.json()
 
         app.post("/mine")(echo)
         inner.post("/mine/inner")(echo)
@@ -147,7 +152,9 @@ def test_a_whole_character_is_none_of_that(http: httpx.Client) -> None:
 
 def test_commas_of_a_text_are_no_values(http: httpx.Client) -> None:
     prompt = "a, " * 50_000
-    assert _post(http, "/mine", json.dumps({"prompt": prompt})).json()["prompt"] == prompt
+    answer = _post(http, "/mine", json.dumps({"prompt": prompt}))
+    assert answer.status_code == 200, answer.text[:300]
+    assert answer.json()["prompt"] == prompt
 
 
 def test_the_wrong_field_is_named(http: httpx.Client) -> None:
@@ -188,6 +195,14 @@ def test_json_by_other_names_is_read(http: httpx.Client) -> None:
     for kind in ("application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.mine+json"):
         answer = http.post("/mine", content=b'{"prompt": "a"}', headers={"Content-Type": kind})
         assert answer.json()["prompt"] == "a"
+
+
+def test_a_plugin_that_reads_json_itself_is_guarded(http: httpx.Client) -> None:
+    for kind in ("application/json", "text/plain"):
+        headers = {"Content-Type": kind}
+        assert http.post("/mine/raw", content=b'{"a": [1]}', headers=headers).json() == {"a": [1]}
+        for body in (b"", b"[" * 300, b'"\\ud83d"', b"NaN"):
+            assert http.post("/mine/raw", content=body, headers=headers).status_code == 422, (kind, body)
 
 
 @pytest.mark.parametrize("path", ROUTES)

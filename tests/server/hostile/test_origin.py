@@ -348,6 +348,38 @@ def test_where_another_server_binds_the_address_of_the_connection_counts() -> No
     assert not check.allows("192.168.1.4", reached="::ffff:127.0.0.1")
 
 
+@pytest.mark.parametrize(
+    ("host", "forwarded", "status"),
+    [
+        ("127.0.0.1:4200", "pictures.example.org", 200),
+        ("pictures.example.org", "pictures.example.org", 200),
+        ("127.0.0.1:4200", "evil.example", 421),
+        ("evil.example", "pictures.example.org", 421),
+        ("evil.example", "localhost", 421),
+    ],
+)
+def test_behind_a_proxy_both_hosts_count(start: Start, host: str, forwarded: str, status: int) -> None:
+    http = start(trusted_proxies="127.0.0.1", allowed_hosts="pictures.example.org")
+    headers = {
+        "Host": host,
+        "X-Forwarded-Host": forwarded,
+        "X-Forwarded-Proto": "https",
+        "Origin": f"https://{forwarded}",
+    }
+    assert http.post("/generate", json=BODY, headers=headers).status_code == status
+    assert http.post("/generate", json=BODY, headers=headers | {"Origin": f"http://{forwarded}"}).status_code in (
+        403,
+        421,
+    )
+
+
+def test_a_proxy_that_nobody_trusts_changes_nothing(start: Start) -> None:
+    headers = {"Host": "evil.example", "X-Forwarded-Host": "localhost", "X-Forwarded-Proto": "https"}
+    assert start().get("/health", headers=headers).status_code == 421
+    headers = {"X-Forwarded-Host": "evil.example", "Origin": "http://evil.example"}
+    assert start().post("/generate", json=BODY, headers=headers).status_code == 403
+
+
 async def _unused(scope: Scope, receive: object, send: object) -> None:
     raise AssertionError
 
