@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import anyio.to_thread
 from fastapi import APIRouter, Depends
 
 from imagegen_core.server.access import require_admin
@@ -32,7 +31,7 @@ async def sd_models(studio: SharedStudio) -> list[dict[str, Any]]:
 async def refresh_checkpoints(studio: SharedStudio) -> None:
     """Read the modes' configuration again, where there is any."""
     if studio.model.files():
-        await anyio.to_thread.run_sync(studio.model.reload)
+        await studio.model.changing(studio.model.reload)
 
 
 @router.post("/refresh-loras")
@@ -45,7 +44,7 @@ async def refresh_lists() -> None:
 async def unload_checkpoint(studio: SharedStudio, caller: Caller) -> dict[str, Any]:
     """Let go of the model of this caller's checkpoint, which the next picture loads again."""
     mode = mode_of(studio, caller)
-    if not await anyio.to_thread.run_sync(studio.model.models.unload, mode):
+    if not await studio.model.changing(studio.model.models.unload, mode):
         residents = [model for host in studio.model.models.hosts() for model in host.residents]
         if any(model.open for model in residents if model.key == mode.key):
             raise ConflictError(f"The model of {mode.name} draws at the moment: ask again when it is done")
