@@ -44,6 +44,8 @@ EXEMPT = {
     "ray start --head": "tests/cluster does it",
     "ray start --address=FIRST:6379": "it wants a second machine; tests/cluster has a second node",
     "serve deploy serve.yaml": "tests/cluster does it",
+    "pip install --no-deps --require-hashes -r requirements.lock": "it installs from an index; nox -s audit does one",
+    "pip install --no-deps ./src/imagegen_core ./src/imagegen_sdxl ./src/imagegen_demo": "it installs into the tests",
     "serve status": "it asks a cluster, which tests/cluster has",
 }
 _JOB = re.compile(r"job-[0-9a-f][0-9a-f-]+")
