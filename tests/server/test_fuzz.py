@@ -28,6 +28,7 @@ from schemathesis import GenerationMode
 from imagegen_core import Job, LocalEngine, Settings
 from imagegen_core.images.png import encode_png
 from imagegen_core.request import Drawing
+from imagegen_core.samplers import OwnScheduler
 from imagegen_core.server import create_app
 from imagegen_core.server.results import GenerateBody
 from imagegen_core.server.routes.a1111 import Txt2ImgBody
@@ -53,10 +54,12 @@ fuzzed_heavily = settings(fuzzed, max_examples=EXAMPLES // 4 + 1)
 
 
 class Quick:
-    """A worker that draws one colour, at once."""
+    """A worker that draws one colour, at once, and has samplers, so that what names one is read."""
 
     worker_id = 0
     native_size = "64x64"
+    default_sampler = "LCM"
+    own_scheduler = OwnScheduler("LCMScheduler")
 
     def run_job(self, job: Job) -> tuple[bytes, int]:
         return self.run_job_with_latents(job)[:2]
@@ -185,7 +188,12 @@ _LONG = st.builds(
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/jobs", "/v1/images/generations", "/sdapi/v1/txt2img"])
 @fuzzed_heavily
-@given(field=st.sampled_from(["prompt", "negative_prompt", "scheduler", "size", "mode", "unheard-of"]), text=_LONG)
+@given(
+    field=st.sampled_from(
+        ["prompt", "negative_prompt", "scheduler", "schedule", "sampler_name", "size", "mode", "model", "unheard-of"]
+    ),
+    text=_LONG,
+)
 def test_long_texts(address: str, path: str, field: str, text: str) -> None:
     body = {"prompt": "a star", "size": "8x8", "width": 8, "height": 8, field: text}
     with _prompt(address):

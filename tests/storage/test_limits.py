@@ -59,6 +59,14 @@ def test_a_server_does_not_prune_anothers_pictures(kind: Kind) -> None:
     assert [number for number in range(5) if narrow.get(f"narrow-{number}.png")] == [4]
 
 
+def test_a_server_does_not_prune_what_another_put_in_the_place_of_its_own(tmp_path: Path) -> None:
+    one, other = _folder(tmp_path, storage_max_items=1), _folder(tmp_path)
+    one.put("same.png", b"one's")
+    other.put("same.png", b"other's")
+    one.put("next.png", b"one's")
+    assert other.get("same.png") == b"other's"
+
+
 def test_a_server_that_keeps_pictures_for_less_leaves_anothers_in_a_folder(tmp_path: Path) -> None:
     store = _folder(tmp_path, storage_ttl_image=1000)
     store.put("a.png", b"picture")

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imagegen_core.server.errors import answer
-from imagegen_core.server.studio import ClientGoneError
+from imagegen_core.server.waiting import ClientGoneError
 
 if TYPE_CHECKING:
     from imagegen_core.server.studio import Studio

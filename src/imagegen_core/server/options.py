@@ -13,7 +13,7 @@ from imagegen_core.request import shown
 from imagegen_core.server.known_options import FORGE_ALONE, HARMLESS, fixed_options
 
 _DEEPEST_CLIP = 12
-_HASH = re.compile(r"\s\[[0-9a-fA-F]{6,64}\]\Z")  # which A1111 writes after a checkpoint's name
+_HASH = re.compile(r"[0-9a-fA-F]{6,64}\]")  # A1111 writes it after a checkpoint's name, as in "name [6ce0161689]"
 _MOST_LISTED = 8
 
 
@@ -73,7 +73,7 @@ class CallersOptions:
 
 def _find_checkpoint(value: object, checkpoints: Mapping[str, Mode]) -> Mode:
     """Find the mode of a checkpoint's name, with or without the hash that A1111 writes after it."""
-    for name in (value, _HASH.sub("", value)) if isinstance(value, str) else ():
+    for name in (value, _without_hash(value)) if isinstance(value, str) else ():
         if name in checkpoints:
             return checkpoints[name]
     titles: dict[str, str] = {}
@@ -85,6 +85,11 @@ def _find_checkpoint(value: object, checkpoints: Mapping[str, Mode]) -> Mode:
         "leave sd_model_checkpoint out",
         "sd_model_checkpoint",
     )
+
+
+def _without_hash(title: str) -> str:
+    name, _, digits = title.rpartition(" [")
+    return name if _HASH.fullmatch(digits) else title
 
 
 def _clip_stop(value: object) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -21,23 +21,22 @@ from imagegen_core.engine import Ticket
 from imagegen_core.errors import (
     DeadlineError,
     ImagegenError,
-    InvalidRequestError,
     NotReadyError,
     QueueFullError,
     StorageError,
 )
 from imagegen_core.modes import Mode
-from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import Drawing, GenerateRequest, Size
-from imagegen_core.server.errors import ConflictError
 from imagegen_core.server.jobs import Jobs
 from imagegen_core.server.metrics import Metrics
 from imagegen_core.server.model import Model
 from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.options import CallersOptions
+from imagegen_core.server.request_limits import RequestLimits
 from imagegen_core.server.runs import Runs
 from imagegen_core.server.upscaling_queue import UpscalingQueue, Work
+from imagegen_core.server.waiting import retrieve, unless_gone
 from imagegen_core.settings import Settings
 from imagegen_core.storage import ImageStore, new_key
 
@@ -50,15 +49,12 @@ _DISABLED = "disabled"
 _STOPPED = "The server stopped before the picture was done: ask again"
 _SEEDS = 2**63
 _STORE_THREADS = 16
+_WAITING_BODIES = 8  # of the largest size, that may be in memory while they wait to be enlarged
 _DEFAULTS = {
     "size": "default_size",
     "num_inference_steps": "default_steps",
     "guidance_scale": "default_guidance",
 }
-
-
-class ClientGoneError(Exception):
-    """The client hung up: nobody waits for an answer."""
 
 
 class Studio:
@@ -67,6 +63,7 @@ class Studio:
     Attributes:
         settings: How it serves.
         registry: The plugins.
+        limits: The most that a request may ask for.
         model: The modes, and the engines that draw them.
         store: Where pictures are kept; None where storage is disabled.
         upscalers: What enlarges.
@@ -84,12 +81,15 @@ class Studio:
             ImagegenError: The store or the upscaler that is configured cannot be used.
         """
         self.settings, self.registry = settings, registry
+        self.limits = RequestLimits(settings)
         self.model = model
         self.store: ImageStore | None = None
         if settings.storage_provider != _DISABLED:
             self.store = registry.store(settings.storage_provider).load(settings)
         self.upscalers = model.models.enlarging()
-        self.upscalings = UpscalingQueue(settings.queue_max, self.upscalers.together)
+        self.upscalings = UpscalingQueue(
+            settings.queue_max, _WAITING_BODIES * settings.max_body_bytes, self.upscalers.together
+        )
         self.jobs = Jobs(settings.storage_max_items, settings.storage_ttl_image, settings.storage_max_bytes)
         self.metrics = Metrics(self.model, self.upscalings)
         self.runs = Runs()
@@ -127,8 +127,8 @@ class Studio:
         Raises:
             InvalidRequestError: It asks for more than the server draws.
         """
-        self.check_length(request.prompt, "prompt")
-        self.check_length(request.negative_prompt or "", "negative_prompt")
+        self.limits.check_length(request.prompt, "prompt")
+        self.limits.check_length(request.negative_prompt or "", "negative_prompt")
         request = mode.complete(request)
         left_out = {
             field: value
@@ -137,31 +137,9 @@ class Studio:
         }
         completed = request.model_copy(update=left_out)
         drawing = Drawing.of(completed, native_size="8x8")
-        if drawing.steps > self.settings.max_steps:
-            raise InvalidRequestError(
-                f"Invalid num_inference_steps {drawing.steps}: this server takes 1 to {self.settings.max_steps}",
-                "num_inference_steps",
-            )
-        if drawing.size.width * drawing.size.height > self.settings.max_pixels:
-            raise InvalidRequestError(
-                f"Invalid size {drawing.size}: this server draws up to {self.settings.max_pixels} pixels, such as "
-                f"{_square(self.settings.max_pixels)}",
-                "size",
-            )
+        self.limits.check(drawing)
         self._check_sampling(drawing, mode)
         return completed
-
-    def check_length(self, prompt: str, field: str) -> None:
-        """Refuse a prompt that is too long, before it is parsed.
-
-        Raises:
-            InvalidRequestError: It has more than `Settings.max_prompt_chars` characters.
-        """
-        limit = self.settings.max_prompt_chars
-        if len(prompt) > limit:
-            raise InvalidRequestError(
-                f"Invalid {field} of {len(prompt)} characters: this server takes up to {limit}, so shorten it", field
-            )
 
     def _check_sampling(self, drawing: Drawing, mode: Mode) -> None:
         try:
@@ -218,7 +196,12 @@ class Studio:
         return tickets
 
     async def upscaled(
-        self, request: HttpRequest | None, caller: str, work: Work[Result], since: float | None = None
+        self,
+        request: HttpRequest | None,
+        caller: str,
+        work: Work[Result],
+        since: float | None = None,
+        weight: int = 0,
     ) -> Result:
         """Have a picture enlarged for a caller, and give it up when the client does.
 
@@ -228,6 +211,7 @@ class Studio:
             work: Enlarges the picture.
             since: `time.monotonic` seconds at which a picture was asked for that is drawn already, and therefore
                 enlarged however many wait; None for one that was sent.
+            weight: Bytes of memory that a picture that was sent takes while it waits.
 
         Raises:
             ClientGoneError: The client hung up.
@@ -237,13 +221,13 @@ class Studio:
         """
         if since is None:
             self._check_share(caller)
-            self.upscalings.check_room()
+            self.upscalings.check_room(weight)
             if self.model.state == "stopping":
                 raise NotReadyError("The server is stopping: ask another, or this one after its restart")
             since = time.monotonic()
         self._open[caller] += 1
         try:
-            running = self.upscalings.run(work, since + self.settings.default_timeout)
+            running = self.upscalings.run(work, since + self.settings.default_timeout, weight)
             return await (running if request is None else unless_gone(request, running))
         except DeadlineError:
             self.metrics.failed("deadline")
@@ -299,68 +283,6 @@ class Studio:
             del self._open[caller]
 
 
-async def drawn(request: HttpRequest, ticket: Ticket) -> Picture:
-    """Wait for a picture, and give it up when the client does: see `drawn_all`."""
-    return (await drawn_all(request, [ticket]))[0]
-
-
-async def drawn_all(request: HttpRequest, tickets: Sequence[Ticket]) -> list[Picture]:
-    """Wait for pictures, and give all of them up when one fails, or the client hangs up.
-
-    Raises:
-        ClientGoneError: The client hung up.
-        ImagegenError: There will be no picture, and why.
-    """
-    try:
-        return await unless_gone(request, _results(tickets))
-    except asyncio.CancelledError as error:
-        if any(ticket.job.fut.cancelled() for ticket in tickets):
-            raise ConflictError("The picture was cancelled before it was done: ask again") from error
-        raise
-    finally:
-        for ticket in tickets:
-            ticket.cancel()  # of what is done, nothing
-
-
-async def unless_gone(request: HttpRequest, running: Coroutine[Any, Any, Result]) -> Result:
-    """Wait for a coroutine, and cancel it when the client hangs up.
-
-    Raises:
-        ClientGoneError: The client hung up.
-    """
-    work, gone = asyncio.ensure_future(running), asyncio.ensure_future(_gone(request))
-    for task in (work, gone):
-        task.add_done_callback(retrieve)  # also an error after this function
-    try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ClientGoneError("The client hung up")
-        return work.result()
-    finally:
-        work.cancel()
-        gone.cancel()
-
-
-async def _results(tickets: Sequence[Ticket]) -> list[Picture]:
-    return await asyncio.gather(*(_result(ticket) for ticket in tickets))
-
-
-async def _result(ticket: Ticket) -> Picture:
-    return await ticket
-
-
-def retrieve(future: asyncio.Future[Any]) -> None:
-    """Retrieve an error that nobody may ask for, so that asyncio does not log it as never retrieved."""
-    if not future.cancelled():
-        future.exception()
-
-
-async def _gone(request: HttpRequest) -> None:
-    """Return when the client has hung up; its body was read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def _studio(request: HttpRequest) -> Studio:
     return cast("Studio", request.app.state.studio)
 
@@ -376,8 +298,3 @@ Caller = Annotated[str, Depends(_caller)]
 def _file_names(path: str) -> set[str]:
     """A checkpoint's file name, with its suffix and without."""
     return {Path(path).name, Path(path).stem} - {""}
-
-
-def _square(pixels: int) -> str:
-    side = int(pixels**0.5) // 8 * 8
-    return f"{side}x{side}"

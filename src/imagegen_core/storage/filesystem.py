@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import fsspec
 from imagegen_core.errors import SettingsError, StorageError
 from imagegen_core.redaction import redact
 from imagegen_core.settings import Settings
-from imagegen_core.storage.limits import OwnPictures
+from imagegen_core.storage.limits import OwnPictures, Superfluous
 
 logger = logging.getLogger(__name__)
 
@@ -84,15 +84,8 @@ class FilesystemStore:
         self._own.check(data)
         try:
             with self._errors():
-                if self._is_folder:
-                    with self._partial() as partial:
-                        self._files.pipe_file(partial, data)
-                        os.utime(partial, (time.time(), time.time() + self._seconds))
-                        self._files.mv(partial, self._path(key))
-                else:
-                    self._files.pipe_file(self._path(key), data)
-                for superfluous in self._own.add(key, len(data)):
-                    self._remove(self._path(superfluous))
+                version = self._write(self._path(key), data)
+                self._let_go(self._own.add(key, len(data), version))
         finally:
             self._prune()  # all the more when there was no room
 
@@ -124,13 +117,28 @@ class FilesystemStore:
             self._modified(probe)
             self._files.cat_file(probe)
 
+    def _write(self, path: str, data: bytes) -> float:
+        """Write a picture whole, and return its time of modification, or 0 where it is gone already."""
+        if not self._is_folder:
+            self._files.pipe_file(path, data)
+            try:
+                return self._modified(path)
+            except FileNotFoundError:
+                return 0.0
+        with self._partial() as partial:
+            self._files.pipe_file(partial, data)
+            os.utime(partial, (time.time(), time.time() + self._seconds))
+            version = self._modified(partial)
+            self._files.mv(partial, path)
+        return version
+
     def _make(self) -> None:
         """Make the folder where it is missing; one that is made here is its owner's alone."""
         with self._errors():
             if not self._is_folder:
                 self._files.makedirs(self._root, exist_ok=True)
             elif not Path(self._root).is_dir():
-                Path(self._root).mkdir(mode=_OWNERS_FOLDER, parents=True)
+                Path(self._root).mkdir(mode=_OWNERS_FOLDER, parents=True, exist_ok=True)
                 Path(self._root).chmod(_OWNERS_FOLDER)
 
     def _probe(self, settings: Settings) -> None:
@@ -154,7 +162,7 @@ class FilesystemStore:
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}{_ENDING}"
 
-    @contextmanager
+    @contextlib.contextmanager
     def _partial(self) -> Iterator[str]:
         """A file beside the pictures, which goes in the end unless it was moved to its place."""
         path = f"{self._root}/{_PARTIAL}{secrets.token_hex(8)}"
@@ -173,6 +181,13 @@ class FilesystemStore:
     def _is_over(self, path: str) -> bool:
         """Whether the time is over for which a picture is kept."""
         return time.time() > self._modified(path) + (0 if self._is_folder else self._seconds)
+
+    def _let_go(self, pictures: Iterable[Superfluous]) -> None:
+        """Take pictures away, unless another store put others in their places."""
+        for picture in pictures:
+            with contextlib.suppress(FileNotFoundError):
+                if self._modified(self._path(picture.key)) == picture.version:
+                    self._remove(self._path(picture.key))
 
     def _prune(self) -> None:
         """Take away the pictures whose time is over, now and then, one thread at a time."""
@@ -207,7 +222,7 @@ class FilesystemStore:
         except FileNotFoundError:
             return  # another process was first
 
-    @contextmanager
+    @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         """Whatever goes wrong becomes a `StorageError`, but for a file that is not there."""
         try:

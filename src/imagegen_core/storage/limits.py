@@ -14,6 +14,19 @@ from imagegen_core.settings import Settings
 class _Kept(NamedTuple):
     size: int
     until: float
+    version: float
+
+
+class Superfluous(NamedTuple):
+    """A picture that is to go.
+
+    Attributes:
+        key: Its key.
+        version: As it was put; another in its place is another store's.
+    """
+
+    key: str
+    version: float
 
 
 class OwnPictures:
@@ -39,18 +52,25 @@ class OwnPictures:
         """
         check_size(data, self._bytes)
 
-    def add(self, key: str, size: int) -> list[str]:
-        """Note a picture that was put; the keys of those that are to go for it."""
+    def add(self, key: str, size: int, version: float = 0.0) -> list[Superfluous]:
+        """Note a picture that was put; the pictures that are to go for it.
+
+        Args:
+            key: Its key.
+            size: Its bytes.
+            version: What tells it from another under its key, such as the time when it was written.
+        """
         now = time.monotonic()
         with self._lock:
             self._forget(key)
-            self._kept[key] = _Kept(size, now + self._seconds)
+            self._kept[key] = _Kept(size, now + self._seconds, version)
             self._sum += size
             while self._kept[oldest := next(iter(self._kept))].until < now:
                 self._forget(oldest)  # the store itself lets it go
             superfluous = []
             while len(self._kept) > self._items or self._sum > self._bytes:
-                superfluous.append(oldest := next(iter(self._kept)))
+                oldest, kept = next(iter(self._kept.items()))
+                superfluous.append(Superfluous(oldest, kept.version))
                 self._forget(oldest)
             return superfluous
 

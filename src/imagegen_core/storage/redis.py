@@ -43,7 +43,7 @@ class RedisStore:
         with self._errors():
             self._server.set(_PREFIX + key, data, ex=self._seconds)
             if superfluous := self._own.add(key, len(data)):
-                self._server.delete(*(_PREFIX + old for old in superfluous))
+                self._server.delete(*(_PREFIX + old.key for old in superfluous))
 
     def get(self, key: str) -> bytes | None:
         """See `ImageStore.get`."""

@@ -128,10 +128,10 @@ def test_a_body_without_end_is_not_read_for_ever(http: httpx.Client) -> None:
 
 
 def test_a_client_that_sends_first_reads_the_answer(http: httpx.Client) -> None:
-    answer = httpx.post(
-        http.base_url.join("/generate"), content=b" " * BIG, headers={"Content-Type": "application/json"}
-    )
-    assert (answer.status_code, answer.json()["type"]) == (401, "unauthorized")
+    with _connect(http) as line:
+        line.sendall(_head("POST", "/superres", f"Content-Length: {BIG}"))
+        line.sendall(b" " * BIG)  # as curl and Python's http.client do, which read nothing until all is sent
+        assert b'"type":"unauthorized"' in _all_of(line)
 
 
 def test_31_mb_of_json_without_a_key_disturb_nobody(attack: StartAttacked) -> None:
@@ -157,6 +157,28 @@ def test_every_route_wants_a_key_but_what_is_open(guarded: tuple[httpx.Client, S
         concrete = re.sub(r"\{\w+\}", "x", path)
         for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
             assert http.request(method, concrete).status_code == 401, (method, path)
+
+
+ADMINISTRATION = {
+    "/api/modes/switch",
+    "/api/modes/reload",
+    "/api/models/load",
+    "/api/models/unload",
+    "/sdapi/v1/refresh-checkpoints",
+    "/sdapi/v1/reload-checkpoint",
+    "/sdapi/v1/unload-checkpoint",
+    "/mine/admin",
+}
+
+
+def test_what_changes_the_server_wants_an_admin_key(http: httpx.Client) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    changing = [(path, method) for path, methods in paths.items() for method in methods if method != "get"]
+    answers = {
+        path: http.request(method, re.sub(r"\{\w+\}", "x", path), json={"mode": "x"}, headers=KEY).status_code
+        for path, method in changing
+    }
+    assert {path for path, status in answers.items() if status == 403} == ADMINISTRATION
 
 
 def test_what_is_open_is_only_read(http: httpx.Client) -> None:

@@ -10,7 +10,8 @@ from fastapi.responses import JSONResponse, Response
 from imagegen_core.modes import Mode
 from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.results import GenerateBody, Order, make_result
-from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn
+from imagegen_core.server.studio import Caller, SharedStudio, Studio
+from imagegen_core.server.waiting import drawn
 
 router = APIRouter(route_class=JsonRoute, tags=["pictures"])
 

@@ -25,7 +25,8 @@ from imagegen_core.server.body import Body
 from imagegen_core.server.errors import NotFoundError, problem
 from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.links import url_to
-from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn_all
+from imagegen_core.server.studio import Caller, SharedStudio, Studio
+from imagegen_core.server.waiting import drawn_all
 
 router = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["OpenAI"])
 

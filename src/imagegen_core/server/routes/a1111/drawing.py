@@ -25,7 +25,8 @@ from imagegen_core.server.routes.a1111.answer import answer_of
 from imagegen_core.server.routes.a1111.body import Txt2ImgBody
 from imagegen_core.server.routes.a1111.callers import named_card, options_with
 from imagegen_core.server.routes.a1111.sampling import sampling_of
-from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn
+from imagegen_core.server.studio import Caller, SharedStudio, Studio
+from imagegen_core.server.waiting import drawn
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -61,7 +62,7 @@ async def skip(studio: SharedStudio, caller: Caller) -> None:
 
 @router.get("/progress")
 async def progress(studio: SharedStudio, caller: Caller, skip_current_image: bool = False) -> dict[str, Any]:
-    """How far ``txt2img`` is with this caller's pictures, and what the present one looks like."""
+    """Tell how far ``txt2img`` is with this caller's pictures, and show the present picture."""
     now = studio.runs.progress(caller)
     current = now.current
     preview = None if current is None or skip_current_image else current.preview
@@ -92,7 +93,7 @@ def _overrides(body: Txt2ImgBody) -> dict[str, Any]:
 
 def _request(body: Txt2ImgBody, studio: Studio, mode: Mode, card: ModelCard, options: Options) -> GenerateRequest:
     for field, text in (("prompt", body.prompt), ("negative_prompt", body.negative_prompt)):
-        studio.check_length(text, field)
+        studio.limits.check_length(text, field)
     prompt, tags = read_prompt(body.prompt)
     check_negative_prompt(body.negative_prompt)
     return GenerateRequest.given(

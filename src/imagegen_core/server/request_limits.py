@@ -1,0 +1,51 @@
+"""The most that one request may ask a server for."""
+
+from __future__ import annotations
+
+from imagegen_core.errors import InvalidRequestError
+from imagegen_core.request import Drawing
+from imagegen_core.settings import Settings
+
+
+class RequestLimits:
+    """A server's limits on prompts, steps and sizes."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the limits from the settings."""
+        self._settings = settings
+
+    def check_length(self, prompt: str, field: str) -> None:
+        """Refuse a prompt that is too long, before it is parsed.
+
+        Raises:
+            InvalidRequestError: It has more than `Settings.max_prompt_chars` characters.
+        """
+        limit = self._settings.max_prompt_chars
+        if len(prompt) > limit:
+            raise InvalidRequestError(
+                f"Invalid {field} of {len(prompt)} characters: this server takes up to {limit}, so shorten it", field
+            )
+
+    def check(self, drawing: Drawing) -> None:
+        """Refuse too many steps or pixels.
+
+        Raises:
+            InvalidRequestError: There are more than `Settings.max_steps` or `Settings.max_pixels`.
+        """
+        most_steps, most_pixels = self._settings.max_steps, self._settings.max_pixels
+        if drawing.steps > most_steps:
+            raise InvalidRequestError(
+                f"Invalid num_inference_steps {drawing.steps}: this server takes 1 to {most_steps}",
+                "num_inference_steps",
+            )
+        if drawing.size.width * drawing.size.height > most_pixels:
+            raise InvalidRequestError(
+                f"Invalid size {drawing.size}: this server draws up to {most_pixels} pixels, such as "
+                f"{_square(most_pixels)}",
+                "size",
+            )
+
+
+def _square(pixels: int) -> str:
+    side = int(pixels**0.5) // 8 * 8
+    return f"{side}x{side}"

@@ -1,0 +1,81 @@
+"""Waiting for work as long as the client waits for its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from imagegen_core.engine import Ticket
+from imagegen_core.picture import Picture
+from imagegen_core.server.errors import ConflictError
+
+Result = TypeVar("Result")
+
+
+class ClientGoneError(Exception):
+    """The client hung up: nobody waits for an answer."""
+
+
+async def drawn(request: Request, ticket: Ticket) -> Picture:
+    """Wait for a picture, and give it up when the client does: see `drawn_all`."""
+    return (await drawn_all(request, [ticket]))[0]
+
+
+async def drawn_all(request: Request, tickets: Sequence[Ticket]) -> list[Picture]:
+    """Wait for pictures, and give all of them up when one fails, or the client hangs up.
+
+    Raises:
+        ClientGoneError: The client hung up.
+        ImagegenError: There will be no picture, and why.
+    """
+    try:
+        return await unless_gone(request, _results(tickets))
+    except asyncio.CancelledError as error:
+        if any(ticket.job.fut.cancelled() for ticket in tickets):
+            raise ConflictError("The picture was cancelled before it was done: ask again") from error
+        raise
+    finally:
+        for ticket in tickets:
+            ticket.cancel()  # of what is done, nothing
+
+
+async def unless_gone(request: Request, running: Coroutine[Any, Any, Result]) -> Result:
+    """Wait for a coroutine, and cancel it when the client hangs up.
+
+    Raises:
+        ClientGoneError: The client hung up.
+    """
+    work, gone = asyncio.ensure_future(running), asyncio.ensure_future(_gone(request))
+    for task in (work, gone):
+        task.add_done_callback(retrieve)  # also an error after this function
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientGoneError("The client hung up")
+        return work.result()
+    finally:
+        work.cancel()
+        gone.cancel()
+
+
+async def _results(tickets: Sequence[Ticket]) -> list[Picture]:
+    return await asyncio.gather(*(_result(ticket) for ticket in tickets))
+
+
+async def _result(ticket: Ticket) -> Picture:
+    return await ticket
+
+
+def retrieve(future: asyncio.Future[Any]) -> None:
+    """Retrieve an error that nobody may ask for, so that asyncio does not log it as never retrieved."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has hung up; its body was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
