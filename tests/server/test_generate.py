@@ -7,11 +7,15 @@ import io
 import socket
 import time
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from imagegen_core import GenerateRequest, Job, OutOfMemoryError, read_recipe
+from imagegen_core.server.headers import header_value
 from tests.engine.faults import Gate
 from tests.server.conftest import LIMIT, Running, StartServer
 
@@ -219,3 +223,12 @@ def _post(server: Running) -> str:
     answer = server.http.post("/v1/jobs", json={"prompt": "a star", "size": "64x64"})
     assert answer.status_code == 202
     return str(answer.json()["id"])
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_name_is_a_header_that_reads_back(text: str) -> None:
+    value = header_value(text)
+    assert value.isascii()
+    assert value.isprintable()
+    assert unquote(value) == text.encode("utf-8", "replace").decode()

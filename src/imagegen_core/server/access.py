@@ -23,7 +23,7 @@ _NAMED = 12  # digits of a key's hash that stand for its owner
 # What is open without a key: the state for whoever watches the server, the page, which asks for a key, the documents.
 _PUBLIC = frozenset({"/", "/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 _PUBLIC_BELOW = ("/page/", "/static-offline-docs/")
-# A picture under a key that the server made: 122 random bits, which nobody guesses.
+# A picture under a key that the server made: 74 random bits, which nobody guesses.
 _MADE_KEY = re.compile(r"/storage/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field
 
 from imagegen_core.request import GenerateRequest
+from imagegen_core.server.headers import header_value
 
 if TYPE_CHECKING:
     from fastapi import Request as HttpRequest
@@ -94,7 +95,7 @@ class Result:
         headers = {
             "X-Seed": str(self.seed),
             "X-SuperRes": str(int(self.enlarged is not None)),
-            "X-Mode": self.mode,
+            "X-Mode": header_value(self.mode),
             "Cache-Control": "no-store",
         }
         if self.key is not None:

@@ -21,6 +21,7 @@ from imagegen_core.images.recipe import Upscaling, with_upscaling
 from imagegen_core.images.upscaler import Shared, Upscaler
 from imagegen_core.images.upscaling import upscale
 from imagegen_core.plugins.registry import Registry
+from imagegen_core.server.headers import header_value
 from imagegen_core.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Enlarged:
     def headers(self) -> dict[str, str]:
         """What the client is told about it."""
         return {
-            "X-SR-Model": self.upscaler,
+            "X-SR-Model": header_value(self.upscaler),
             "X-SR-Passes": str(self.passes),
             "X-SR-Scale-Per-Pass": str(self.scale),
             "X-SR-Format": self.format,
