@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import httpx2 as httpx
 import psutil
@@ -139,11 +138,6 @@ def test_an_unknown_mode_is_refused_with_those_there_are(serve: Serve) -> None:
     for answer in (server.draw("nix"), server.http.post("/api/modes/switch", json={"mode": "nix"})):
         assert (answer.status_code, answer.json()["field"]) == (422, "mode")
         assert answer.json()["detail"] == "Unknown mode 'nix': expected plain or inked or other or old"
-
-
-def test_a_mode_may_have_any_name(serve: Serve, zoo: Zoo) -> None:
-    server = serve(zoo.yaml.replace("  old:", '  "Größe 字":'))
-    assert unquote(server.draw("Größe 字").headers["X-Mode"]) == "Größe 字"
 
 
 def test_the_default_is_switched_once_the_other_is_loaded(serve: Serve, alone: dict[str, bytes]) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field
 
 from imagegen_core.request import GenerateRequest
-from imagegen_core.server.headers import header_value
 
 if TYPE_CHECKING:
     from fastapi import Request as HttpRequest
@@ -95,7 +94,7 @@ class Result:
         headers = {
             "X-Seed": str(self.seed),
             "X-SuperRes": str(int(self.enlarged is not None)),
-            "X-Mode": header_value(self.mode),
+            "X-Mode": self.mode,
             "Cache-Control": "no-store",
         }
         if self.key is not None:
