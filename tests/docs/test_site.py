@@ -120,7 +120,7 @@ def test_every_constant_and_table_of_the_capacity_is_there(site: Path, text: Rea
 
 
 def test_the_readme_is_the_first_page(text: Read, made: Callable[[str], Any]) -> None:
-    assert "Draw that picture, on a machine with Python 3.11" in text("")
+    assert "Serve your own Stable Diffusion checkpoints to many clients at once" in text("")
     links = made("repository_files").as_page(
         "[a](docs/server.md#errors) ![b](docs/images/x.png) [c](LICENSE) [d](https://e.org)"
     )
