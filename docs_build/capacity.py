@@ -45,9 +45,7 @@ class Sdxl(Kind):
     """SDXL, 1024 × 1024, LCM."""
 
     steps: int = assumed(4, "steps of a picture", "LCM's usual number")
-    step_seconds: float = assumed(
-        0.0, "seconds of a step, for any number of rows", "one row fills the GPU at this size"
-    )
+    step_seconds: float = assumed(0.0, "fixed seconds of a step", "one row fills the GPU at this size")
     row_seconds: float = assumed(
         0.125, "seconds of a step for each row", "a guess at a card of 24 GB; `imagegen bench` measures yours"
     )
@@ -67,9 +65,7 @@ class Sd15(Kind):
     """SD1.5, 512 × 512, LCM."""
 
     steps: int = assumed(4, "steps of a picture", "LCM's usual number")
-    step_seconds: float = assumed(
-        0.01, "seconds of a step, for any number of rows", "a guess: small pictures fill no GPU"
-    )
+    step_seconds: float = assumed(0.01, "fixed seconds of a step", "a guess: small pictures fill no GPU")
     row_seconds: float = assumed(
         0.02, "seconds of a step for each row", "a guess at a card of 24 GB; `imagegen bench` measures yours"
     )
