@@ -81,14 +81,14 @@ def wheels(session: nox.Session) -> None:
 @nox.session(python=False, requires=["environment"])
 def tests(session: nox.Session) -> None:
     """Run all tests, in a process for each CPU; further arguments go to pytest."""
-    _debian(session, "chromium", "redis-server")
+    _debian(session, "chromium", "nginx", "redis-server")
     _pytest(session, *PROCESSES)
 
 
 @nox.session(python=False, requires=["environment"])
 def server(session: nox.Session) -> None:
-    """Run the server's and the stores' tests, with a real Redis."""
-    _debian(session, "redis-server")
+    """Run the server's and the stores' tests, with a real Redis and a real nginx."""
+    _debian(session, "nginx", "redis-server")
     _pytest(session, *PROCESSES, "tests/server", "tests/storage", f"--ignore={PAGE}", f"--ignore={FUZZ}")
 
 

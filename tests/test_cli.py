@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_what_was_there(capfd: pytest.CaptureFixture[str], mo
 
     monkeypatch.setattr(Path, "replace", full)
     code, _, err = _run(capfd, "generate", "a", "-o", "out.png")
-    assert (code, err) == (2, "Error: Cannot write out.png: No space left on device\n")
+    assert (code, err) == (1, "Error: Cannot write out.png: No space left on device\n")
     assert Path("out.png").read_bytes() == b"before"
     assert os.listdir() == ["out.png"]
 

@@ -15,8 +15,9 @@ SOURCES = Path(imagegen_core.__file__).parent.parent
 
 # The rooms of the core from the ground up: a module imports from its own room and those before it.
 ROOMS = [
-    {"errors"},
-    {"importing"},
+    {"errors", "parts", "redaction"},
+    {"distributions", "resources"},
+    {"importing", "paths"},
     {"picture", "request", "samplers", "schedules", "styles"},
     {"job"},
     {"worker"},

@@ -77,7 +77,10 @@ def test_a_picture_that_overflows_is_decoded_in_fp32_alone(checkpoint: Path, cap
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
-def test_a_request_without_finite_latents_fails_by_itself(checkpoint: Path, dtype: str) -> None:
+def test_a_request_without_finite_latents_fails_by_itself(
+    checkpoint: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagegen_core.request.MAX_GUIDANCE", ENDLESS["guidance_scale"])
     worker = _worker(checkpoint, dtype)
     precisions = {name: parameter.dtype for name, parameter in worker.pipe.vae.named_parameters()}
     before = _draw(worker, REFERENCE)

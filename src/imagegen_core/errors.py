@@ -43,6 +43,10 @@ class OutputError(ImagegenError):
     """A picture cannot be written where it was asked to go."""
 
 
+class WriteError(OutputError):
+    """Writing failed although the target was in order: the disk is full, or nobody reads any more."""
+
+
 class PictureError(ImagegenError):
     """A picture given to work on cannot be read, or carries no recipe."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
 from typing import Any
 
+from imagegen_core.distributions import BrokenDistribution, broken_distributions, installed_version
 from imagegen_core.errors import ImagegenError, PluginError
 
 _OWN = "imagegen_core"
@@ -85,12 +88,29 @@ def explain(error: BaseException, reference: str, extra: str | None = None) -> I
             return ImportFailure(f"importing {reference} needs the module '{lacking}', which is not installed", mend)
         case SystemExit():
             return ImportFailure(f"importing {reference} ends the program ({in_words(root)})", None)
+        case PackageNotFoundError() if broken := _broken_among(str(root)):
+            cause = f"importing {reference} needs {broken.name}, whose installation is broken: {broken.cause}"
+            return ImportFailure(cause, broken.mend)
     importing = failed.partition(".")[0]
     if importing not in ("", package, _OWN) and (library := _distribution(importing)):
         return _failed_library(root, reference, *library)
     if isinstance(root, SyntaxError):
         return ImportFailure(f"importing {reference} finds what is not valid Python: {root}", None)
     return ImportFailure(f"importing {reference} raised {in_words(root)}", None)
+
+
+def unexpected(error: Exception) -> str:
+    """What is said of an error that nobody foresaw: where it was raised, whose code that is, and how to see more."""
+    root = _root(error)
+    step = traceback.extract_tb(root.__traceback__)[-1] if root.__traceback__ else None
+    failed = _failed_module(root).partition(".")[0]
+    library = _distribution(failed) if failed not in ("", _OWN) else None
+    where = f"{Path(step.filename).name}, line {step.lineno}" if step else "no known place"
+    whose = f" while {library[0]} {library[1]} was imported" if library else ""
+    return (
+        f"Something went wrong that imagegen did not foresee{whose} ({in_words(root)}, in {where}): "
+        "PYTHONDEVMODE=1 shows where; please report that"
+    )
 
 
 def in_words(error: BaseException) -> str:
@@ -139,8 +159,15 @@ def _extra(module: str) -> str | None:
 
 def _distribution(package: str) -> tuple[str, str] | None:
     """Name and version of the installed distribution that a package is from."""
-    name = next(iter(packages_distributions().get(package, ())), None)
     try:
-        return (name, version(name)) if name else None
-    except PackageNotFoundError:
-        return None
+        name = next(iter(packages_distributions().get(package, ())), package)
+    except Exception:  # noqa: BLE001 - a broken distribution, which need not be the one that is looked for
+        name = package
+    installed = installed_version(name)
+    return (name, installed) if installed else None
+
+
+def _broken_among(text: str) -> BrokenDistribution | None:
+    """The broken distribution that an error names."""
+    words = {word.lower() for word in re.findall(r"[\w.-]*\w", text)}
+    return next((broken for broken in broken_distributions() if broken.name.lower() in words), None)

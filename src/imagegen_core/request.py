@@ -19,15 +19,19 @@ from typing import Any, Self
 from pydantic import BaseModel, Field, PrivateAttr
 
 from imagegen_core.errors import InvalidRequestError
-from imagegen_core.styles import LoraUse
+from imagegen_core.styles import MAX_STRENGTH, LoraUse
 
 _SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX]\s*([0-9]{1,6})\s*")
+MAX_GUIDANCE = 100.0
+"""The largest guidance scale, as ComfyUI's KSampler takes it (nodes.py)."""
 VAE_REDUCTION = 8
 """One latent covers 8×8 pixels, so a picture's sides are multiples of it."""
 _MAX_SIDE = 8192
 _MAX_SEED = 2**63 - 1
 _LAST_LEVEL = 1000  # above what any style has, which means its last
 _FIELDS = {"style": "style_lora.style", "style level": "style_lora.level"}  # where the words of a message are others
+_MAX_CHURN = _MAX_NOISE = 100.0  # as ComfyUI's samplers take them (comfy_extras/nodes_custom_sampler.py)
+_MAX_NOISE_LEVEL = 1e6  # above every schedule's
 _RANDOM_SEEDS = 2**32  # drawn seeds stay short enough to read aloud, and exact in JavaScript
 
 
@@ -57,17 +61,26 @@ class StyleLoraRequest(BaseModel):
         return cls(style=name, level=int(level))
 
 
+_HIGHEST = {
+    "eta": 1.0,
+    "s_churn": _MAX_CHURN,
+    "s_tmin": _MAX_NOISE_LEVEL,
+    "s_tmax": _MAX_NOISE_LEVEL,
+    "s_noise": _MAX_NOISE,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class StepOptions:
     """What a request asks of each denoising step, where its sampler takes it; None asks nothing.
 
     Attributes:
         eta: The share of fresh noise in a step, from 0 to 1: https://arxiv.org/abs/2010.02502, equation 16.
-        s_churn: How much noise is added before a step and taken off in it, from 0:
+        s_churn: How much noise is added before a step and taken off in it, from 0 to 100:
             https://arxiv.org/abs/2206.00364, algorithm 2, for this and the rest.
         s_tmin: The lowest noise level at which `s_churn` adds any.
         s_tmax: The highest.
-        s_noise: The standard deviation of the noise that is added.
+        s_noise: The standard deviation of the noise that is added, from 0 to 100.
     """
 
     eta: float | None = None
@@ -83,12 +96,7 @@ class StepOptions:
         Raises:
             InvalidRequestError: A value is outside what it may be.
         """
-        return cls(
-            eta=_number("eta", getattr(request, "eta", None), high=1.0),
-            **{
-                name: _number(name, getattr(request, name, None)) for name in ("s_churn", "s_tmin", "s_tmax", "s_noise")
-            },
-        )
+        return cls(**{name: _number(name, getattr(request, name, None), high) for name, high in _HIGHEST.items()})
 
     def given(self) -> dict[str, float]:
         """Those that ask something."""
@@ -103,7 +111,7 @@ class GenerateRequest(BaseModel):
         prompt: What the picture shows.
         size: ``WIDTHxHEIGHT`` in pixels, multiples of 8. Left out, it is the checkpoint's native size.
         num_inference_steps: Denoising steps, from 1.
-        guidance_scale: Strength of the prompt, from 0; up to 1.0 the prompt alone is followed, above
+        guidance_scale: Strength of the prompt, from 0 to 100; up to 1.0 the prompt alone is followed, above
             it classifier-free guidance runs the network twice a step.
         seed: 0 to 2**63 - 1; None draws one at random.
         style_lora: The style.
@@ -235,7 +243,7 @@ class Drawing:
             style_level=level,
             scheduler=None if scheduler is None else _text("scheduler", scheduler),
             clip_skip=_whole_number("clip_skip", getattr(request, "clip_skip", None) or 0),
-            loras=tuple(getattr(request, "loras", None) or ()),
+            loras=_loras(request),
             schedule=None if schedule is None else _text("schedule", schedule),
             guidance_rescale=_number("guidance_rescale", getattr(request, "guidance_rescale", None), high=1.0) or 0.0,
             step_options=StepOptions.of(request),
@@ -256,9 +264,28 @@ def _style(request: object) -> tuple[str | None, int]:
     return (None, 0) if style is None or level == 0 else (_text("style", style), level)
 
 
+def _loras(request: object) -> tuple[LoraUse, ...]:
+    loras: tuple[LoraUse, ...] = tuple(getattr(request, "loras", None) or ())
+    for lora in loras:
+        if not abs(lora.strength) <= MAX_STRENGTH:  # which refuses NaN, too
+            raise InvalidRequestError(
+                f"Invalid strength {lora.strength:g} of the LoRA {lora.adapter_name!r}: expected a number from "
+                f"-{MAX_STRENGTH:g} to {MAX_STRENGTH:g}"
+            )
+    return loras
+
+
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise InvalidRequestError(f"Invalid {name} {shown(value)}: expected text", _FIELDS.get(name, name))
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(
+            f"Invalid {name} {shown(value)}: its character {error.start + 1} is a lone surrogate, half of a character; "
+            "send text that is valid Unicode",
+            _FIELDS.get(name, name),
+        ) from None
     return value
 
 
@@ -276,23 +303,33 @@ def _whole_number(name: str, value: object, low: int = 0, high: int | None = Non
 
 
 def _guidance(value: object) -> float:
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    if math.isfinite(number) and number >= 0:
+    number = _real(value)
+    if 0 <= number <= MAX_GUIDANCE:
         return number
     raise InvalidRequestError(
-        f"Invalid guidance_scale {shown(value)}: expected a number from 0, such as 1.0 for LCM models or 7.5",
+        f"Invalid guidance_scale {shown(value)}: expected a number from 0 to {MAX_GUIDANCE:g}, such as 1.0 for LCM "
+        "models or 7.5",
         "guidance_scale",
     )
 
 
-def _number(name: str, value: object, high: float | None = None) -> float | None:
+def _number(name: str, value: object, high: float) -> float | None:
     if value is None:
         return None
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    if math.isfinite(number) and number >= 0 and (high is None or number <= high):
+    number = _real(value)
+    if 0 <= number <= high:
         return number
-    span = "from 0" if high is None else f"from 0 to {high:g}"
-    raise InvalidRequestError(f"Invalid {name} {shown(value)}: expected a number {span}", name)
+    raise InvalidRequestError(f"Invalid {name} {shown(value)}: expected a number from 0 to {high:g}", name)
+
+
+def _real(value: object) -> float:
+    """`value` as a float; NaN where it is no number, infinite where it is an integer beyond all floats."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _seed(value: object) -> int:

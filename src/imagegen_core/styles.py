@@ -17,7 +17,8 @@ class StyleDef:
         title: The name that people are shown. Left out, it is the id.
         lora_path: The LoRA's file; relative paths start at the model root.
         adapter_name: The LoRA's name.
-        levels: Adapter weights: level 1 means ``levels[0]``; a level above N means N. A style without any is skipped.
+        levels: Adapter weights from -100 to 100: level 1 means ``levels[0]``; a level above N means N. A style without
+            any is skipped.
         required_cross_attention_dim: The cross-attention width of the checkpoints it fits; None reads
             it from the file's header.
 
@@ -46,7 +47,7 @@ class LoraUse:
 
     Attributes:
         path: Its file.
-        strength: The factor it is added with.
+        strength: The factor it is added with, from -100 to 100.
         adapter_name: What people are shown.
     """
 
@@ -54,6 +55,9 @@ class LoraUse:
     strength: float
     adapter_name: str
 
+
+MAX_STRENGTH = 100.0
+"""The largest factor of a LoRA, and, negated, the smallest: as ComfyUI's LoraLoader takes it (nodes.py)."""
 
 STYLE_REGISTRY: dict[str, StyleDef] = {}
 """The styles that an application has registered by hand, by id. Plugins offer theirs through a hook."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from imagegen_core.job import Job, StepDone
+from imagegen_core.parts import Parts
 from imagegen_core.picture import Picture
 from imagegen_core.styles import LoraUse
 
@@ -75,6 +76,19 @@ class SteppedWorker(Worker, Protocol[State]):
 
     def finish(self, state: State) -> Callable[[], Picture]:
         """Decode the latents of a state that is done. The rest, encoding the picture, is called on any thread."""
+        ...
+
+
+@runtime_checkable
+class BeginningInParts(Protocol):
+    """A stepped worker whose `begin` may take longer than a step, as a long prompt makes it."""
+
+    def begin_in_parts(self, job: Job) -> Parts[Any]:
+        """Do what `begin` does, yield between its parts, and return the state.
+
+        Others' steps come in between, with other LoRAs than this job's. A job that is given up is not gone on with.
+        A class that overrides `begin` alone has its `begin` called instead.
+        """
         ...
 
 

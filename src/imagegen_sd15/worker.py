@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from imagegen_core.diffusion import Conditioning, DiffusionWorker, encode_text
+from imagegen_core.diffusion import Conditioning, DiffusionWorker, Parts, completed, encode_text_in_parts
 from imagegen_sd15.plugin import BACKEND
 
 
@@ -21,6 +21,10 @@ class DiffusersCudaWorker(DiffusionWorker):
 
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:
         """The text encoder's last hidden state that is not skipped, after the final norm."""
+        return completed(self.encode_in_parts(prompt, clip_skip))
+
+    def encode_in_parts(self, prompt: str, clip_skip: int) -> Parts[Conditioning]:
+        """Do what `encode` does, a chunk at a time."""
 
         def hidden(output: Any) -> torch.Tensor:
             if clip_skip == 0:
@@ -29,5 +33,6 @@ class DiffusersCudaWorker(DiffusionWorker):
             model = getattr(encoder, "text_model", encoder)  # transformers before 5 nest it
             return model.final_layer_norm(output.hidden_states[-1 - clip_skip])  # type: ignore[no-any-return]
 
-        embeddings = self.embeddings.of("text_encoder")
-        return Conditioning(encode_text(self.pipe.tokenizer, self.pipe.text_encoder, prompt, hidden, embeddings).tokens)
+        pipe, embeddings = self.pipe, self.embeddings.of("text_encoder")
+        text = yield from encode_text_in_parts(pipe.tokenizer, pipe.text_encoder, prompt, hidden, embeddings)
+        return Conditioning(text.tokens)

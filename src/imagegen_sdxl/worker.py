@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from imagegen_core import Size
-from imagegen_core.diffusion import Conditioning, DiffusionWorker, encode_text
+from imagegen_core.diffusion import Conditioning, DiffusionWorker, Parts, completed, encode_text_in_parts
 from imagegen_sdxl.plugin import BACKEND
 
 
@@ -24,14 +24,19 @@ class DiffusersSDXLCudaWorker(DiffusionWorker):
 
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:
         """Both encoders' penultimate hidden states side by side, and the second one's pooled projection."""
+        return completed(self.encode_in_parts(prompt, clip_skip))
+
+    def encode_in_parts(self, prompt: str, clip_skip: int) -> Parts[Conditioning]:
+        """Do what `encode` does, a chunk of an encoder at a time."""
 
         def hidden(output: Any) -> torch.Tensor:
             return output.hidden_states[-2 - clip_skip]  # type: ignore[no-any-return]
 
-        pipe, embeddings = self.pipe, self.embeddings
-        first = encode_text(pipe.tokenizer, pipe.text_encoder, prompt, hidden, embeddings.of("text_encoder"))
-        second = encode_text(pipe.tokenizer_2, pipe.text_encoder_2, prompt, hidden, embeddings.of("text_encoder_2"))
-        return Conditioning(torch.cat([first.tokens, second.tokens], dim=-1), {"text_embeds": second.pooled})
+        pipe, (first, second) = self.pipe, map(self.embeddings.of, ("text_encoder", "text_encoder_2"))
+        narrow = yield from encode_text_in_parts(pipe.tokenizer, pipe.text_encoder, prompt, hidden, first)
+        yield
+        wide = yield from encode_text_in_parts(pipe.tokenizer_2, pipe.text_encoder_2, prompt, hidden, second)
+        return Conditioning(torch.cat([narrow.tokens, wide.tokens], dim=-1), {"text_embeds": wide.pooled})
 
     def encode_absent(self, clip_skip: int) -> Conditioning:
         """Zeros for checkpoints trained so, as ``force_zeros_for_empty_prompt`` in their index says."""

@@ -41,9 +41,9 @@ def _asked(**fields: Any) -> GenerateRequest:
 
 
 def test_memory(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16e9))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16e9, available=9e9))
     with pytest.raises(ImagegenError) as caught:
-        check_fits(released("sdxl"), Size(4096, 4096), torch.device("cpu"))
+        check_fits(released("sdxl"), Size(4096, 4096), torch.device("cpu"), weights=7 * 10**9)
     said("A picture larger than the memory", caught.value)
     with pytest.raises(ImagegenError) as caught, memory_errors(Size(1024, 1024)):
         raise torch.OutOfMemoryError

@@ -30,6 +30,11 @@ class Watched:
     def begin(self, job: Any) -> Any:
         return self._call("begin", job)
 
+    def begin_in_parts(self, job: Any) -> Any:
+        if "begin" in self.before:
+            self.before["begin"](job)
+        return (yield from self.worker.begin_in_parts(job))
+
     def group(self, state: Any) -> Any:
         return self._call("group", state)
 

@@ -15,9 +15,12 @@ import pytest
 import uvicorn
 
 from imagegen_core import LocalEngine, Settings
+from imagegen_core.images.upscaling import Lanczos
 from imagegen_core.server import create_app
+from imagegen_core.server.connection_limits import ConnectionLimits
+from imagegen_core.server.connections import ServerConfig
 from imagegen_sdxl import DiffusersSDXLCudaWorker
-from tests.engine.faults import Watched
+from tests.engine.faults import Gate, Watched
 
 LIMIT = 90  # seconds that a test waits for what must come, on a machine that runs other tests meanwhile
 
@@ -45,11 +48,16 @@ class Running:
 
     def until(self, condition: Callable[[], Any]) -> Any:
         """Wait until `condition` holds, and return what it gave."""
-        ends = time.monotonic() + LIMIT
-        while not (found := condition()):
-            assert time.monotonic() < ends, "it never came"
-            time.sleep(0.005)
-        return found
+        return wait_until(condition)
+
+
+def wait_until(condition: Callable[[], Any]) -> Any:
+    """Wait until `condition` holds, and return what it gave."""
+    ends = time.monotonic() + LIMIT
+    while not (found := condition()):
+        assert time.monotonic() < ends, "it never came"
+        time.sleep(0.005)
+    return found
 
 
 StartServer = Callable[..., Running]
@@ -65,7 +73,7 @@ def serve(tiny_worker: Any) -> Iterator[StartServer]:
             engine = LocalEngine(worker, previews=True, queue_limit=queue_limit)
             stack.callback(engine.close, drain=False)
             app = create_app(Settings.load(environ={}, **settings), engine)
-            url = stack.enter_context(listening(app))
+            url = stack.enter_context(listening(app, ConnectionLimits.of(app.state.studio.settings)))
             http = stack.enter_context(httpx.Client(base_url=url, timeout=LIMIT))
             return Running(url, app, worker, engine, http)
 
@@ -77,10 +85,47 @@ def server(serve: StartServer) -> Running:
     return serve()
 
 
+class HeldLanczos:
+    """Lanczos interpolation that waits at a gate before each pass.
+
+    Attributes:
+        gate: The gate, which is shut at first.
+        passes: How many passes were begun.
+    """
+
+    def __init__(self) -> None:
+        self.gate = Gate(shut=True)
+        self.passes = 0
+
+    def enlarge(self, upscaler: Lanczos, pixels: Any) -> Any:
+        self.passes += 1
+        self.gate()
+        return _LANCZOS(upscaler, pixels)
+
+    def let_go(self) -> None:
+        """Open the gate, and wait for the end of whatever is enlarged."""
+        self.gate.open()
+        for thread in [thread for thread in threading.enumerate() if thread.name == "imagegen-upscaler"]:
+            thread.join(LIMIT)
+
+
+_LANCZOS = Lanczos.enlarge
+
+
+@pytest.fixture
+def held_lanczos(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldLanczos]:
+    """Has the upscaler ``lanczos`` wait."""
+    held = HeldLanczos()
+    monkeypatch.setattr(Lanczos, "enlarge", lambda *arguments: held.enlarge(*arguments))  # noqa: PLW0108 - a method, bound to the upscaler
+    yield held
+    held.let_go()
+
+
 @contextlib.contextmanager
-def listening(app: Any) -> Iterator[str]:
-    """The address of a uvicorn that serves `app` on a thread."""
-    uvicorn_server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
+def listening(app: Any, limits: ConnectionLimits | None = None, **options: Any) -> Iterator[str]:
+    """The address of a server of `app` on a thread, with `options` of uvicorn's configuration."""
+    limits = limits or ConnectionLimits.of(Settings())
+    uvicorn_server = uvicorn.Server(ServerConfig(app, limits, port=0, timeout_graceful_shutdown=1, **options))
     thread = threading.Thread(target=uvicorn_server.run)
     thread.start()
     try:

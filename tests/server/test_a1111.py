@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +19,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from imagegen_core import LocalEngine, Settings, read_recipe
+from imagegen_core.errors import InvalidRequestError
 from imagegen_core.server import create_app
+from imagegen_core.server.routes.a1111 import Txt2ImgBody
+from imagegen_core.server.routes.a1111.scripts import check_scripts
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.faults import Gate
 from tests.loras import as_kohya, random_lora, save
@@ -70,8 +75,14 @@ def test_the_sampler_and_its_schedule_are_followed(server: Running) -> None:
         # Its defaults, which its clients send along, ask nothing.
         ({"sampler_name": "Euler", "eta": 1.0, "s_noise": 1.0, "s_churn": 0.0}, {"eta": None, "s_noise": None}),
         ({"eta": 1.0, "s_noise": 1, "s_churn": 0, "s_tmin": 0, "s_tmax": 0}, {"eta": None, "s_churn": None}),
-        ({"sampler_name": "DDIM", "eta": 0.0}, {"eta": 0.0}),
+        ({"sampler_name": "DPM++ 2M", "eta": 0, "s_noise": 0, "s_churn": 0}, {"eta": None, "s_noise": None}),
+        ({"sampler_name": "DDIM", "eta": 0.0, "s_noise": 0}, {"eta": 0.0, "s_noise": None}),
         ({"sampler_name": "DDIM", "eta": 1.0}, {"eta": 1.0}),
+        # ComfyUI's default, which its clients send to A1111 as well.
+        ({"sampler_name": "Euler a", "scheduler": "normal"}, {"schedule": "Normal"}),
+        ({"sampler_name": "DDIM", "scheduler": "normal"}, {"scheduler": "DDIM", "schedule": None}),
+        ({"sampler_name": "DPM++ 2M Karras", "scheduler": "normal"}, {"scheduler": "DPM++ 2M Karras"}),
+        ({"scheduler": "normal"}, {"scheduler": "LCM", "schedule": None}),
         ({"sampler_name": "Euler", "s_churn": 2.0, "s_noise": 1.1}, {"s_churn": 2.0, "s_noise": 1.1}),
     ],
 )
@@ -89,6 +100,10 @@ def test_what_a1111_samples_with_is_meant(server: Running, asked: dict[str, Any]
         ({"enable_hr": True}, "enable_hr='True' is nothing this server does: leave it out"),
         ({"tiling": True}, "tiling='True' is nothing"),
         ({"script_name": "x/y plot"}, "script_name='x/y plot' is nothing"),
+        (
+            {"alwayson_scripts": {"x" * 9999: {"args": [True]}}},
+            "There is no script 'xxxxxxxxxxxx...xxxxxxxxxxxxx' here",
+        ),
         ({"subseed_strength": 0.5}, "subseed_strength='0.5' is nothing"),
         ({"alwayson_scripts": {"ControlNet": {"args": [{"image": "x"}]}}}, "There is no script 'ControlNet' here"),
         ({"sampler_name": "nix"}, "Unknown scheduler 'nix'"),
@@ -102,6 +117,10 @@ def test_what_a1111_samples_with_is_meant(server: Running, asked: dict[str, Any]
         ({"negative_prompt": "[dark|dim]"}, "[dark|dim] in negative_prompt alternates, which is not drawn here"),
         ({"override_settings": {"nix": 1}}, "There is no option 'nix' to set here"),
         ({"override_settings": {"sd_model_checkpoint": "other"}}, "alone: leave sd_model_checkpoint out"),
+        ({"override_settings": {"comma_padding_backtrack": 0}}, "comma_padding_backtrack 0: this server draws with 20"),
+        ({"override_settings": {"enable_emphasis": 1}}, "option enable_emphasis 1: this server draws with True"),
+        ({"override_settings": {"CLIP_stop_at_last_layers": True}}, "Invalid CLIP_stop_at_last_layers True"),
+        ({"override_settings": {"forge_additional_modules": ["a.safetensors"]}}, "this server draws with []"),
         ({"width": 65}, "Invalid size '65x64'"),
         ({"n_iter": 9, "batch_size": 2}, "at most 16 pictures at a time"),
     ],
@@ -250,3 +269,184 @@ def test_a_key_goes_as_the_password(serve: StartServer) -> None:
     with pytest.raises(RuntimeError) as caught:
         wrong.txt2img(prompt="a star")
     assert caught.value.args[0] == 401
+
+
+@pytest.mark.parametrize("value", [None, {}, {"args": None}, {"args": []}, {"args": [None]}, {"args": [False, "x", 3]}])
+@pytest.mark.parametrize("name", ["ControlNet", "ADetailer", "Tiled Diffusion"])
+def test_scripts_that_are_off_may_stay(name: str, value: Any) -> None:
+    check_scripts({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        # https://github.com/Mikubill/sd-webui-controlnet, internal_controlnet/args.py
+        ("ControlNet", [{"enabled": False, "image": "iVBO", "model": "canny"}]),
+        ("controlnet", [{"model": "None", "module": "none", "image": None}, {"enabled": False, "module": "canny"}]),
+        # https://github.com/Bing-su/adetailer/wiki/API
+        ("ADetailer", [True, False, {"ad_model": "None"}]),
+        ("ADetailer", [{"ad_model": "None"}, {"ad_model": "face_yolov8n.pt", "ad_tab_enable": False}]),
+        ("ADetailer", [True]),
+        ("roop", ["iVBO", False, "0"]),
+        ("ReActor", ["iVBO", False, "0"]),
+        ("animatediff", [{"enable": False, "model": "mm_sd15_v3.safetensors"}]),
+    ],
+)
+def test_scripts_know_their_switch(name: str, arguments: Any) -> None:
+    check_scripts({name: {"args": arguments}})
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("ControlNet", [{"enabled": False, "model": "canny"}, {"enabled": True, "module": "reference_only"}]),
+        ("ControlNet", [{"model": "canny [1a2b3c4d]"}]),
+        ("ADetailer", [{"ad_model": "face_yolov8n.pt"}]),
+        ("ADetailer", [True, False, {"ad_model": "face_yolov8n.pt"}]),
+        ("roop", ["iVBO", True]),
+        ("Tiled VAE", [True]),
+        ("Seed", [-1]),
+        ("x", "y"),
+        ("x", 1),
+    ],
+)
+def test_scripts_that_are_on_are_refused_by_name(name: str, arguments: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=f"There is no script '{name}' here: leave it out, or switch it off"):
+        check_scripts({name: {"args": arguments}})
+
+
+def test_a_null_is_a_field_that_is_left_out(server: Running) -> None:
+    body = {"prompt": "a star", "width": 64, "height": 64, "steps": 2}
+    nulls = dict.fromkeys(
+        {*Txt2ImgBody.model_fields, "denoising_strength", "enable_hr", "hr_upscaler", "subseed"} - {*body}
+    )
+    drawn = server.http.post("/sdapi/v1/txt2img", json={**body, **nulls}).json()
+    recipe = read_recipe(base64.b64decode(drawn["images"][0]))
+    assert (recipe.negative_prompt, recipe.scheduler, recipe.style) == (None, "LCM", None)
+    again = server.http.post("/sdapi/v1/txt2img", json={**body, "seed": recipe.seed}).json()
+    assert again["images"] == drawn["images"]
+
+
+def test_hires_fields_ask_nothing_while_it_is_off(server: Running) -> None:
+    body = {"prompt": "a star", "width": 64, "height": 64, "steps": 2, "seed": 7}
+    hires = {"enable_hr": False, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 12.5, "hr_prompt": ""}
+    plain, off = (server.http.post("/sdapi/v1/txt2img", json=one).json() for one in (body, body | hires))
+    assert plain["images"] == off["images"]
+
+
+def test_the_info_says_what_was_drawn(server: Running) -> None:
+    body = {"prompt": "a star", "width": 64, "height": 72, "steps": 3, "batch_size": 2, "styles": [None, "None", ""]}
+    override = {"override_settings": {"CLIP_stop_at_last_layers": 2}}
+    info = json.loads(server.http.post("/sdapi/v1/txt2img", json=body | override).json()["info"])
+    assert {name: info[name] for name in ("steps", "width", "height", "clip_skip", "sampler_name", "styles")} == {
+        "steps": 3,
+        "width": 64,
+        "height": 72,
+        "clip_skip": 2,
+        "sampler_name": "LCM",
+        "styles": [],
+    }
+    assert info["all_seeds"] == [info["seed"], info["seed"] + 1]
+    assert info["sd_model_name"] == server.http.get("/sdapi/v1/sd-models").json()[0]["model_name"]
+    assert [text.splitlines()[0] for text in info["infotexts"]] == info["all_prompts"] == ["a star", "a star"]
+    plain = json.loads(server.http.post("/sdapi/v1/txt2img", json=body).json()["info"])
+    assert (plain["clip_skip"], plain["cfg_scale"]) == (1, 1.0)
+    assert (
+        json.loads(server.http.post("/sdapi/v1/txt2img", json=body | {"clip_skip": 2}).json()["info"])["clip_skip"] == 2
+    )
+
+
+def test_options_are_accepted_as_they_are_told(server: Running) -> None:
+    told = server.http.get("/sdapi/v1/options").json()
+    assert server.http.post("/sdapi/v1/options", json=told).status_code == 200
+    assert server.http.get("/sdapi/v1/options").json() == told
+    known = {"sd_checkpoint_hash": "6ce0161689", "live_previews_enable": False, "eta_ancestral": 1.0, "sd_vae": "None"}
+    assert server.http.post("/sdapi/v1/options", json=known).status_code == 200
+
+
+def test_a_checkpoint_that_is_none_is_refused_in_a_line(server: Running) -> None:
+    for value in ([], ["x"], {}, 7, 1.5, None, "", True, "x" * 9999, "other [abc]", "\U0001f600"):
+        for answer in (
+            server.http.post("/sdapi/v1/options", json={"sd_model_checkpoint": value}),
+            server.http.post("/sdapi/v1/txt2img", json={"override_settings": {"sd_model_checkpoint": value}}),
+        ):
+            assert answer.status_code == 422, value
+            assert answer.json()["detail"].startswith("Invalid sd_model_checkpoint ")
+            assert len(answer.json()["detail"]) < 200
+
+
+def test_a_checkpoint_is_found_by_each_of_its_names(server: Running) -> None:
+    (model,) = server.http.get("/sdapi/v1/sd-models").json()
+    path = Path(model["filename"])
+    for name in (model["title"], model["model_name"], path.name, path.stem, f"{path.name} [6ce0161689]"):
+        assert server.http.post("/sdapi/v1/options", json={"sd_model_checkpoint": name}).status_code == 200, name
+        assert server.http.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == model["title"]
+
+
+def test_one_callers_options_are_not_anothers(serve: StartServer) -> None:
+    server = serve(api_keys="one,two")
+    first, second = (_client(server, username="me", password=key) for key in ("one", "two"))
+    first.set_options({"CLIP_stop_at_last_layers": 2})
+    assert [one.get_options()["CLIP_stop_at_last_layers"] for one in (first, second)] == [2, 1]
+    drawn = [one.txt2img(prompt="a star", seed=7, width=64, height=64, cfg_scale=1) for one in (first, second)]
+    assert [one.info["clip_skip"] for one in drawn] == [2, 1]
+    assert drawn[0].image.tobytes() != drawn[1].image.tobytes()
+
+
+def test_progress_interrupt_and_skip_are_of_ones_own_pictures(serve: StartServer) -> None:
+    server = serve(api_keys="one,two")
+    first, second = (_client(server, username="me", password=key) for key in ("one", "two"))
+    gate = Gate(shut=True)
+    server.worker.before["step"] = lambda *_: gate()
+    with ThreadPoolExecutor() as threads:
+        drawing = threads.submit(first.txt2img, prompt="a star", seed=7, width=64, height=64, n_iter=3)
+        assert gate.reached.wait(LIMIT)
+        server.until(lambda: first.get_progress()["state"]["job_count"] == 3)
+        assert second.get_progress()["state"]["job_count"] == 0
+        second.interrupt()
+        second.skip()
+        first.skip()
+        gate.open()
+        assert drawing.result(LIMIT).info["all_seeds"] == [8, 9]
+
+
+def test_what_changes_the_server_wants_an_admin_key(serve: StartServer) -> None:
+    server = serve(api_keys="one", admin_keys="root")
+    for route in ("unload-checkpoint", "reload-checkpoint", "refresh-checkpoints"):
+        answers = [server.http.post(f"/sdapi/v1/{route}", headers={"X-API-Key": key}) for key in ("one", "root")]
+        assert [answer.status_code for answer in answers] == [403, 200]
+        assert "admin key" in answers[0].json()["detail"]
+
+
+def test_a_model_that_draws_is_not_unloaded(server: Running) -> None:
+    gate = Gate(shut=True)
+    server.worker.before["step"] = lambda *_: gate()
+    with ThreadPoolExecutor() as threads:
+        drawing = threads.submit(server.draw)
+        assert gate.reached.wait(LIMIT)
+        answer = server.http.post("/sdapi/v1/unload-checkpoint")
+        gate.open()
+        assert drawing.result(LIMIT).status_code == 200
+    assert answer.status_code == 409
+    assert "draws at the moment" in answer.json()["detail"]
+
+
+def test_lists_are_empty_where_there_is_nothing(client: webuiapi.WebUIApi, server: Running) -> None:
+    for path in ("sd-vae", "sd-modules", "latent-upscale-modes", "hypernetworks", "face-restorers", "prompt-styles"):
+        assert server.http.get(f"/sdapi/v1/{path}").json() == [], path
+    for path in ("realesrgan-models", "script-info", "extensions"):
+        assert server.http.get(f"/sdapi/v1/{path}").json() == [], path
+    assert server.http.get("/sdapi/v1/embeddings").json() == {"loaded": {}, "skipped": {}}
+    for path in ("refresh-checkpoints", "refresh-loras", "refresh-vae", "skip"):
+        answer = server.http.post(f"/sdapi/v1/{path}")
+        assert (answer.status_code, answer.json()) == (200, None), path
+    for path in ("unload-checkpoint", "reload-checkpoint", "interrupt"):
+        assert server.http.post(f"/sdapi/v1/{path}").json() == {}, path
+
+
+def test_long_lists_are_refused_before_they_are_looked_at(server: Running) -> None:
+    answer = server.http.post("/sdapi/v1/txt2img", json={"styles": [1] * 100_000})
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("Invalid styles.0 1: ")
+    answer = server.http.post("/sdapi/v1/txt2img", json={"styles": [None] * 100_000})
+    assert "at most 64 items" in answer.json()["detail"]

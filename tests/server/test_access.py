@@ -103,3 +103,33 @@ def test_other_addresses_than_loopback_want_keys(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_loopback_wants_none(host: str) -> None:
     check_address(Settings(host=host))
+
+
+ADMINISTRATION = (
+    ("/api/modes/switch", {"mode": "default"}),
+    ("/api/modes/reload", None),
+    ("/api/models/load", {"mode": "default"}),
+    ("/api/models/unload", None),
+)
+
+
+@pytest.mark.parametrize(("path", "body"), ADMINISTRATION)
+def test_an_admin_key_changes_the_server_and_others_do_not(serve: StartServer, path: str, body: object) -> None:
+    server = serve(api_keys="plain", admin_keys="chief")
+    refused = server.http.post(path, json=body, headers={"X-API-Key": "plain"})
+    assert (refused.status_code, refused.json()["type"]) == (403, "forbidden")
+    assert refused.json()["detail"].startswith("This changes the server for everybody: send an admin key")
+    assert server.http.post(path, json=body, headers={"X-API-Key": "chief"}).status_code not in (401, 403)
+    assert server.http.post("/generate", json=BODY, headers={"X-API-Key": "chief"}).status_code == 200
+
+
+@pytest.mark.parametrize("keys", [{}, {"api_keys": "plain"}])
+def test_without_admin_keys_every_key_changes_the_server(serve: StartServer, keys: dict[str, str]) -> None:
+    headers = {"X-API-Key": "plain"} if keys else {}
+    assert serve(**keys).http.post("/api/models/load", json={"mode": "default"}, headers=headers).status_code == 200
+
+
+def test_admin_keys_alone_are_keys_too(serve: StartServer) -> None:
+    server = serve(admin_keys="chief")
+    assert server.http.post("/generate", json=BODY).status_code == 401
+    assert server.http.post("/generate", json=BODY, headers={"X-API-Key": "chief"}).status_code == 200

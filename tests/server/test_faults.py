@@ -85,7 +85,8 @@ def _dial(server: Running) -> socket.socket:
 
 def _request(body: bytes) -> bytes:
     head = (
-        f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
@@ -206,7 +207,7 @@ def test_a_job_goes_on_when_those_who_follow_it_leave(server: Running) -> None:
 
     def follow(number: int) -> None:
         with _dial(server) as line:
-            line.sendall(f"GET {job['events']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            line.sendall(f"GET {job['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             heard = b""
             while b"event: started" not in heard:
                 more = line.recv(4096)

@@ -26,7 +26,7 @@ from imagegen_core.request import Drawing
 from imagegen_core.server import create_app
 from imagegen_core.server.results import GenerateBody
 from imagegen_core.server.routes.a1111 import Txt2ImgBody
-from imagegen_core.server.routes.a1111_tools import ExtraBody
+from imagegen_core.server.routes.a1111.pictures import ExtraBody
 from imagegen_core.server.routes.openai import ImagesBody
 from tests.server.conftest import LIMIT, listening
 

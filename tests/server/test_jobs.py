@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.engine.faults import Gate
-from tests.server.conftest import LIMIT, Running, StartServer
+from tests.server.conftest import LIMIT, HeldLanczos, Running, StartServer
 
 
 def _post(server: Running, headers: dict[str, str] | None = None, **fields: Any) -> Any:
@@ -25,8 +27,10 @@ def _done(server: Running, job: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _events(server: Running, job: dict[str, Any], **headers: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """Each event's id, name and data."""
+def _events(
+    server: Running, job: dict[str, Any], hear: Callable[[str], None] = lambda name: None, **headers: str
+) -> list[tuple[str, str, dict[str, Any]]]:
+    """Each event's id, name and data; `hear` is told of each name as it comes."""
     found, event = [], {}
     with server.http.stream("GET", job["events"], headers=headers) as lines:
         assert lines.headers["content-type"].startswith("text/event-stream")
@@ -36,6 +40,7 @@ def _events(server: Running, job: dict[str, Any], **headers: str) -> list[tuple[
                 event[name] = value
             elif "event" in event:
                 found.append((event["id"], event["event"], json.loads(event["data"])))
+                hear(event["event"])
                 event = {}
     return found
 
@@ -70,18 +75,21 @@ def test_too_many_steps_are_told_when_the_job_is_posted(serve: StartServer, fiel
 
 
 def test_a_job_tells_all_that_happens_to_it(server: Running) -> None:
+    gate = Gate(shut=True)
+    server.worker.before["step"] = lambda *_: gate()
     job = _post(server, num_inference_steps=3).json()
-    events = _events(server, job)
+    events = _events(server, job, hear=lambda _: gate.open())
     names = [name for _, name, _ in events]
     assert names == ["queued", "started", "step", "step", "step", "done"]
     assert [data["step"] for _, name, data in events if name == "step"] == [1, 2, 3]
-    assert all(data["preview"] for _, name, data in events if name == "step")
+    assert next(data["preview"] for _, name, data in events if name == "step")
     assert events[0][2] == {"place": 1}
     assert events[-1][2]["image"] == f"/v1/jobs/{job['id']}/image"
 
 
 def test_events_go_on_after_the_last_one_seen(server: Running) -> None:
     job = _post(server).json()
+    _done(server, job)
     events = _events(server, job)
     assert _events(server, job, **{"Last-Event-ID": events[2][0]}) == events[3:]
 
@@ -151,3 +159,61 @@ def test_jobs_that_are_done_are_kept_up_to_a_number(serve: StartServer) -> None:
     for job in jobs[1:]:
         _done(server, job)
     server.until(lambda: server.http.get(f"/v1/jobs/{jobs[0]['id']}").status_code == 404)
+
+
+def test_a_job_that_has_ended_keeps_no_previews(server: Running) -> None:
+    job = _post(server, num_inference_steps=3).json()
+    _done(server, job)
+    assert [data["preview"] for _, name, data in _events(server, job) if name == "step"] == [None] * 3
+
+
+def test_jobs_that_are_done_are_kept_up_to_their_bytes(serve: StartServer) -> None:
+    server = serve(storage_max_bytes=2**20, storage_provider="disabled")
+    large = server.draw(size="64x64", superres=True, superres_magnitude=3).content
+    jobs = []
+    for _ in range(2**20 // len(large) + 2):
+        jobs.append(_post(server, superres=True, superres_magnitude=3).json())
+        _done(server, jobs[-1])
+    kept = [server.http.get(f"/v1/jobs/{job['id']}").status_code for job in jobs]
+    assert (kept[0], kept[-1]) == (404, 200)
+
+
+def test_an_idempotency_key_whose_job_is_gone_makes_a_new_job(serve: StartServer) -> None:
+    server = serve(storage_max_items=1)
+    key = {"Idempotency-Key": "once"}
+    first = _post(server, key).json()
+    _done(server, first)
+    _done(server, _post(server, seed=8).json())
+    server.until(lambda: server.http.get(f"/v1/jobs/{first['id']}").status_code == 404)
+    again = _post(server, key)
+    assert again.status_code == 202
+    assert again.json()["id"] != first["id"]
+    assert _done(server, again.json())["status"] == "done"
+
+
+def test_an_idempotency_key_finds_a_job_that_failed(server: Running) -> None:
+    key = {"Idempotency-Key": "once"}
+    first = _post(server, key, clip_skip=99).json()
+    assert _done(server, first)["status"] == "failed"
+    assert _post(server, key, clip_skip=99).json() == server.http.get(f"/v1/jobs/{first['id']}").json()
+
+
+def test_a_job_that_failed_and_that_nobody_asked_for_is_not_reported_by_asyncio(
+    server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = _post(server, clip_skip=99).json()
+    _done(server, job)
+    studio = server.app.state.studio
+    studio.jobs._ended.clear()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+def test_a_job_is_cancelled_while_it_is_enlarged(serve: StartServer, held_lanczos: HeldLanczos) -> None:
+    server = serve(upscaler="lanczos")
+    job = _post(server, superres=True, superres_magnitude=3).json()
+    assert held_lanczos.gate.reached.wait(LIMIT)
+    assert server.http.delete(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled"
+    assert _events(server, job)[-1][1] == "cancelled"
+    held_lanczos.let_go()
+    assert held_lanczos.passes == 1

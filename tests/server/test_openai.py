@@ -12,8 +12,10 @@ import openai
 import pytest
 from PIL import Image
 
-from imagegen_core import read_recipe
-from tests.server.conftest import Running, StartServer
+from imagegen_core import Settings, read_recipe
+from imagegen_core.server import create_app
+from imagegen_core.server.routes.openai import ImagesBody
+from tests.server.conftest import Running, StartServer, listening, wait_until
 
 
 def _client(server: Running, key: str = "any") -> openai.OpenAI:
@@ -81,7 +83,7 @@ def test_the_model_is_listed_and_can_be_named(client: openai.OpenAI) -> None:
     [
         ({"size": "12by7"}, "size", "Invalid size '12by7'"),
         ({"n": 11}, "n", "less than or equal to 10"),
-        ({"quality": "hd"}, "quality", "Invalid quality 'hd': expected auto or standard"),
+        ({"quality": "hd"}, "quality", "Invalid quality 'hd': expected auto or standard or low or medium or high"),
         ({"style": "vivid"}, "style", "Invalid style 'vivid': expected natural"),
         ({"background": "transparent"}, "background", "Invalid background 'transparent'"),
     ],
@@ -91,6 +93,27 @@ def test_wrong_input_is_openais_error(client: openai.OpenAI, fields: dict[str, A
         client.images.generate(prompt="a star", **fields)
     assert (caught.value.param, caught.value.type) == (param, "invalid_request_error")
     assert sentence in caught.value.message
+
+
+def test_a_null_is_a_field_that_is_left_out(server: Running) -> None:
+    fields = dict.fromkeys({*ImagesBody.model_fields} - {"prompt"})
+    drawn = server.http.post("/v1/images/generations", json={"prompt": "a star", **fields})
+    assert drawn.status_code == 200, drawn.text
+    assert len(drawn.json()["data"]) == 1
+    missing = server.http.post("/v1/images/generations", json={"prompt": None})
+    assert missing.json()["error"]["message"] == "Missing prompt: give it"
+
+
+def test_without_a_checkpoint_the_demo_draws_under_its_name() -> None:
+    settings = Settings.load(environ={}, device="cpu", dtype="fp32")
+    app = create_app(settings)
+    with listening(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+        wait_until(lambda: app.state.studio.model.state == "ready")
+        drawn = client.images.generate(  # type: ignore[call-overload]
+            model="demo", prompt="a star", size="64x64", extra_body={"num_inference_steps": 1}
+        )
+        assert drawn.data[0].b64_json
+        assert [model.id for model in client.models.list()] == ["demo"]
 
 
 def test_a_model_that_is_not_served_is_said_to_be_none(client: openai.OpenAI) -> None:

@@ -153,7 +153,6 @@ def _redis(server: RedisServer) -> Kind:
         with server.client() as client:
             remaining = cast("int", client.pttl(f"imagegen:image:{key}"))
             client.pexpire(f"imagegen:image:{key}", remaining - round(seconds * 1000))
-            client.zincrby("imagegen:images", -seconds, key)
 
     return Kind("redis", server.url, age)
 

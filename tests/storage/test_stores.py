@@ -113,17 +113,6 @@ def test_redis_itself_lets_a_picture_expire(redis_server: RedisServer) -> None:
         assert 70 <= cast("int", client.ttl("imagegen:image:a.png")) <= 77
 
 
-def test_redis_forgets_old_keys_in_its_list_of_them(redis_server: RedisServer) -> None:
-    with redis_server.client() as client:
-        client.flushall()
-        store = Kind("redis", redis_server.url, lambda key, seconds: None).open(storage_ttl_image=77)
-        client.zadd("imagegen:images", {"old.png": time.time() - 80, "young.png": time.time() - 70})
-        store.put("a.png", b"picture")
-        assert client.zrange("imagegen:images", 0, -1) == [b"young.png", b"a.png"]
-        store.delete("a.png")
-        assert client.zrange("imagegen:images", 0, -1) == [b"young.png"]
-
-
 def test_redis_frees_the_memory_of_pictures_beyond_the_limit(redis_server: RedisServer) -> None:
     with redis_server.client() as client:
         client.flushall()
@@ -131,7 +120,6 @@ def test_redis_frees_the_memory_of_pictures_beyond_the_limit(redis_server: Redis
         for number in range(20):
             store.put(f"{number}.png", b"picture")
         assert len(cast("list[bytes]", client.keys("imagegen:image:*"))) == 5
-        assert client.zcard("imagegen:images") == 5
 
 
 @pytest.mark.parametrize("url", ["http://x", "x", "redis://host:port/0", "htp://:sesame@host/0"])

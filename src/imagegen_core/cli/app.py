@@ -5,17 +5,41 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from imagegen_core.cli import bench, cluster, config, console, generate, models, plugins, replay, serve, styles, upscale
-from imagegen_core.errors import ImagegenError
+from imagegen_core.cli import (
+    bench,
+    cluster,
+    config,
+    console,
+    generate,
+    models,
+    plugins,
+    replay,
+    serve,
+    streams,
+    styles,
+    upscale,
+)
+from imagegen_core.distributions import installed_version, leave_out_broken_distributions
+from imagegen_core.errors import (
+    DeadlineError,
+    EngineClosedError,
+    ImagegenError,
+    OutOfMemoryError,
+    StorageError,
+    WriteError,
+)
+from imagegen_core.importing import unexpected
 from imagegen_core.plugins.registry import Registry
 
+_FAILED = 1
 _WRONG_INPUT = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+_NOBODY_READS = 141  # 128 + SIGPIPE
+_FAILURES = (DeadlineError, EngineClosedError, OutOfMemoryError, StorageError, WriteError)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,24 +48,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The words after ``imagegen``; None takes the process's.
     """
+    streams.prepare()
+    leave_out_broken_distributions()
     logging.basicConfig(handlers=[console.LogHandler()], level=logging.WARNING, format="%(message)s")
     try:
-        app = build_app()
-        words = sys.argv[1:] if arguments is None else arguments
-        if next((word for word in words if not word.startswith("-")), None) not in own_commands(app):
-            Registry.discover().add_commands(app)  # imagegen's own commands do not wait for plugins they do not need
-        code = app(args=arguments, prog_name="imagegen", standalone_mode=False)
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        streams.flush()
     except typer.TyperException as error:
         console.complain(_usage_sentence(error))
         code = error.exit_code
+    except BrokenPipeError:  # as `head` leaves it, which wants to hear no more
+        code = _NOBODY_READS
     except ImagegenError as error:
         console.complain(str(error))
-        code = _WRONG_INPUT
+        code = _FAILED if isinstance(error, _FAILURES) else _WRONG_INPUT
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
+    except OSError as error:
+        console.complain(_system_sentence(error))
+        code = _FAILED
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        console.complain(unexpected(error))
+        code = _FAILED
     if code == _INTERRUPTED:
         console.complain("Interrupted")
+    try:
+        streams.flush()
+    except (OSError, WriteError):  # told above
+        streams.discard(sys.stdout)
     sys.exit(code)
+
+
+def _run(words: Sequence[str]) -> int:
+    app = build_app()
+    if next((word for word in words if not word.startswith("-")), None) not in own_commands(app):
+        Registry.discover().add_commands(app)  # imagegen's own commands do not wait for plugins they do not need
+    code: int = app(args=words, prog_name="imagegen", standalone_mode=False)
+    return code
 
 
 def own_commands(app: typer.Typer) -> list[str]:
@@ -69,8 +114,17 @@ def build_app() -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        console.data(f"imagegen {version('imagegen-core')}")
+        console.data(f"imagegen {installed_version('imagegen-core') or 'of an unknown version'}")
         raise typer.Exit
+
+
+def _system_sentence(error: OSError) -> str:
+    """What the system refused: to write to stdout, which then refuses once more, or to use a file."""
+    try:
+        streams.flush()
+    except (BrokenPipeError, WriteError) as refused:
+        return str(refused)
+    return unexpected(error) if error.filename is None else f"Cannot use {error.filename}: {error.strerror}"
 
 
 def _usage_sentence(error: typer.TyperException) -> str:

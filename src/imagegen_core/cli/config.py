@@ -47,7 +47,7 @@ def _shown(name: str, value: Any) -> Any:
     """A value without what is secret in it."""
     from imagegen_core.storage import without_password
 
-    if name == "api_keys":
+    if name in ("api_keys", "admin_keys"):
         return ["…" for _ in value]
     return without_password(value) if name == "storage_url" and value else value
 

@@ -7,20 +7,36 @@ import logging
 import sys
 from typing import Any
 
+from imagegen_core.cli import streams
+
 
 def data(line: str) -> None:
-    """Write a line of data to stdout."""
-    sys.stdout.write(f"{line}\n")
+    """Write a line of data to stdout.
+
+    Raises:
+        BrokenPipeError: Nobody reads it any more.
+        WriteError: It is closed, or the disk is full.
+    """
+    try:
+        sys.stdout.write(f"{line}\n")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise streams.cannot_write(error) from error
 
 
 def json_data(value: Any) -> None:
-    """Write `value` to stdout as indented JSON."""
-    data(json.dumps(value, indent=2, ensure_ascii=False))
+    """Write `value` to stdout as indented JSON, with escapes where stdout's encoding is not Unicode's."""
+    encoding = (sys.stdout.encoding or "").lower()
+    data(json.dumps(value, indent=2, ensure_ascii=not encoding.startswith("utf")))
 
 
 def say(line: str) -> None:
-    """Tell the person at the terminal."""
-    sys.stderr.write(f"{line}\n")
+    """Tell the person at the terminal, if there is any."""
+    try:
+        sys.stderr.write(f"{line}\n")
+    except OSError:  # there is nowhere left to say so
+        streams.discard(sys.stderr)
 
 
 def complain(sentence: str) -> None:

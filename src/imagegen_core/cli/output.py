@@ -8,7 +8,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagegen_core.errors import OutputError
+from imagegen_core.cli.streams import cannot_write
+from imagegen_core.errors import OutputError, WriteError
+from imagegen_core.paths import expanded
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Output:
             if count > 1:
                 raise OutputError(f"-o - takes one picture, and --count asks for {count}: name a file instead")
             return cls(None, count)
-        path = Path(text).expanduser()
+        path = expanded(text)
         if path.suffix.lower() != ".png":
             raise OutputError(
                 f"Cannot write {text}: pictures are PNG files, so name it {path.with_suffix('.png').name}"
@@ -59,17 +61,20 @@ class Output:
             The file written, or None for stdout.
 
         Raises:
-            OutputError: The disk is full, or the folder gone.
+            WriteError: The disk is full, the folder is gone, or nobody reads stdout any more.
         """
         if self.path is None:
-            sys.stdout.buffer.write(png)
-            sys.stdout.buffer.flush()
+            try:
+                sys.stdout.buffer.write(png)
+                sys.stdout.buffer.flush()
+            except OSError as error:
+                raise cannot_write(error) from error
             return None
         path = self.path if self.count == 1 else self.path.with_stem(f"{self.path.stem}-{number + 1}")
         try:
             _replace(path, png)
         except OSError as error:
-            raise OutputError(f"Cannot write {path}: {error.strerror}") from error
+            raise WriteError(f"Cannot write {path}: {error.strerror}") from error
         return path
 
 

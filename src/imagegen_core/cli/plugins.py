@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from imagegen_core.cli import console, plugins_check, plugins_new
+from imagegen_core.distributions import BrokenDistribution
 from imagegen_core.plugins.isolation import LIMIT, limits_apply
 from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
@@ -49,7 +50,7 @@ def list_plugins(as_json: Json = False) -> None:
 def doctor(as_json: Json = False) -> None:
     """Look at every plugin in a process of its own, and say what is wrong and what mends it."""
     from imagegen_core.cli.app import build_app, own_commands
-    from imagegen_core.plugins.doctor import examine
+    from imagegen_core.plugins.doctor import broken_neighbours, examine
 
     if not limits_apply():
         console.say(f"Here a plugin that hangs is not interrupted after {LIMIT:g} s, except by this command")
@@ -58,9 +59,23 @@ def doctor(as_json: Json = False) -> None:
         found.append(plugin)
         if not as_json:
             console.data(_finding(plugin))
+    neighbours = [_neighbour(broken) for broken in broken_neighbours()]
+    for row in neighbours if not as_json else ():
+        console.data("{distribution} ({path}): {status}\n  cause: {cause}\n  mend: {mend}".format(**row))
     if as_json:
-        console.json_data([asdict(plugin) for plugin in found])
+        console.json_data([*map(asdict, found), *neighbours])
     raise typer.Exit(1 if any(plugin.status == "broken" for plugin in found) else 0)
+
+
+def _neighbour(broken: BrokenDistribution) -> dict[str, str]:
+    return {
+        "distribution": broken.name,
+        "version": broken.version,
+        "path": broken.path,
+        "status": "broken, and not looked at by imagegen",
+        "cause": broken.cause,
+        "mend": broken.mend,
+    }
 
 
 def _finding(plugin: Plugin) -> str:

@@ -26,18 +26,18 @@ def upscale(
     import numpy as np
 
     from imagegen_core.images.png import encode_png
-    from imagegen_core.images.reading import as_rgb, read_picture, text_of
+    from imagegen_core.images.reading import PictureFile, as_rgb
     from imagegen_core.images.recipe import Upscaling, with_upscaling
     from imagegen_core.images.upscaling import upscale as enlarge
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.settings import Settings
 
     target = Output.parse(output, count=1)
-    image = read_picture(picture)
-    rgb = as_rgb(image, str(picture))
+    file = PictureFile.read(picture)
+    rgb = as_rgb(file.decode(), str(picture))
     loaded = Registry.discover().upscaler(upscaler).load(Settings.load())
     enlarged = enlarge(rgb, loaded, passes)
     done = Upscaling(loaded.name, loaded.scale**passes)
-    path = target.write(encode_png(np.asarray(enlarged), with_upscaling(text_of(image), done, str(picture))), 0)
+    path = target.write(encode_png(np.asarray(enlarged), with_upscaling(file.text, done, str(picture))), 0)
     if not target.is_stdout:
         console.say(f"{path}  {enlarged.width}x{enlarged.height}, {loaded.name}")

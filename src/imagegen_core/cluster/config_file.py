@@ -62,7 +62,7 @@ def _tunable(options: dict[str, Any]) -> dict[str, Any]:
 
 def _secrets(settings: Settings) -> set[str]:
     """The settings that no file should hold."""
-    secrets = {"api_keys"} if settings.api_keys else set()
+    secrets = {name for name in ("api_keys", "admin_keys") if getattr(settings, name)}
     if settings.storage_url and without_password(settings.storage_url) != settings.storage_url:
         secrets.add("storage_url")
     return secrets

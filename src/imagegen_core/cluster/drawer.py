@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Collection
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -103,11 +104,11 @@ class Drawer:
         self, source: bytes, passes: int, form: Format, quality: int, name: str | None
     ) -> Enlarged | Exception:
         """See `Upscalers.enlarge`; an error is returned."""
-        return await _told(self._enlarging.enlarge, source, passes, form, quality, name)
+        return await _told(partial(self._enlarging.enlarge, source, passes, form, quality, name))
 
     async def enlarge_to(self, source: bytes, wanted: tuple[int, int], name: str, crop: bool) -> bytes | Exception:
         """See `Upscalers.enlarge_to`; an error is returned."""
-        return await _told(partial(self._enlarging.enlarge_to, crop=crop), source, wanted, name)
+        return await _told(partial(self._enlarging.enlarge_to, source, wanted, name, crop=crop))
 
     async def check_health(self) -> None:
         """Asked by Ray Serve, which replaces a replica that raises here.
@@ -146,8 +147,12 @@ class _Held:
             self._let_go()
 
 
-async def _told(function: Callable[..., Result], *arguments: Any) -> Result | Exception:
+async def _told(enlarge: Callable[..., Result]) -> Result | Exception:
+    """What enlarging gives, or its error; where the front hangs up, the work ends."""
+    until: Future[None] = Future()
     try:
-        return await asyncio.to_thread(function, *arguments)
+        return await asyncio.to_thread(enlarge, until=until)
     except ImagegenError as error:
         return portable_error(error)
+    finally:
+        until.cancel()

@@ -160,13 +160,22 @@ class ClusterModels:
         """
         return RemoteUpscalers(self._settings, self._registry, self.call)
 
-    def call(self, method: str, *arguments: Any) -> Any:
+    def call(self, method: str, *arguments: Any, until: Future[Any] | None = None) -> Any:
         """What a method of a replica returns, or raise the error that it returns; on any thread but a server's.
+
+        Args:
+            method: The method.
+            arguments: What it takes.
+            until: Once it is done, nobody waits, and the call is cancelled.
 
         Raises:
             ImagegenError: The replica's, or no replica could do it.
+            CancelledError: Nobody waits any more.
         """
-        result = self._replicas.start(self._replicas.call(method, *arguments)).result()
+        answer = self._replicas.start(self._replicas.call(method, *arguments))
+        if until is not None:
+            until.add_done_callback(lambda _: answer.cancel())
+        result = answer.result()
         if isinstance(result, Exception):
             raise result
         return result

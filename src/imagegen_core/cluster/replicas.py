@@ -89,7 +89,7 @@ class Replicas:
                 return await self._unless_failed(_result(response))
             except RayActorError:
                 await asyncio.sleep(pause(attempt))
-            except NotReadyError:
+            except (NotReadyError, asyncio.CancelledError):
                 response.cancel()
                 raise
             except (RayServeException, RayError) as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from concurrent.futures import Future
+from typing import Any, cast
 
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.server.upscaling import Compute, Enlarged, Format, Upscalers
@@ -10,7 +11,11 @@ from imagegen_core.settings import Settings
 
 
 class RemoteUpscalers(Upscalers):
-    """The upscalers of the replicas; which there are, and what would become too large, is known here too."""
+    """The upscalers of the replicas; which there are, and what would become too large, is known here too.
+
+    Attributes:
+        together: As many as there are replicas at most.
+    """
 
     def __init__(self, settings: Settings, registry: Registry, call: Compute) -> None:
         """Load none.
@@ -18,20 +23,29 @@ class RemoteUpscalers(Upscalers):
         Args:
             settings: The limits, and the upscaler that is the default.
             registry: The plugins.
-            call: Calls a replica's method, by its name, with arguments.
+            call: Calls a replica's method, by its name, with arguments; cancels it once ``until`` is done.
 
         Raises:
             ModelNotFoundError: The configured upscaler is not there.
         """
         super().__init__(settings, registry, call)
         self._call = call
+        self.together = settings.max_replicas or settings.replicas
 
     def enlarge(
-        self, source: bytes, passes: int, form: Format = "png", quality: int = 92, name: str | None = None
+        self,
+        source: bytes,
+        passes: int,
+        form: Format = "png",
+        quality: int = 92,
+        name: str | None = None,
+        until: Future[Any] | None = None,
     ) -> Enlarged:
         """See `Upscalers.enlarge`."""
-        return cast("Enlarged", self._call("enlarge", source, passes, form, quality, name))
+        return cast("Enlarged", self._call("enlarge", source, passes, form, quality, name, until=until))
 
-    def enlarge_to(self, source: bytes, wanted: tuple[int, int], name: str, *, crop: bool) -> bytes:
+    def enlarge_to(
+        self, source: bytes, wanted: tuple[int, int], name: str, *, crop: bool, until: Future[Any] | None = None
+    ) -> bytes:
         """See `Upscalers.enlarge_to`."""
-        return cast("bytes", self._call("enlarge_to", source, wanted, name, crop))
+        return cast("bytes", self._call("enlarge_to", source, wanted, name, crop, until=until))

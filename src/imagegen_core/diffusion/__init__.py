@@ -1,6 +1,7 @@
 """What the Stable Diffusion families share: loading, prompts, denoising, decoding. Torch lives here."""
 
-from imagegen_core.diffusion.conditioning import Conditioning, encode_text
+from imagegen_core.diffusion.conditioning import Conditioning, encode_text, encode_text_in_parts
 from imagegen_core.diffusion.worker import DiffusionWorker
+from imagegen_core.parts import Parts, completed
 
-__all__ = ["Conditioning", "DiffusionWorker", "encode_text"]
+__all__ = ["Conditioning", "DiffusionWorker", "Parts", "completed", "encode_text", "encode_text_in_parts"]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 WEIGHT = r":\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*\)"
 """A regular expression of a weight with the bracket that it closes, such as ``:1.3)``."""
 _STEP = 1.1
 _EXACT_DEPTH = 16  # deeper brackets multiply outermost first, as A1111's order would take quadratic time
+_TEXT, _CLOSES, _UNCLOSED = 0, -1, -2
 
 
-def weigh(pieces: Sequence[str], names: Collection[int]) -> Iterator[tuple[int, float]]:
-    """Yield the index and the weight of each piece that is text, in time linear in the number of pieces.
+def weigh(pieces: Sequence[str], names: Collection[int]) -> list[float | None]:
+    """Give each piece that is text its weight, and each other piece None, in time linear in the number of pieces.
 
     A closing bracket without an opening one is text. An opening one without a closing one reaches to the end.
 
@@ -19,20 +20,27 @@ def weigh(pieces: Sequence[str], names: Collection[int]) -> Iterator[tuple[int, 
         pieces: Single brackets, weights with their closing brackets (see `WEIGHT`), and text.
         names: The indexes of pieces that are text whatever they look like.
     """
-    closings = _closings(pieces, names)
-    open_brackets = _OpenBrackets(pieces)
+    weights: list[float | None] = [None] * len(pieces)
+    around = _OpenBrackets(pieces)
+    rounds, squares, unclosed = around.rounds, around.squares, around.unclosed
     weight: float | None = 1.0
-    for index, (piece, closing) in enumerate(zip(pieces, closings, strict=True)):
+    for index, closing in enumerate(_closings(pieces, names)):
         if closing == _TEXT:
             if weight is None:
-                weight = open_brackets.weight()
-            yield index, weight
+                weight = around.weight()
+            weights[index] = weight
+            continue
+        weight = None
+        if closing == _UNCLOSED:
+            unclosed.append(pieces[index])
+        elif closing != _CLOSES:
+            (rounds if pieces[index] == "(" else squares).append(closing)
+        elif pieces[index] == "]":
+            squares.pop()
         else:
-            open_brackets.change(piece, closing)
-            weight = None
-
-
-_TEXT, _CLOSES, _UNCLOSED = 0, -1, -2
+            rounds.pop()
+            around.unchanged = min(around.unchanged, len(rounds))
+    return weights
 
 
 def _closings(pieces: Sequence[str], names: Collection[int]) -> list[int]:
@@ -41,7 +49,7 @@ def _closings(pieces: Sequence[str], names: Collection[int]) -> list[int]:
     rounds: list[int] = []
     squares: list[int] = []
     for index, piece in enumerate(pieces):
-        if index in names:
+        if names and index in names:
             continue
         if piece == "(":
             rounds.append(index)
@@ -60,46 +68,48 @@ def _closings(pieces: Sequence[str], names: Collection[int]) -> list[int]:
 
 
 class _OpenBrackets:
-    """The brackets around the piece that is being read."""
+    """The brackets around the piece that is being read.
+
+    Attributes:
+        rounds: For each round bracket, outermost first, the index of the piece that closes it.
+        squares: For each square bracket, the same.
+        unclosed: The brackets that nothing closes.
+        unchanged: How many of `rounds` are those of the last call of `weight`.
+    """
 
     def __init__(self, pieces: Sequence[str]) -> None:
+        self.rounds: list[int] = []
+        self.squares: list[int] = []
+        self.unclosed: list[str] = []
+        self.unchanged = 0
         self._pieces = pieces
-        self._rounds: list[int] = []  # the indexes of the pieces that close them
-        self._squares: list[int] = []
-        self._products = [1.0]  # of the factors in `_rounds`, outermost first, as far as they were asked for
-        self._unclosed: list[float] = []  # the factors of those that nothing closes
-        self._unclosed_product = 1.0
-
-    def change(self, piece: str, closing: int) -> None:
-        """Open the bracket that `piece` is, or close the innermost of its kind."""
-        if closing == _UNCLOSED:
-            self._unclosed.append(_STEP if piece == "(" else 1 / _STEP)
-            self._unclosed_product *= self._unclosed[-1]
-        elif piece == "(":
-            self._rounds.append(closing)
-        elif piece == "[":
-            self._squares.append(closing)
-        elif piece == "]":
-            self._squares.pop()
-        else:
-            self._rounds.pop()
-            del self._products[len(self._rounds) + 1 :]
+        self._products = [1.0]  # of the factors of `rounds`, outermost first
+        self._unclosed_products = [1.0]
 
     def weight(self) -> float:
         """The product of all factors, in the order of the closings: neighbours of equal weight become one text."""
-        if len(self._rounds) + len(self._squares) + len(self._unclosed) > _EXACT_DEPTH:
-            for closing in self._rounds[len(self._products) - 1 :]:
-                self._products.append(self._products[-1] * self._factor(closing))
-            return self._products[-1] * (1 / _STEP) ** len(self._squares) * self._unclosed_product
+        if len(self.rounds) + len(self.squares) + len(self.unclosed) > _EXACT_DEPTH:
+            return self._deep_weight()
         weight = 1.0
-        for closing in sorted(self._rounds + self._squares):
-            weight *= self._factor(closing)
-        for factor in sorted(self._unclosed, reverse=True):  # the round ones first
-            weight *= factor
+        for closing in sorted(self.rounds + self.squares):
+            weight *= self._factor(self._pieces[closing])
+        for bracket in sorted(self.unclosed):  # the round ones first
+            weight *= self._factor(bracket)
         return weight
 
-    def _factor(self, closing: int) -> float:
-        piece = self._pieces[closing]
+    def _deep_weight(self) -> float:
+        """The product of all factors, of which those that were multiplied before are not multiplied again."""
+        del self._products[self.unchanged + 1 :]
+        for closing in self.rounds[self.unchanged :]:
+            self._products.append(self._products[-1] * self._factor(self._pieces[closing]))
+        self.unchanged = len(self.rounds)
+        for bracket in self.unclosed[len(self._unclosed_products) - 1 :]:
+            self._unclosed_products.append(self._unclosed_products[-1] * self._factor(bracket))
+        return self._products[-1] * (1 / _STEP) ** len(self.squares) * self._unclosed_products[-1]
+
+    @staticmethod
+    def _factor(piece: str) -> float:
+        """The factor of a bracket without its other half, or of the piece that closes a pair."""
         if len(piece) > 1:
             return float(piece[1:-1])
-        return _STEP if piece == ")" else 1 / _STEP
+        return _STEP if piece in "()" else 1 / _STEP

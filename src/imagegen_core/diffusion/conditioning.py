@@ -13,6 +13,9 @@ from torch import Tensor
 from imagegen_core.diffusion.encoder_embeddings import EncoderEmbeddings
 from imagegen_core.diffusion.prompts import Chunk, chunks, parse
 from imagegen_core.errors import InvalidRequestError
+from imagegen_core.parts import Parts, completed
+
+_MAX_WEIGHT = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +68,23 @@ def encode_text(
         embeddings: The embeddings that the prompt may name, such as ``worker.embeddings.of("text_encoder")``.
 
     Raises:
-        InvalidRequestError: A weight is so large that hidden states are infinite.
+        InvalidRequestError: A weight is beyond -100 to 100, or so large that hidden states are infinite.
     """
+    return completed(encode_text_in_parts(tokenizer, text_encoder, prompt, hidden, embeddings))
+
+
+def encode_text_in_parts(
+    tokenizer: Any,
+    text_encoder: Any,
+    prompt: str,
+    hidden: Callable[[Any], Tensor],
+    embeddings: EncoderEmbeddings | None = None,
+) -> Parts[TextEmbedding]:
+    """Do what `encode_text` does, a chunk at a time: a generator that yields between two chunks."""
     states, pooled = [], None
-    for chunk in chunks(tokenizer, parse(prompt, embeddings.names if embeddings else None), embeddings):
+    for number, chunk in enumerate(prompt_chunks(tokenizer, prompt, embeddings)):
+        if number:
+            yield
         ids, weights = _padded(chunk, tokenizer)
         with _embedded(text_encoder, chunk):
             output = text_encoder(torch.tensor([ids], device=text_encoder.device), output_hidden_states=True)
@@ -76,6 +92,31 @@ def encode_text(
         states.append(_weighted(state, weights) if chunk.is_weighted else state)
         pooled = getattr(output, "text_embeds", None) if pooled is None else pooled
     return TextEmbedding(torch.cat(states, dim=1), pooled)
+
+
+def prompt_chunks(
+    tokenizer: Any, prompt: str, embeddings: EncoderEmbeddings | None, field: str = "prompt"
+) -> list[Chunk]:
+    """Split a prompt into the chunks that a text encoder reads.
+
+    Args:
+        tokenizer: See `encode_text`, for this and the next two.
+        prompt: The prompt.
+        embeddings: The embeddings.
+        field: What errors call the prompt.
+
+    Raises:
+        InvalidRequestError: A weight, with those of the brackets around it, is beyond -100 to 100.
+    """
+    fragments = parse(prompt, embeddings.names if embeddings else None)
+    for fragment in fragments:
+        if not abs(fragment.weight) <= _MAX_WEIGHT:
+            raise InvalidRequestError(
+                f"Invalid weight {fragment.weight:g} in {field}: expected -{_MAX_WEIGHT:g} to {_MAX_WEIGHT:g}, "
+                "multiplied by the brackets around it, and about 0 to 2 for most words",
+                field,
+            )
+    return chunks(tokenizer, fragments, embeddings)
 
 
 @contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import platform
 from collections.abc import Mapping
 
 import torch
 
 from imagegen_core.errors import SettingsError
+from imagegen_core.resources.cpus import usable_cpus
 from imagegen_core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -19,6 +21,7 @@ _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 # mallopt's parameters, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 2**30
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # which torch reads, in this order
 
 
 def choose_device(settings: Settings) -> torch.device:
@@ -57,6 +60,18 @@ def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
     if device.type != "cpu":
         return torch.float16
     return torch.bfloat16 if _computes_bf16(torch.cpu.get_capabilities()) else torch.float32
+
+
+def limit_threads() -> None:
+    """Compute on as many threads as there are CPUs for this process, where torch would take more.
+
+    torch counts cores, and a container's quota of CPU time stops all of its threads when they have used it up. A number
+    that the environment or the program set stands, unless it is larger.
+    """
+    if not any(os.environ.get(name) for name in _THREAD_VARIABLES) and torch.get_num_threads() > (
+        cpus := usable_cpus()
+    ):
+        torch.set_num_threads(cpus)
 
 
 def keep_large_buffers() -> None:

@@ -103,6 +103,12 @@ class Embeddings:
         view._embeddings, view._others, view._of_encoders = tuple(bundled), self, {}  # noqa: SLF001 - of its own kind
         return view
 
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """The number and width of each embedding's vectors, for the first of the text encoders, by its name."""
+        firsts = {one.name: next(iter(one.vectors.values())) for one in self._embeddings}
+        return {name: (vectors.shape[0], vectors.shape[1]) for name, vectors in firsts.items()}
+
     def of(self, encoder: str) -> EncoderEmbeddings:
         """The embeddings for one text encoder, by its name in the pipeline, such as ``text_encoder_2``."""
         if encoder not in self._of_encoders:

@@ -16,7 +16,9 @@ from imagegen_core.diffusion.prediction import check_noise, take_normalization, 
 from imagegen_core.diffusion.single_file import load_single_file, load_vae_file
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.folders import component_kinds, read_json
+from imagegen_core.models.inspect import needed_parameters
 from imagegen_core.models.networks.channels import LATENT_CHANNELS, check_channels
+from imagegen_core.resources.memory import system_memory
 from imagegen_core.settings import PredictionName
 
 
@@ -115,6 +117,20 @@ def _check_arguments(
         raise ModelLoadError(
             f"{path / 'model_index.json'} names a {strangers[0]}, which a {class_name} does not have: it is of another "
             "pipeline"
+        )
+
+
+def check_fits_in_memory(path: Path, dtype: torch.dtype) -> None:
+    """Refuse a checkpoint whose loading could only end with the process killed; weights pass through the main memory.
+
+    Raises:
+        ModelLoadError: Its weights take more than the main memory in all.
+    """
+    needed, total = needed_parameters(path) * dtype.itemsize, system_memory().total
+    if needed > total:
+        raise ModelLoadError(
+            f"The memory does not take the checkpoint {path}: its weights take {needed / 1e9:.1f} GB, and this process "
+            f"may use {total / 1e9:.1f} GB: set CUDA_DTYPE=fp16 or bf16, or give the container or machine more memory"
         )
 
 

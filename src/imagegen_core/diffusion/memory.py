@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
-import psutil
 import torch
 
 from imagegen_core.errors import OutOfMemoryError
 from imagegen_core.request import Size
+from imagegen_core.resources.memory import system_memory
 from imagegen_core.worker import DeviceMemory
 
 _ADVICE = (
@@ -19,6 +19,7 @@ _ADVICE = (
     "or use a device with more memory"
 )
 _SPARE = 0.85  # of the free memory may be planned with
+_PROCESS = 500_000_000  # bytes: a server with the demo, at rest, takes 0.42 GB; a CUDA context takes about as much
 # Of a full-size feature map that live at the peak: with the demo on a CPU, at 512 and 1024 px, in fp32 and bf16, it
 # was 26 to 34 and 6.2 to 7.8.
 _UNET_COPIES, _VAE_COPIES = 32, 8
@@ -58,7 +59,7 @@ def device_memory(device: torch.device) -> DeviceMemory:
         if torch.cuda.device_count() > 1:  # often alike
             name = f"{name} (cuda:{device.index or 0})"
         return DeviceMemory(name, total, free)
-    memory = psutil.virtual_memory()
+    memory = system_memory()
     return DeviceMemory(str(device), memory.total, memory.available)
 
 
@@ -67,21 +68,28 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + reserve)
-    return int(psutil.virtual_memory().available)
+    return system_memory().available
 
 
-def check_fits(pipe: Any, size: Size, device: torch.device) -> None:
+def check_fits(pipe: Any, size: Size, device: torch.device, weights: int) -> None:
     """Refuse a picture that could only end with the process killed.
 
+    Args:
+        pipe: The diffusers pipeline.
+        size: The picture's.
+        device: Where it computes.
+        weights: Bytes that the pipeline's weights take there.
+
     Raises:
-        OutOfMemoryError: It takes more memory than the device has in all.
+        OutOfMemoryError: It takes more memory than the device has beside the model.
     """
     needed = row_bytes(pipe, size) + decoding_bytes(pipe, size)
-    total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
-    if needed > total:
+    total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else system_memory().total
+    room = max(0, total - weights - _PROCESS)
+    if needed > room:
         raise OutOfMemoryError(
-            f"A picture of {size} takes about {needed / 1e9:.0f} GB of memory, and {device} has {total / 1e9:.0f} GB "
-            f"in all: {_ADVICE}"
+            f"A picture of {size} takes about {needed / 1e9:.1f} GB of memory, and {device} has {room / 1e9:.1f} GB "
+            f"beside the model: {_ADVICE}"
         )
 
 

@@ -79,7 +79,9 @@ def parse(prompt: str, names: re.Pattern[str] | None = None) -> list[Fragment]:
         else:
             pieces += _PIECE.findall(segment)
     fragments = _Fragments()
-    for index, weight in weigh(pieces, named):
+    for index, weight in enumerate(weigh(pieces, named)):
+        if weight is None:  # a bracket
+            continue
         piece = pieces[index]
         if index in named:
             fragments.append(Fragment(piece, weight, is_name=True))

@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.scheduling import Sampling
+from imagegen_core.distributions import installed_version
 from imagegen_core.images.recipe import Recipe, UsedLora
 from imagegen_core.models.named import NamedModel
 from imagegen_core.request import Drawing
@@ -49,7 +49,7 @@ class Provenance:
         self._name = next((model.name for model in models if model.path == checkpoint), own)
         self._backend, self._dtype, self._device = backend.name, _DTYPES[dtype], str(device)
         self._prediction = prediction
-        self._versions = {name: version(name) for name in _TOOK_PART}
+        self._versions = {name: installed_version(name) or "unknown" for name in _TOOK_PART}
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-hash")
         self._hash: Future[str | None] = executor.submit(_hash, checkpoint)
         executor.shutdown(wait=False)

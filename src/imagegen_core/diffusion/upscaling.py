@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from imagegen_core.diffusion.building import undisturbed
-from imagegen_core.diffusion.device import choose_device
+from imagegen_core.diffusion.device import choose_device, limit_threads
 from imagegen_core.diffusion.esrgan import esrgan_network
 from imagegen_core.diffusion.spandrel_network import spandrel_network
 from imagegen_core.diffusion.upscaler_weights import read_weights
@@ -47,6 +47,7 @@ class NetworkUpscaler:
             raise ModelLoadError(f"Upscaler '{description.name}' names no weights: report it to its plugin's authors")
         self.name = description.name
         self._through: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] = self._run
+        limit_threads()
         self._device = choose_device(settings)
         weights = {name: tensor.to(self._device) for name, tensor in read_weights(path).items()}
         network = esrgan_network(weights, path)

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import logging
 import threading
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from cachetools import LRUCache
 
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.building import undisturbed
 from imagegen_core.diffusion.compute_thread import ComputeThread, computed
-from imagegen_core.diffusion.conditioning import Conditioning
+from imagegen_core.diffusion.conditioning import Conditioning, prompt_chunks
 from imagegen_core.diffusion.decoding import decode_within_memory, pool
 from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
-from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers
+from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.libraries import quiet
-from imagegen_core.diffusion.loading import load_pipeline, memory_for
+from imagegen_core.diffusion.loading import check_fits_in_memory, load_pipeline, memory_for
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
 from imagegen_core.diffusion.preparing import compile_errors, prepare
@@ -38,6 +38,7 @@ from imagegen_core.job import Job, StepDone
 from imagegen_core.models.inspect import architecture, native_size
 from imagegen_core.models.resolve import resolve_checkpoint
 from imagegen_core.models.style_catalog import StyleCatalog
+from imagegen_core.parts import Parts, completed, works_in_parts
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import Drawing, GenerateRequest, Size
@@ -47,7 +48,9 @@ from imagegen_core.worker import DeviceMemory, Worker
 
 logger = logging.getLogger(__name__)
 
-_CACHED_PROMPTS = 64
+_CHUNK = 77  # tokens
+_REMEMBERED_TOKENS = 128 * _CHUNK  # of all prompts together
+_LONGEST_REMEMBERED = 16 * _CHUNK  # so that a few long prompts do not displace all others
 _COMPILED_ROWS = (1, 2)  # torch takes the number of rows for one that varies when it sees a second
 
 
@@ -60,6 +63,14 @@ class _Group(NamedTuple):
 
     def __str__(self) -> str:
         return ", ".join([self.size, f"{self.tokens} tokens", *map(str, self.adapters)])
+
+
+class _PromptKey(NamedTuple):
+    """What a prompt's meaning depends on: LoRAs also change the text encoders."""
+
+    prompt: str
+    clip_skip: int
+    adapters: tuple[Adapter, ...]
 
 
 class DiffusionWorker(ABC):
@@ -109,6 +120,7 @@ class DiffusionWorker(ABC):
             raise unusable(f"Backend '{self.backend.name}'", error, f"diffusers:{self.pipeline_class}") from error
         registry = Registry.discover()
         self.checkpoint: Path = resolve_checkpoint(settings, self.backend, registry)
+        limit_threads()
         self.device = choose_device(settings)
         self.dtype = choose_dtype(settings, self.device)
         self.native_size = native_size(self.checkpoint, self.backend.default_size)
@@ -144,8 +156,8 @@ class DiffusionWorker(ABC):
         self._compiles = settings.source("compile") if settings.compile else None
         self._padded_rows: int | None = None
         self._drawing = threading.Lock()
-        # Bound to a method of the worker's, it would keep the worker's memory until the collector comes by.
-        self._remembered = lru_cache(maxsize=_CACHED_PROMPTS)(partial(_encode_styled, weakref.proxy(self)))
+        self._max_chunks = settings.max_prompt_chunks
+        self._remembered: LRUCache[_PromptKey, Conditioning] = LRUCache(_REMEMBERED_TOKENS, _tokens)
 
     @classmethod
     def import_libraries(cls) -> None:
@@ -158,6 +170,9 @@ class DiffusionWorker(ABC):
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:
         """Embed a prompt, by `encode_text` with `embeddings`; what depends on the picture's size comes with `sized`.
 
+        A family may also have `encode_in_parts`, a generator that does the same by `encode_text_in_parts`: then a long
+        prompt does not keep others waiting.
+
         Args:
             prompt: The prompt.
             clip_skip: Last layers to leave out, beyond those that the family always does.
@@ -168,9 +183,14 @@ class DiffusionWorker(ABC):
         """The textual-inversion embeddings that a prompt can name: the folder's, and those that active LoRAs bring."""
         return self._embeddings.with_bundled(self._adapters.embeddings)
 
+    @property
+    def embedding_sizes(self) -> dict[str, tuple[int, int]]:
+        """The number and width of the vectors of each embedding in the folder, by its name."""
+        return self._embeddings.sizes
+
     def encode_absent(self, clip_skip: int) -> Conditioning:
         """What stands for a negative prompt that was not given."""
-        return self._encoded("", clip_skip)
+        return completed(self._encoded("", clip_skip))
 
     def sized(self, conditioning: Conditioning, size: Size) -> Conditioning:  # noqa: ARG002 - for families
         """Add what the network is told of the picture's size; nothing, unless the family says otherwise."""
@@ -244,19 +264,34 @@ class DiffusionWorker(ABC):
             InvalidRequestError: The request asks for what cannot be drawn.
             OutOfMemoryError: It asks for a larger picture than the device takes.
         """
+        return completed(self._begun(job))
+
+    def begin_in_parts(self, job: Job) -> Parts[Denoising]:
+        """Do what `begin` does, a chunk of the prompt at a time: see `imagegen_core.worker.BeginningInParts`."""
+        parts = self._begun(job)
+        while True:
+            try:
+                self.compute(next, parts)
+            except StopIteration as end:
+                state: Denoising = end.value
+                return state
+            yield
+
+    @torch.inference_mode()
+    def _begun(self, job: Job) -> Parts[Denoising]:
         drawing = self.backend.drawing(job.req, self.native_size)
-        check_fits(self.pipe, drawing.size, self.device)
+        check_fits(self.pipe, drawing.size, self.device, self._weights)
         adapters = self._wanted(drawing)
-        self._adapters.use(adapters)
         scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device, drawing.schedule)
         step_options = self._schedulers.step_options(drawing.scheduler, scheduler, drawing.step_options)
+        conditionings = yield from self._with_adapters(adapters, self._conditionings(drawing))
         generator = torch.Generator("cpu").manual_seed(drawing.seed)
         return Denoising(
             drawing=drawing,
             scheduler=scheduler,
             generator=generator,
             latents=self._noise(drawing.size, generator) * scheduler.init_noise_sigma,
-            conditionings=tuple(self.sized(one, drawing.size) for one in self._conditionings(drawing)),
+            conditionings=tuple(self.sized(one, drawing.size) for one in conditionings),
             adapters=adapters,
             guidance_embedding=self._guidance_embedding(drawing.guidance_scale),
             step_options=step_options,
@@ -335,19 +370,37 @@ class DiffusionWorker(ABC):
                     raise state.failure
             return self.finish(state)()
 
-    def _conditionings(self, drawing: Drawing) -> list[Conditioning]:
+    def _with_adapters(
+        self, adapters: tuple[Adapter, ...], parts: Parts[list[Conditioning]]
+    ) -> Parts[list[Conditioning]]:
+        """Have LoRAs on in each part; others' steps have their own in between."""
+        while True:
+            self._adapters.use(adapters)
+            try:
+                next(parts)
+            except StopIteration as end:
+                conditionings: list[Conditioning] = end.value
+                return conditionings
+            yield
+
+    def _conditionings(self, drawing: Drawing) -> Parts[list[Conditioning]]:
         self._check_clip_skip(drawing.clip_skip)
-        prompt = self._encoded(drawing.prompt, drawing.clip_skip)
         wanted = drawing.negative_prompt
-        if drawing.guidance_scale <= 1 or self._is_guidance_distilled:
+        is_guided = drawing.guidance_scale > 1 and not self._is_guidance_distilled
+        self._check_length(drawing.prompt, "prompt")
+        if is_guided and wanted:
+            self._check_length(wanted, "negative_prompt")
+        prompt = yield from self._encoded(drawing.prompt, drawing.clip_skip)
+        if not is_guided:
             if wanted:
                 logger.warning("The negative prompt has no effect: %s", self._why_unguided())
             if drawing.guidance_rescale:
                 logger.warning("The guidance rescale has no effect: %s", self._why_unguided())
             return [prompt]
+        yield
         absent = self.encode_absent(drawing.clip_skip)
-        negative = absent if wanted is None else self._encoded(wanted, drawing.clip_skip)
-        filler = absent if wanted is None else self._encoded("", drawing.clip_skip)
+        negative = absent if wanted is None else (yield from self._encoded(wanted, drawing.clip_skip))
+        filler = absent if wanted is None else (yield from self._encoded("", drawing.clip_skip))
         tokens = max(one.tokens.shape[1] for one in (negative, prompt))
         return [negative.lengthened(filler, tokens), prompt.lengthened(filler, tokens)]
 
@@ -382,8 +435,27 @@ class DiffusionWorker(ABC):
         unet = self.pipe.unet
         return unet.forward if self._compiles and states[0].adapters else unet  # type: ignore[no-any-return]
 
-    def _encoded(self, prompt: str, clip_skip: int) -> Conditioning:
-        return self._remembered(prompt, clip_skip, self._adapters.active)
+    def _encoded(self, prompt: str, clip_skip: int) -> Parts[Conditioning]:
+        key = _PromptKey(prompt, clip_skip, self._adapters.active)
+        found = self._remembered.get(key)
+        if found is None:
+            family: Any = self
+            if works_in_parts(self, "encode"):
+                found = yield from family.encode_in_parts(prompt, clip_skip)
+            else:
+                found = self.encode(prompt, clip_skip)
+            if _tokens(found) <= _LONGEST_REMEMBERED:
+                self._remembered[key] = found
+        return found
+
+    def _check_length(self, prompt: str, field: str) -> None:
+        count = len(prompt_chunks(self.pipe.tokenizer, prompt, self.embeddings.of("text_encoder"), field))
+        if count > self._max_chunks:
+            raise InvalidRequestError(
+                f"Invalid {field} of {count} chunks of up to 75 tokens: expected at most {self._max_chunks}, the limit "
+                "max_prompt_chunks; shorten it, or leave out BREAKs",
+                field,
+            )
 
     @cached_property
     def _previewer(self) -> Previewer:
@@ -418,6 +490,7 @@ class DiffusionWorker(ABC):
     def _load(self, settings: Settings) -> Any:
         if self.device.type == "cpu":
             keep_large_buffers()
+        check_fits_in_memory(self.checkpoint, self.dtype)
         own = self.configs / architecture(self.checkpoint)
         pipe = load_pipeline(
             self.pipeline_class,
@@ -434,8 +507,5 @@ class DiffusionWorker(ABC):
         return pipe
 
 
-def _encode_styled(
-    worker: DiffusionWorker, prompt: str, clip_skip: int, _adapters: tuple[Adapter, ...]
-) -> Conditioning:
-    """What a prompt means with LoRAs, which also change the text encoders: part of what is remembered by."""
-    return worker.encode(prompt, clip_skip)
+def _tokens(conditioning: Conditioning) -> int:
+    return conditioning.tokens.shape[1]

@@ -24,7 +24,7 @@ class BatchSize:
 
     Attributes:
         exact: Whether only sizes that are proven may be used.
-        fits: Rows beyond which it never goes, as memory ran out there, or passes are filled up to so many.
+        fits: Rows beyond which it does not go: those found at load, or fewer for a time after memory ran out.
         fits_now: Rows that the memory takes as it is now.
         rows: The largest size that is known to pay.
         proven: Sizes whose results were those of each state alone.
@@ -39,6 +39,8 @@ class BatchSize:
     refused: set[int] = field(default_factory=set)
     _seconds: dict[int, deque[float]] = field(default_factory=dict)
     _settled_for: int = 0  # steps to go before larger sizes are looked at again
+    _halved_for: int = 0  # steps to go before those that memory did not take are tried again
+    _fitted: int = 0  # what `fits` was before
 
     def choose(self, rows: Sequence[int]) -> int:
         """How many of the waiting states to step together.
@@ -72,6 +74,10 @@ class BatchSize:
         samples = self._seconds.setdefault(rows, deque(maxlen=_KEPT_SAMPLES))
         samples.append(seconds)
         self._settled_for = max(0, self._settled_for - 1)
+        if self._halved_for:
+            self._halved_for -= 1
+            if not self._halved_for:
+                self.fits = self._fitted
         if rows <= self.rows or len(samples) < _SAMPLES:
             return
         smaller = [median(taken) / size for size, taken in self._seconds.items() if size < rows]
@@ -82,7 +88,10 @@ class BatchSize:
             del self._seconds[rows]
 
     def halve(self, rows: int) -> None:
-        """Never again as many as `rows`, which the memory did not take."""
+        """Take no more than half of `rows` for a time, as the memory did not take them."""
+        if not self._halved_for:
+            self._fitted = self.fits
+        self._halved_for = _STEPS_BEFORE_ANOTHER_LOOK
         self.fits = max(1, rows // 2)
         self.rows = min(self.rows, self.fits)
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 from imagegen_core.job import Cancelled, Done, Event, Failed, Queued, Started, StepDone
@@ -50,6 +51,13 @@ class EventLog:
         """The last event of a kind so far."""
         with self._changed:
             return next((event for event in reversed(self._events) if isinstance(event, kind)), None)
+
+    def forget_previews(self) -> None:
+        """Let go of the steps' previews, which listeners from now on do not see."""
+        with self._changed:
+            self._events = [
+                replace(event, preview=None) if isinstance(event, StepDone) else event for event in self._events
+            ]
 
     def __iter__(self) -> Iterator[Event]:
         """Every event, waiting for those to come."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from imagegen_core.engine.deadlines import Deadlines
 from imagegen_core.engine.ticket import Ticket
 from imagegen_core.errors import EngineClosedError, QueueFullError
 
@@ -43,6 +44,7 @@ class Line:
         self._pace = 1.0  # seconds between two finished pictures
         self._last_finished = time.monotonic()
         self._changed = threading.Condition()
+        self._deadlines = Deadlines()
         self._closed = False
 
     @property
@@ -73,11 +75,14 @@ class Line:
         with self._changed:
             if self._closed:
                 raise EngineClosedError("The engine is closed: it takes no more requests")
+            if not self._open:  # nothing is drawn until now, which says nothing of the pace
+                self._last_finished = time.monotonic()
             self._open[ticket.job.fut] = ticket
             insort(self._waiting, ticket, key=lambda one: -one.priority)
             self._tell_places()
             self._changed.notify_all()
         ticket.job.fut.add_done_callback(self._note_outcome)
+        self._deadlines.watch(ticket)
 
     def serve(self, engine: object) -> None:
         """Count an engine in, which takes from now on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from imagegen_core.engine.batching import BatchSize
+from imagegen_core.engine.beginning import Beginning
 from imagegen_core.engine.calibration import calibrate
 from imagegen_core.engine.line import Line
 from imagegen_core.engine.plain import OneByOne
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _RUNNING = 64  # jobs that have begun, at most: each holds its embedded prompt
 _BEGUN_AT_ONCE = 4  # between two steps, so that those who are running go on
+_PARTS_AT_ONCE = 4  # of each of them
 _KNOWN_SHAPES = 64
 _ENCODERS = 2
 
@@ -77,6 +79,7 @@ class LocalEngine:
         self._previews = previews and isinstance(worker, Previewing)
         self._line = Line(queue_limit) if line is None else line
         self._turns = Turns()
+        self._beginning: deque[Beginning] = deque()
         self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()
         self._steps: Counter[int] = Counter()
         self._step_seconds = 0.0
@@ -131,7 +134,7 @@ class LocalEngine:
                 batching=self._batching,
                 because=self._because,
                 groups=tuple(GroupReport.of(key, size) for key, size in self._sizes.items()),
-                running=self._turns.count,
+                running=self._running,
                 steps=dict(self._steps),
                 step_seconds=self._step_seconds,
                 stuck=self._watchdog.stuck,
@@ -158,10 +161,12 @@ class LocalEngine:
 
     def _work(self) -> None:
         try:
-            while (arrived := self._line.take(self, self._room, busy=self._turns.count > 0)) is not None:
+            while (arrived := self._line.take(self, self._room, busy=self._running > 0)) is not None:
                 self._drop_running()
                 for ticket in arrived:
-                    self._begin(ticket)
+                    self._arrive(ticket)
+                for _ in range(min(_BEGUN_AT_ONCE, len(self._beginning))):
+                    self._begin(self._beginning.popleft())
                 if group := self._turns.next():
                     self._step(group)
         except Exception as error:
@@ -171,23 +176,36 @@ class LocalEngine:
     def _room(self) -> int:
         """How many may begin now; beside other engines no more than fill batches, which another may begin sooner."""
         if not self._line.is_shared:
-            return min(_BEGUN_AT_ONCE, _RUNNING - self._turns.count)
+            return min(_BEGUN_AT_ONCE, _RUNNING - self._running)
         batch = max((group.size.limit for group in self._turns.groups()), default=self._native.limit)
         half = 0 if isinstance(self._worker, OneByOne) else -(-batch // 2)
-        return max(0, min(_BEGUN_AT_ONCE, batch + half - self._turns.rows))
+        return max(0, min(_BEGUN_AT_ONCE, batch + half - self._turns.rows - len(self._beginning)))
 
-    def _begin(self, ticket: Ticket) -> None:
-        if ticket.done:
-            return
+    @property
+    def _running(self) -> int:
+        return self._turns.count + len(self._beginning)
+
+    def _arrive(self, ticket: Ticket) -> None:
         running = Running(ticket, None)
         ticket.job.on_step = lambda done: self._tell_step(running, done)
+        self._beginning.append(Beginning(running, self._worker))
+
+    def _begin(self, beginning: Beginning) -> None:
+        """Go on with beginning a job; where parts are left, it is in line again for the time after the next step."""
+        running, ticket = beginning.running, beginning.running.ticket
         try:
             with self._watchdog.watching("Beginning a picture"):
-                running.state = self._worker.begin(ticket.job)
-            key = self._worker.group(running.state)
+                has_begun = beginning.advance(_PARTS_AT_ONCE)
+            key = self._worker.group(running.state) if has_begun else None
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's
             self._fail(ticket, error)
             ticket.job.on_step = running.state = None
+            return
+        if ticket.done:
+            ticket.job.on_step = running.state = None
+            return
+        if not has_begun:
+            self._beginning.append(beginning)
             return
         size = self._size(key, running.state)
         with self._lock:
@@ -226,7 +244,7 @@ class LocalEngine:
                 states[0].failure = error
                 return
             if isinstance(error, OutOfMemoryError):
-                logger.warning("A step of %d rows ran out of memory: no more than %d from now on", rows, rows // 2)
+                logger.warning("A step of %d rows ran out of memory: no more than %d for a time", rows, rows // 2)
                 group.size.halve(rows)
                 return
             for one in chosen:
@@ -266,6 +284,10 @@ class LocalEngine:
         now = time.monotonic()
         for group in self._turns.groups():
             self._leave(group, [one for one in group.members if one.ticket.expire(now)])
+        given_up = [one for one in self._beginning if one.running.ticket.expire(now)]
+        for one in given_up:
+            self._beginning.remove(one)
+            one.running.ticket.job.on_step = None
 
     def _leave(self, group: Group, gone: Sequence[Running]) -> None:
         with self._lock:
@@ -281,11 +303,11 @@ class LocalEngine:
         return because
 
     def _size(self, key: Hashable, state: Any) -> BatchSize:
-        """What is known of a group's shape; of the shapes, those seen last are kept."""
+        """What is known of a group's shape; of the shapes, the native one and those seen last are kept."""
         if key not in self._sizes:
             self._sizes[key] = BatchSize(exact=self._batching == "exact", fits=self._largest)
             if len(self._sizes) > _KNOWN_SHAPES:
-                self._sizes.popitem(last=False)
+                del self._sizes[next(known for known, size in self._sizes.items() if size is not self._native)]
         self._sizes.move_to_end(key)
         size = self._sizes[key]
         if isinstance(self._worker, MemoryAware):

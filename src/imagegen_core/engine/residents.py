@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from imagegen_core.engine.deadlines import Deadlines
 from imagegen_core.engine.report import EngineReport, ended, merged
 from imagegen_core.engine.resident import Resident, ResidentReport
 from imagegen_core.engine.shelf import Shelf
@@ -49,6 +50,7 @@ class Residents:
         """
         self._load, self._queue_limit = load, queue_limit
         self._shelf = Shelf(budget, estimate)
+        self._deadlines = Deadlines()  # of those that wait for models
         self._past: EngineReport | None = None
         self._loads = self._unloads = 0
         self._changed = threading.Condition()
@@ -105,6 +107,7 @@ class Residents:
             ticket = self._submitted(resident, request, deadline, priority)
         ticket.job.fut.add_done_callback(partial(self._let_go, resident))
         if waits:
+            self._deadlines.watch(ticket)
             self._wait(resident, ticket)
         return ticket
 
@@ -229,32 +232,23 @@ class Residents:
             self._changed.notify_all()
 
     def _keep(self) -> None:
-        """Closes what leaves, begins to load what is wanted, and gives up what waits too long."""
+        """Closes what leaves, and begins to load what is wanted."""
         while True:
             with self._changed:
                 if not self._closed and not self._has_work():
-                    self._changed.wait(self._patience())
+                    self._changed.wait()
                 if self._closed:
                     return
                 self._shelf.replace_broken()
                 self._shelf.weigh()
                 gone = [one for one in self._shelf.leaving if not one.open]
-                late = self._shelf.line
                 if not gone:
                     self._begin_next()
             for resident in gone:
                 self._close_one(resident)
-            for ticket in late:
-                ticket.expire(time.monotonic())
 
     def _has_work(self) -> bool:
         return any(not one.open for one in self._shelf.leaving) or (self._loader is None and self._shelf.has_room())
-
-    def _patience(self) -> float | None:
-        """Seconds until the first of those that wait for a model is late; None where none will be."""
-        now = time.monotonic()
-        left = [ticket.since + ticket.deadline - now for ticket in self._shelf.line if ticket.deadline is not None]
-        return max(min(left), 0.0) + 0.01 if left else None
 
     def _begin_next(self) -> None:
         resident = self._shelf.next

@@ -80,16 +80,17 @@ class Ticket:
         return self.job.fut.done()
 
     def draw(self, picture: Picture) -> None:
-        """Hand the picture over, unless the job was cancelled meanwhile."""
+        """Hand the picture over, unless the job was cancelled or late meanwhile."""
         self._picture = picture
         try:
             self.job.fut.set_result((picture.png, picture.seed))
         except InvalidStateError:
+            self._picture = None
             return
         self.events.append(Done(picture))
 
     def fail(self, error: Exception) -> None:
-        """Say that there will be no picture, unless the job was cancelled meanwhile."""
+        """Say that there will be no picture, unless the job is done already."""
         _let_go_of_frames(error)
         try:
             self.job.fut.set_exception(error)
@@ -103,9 +104,18 @@ class Ticket:
             self._place = place
             self.events.append(Queued(place))
 
+    @property
+    def due(self) -> float | None:
+        """The `time.monotonic` seconds of the deadline; None without one."""
+        return None if self.deadline is None else self.since + self.deadline
+
+    def is_late(self, now: float) -> bool:
+        """Whether the deadline is over at `now`, in seconds of `time.monotonic`."""
+        return self.due is not None and now >= self.due
+
     def expire(self, now: float) -> bool:
         """Fail where the deadline is over; whether nothing is left to do for it."""
-        if self.deadline is not None and now > self.since + self.deadline and not self.done:
+        if self.is_late(now) and not self.done:
             late = f"The picture was not done {self.deadline:g} s after it was asked for"
             self.fail(DeadlineError(f"{late}: allow more time, ask for fewer steps or a smaller size"))
         return self.done

@@ -10,7 +10,8 @@ from PIL import Image
 
 from imagegen_core.images.jpeg import encode_jpeg
 from imagegen_core.images.png import encode_png
-from imagegen_core.images.reading import text_of
+from imagegen_core.images.reading import PictureFile
+from imagegen_core.images.webp import encode_webp
 from imagegen_core.request import VAE_REDUCTION
 
 Encoding = Literal["png", "jpeg", "webp"]
@@ -26,13 +27,11 @@ def convert(png: bytes, encoding: Encoding, quality: int) -> bytes:
     """
     if encoding == "png":
         return png
-    with Image.open(io.BytesIO(png)) as image:
-        image.load()
-        if encoding == "jpeg":
-            return encode_jpeg(np.asarray(image), text_of(image), max(quality, 1))
-        buffer = io.BytesIO()
-        image.save(buffer, format="WEBP", quality=quality)
-        return buffer.getvalue()
+    file = PictureFile.read(png, png_only=True)
+    pixels = np.asarray(file.decode())
+    if encoding == "jpeg":
+        return encode_jpeg(pixels, file.text, max(quality, 1))
+    return encode_webp(pixels, file.text, quality)
 
 
 def enlarge_preview(preview: bytes, encoding: Encoding) -> bytes:

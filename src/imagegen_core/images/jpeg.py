@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from imagegen_core.images.exif import encode_exif
 from imagegen_core.images.recipe import A1111_CHUNK
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-_USER_COMMENT = 0x9286  # Exif 2.3, section 4.6.5, and the block it stands in
-_EXIF_BLOCK = 0x8769
 
 
 def encode_jpeg(pixels: npt.NDArray[np.uint8], text: Mapping[str, str] | None = None, quality: int = 92) -> bytes:
@@ -26,9 +24,7 @@ def encode_jpeg(pixels: npt.NDArray[np.uint8], text: Mapping[str, str] | None = 
         text: As `encode_png` takes it; of it, ``parameters`` is kept, as Exif's user comment.
         quality: 1 to 100.
     """
-    exif = Image.Exif()
-    if text and A1111_CHUNK in text:
-        exif.get_ifd(_EXIF_BLOCK)[_USER_COMMENT] = b"UNICODE\0" + text[A1111_CHUNK].encode("utf-16-be", "replace")
     buffer = io.BytesIO()
+    exif = encode_exif((text or {}).get(A1111_CHUNK, ""))
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality, exif=exif)
     return buffer.getvalue()

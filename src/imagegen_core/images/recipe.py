@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from imagegen_core.errors import PictureError
-from imagegen_core.images.reading import called, read_picture, text_of
+from imagegen_core.images.reading import COMMENT, PictureFile, called
 
 logger = logging.getLogger(__name__)
 
 OWN_CHUNK = "imagegen"
-A1111_CHUNK = "parameters"
+A1111_CHUNK = COMMENT
 _FORMAT = 1
 _DDIM = ("DDIM", "DDIMScheduler")  # A1111 names their eta apart from the others'
 _LATER = frozenset(  # left out where they ask nothing, so that a picture has the bytes it had before there were any
@@ -123,7 +123,8 @@ def read_recipe(source: bytes | Path) -> Recipe:
     Raises:
         PictureError: It is no PNG, carries no recipe, or one that is damaged or of a newer imagegen.
     """
-    text = text_of(read_picture(source, png_only=True))
+    file = PictureFile.read(source, png_only=True)
+    text = file.text
     if OWN_CHUNK not in text:
         raise PictureError(f"There is no recipe in {called(source)}: give a PNG that imagegen drew")
     return parse_recipe(text[OWN_CHUNK], called(source))

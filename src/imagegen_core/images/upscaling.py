@@ -9,14 +9,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from imagegen_core.errors import InvalidRequestError
+from imagegen_core.images.reading import MAX_PIXELS
 
 if TYPE_CHECKING:
     from imagegen_core.images.upscaler import Upscaler, UpscalerDef
     from imagegen_core.settings import Settings
 
 MAX_PASSES = 3
-MAX_PIXELS = 89_478_485
-"""The largest result: beyond it, Pillow takes a file for a decompression bomb. Some 9,400 pixels square."""
 
 
 class Lanczos:

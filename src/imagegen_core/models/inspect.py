@@ -14,6 +14,7 @@ from imagegen_core.models.contents import contents
 from imagegen_core.models.description import Contents, Description
 from imagegen_core.models.folders import components, folder_family, folder_size, read_json, weights
 from imagegen_core.models.headers import read_header
+from imagegen_core.models.networks.harmless import is_harmless
 from imagegen_core.models.tensors import Header, quoted
 
 # https://github.com/Stability-AI/ModelSpec
@@ -59,6 +60,18 @@ def describe(path: Path) -> Description:
         ModelLoadError: `path` is damaged, not there, or nothing known here.
     """
     return _describe_folder(path) if _is_folder(path) else _describe_file(path)
+
+
+def needed_parameters(path: Path) -> int:
+    """How many numbers of a checkpoint its pictures depend on: moving averages and the like are left out.
+
+    Raises:
+        ModelLoadError: `path` is damaged, or not there.
+    """
+    if _is_folder(path):
+        return _describe_folder(path).parameters
+    tensors = read_header(path).tensors
+    return sum(tensor.elements for name, tensor in tensors.items() if not is_harmless(name))
 
 
 # What draws nothing by itself.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from imagegen_core.errors import ModelNotFoundError
 from imagegen_core.models.named import NamedModel
+from imagegen_core.paths import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def locate(name: str, root: Path | None, models: Mapping[str, NamedModel]) -> Pa
         return root / name
     if name in models:
         return models[name].path
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.exists():
         return path
     below = f"below {root}" if root else "below a model root (MODEL_ROOT is not set)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from imagegen_core.models.inspect import contents_of
 from imagegen_core.models.locate import folders_below
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
 from imagegen_core.models.loras.plan import plan_lora
+from imagegen_core.paths import expanded
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
-from imagegen_core.styles import STYLE_REGISTRY, StyleDef
+from imagegen_core.styles import MAX_STRENGTH, STYLE_REGISTRY, StyleDef
 
 _SCANNED_LEVELS = (0.4, 0.7, 1.0)
 _SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")  # of two files of one name the first counts as the plain one
@@ -71,7 +72,7 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
                 path = _path(style, settings)
                 levels = tuple(style.levels)
                 refusal = self.refusal(path, style.required_cross_attention_dim)
-                refusal = refusal if levels else "it has no levels: give at least one strength"
+                refusal = refusal or _wrong_levels(levels)
                 title = style.title or style_id
                 self._styles[style_id] = CatalogedStyle(style_id, title, levels, path, source, refusal)
 
@@ -126,6 +127,14 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
         return found
 
 
+def _wrong_levels(levels: Sequence[float]) -> str | None:
+    """Why a style cannot be drawn with its levels, in words; None where it can."""
+    if not levels:
+        return "it has no levels: give at least one strength"
+    wrong = [level for level in levels if not abs(level) <= MAX_STRENGTH]  # which finds NaN, too
+    return f"its level {wrong[0]:g} is no number from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}" if wrong else None
+
+
 def _offered(settings: Settings, registry: Registry) -> Iterator[tuple[str, StyleDef, str]]:
     """Each style with its id and where it is described."""
     for key, style in STYLE_REGISTRY.items():
@@ -133,7 +142,7 @@ def _offered(settings: Settings, registry: Registry) -> Iterator[tuple[str, Styl
     for style_id, table in settings.styles.items():
         style = StyleDef(
             title=table.title,
-            lora_path=str(table.lora_path.expanduser()),
+            lora_path=str(expanded(table.lora_path)),
             adapter_name=style_id,
             levels=table.levels,
             required_cross_attention_dim=table.required_cross_attention_dim,
@@ -165,7 +174,7 @@ def _files_below(root: Path, source: str) -> dict[str, Path]:
 
 
 def _path(style: StyleDef, settings: Settings) -> Path:
-    path = Path(style.lora_path).expanduser()
+    path = expanded(style.lora_path)
     if path.is_absolute() or settings.model_root is None:
         return path
     return settings.model_root / path

@@ -8,6 +8,7 @@ from pathlib import Path
 from imagegen_core.errors import SettingsError
 from imagegen_core.modes.mode import DEFAULT_MODE, Mode, ModeSet
 from imagegen_core.modes.yaml_file import YamlModes, read_yaml
+from imagegen_core.paths import expanded
 from imagegen_core.settings import LoraSettings, ModeSettings, Settings
 from imagegen_core.styles import LoraUse
 
@@ -75,7 +76,7 @@ def _modes(tables: Mapping[str, ModeSettings], settings: Settings, lora_root: Pa
 
 
 def _lora(table: LoraSettings, root: Path) -> LoraUse:
-    return LoraUse(root / table.path.expanduser(), table.strength, table.adapter_name or f"lora_{table.path.stem}")
+    return LoraUse(root / expanded(table.path), table.strength, table.adapter_name or f"lora_{table.path.stem}")
 
 
 def _unconfigured(settings: Settings) -> ModeSet:

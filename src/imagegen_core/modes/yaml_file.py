@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagegen_core.errors import SettingsError
+from imagegen_core.paths import expanded
 from imagegen_core.settings import LoraSettings, ModeSettings, ModeTables
 
 # What those servers draw with where a mode does not say it.
@@ -60,8 +61,8 @@ def read_yaml(path: Path) -> YamlModes:
             raise SettingsError(
                 f"Missing model in {path}{_at(('modes', name), lines)}, mode {name!r}: name a checkpoint"
             )
-    root = file.model_root.expanduser()
-    lora_root = (file.lora_root or root).expanduser()
+    root = expanded(file.model_root)
+    lora_root = expanded(file.lora_root or root)
     return YamlModes(model_root=root, lora_root=lora_root, default_mode=file.default_mode, modes=file.modes)
 
 

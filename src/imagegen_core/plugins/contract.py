@@ -10,9 +10,9 @@ from __future__ import annotations
 import ast
 import re
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.metadata import version
 from pathlib import Path
 
+from imagegen_core.distributions import installed_version
 from imagegen_core.plugins.plugin import CORE, Plugin
 
 CONTRACT_VERSION = "1.0"
@@ -86,4 +86,4 @@ def _number(text: str) -> tuple[int, ...]:
 
 
 def _present() -> str:
-    return f"{CORE} {version(CORE)}"
+    return f"{CORE} {installed_version(CORE) or 'of an unknown version'}"

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from types import ModuleType
 
+from imagegen_core.distributions import broken_distributions, entry_points
 from imagegen_core.importing import explain, in_words
 from imagegen_core.plugins import contract
 from imagegen_core.plugins.isolation import contained
@@ -53,6 +54,8 @@ def find(selection: Selection) -> Iterator[tuple[Plugin, EntryPoint]]:
                 f"the entry-point name '{entry.name}' is already taken by {taken[entry.name].distribution}",
                 f"uninstall {plugin.distribution} or {taken[entry.name].distribution}",
             )
+        elif not entry.pattern.match(entry.value):
+            plugin.broke(f"its entry point leads to {entry.value!r}, where a module's name belongs", plugin.update)
         else:
             taken[entry.name] = plugin
         yield plugin, entry
@@ -66,6 +69,20 @@ def discover(selection: Selection) -> Iterator[tuple[Plugin, ModuleType | None]]
     """
     for plugin, entry in find(selection):
         yield plugin, _import(entry, plugin) if plugin.status == "ok" else None
+    for plugin in unreadable(selection):
+        yield plugin, None
+
+
+def unreadable(selection: Selection) -> Iterator[Plugin]:
+    """The plugins of distributions whose metadata cannot be read."""
+    for distribution in broken_distributions():
+        for name in distribution.names(ENTRY_POINT_GROUP):
+            plugin = Plugin(name, distribution.name, distribution.version)
+            if refusal := selection.refusal(name):
+                plugin.status, (plugin.cause, plugin.mend) = "disabled", refusal
+            else:
+                plugin.broke(distribution.cause, distribution.mend)
+            yield plugin
 
 
 def import_failure(error: BaseException, what: str, plugin: Plugin) -> tuple[str, str]:

@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from imagegen_core.distributions import BrokenDistribution, broken_distributions
 from imagegen_core.plugins import probe
-from imagegen_core.plugins.discovery import Selection, find
+from imagegen_core.plugins.discovery import ENTRY_POINT_GROUP, Selection, find, unreadable
 from imagegen_core.plugins.plugin import CORE, Plugin
 from imagegen_core.plugins.probe import Report
 
@@ -22,8 +23,15 @@ def examine(own_commands: Iterable[str] = ()) -> Iterator[Plugin]:
         own_commands: The names of imagegen's own commands, which no plugin may take.
     """
     owners = {f"command {name}": CORE for name in own_commands}
-    for plugin, _ in find(Selection.from_environment()):
+    selection = Selection.from_environment()
+    for plugin, _ in find(selection):
         yield examined(plugin, owners) if plugin.status == "ok" else plugin
+    yield from unreadable(selection)
+
+
+def broken_neighbours() -> list[BrokenDistribution]:
+    """The distributions beside imagegen and its plugins whose metadata cannot be read."""
+    return [broken for broken in broken_distributions() if not broken.names(ENTRY_POINT_GROUP)]
 
 
 def examined(

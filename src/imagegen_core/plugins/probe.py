@@ -17,12 +17,12 @@ from typing import Any
 
 import typer
 
+from imagegen_core.distributions import leave_out_broken_distributions
 from imagegen_core.importing import import_named
 from imagegen_core.plugins.discovery import Selection, discover, import_failure
 from imagegen_core.plugins.isolation import contained, quoted
 from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.worker import NeedsLibraries
 
 DESCRIBE_LIMIT = 20.0
 """Seconds in which a plugin must have said what it offers."""
@@ -109,6 +109,8 @@ def _load(plugin: Plugin, offer: str, reference: str, doing: str) -> None:
         cause, mend = import_failure(error, reference, plugin)
         return f"its {offer} cannot be used: {cause}", mend
 
+    from imagegen_core.worker import NeedsLibraries
+
     before = plugin.status
     with contained(plugin, doing, diagnose, LOAD_LIMIT):
         described = import_named(reference)
@@ -165,6 +167,7 @@ def _descriptors() -> Iterator[dict[str, str]]:
 def main() -> None:
     """Look at the plugin that the command line names: ``describe`` or ``load``, its name, the report's file."""
     what, name, path = sys.argv[1:]
+    leave_out_broken_distributions()
     logging.getLogger("imagegen_core").addHandler(logging.NullHandler())  # what imagegen warns of is in the report
     report = Report(Path(path))
     describe(name, report)

@@ -18,6 +18,7 @@ from imagegen_core.errors import BackendNotFoundError, ModelNotFoundError, Plugi
 from imagegen_core.images.upscaler import LANCZOS, WEIGHTS_SUFFIXES, UpscalerDef
 from imagegen_core.importing import in_words
 from imagegen_core.models.named import NamedModel
+from imagegen_core.paths import expanded
 from imagegen_core.plugins import hookspecs
 from imagegen_core.plugins.discovery import Selection, discover
 from imagegen_core.plugins.isolation import contained
@@ -111,7 +112,7 @@ class Registry:
             return next((offer for offer in self.upscalers.values() if offer is not LANCZOS), LANCZOS)
         if name in self.upscalers:
             return self.upscalers[name]
-        path = Path(name).expanduser()
+        path = expanded(name)
         if path.suffix.lower() in WEIGHTS_SUFFIXES:
             return UpscalerDef(name=path.stem, summary=str(path), weights=path)
         self._refuse_if_not_ok("Upscaler", name)
@@ -156,7 +157,7 @@ class Registry:
         from fastapi import APIRouter
 
         for plugin in self.plugins:
-            added = APIRouter()
+            added = APIRouter(route_class=app.route_class)
             worked = plugin.status == "ok"
             self._call(plugin, "imagegen_routes", app=added)
             if plugin.status == "ok":

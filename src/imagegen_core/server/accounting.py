@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 REQUEST_ID = "X-Request-ID"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _CLIENT_GONE = 499  # as nginx counts it
+_LOGGED_PATH = 512  # characters of it
 _QUIET = ("/health", "/ready", "/metrics")
 
 
@@ -65,14 +67,15 @@ class Accounting:
     def _note(self, scope: Scope, status: int, request_id: str, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "none")
         self._studio.metrics.answered(route, status)
-        level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
+        own_path = scope["path"].removeprefix(scope.get("root_path", ""))
+        address = (scope.get("client") or [None])[0]
         logger.log(
-            level,
+            logging.DEBUG if own_path in _QUIET else logging.INFO,
             "%s %s %d",
             scope["method"],
-            scope["path"],
+            quote(scope["path"])[:_LOGGED_PATH],  # so that no line break or terminal code of a client's is logged
             status,
-            extra={"request_id": request_id, "status": status, "seconds": round(seconds, 4)},
+            extra={"request_id": request_id, "client": address, "status": status, "seconds": round(seconds, 4)},
         )
 
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
+from imagegen_core.distributions import installed_version
 from imagegen_core.errors import ImagegenError, SettingsError
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.server import errors
 from imagegen_core.server.access import Keys
 from imagegen_core.server.accounting import REQUEST_ID, Accounting
 from imagegen_core.server.body_limit import BodyLimit
+from imagegen_core.server.head import HeadAsGet
+from imagegen_core.server.hosts import HostCheck
+from imagegen_core.server.json_bodies import JsonBodies, JsonRoute
 from imagegen_core.server.model import Model
-from imagegen_core.server.routes import a1111, a1111_tools, generate, jobs, modes, openai, state, storage, superres
+from imagegen_core.server.origins import OriginCheck, plain_origin
+from imagegen_core.server.proxy import BehindProxy
+from imagegen_core.server.routes import a1111, generate, jobs, modes, openai, state, storage, superres
 from imagegen_core.server.studio import Studio
 from imagegen_core.server.watching import watching
 from imagegen_core.settings import Settings
@@ -71,35 +76,45 @@ def app_of(studio: Studio) -> FastAPI:
     settings = studio.settings
     app = FastAPIOffline(  # whose pages of documentation ask no other host for their scripts
         title="imagegen",
-        version=version("imagegen-core"),
+        version=installed_version("imagegen-core") or "unknown",
         summary="Prompts into images.",
         favicon_url="page/icon.svg",
         lifespan=_lifespan,
         exception_handlers=dict.fromkeys((ImagegenError, RequestValidationError, HTTPException), _answer),
     )
     app.state.studio = studio
-    admitted = [Depends(Keys(settings.api_keys))]
-    app.include_router(state.public)
-    for routes in (state, generate, superres, jobs, modes, openai, a1111, a1111_tools):
-        app.include_router(routes.router, dependencies=admitted)
+    for routes in (state, generate, superres, jobs, modes, openai, a1111):
+        app.include_router(routes.router)
     if settings.storage_enable_http:
-        app.include_router(storage.public)
-        app.include_router(storage.router, dependencies=admitted)
+        app.include_router(storage.router)
     app.mount("/page", StaticFiles(directory=state.PAGE), name="page")
-    added = APIRouter(dependencies=admitted)
+    added = APIRouter(route_class=JsonRoute)
     studio.registry.add_routes(added)
     app.include_router(added)
-    # The last that is added is the first that a request meets.
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=settings.cors_origins,
-        allow_methods=["*"],
-        allow_headers=["*"],
-        expose_headers=_EXPOSED,
-    )
-    app.add_middleware(Accounting, studio=studio)
+    _guard(app, studio)
     return app
+
+
+def _guard(app: FastAPI, studio: Studio) -> None:
+    """Put the checks before the routes; a request meets the last that is added first, and none reads its body."""
+    settings = studio.settings
+    app.add_middleware(JsonBodies)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, json_limit=settings.max_json_bytes)
+    app.add_middleware(Keys, keys=settings.api_keys, admin_keys=settings.admin_keys)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[plain_origin(origin) for origin in settings.cors_origins],
+            allow_methods=["*"],
+            allow_headers=["*"],
+            allow_private_network=True,
+            expose_headers=_EXPOSED,
+        )
+    app.add_middleware(OriginCheck, allowed=settings.cors_origins)
+    app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(Accounting, studio=studio)
+    app.add_middleware(BehindProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
 
 
 @asynccontextmanager

@@ -12,9 +12,15 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from imagegen_core import errors
+from imagegen_core.redaction import redact
 from imagegen_core.request import shown
+from imagegen_core.server.paths import route_path
 
 _NOT_READY_YET = 5  # seconds until a client asks again
+_LONGEST_FIELD = 64
+_UNTOLD = "The server cannot do this at the moment: ask with an API key for the cause"
+_KINDS = {401: "unauthorized", 403: "forbidden", 404: "not_found", 413: "too_large", 415: "unsupported_media_type"}
+_SENTENCES = {404: "There is no such route: see /docs", 405: "This route does not take that method: see /docs"}
 
 
 class Problem(NamedTuple):
@@ -47,6 +53,10 @@ class UnauthorizedError(errors.ImagegenError):
     """The caller showed no API key, or none that is known."""
 
 
+class ForbiddenError(errors.ImagegenError):
+    """The caller may not do this."""
+
+
 # The first that fits counts, so subclasses come before their bases.
 TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.InvalidRequestError, 422, "invalid_request"),
@@ -58,6 +68,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.NotReadyError, 503, "not_ready"),
     (errors.EngineClosedError, 503, "stopping"),
     (UnauthorizedError, 401, "unauthorized"),
+    (ForbiddenError, 403, "forbidden"),
     (NotFoundError, 404, "not_found"),
     (ConflictError, 409, "conflict"),
     (errors.ImagegenError, 500, "failed"),
@@ -65,14 +76,18 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
 
 
 def problem(error: Exception) -> Problem:
-    """What `error` is over HTTP; one that is not ours gives nothing of itself away."""
+    """What `error` is over HTTP, without secrets; one that is not ours gives nothing of itself away."""
+    found = _problem(error)
+    return found._replace(message=redact(found.message))
+
+
+def _problem(error: Exception) -> Problem:
     if isinstance(error, RequestValidationError):
         return _validation(error)
     if isinstance(error, HTTPException):
-        message = {404: "There is no such route: see /docs", 405: "This route does not take that method: see /docs"}
-        kind = {404: "not_found", 413: "too_large"}.get(error.status_code, "invalid_request")
-        said = message.get(error.status_code, str(error.detail))
-        return Problem(error.status_code, kind, said, headers=error.headers or {})
+        kind = _KINDS.get(error.status_code, "invalid_request")
+        said = _SENTENCES.get(error.status_code, str(error.detail))
+        return Problem(error.status_code, kind, said, getattr(error, "field", None), error.headers or {})
     for kind_of, status, name in TABLE:
         if isinstance(error, kind_of):
             return Problem(status, name, str(error), getattr(error, "field", None), _headers(error))
@@ -80,9 +95,14 @@ def problem(error: Exception) -> Problem:
 
 
 def answer(request: Request, error: Exception) -> JSONResponse:
-    """The response for `error`, in the shape of the API that `request` speaks."""
+    """The response for `error`, in the shape of the API that `request` speaks.
+
+    A caller without a key, of a server that has keys, is not told what is wrong with the server.
+    """
     found = problem(error)
-    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    if found.status >= 500 and not getattr(request.state, "is_trusted", True):  # noqa: PLR2004
+        found = found._replace(message=_UNTOLD)
+    path = route_path(request.scope)
     if path.startswith(("/v1/images", "/v1/models")):
         found = _as_openai(found)
         body: dict[str, Any] = {
@@ -114,7 +134,7 @@ def _validation(error: RequestValidationError) -> Problem:
         return Problem(422, "invalid_request", f"The body is no JSON: {first.get('ctx', {}).get('error', said)}")
     if first["loc"] == ("body",) and isinstance(first["input"], bytes | str):
         return Problem(422, "invalid_request", "The body is no JSON object: send one as Content-Type application/json")
-    field = ".".join(where) or None
+    field = ".".join(where)[:_LONGEST_FIELD] or None
     if first["type"] == "missing":
         return Problem(422, "invalid_request", f"Missing {field or 'the body'}: give it", field)
     return Problem(422, "invalid_request", f"Invalid {field or 'body'} {shown(first['input'])}: {said}", field)

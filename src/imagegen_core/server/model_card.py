@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class ModelCard:
         precision: The device and the precision it computes with.
         sampler: The sampler where a request names none; None where the worker does not say.
         own_scheduler: What there is to know of the checkpoint's own scheduler.
+        embeddings: The textual-inversion embeddings by name: how many vectors, and how wide; none before it is loaded.
     """
 
     name: str
@@ -40,20 +41,22 @@ class ModelCard:
     precision: str
     sampler: str | None = None
     own_scheduler: OwnScheduler | None = None
+    embeddings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, worker: Any, settings: Settings) -> ModelCard:
+    def of(cls, worker: Any, settings: Settings, registry: Registry) -> ModelCard:
         """What `worker` says of itself."""
         path = getattr(worker, "checkpoint", None)
         device, dtype = getattr(worker, "device", None), getattr(worker, "dtype", None)
         return cls(
-            name=settings.model or (path.stem if path else type(worker).__name__),
+            name=_name(path, settings, registry) if path else settings.model or type(worker).__name__,
             path=path,
             size=getattr(worker, "native_size", None),
             styles=_usable(getattr(worker, "styles", {})),
             precision=" ".join(str(part).removeprefix("torch.") for part in (device, dtype) if part is not None),
             sampler=getattr(worker, "default_sampler", None),
             own_scheduler=getattr(worker, "own_scheduler", None),
+            embeddings=getattr(worker, "embedding_sizes", {}),
         )
 
     @classmethod
@@ -69,7 +72,7 @@ class ModelCard:
         layers = CheckpointLayers.of_files(path, settings.base_model)
         styles = StyleCatalog(settings, registry, layers.cross_attention_dim, architecture(path), layers)
         return cls(
-            name=settings.model or path.stem,
+            name=_name(path, settings, registry),
             path=path,
             size=native_size(path, backend.default_size),
             styles=_usable(styles),
@@ -93,6 +96,12 @@ class ModelCard:
     def title(self) -> str:
         """As A1111 shows a checkpoint: the file's name."""
         return self.path.name if self.path and self.path.is_file() else self.name
+
+
+def _name(path: Path, settings: Settings, registry: Registry) -> str:
+    """The name that the configuration or a plugin gives a checkpoint; its file's name where neither does."""
+    named = (model.name for model in registry.models.values() if model.path == path)
+    return settings.model or next(named, path.stem)
 
 
 def _sampling(path: Path, settings: Settings) -> dict[str, Any]:

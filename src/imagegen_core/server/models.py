@@ -122,7 +122,8 @@ class LocalModels:
 
     def card(self, mode: Mode) -> ModelCard | None:
         """A mode's model in a few words; None where it is not loaded."""
-        return None if (engine := self.engine(mode)) is None else ModelCard.of(engine.worker, mode.settings)
+        engine = self.engine(mode)
+        return None if engine is None else ModelCard.of(engine.worker, mode.settings, self._registry)
 
     def engine(self, mode: Mode) -> Any | None:
         """The engine that draws a mode; None where its model is not loaded."""

@@ -107,7 +107,7 @@ def _check_steady(prompt: str, field: str) -> None:
     A group of brackets varies only if all groups in it are whole: where one is not, A1111 takes the brackets around it
     for text.
     """
-    if "]" not in prompt:
+    if "]" not in prompt or (":" not in prompt and "|" not in prompt):
         return
     groups: list[_Group] = []
     for found in _PIECE.finditer(prompt):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import anyio.to_thread
 from pydantic import ConfigDict, Field
 
 from imagegen_core.request import GenerateRequest
 
 if TYPE_CHECKING:
+    from fastapi import Request as HttpRequest
+
     from imagegen_core.picture import Picture
     from imagegen_core.server.studio import Studio
     from imagegen_core.server.upscaling import Enlarged
@@ -42,6 +44,23 @@ class GenerateBody(GenerateRequest):
             ]
         }
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was asked for.
+
+    Attributes:
+        body: The request, with its defaults.
+        mode: The mode that draws it.
+        caller: Whose key it came with.
+        since: `time.monotonic` seconds at which it was asked for.
+    """
+
+    body: GenerateBody
+    mode: str
+    caller: str
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +116,29 @@ class Result:
         }
 
 
-async def make_result(studio: Studio, picture: Picture, body: GenerateBody, mode: str) -> Result:
-    """Enlarge a picture where that is asked for, and store it; `mode` is the one that drew it.
+async def make_result(studio: Studio, picture: Picture, order: Order, request: HttpRequest | None = None) -> Result:
+    """Enlarge a picture where that is asked for, and store it.
+
+    Args:
+        studio: The server's parts.
+        picture: The picture.
+        order: What was asked for.
+        request: The client's, which gives the picture up by hanging up; None where it does not wait.
 
     Raises:
         ImagegenError: It cannot be enlarged.
     """
     enlarged, data, form = None, picture.png, "png"
-    if body.superres:
-        enlarged = await anyio.to_thread.run_sync(
+    if order.body.superres:
+        enlarge = partial(
             studio.upscalers.enlarge,
             picture.png,
-            body.superres_magnitude,
-            body.superres_format,
-            body.superres_quality,
+            order.body.superres_magnitude,
+            order.body.superres_format,
+            order.body.superres_quality,
+            None,
         )
+        enlarged = await studio.upscaled(request, order.caller, enlarge, order.since)
         data, form = enlarged.data, enlarged.format
-    key = await studio.keep(data)
-    return Result(data, form, picture.seed, mode, enlarged, key)
+    key = await studio.keep(data, order.caller)
+    return Result(data, form, picture.seed, order.mode, enlarged, key)

@@ -18,6 +18,8 @@ import uvicorn
 from imagegen_core.errors import ImagegenError, SettingsError
 from imagegen_core.server.access import check_address
 from imagegen_core.server.app import create_app
+from imagegen_core.server.connection_limits import ConnectionLimits
+from imagegen_core.server.connections import ServerConfig
 from imagegen_core.server.log import log_as_json
 from imagegen_core.settings import Settings
 
@@ -44,11 +46,8 @@ def serve(settings: Settings, make_app: Callable[[Settings], FastAPI] = create_a
     log_as_json()
     listening = _listen(settings)
     app = make_app(settings)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_limit)),
+    config = ServerConfig(
+        app, ConnectionLimits.of(settings), timeout_graceful_shutdown=max(1, round(settings.shutdown_limit))
     )
     _Server(config, app.state.studio).run(sockets=[listening])
 

@@ -42,10 +42,22 @@ class Runs:
     def __init__(self) -> None:
         """None."""
         self._tickets: defaultdict[str, list[Ticket]] = defaultdict(list)
+        self._skipped: set[Ticket] = set()
 
     def of(self, caller: str) -> list[Ticket]:
         """A caller's, in the order they were asked for."""
         return list(self._tickets.get(caller, ()))
+
+    def skip(self, caller: str) -> None:
+        """Give up the first of a caller's that is not done."""
+        current = next((ticket for ticket in self.of(caller) if not ticket.done), None)
+        if current is not None:
+            self._skipped.add(current)
+            current.cancel()
+
+    def is_skipped(self, ticket: Ticket) -> bool:
+        """Whether a ticket that is still counted was skipped."""
+        return ticket in self._skipped
 
     def progress(self, caller: str) -> Progress:
         """How far a caller's are."""
@@ -68,6 +80,7 @@ class Runs:
         try:
             yield
         finally:
+            self._skipped.difference_update(tickets)
             left = [ticket for ticket in self._tickets[caller] if ticket not in tickets]
             if left:
                 self._tickets[caller] = left

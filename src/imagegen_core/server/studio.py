@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
+import anyio
 import anyio.to_thread
 from fastapi import Depends
 from fastapi import Request as HttpRequest
 
 from imagegen_core.engine import Ticket
-from imagegen_core.errors import ImagegenError, InvalidRequestError, NotReadyError, QueueFullError, StorageError
+from imagegen_core.errors import (
+    DeadlineError,
+    ImagegenError,
+    InvalidRequestError,
+    NotReadyError,
+    QueueFullError,
+    StorageError,
+)
 from imagegen_core.modes import Mode
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
@@ -25,17 +35,21 @@ from imagegen_core.server.jobs import Jobs
 from imagegen_core.server.metrics import Metrics
 from imagegen_core.server.model import Model
 from imagegen_core.server.model_card import ModelCard
-from imagegen_core.server.options import Options
+from imagegen_core.server.options import CallersOptions
 from imagegen_core.server.runs import Runs
+from imagegen_core.server.upscaling_queue import UpscalingQueue, Work
 from imagegen_core.settings import Settings
 from imagegen_core.storage import ImageStore, new_key
 
 logger = logging.getLogger(__name__)
 
 Request = TypeVar("Request", bound=GenerateRequest)
+Result = TypeVar("Result")
 
 _DISABLED = "disabled"
+_STOPPED = "The server stopped before the picture was done: ask again"
 _SEEDS = 2**63
+_STORE_THREADS = 16
 _DEFAULTS = {
     "size": "default_size",
     "num_inference_steps": "default_steps",
@@ -56,10 +70,11 @@ class Studio:
         model: The modes, and the engines that draw them.
         store: Where pictures are kept; None where storage is disabled.
         upscalers: What enlarges.
+        upscalings: The line of what is to be enlarged.
         jobs: The jobs that were posted to be fetched later.
         metrics: What is counted.
         runs: What A1111's routes have drawn at the moment.
-        options: What A1111's routes were told to do otherwise.
+        options: The options that A1111's clients set.
     """
 
     def __init__(self, settings: Settings, registry: Registry, model: Model) -> None:
@@ -74,11 +89,13 @@ class Studio:
         if settings.storage_provider != _DISABLED:
             self.store = registry.store(settings.storage_provider).load(settings)
         self.upscalers = model.models.enlarging()
-        self.jobs = Jobs(settings.storage_max_items, settings.storage_ttl_image)
+        self.upscalings = UpscalingQueue(settings.queue_max, self.upscalers.together)
+        self.jobs = Jobs(settings.storage_max_items, settings.storage_ttl_image, settings.storage_max_bytes)
         self.metrics = Metrics(self.model)
         self.runs = Runs()
-        self.options = Options()
+        self.options = CallersOptions()
         self._open: Counter[str] = Counter()
+        self._store_threads = anyio.CapacityLimiter(_STORE_THREADS)
         self._tickets: dict[Future[Any], Ticket] = {}  # those that are not done
 
     def card(self, mode: Mode | None = None) -> ModelCard:
@@ -90,16 +107,19 @@ class Studio:
         return self.model.card(mode or self.model.modes.find(None))
 
     def checkpoints(self) -> dict[str, Mode]:
-        """The modes by all names under which clients that know no modes ask for a checkpoint.
+        """Return the modes by each name that clients know their checkpoints by; a mode's first name is its title.
 
         Raises:
             NotReadyError: There is no model yet, or no longer.
         """
         modes = self.model.modes
-        if modes.configured:
-            return dict(modes.modes)
-        card, only = self.card(), modes.find(None)
-        return {card.name: only, card.title: only}
+        if not modes.configured:
+            card, only = self.card(), modes.find(None)
+            return dict.fromkeys((card.title, card.name, *_file_names(str(card.path or card.name))), only)
+        files = [(name, mode) for mode in modes.modes.values() for name in _file_names(mode.settings.model or "")]
+        counted = Counter(name for name, _ in files)
+        unique = {name: mode for name, mode in files if counted[name] == 1 and name not in modes.modes}
+        return {**modes.modes, **unique}
 
     def complete(self, request: Request, mode: Mode) -> Request:
         """The request, with the mode's and the server's defaults where it leaves a field out, within the limits.
@@ -107,6 +127,8 @@ class Studio:
         Raises:
             InvalidRequestError: It asks for more than the server draws.
         """
+        self.check_length(request.prompt, "prompt")
+        self.check_length(request.negative_prompt or "", "negative_prompt")
         request = mode.complete(request)
         left_out = {
             field: value
@@ -128,6 +150,18 @@ class Studio:
             )
         self._check_sampling(drawing, mode)
         return completed
+
+    def check_length(self, prompt: str, field: str) -> None:
+        """Refuse a prompt that is too long, before it is parsed.
+
+        Raises:
+            InvalidRequestError: It has more than `Settings.max_prompt_chars` characters.
+        """
+        limit = self.settings.max_prompt_chars
+        if len(prompt) > limit:
+            raise InvalidRequestError(
+                f"Invalid {field} of {len(prompt)} characters: this server takes up to {limit}, so shorten it", field
+            )
 
     def _check_sampling(self, drawing: Drawing, mode: Mode) -> None:
         try:
@@ -157,9 +191,7 @@ class Studio:
             QueueFullError: Too many requests wait, the caller's or everybody's.
             InvalidRequestError: The request cannot be drawn.
         """
-        limit = self.settings.queue_per_key
-        if caller and limit is not None and self._open[caller] >= limit:
-            raise QueueFullError(f"{limit} of your requests are not done yet: wait for one of them", retry_after=1)
+        self._check_share(caller)
         ticket = self.model.submit(mode, request, self.settings.default_timeout)
         if self.settings.log_prompts:
             logger.info("Drawing %r", request.prompt)
@@ -185,9 +217,45 @@ class Studio:
             raise
         return tickets
 
+    async def upscaled(
+        self, request: HttpRequest | None, caller: str, work: Work[Result], since: float | None = None
+    ) -> Result:
+        """Have a picture enlarged for a caller, and give it up when the client does.
+
+        Args:
+            request: The client's; None where it does not wait.
+            caller: Whose key it came with.
+            work: Enlarges the picture.
+            since: `time.monotonic` seconds at which a picture was asked for that is drawn already, and therefore
+                enlarged however many wait; None for one that was sent.
+
+        Raises:
+            ClientGoneError: The client hung up.
+            NotReadyError: The server stops.
+            QueueFullError: Too many wait, the caller's or everybody's.
+            ImagegenError: It cannot be enlarged, or not in time.
+        """
+        if since is None:
+            self._check_share(caller)
+            self.upscalings.check_room()
+            if self.model.state == "stopping":
+                raise NotReadyError("The server is stopping: ask another, or this one after its restart")
+            since = time.monotonic()
+        self._open[caller] += 1
+        try:
+            running = self.upscalings.run(work, since + self.settings.default_timeout)
+            return await (running if request is None else unless_gone(request, running))
+        except DeadlineError:
+            self.metrics.failed("deadline")
+            raise
+        finally:
+            self._let_go(caller)
+
     async def done(self) -> None:
         """Wait until nothing that was asked for is in the making."""
-        while making := [asyncio.wrap_future(future) for future in [*self._tickets]]:
+        while making := [asyncio.wrap_future(future) for future in [*self._tickets, *self.upscalings.open()]]:
+            for future in making:
+                future.add_done_callback(retrieve)
             await asyncio.wait(making)
         if jobs := [job.result for job in self.jobs.open()]:
             await asyncio.wait(jobs)
@@ -195,27 +263,40 @@ class Studio:
     def give_up(self) -> None:
         """Cancel whatever is still in the making, with the reason that the server stops."""
         for ticket in [*self._tickets.values()]:
-            ticket.fail(NotReadyError("The server stopped before the picture was done: ask again"))
+            ticket.fail(NotReadyError(_STOPPED))
+        self.upscalings.give_up(NotReadyError(_STOPPED))
 
-    async def keep(self, data: bytes) -> str | None:
-        """Store a picture under a new key; None where storage is disabled or does not work at the moment."""
+    async def keep(self, data: bytes, caller: str) -> str | None:
+        """Store a caller's picture under a new key; None where storage is disabled or does not work at the moment."""
         if self.store is None:
             return None
-        key = new_key()
+        key = new_key(caller)
         try:
-            await anyio.to_thread.run_sync(self.store.put, key, data)
+            await self.storing(self.store.put, key, data)
         except StorageError as error:
             logger.warning("A picture was answered and not stored: %s", error)
             self.metrics.failed("storage")
             return None
         return key
 
+    async def storing(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call the store on threads that wait for nothing else."""
+        return await anyio.to_thread.run_sync(function, *arguments, limiter=self._store_threads)
+
     def _note_end(self, caller: str, mode: str, future: Future[Any]) -> None:
         ticket = self._tickets.pop(future)
+        self._let_go(caller)
+        self.metrics.ended(ticket, future, mode)
+
+    def _check_share(self, caller: str) -> None:
+        limit = self.settings.queue_per_key
+        if caller and limit is not None and self._open[caller] >= limit:
+            raise QueueFullError(f"{limit} of your requests are not done yet: wait for one of them", retry_after=1)
+
+    def _let_go(self, caller: str) -> None:
         self._open[caller] -= 1
         if not self._open[caller]:
             del self._open[caller]
-        self.metrics.ended(ticket, future, mode)
 
 
 async def drawn(request: HttpRequest, ticket: Ticket) -> Picture:
@@ -230,26 +311,48 @@ async def drawn_all(request: HttpRequest, tickets: Sequence[Ticket]) -> list[Pic
         ClientGoneError: The client hung up.
         ImagegenError: There will be no picture, and why.
     """
-    waiting: asyncio.Future[Any] = asyncio.gather(*(_result(ticket) for ticket in tickets))
-    gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            raise ClientGoneError("The client hung up")
-        return cast("list[Picture]", waiting.result())
+        return await unless_gone(request, _results(tickets))
     except asyncio.CancelledError as error:
-        if waiting.done() and any(ticket.job.fut.cancelled() for ticket in tickets):
+        if any(ticket.job.fut.cancelled() for ticket in tickets):
             raise ConflictError("The picture was cancelled before it was done: ask again") from error
         raise
     finally:
-        waiting.cancel()
-        gone.cancel()
         for ticket in tickets:
             ticket.cancel()  # of what is done, nothing
 
 
+async def unless_gone(request: HttpRequest, running: Coroutine[Any, Any, Result]) -> Result:
+    """Wait for a coroutine, and cancel it when the client hangs up.
+
+    Raises:
+        ClientGoneError: The client hung up.
+    """
+    work, gone = asyncio.ensure_future(running), asyncio.ensure_future(_gone(request))
+    for task in (work, gone):
+        task.add_done_callback(retrieve)  # also an error after this function
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientGoneError("The client hung up")
+        return work.result()
+    finally:
+        work.cancel()
+        gone.cancel()
+
+
+async def _results(tickets: Sequence[Ticket]) -> list[Picture]:
+    return await asyncio.gather(*(_result(ticket) for ticket in tickets))
+
+
 async def _result(ticket: Ticket) -> Picture:
     return await ticket
+
+
+def retrieve(future: asyncio.Future[Any]) -> None:
+    """Retrieve an error that nobody may ask for, so that asyncio does not log it as never retrieved."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def _gone(request: HttpRequest) -> None:
@@ -268,6 +371,11 @@ def _caller(request: HttpRequest) -> str:
 
 SharedStudio = Annotated[Studio, Depends(_studio)]
 Caller = Annotated[str, Depends(_caller)]
+
+
+def _file_names(path: str) -> set[str]:
+    """A checkpoint's file name, with its suffix and without."""
+    return {Path(path).name, Path(path).stem} - {""}
 
 
 def _square(pixels: int) -> str:

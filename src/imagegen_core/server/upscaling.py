@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,7 +15,7 @@ from PIL import Image, ImageOps
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.jpeg import encode_jpeg
 from imagegen_core.images.png import encode_png
-from imagegen_core.images.reading import as_rgb, read_picture, text_of
+from imagegen_core.images.reading import PictureFile, as_rgb
 from imagegen_core.images.recipe import Upscaling, with_upscaling
 from imagegen_core.images.upscaler import Shared, Upscaler
 from imagegen_core.images.upscaling import upscale
@@ -55,19 +57,33 @@ class Enlarged:
 
 
 class Enlarging(Protocol):
-    """The upscalers that requests can use; see `Upscalers`."""
+    """The upscalers that requests can use; see `Upscalers`.
+
+    Attributes:
+        together: How many pictures can be enlarged at the same time.
+    """
+
+    together: int
 
     def names(self) -> list[str]:
         """What requests can call them."""
         ...
 
     def enlarge(
-        self, source: bytes, passes: int, form: Format = "png", quality: int = 92, name: str | None = None
+        self,
+        source: bytes,
+        passes: int,
+        form: Format = "png",
+        quality: int = 92,
+        name: str | None = None,
+        until: Future[Any] | None = None,
     ) -> Enlarged:
         """Read a picture, enlarge it, and encode it with its recipe; on any thread."""
         ...
 
-    def enlarge_to(self, source: bytes, wanted: tuple[int, int], name: str, *, crop: bool) -> bytes:
+    def enlarge_to(
+        self, source: bytes, wanted: tuple[int, int], name: str, *, crop: bool, until: Future[Any] | None = None
+    ) -> bytes:
         """Enlarge a picture to a size, as a PNG; on any thread."""
         ...
 
@@ -77,7 +93,13 @@ class Enlarging(Protocol):
 
 
 class Upscalers:
-    """The upscalers that requests can use, each loaded when it is first asked for."""
+    """The upscalers that requests can use, each loaded when it is first asked for.
+
+    Attributes:
+        together: 1, as they compute where the models do.
+    """
+
+    together = 1
 
     def __init__(self, settings: Settings, registry: Registry, compute: Compute) -> None:
         """Load none yet; what computes goes through `compute`.
@@ -89,30 +111,51 @@ class Upscalers:
         self._default = registry.upscaler(settings.upscaler)
         self._loaded: dict[str, Upscaler] = {}
         self._enlarging = threading.Lock()
+        self._until: Future[Any] | None = None  # of the picture that is enlarged at the moment
 
     def names(self) -> list[str]:
         """What requests can call them."""
         return sorted({*self._registry.upscalers, self._default.name})
 
     def enlarge(
-        self, source: bytes, passes: int, form: Format = "png", quality: int = 92, name: str | None = None
+        self,
+        source: bytes,
+        passes: int,
+        form: Format = "png",
+        quality: int = 92,
+        name: str | None = None,
+        until: Future[Any] | None = None,
     ) -> Enlarged:
         """Read a picture, enlarge it, and encode it with its recipe; on any thread.
+
+        Args:
+            source: The picture.
+            passes: How many times.
+            form: What the result is encoded as.
+            quality: JPEG's, 1 to 100.
+            name: The upscaler; None is the configured one.
+            until: Once it is done, nobody waits: the work ends at the next tile or pass.
 
         Raises:
             PictureError: It cannot be read, or has what RGB has not.
             InvalidRequestError: The result would be too large, or there is no upscaler of that name.
+            CancelledError: Nobody waits any more.
         """
-        image = read_picture(source)
-        with self._enlarging:
+        file = PictureFile.read(source)
+        with self._wanted(until):
             upscaler = self._upscaler(name)
-            self.check(image.width, image.height, passes, upscaler)
-            enlarged = upscale(as_rgb(image, "the picture"), upscaler, passes)
-        done = Upscaling(upscaler.name, upscaler.scale**passes)
-        text = with_upscaling(text_of(image), done, "the picture")
-        return Enlarged(encode(enlarged, text, form, quality), form, upscaler.name, passes, upscaler.scale)
+            self.check(*file.size, passes, upscaler)
+            image = as_rgb(file.decode(), "the picture")
+            for _ in range(passes):
+                self._check_wanted()
+                image = upscale(image, upscaler)
+            self._check_wanted()
+            text = with_upscaling(file.text, Upscaling(upscaler.name, upscaler.scale**passes), "the picture")
+            return Enlarged(encode(image, text, form, quality), form, upscaler.name, passes, upscaler.scale)
 
-    def enlarge_to(self, source: bytes, wanted: tuple[int, int], name: str, *, crop: bool) -> bytes:
+    def enlarge_to(
+        self, source: bytes, wanted: tuple[int, int], name: str, *, crop: bool, until: Future[Any] | None = None
+    ) -> bytes:
         """Enlarge a picture to a size, beyond it by the upscaler and back by interpolation; as a PNG.
 
         Args:
@@ -120,24 +163,29 @@ class Upscalers:
             wanted: Width and height.
             name: The upscaler.
             crop: Whether to cut off what is too much where the proportions differ, rather than to fit it in.
+            until: As `enlarge` takes it.
 
         Raises:
             As `enlarge` raises.
         """
-        image = as_rgb(read_picture(source), "the picture")
-        self._check_pixels(image.size, wanted)
-        with self._enlarging:
+        file = PictureFile.read(source)
+        self._check_pixels(file.size, wanted)
+        self._check_pixels(file.size, file.size)
+        with self._wanted(until):
             upscaler = self._upscaler(name)
+            image = as_rgb(file.decode(), "the picture")
             while image.width < wanted[0] or image.height < wanted[1]:
+                self._check_wanted()
                 self.check(image.width, image.height, 1, upscaler)
                 image = upscale(image, upscaler)
                 if upscaler.scale == 1:  # it cleans up, and leaves the size to interpolation
                     break
-        if crop:
-            image = ImageOps.fit(image, wanted, Image.Resampling.LANCZOS)
-        elif image.size != wanted:
-            image = image.resize(wanted, Image.Resampling.LANCZOS)
-        return encode_png(np.asarray(image))
+            self._check_wanted()
+            if crop:
+                image = ImageOps.fit(image, wanted, Image.Resampling.LANCZOS)
+            elif image.size != wanted:
+                image = image.resize(wanted, Image.Resampling.LANCZOS)
+            return encode_png(np.asarray(image))
 
     def check(self, width: int, height: int, passes: int, upscaler: Upscaler | None = None) -> None:
         """Refuse what would become too large, before any work is done for it.
@@ -149,6 +197,25 @@ class Upscalers:
         if scale is None:  # only its weights tell, and they are not loaded for this
             return
         self._check_pixels((width, height), (width * scale**passes, height * scale**passes))
+
+    @contextmanager
+    def _wanted(self, until: Future[Any] | None) -> Iterator[None]:
+        """Have the place to enlarge a picture, one at a time, for as long as somebody waits for it."""
+        with self._enlarging:
+            self._until = until
+            try:
+                yield
+            finally:
+                self._until = None
+
+    def _check_wanted(self) -> None:
+        if self._until is not None and self._until.done():
+            raise CancelledError
+
+    def _compute_wanted(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Compute a tile, unless nobody waits for the picture any more."""
+        self._check_wanted()
+        return self._compute(function, *arguments)
 
     def _check_pixels(self, given: tuple[int, int], wanted: tuple[int, int]) -> None:
         if wanted[0] * wanted[1] > self._settings.max_upscaled_pixels:
@@ -167,7 +234,7 @@ class Upscalers:
                 raise InvalidRequestError(f"Unknown upscaler {name[:64]!r}: expected one of {', '.join(offered)}")
             loaded = offered[name].load(self._settings)
             if isinstance(loaded, Shared):
-                loaded.compute_through(self._compute)
+                loaded.compute_through(self._compute_wanted)
             self._loaded[name] = loaded
         return self._loaded[name]
 

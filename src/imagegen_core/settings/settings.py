@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from imagegen_core.errors import SettingsError
+from imagegen_core.request import MAX_GUIDANCE
 from imagegen_core.settings.sources import (
     Value,
     find_files,
@@ -19,7 +20,16 @@ from imagegen_core.settings.sources import (
     ours,
 )
 from imagegen_core.settings.tables import ModeTables, StyleSettings
-from imagegen_core.settings.values import ByteCount, CommaSeparated, DeviceNames, PredictionName
+from imagegen_core.settings.values import (
+    ByteCount,
+    CommaSeparated,
+    DeviceNames,
+    HostNames,
+    Networks,
+    Origins,
+    PredictionName,
+    RootPath,
+)
 from imagegen_core.settings.wording import sentence
 
 
@@ -66,24 +76,36 @@ class Settings(BaseModel):
         queue_per_key: Of them, those of one API key; None sets no limit of its own.
         host: The address a server listens on.
         port: The port it listens on.
+        root_path: The path below which a proxy serves it, such as ``/ai``.
+        trusted_proxies: Addresses and networks of proxies whose ``X-Forwarded-For``, ``-Proto``, ``-Host`` and
+            ``-Prefix`` count.
+        max_connections: Connections that a server keeps open at a time.
+        read_timeout: Seconds in which a request's headers must be complete, and in which a slow client must move on.
         default_timeout: Seconds after which a server gives a request up.
         default_size: The size where a request to a server names none; None is the checkpoint's own.
         default_steps: The denoising steps where a request to a server names none.
         default_guidance: The guidance scale where a request to a server names none.
         max_steps: The most denoising steps a server takes.
+        max_prompt_chars: The longest prompt, and the longest negative prompt, that a server takes, in characters.
+        max_prompt_chunks: The longest that is drawn, in chunks of up to 75 tokens.
         max_pixels: The largest picture a server draws, in pixels.
         max_upscaled_pixels: The largest picture a server upscales to, in pixels.
         max_body_bytes: The largest request a server reads.
+        max_json_bytes: The largest of its JSON bodies that hold no picture.
         upscaler: The upscaler a server enlarges with: a plugin's, ``lanczos`` or a file; None is a plugin's first.
         api_keys: What clients of a server show to be let in; none lets everyone in.
+        admin_keys: API keys that may also change the server for everybody; none leaves that to all keys.
         allow_no_keys: Listen on other addresses than loopback without API keys.
-        cors_origins: Web pages' origins that may read a server's answers; ``*`` is any.
+        cors_origins: Origins whose web pages may use a server, such as ``https://example.org``; ``*`` is any.
+        allowed_hosts: Names by which clients reach a server, beside loopback's and the one it listens on;
+            ``*.example.org`` is all below it, ``*`` any.
         log_prompts: Whether a server's logs hold prompts.
         shutdown_limit: Seconds that a server takes at most to finish what it has, once told to stop.
         storage_provider: Where a server keeps pictures: ``memory``, ``filesystem``, ``redis``, a plugin's, or
             ``disabled``.
         storage_url: The folder, object store or Redis server, as a path or URL.
-        storage_max_items: Pictures kept; a folder holds an eighth more for moments.
+        storage_max_items: Pictures that a server keeps.
+        storage_max_bytes: What they may take together, and likewise the posted jobs that are done; such as ``1GB``.
         storage_ttl_image: Seconds for which a picture is kept.
         storage_enable_http: Whether a server has the routes below ``/storage``.
     """
@@ -122,23 +144,33 @@ class Settings(BaseModel):
     queue_per_key: int | None = Field(default=None, ge=1)
     host: str = "127.0.0.1"
     port: int = Field(default=4200, ge=0, le=65535)
+    root_path: RootPath = ""
+    trusted_proxies: Networks = ()
+    max_connections: int = Field(default=512, ge=1)
+    read_timeout: float = Field(default=20, gt=0)
     default_timeout: float = Field(default=120, gt=0)
     default_size: str | None = None
     default_steps: int = Field(default=4, ge=1)
-    default_guidance: float = Field(default=1.0, ge=0)
+    default_guidance: float = Field(default=1.0, ge=0, le=MAX_GUIDANCE)
     max_steps: int = Field(default=150, ge=1)
+    max_prompt_chars: int = Field(default=10_000, ge=1)
+    max_prompt_chunks: int = Field(default=64, ge=1)
     max_pixels: int = Field(default=2048 * 2048, ge=64)
     max_upscaled_pixels: int = Field(default=24_000_000, ge=64)
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
+    max_json_bytes: int = Field(default=2**20, ge=1024)
     upscaler: str | None = None
     api_keys: CommaSeparated = ()
+    admin_keys: CommaSeparated = ()
     allow_no_keys: bool = False
-    cors_origins: CommaSeparated = ("*",)
+    cors_origins: Origins = ()
+    allowed_hosts: HostNames = ()
     log_prompts: bool = False
     shutdown_limit: float = Field(default=30, ge=0)
     storage_provider: str = "memory"
     storage_url: str | None = None
     storage_max_items: int = Field(default=512, ge=1)
+    storage_max_bytes: ByteCount = Field(default=2**30, ge=2**20)
     storage_ttl_image: int = Field(default=3600, ge=1)
     storage_enable_http: bool = True
 

@@ -105,12 +105,29 @@ def find_files(environ: Mapping[str, str]) -> tuple[Path, ...]:
     """The file that is named, else the user's and above it the working directory's."""
     if named := environ.get(FILE_VARIABLE):
         return (Path(named),)
-    return tuple(file for file in (_user_folder(environ) / DEFAULT_FILE, Path(DEFAULT_FILE)) if file.is_file())
+    return tuple(
+        folder / DEFAULT_FILE for folder in (*_user_folder(environ), Path()) if _is_file(folder / DEFAULT_FILE)
+    )
 
 
-def _user_folder(environ: Mapping[str, str]) -> Path:
-    """Where the user's own configuration lies: https://specifications.freedesktop.org/basedir-spec, on every system."""
-    return Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".config", "imagegen")
+def _user_folder(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where the user's own configuration lies: https://specifications.freedesktop.org/basedir-spec, on every system.
+
+    A container's user may have no home folder, and then has no configuration of their own.
+    """
+    if configured := environ.get("XDG_CONFIG_HOME"):
+        return (Path(configured, "imagegen"),)
+    try:
+        return (Path(environ.get("HOME") or "~").expanduser() / ".config" / "imagegen",)
+    except RuntimeError:
+        return ()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:  # a home folder that is another user's
+        return False
 
 
 def from_file(path: Path) -> dict[str, Value]:

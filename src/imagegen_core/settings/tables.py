@@ -9,10 +9,15 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from imagegen_core.request import Size
+from imagegen_core.request import MAX_GUIDANCE, Size
 from imagegen_core.settings.values import PredictionName
+from imagegen_core.styles import MAX_STRENGTH
 
 _MODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+:/-]{0,63}")  # it stands in headers and addresses
+
+
+Strength = Annotated[float, Field(ge=-MAX_STRENGTH, le=MAX_STRENGTH)]
+"""The factor that a LoRA is added with."""
 
 
 class StyleSettings(BaseModel):
@@ -21,7 +26,7 @@ class StyleSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lora_path: Path
-    levels: tuple[float, ...] = (1.0,)
+    levels: tuple[Strength, ...] = (1.0,)
     title: str | None = None
     required_cross_attention_dim: int | None = None
 
@@ -38,7 +43,7 @@ class LoraSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: Path
-    strength: float = 1.0
+    strength: Strength = 1.0
     adapter_name: str | None = Field(default=None, min_length=1)
 
 
@@ -70,7 +75,7 @@ class ModeSettings(BaseModel):
     loras: tuple[Annotated[LoraSettings, BeforeValidator(_as_table)], ...] = ()
     default_size: str | None = None
     default_steps: int | None = Field(default=None, ge=1)
-    default_guidance: float | None = Field(default=None, ge=0)
+    default_guidance: float | None = Field(default=None, ge=0, le=MAX_GUIDANCE)
     scheduler: str | None = None
     schedule: str | None = None
     prediction: PredictionName | None = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 PredictionName = Literal["epsilon", "v", "v-zsnr", "sample", "edm", "edm-v"]
 """What a network predicts of a noisy picture.
@@ -14,6 +15,7 @@ The noise (``epsilon``), the velocity (``v``), the velocity where training began
 picture (``sample``); ``edm`` and ``edm-v`` are Playground 2.5's and CosXL's form of the first two.
 """
 
+_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~@+-]+)*")
 _BYTES = re.compile(r"\s*(?P<number>[0-9]+(\.[0-9]+)?)\s*(?P<prefix>[kKmMgGtT])?(?P<binary>i)?[bB]?\s*")
 
 
@@ -23,6 +25,32 @@ def _split(value: object) -> object:
 
 CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """Several words: an array in the file, with commas between them in the environment."""
+
+
+_ORIGIN = re.compile(r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s]+/?")  # as browsers write it: RFC 6454, section 6.2
+_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:.]+\]?")
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    if wrong := next((origin for origin in origins if not _ORIGIN.fullmatch(origin)), None):
+        raise ValueError(f"{wrong!r} is no origin: expected a scheme and a host, such as http://localhost:5173, or *")
+    return origins
+
+
+def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    if wrong := next((host for host in hosts if not _HOST.fullmatch(host)), None):
+        raise ValueError(
+            f"{wrong!r} is no host: expected a name or an address without scheme and port, such as example.org, "
+            "*.example.org or *"
+        )
+    return hosts
+
+
+Origins = Annotated[CommaSeparated, AfterValidator(_check_origins)]
+"""Origins of web pages."""
+
+HostNames = Annotated[CommaSeparated, AfterValidator(_check_hosts)]
+"""Names and addresses of hosts."""
 
 
 def _joined(value: object) -> object:
@@ -50,3 +78,32 @@ def _bytes(value: object) -> object:
 
 ByteCount = Annotated[int, BeforeValidator(_bytes)]
 """A number of bytes, also with a unit: ``6GB`` is 6 * 1000**3, ``6GiB`` is 6 * 1024**3."""
+
+
+def root_path(value: str) -> str:
+    """Return a path prefix without its last slash, such as ``/ai``; ``/`` is no prefix.
+
+    Raises:
+        ValueError: It does not begin with a slash, or has other characters than a plain path.
+    """
+    prefix = value.removesuffix("/")
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError("expected a path of letters, digits and ._~@+- such as /ai")
+    return prefix
+
+
+RootPath = Annotated[str, AfterValidator(root_path)]
+"""The path below which a server's own paths begin for its clients; empty where it has the whole host."""
+
+
+def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        try:
+            ipaddress.ip_network(value)
+        except ValueError as error:
+            raise ValueError(f"expected addresses or networks, such as 10.0.0.0/8; {error}") from error
+    return values
+
+
+Networks = Annotated[CommaSeparated, AfterValidator(_networks)]
+"""Addresses and networks: ``10.0.0.1``, ``10.0.0.0/8``, ``fd00::/8``."""

@@ -1,7 +1,10 @@
 """Where finished pictures are kept for a while, so that they can be fetched again."""
 
+from imagegen_core.storage.keys import check_key as check_key
+from imagegen_core.storage.keys import is_owned as is_owned
+from imagegen_core.storage.keys import is_uuid as is_uuid
+from imagegen_core.storage.keys import key_of as key_of
+from imagegen_core.storage.keys import new_key as new_key
 from imagegen_core.storage.store import ImageStore as ImageStore
 from imagegen_core.storage.store import StoreDef as StoreDef
-from imagegen_core.storage.store import check_key as check_key
-from imagegen_core.storage.store import new_key as new_key
 from imagegen_core.storage.store import without_password as without_password

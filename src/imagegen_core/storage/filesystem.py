@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import errno
+import logging
+import os
 import secrets
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from imagegen_core.errors import SettingsError, StorageError
 from imagegen_core.settings import Settings
+from imagegen_core.storage.limits import OwnPictures
 from imagegen_core.storage.store import without_password
+
+logger = logging.getLogger(__name__)
 
 _ENDING = ".picture"  # tells the store's files from others in the folder, which it leaves alone
 _PARTIAL = ".part-"
 _PRUNED_EVERY = 60.0  # seconds: listing a folder, or a bucket, takes time
 _PARTIAL_FOR = 600.0  # seconds after which the rest of a write that was interrupted goes
+_OWNERS_FILE, _OWNERS_FOLDER = 0o600, 0o700
+_WRITABLE = "name a folder, or an object store that pictures can be written to"
 _MENDS = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room, or raise its quota",
@@ -36,14 +44,16 @@ class FilesystemStore:
     """Keeps each picture in a file, its key followed by ``.picture``; see `ImageStore`.
 
     In a folder, a picture is written beside its place and moved there, which is atomic; object stores are so by
-    themselves. Old files go, and those beyond the number allowed.
+    themselves. A file in a folder has the time until which it is kept as its time of modification, so that servers
+    with other settings leave it for that long. Only its owner reads it, whatever the umask.
     """
 
     def __init__(self, settings: Settings) -> None:
         """Open the folder, and make it where it is missing.
 
         Raises:
-            SettingsError: No folder is configured, or its kind needs a package that is not installed.
+            SettingsError: No folder is configured, its kind needs a package that is not installed, or cannot be
+                written to by its nature, such as ``zip://``.
             StorageError: It cannot be made.
         """
         if not settings.storage_url:
@@ -54,38 +64,43 @@ class FilesystemStore:
         try:
             # A listing that is remembered would hide what other processes put into a bucket meanwhile.
             self._files, root = fsspec.url_to_fs(settings.storage_url, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
-            raise SettingsError(
-                f"{settings.source('storage_url')}={without_password(settings.storage_url)}: {error}"
-            ) from error
+        except OSError as error:
+            said = f"{settings.source('storage_url')}={without_password(settings.storage_url)}"
+            cause = without_password(str(error))
+            raise StorageError(f"{said} cannot be opened ({cause}): {_mend(error)}") from error
+        except Exception as error:  # each kind of file system has errors of its own
+            said = f"{settings.source('storage_url')}={without_password(settings.storage_url)}"
+            raise SettingsError(f"{said}: {without_password(str(error))}; {_WRITABLE}") from error
         self._root = root.rstrip("/")
-        self._moves = "file" in _names(self._files)
-        self._limit, self._seconds = settings.storage_max_items, settings.storage_ttl_image
+        self._is_folder = "file" in _names(self._files)
+        self._own, self._seconds = OwnPictures(settings), settings.storage_ttl_image
         self._pruning = threading.Lock()
         self._next_pruning = 0.0
-        self._written = 0
-        with self._errors():
-            self._files.makedirs(self._root, exist_ok=True)
+        self._make()
+        self._probe(settings)
 
     def put(self, key: str, data: bytes) -> None:
         """See `ImageStore.put`."""
+        self._own.check(data)
         try:
             with self._errors():
-                if self._moves:
+                if self._is_folder:
                     with self._partial() as partial:
                         self._files.pipe_file(partial, data)
+                        os.utime(partial, (time.time(), time.time() + self._seconds))
                         self._files.mv(partial, self._path(key))
                 else:
                     self._files.pipe_file(self._path(key), data)
+                for superfluous in self._own.add(key, len(data)):
+                    self._remove(self._path(superfluous))
         finally:
-            self._written += 1
             self._prune()  # all the more when there was no room
 
     def get(self, key: str) -> bytes | None:
         """See `ImageStore.get`."""
         with self._errors():
             try:
-                if not self._is_young(self._path(key)):
+                if self._is_over(self._path(key)):
                     return None
                 return self._files.cat_file(self._path(key))  # type: ignore[no-any-return]
             except FileNotFoundError:
@@ -95,16 +110,46 @@ class FilesystemStore:
         """See `ImageStore.delete`."""
         with self._errors():
             try:
-                was_there = self._is_young(self._path(key))
+                was_there = not self._is_over(self._path(key))
                 self._files.rm_file(self._path(key))
+                self._own.discard(key)
             except FileNotFoundError:
                 return False
         return was_there
 
     def check(self) -> None:
-        """Write a few bytes and take them away again; see `ImageStore.check`."""
+        """Write a few bytes, read them, and take them away again; see `ImageStore.check`."""
         with self._errors(), self._partial() as probe:
             self._files.pipe_file(probe, b"imagegen")
+            self._modified(probe)
+            self._files.cat_file(probe)
+
+    def _make(self) -> None:
+        """Make the folder where it is missing; one that is made here is its owner's alone."""
+        with self._errors():
+            if not self._is_folder:
+                self._files.makedirs(self._root, exist_ok=True)
+            elif not Path(self._root).is_dir():
+                Path(self._root).mkdir(mode=_OWNERS_FOLDER, parents=True)
+                Path(self._root).chmod(_OWNERS_FOLDER)
+
+    def _probe(self, settings: Settings) -> None:
+        """Refuse what can never be written to; what does not work at the moment costs no more than its pictures.
+
+        Raises:
+            SettingsError: It is of such a kind.
+        """
+        try:
+            self.check()
+        except StorageError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and not isinstance(cause, ValueError):
+                logger.warning("%s", error)
+                return
+            raise SettingsError(
+                f"{settings.source('storage_url')}={without_password(settings.storage_url or '')} cannot keep pictures "
+                f"({type(cause).__name__}: {without_password(str(cause))}): {_WRITABLE}"
+            ) from error
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}{_ENDING}"
@@ -114,6 +159,9 @@ class FilesystemStore:
         """A file beside the pictures, which goes in the end unless it was moved to its place."""
         path = f"{self._root}/{_PARTIAL}{secrets.token_hex(8)}"
         try:
+            if self._is_folder:
+                Path(path).touch(exist_ok=False)
+                Path(path).chmod(_OWNERS_FILE)
             yield path
         finally:
             self._remove(path)
@@ -122,44 +170,36 @@ class FilesystemStore:
         modified: datetime = self._files.modified(path)
         return (modified if modified.tzinfo else modified.replace(tzinfo=UTC)).timestamp()
 
-    def _is_young(self, path: str) -> bool:
-        return time.time() - self._modified(path) <= self._seconds
+    def _is_over(self, path: str) -> bool:
+        """Whether the time is over for which a picture is kept."""
+        return time.time() > self._modified(path) + (0 if self._is_folder else self._seconds)
 
     def _prune(self) -> None:
-        """Take away what is too old or too much, now and then, one thread at a time."""
-        due = time.monotonic() > self._next_pruning or self._written > self._limit // 8
-        if not due or not self._pruning.acquire(blocking=False):
+        """Take away the pictures whose time is over, now and then, one thread at a time."""
+        if time.monotonic() < self._next_pruning or not self._pruning.acquire(blocking=False):
             return
         try:
-            self._written = 0
             self._next_pruning = time.monotonic() + _PRUNED_EVERY
             with self._errors():
-                for path in self._superfluous():
+                for path in self._over():
                     self._remove(path)
         finally:
             self._pruning.release()
 
-    def _superfluous(self) -> Iterator[str]:
+    def _over(self) -> Iterator[str]:
+        """The pictures whose time is over, and what is left of writes that were interrupted."""
         self._files.invalidate_cache()
-        now = time.time()
-        ages: list[tuple[float, str]] = []
         for file in self._files.ls(self._root, detail=True):
-            if file["type"] != "file":
-                continue
+            path = file["name"]
+            name = path.rpartition("/")[2]
             try:
-                ages.append((now - self._modified(file["name"]), file["name"]))
+                if name.startswith(_PARTIAL):
+                    if time.time() - self._modified(path) > _PARTIAL_FOR:
+                        yield path
+                elif name.endswith(_ENDING) and file["type"] == "file" and self._is_over(path):
+                    yield path
             except FileNotFoundError:
                 continue  # another process was first
-        kept = 0
-        for age, path in sorted(ages):
-            name = path.rpartition("/")[2]
-            if name.startswith(_PARTIAL):
-                if age > _PARTIAL_FOR:
-                    yield path
-            elif name.endswith(_ENDING):
-                kept += 1
-                if age > self._seconds or kept > self._limit:
-                    yield path
 
     def _remove(self, path: str) -> None:
         try:
@@ -175,9 +215,14 @@ class FilesystemStore:
         except FileNotFoundError as error:
             raise StorageError(f"The storage {without_password(self._root)} is gone: make it again") from error
         except Exception as error:  # each kind of file system has errors of its own
-            cause = getattr(error, "strerror", None) or error
-            mend = _MENDS.get(getattr(error, "errno", None) or 0, "see whether it can be reached")
-            raise StorageError(f"The storage {without_password(self._root)} does not work ({cause}): {mend}") from error
+            cause = without_password(str(getattr(error, "strerror", None) or error))
+            raise StorageError(
+                f"The storage {without_password(self._root)} does not work ({cause}): {_mend(error)}"
+            ) from error
+
+
+def _mend(error: Exception) -> str:
+    return _MENDS.get(getattr(error, "errno", None) or 0, "see whether it can be reached")
 
 
 def _names(files: Any) -> tuple[str, ...]:

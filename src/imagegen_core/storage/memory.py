@@ -7,20 +7,25 @@ import threading
 from cachetools import TTLCache
 
 from imagegen_core.settings import Settings
+from imagegen_core.storage.limits import check_size
 
 
 class MemoryStore:
-    """Keeps the pictures used last, each for a time; see `ImageStore`."""
+    """Keeps the pictures stored last, each for a time; see `ImageStore`."""
 
     def __init__(self, settings: Settings) -> None:
         """Nothing is kept yet."""
-        self._kept: TTLCache[str, bytes] = TTLCache(settings.storage_max_items, settings.storage_ttl_image)
+        self._items, self._bytes = settings.storage_max_items, settings.storage_max_bytes
+        self._kept: TTLCache[str, bytes] = TTLCache(self._bytes, settings.storage_ttl_image, getsizeof=len)
         self._lock = threading.Lock()
 
     def put(self, key: str, data: bytes) -> None:
         """See `ImageStore.put`."""
+        check_size(data, self._bytes)
         with self._lock:
             self._kept[key] = data
+            while len(self._kept) > self._items:
+                self._kept.popitem()
 
     def get(self, key: str) -> bytes | None:
         """See `ImageStore.get`."""

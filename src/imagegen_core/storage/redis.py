@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -11,10 +10,10 @@ import redis
 
 from imagegen_core.errors import SettingsError, StorageError
 from imagegen_core.settings import Settings
+from imagegen_core.storage.limits import OwnPictures
 from imagegen_core.storage.store import without_password
 
 _PREFIX = "imagegen:image:"
-_INDEX = "imagegen:images"  # keys by the time they were stored
 _PATIENCE = 2.0  # seconds to wait for an answer
 
 
@@ -27,7 +26,7 @@ class RedisStore:
         Raises:
             SettingsError: The URL is no Redis URL.
         """
-        self._limit, self._seconds = settings.storage_max_items, settings.storage_ttl_image
+        self._own, self._seconds = OwnPictures(settings), settings.storage_ttl_image
         self._url = settings.storage_url or "redis://127.0.0.1:6379/0"
         try:
             self._server: Any = redis.Redis.from_url(
@@ -41,15 +40,11 @@ class RedisStore:
 
     def put(self, key: str, data: bytes) -> None:
         """See `ImageStore.put`."""
-        with self._errors(), self._server.pipeline(transaction=True) as together:
-            together.set(_PREFIX + key, data, ex=self._seconds)
-            together.zadd(_INDEX, {key: time.time()})
-            together.zremrangebyscore(_INDEX, "-inf", time.time() - self._seconds)
-            together.zrange(_INDEX, 0, -self._limit - 1)
-            too_many = together.execute()[-1]
-            if too_many:
-                self._server.delete(*(_PREFIX + old.decode() for old in too_many))
-                self._server.zrem(_INDEX, *too_many)
+        self._own.check(data)
+        with self._errors():
+            self._server.set(_PREFIX + key, data, ex=self._seconds)
+            if superfluous := self._own.add(key, len(data)):
+                self._server.delete(*(_PREFIX + old for old in superfluous))
 
     def get(self, key: str) -> bytes | None:
         """See `ImageStore.get`."""
@@ -59,7 +54,7 @@ class RedisStore:
     def delete(self, key: str) -> bool:
         """See `ImageStore.delete`."""
         with self._errors():
-            self._server.zrem(_INDEX, key)
+            self._own.discard(key)
             return bool(self._server.delete(_PREFIX + key))
 
     def check(self) -> None:
@@ -73,10 +68,12 @@ class RedisStore:
             yield
         except redis.AuthenticationError as error:
             raise StorageError(
-                f"{self._server_name} lets nobody in ({error}): correct STORAGE_URL's password"
+                f"{self._server_name} lets nobody in ({without_password(str(error))}): correct STORAGE_URL's password"
             ) from error
         except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise StorageError(f"{self._server_name} does not answer ({error}): see whether it runs") from error
+            raise StorageError(
+                f"{self._server_name} does not answer ({without_password(str(error))}): see whether it runs"
+            ) from error
         except redis.RedisError as error:
             raise StorageError(f"{self._server_name} refuses a command ({error}): correct its configuration") from error
 

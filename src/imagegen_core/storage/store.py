@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
-from imagegen_core.errors import InvalidRequestError
 from imagegen_core.importing import load_named
 
 if TYPE_CHECKING:
     from imagegen_core.settings import Settings
 
-# Letters, digits and signs that mean nothing to any file system or URL; never hidden, never a way up.
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}(\.[A-Za-z0-9]{1,8})?")
-_PASSWORD = re.compile(r"(?<=://).*@|(?<=password=)[^&]*")
+_USER = re.compile(r"(?<=://)\S*@")
+_SECRET = re.compile(
+    r"([?&;][^=&#\s]*(?:pass|pwd|token|key|secret|sig|credential|auth)[^=&#\s]*=)[^&#\s]*", re.IGNORECASE
+)
 
 
 class ImageStore(Protocol):
@@ -82,25 +81,6 @@ STORES = (
 )
 
 
-def new_key() -> str:
-    """A key that nobody guesses."""
-    return str(uuid.uuid4())
-
-
-def check_key(key: str) -> str:
-    """The key itself, where it is one.
-
-    Raises:
-        InvalidRequestError: It could lead out of the store, or is too long.
-    """
-    if not _KEY.fullmatch(key):
-        raise InvalidRequestError(
-            f"Invalid key {key[:64]!r}: expected up to 128 letters, digits, '-' and '_', with or without an ending "
-            "such as .png"
-        )
-    return key
-
-
-def without_password(url: str) -> str:
-    """A URL as messages may show it."""
-    return _PASSWORD.sub("", url)
+def without_password(text: str) -> str:
+    """A URL, or a message with URLs in it, as others may see it: without users, passwords, tokens and signatures."""
+    return _SECRET.sub(r"\1***", _USER.sub("", text))

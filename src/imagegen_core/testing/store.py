@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
-from imagegen_core.storage.store import ImageStore, StoreDef, new_key
+from imagegen_core.storage.keys import new_key
+from imagegen_core.storage.store import ImageStore, StoreDef
 from imagegen_core.testing.doctor import check_plugin
 
 OpenStore = Callable[..., ImageStore]

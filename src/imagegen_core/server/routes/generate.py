@@ -8,10 +8,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from imagegen_core.modes import Mode
-from imagegen_core.server.results import GenerateBody, make_result
+from imagegen_core.server.json_bodies import JsonRoute
+from imagegen_core.server.results import GenerateBody, Order, make_result
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn
 
-router = APIRouter(tags=["pictures"])
+router = APIRouter(route_class=JsonRoute, tags=["pictures"])
 
 PICTURES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {}, "image/jpeg": {}, "application/json": {}}, "description": "The picture"}
@@ -24,7 +25,7 @@ async def generate(body: GenerateBody, request: Request, studio: SharedStudio, c
     body, mode = prepared(studio, body)
     ticket = studio.submit(body, caller, mode)
     picture = await drawn(request, ticket)
-    result = await make_result(studio, picture, body, mode.name)
+    result = await make_result(studio, picture, Order(body, mode.name, caller, ticket.since), request)
     if wants_json(request):
         return JSONResponse(result.as_json(), headers=result.headers)
     return Response(result.data, media_type=result.media_type, headers=result.headers)
@@ -35,12 +36,14 @@ def prepared(studio: Studio, body: GenerateBody) -> tuple[GenerateBody, Mode]:
 
     Raises:
         InvalidRequestError: It asks for what cannot be drawn, or not here.
+        QueueFullError: It is to be enlarged, and too many pictures wait for that.
     """
     mode = studio.model.modes.find(body.mode)
     completed = studio.complete(body, mode)
     if completed.superres:
         size = studio.size_of(completed, mode)
         studio.upscalers.check(size.width, size.height, completed.superres_magnitude)
+        studio.upscalings.check_room()
     return completed, mode
 
 

@@ -15,12 +15,14 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from imagegen_core.engine import Ticket
 from imagegen_core.job import Cancelled, Done, Event, Failed, Queued, Started, StepDone
 from imagegen_core.server.errors import ConflictError, problem
-from imagegen_core.server.jobs import PostedJob
-from imagegen_core.server.results import GenerateBody, Result, make_result
+from imagegen_core.server.jobs import PostedJob, Promise
+from imagegen_core.server.json_bodies import JsonRoute
+from imagegen_core.server.links import path_to
+from imagegen_core.server.results import GenerateBody, Order, Result, make_result
 from imagegen_core.server.routes.generate import PICTURES, prepared, wants_json
 from imagegen_core.server.studio import Caller, SharedStudio, Studio
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(route_class=JsonRoute, prefix="/v1/jobs", tags=["jobs"])
 
 
 @router.post("", status_code=202)
@@ -31,14 +33,16 @@ async def post_job(
     caller: Caller,
     idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
 ) -> JSONResponse:
-    """Put a picture in line. The same `Idempotency-Key` with the same body gives the same job."""
+    """Put a picture in line. The same `Idempotency-Key` with the same body gives the same job, however that ended."""
     completed, mode = prepared(studio, body)
 
     def make() -> PostedJob:
         ticket = studio.submit(completed, caller, mode)
-        return PostedJob(caller, ticket, asyncio.ensure_future(_result(studio, ticket, completed, mode.name)))
+        order = Order(completed, mode.name, caller, ticket.since)
+        return PostedJob(caller, ticket, asyncio.ensure_future(_result(studio, ticket, order)), promise)
 
-    job = studio.jobs.post(make, caller, idempotency_key, await request.body())
+    promise = None if idempotency_key is None else Promise.of(caller, idempotency_key, await request.body())
+    job = studio.jobs.post(make, promise)
     return JSONResponse(_told(request, job), 202, {"Location": _address(request, "get_job", job)})
 
 
@@ -126,8 +130,8 @@ def _said(event: Event, image: str, job: PostedJob) -> tuple[str, dict[str, Any]
             return "done", {"image": image, "seed": result.seed, "key": result.key}
 
 
-async def _result(studio: Studio, ticket: Ticket, body: GenerateBody, mode: str) -> Result:
-    return await make_result(studio, await ticket, body, mode)
+async def _result(studio: Studio, ticket: Ticket, order: Order) -> Result:
+    return await make_result(studio, await ticket, order)
 
 
 def _told(request: Request, job: PostedJob) -> dict[str, Any]:
@@ -152,4 +156,4 @@ def _told(request: Request, job: PostedJob) -> dict[str, Any]:
 
 
 def _address(request: Request, route: str, job: PostedJob) -> str:
-    return request.url_for(route, job_id=job.id).path
+    return path_to(request, route, job_id=job.id)

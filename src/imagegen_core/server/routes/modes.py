@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict
 
+from imagegen_core.server.access import require_admin
 from imagegen_core.server.errors import ConflictError
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.studio import SharedStudio
 
 if TYPE_CHECKING:
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from imagegen_core.server.studio import Studio
     from imagegen_core.worker import DeviceMemory
 
-router = APIRouter(prefix="/api", tags=["modes"])
+router = APIRouter(route_class=JsonRoute, prefix="/api", tags=["modes"])
+
+_ADMIN = [Depends(require_admin)]
 
 _GB = 1e9
 _MEMORY = ("device", "total_gb", "used_gb", "available_gb", "usage_percent")
@@ -60,7 +64,7 @@ async def modes(studio: SharedStudio) -> dict[str, Any]:
     }
 
 
-@router.post("/modes/switch")
+@router.post("/modes/switch", dependencies=_ADMIN)
 async def switch(body: ModeBody, studio: SharedStudio) -> dict[str, Any]:
     """Make a mode the default, once it is loaded; the one before serves meanwhile."""
     loaded = studio.model.models.card(studio.model.modes.find(body.mode)) is not None
@@ -74,7 +78,7 @@ async def switch(body: ModeBody, studio: SharedStudio) -> dict[str, Any]:
     }
 
 
-@router.post("/modes/reload")
+@router.post("/modes/reload", dependencies=_ADMIN)
 async def reload(studio: SharedStudio) -> dict[str, Any]:
     """Read the modes' configuration again; where it is wrong, the modes stay as they were."""
     fresh = await anyio.to_thread.run_sync(studio.model.reload)
@@ -99,14 +103,14 @@ async def models_status(studio: SharedStudio) -> dict[str, Any]:
     }
 
 
-@router.post("/models/load")
+@router.post("/models/load", dependencies=_ADMIN)
 async def load(body: ModeBody, studio: SharedStudio) -> dict[str, Any]:
     """Have a mode's model loaded; answers when it is."""
     await studio.model.bring(studio.model.modes.find(body.mode))
     return {"status": "loaded", "mode": body.mode}
 
 
-@router.post("/models/unload")
+@router.post("/models/unload", dependencies=_ADMIN)
 async def unload(studio: SharedStudio, body: UnloadBody | None = None) -> dict[str, Any]:
     """Let go of a mode's model, which the next request for it loads again."""
     mode = studio.model.modes.find(None if body is None else body.mode)

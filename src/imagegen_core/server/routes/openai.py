@@ -11,7 +11,7 @@ from typing import Any, Literal
 import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from imagegen_core.engine import Ticket
@@ -21,15 +21,18 @@ from imagegen_core.job import StepDone
 from imagegen_core.modes import Mode
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest
+from imagegen_core.server.body import Body
 from imagegen_core.server.errors import NotFoundError, problem
+from imagegen_core.server.json_bodies import JsonRoute
+from imagegen_core.server.links import url_to
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn_all
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+router = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["OpenAI"])
 
 _OWNER = "imagegen"
 
 
-class ImagesBody(BaseModel):
+class ImagesBody(Body):
     """OpenAI's fields; below them ours, which its clients send with ``extra_body``."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "a red circle on a blue background"}]})
@@ -87,7 +90,7 @@ async def images(body: ImagesBody, request: Request, studio: SharedStudio, calle
         return EventSourceResponse(_stream(tickets, body))
     pictures = await drawn_all(request, tickets)
     created = int(time.time())
-    data = [await _datum(picture, body, request, studio) for picture in pictures]
+    data = [await _datum(picture, body, request, studio, caller) for picture in pictures]
     return JSONResponse({"created": created, "data": data} | _described(pictures[0], body))
 
 
@@ -112,14 +115,14 @@ def _requests(body: ImagesBody, studio: Studio, mode: Mode) -> list[GenerateRequ
     return studio.several(studio.complete(asked, mode), body.n)
 
 
-async def _datum(picture: Picture, body: ImagesBody, request: Request, studio: Studio) -> dict[str, Any]:
+async def _datum(picture: Picture, body: ImagesBody, request: Request, studio: Studio, caller: str) -> dict[str, Any]:
     data = await _encoded(picture, body)
     if body.response_format != "url":
         return {"b64_json": base64.b64encode(data).decode()}
-    key = await studio.keep(data)
+    key = await studio.keep(data, caller)
     if key is None:
         raise StorageError("The picture could not be stored: ask with response_format b64_json")
-    return {"url": str(request.url_for("fetch", key=key))}
+    return {"url": url_to(request, "fetch", key=key)}
 
 
 async def _stream(tickets: Sequence[Ticket], body: ImagesBody) -> AsyncIterator[ServerSentEvent]:
@@ -194,7 +197,7 @@ async def _encoded(picture: Picture, body: ImagesBody) -> bytes:
 def _check(body: ImagesBody, studio: Studio) -> None:
     """Refuse what OpenAI's models have and this one has not, rather than draw something else."""
     for field, meant in (
-        ("quality", ("auto", "standard")),
+        ("quality", ("auto", "standard", "low", "medium", "high")),  # a hint, which the answer's "auto" takes back
         ("style", ("natural",)),
         ("background", ("auto", "opaque")),
         ("moderation", ("auto", "low")),

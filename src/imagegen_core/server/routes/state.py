@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from imagegen_core.distributions import installed_version
+from imagegen_core.redaction import redact
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.studio import SharedStudio
 
-router = APIRouter(tags=["state"])
-public = APIRouter(tags=["state"])
-"""What needs no API key: for whoever watches over the server, and the page, which asks for one."""
+router = APIRouter(route_class=JsonRoute, tags=["state"])
 
 PAGE = Path(__file__).parent.parent / "page"
 
 
-@public.get("/health")
-async def health(studio: SharedStudio) -> dict[str, Any]:
-    """That the server lives, and what its engine does."""
+@router.get("/health")
+async def health(request: Request, studio: SharedStudio) -> dict[str, Any]:
+    """That the server lives, and, for those who may know, what its engine does."""
     model = studio.model
+    if not request.state.is_trusted:
+        return {"status": "ok", "model": model.state}
     report = model.models.report()
     models = [
         {"host": host.name or None, "model": one.key.model, "state": one.state, "bytes": one.size}
@@ -32,7 +34,7 @@ async def health(studio: SharedStudio) -> dict[str, Any]:
     ]
     return {
         "status": "ok",
-        "version": version("imagegen-core"),
+        "version": installed_version("imagegen-core") or "unknown",
         "model": model.state,
         "engine": report and asdict(report),
         "mode": model.modes.default,
@@ -40,9 +42,12 @@ async def health(studio: SharedStudio) -> dict[str, Any]:
     }
 
 
-@public.get("/ready", responses={503: {"description": "Not ready"}})
-async def ready(studio: SharedStudio) -> JSONResponse:
-    """Whether the model is loaded, its engines work and the queue takes more: 200 or 503."""
+@router.get("/ready", responses={503: {"description": "Not ready"}})
+async def ready(request: Request, studio: SharedStudio) -> JSONResponse:
+    """Whether the model is loaded, its engines work and the queue takes more: 200 or 503.
+
+    The cause is told to callers with a key, where the server has keys.
+    """
     state: str = studio.model.state
     detail = studio.model.failure
     report, hosts = studio.model.models.report(), studio.model.models.hosts()
@@ -52,7 +57,8 @@ async def ready(studio: SharedStudio) -> JSONResponse:
         state, detail = "broken", "an engine broke: the log says why"
     elif state == "ready" and report and report.waiting >= studio.settings.queue_max:
         state, detail = "full", "the queue is full"
-    return JSONResponse({"status": state, "detail": detail}, 200 if state == "ready" else 503)
+    told = {"status": state} | ({"detail": redact(detail)} if request.state.is_trusted else {})
+    return JSONResponse(told, 200 if state == "ready" else 503)
 
 
 @router.get("/metrics", response_class=Response)
@@ -61,7 +67,7 @@ def metrics(studio: SharedStudio) -> Response:
     return Response(studio.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@public.get("/", include_in_schema=False)
+@router.get("/", include_in_schema=False)
 async def page() -> FileResponse:
     """The page to play on."""
     return FileResponse(PAGE / "index.html")

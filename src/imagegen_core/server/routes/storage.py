@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
-import anyio.to_thread
 from fastapi import APIRouter, Body, Depends, Request
 from fastapi.responses import Response
 
 from imagegen_core.errors import InvalidRequestError
-from imagegen_core.server.errors import NotFoundError
+from imagegen_core.server.errors import ConflictError, NotFoundError
+from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.routes.generate import PICTURES
-from imagegen_core.server.studio import SharedStudio
-from imagegen_core.storage import ImageStore, check_key
+from imagegen_core.server.studio import Caller, SharedStudio
+from imagegen_core.storage import ImageStore, check_key, is_owned, is_uuid, key_of
 
-router = APIRouter(prefix="/storage", tags=["storage"])
-public = APIRouter(prefix="/storage", tags=["storage"])
-"""What needs no API key: a picture under a key that the server made, which nobody guesses."""
+router = APIRouter(route_class=JsonRoute, prefix="/storage", tags=["storage"])
 
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
@@ -34,43 +32,65 @@ Store = Annotated[ImageStore, Depends(_store)]
 @router.get("/health")
 async def health(store: Store, studio: SharedStudio) -> dict[str, Any]:
     """Whether the store can be used."""
-    await anyio.to_thread.run_sync(store.check)
+    await studio.storing(store.check)
     return {"status": "ok", "provider": studio.settings.storage_provider}
 
 
-@public.get("/{key:uuid}", include_in_schema=False)
-async def fetch_made(key: UUID, store: Store) -> Response:
+@router.get("/{key:uuid}", include_in_schema=False)
+async def fetch_made(key: UUID, store: Store, studio: SharedStudio) -> Response:
     """A picture that the server stored."""
-    return await fetch(str(key), store)
+    return await _fetched(str(key), str(key), store, studio)
 
 
 @router.get("/{key}", response_class=Response, responses=PICTURES)
-async def fetch(key: str, store: Store) -> Response:
-    """A picture that is kept."""
-    data = await anyio.to_thread.run_sync(store.get, _plain(key))
-    if data is None:
-        raise NotFoundError(f"Nothing is kept under {key!r}, or no longer")
-    return Response(data, media_type=_media_type(data), headers={"Cache-Control": "no-store"})
+async def fetch(key: str, store: Store, studio: SharedStudio, caller: Caller) -> Response:
+    """A picture that is kept; of those under keys that clients chose, the caller's own."""
+    plain = _plain(key)
+    return await _fetched(key, plain if is_uuid(plain) else key_of(caller, plain), store, studio)
 
 
 @router.put("/{key}", status_code=204, response_class=Response)
 async def keep(
-    key: str, request: Request, store: Store, _body: Annotated[bytes, Body(media_type="image/png")] = b""
+    key: str,
+    request: Request,
+    store: Store,
+    studio: SharedStudio,
+    caller: Caller,
+    _body: Annotated[bytes, Body(media_type="image/png")] = b"",
 ) -> Response:
-    """Keep a PNG or JPEG under a key, in place of what was there."""
+    """Keep a PNG or JPEG under a key, in place of the caller's picture that was there."""
+    plain = _plain(key)
+    if is_uuid(plain) and not _may_change(plain, request, studio, caller):
+        raise ConflictError(f"The key {key!r} is a UUID, as the server's own keys are: choose one of another form")
     data = await request.body()
     if _media_type(data) == "application/octet-stream":
         raise InvalidRequestError("The body is no PNG and no JPEG: send one of them", "body")
-    await anyio.to_thread.run_sync(store.put, _plain(key), data)
+    await studio.storing(store.put, plain if is_uuid(plain) else key_of(caller, plain), data)
     return Response(status_code=204)
 
 
 @router.delete("/{key}", status_code=204, response_class=Response)
-async def remove(key: str, store: Store) -> Response:
-    """Let go of a picture."""
-    if not await anyio.to_thread.run_sync(store.delete, _plain(key)):
-        raise NotFoundError(f"Nothing is kept under {key!r}, or no longer")
+async def remove(key: str, request: Request, store: Store, studio: SharedStudio, caller: Caller) -> Response:
+    """Let go of one of the caller's pictures."""
+    plain = _plain(key)
+    stored = plain if is_uuid(plain) else key_of(caller, plain)
+    may = not is_uuid(plain) or _may_change(plain, request, studio, caller)
+    if not may or not await studio.storing(store.delete, stored):
+        raise _missing(key)
     return Response(status_code=204)
+
+
+async def _fetched(key: str, stored: str, store: ImageStore, studio: SharedStudio) -> Response:
+    data = await studio.storing(store.get, stored)
+    if not data:  # also of a file that a crash left empty
+        raise _missing(key)
+    return Response(data, media_type=_media_type(data), headers={"Cache-Control": "no-store"})
+
+
+def _may_change(key: str, request: Request, studio: SharedStudio, caller: str) -> bool:
+    """Whether a picture under one of the server's keys is the caller's, or the caller has an admin key."""
+    is_admin = bool(studio.settings.admin_keys) and request.state.is_admin
+    return not caller or is_admin or is_owned(key, caller)
 
 
 def _plain(key: str) -> str:
@@ -80,3 +100,7 @@ def _plain(key: str) -> str:
 
 def _media_type(data: bytes) -> str:
     return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "application/octet-stream")
+
+
+def _missing(key: str) -> NotFoundError:
+    return NotFoundError(f"Nothing is kept under {key!r}, or no longer")

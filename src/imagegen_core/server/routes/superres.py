@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from concurrent.futures import Future
+from typing import Annotated, Any
 
-import anyio.to_thread
-from fastapi import APIRouter, Form, UploadFile
+from fastapi import APIRouter, Form, Request, UploadFile
 from fastapi.responses import Response
 
+from imagegen_core.server.routes.forms import FormRoute
 from imagegen_core.server.routes.generate import PICTURES
-from imagegen_core.server.studio import SharedStudio
-from imagegen_core.server.upscaling import Format
+from imagegen_core.server.studio import Caller, SharedStudio
+from imagegen_core.server.upscaling import Enlarged, Format
 
-router = APIRouter(tags=["pictures"])
+router = APIRouter(tags=["pictures"], route_class=FormRoute)
 
 
 @router.post("/superres", response_class=Response, responses=PICTURES)
 @router.post("/v1/superres", response_class=Response, responses=PICTURES)
 async def superres(
     file: UploadFile,
+    request: Request,
     studio: SharedStudio,
+    caller: Caller,
     magnitude: Annotated[int, Form(ge=1, le=3, description="How many times to enlarge it.")] = 1,
     out_format: Annotated[Format, Form(description="What the answer is encoded as.")] = "png",
     quality: Annotated[int, Form(ge=1, le=100, description="JPEG's quality.")] = 92,
 ) -> Response:
     """Enlarge a PNG, JPEG, WebP, BMP or GIF; a recipe in it is kept."""
-    source = await file.read()
-    enlarged = await anyio.to_thread.run_sync(studio.upscalers.enlarge, source, magnitude, out_format, quality)
+
+    def enlarge(until: Future[Any]) -> Enlarged:
+        source = file.file.read()  # not before its turn: those that wait take disk instead of memory
+        return studio.upscalers.enlarge(source, magnitude, out_format, quality, until=until)
+
+    enlarged = await studio.upscaled(request, caller, enlarge)
     headers = {"X-SuperRes": "1", "Cache-Control": "no-store"} | enlarged.headers
     return Response(enlarged.data, media_type=f"image/{enlarged.format}", headers=headers)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imagegen_core.backend import Backend
-from imagegen_core.images.reading import read_picture, text_of
+from imagegen_core.images.reading import read_picture, read_text
 from imagegen_core.images.recipe import OWN_CHUNK, read_recipe
 from imagegen_core.job import Job
 from imagegen_core.request import Size
@@ -72,7 +72,7 @@ class PictureChecks(BackendKit):
         """`imagegen replay` draws a picture again from what it carries."""
         fields: dict[str, Any] = {"prompt": "a lake, at dusk", "seed": 11, "num_inference_steps": 3}
         picture = self.draw(worker, **fields)
-        if OWN_CHUNK not in text_of(read_picture(picture.png, png_only=True)):
+        if OWN_CHUNK not in read_text(picture.png):
             pytest.skip("the pictures carry no recipe (imagegen_core.Recipe, to_text), or the settings want none")
         recipe = read_recipe(picture.png)
         told = {"prompt": recipe.prompt, "seed": recipe.seed, "num_inference_steps": recipe.steps}

@@ -1,0 +1,39 @@
+"""A job that begins: its prompt is encoded, part by part where the worker can."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from imagegen_core.engine.turns import Running
+from imagegen_core.parts import Parts, works_in_parts
+
+
+class Beginning:
+    """A job between two parts of its beginning.
+
+    Attributes:
+        running: The job; its state is None until all parts are done.
+    """
+
+    def __init__(self, running: Running, worker: Any) -> None:
+        """Do nothing yet; `worker` is a `SteppedWorker`."""
+        self.running = running
+        self._parts = _parts(worker, running.ticket.job)
+
+    def advance(self, count: int) -> bool:
+        """Do up to `count` parts; whether the job has begun. One that is given up meanwhile is not gone on with."""
+        for _ in range(count):
+            if self.running.ticket.done:
+                return False
+            try:
+                next(self._parts)
+            except StopIteration as end:
+                self.running.state = end.value
+                return True
+        return False
+
+
+def _parts(worker: Any, job: Any) -> Parts[Any]:
+    if works_in_parts(worker, "begin"):
+        return (yield from worker.begin_in_parts(job))
+    return worker.begin(job)

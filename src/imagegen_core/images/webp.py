@@ -1,0 +1,30 @@
+"""WebP encoding, with the text that goes with a picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from imagegen_core.images.exif import encode_exif
+from imagegen_core.images.recipe import A1111_CHUNK
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+def encode_webp(pixels: npt.NDArray[np.uint8], text: Mapping[str, str] | None = None, quality: int = 80) -> bytes:
+    """Encode a picture, lossy, with A1111's form of its recipe where its tools look for it.
+
+    Args:
+        pixels: RGB levels [height, width, 3].
+        text: As `encode_png` takes it; of it, ``parameters`` is kept, as Exif's user comment.
+        quality: 0 to 100.
+    """
+    buffer = io.BytesIO()
+    exif = encode_exif((text or {}).get(A1111_CHUNK, ""))
+    Image.fromarray(pixels).save(buffer, format="WEBP", quality=quality, exif=exif)
+    return buffer.getvalue()

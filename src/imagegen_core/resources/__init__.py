@@ -1,0 +1,1 @@
+"""The memory and the CPUs that this process may use, also in a container."""

@@ -1,0 +1,153 @@
+"""The limits of memory and CPU time that Linux control groups set, as containers and service managers use them.
+
+Sources: the kernel's ``admin-guide/cgroup-v2.rst``, ``admin-guide/cgroup-v1/memory.rst``, ``scheduler/sched-bwc.rst``,
+cgroups(7) and proc_pid_mountinfo(5). A limit holds for all groups below, so that the tightest counts, from the
+process's own group up to the mounted root.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how mountinfo writes spaces
+
+
+class MemoryLimit(NamedTuple):
+    """What the control groups leave of the memory, in bytes.
+
+    Attributes:
+        total: The tightest limit.
+        available: The least that a group has left; page cache that the kernel can drop counts as free.
+    """
+
+    total: int
+    available: int
+
+
+class _MemoryFiles(NamedTuple):
+    """The names of a version's files."""
+
+    limits: tuple[str, ...]
+    usage: str
+    droppable: str  # a line of memory.stat
+
+
+# Beyond memory.high a process is not killed, but made to wait until it hardly proceeds.
+_V2 = _MemoryFiles(("memory.max", "memory.high"), "memory.current", "inactive_file")
+_V1 = _MemoryFiles(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+
+
+def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
+    """The memory that this process's control groups allow; None where none sets a limit.
+
+    Args:
+        root: Where ``/proc`` and the mounted hierarchies are.
+    """
+    limits = [
+        limit
+        for files, controller in ((_V1, "memory"), (_V2, ""))
+        for group in _groups(controller, root)
+        if (limit := _memory_limit(group, files))
+    ]
+    if not limits:
+        return None
+    return MemoryLimit(min(limit.total for limit in limits), min(limit.available for limit in limits))
+
+
+def cpu_limit(root: Path = Path("/")) -> float | None:
+    """The CPUs' time that this process's control groups allow, in CPUs, such as 1.5; None where none sets a limit.
+
+    Args:
+        root: Where ``/proc`` and the mounted hierarchies are.
+    """
+    quotas = [_quota(_text(group / "cpu.max").split()) for group in _groups("", root)]
+    quotas += [
+        _quota([_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")])
+        for group in _groups("cpu", root)
+    ]
+    return min((quota for quota in quotas if quota), default=None)
+
+
+def _memory_limit(group: Path, files: _MemoryFiles) -> MemoryLimit | None:
+    limits = [limit for name in files.limits if (limit := _number(_text(group / name))) is not None]
+    if not limits:
+        return None
+    statistics = dict(line.split(maxsplit=1) for line in _text(group / "memory.stat").splitlines() if " " in line)
+    droppable = _number(statistics.get(files.droppable, "")) or 0
+    used = max(0, (_number(_text(group / files.usage)) or 0) - droppable)
+    return MemoryLimit(min(limits), max(0, min(limits) - used))
+
+
+def _quota(words: list[str]) -> float | None:
+    """The CPUs of a quota and its period, both in microseconds; a quota of ``max`` or -1 is none."""
+    numbers = [_number(word) for word in words]
+    match numbers:
+        case [int(quota), int(period)] if quota > 0 and period > 0:
+            return quota / period
+    return None
+
+
+def _groups(controller: str, root: Path) -> Iterator[Path]:
+    """This process's group in a controller's hierarchy and those above it, as folders.
+
+    Args:
+        controller: A controller of version 1; "" is the hierarchy of version 2.
+        root: Where ``/proc`` and the mounted hierarchies are.
+    """
+    path = _own_group(controller, root)
+    mount = _mount(controller, root)
+    if path is None or mount is None:
+        return
+    top, point = mount
+    try:
+        below = PurePosixPath(path).relative_to(top)
+    except ValueError:  # a container without a namespace of its own sees its host's path here
+        below = PurePosixPath()
+    if ".." in below.parts:
+        below = PurePosixPath()
+    folder = root / point.lstrip("/")
+    for parts in range(len(below.parts), -1, -1):
+        yield folder.joinpath(*below.parts[:parts])
+
+
+def _own_group(controller: str, root: Path) -> str | None:
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controller in controllers.split(","):
+            return path
+    return None
+
+
+def _mount(controller: str, root: Path) -> tuple[str, str] | None:
+    """The group that a hierarchy's mount shows as its root, and where it is mounted."""
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        mount, _, system = line.partition(" - ")
+        match mount.split(), system.split():
+            case [_, _, _, top, point, *_], [kind, _, options]:
+                wanted = (kind == "cgroup" and controller in options.split(",")) if controller else kind == "cgroup2"
+                if wanted:
+                    return _unescaped(top), _unescaped(point)
+    return None
+
+
+def _unescaped(text: str) -> str:
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), text)
+
+
+def _text(path: Path) -> str:
+    """A file's text; "" where this system has no such file or lets nobody read it."""
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape").strip()
+    except OSError:
+        return ""
+
+
+def _number(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None

@@ -1,0 +1,133 @@
+"""A1111's lists of what can be named, empty where this server has nothing of the kind.
+
+The shapes: ``modules/api/models.py`` of A1111 1.10, and ``modules_forge/main_entry.py`` of Forge for ``sd-modules``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from imagegen_core.resources.memory import system_memory
+from imagegen_core.schedules import SCHEDULES
+from imagegen_core.server.json_bodies import JsonRoute
+from imagegen_core.server.routes.a1111.callers import mode_of
+from imagegen_core.server.studio import Caller, SharedStudio
+
+router = APIRouter(route_class=JsonRoute)
+gradio = APIRouter(route_class=JsonRoute)
+
+_NONE = "None"
+
+
+@router.get("/samplers")
+async def samplers(studio: SharedStudio) -> list[dict[str, Any]]:
+    """The samplers a request can name."""
+    offered = studio.registry.samplers.values()
+    return [{"name": one.name, "aliases": [one.class_name], "options": {}} for one in offered]
+
+
+@router.get("/schedulers")
+async def schedulers() -> list[dict[str, Any]]:
+    """The noise schedules; "automatic" is the one that A1111 gives a sampler by itself."""
+    return [
+        {
+            "name": schedule.name.lower().replace(" ", "_"),
+            "label": schedule.name,
+            "aliases": list(schedule.aliases) or None,
+            "default_rho": -1,
+            "need_inner_model": False,
+        }
+        for schedule in SCHEDULES
+    ]
+
+
+@router.get("/loras")
+async def loras(studio: SharedStudio, caller: Caller) -> list[dict[str, Any]]:
+    """The styles, which ``<lora:NAME>`` names in a prompt."""
+    card = studio.card(mode_of(studio, caller))
+    return [{"name": name, "alias": name, "path": "", "metadata": {}} for name in card.styles]
+
+
+@router.get("/prompt-styles")
+async def prompt_styles(studio: SharedStudio, caller: Caller) -> list[dict[str, Any]]:
+    """The styles, which ``styles`` names, and the text that means the same in a prompt."""
+    card = studio.card(mode_of(studio, caller))
+    return [{"name": name, "prompt": f"<lora:{name}>", "negative_prompt": ""} for name in card.styles]
+
+
+@router.get("/embeddings")
+async def embeddings(studio: SharedStudio, caller: Caller) -> dict[str, dict[str, Any]]:
+    """The textual-inversion embeddings that a prompt can name, once the model is loaded."""
+    card = studio.card(mode_of(studio, caller))
+    loaded = {
+        name: {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None, "shape": width, "vectors": count}
+        for name, (count, width) in card.embeddings.items()
+    }
+    return {"loaded": loaded, "skipped": {}}
+
+
+@router.get("/upscalers")
+async def upscalers(studio: SharedStudio) -> list[dict[str, Any]]:
+    """The upscalers that ``extra-single-image`` takes."""
+    names = [_NONE, *studio.upscalers.names()]
+    return [{"name": one, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for one in names]
+
+
+@router.get("/sd-vae")
+@router.get("/sd-modules")
+async def vaes(studio: SharedStudio) -> list[dict[str, str]]:
+    """The configured VAE, which draws in place of the checkpoints' own."""
+    path = studio.settings.vae_path
+    return [] if path is None else [{"model_name": path.name, "filename": str(path)}]
+
+
+@router.get("/latent-upscale-modes")
+@router.get("/hypernetworks")
+@router.get("/face-restorers")
+@router.get("/realesrgan-models")
+@router.get("/script-info")
+@router.get("/extensions")
+async def nothing() -> list[dict[str, Any]]:
+    """An empty list: this server has nothing of the kind."""
+    return []
+
+
+@router.get("/scripts")
+async def scripts() -> dict[str, list[str]]:
+    """There are no scripts."""
+    return {"txt2img": [], "img2img": []}
+
+
+@router.get("/cmd-flags")
+async def cmd_flags() -> dict[str, Any]:
+    """The flags that A1111 would have been started with."""
+    return {"api": True, "listen": False}
+
+
+@router.get("/memory")
+async def memory(studio: SharedStudio) -> dict[str, Any]:
+    """This machine's memory and the first device's, in bytes."""
+    total, free = system_memory()
+    memories = [memory for host in studio.model.models.hosts() for memory in host.memories]
+    gpu = next((one for one in memories if one.device.startswith("cuda")), None)
+    cuda: dict[str, Any] = {"error": "unavailable"}
+    if gpu is not None:
+        cuda = {"system": {"free": gpu.free, "used": gpu.total - gpu.free, "total": gpu.total}}
+    return {"ram": {"free": free, "used": total - free, "total": total}, "cuda": cuda}
+
+
+@gradio.get("/queue/status")
+async def queue_status(studio: SharedStudio) -> dict[str, Any]:
+    """The queue, as gradio tells it beneath A1111's page; clients look here whether a server is there."""
+    report = studio.model.models.report()
+    return {
+        "msg": "estimation",
+        "rank": None,
+        "queue_size": report.waiting if report else 0,
+        "avg_event_process_time": None,
+        "avg_event_concurrent_process_time": None,
+        "rank_eta": None,
+        "queue_eta": 0,
+    }

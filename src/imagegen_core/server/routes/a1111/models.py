@@ -1,0 +1,70 @@
+"""A1111's routes around checkpoints: which there are, loading them by hand, and looking for new ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio.to_thread
+from fastapi import APIRouter, Depends
+
+from imagegen_core.server.access import require_admin
+from imagegen_core.server.errors import ConflictError
+from imagegen_core.server.json_bodies import JsonRoute
+from imagegen_core.server.routes.a1111.callers import mode_of
+from imagegen_core.server.studio import Caller, SharedStudio
+
+router = APIRouter(route_class=JsonRoute)
+
+_ADMIN = [Depends(require_admin)]
+
+
+@router.get("/sd-models")
+async def sd_models(studio: SharedStudio) -> list[dict[str, Any]]:
+    """The modes as checkpoints, or the only model that draws."""
+    modes = studio.model.modes
+    if not modes.configured:
+        card = studio.card()
+        return [_checkpoint(card.title, card.name, str(card.path or ""))]
+    return [_checkpoint(mode.name, mode.name, mode.settings.model or "") for mode in modes.modes.values()]
+
+
+@router.post("/refresh-checkpoints", dependencies=_ADMIN)
+async def refresh_checkpoints(studio: SharedStudio) -> None:
+    """Read the modes' configuration again, where there is any."""
+    if studio.model.files():
+        await anyio.to_thread.run_sync(studio.model.reload)
+
+
+@router.post("/refresh-loras")
+@router.post("/refresh-vae")
+async def refresh_lists() -> None:
+    """Do nothing: the styles and the VAE are found anew whenever a model is loaded."""
+
+
+@router.post("/unload-checkpoint", dependencies=_ADMIN)
+async def unload_checkpoint(studio: SharedStudio, caller: Caller) -> dict[str, Any]:
+    """Let go of the model of this caller's checkpoint, which the next picture loads again."""
+    mode = mode_of(studio, caller)
+    if not await anyio.to_thread.run_sync(studio.model.models.unload, mode):
+        residents = [one for host in studio.model.models.hosts() for one in host.residents if one.key == mode.key]
+        if any(one.open for one in residents):
+            raise ConflictError(f"The model of {mode.name} draws at the moment: ask again when it is done")
+    return {}
+
+
+@router.post("/reload-checkpoint", dependencies=_ADMIN)
+async def reload_checkpoint(studio: SharedStudio, caller: Caller) -> dict[str, Any]:
+    """Load the model of this caller's checkpoint; answers when it is there."""
+    await studio.model.bring(mode_of(studio, caller))
+    return {}
+
+
+def _checkpoint(title: str, name: str, filename: str) -> dict[str, Any]:
+    return {
+        "title": title,
+        "model_name": name,
+        "hash": None,
+        "sha256": None,
+        "filename": filename,
+        "config": None,
+    }

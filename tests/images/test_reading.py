@@ -1,0 +1,284 @@
+"""Pictures from outside: Pillow is the oracle for whole ones, and bombs cost neither time nor memory."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from imagegen_core import PictureError
+from imagegen_core.images.jpeg import encode_jpeg
+from imagegen_core.images.reading import PictureFile, as_rgb, read_picture, read_text
+from imagegen_core.images.webp import encode_webp
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+IMAGE = Image.fromarray(PIXELS)
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+
+
+def _saved(form: str, image: Image.Image = IMAGE, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=form, **options)
+    return buffer.getvalue()
+
+
+def _by_pillow(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}, {"lossless": True}])
+def test_pixels_are_those_that_pillow_reads(form: str, options: dict[str, Any]) -> None:
+    data = _saved(form, **options)
+    file = PictureFile.read(data)
+    assert (file.size, file.structure.format) == ((53, 37), form)
+    assert file.decode().tobytes() == _by_pillow(data).tobytes()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_modes_are_those_that_pillow_reads(form: str, mode: str) -> None:
+    try:
+        data = _saved(form, IMAGE.convert(mode))
+    except (OSError, ValueError):
+        pytest.skip(f"{form} has no mode {mode}")
+    read, expected = read_picture(data), _by_pillow(data)
+    assert read.mode == expected.mode
+    assert read.convert("RGBA").tobytes() == expected.convert("RGBA").tobytes()
+
+
+def test_transparency_of_a_palette_is_kept_and_refused() -> None:
+    palette = IMAGE.convert("P")
+    data = _saved("PNG", palette, transparency=bytes([0] * 128 + [255] * 128))
+    assert read_picture(data).convert("RGBA").tobytes() == _by_pillow(data).convert("RGBA").tobytes()
+    with pytest.raises(PictureError, match="it has transparent parts"):
+        as_rgb(read_picture(data), "the picture")
+    opaque = _saved("PNG", palette, transparency=bytes([255] * 256))
+    assert as_rgb(read_picture(opaque), "it").tobytes() == palette.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", [*range(10), 65535])
+def test_a_picture_is_turned_upright_as_pillow_turns_it(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    data = _saved(form, exif=exif)
+    file, expected = PictureFile.read(data), ImageOps.exif_transpose(_by_pillow(data))
+    assert file.size == file.decode().size == expected.size
+    assert file.decode().tobytes() == expected.tobytes()
+
+
+def test_of_an_animation_the_first_picture_counts() -> None:
+    others = [Image.new("RGB", IMAGE.size, colour) for colour in ("red", "blue")]
+    for form in ("PNG", "WEBP", "GIF"):
+        data = _saved(form, save_all=True, append_images=others, **({"lossless": True} if form == "WEBP" else {}))
+        assert read_picture(data).convert("RGB").tobytes() == _by_pillow(data).convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_cut_short_anywhere_it_is_a_sentence_or_a_picture(form: str) -> None:
+    data = _saved(form)
+    for end in range(0, len(data), 61):
+        try:
+            assert read_picture(data[:end]).size == (53, 37)
+        except PictureError as error:
+            assert "Cannot read the picture: it is " in str(error)
+
+
+@given(data=st.data())
+def test_with_any_bytes_changed_it_is_a_sentence_or_a_picture(data: st.DataObject) -> None:
+    whole = bytearray(_saved(data.draw(st.sampled_from(FORMATS)), IMAGE.resize((8, 6))))
+    for position, value in data.draw(st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)))):
+        whole[position] = value
+    try:
+        file = PictureFile.read(bytes(whole))
+        assert all(isinstance(text, str) for text in file.text.values())
+        if file.size[0] * file.size[1] < 10**6:
+            file.decode()
+    except PictureError:
+        pass
+
+
+# Text
+
+
+@pytest.mark.parametrize("encode", [encode_jpeg, encode_webp])
+@given(text=st.text(min_size=1).map(lambda text: text.encode("utf-8", "replace").decode()))
+def test_text_goes_through_jpeg_and_webp(encode: Any, text: str) -> None:
+    assert read_text(encode(PIXELS[:4, :4], {"parameters": text, "other": "left out"})) == {"parameters": text}
+
+
+def test_text_that_exif_does_not_hold_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    for encode in (encode_jpeg, encode_webp):
+        text = read_text(encode(PIXELS, {"parameters": "x" * 100_000}))["parameters"]
+        assert set(text) == {"x"}
+        assert len(text) == 32_500
+    assert "is cut to the 65000 bytes that Exif holds" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("comment", "text"),
+    [
+        (b"UNICODE\0" + "a höhle".encode("utf-16-be"), "a höhle"),
+        (b"UNICODE\0" + "\ufeffa höhle".encode("utf-16-le"), "a höhle"),
+        (b"ASCII\0\0\0a cave\0\0", "a cave"),
+        (bytes(8) + b"a cave", "a cave"),
+        (b"JIS\0\0\0\0\0" + "洞窟".encode("shift_jis"), "洞窟"),
+        ("eine Höhle, als UTF-8".encode(), "eine Höhle, als UTF-8"),
+    ],
+)
+def test_a_user_comment_is_read_in_any_of_exifs_encodings(comment: bytes, text: str) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = comment
+    for form in ("JPEG", "WEBP", "PNG"):
+        assert read_text(_saved(form, exif=exif.tobytes())) == {"parameters": text}
+    for order in (b"II", b"MM"):
+        assert read_text(_jpeg_with(_exif_of(order, comment)))["parameters"] == text
+
+
+def test_text_chunks_of_every_kind_are_read() -> None:
+    chunks = b"".join(
+        [
+            _chunk(b"tEXt", b"plain\0caf\xe9"),
+            _chunk(b"zTXt", b"packed\0\0" + zlib.compress(b"caf\xe9")),
+            _chunk(b"iTXt", b"utf\0\0\0en\0word\0" + "café".encode()),
+            _chunk(b"iTXt", b"packed utf\0\1\0\0\0" + zlib.compress("café".encode())),
+        ]
+    )
+    for data in (_png(chunks), _png(after=chunks)):
+        assert read_text(data) == dict.fromkeys(("plain", "packed", "utf", "packed utf"), "café")
+        assert read_text(data) == getattr(_by_pillow(data), "text")  # noqa: B009 - a PNG's alone
+
+
+# Bombs
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _png(extra: bytes = b"", after: bytes = b"", side: int = 8) -> bytes:
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + bytes(3 * 8)) * 8)
+    chunks = [_chunk(b"IHDR", header), extra, _chunk(b"IDAT", pixels), after, _chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def _segment(marker: int, data: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(data) + 2) + data
+
+
+def _jpeg_with(exif: bytes) -> bytes:
+    data = _saved("JPEG")
+    return data[:2] + _segment(0xE1, b"Exif\0\0" + exif) + data[2:]
+
+
+def _exif_of(order: bytes, comment: bytes) -> bytes:
+    """A TIFF structure with a user comment, in either byte order."""
+    sign = "<" if order == b"II" else ">"
+    first = struct.pack(f"{sign}HHHIII", 1, 0x8769, 4, 1, 26, 0)
+    block = struct.pack(f"{sign}HHHIII", 1, 0x9286, 7, len(comment), 44, 0)
+    return order + struct.pack(f"{sign}HI", 42, 8) + first + block + comment
+
+
+def _exif_of_many() -> bytes:
+    """Exif whose 65,535 entries all share 1 MB: unpacked, they are 65 GB."""
+    entries = b"".join(struct.pack("<HHII", tag, 2, 10**6, 8) for tag in range(1, 65536))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", 65535) + entries + bytes(10**6)
+
+
+def _webp(kind: bytes, payload: bytes, after: bytes = b"") -> bytes:
+    body = b"WEBP" + kind + struct.pack("<I", len(payload)) + payload + after
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _gif(blocks: bytes) -> bytes:
+    data = _saved("GIF", IMAGE.convert("P"))
+    begin = 13 + 3 * 2 ** (1 + data[10] % 8)
+    return data[:begin] + blocks + data[begin:]
+
+
+def _scans() -> bytes:
+    data = _saved("JPEG", Image.new("RGB", (2000, 2000)), progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * 500 + data[-2:]
+
+
+def _bombs() -> Iterator[tuple[str, bytes]]:
+    lossless = b"\x2f" + struct.pack("<I", 8999 | 8999 << 14) + bytes(9)
+    packed = zlib.compress(b"a" * 100_000_000, 9)
+    jpeg = _saved("JPEG")
+    yield "a WebP of 9000x9000", _webp(b"VP8L", lossless)
+    yield "a WebP of 16 million squared", _webp(b"VP8X", bytes(4) + b"\xff" * 6)
+    yield "a WebP of many chunks", _webp(b"VP8L", lossless, b"AAAA\0\0\0\0" * 500_000)
+    yield "a WebP with Exif of many", _webp(b"VP8L", lossless, b"EXIF" + struct.pack("<I", 10**7) + _exif_of_many())
+    yield "a PNG of 60000x60000", _png(side=60_000)
+    yield "a PNG with a huge profile", _png(_chunk(b"iCCP", b"x\0\0" + packed))
+    yield "a PNG with huge packed text", _png(_chunk(b"zTXt", b"x\0\0" + packed))
+    yield "a PNG with huge packed UTF-8", _png(after=_chunk(b"iTXt", b"x\0\1\0\0\0" + packed))
+    yield "a PNG with much text", _png(_chunk(b"tEXt", b"x\0" + b"a" * 1_000_000) * 8)
+    yield "a PNG of many chunks", _png(_chunk(b"aaAa", b"") * 500_000)
+    yield "a PNG with Exif of many", _png(_chunk(b"eXIf", _exif_of_many()))
+    yield "a JPEG of 65500x65500", jpeg.replace(struct.pack(">HH", 37, 53), struct.pack(">HH", 65500, 65500))
+    yield "a JPEG of many segments", jpeg[:2] + b"\xff\xe2\0\2" * 500_000 + jpeg[2:]
+    yield "a JPEG of fill bytes", jpeg[:2] + b"\xff" * 5_000_000 + b"\0" + jpeg[2:]
+    yield "a JPEG of many scans", _scans()
+    yield "a JPEG with Exif of many", _jpeg_with(_exif_of_many()[:60_000])
+    yield "a GIF of 65535x65535", _saved("GIF")[:6] + b"\xff" * 4 + _saved("GIF")[10:]
+    yield "a GIF of comments", _gif(b"\x21\xfe" + (b"\xff" + b"c" * 255) * 60_000 + b"\0")
+    yield "a GIF of tiny comments", _gif(b"\x21\xfe\1c\0" * 500_000)
+    yield "a BMP of 2^31 squared", b"BM" + bytes(12) + struct.pack("<IiiHHI", 40, 2**31 - 1, -(2**31), 1, 24, 0)
+    lengths = struct.pack("<IiiHHIIiiII", 40, 2400, 2400, 1, 8, 1, 0, 0, 0, 256, 0)
+    yield "a BMP of run lengths", b"BM" + bytes(12) + lengths + bytes(1024) + b"\1\2" * 2400 * 2400
+
+
+BOMBS = dict(_bombs())
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_takes_neither_time_nor_memory_to_be_taken_apart(name: str) -> None:
+    tracemalloc.start()
+    began = time.monotonic()
+    try:
+        file = PictureFile.read(BOMBS[name])
+        assert len(file.text) <= 1
+        assert min(file.size) > 0
+    except PictureError as error:
+        assert "Cannot read the picture: it " in str(error)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.monotonic() - began < 5
+    assert peak < 20 * 10**6
+
+
+@pytest.mark.parametrize("name", [name for name in BOMBS if "9000x" not in name])
+def test_a_bomb_is_refused_in_a_sentence_or_has_no_harm_in_it(name: str) -> None:
+    began = time.monotonic()
+    try:
+        assert max(read_picture(BOMBS[name]).size) <= 9000
+    except PictureError as error:
+        assert "Cannot read the picture: it " in str(error)
+    assert time.monotonic() - began < 5
+
+
+def test_a_second_header_changes_nothing() -> None:
+    header = struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
+    with pytest.raises(PictureError, match="it has no header, or two"):
+        PictureFile.read(_png(_chunk(b"IHDR", header)))
+    data = _saved("JPEG")
+    frame = data.index(b"\xff\xc0")
+    end = frame + 2 + struct.unpack_from(">H", data, frame + 2)[0]
+    with pytest.raises(PictureError, match="it has two frames"):
+        PictureFile.read(data[:end] + data[frame:end] + data[end:])

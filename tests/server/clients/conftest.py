@@ -1,0 +1,86 @@
+"""A server with several modes, and clients that are replayed against it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+from PIL import Image
+
+from imagegen_core.server import create_app
+from imagegen_core.server.options import CallersOptions
+from tests.modes import Zoo, make_zoo
+from tests.server.conftest import LIMIT, listening, wait_until
+
+ALIASED = """\
+  gpt-image-1:
+    model: one
+    default_size: 64x64
+    default_steps: 2
+"""
+"""A mode under the only name that LibreChat asks for."""
+
+
+@dataclass
+class Replay:
+    """A client of a server.
+
+    Attributes:
+        http: What sends its requests.
+        app: The server's application.
+    """
+
+    http: httpx.Client
+    app: Any
+
+    def get(self, path: str, **headers: str) -> Any:
+        """What the client reads from an answer that must be one."""
+        answer = self.http.get(path, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def post(self, path: str, body: Any, **headers: str) -> Any:
+        """What the client reads from an answer that must be one."""
+        answer = self.http.post(path, json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+def small(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A body as the client sends it, but for a picture that a test can wait for."""
+    return {**body, "width": 64, "height": 64, "steps": 2}
+
+
+def picture(text: str) -> Image.Image:
+    """The picture that an answer holds as base64."""
+    image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
+    image.load()
+    return image
+
+
+@pytest.fixture(scope="package")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    return make_zoo(tmp_path_factory.mktemp("zoo"))
+
+
+@pytest.fixture(scope="package")
+def server(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replay]:
+    folder = tmp_path_factory.mktemp("modes")
+    settings = Zoo(zoo.root, zoo.yaml + ALIASED).settings(folder, lora_root=zoo.root / "loras")
+    app = create_app(settings)
+    with listening(app) as url, httpx.Client(base_url=url, timeout=LIMIT) as http:
+        replay = Replay(http, app)
+        wait_until(lambda: app.state.studio.model.state == "ready")
+        yield replay
+
+
+@pytest.fixture
+def client(server: Replay) -> Replay:
+    """A client that the server does not know yet."""
+    server.app.state.studio.options = CallersOptions()
+    return server

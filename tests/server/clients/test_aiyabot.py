@@ -1,0 +1,52 @@
+"""The Discord bot AIYA: ``core/settings.py`` and ``core/stablecog.py``."""
+
+from __future__ import annotations
+
+import os.path
+from typing import Any
+
+from tests.server.clients.conftest import Replay, picture, small
+
+BODY: dict[str, Any] = {
+    "prompt": "a castle on a hill",
+    "negative_prompt": "",
+    "steps": 30,
+    "width": 512,
+    "height": 512,
+    "cfg_scale": "7.0",
+    "sampler_index": "Euler a",
+    "seed": 1234567,
+    "seed_resize_from_h": -1,
+    "seed_resize_from_w": -1,
+    "denoising_strength": None,
+    "n_iter": 1,
+    "batch_size": 1,
+    "styles": [None],
+    "override_settings": {"CLIP_stop_at_last_layers": 1},
+}
+
+
+def test_it_starts(client: Replay) -> None:
+    assert client.http.get("/sdapi/v1/cmd-flags").status_code == 200
+    assert client.http.head("/").status_code == 200
+    client.http.post("/login")  # of gradio's, whose answer it does not read
+    assert [one["name"] for one in client.get("/sdapi/v1/samplers")]
+    assert [(one["prompt"], one["negative_prompt"]) for one in client.get("/sdapi/v1/prompt-styles")]
+    assert [one["name"] for one in client.get("/sdapi/v1/face-restorers")] == []
+    for kind in ("loaded", "skipped"):
+        assert [one["shape"] for one in client.get("/sdapi/v1/embeddings")[kind].values()] == []
+    assert [one["name"] for one in client.get("/sdapi/v1/hypernetworks")] == []
+    assert [one["name"] for one in client.get("/sdapi/v1/upscalers")]
+    for model in client.get("/sdapi/v1/sd-models"):
+        assert os.path.normpath(model["filename"])
+        assert {"title", "model_name", "hash"} <= {*model}
+    assert "components" not in client.http.get("/config").json()
+
+
+def test_it_draws_and_reads_the_pictures_text(client: Replay) -> None:
+    client.post("/sdapi/v1/options", {"sd_model_checkpoint": "other"})
+    drawn = client.post("/sdapi/v1/txt2img", small(BODY))
+    text = drawn["images"][0]
+    assert picture(text.split(",", 1)[0]).size == (64, 64)
+    told = client.post("/sdapi/v1/png-info", {"image": f"data:image/png;base64,{text}"})
+    assert "Seed: 1234567" in told["info"]

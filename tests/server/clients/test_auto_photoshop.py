@@ -1,0 +1,74 @@
+"""The Photoshop plugin Auto-Photoshop: ``sdapi_py_re.js``, and ``controlnet/entry.ts`` and ``session/modes.ts``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.server.clients.conftest import Replay, picture, small
+
+UNIT: dict[str, Any] = {
+    "enabled": False,
+    "input_image": "",
+    "mask": "",
+    "module": "none",
+    "model": "none",
+    "weight": 1.0,
+    "resize_mode": "Scale to Fit (Inner Fit)",
+    "lowvram": True,
+    "processor_res": 512,
+    "threshold_a": 0,
+    "threshold_b": 0,
+    "guidance_start": 0,
+    "guidance_end": 1,
+    "guessmode": False,
+}
+BODY: dict[str, Any] = {
+    "uniqueDocumentId": "f4a1",
+    "mode": "txt2img",
+    "prompt": "a castle on a hill",
+    "negative_prompt": "",
+    "steps": 20,
+    "sampler_index": "Euler a",
+    "cfg_scale": 7,
+    "seed": "-1",
+    "batch_size": 1,
+    "width": 512,
+    "height": 512,
+    "denoising_strength": 0.7,
+    "mask_blur": 8,
+    "restore_faces": False,
+    "enable_hr": False,
+    "script_name": None,
+    "script_args": [],
+    "subseed": -1,
+    "override_settings": {},
+    "override_settings_restore_afterwards": True,
+    "controlnet_units": [UNIT, UNIT],
+    "alwayson_scripts": {"controlnet": {"args": [UNIT, UNIT]}},
+}
+
+
+def test_it_starts(client: Replay) -> None:
+    titles = [model["title"] for model in client.get("/sdapi/v1/sd-models")]
+    assert client.get("/sdapi/v1/options")["sd_model_checkpoint"] in titles
+    assert client.get("/sdapi/v1/samplers")
+    assert client.http.get("/controlnet/version").status_code == 404  # as A1111 without the extension
+    assert client.http.get("/config").json()
+    assert client.post("/sdapi/v1/options", {"inpainting_mask_weight": 0.5}) is None
+    assert client.get("/sdapi/v1/progress?skip_current_image=false")["progress"] == 0
+
+
+def test_it_draws_with_controlnet_switched_off(client: Replay) -> None:
+    assert client.post("/sdapi/v1/options", {"sd_model_checkpoint": "other"}) is None
+    drawn = client.post("/sdapi/v1/txt2img", small(BODY))
+    assert [picture(text).size for text in drawn["images"]] == [(64, 64)]
+
+
+@pytest.mark.parametrize("chosen", [{"enabled": True, "module": "canny"}, {"enabled": True, "model": "sd15 [1ab2]"}])
+def test_what_controlnet_would_change_is_refused(client: Replay, chosen: dict[str, Any]) -> None:
+    scripts = {"controlnet": {"args": [UNIT | chosen]}}
+    answer = client.http.post("/sdapi/v1/txt2img", json=small(BODY) | {"alwayson_scripts": scripts})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "There is no script 'controlnet' here: leave it out, or switch it off"

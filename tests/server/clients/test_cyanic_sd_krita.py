@@ -1,0 +1,72 @@
+"""The Krita plugin Cyanic SD: ``cyanic/sdapi_v1.py`` and the widgets that fill its body."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.server.clients.conftest import Replay, picture, small
+
+BODY: dict[str, Any] = {
+    "prompt": "a castle on a hill",
+    "negative_prompt": "people",
+    "override_settings": {"sd_model_checkpoint": "other", "sd_vae": "Automatic", "img2img_color_correction": True},
+    "override_settings_restore_afterwards": False,
+    "sampler_name": "Euler a",
+    "steps": 20,
+    "refiner": "None",
+    "refiner_switch_at": 0.8,
+    "cfg_scale": 7.0,
+    "width": 512,
+    "height": 512,
+    "n_iter": 1,
+    "batch_size": 1,
+    "seed": -1,
+    "subseed": -1,
+    "subseed_strength": 0,
+    "enable_hr": False,
+    "hr_scale": 2.0,
+    "hr_upscaler": "None",
+    "hr_second_pass_steps": 0,
+    "denoising_strength": 0.75,
+    "alwayson_scripts": {},
+}
+
+
+def test_it_connects_and_reads_its_lists(client: Replay) -> None:
+    assert client.get("/queue/status") is not None  # or it says that it is not connected
+    models = client.get("/sdapi/v1/sd-models")
+    assert client.get("/sdapi/v1/sd-vae") == []
+    assert client.get("/sdapi/v1/samplers")
+    assert client.get("/sdapi/v1/upscalers")[0]["name"] == "None"
+    assert client.get("/sdapi/v1/face-restorers") == []
+    assert [one["name"] for one in client.get("/sdapi/v1/loras")] == ["ink", "wash"]
+    assert {one["name"]: (one["prompt"], one["negative_prompt"]) for one in client.get("/sdapi/v1/prompt-styles")} == {
+        "ink": ("<lora:ink>", ""),
+        "wash": ("<lora:wash>", ""),
+    }
+    assert "controlnet" not in client.get("/sdapi/v1/scripts")["txt2img"]
+    assert [*client.get("/sdapi/v1/embeddings")["loaded"]] == []
+    assert client.get("/sdapi/v1/hypernetworks") == []
+    options = client.get("/sdapi/v1/options")
+    assert options["sd_model_checkpoint"] in [model["title"] for model in models]
+    assert options["sd_vae"] == "Automatic"
+    assert options.get("sd_model_refiner", "").lower() == "none"
+
+
+def test_it_draws_with_the_checkpoint_of_its_request(client: Replay) -> None:
+    drawn = client.post("/sdapi/v1/txt2img", small(BODY))
+    assert picture(drawn["images"][0]).size == (64, 64)
+    assert json.loads(drawn["info"])["sd_model_name"] == "other"
+    assert client.get("/sdapi/v1/options")["sd_model_checkpoint"] == "plain"
+    assert client.post("/sdapi/v1/interrupt", {}) == {}
+
+
+def test_a_prompt_style_in_the_prompt_draws_what_its_name_draws(client: Replay) -> None:
+    fixed = small(BODY) | {"seed": 7, "override_settings": {}}
+    style = client.get("/sdapi/v1/prompt-styles")[0]
+    by_text = client.post("/sdapi/v1/txt2img", fixed | {"prompt": f"a castle on a hill {style['prompt']}"})
+    by_name = client.post("/sdapi/v1/txt2img", fixed | {"styles": [style["name"]]})
+    plain = client.post("/sdapi/v1/txt2img", fixed | {"styles": ["None"]})
+    pixels = [picture(one["images"][0]).tobytes() for one in (by_text, by_name, plain)]
+    assert pixels[0] == pixels[1] != pixels[2]

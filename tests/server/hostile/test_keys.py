@@ -1,0 +1,260 @@
+"""What comes without a key, or with one that may not do this."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+
+import httpx2 as httpx
+import pytest
+from fastapi import APIRouter, Depends, WebSocket
+
+from imagegen_core import LocalEngine, Settings
+from imagegen_core.errors import StorageError
+from imagegen_core.plugins.hookspecs import hookimpl
+from imagegen_core.plugins.plugin import Plugin
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.server import require_admin
+from imagegen_core.server.app import app_of
+from imagegen_core.server.model import Model
+from imagegen_core.server.studio import Studio
+from tests.server.conftest import LIMIT, listening
+from tests.server.hostile.conftest import PROMPTLY, StartAttacked
+from tests.server.test_fuzz import Quick
+
+KEY = {"X-API-Key": "plain"}
+BIG = 31 * 2**20
+
+
+class _Routes:
+    """A plugin with guarded routes of every kind."""
+
+    @hookimpl
+    def imagegen_routes(self, app: APIRouter) -> None:
+        inner = APIRouter()
+
+        @app.get("/mine")
+        @inner.get("/mine/inner")
+        async def mine() -> str:
+            return "here"
+
+        @inner.post("/mine/admin", dependencies=[Depends(require_admin)])
+        async def change() -> str:
+            return "changed"
+
+        @app.websocket("/mine/socket")
+        async def talk(socket: WebSocket) -> None:
+            await socket.accept()
+            await socket.send_text("here")
+            await socket.close()
+
+        app.include_router(inner)
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[tuple[httpx.Client, Studio]]:
+    registry = Registry([(Plugin("mine", "imagegen-mine", "1.0"), _Routes())])  # type: ignore[list-item]
+    settings = Settings.load(environ={}, api_keys="plain", admin_keys="chief", max_pixels=256 * 256)
+    with LocalEngine(Quick()) as engine:
+        studio = Studio(settings, registry, Model.drawing_with(engine, settings, registry))
+        with listening(app_of(studio)) as url, httpx.Client(base_url=url, timeout=LIMIT) as http:
+            yield http, studio
+
+
+@pytest.fixture
+def http(guarded: tuple[httpx.Client, Studio]) -> httpx.Client:
+    return guarded[0]
+
+
+def _connect(http: httpx.Client) -> socket.socket:
+    line = socket.create_connection((http.base_url.host, int(http.base_url.port or 0)))
+    line.settimeout(LIMIT)
+    return line
+
+
+def _head(method: str, path: str, *lines: str) -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
+
+
+def _all_of(line: socket.socket) -> bytes:
+    """What comes until the server ends the connection."""
+    parts = []
+    while part := line.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    "path", ["/generate", "/superres", "/v1/images/generations", "/sdapi/v1/txt2img", "/nowhere", "/"]
+)
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x", "image/png", ""])
+def test_the_answer_comes_before_the_body(http: httpx.Client, path: str, kind: str) -> None:
+    with _connect(http) as line:
+        began = time.monotonic()
+        line.sendall(_head("POST", path, f"Content-Length: {BIG}", *([f"Content-Type: {kind}"] if kind else [])))
+        told = line.recv(65536)
+        assert time.monotonic() - began < PROMPTLY
+        assert told.startswith(b"HTTP/1.1 401 ")
+        assert b"\r\nconnection: close\r\n" in told.lower()
+        assert b"\r\nwww-authenticate: bearer\r\n" in told.lower()
+
+
+def test_the_connection_ends_though_nothing_of_the_body_came(http: httpx.Client) -> None:
+    with _connect(http) as line:
+        line.sendall(_head("POST", "/generate", f"Content-Length: {BIG}"))
+        assert b"401 Unauthorized" in _all_of(line)
+
+
+def test_a_client_that_waits_for_leave_to_send_gets_none(http: httpx.Client) -> None:
+    with _connect(http) as line:
+        line.sendall(_head("POST", "/generate", "Content-Length: 9", "Expect: 100-continue"))
+        assert line.recv(65536).startswith(b"HTTP/1.1 401 ")  # and no 100: RFC 9110, section 10.1.1
+
+
+def test_a_body_without_end_is_not_read_for_ever(http: httpx.Client) -> None:
+    with _connect(http) as line:
+        line.sendall(_head("POST", "/generate", "Transfer-Encoding: chunked"))
+        with contextlib.suppress(OSError):  # the server hangs up
+            for _ in range(LIMIT * 100):
+                line.sendall(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+                time.sleep(0.01)
+            raise AssertionError("the server read on")
+
+
+def test_a_client_that_sends_first_reads_the_answer(http: httpx.Client) -> None:
+    answer = httpx.post(
+        http.base_url.join("/generate"), content=b" " * BIG, headers={"Content-Type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["type"]) == (401, "unauthorized")
+
+
+def test_31_mb_of_json_without_a_key_disturb_nobody(attack: StartAttacked) -> None:
+    server = attack(IMAGEGEN_API_KEYS="plain")
+    body = b"[" + b"[]," * (BIG // 3 - 1) + b"1]"
+    before = server.memory
+    with server.watch() as health:
+        for _ in range(3):
+            answer = httpx.post(
+                f"{server.url}/sdapi/v1/png-info", content=body, headers={"Content-Type": "application/json"}
+            )
+            assert answer.status_code == 401
+    assert health.worst < PROMPTLY
+    assert health.peak < before + 50 * 2**20
+
+
+def test_every_route_wants_a_key_but_what_is_open(guarded: tuple[httpx.Client, Studio]) -> None:
+    http, _ = guarded
+    open_to_all = {"/", "/health", "/ready"}
+    paths = http.get("/openapi.json").json()["paths"]
+    assert {"/mine", "/mine/inner", "/mine/admin"} <= paths.keys()
+    for path in {*paths, "/nowhere", "/metrics", "/page", "/storage/a-picture.png"} - open_to_all:
+        concrete = re.sub(r"\{\w+\}", "x", path)
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+            assert http.request(method, concrete).status_code == 401, (method, path)
+
+
+def test_what_is_open_is_only_read(http: httpx.Client) -> None:
+    for path in ("/", "/health", "/ready", "/docs", "/redoc", "/openapi.json", "/page/app.js"):
+        assert http.get(path).status_code == 200, path
+        assert http.head(path).status_code == 200, path
+        for method in ("POST", "PUT", "PATCH", "DELETE"):
+            assert http.request(method, path).status_code == 401, (method, path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//metrics",
+        "/page/../metrics",
+        "/page/%2e%2e/metrics",
+        "/health/../metrics",
+        "/METRICS",
+        "/metrics/",
+        "/health/x",
+        "/%6detrics",
+    ],
+)
+def test_no_other_spelling_opens_a_route(http: httpx.Client, path: str) -> None:
+    with _connect(http) as line:
+        line.sendall(_head("GET", path, "Connection: close"))
+        told = _all_of(line)
+    assert told.split(b" ")[1] in (b"401", b"404"), told
+    assert b"imagegen_" not in told
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer plain,chief"},
+        {"Authorization": "bearer\tplain"},
+        {"X-API-Key": ""},
+        {"X-API-Key": "plain\u00e9"},
+        {"X-API-Key": "PLAIN"},
+        {"Cookie": "key=plain"},
+        {"Authorization": "Basic OnBsYWlu\x80"},
+    ],
+)
+def test_no_other_spelling_is_a_key(http: httpx.Client, headers: dict[str, str]) -> None:
+    encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    assert http.get("/metrics", headers=encoded).status_code == 401  # type: ignore[arg-type]
+
+
+def test_a_plugins_routes_of_every_kind_want_a_key(http: httpx.Client) -> None:
+    assert http.get("/mine/inner", headers=KEY).json() == "here"
+    assert http.post("/mine/admin", headers=KEY).status_code == 403
+    assert http.post("/mine/admin", headers={"X-API-Key": "chief"}).json() == "changed"
+    handshake = (
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==",
+    )
+    for shown, status in (((), b"403"), (("X-API-Key: plain",), b"101")):
+        with _connect(http) as line:
+            line.sendall(_head("GET", "/mine/socket", *handshake, *shown))
+            assert line.recv(65536).split(b" ")[1] == status
+
+
+SECRET = "redis://annika:hunter2@10.0.0.7:6379/0?token=geheim"
+
+
+@pytest.fixture
+def broken_store(guarded: tuple[httpx.Client, Studio], monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(key: str) -> bytes | None:
+        raise StorageError(
+            f"The storage {SECRET} in /srv/pictures does not work (refused): see whether it can be reached"
+        )
+
+    monkeypatch.setattr(guarded[1].store, "get", get)
+
+
+@pytest.mark.usefixtures("broken_store")
+def test_without_a_key_nothing_is_told_of_the_server(
+    guarded: tuple[httpx.Client, Studio], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    http, studio = guarded
+    monkeypatch.setattr(studio.model, "state", "failed")
+    monkeypatch.setattr(studio.model, "failure", f"Cannot load /srv/models/secret.safetensors from {SECRET}")
+    stored = "/storage/0b9a4c8e-2f6d-4c39-9f0a-0d7c1e2b3a4f"
+    assert http.get("/ready").json() == {"status": "failed"}
+    assert http.get("/health").json() == {"status": "ok", "model": "failed"}
+    assert http.get(stored).json()["type"] == "storage"
+    for path in ("/ready", "/health", stored, "/metrics"):
+        for secret in ("srv", "10.0.0.7", "annika", "hunter2", "geheim"):
+            assert secret not in http.get(path).text, path
+    assert "/srv/models/secret.safetensors" in http.get("/ready", headers=KEY).json()["detail"]
+    assert "/srv/pictures" in http.get(stored, headers=KEY).json()["detail"]
+    for path in ("/ready", stored):
+        for secret in ("annika", "hunter2", "geheim"):
+            assert secret not in http.get(path, headers=KEY).text, path
+
+
+def test_a_message_in_the_shape_of_the_api(http: httpx.Client) -> None:
+    assert http.get("/v1/models").json()["error"]["type"] == "authentication_error"
+    assert http.get("/sdapi/v1/options").json()["error"] == "unauthorized"
+    assert json.loads(http.get("/metrics").content)["type"] == "unauthorized"

@@ -1,0 +1,224 @@
+"""Clients that send or read slowly, or open connections without end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from imagegen_core.server.connection_limits import ConnectionLimits
+from tests.engine.faults import Gate
+from tests.server.conftest import LIMIT, StartServer, listening
+from tests.server.hostile.conftest import PROMPTLY, StartAttacked
+
+SECONDS = 0.5
+"""The limit of the servers here."""
+
+HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 200000\r\n\r\n"
+CHUNKED = POST.replace(b"Content-Length: 200000", b"Transfer-Encoding: chunked")
+ANSWER = 30_000_000
+TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\n"
+
+
+async def _application(scope: Any, receive: Any, send: Any) -> None:
+    """Answers ``/early`` before the body came, ``/large`` and ``/stream`` with much, and else what was sent."""
+    if scope["type"] != "http":
+        return
+    body, more = b"", scope["path"] not in ("/early", "/stream")
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body, more = body + message["body"], message["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    if scope["path"] == "/large":
+        body = bytes(ANSWER)
+    for _ in range(1000 * (scope["path"] == "/stream")):
+        await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with listening(_application, ConnectionLimits(100, 100, SECONDS)) as url:
+        yield url
+
+
+def _connect(url: str, sent: bytes = b"", **options: Any) -> socket.socket:
+    parsed = httpx.URL(url)
+    connection = socket.create_connection((parsed.host, parsed.port or 80), LIMIT, **options)
+    connection.sendall(sent)
+    return connection
+
+
+def _read(connection: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    told = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := connection.recv(1_000_000):
+            told += piece
+    return told
+
+
+def test_who_stops_sending_is_given_up_in_time(address: str) -> None:
+    beginnings = {
+        b"": b"",
+        b"\r\n": TIMED_OUT,
+        b"G": TIMED_OUT,
+        HEAD: TIMED_OUT,
+        POST: TIMED_OUT,
+        POST + b"{": TIMED_OUT,
+        CHUNKED: TIMED_OUT,
+        CHUNKED + b"1\r\n{\r\n": TIMED_OUT,
+        CHUNKED + b"2\r\n{}\r\n0\r\nTrailer: ": TIMED_OUT,
+        HEAD + b"\r\n" + HEAD: b"HTTP/1.1 200 OK\r\n",
+    }
+    began = time.monotonic()
+    for sent, connection in [(sent, _connect(address, sent)) for sent in beginnings]:
+        with connection:
+            told = _read(connection)
+            assert told.partition(b"\n")[0] == beginnings[sent].rstrip(b"\n"), sent
+    assert time.monotonic() - began < 5 + 5 * SECONDS  # keep-alive takes 5 s
+
+
+def test_a_sentence_tells_why(address: str) -> None:
+    with _connect(address, POST) as connection:
+        head, _, body = _read(connection).partition(b"\r\n\r\n")
+    assert b"Connection: close" in head
+    assert json.loads(body)["detail"].startswith("The request did not arrive in time: send its headers within 0.5 s")
+
+
+def _trickle(address: str, sent: bytes, piece: bytes) -> float:
+    """Send `piece` again and again until the server closes; returns the seconds that took."""
+    began = time.monotonic()
+    with _connect(address, sent) as connection, contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        connection.settimeout(SECONDS / 5)
+        while time.monotonic() - began < LIMIT:
+            connection.sendall(piece)
+            with contextlib.suppress(TimeoutError):
+                if not connection.recv(65536):
+                    break
+    return time.monotonic() - began
+
+
+def test_who_sends_a_little_now_and_then_is_given_up_too(address: str) -> None:
+    trickles = [
+        (HEAD, b"X-A: b\r\n"),
+        (HEAD + b"X: ", b"a"),
+        (b"", b"\r\n"),
+        (HEAD + b"\r\n", b"\r\n"),
+        (POST, b"{"),
+        (CHUNKED, b"1\r\n{\r\n"),
+        (CHUNKED + b"1;", b"a"),
+        (CHUNKED + b"0\r\n", b"A: b\r\n"),
+        (POST.replace(b"/generate", b"/early"), b"{" * 1000),
+    ]
+    with ThreadPoolExecutor(len(trickles)) as pool:
+        for seconds, trickle in zip(pool.map(lambda each: _trickle(address, *each), trickles), trickles, strict=True):
+            assert seconds < 8 * SECONDS + 2, trickle
+
+
+@pytest.mark.parametrize(
+    ("sent", "piece"),
+    [
+        (HEAD, b"X-A: b\r\n" * 1000),
+        (HEAD + b"X: ", b"a" * 8000),
+        (b"GET /", b"a" * 8000),
+        (CHUNKED, b"1\r\n{\r\n" * 1000),
+        (CHUNKED + b"1;", b"a" * 8000),
+        (CHUNKED + b"0\r\n", b"A: b\r\n" * 1000),
+        (CHUNKED + b"0\r\nA: ", b"a" * 8000),
+    ],
+)
+def test_what_surrounds_a_body_has_an_end(address: str, sent: bytes, piece: bytes) -> None:
+    taken = 0
+    with _connect(address, sent) as connection, contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        while taken < 100_000_000:
+            connection.sendall(piece)
+            taken += len(piece)
+    assert taken < 10_000_000  # most of it in the kernel's buffers
+
+
+def test_a_slow_body_that_moves_on_is_waited_for(address: str) -> None:
+    with _connect(address, POST.replace(b"200000", b"6000") + b"a" * 1000) as connection:
+        for _ in range(5):
+            time.sleep(SECONDS / 2)
+            connection.sendall(b"a" * 1000)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+
+
+def test_an_answer_that_nobody_reads_is_let_go(address: str) -> None:
+    for path in (b"/large", b"/stream"):
+        with _connect(address, HEAD.replace(b"/health", path) + b"\r\n") as connection:
+            time.sleep(3 * SECONDS)
+            assert len(_read(connection)) < ANSWER, path
+
+
+@pytest.mark.parametrize("header", [b"", b"Connection: close\r\n"])
+def test_an_answer_that_is_read_slowly_is_whole(address: str, header: bytes) -> None:
+    with _connect(address, HEAD.replace(b"/health", b"/large") + header + b"\r\n") as connection:
+        told = 0
+        while told < ANSWER:
+            told += len(connection.recv(1_000_000))
+            time.sleep(SECONDS / 20)
+
+
+@contextlib.contextmanager
+def _held(url: str, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(_connect(url, sent)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD, POST, HEAD + b"\r\n"], ids=["silent", "half a head", "a body", "idle"])
+def test_connections_without_a_request_make_room(sent: bytes) -> None:
+    with listening(_application, ConnectionLimits(8, 8, 20)) as url, _held(url, 50, sent):
+        assert httpx.post(f"{url}/generate", content=b"a", timeout=LIMIT).content == b"a"
+
+
+def test_an_address_has_a_share() -> None:
+    limits = ConnectionLimits(8, 2, 20, many=())
+    with (
+        listening(_application, limits) as url,
+        _held(url, 2, HEAD.replace(b"/health", b"/stream") + b"\r\n") as connections,
+    ):
+        for connection in connections:
+            assert connection.recv(12) == b"HTTP/1.1 200"
+        with _connect(url, HEAD.replace(b"/health", b"/") + b"\r\n") as third:
+            assert third.recv(65536).startswith(b"HTTP/1.1 503 ")
+        with _connect(url, HEAD + b"\r\n", source_address=("127.0.0.2", 0)) as other:
+            assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_more_requests_than_connections_are_refused_and_probes_are_not(serve: StartServer) -> None:
+    server, gate = serve(max_connections=4), Gate(shut=True)
+    server.worker.before["step"] = gate
+    job = server.http.post("/v1/jobs", json={"prompt": "a", "size": "64x64"}).json()["id"]
+    events = f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with _held(server.url, 4, events) as connections:
+        for connection in connections:
+            assert connection.recv(12) == b"HTTP/1.1 200"
+        refused = httpx.get(f"{server.url}/v1/models", timeout=LIMIT)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        assert refused.json()["error"]["message"].startswith("This server has 4 connections, as many as it takes")
+        for probe in ("/health", "/ready"):
+            assert httpx.get(server.url + probe, timeout=LIMIT).status_code == 200
+    gate.open()
+    server.until(lambda: httpx.get(f"{server.url}/v1/models", timeout=LIMIT).is_success)
+
+
+def test_a_thousand_slow_connections_delay_nobody(attack: StartAttacked) -> None:
+    server = attack(IMAGEGEN_READ_TIMEOUT="5")
+    attacks = (HEAD, POST, CHUNKED, b"")
+    with contextlib.ExitStack() as stack, server.watch() as watch:
+        for number in range(1000):
+            stack.enter_context(_connect(server.url, attacks[number % len(attacks)]))
+        assert server.draw().status_code == 200
+    assert watch.worst < PROMPTLY
