@@ -49,6 +49,10 @@ _EXAMPLES: Mapping[str, Any] = {
     "default_size": "1024x1024",
     "upscaler": "lanczos",
     "api_keys": ["a-long-random-word"],
+    "admin_keys": ["another-long-random-word"],
+    "allowed_hosts": ["pictures.example.org"],
+    "cors_origins": ["https://pictures.example.org"],
+    "trusted_proxies": ["127.0.0.1"],
     "storage_url": "/var/lib/pictures",
 }
 _STYLE = """[styles.papercut]
