@@ -6,7 +6,12 @@ import posixpath
 import re
 from pathlib import Path
 
-_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
+_PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "RELEASING.md": "releasing.md",
+    "CHANGELOG.md": "changes.md",
+}
 # Where a source file is explained, for links that lead to it.
 _EXPLAINED = {
     "src/imagegen_core/worker.py": "reference/python.md#imagegen_core.Worker",
