@@ -48,11 +48,12 @@ _EXAMPLES: Mapping[str, Any] = {
     "replica_gpus": 1,
     "default_size": "1024x1024",
     "upscaler": "lanczos",
+    "root_path": "/ai",
+    "trusted_proxies": ["127.0.0.1", "10.0.0.0/8"],
     "api_keys": ["a-long-random-word"],
     "admin_keys": ["another-long-random-word"],
+    "cors_origins": ["http://localhost:5173"],
     "allowed_hosts": ["pictures.example.org"],
-    "cors_origins": ["https://pictures.example.org"],
-    "trusted_proxies": ["127.0.0.1"],
     "storage_url": "/var/lib/pictures",
 }
 _STYLE = """[styles.papercut]
@@ -93,7 +94,7 @@ def toml_of(name: str) -> str:
     if name in _TABLES:
         return _TABLES[name]
     default = Settings.model_fields[name].get_default(call_default_factory=True)
-    return f"{name} = {json.dumps(_EXAMPLES[name] if default in (None, ()) else default)}"
+    return f"{name} = {json.dumps(_EXAMPLES[name] if default in (None, (), '') else default)}"
 
 
 def _section(name: str, description: str) -> str:

@@ -11,6 +11,7 @@ _PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "RELEASING.md": "releasing.md",
     "CHANGELOG.md": "changes.md",
+    "SECURITY.md": "security.md",
 }
 # Where a source file is explained, for links that lead to it.
 _EXPLAINED = {

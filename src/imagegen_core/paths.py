@@ -18,5 +18,5 @@ def expanded(path: str | Path) -> Path:
     except RuntimeError as error:
         start = Path(path).parts[0]
         raise SettingsError(
-            f"Cannot tell what {start} in {path} stands for: set HOME, or write the whole path"
+            f"No home folder is known for {start} in {path}: set HOME, or write the whole path"
         ) from error

@@ -9,7 +9,7 @@ HIDDEN = "***"
 _WORD = re.compile(r"[^\s'\"<>]+")
 # The value of any parameter whose name ends so, such as X-Amz-Signature or access_token.
 _SECRET = re.compile(
-    r"(?P<name>(?:token|sig|signature|key|keyid|password|passwd|pwd|secret|credential|credentials)=)[^&#\s'\"<>]+",
+    r"(?P<name>(?:token|sig|signature|key|keyid|password|passwd|pass|pwd|secret|credentials?|auth)=)[^&#\s'\"<>]+",
     re.IGNORECASE,
 )
 

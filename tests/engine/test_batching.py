@@ -69,6 +69,18 @@ def test_pairs_of_rows_are_batched_too() -> None:
     assert size.choose([2] * 20) == LARGEST // 2
 
 
+def test_what_memory_did_not_take_is_tried_again_after_a_while() -> None:
+    size = BatchSize(exact=False, fits=8)
+    _settle(size, _free, [1] * 20)
+    assert size.rows == 8
+    size.halve(8)
+    size.halve(4)
+    _settle(size, _free, [1] * 20, steps=400)
+    assert size.rows == 2
+    _settle(size, _free, [1] * 20, steps=400)
+    assert size.rows == 8
+
+
 def test_memory_limits_it() -> None:
     size = BatchSize(exact=False, fits=5)
     _settle(size, _free, [1] * 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import CancelledError
 from types import SimpleNamespace
 from typing import Any
@@ -236,3 +237,25 @@ def test_a_plain_worker_is_served_a_job_at_a_time_and_cancelled_between_jobs(sta
         bad.result(60)
     assert plain.drawn == ["one", "three"]
     assert "whole jobs" in engine.report().because
+
+
+def test_many_other_sizes_leave_what_is_known_of_the_native_one(worker: Any, start: StartEngine) -> None:
+    engine = start(worker)
+    native = engine.report().groups[0].kind
+    tickets = [engine.submit(ask(size=f"{8 * width}x64", num_inference_steps=1)) for width in range(1, 70)]
+    for ticket in tickets:
+        ticket.result(60)
+    kinds = [group.kind for group in engine.report().groups]
+    assert native in kinds
+    assert len(kinds) == 64
+
+
+def test_a_time_without_requests_does_not_make_the_next_client_wait_longer(
+    worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, hour = start(worker, queue_limit=1), 3600.0
+    engine.submit(ask()).result(60)
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + hour)
+    engine.submit(ask()).result(60)
+    assert engine._line._pace < 60

@@ -42,11 +42,16 @@ class Process:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
 
-@contextlib.contextmanager
-def serving(tmp_path: Path, checkpoint: Path, **environ: str) -> Iterator[Process]:
+def free_port() -> int:
+    """A port of loopback where nobody listens at the moment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(tmp_path: Path, checkpoint: Path, **environ: str) -> Iterator[Process]:
+    port = free_port()
     log = tmp_path / "log"
     variables = {"MODEL": str(checkpoint), "CUDA_DTYPE": "fp32", "PORT": str(port), "OMP_WAIT_POLICY": "PASSIVE"}
     with log.open("w") as stderr:

@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 import diffusers
 import pytest
+import torch
 import webuiapi
 from fastapi.testclient import TestClient
 from PIL import Image
+from safetensors.torch import save_file
 
 from imagegen_core import LocalEngine, Settings, read_recipe
 from imagegen_core.errors import InvalidRequestError
@@ -444,9 +446,19 @@ def test_lists_are_empty_where_there_is_nothing(client: webuiapi.WebUIApi, serve
         assert server.http.post(f"/sdapi/v1/{path}").json() == {}, path
 
 
+def test_embeddings_are_listed_with_their_vectors(sdxl_checkpoint: Path, tmp_path: Path) -> None:
+    save_file({part: torch.randn(2, 32) for part in ("clip_l", "clip_g")}, tmp_path / "papercut.safetensors")
+    on_cpu: dict[str, Any] = {"model": str(sdxl_checkpoint), "device": "cpu", "dtype": "fp32"}
+    settings = Settings(embeddings_root=tmp_path, **on_cpu)
+    with LocalEngine(DiffusersSDXLCudaWorker(settings=settings)) as engine:
+        told = TestClient(create_app(settings, engine)).get("/sdapi/v1/embeddings").json()
+    unknown = dict.fromkeys(("step", "sd_checkpoint", "sd_checkpoint_name"))
+    assert told == {"loaded": {"papercut": {**unknown, "shape": 32, "vectors": 2}}, "skipped": {}}
+
+
 def test_long_lists_are_refused_before_they_are_looked_at(server: Running) -> None:
-    answer = server.http.post("/sdapi/v1/txt2img", json={"styles": [1] * 100_000})
+    answer = server.http.post("/sdapi/v1/txt2img", json={"styles": [1] * 9_000})
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith("Invalid styles.0 1: ")
-    answer = server.http.post("/sdapi/v1/txt2img", json={"styles": [None] * 100_000})
+    answer = server.http.post("/sdapi/v1/txt2img", json={"styles": [None] * 9_000})
     assert "at most 64 items" in answer.json()["detail"]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
 import re
+import socket
+import struct
+import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
@@ -29,11 +34,14 @@ from imagegen_core.server.routes.a1111 import Txt2ImgBody
 from imagegen_core.server.routes.a1111.pictures import ExtraBody
 from imagegen_core.server.routes.openai import ImagesBody
 from tests.server.conftest import LIMIT, listening
+from tests.server.hostile.conftest import PROMPTLY, HealthWatch
 
 logger = logging.getLogger(__name__)
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 """Requests for each route and kind; 300 make 10,000 and more."""
+
+_LONGEST, _LARGEST = 100_000, 3_000_000  # characters of a text, bytes of a body
 
 fuzzed = settings(
     max_examples=EXAMPLES,
@@ -41,6 +49,7 @@ fuzzed = settings(
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
+fuzzed_heavily = settings(fuzzed, max_examples=EXAMPLES // 4 + 1)
 
 
 class Quick:
@@ -161,6 +170,129 @@ def test_addresses_of_every_kind(address: str, path: str, part: str, method: str
     headers = {"Last-Event-ID": header.strip(), "Idempotency-Key": header.strip(), "X-Request-ID": header.strip()}
     answer = httpx.request(method, f"{address}{path.format(quote(part))}", headers=headers, timeout=LIMIT)
     _check(answer)
+
+
+_LONG = st.builds(
+    lambda pieces, times: ("".join(pieces) * times)[:_LONGEST],
+    st.lists(
+        st.sampled_from([*":([<>])|\\,. 1aé\u3042", "BREAK ", "AND ", ":1.1)", "<lora:", "\U0001f600"]),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from([1, 100, 10_000, _LONGEST]),
+)
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/jobs", "/v1/images/generations", "/sdapi/v1/txt2img"])
+@fuzzed_heavily
+@given(field=st.sampled_from(["prompt", "negative_prompt", "scheduler", "size", "mode", "unheard-of"]), text=_LONG)
+def test_long_texts(address: str, path: str, field: str, text: str) -> None:
+    body = {"prompt": "a star", "size": "8x8", "width": 8, "height": 8, field: text}
+    with _prompt(address):
+        _check(httpx.post(f"{address}{path}", json=body, timeout=LIMIT))
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@fuzzed_heavily
+@given(
+    opening=st.sampled_from(
+        ["[", '{"a":', '[{"prompt":', '{"prompt":[', '{"styles":["a",', '{"alwayson_scripts":{"x":']
+    ),
+    depth=st.sampled_from([50, 300, 5_000, 100_000]),
+    closing=st.booleans(),
+)
+def test_deep_json(address: str, method: str, path: str, opening: str, depth: int, closing: bool) -> None:
+    pairs = {"[": "]", "{": "}"}
+    ends = "".join(pairs[sign] for sign in reversed(opening) if sign in pairs)
+    body = opening * depth + "1" + (ends * depth if closing else "")
+    with _prompt(address):
+        _check(httpx.request(method, f"{address}{path}", content=body.encode(), headers=_json(), timeout=LIMIT))
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@fuzzed_heavily
+@given(
+    field=st.sampled_from(FIELDS),
+    item=st.sampled_from(["1", "null", '"a"', "[]", "{}", "1e999", "-", '"\\ud83d"', "9" * 5_000]),
+    count=st.sampled_from([1, 1_000, 200_000]),
+    keyed=st.booleans(),
+)
+def test_wide_json(address: str, method: str, path: str, field: str, item: str, count: int, keyed: bool) -> None:
+    items = [f'"{number}":{item}' for number in range(count)] if keyed else [item] * count
+    inner = ",".join(items)
+    body = f'{{"{field}":{"{" if keyed else "["}{inner}{"}" if keyed else "]"}}}'[:_LARGEST]
+    with _prompt(address):
+        _check(httpx.request(method, f"{address}{path}", content=body.encode(), headers=_json(), timeout=LIMIT))
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@fuzzed
+@given(
+    field=st.sampled_from([*FIELDS, "a"]),
+    half=st.sampled_from([r"\ud83d", r"\udc00", r"a\ud83db", r"\ud83d\ud83d"]),
+    key=st.booleans(),
+)
+def test_half_characters(address: str, method: str, path: str, field: str, half: str, key: bool) -> None:
+    body = f'{{"prompt": "a star", "size": "8x8", "{half if key else field}": "{half}"}}'
+    answer = httpx.request(method, f"{address}{path}", content=body.encode(), headers=_json(), timeout=LIMIT)
+    _check(answer)
+    answer.content.decode()  # an answer echoes no half of a character
+
+
+def _huge(form: str, width: int, height: int) -> bytes:
+    """The beginning of a picture that says it is that large."""
+    if form == "png":
+        header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    if form == "gif":
+        return b"GIF89a" + struct.pack("<HHBBB", width % 65536, height % 65536, 0x80, 0, 0) + bytes(6) + b";"
+    if form == "bmp":
+        return b"BM" + struct.pack("<IHHIIiiHH", 54, 0, 0, 54, 40, width, height, 1, 24) + bytes(24)
+    bits = (width - 1) % 16384 | ((height - 1) % 16384) << 14
+    lossless = b"\x2f" + struct.pack("<I", bits) + b"\x07\x10\x11\x11\x88\x88\xfe\x07"
+    chunk = b"VP8L" + struct.pack("<I", len(lossless)) + lossless + bytes(len(lossless) % 2)
+    return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
+
+
+@fuzzed_heavily
+@given(
+    form=st.sampled_from(["png", "gif", "bmp", "webp"]),
+    width=st.sampled_from([1, 9_000, 16_384, 2**31 - 1]),
+    height=st.sampled_from([1, 9_000, 16_384, 2**31 - 1]),
+    rest=st.binary(max_size=40),
+)
+def test_pictures_that_say_they_are_huge(address: str, form: str, width: int, height: int, rest: bytes) -> None:
+    picture = _huge(form, width, height) + rest
+    with _prompt(address):
+        _check(httpx.post(f"{address}/superres", files={"file": ("a", picture, "image/png")}, timeout=LIMIT))
+        for path in ("png-info", "extra-single-image"):
+            body = {"image": base64.b64encode(picture).decode()}
+            _check(httpx.post(f"{address}/sdapi/v1/{path}", json=body, timeout=LIMIT))
+
+
+@fuzzed_heavily
+@given(data=st.data(), ends=st.booleans())
+def test_requests_in_pieces(address: str, data: st.DataObject, ends: bool) -> None:
+    body = b'{"prompt": "a star", "size": "8x8"}'
+    headers = {"Host": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(body))}
+    lines = ["POST /generate HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    whole = "\r\n".join(lines).encode() + body
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=LIMIT) as connection:
+        for start, end in pairwise([0, *cuts, len(whole) if ends else max(cuts, default=0)]):
+            connection.sendall(whole[start:end])
+        if ends:
+            assert connection.recv(12) == b"HTTP/1.1 200"
+    assert httpx.get(f"{address}/health", timeout=LIMIT).status_code == 200
+
+
+@contextmanager
+def _prompt(address: str) -> Iterator[None]:
+    """Whether ``/health`` answers at once while something else is asked."""
+    with HealthWatch(address) as health:
+        yield
+    assert health.worst < PROMPTLY
 
 
 def _json() -> dict[str, str]:

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import time
@@ -19,7 +18,7 @@ import httpx2 as httpx
 import pytest
 
 from tests.server.conftest import LIMIT
-from tests.server.processes import Process, serving
+from tests.server.processes import Process, free_port, serving
 
 _NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 _CHROMIUM = shutil.which("chromium")
@@ -61,7 +60,12 @@ class Proxied:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, sdxl_checkpoint: Path) -> Iterator[Process]:
-    environ = {"IMAGEGEN_TRUSTED_PROXIES": "127.0.0.1", "IMAGEGEN_API_KEYS": _KEY, "IMAGEGEN_ROOT_PATH": "/ai"}
+    environ = {
+        "IMAGEGEN_ALLOWED_HOSTS": "pictures.example.org",
+        "IMAGEGEN_API_KEYS": _KEY,
+        "IMAGEGEN_ROOT_PATH": "/ai",
+        "IMAGEGEN_TRUSTED_PROXIES": "127.0.0.1",
+    }
     with serving(tmp_path_factory.mktemp("proxied"), sdxl_checkpoint, **environ) as running:
         running.until_ready()
         yield running
@@ -72,10 +76,7 @@ def proxied(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: Process
 ) -> Iterator[Proxied]:
     assert _NGINX, "CI tests the proxy: apt-get install nginx-light"
-    folder = tmp_path_factory.mktemp("nginx")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
     _make_certificate(folder)
     site = _CONFIGURATION.read_text()
     for written, meant in {
@@ -136,6 +137,11 @@ def test_every_link_leads_back_through_the_proxy(proxied: Proxied) -> None:
     assert "error" in http.post("/ai/v1/images/generations", json={"n": 0}).json()
 
 
+def test_only_its_own_names_are_answered(proxied: Proxied) -> None:
+    for host, status in (("pictures.example.org", 200), ("evil.example", 421)):
+        assert proxied.http.get("/ai/v1/models", headers={"Host": host}).status_code == status
+
+
 def test_events_come_as_they_happen(proxied: Proxied) -> None:
     long = {"prompt": "a star", "size": "512x512", "num_inference_steps": 50}
     job = proxied.http.post("/ai/v1/jobs", json=long).headers["Location"]
@@ -150,7 +156,7 @@ def test_the_log_names_the_clients_address_in_one_line(proxied: Proxied) -> None
     forged = {"X-Forwarded-For": "1.2.3.4", "X-Forwarded-Host": "evil.example", "Authorization": f"Bearer {_KEY}"}
     with httpx.Client(base_url=proxied.url, transport=transport, timeout=LIMIT) as http:
         assert http.get("/ai/a%0a%1b[31mb%e2%80%a8", headers=forged).status_code == 404
-    (record,) = [one for one in proxied.server.records() if one["message"] == "GET /ai/a%0A%1B%5B31mb%E2%80%A8 404"]
+    *_, record = [one for one in proxied.server.records() if one["message"] == "GET /ai/a%0A%1B%5B31mb%E2%80%A8 404"]
     assert record["client"] == "127.0.0.9"
     assert _KEY not in proxied.server.log.read_text()
 

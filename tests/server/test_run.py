@@ -98,6 +98,7 @@ def test_prompts_are_logged_where_that_is_asked_for(tmp_path: Path, sdxl_checkpo
         ({"STORAGE_PROVIDER": "nix"}, "Unknown storage 'nix': expected filesystem, memory, redis or disabled"),
         ({"STORAGE_PROVIDER": "filesystem"}, "set STORAGE_URL to a folder"),
         ({"PORT": "x"}, "Invalid PORT 'x'"),
+        ({"IMAGEGEN_MAX_CONNECTIONS": "100000000"}, "IMAGEGEN_MAX_CONNECTIONS=100000000 needs 100000128 open files"),
         ({"IMAGEGEN_UPSCALER": "nix"}, "No upscaler 'nix'"),
         ({"CUDA_DEVICE": "cpu,cpu", "NUM_WORKERS": "1"}, "NUM_WORKERS=1 is fewer than the 2 devices of CUDA_DEVICE"),
     ],

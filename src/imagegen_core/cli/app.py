@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -38,7 +41,8 @@ from imagegen_core.plugins.registry import Registry
 _FAILED = 1
 _WRONG_INPUT = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count it
-_NOBODY_READS = 141  # 128 + SIGPIPE
+_NOBODY_READS = 1  # as typer has it where it finds out first
+_OF_STREAMS = (errno.EBADF, errno.EIO, errno.ENOSPC)
 _FAILURES = (DeadlineError, EngineClosedError, OutOfMemoryError, StorageError, WriteError)
 
 
@@ -49,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The words after ``imagegen``; None takes the process's.
     """
     streams.prepare()
+    _name_temporary_folder()
     leave_out_broken_distributions()
     logging.basicConfig(handlers=[console.LogHandler()], level=logging.WARNING, format="%(message)s")
     try:
@@ -79,6 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (OSError, WriteError):  # told above
         streams.discard(sys.stdout)
     sys.exit(code)
+
+
+def _name_temporary_folder() -> None:
+    """Where no folder can be written to, have `tempfile` name one all the same: torch asks for it when imported."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - nothing is written there
 
 
 def _run(words: Sequence[str]) -> int:
@@ -119,12 +132,10 @@ def _print_version(wanted: bool) -> None:
 
 
 def _system_sentence(error: OSError) -> str:
-    """What the system refused: to write to stdout, which then refuses once more, or to use a file."""
-    try:
-        streams.flush()
-    except (BrokenPipeError, WriteError) as refused:
-        return str(refused)
-    return unexpected(error) if error.filename is None else f"Cannot use {error.filename}: {error.strerror}"
+    """What the system refused: to use a file, or to write to a stream, whose errors name none."""
+    if error.filename is not None:
+        return f"Cannot use {error.filename}: {error.strerror}"
+    return str(streams.cannot_write(error)) if error.errno in _OF_STREAMS else unexpected(error)
 
 
 def _usage_sentence(error: typer.TyperException) -> str:

@@ -45,11 +45,11 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
 def _shown(name: str, value: Any) -> Any:
     """A value without what is secret in it."""
-    from imagegen_core.storage import without_password
+    from imagegen_core.redaction import redact
 
     if name in ("api_keys", "admin_keys"):
         return ["…" for _ in value]
-    return without_password(value) if name == "storage_url" and value else value
+    return redact(value) if name == "storage_url" and value else value
 
 
 def _row(title: str, name: str, settings: Any) -> dict[str, Any]:

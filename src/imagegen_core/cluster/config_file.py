@@ -10,9 +10,9 @@ from ray.serve.schema import ServeDeploySchema
 from imagegen_core.cluster.application import DRAWER, FRONT, NAME, drawer_options, front_options
 from imagegen_core.cluster.front import check_store
 from imagegen_core.modes import load_modes, modes_path
+from imagegen_core.redaction import redact
 from imagegen_core.server.access import check_address
 from imagegen_core.settings import Settings, variables
-from imagegen_core.storage.store import without_password
 
 _ELSEWHERE = {"engine", "host", "port", "replicas", "max_replicas", "shutdown_limit"}
 """What stands in the options of Ray Serve, and not among the application's arguments."""
@@ -63,7 +63,7 @@ def _tunable(options: dict[str, Any]) -> dict[str, Any]:
 def _secrets(settings: Settings) -> set[str]:
     """The settings that no file should hold."""
     secrets = {name for name in ("api_keys", "admin_keys") if getattr(settings, name)}
-    if settings.storage_url and without_password(settings.storage_url) != settings.storage_url:
+    if settings.storage_url and redact(settings.storage_url) != settings.storage_url:
         secrets.add("storage_url")
     return secrets
 

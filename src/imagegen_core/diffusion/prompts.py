@@ -1,4 +1,4 @@
-"""Prompts as people write them: weights in brackets, embeddings by name, and as long as they like.
+"""Prompts as people write them: weights in brackets, embeddings by name, in as many chunks as they take.
 
 The syntax and what it means are A1111's (stable-diffusion-webui, ``modules/prompt_parser.py`` and
 ``modules/sd_hijack_clip.py``): ``(word)`` weighs 1.1 times, ``[word]`` 1.1 times less, ``(word:1.3)`` 1.3 times; a

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from cachetools import LRUCache
@@ -269,13 +269,9 @@ class DiffusionWorker(ABC):
     def begin_in_parts(self, job: Job) -> Parts[Denoising]:
         """Do what `begin` does, a chunk of the prompt at a time: see `imagegen_core.worker.BeginningInParts`."""
         parts = self._begun(job)
-        while True:
-            try:
-                self.compute(next, parts)
-            except StopIteration as end:
-                state: Denoising = end.value
-                return state
+        while (state := self.compute(_after_next, parts)) is None:
             yield
+        return cast("Denoising", state)
 
     @torch.inference_mode()
     def _begun(self, job: Job) -> Parts[Denoising]:
@@ -505,6 +501,19 @@ class DiffusionWorker(ABC):
         with memory_for(self.checkpoint):
             prepare(pipe, self.device, self.dtype, settings)
         return pipe
+
+
+def _after_next(parts: Parts[Denoising]) -> Denoising | None:
+    """Do the next part; the state after the last one, None after others.
+
+    A `StopIteration` that crossed to another thread would be kept by its own traceback, and with it the state.
+    """
+    try:
+        next(parts)
+    except StopIteration as end:
+        state: Denoising = end.value
+        return state
+    return None
 
 
 def _tokens(conditioning: Conditioning) -> int:

@@ -47,9 +47,9 @@ def modes_path(settings: Settings) -> Path | None:
     named = settings.modes_file
     if named is None:
         folders = [file.parent for file in reversed(settings.files)] if settings.files else [Path()]
-        return next((folder / name for folder in folders for name in _NAMES if (folder / name).is_file()), None)
-    found = [named] if named.is_file() else [named / name for name in _NAMES if (named / name).is_file()]
-    if not found:
+        return next((folder / name for folder in folders for name in _NAMES if (folder / name).exists()), None)
+    found = [named / name for name in _NAMES if (named / name).exists()] if named.is_dir() else [named]
+    if not found or not found[0].exists():
         raise SettingsError(f"There is no file of modes {named}: correct {settings.source('modes_file')}")
     return found[0]
 

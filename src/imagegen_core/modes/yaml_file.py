@@ -10,7 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagegen_core.errors import SettingsError
 from imagegen_core.paths import expanded
+from imagegen_core.request import shown
 from imagegen_core.settings import LoraSettings, ModeSettings, ModeTables
+from imagegen_core.settings.config_file import read_config
+
+_MAX_ENTRIES, _MAX_DEPTH = 10_000, 32
+_TOO_DEEP = f"it is nested over {_MAX_DEPTH} levels deep, or contains itself; write it out"
 
 # What those servers draw with where a mode does not say it.
 _DEFAULTS = {"default_size": "512x512", "default_steps": 4, "default_guidance": 1.0}
@@ -76,34 +81,81 @@ def _parse(path: Path) -> tuple[Any, Lines]:
     except ImportError as error:
         raise SettingsError(f"{path} cannot be read ({error}): pip install 'imagegen-core[server]'") from error
     try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines: dict[tuple[str, ...], int] = {}
-        _note_lines(root, (), lines, path)
-        return yaml.safe_load(text), lines
+        loader = yaml.SafeLoader(read_config(path))
+        root = loader.get_single_node()
+        lines = _Lines(path)
+        lines.note(root, ())
+        return loader.construct_document(root) if root else None, lines.found
+    except SettingsError:
+        raise
     except OSError as error:
         raise SettingsError(
             f"Cannot read the modes {path} ({error.strerror}): correct its path or its rights"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        said = getattr(error, "problem", None) or str(error)
+        said = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         raise SettingsError(f"Cannot read the modes {path}{where}: {said}") from error
+    except RecursionError as error:
+        raise SettingsError(f"Cannot read the modes {path}: {_TOO_DEEP}") from error
+    except Exception as error:  # PyYAML lets through what a wrong value raises, such as !!timestamp x AttributeError
+        raise SettingsError(f"Cannot read the modes {path} ({error!r}): correct its YAML") from error
 
 
-def _note_lines(node: Any, keys: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path) -> None:
-    """Walk the parsed file; of a key that stands twice YAML itself would keep the last and say nothing."""
-    if node is None or node.id == "scalar":
-        return
-    entries = node.value if node.id == "mapping" else [(None, item) for item in node.value]
-    for number, (key, value) in enumerate(entries):
-        below = (*keys, str(number) if key is None else str(key.value))
-        line = (value if key is None else key).start_mark.line + 1
-        if below in lines:
-            raise SettingsError(f"{path}, line {line}: the key {below[-1]!r} stands there a second time; keep one")
-        lines[below] = line
-        _note_lines(value, below, lines, path)
+class _Lines:
+    """Finds in which line each key stands, and refuses what would take a reader without end.
+
+    Attributes:
+        found: The lines by keys.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.found: dict[tuple[str, ...], int] = {}
+        self._path, self._entries = path, 0
+
+    def note(self, node: Any, keys: tuple[str, ...]) -> None:
+        """Walk a parsed node; of a key that stands twice YAML itself would keep the last and say nothing.
+
+        Raises:
+            SettingsError: A key stands twice or is no text, there are too many entries once aliases are followed, they
+                are nested too deep, or a text is no Unicode.
+        """
+        if node is None:
+            return
+        if node.id == "scalar":
+            self._check_text(node)
+            return
+        for number, (key, value) in enumerate(
+            node.value if node.id == "mapping" else [(None, one) for one in node.value]
+        ):
+            below = (*keys, str(number) if key is None else self._name(key))
+            line = (value if key is None else key).start_mark.line + 1
+            self._entries += 1
+            if self._entries > _MAX_ENTRIES:
+                raise SettingsError(f"Cannot read the modes {self._path}: it has over {_MAX_ENTRIES} entries")
+            if len(below) > _MAX_DEPTH:
+                raise SettingsError(f"Cannot read the modes {self._path}, line {line}: {_TOO_DEEP}")
+            if below in self.found:
+                raise SettingsError(
+                    f"{self._path}, line {line}: the key {below[-1]!r} stands there a second time; keep one"
+                )
+            self.found[below] = line
+            self.note(value, below)
+
+    def _name(self, key: Any) -> str:
+        if key.id != "scalar":
+            raise SettingsError(f"{self._path}, line {key.start_mark.line + 1}: a key must be text")
+        self._check_text(key)
+        return str(key.value)
+
+    def _check_text(self, node: Any) -> None:
+        try:
+            node.value.encode()
+        except UnicodeEncodeError as error:
+            raise SettingsError(
+                f"{self._path}, line {node.start_mark.line + 1}: the text holds half a character"
+            ) from error
 
 
 def _with_defaults(content: Any) -> Any:
@@ -126,7 +178,7 @@ def _sentence(error: ValidationError, path: Path, lines: Lines) -> str:
     if not keys:
         return f"Cannot read the modes {path}: expected the keys {', '.join(_File.model_fields)}"
     said = first["msg"].removeprefix("Value error, ")
-    value = f", {first['input']!r}" if isinstance(first["input"], str | int | float) else ""
+    value = f", {shown(first['input'])}" if isinstance(first["input"], str | int | float) else ""
     return f"Invalid {name} in {where}{value}: {said[0].lower()}{said[1:]}"
 
 

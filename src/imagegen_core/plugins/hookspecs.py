@@ -60,7 +60,11 @@ def imagegen_stores() -> Iterable[StoreDef]:  # type: ignore[empty-body]
 
 @hookspec
 def imagegen_routes(app: APIRouter) -> None:
-    """Add routes to the server. They are behind its API keys, and come after its own; if this raises, none is added."""
+    """Add routes to the server. They are behind its API keys, and come after its own; if this raises, none is added.
+
+    A route that changes the server for everybody takes admin keys alone where the server has them, by
+    ``dependencies=[Depends(imagegen_core.server.require_admin)]``.
+    """
 
 
 @hookspec

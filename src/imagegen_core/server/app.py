@@ -123,6 +123,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     studio.model.start()
     async with watching(studio.model):
         yield
+    studio.give_up()
     await asyncio.to_thread(studio.model.close)
 
 

@@ -10,8 +10,8 @@ from imagegen_core.server.json_bodies import is_json
 from imagegen_core.server.paths import route_path
 from imagegen_core.server.refusal import refuse
 
-PICTURES_IN_JSON = ("/sdapi/v1/extra-single-image", "/sdapi/v1/png-info")
-"""Routes whose JSON holds pictures, in base64."""
+PICTURES_IN_JSON = ("/sdapi/v1/txt2img", "/sdapi/v1/extra-single-image", "/sdapi/v1/png-info")
+"""Routes whose JSON holds pictures, in base64; of ``txt2img``, those of scripts that are off."""
 
 
 class BodyLimit:

@@ -6,11 +6,14 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imagegen_core.errors import SettingsError
+
 if TYPE_CHECKING:
     from imagegen_core.settings import Settings
 
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
 _PROBES = ("/health", "/ready")
+_OTHER_FILES = 128  # weights, stores, pipes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +44,25 @@ class ConnectionLimits:
     def limits_address(self, address: str) -> bool:
         """Whether connections from an address have a limit of their own."""
         return not any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in self.many)
+
+
+def allow_files(settings: Settings) -> None:
+    """Let this process open as many files as `Settings.max_connections` takes, where the system's limit is lower.
+
+    Raises:
+        SettingsError: It may not.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    needed = settings.max_connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    if hard < needed and hard != resource.RLIM_INFINITY:
+        raise SettingsError(
+            f"{settings.source('max_connections')}={settings.max_connections} needs {needed} open files, and this "
+            f"process may have {hard}: lower it, or raise `ulimit -n`"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

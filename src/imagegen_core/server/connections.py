@@ -33,8 +33,8 @@ class ServerConfig(uvicorn.Config):
 
     def __init__(self, app: ASGIApp, limits: ConnectionLimits, **options: Any) -> None:
         """Configure how `app` is served; `options` are uvicorn's."""
-        own = {"http": Connection, "ws": "none", "log_config": None, "access_log": False, "proxy_headers": False}
-        super().__init__(app, **own | options)  # type: ignore[arg-type]
+        own = {"http": Connection, "log_config": None, "access_log": False, "proxy_headers": False}
+        super().__init__(app, **own | options)
         self.limits = limits
 
 
@@ -55,6 +55,7 @@ class Connection(HttpToolsProtocol):
         self._has_share = self.client is not None and limits.limits_address(self.client[0])
         self.incoming: Literal["head", "body"] = "head"
         self._head_bytes = self._received = self._body_bytes = 0
+        self._is_whole = False
         self.idle_since = self.loop.time()
         self._head_since: float | None = self.loop.time()
         self._period_since, self._was_paused = 0.0, False
@@ -70,7 +71,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, within limits on a head's size and on what surrounds a body."""
-        was_head = self.incoming == "head"
+        was_head, self._is_whole = self.incoming == "head", False
         self._received += len(data)
         super().data_received(data)
         if self.transport.is_closing():
@@ -78,7 +79,8 @@ class Connection(HttpToolsProtocol):
         if self.incoming == "head":
             if self._head_since is None and self.is_idle:
                 self._head_since = self.loop.time()
-            self._head_bytes += len(data) * was_head
+            if was_head and not self._is_whole:  # else a body came in the same piece
+                self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD:
                 self._refuse("431 Request Header Fields Too Large", f"The headers are over {_MAX_HEAD} bytes")
         elif self._received - self._body_bytes > _MAX_HEAD + self._body_bytes:
@@ -111,12 +113,17 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Wait for another request."""
         super().on_message_complete()
-        self.incoming, self._head_bytes = "head", 0
+        self.incoming, self._head_bytes, self._is_whole = "head", 0, True
 
     def on_response_complete(self) -> None:
         """Note since when the client asks for nothing."""
         self.idle_since = self.loop.time()
         super().on_response_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection on to a plugin's WebSocket route, whose frames have no clock."""
+        self._timer.cancel()
+        super().handle_websocket_upgrade()
 
     def _begin_period(self, now: float) -> None:
         self._period_since, self._received, self._body_bytes = now, 0, 0

@@ -75,12 +75,12 @@ class JsonRoute(APIRoute):
 
 
 class _ReadRequest(Request):
-    """A request whose JSON has been read."""
+    """A request whose JSON has been read, where it says that it has any."""
 
     async def json(self) -> Any:
-        """The value."""
-        await self.body()
-        return self.state.json
+        """The body's value."""
+        body = await self.body()
+        return self.state.json if body and is_json(self.scope) else read_json(body)
 
 
 def is_json(scope: Scope) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imagegen_core.engine import EngineReport, Ticket
     from imagegen_core.server.model import Model
     from imagegen_core.server.models import Host
+    from imagegen_core.server.upscaling_queue import UpscalingQueue
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -26,10 +27,10 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 class Metrics:
     """One server's counters, in a registry of its own."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, upscalings: UpscalingQueue) -> None:
         """Count from zero."""
         self._registry = CollectorRegistry()
-        self._registry.register(_EngineCollector(model))
+        self._registry.register(_EngineCollector(model, upscalings))
         self._failures = Counter(
             "imagegen_failures", "Requests that failed, by kind of error.", ["kind"], registry=self._registry
         )
@@ -77,14 +78,16 @@ class Metrics:
 class _EngineCollector(Collector):
     """Reads what the engine reports, when asked."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, upscalings: UpscalingQueue) -> None:
+        self._model, self._upscalings = model, upscalings
 
     def collect(self) -> Iterator[Metric]:
         process = psutil.Process()
         yield GaugeMetricFamily("imagegen_ready", "1 when pictures are drawn.", float(self._model.state == "ready"))
         yield GaugeMetricFamily("imagegen_resident_bytes", "Memory of this process.", process.memory_info().rss)
         yield GaugeMetricFamily("imagegen_open_files", "Open files and sockets.", process.num_fds())
+        upscalings = len(self._upscalings.open())
+        yield GaugeMetricFamily("imagegen_upscalings", "Pictures that are enlarged, or wait for it.", upscalings)
         yield from _of_models(self._model.models.hosts())
         if report := self._model.models.report():
             yield from _of_engine(report)

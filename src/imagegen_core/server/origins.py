@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imagegen_core.request import shown
 from imagegen_core.server.errors import ForbiddenError
@@ -24,20 +24,28 @@ class OriginCheck:
 
     Browsers send ``Origin`` with every request of a page that may change things, and with preflights. Where it is
     missing, ``Sec-Fetch-Site`` tells (https://www.w3.org/TR/fetch-metadata/). Programs send neither. What other pages
-    only read is kept from them by the browser, as no answer allows it.
+    only read is kept from them by the browser, as no answer allows it. Nor may they show the server's page in a frame,
+    where their visitors would click without knowing (https://www.w3.org/TR/CSP3/#directive-frame-ancestors).
     """
 
     def __init__(self, app: ASGIApp, allowed: Sequence[str]) -> None:
         """Wrap `app`; `allowed` are origins such as ``https://example.org``, and ``*`` is any."""
         self._app = app
         self._allowed = {plain_origin(origin) for origin in allowed}
+        self._frames = " ".join(["frame-ancestors 'self'", *sorted(self._allowed - {"null"})])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or refuse it."""
         if scope["type"] in ("http", "websocket") and (wrong := self._wrong(scope)):
             await refuse(scope, receive, send, wrong)
             return
-        await self._app(scope, receive, send)
+
+        async def send_unframed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).setdefault("Content-Security-Policy", self._frames)
+            await send(message)
+
+        await self._app(scope, receive, send_unframed)
 
     def _wrong(self, scope: Scope) -> ForbiddenError | None:
         headers = Headers(scope=scope)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from imagegen_core.errors import ImagegenError, SettingsError
+from imagegen_core.errors import SettingsError
 from imagegen_core.server.access import check_address
 from imagegen_core.server.app import create_app
-from imagegen_core.server.connection_limits import ConnectionLimits
+from imagegen_core.server.connection_limits import ConnectionLimits, allow_files
 from imagegen_core.server.connections import ServerConfig
 from imagegen_core.server.log import log_as_json
+from imagegen_core.server.watching import reload_modes
 from imagegen_core.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,10 +40,12 @@ def serve(settings: Settings, make_app: Callable[[Settings], FastAPI] = create_a
         make_app: Makes what is served, of `app_of`, once the address is this server's.
 
     Raises:
-        SettingsError: The address cannot be listened on, or may not without API keys.
+        SettingsError: The address cannot be listened on, or may not without API keys, or there may be more connections
+            than open files.
         ImagegenError: The storage or upscaler that is configured cannot be used.
     """
     check_address(settings)
+    allow_files(settings)
     log_as_json()
     listening = _listen(settings)
     app = make_app(settings)
@@ -105,17 +108,13 @@ class _Server(uvicorn.Server):
         """Called ten times a second: watches over the end, and reads the modes again when told to."""
         if self._told_to_reload and (self._reloading is None or self._reloading.done()):
             self._told_to_reload = False
-            self._reloading = asyncio.ensure_future(self._reload())
+            self._reloading = asyncio.ensure_future(reload_modes(self._studio.model))
         if self._studio.model.state == "stopping" and self._ending is None:
             self._ending = asyncio.ensure_future(self._end())
         return await super().on_tick(counter)
 
     def _note_reload(self, _signal: int, _frame: FrameType | None) -> None:
         self._told_to_reload = True
-
-    async def _reload(self) -> None:
-        with contextlib.suppress(ImagegenError):  # which is logged, and told by GET /api/modes
-            await asyncio.to_thread(self._studio.model.reload)
 
     async def _end(self) -> None:
         limit = self._studio.settings.shutdown_limit

@@ -91,7 +91,7 @@ class Studio:
         self.upscalers = model.models.enlarging()
         self.upscalings = UpscalingQueue(settings.queue_max, self.upscalers.together)
         self.jobs = Jobs(settings.storage_max_items, settings.storage_ttl_image, settings.storage_max_bytes)
-        self.metrics = Metrics(self.model)
+        self.metrics = Metrics(self.model, self.upscalings)
         self.runs = Runs()
         self.options = CallersOptions()
         self._open: Counter[str] = Counter()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,6 +22,9 @@ from imagegen_core.images.upscaler import Shared, Upscaler
 from imagegen_core.images.upscaling import upscale
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 Format = Literal["png", "jpeg"]
 Compute = Callable[..., Any]
@@ -92,6 +96,18 @@ class Enlarging(Protocol):
         ...
 
 
+class _Checked(io.BytesIO):
+    """A buffer that calls `check` before each write."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        super().__init__()
+        self._check = check
+
+    def write(self, data: Buffer, /) -> int:
+        self._check()
+        return super().write(data)
+
+
 class Upscalers:
     """The upscalers that requests can use, each loaded when it is first asked for.
 
@@ -151,7 +167,8 @@ class Upscalers:
                 image = upscale(image, upscaler)
             self._check_wanted()
             text = with_upscaling(file.text, Upscaling(upscaler.name, upscaler.scale**passes), "the picture")
-            return Enlarged(encode(image, text, form, quality), form, upscaler.name, passes, upscaler.scale)
+            data = encode_jpeg(np.asarray(image), text, quality) if form == "jpeg" else self._png(image, text)
+            return Enlarged(data, form, upscaler.name, passes, upscaler.scale)
 
     def enlarge_to(
         self, source: bytes, wanted: tuple[int, int], name: str, *, crop: bool, until: Future[Any] | None = None
@@ -185,7 +202,7 @@ class Upscalers:
                 image = ImageOps.fit(image, wanted, Image.Resampling.LANCZOS)
             elif image.size != wanted:
                 image = image.resize(wanted, Image.Resampling.LANCZOS)
-            return encode_png(np.asarray(image))
+            return self._png(image)
 
     def check(self, width: int, height: int, passes: int, upscaler: Upscaler | None = None) -> None:
         """Refuse what would become too large, before any work is done for it.
@@ -217,6 +234,10 @@ class Upscalers:
         self._check_wanted()
         return self._compute(function, *arguments)
 
+    def _png(self, image: Image.Image, text: Mapping[str, str] | None = None) -> bytes:
+        """Encode a picture, unless nobody waits for it any more: a large one takes seconds."""
+        return encode_png(np.asarray(image), text, _Checked(self._check_wanted))
+
     def _check_pixels(self, given: tuple[int, int], wanted: tuple[int, int]) -> None:
         if wanted[0] * wanted[1] > self._settings.max_upscaled_pixels:
             raise InvalidRequestError(
@@ -237,9 +258,3 @@ class Upscalers:
                 loaded.compute_through(self._compute_wanted)
             self._loaded[name] = loaded
         return self._loaded[name]
-
-
-def encode(image: Image.Image, text: dict[str, str], form: Format, quality: int) -> bytes:
-    """A picture in the format asked for."""
-    pixels = np.asarray(image)
-    return encode_png(pixels, text) if form == "png" else encode_jpeg(pixels, text, quality)

@@ -28,7 +28,10 @@ class _Upscaling:
 
 
 class UpscalingQueue:
-    """Enlarges one picture after another, on threads that end when there is nothing to do."""
+    """Enlarges one picture after another, on threads that end when there is nothing to do.
+
+    They are no daemons: the program would abort if it ended while one of them is inside torch.
+    """
 
     def __init__(self, limit: int, threads: int = 1) -> None:
         """Nothing waits.
@@ -66,7 +69,7 @@ class UpscalingQueue:
             self._waiting.append(upscaling)
             if self._running < self._threads:
                 self._running += 1
-                threading.Thread(target=self._serve, name="imagegen-upscaler", daemon=True).start()
+                threading.Thread(target=self._serve, name="imagegen-upscaler").start()
         upscaling.future.add_done_callback(lambda _: self._forget(upscaling))
         return upscaling.future
 

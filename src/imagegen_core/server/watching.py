@@ -10,15 +10,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio.to_thread
-from watchfiles import awatch
-
 from imagegen_core.errors import ImagegenError
 
 if TYPE_CHECKING:
     from imagegen_core.server.model import Model
 
 logger = logging.getLogger(__name__)
+
+_PERIOD = 0.25  # seconds between two looks; a change counts once the second finds no other
+
+_Signature = list[tuple[int, ...] | None]
 
 
 @asynccontextmanager
@@ -28,8 +29,8 @@ async def watching(model: Model) -> AsyncIterator[None]:
     if not files:
         yield
         return
-    ending = asyncio.Event()
-    task = asyncio.create_task(_watch(model, files, ending))
+    ending, read = asyncio.Event(), await asyncio.to_thread(_signature, files)
+    task = asyncio.create_task(_watch(model, files, read, ending))
     try:
         yield
     finally:
@@ -37,18 +38,36 @@ async def watching(model: Model) -> AsyncIterator[None]:
         await task
 
 
-async def _watch(model: Model, files: list[Path], ending: asyncio.Event) -> None:
-    """Watch the files' folders, as editors put a new file in an old one's place."""
-    before = _contents(files)
-    folders = {file.absolute().parent for file in files}
-    async for _ in awatch(*folders, stop_event=ending, recursive=False):
-        now = _contents(files)
-        if now == before:
-            continue
-        before = now
-        with contextlib.suppress(ImagegenError):  # which is logged, and told by GET /api/modes
-            await anyio.to_thread.run_sync(model.reload)
+async def _watch(model: Model, files: list[Path], read: _Signature, ending: asyncio.Event) -> None:
+    """Look at the files now and then, which also works on network and container mounts that tell of no changes."""
+    seen = read
+    while not ending.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ending.wait(), _PERIOD)
+        before, seen = seen, await asyncio.to_thread(_signature, files)
+        if seen == before and seen != read and not ending.is_set():
+            read = seen
+            await reload_modes(model)
 
 
-def _contents(files: list[Path]) -> list[bytes | None]:
-    return [file.read_bytes() if file.is_file() else None for file in files]
+async def reload_modes(model: Model) -> None:
+    """Read the modes again; where that fails, those before stay, and the log says why."""
+    try:
+        await asyncio.to_thread(model.reload)
+    except ImagegenError:
+        pass  # which is logged, and told by GET /api/modes
+    except Exception:
+        logger.exception("The modes stay as they were: reading them again failed")
+
+
+def _signature(files: list[Path]) -> _Signature:
+    """What tells a changed file from the one before: kind, identity, size, and times in nanoseconds."""
+    return [_of(file) for file in files]
+
+
+def _of(file: Path) -> tuple[int, ...] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mode, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imagegen_core.errors import SettingsError
+from imagegen_core.settings.config_file import read_config
 
 DEFAULT_FILE = "imagegen.toml"
 FILE_VARIABLE = "IMAGEGEN_CONFIG"
@@ -39,9 +40,11 @@ _ALSO_CALLED = {
     "storage_provider": "STORAGE_PROVIDER",
     "storage_url": "STORAGE_URL",
     "storage_max_items": "STORAGE_MAX_ITEMS",
+    "storage_max_bytes": "STORAGE_MAX_BYTES",
     "storage_ttl_image": "STORAGE_TTL_IMAGE",
     "storage_enable_http": "STORAGE_ENABLE_HTTP",
 }
+_MAX_KEYS = 1000  # at the top of a file
 _FILE_ONLY = {"styles", "modes"}
 # Fields that a backend may have a variable of its own for, which comes before those above: SDXL_MODEL.
 _PER_BACKEND = {"model": "MODEL", "model_root": "MODEL_ROOT"}
@@ -137,16 +140,18 @@ def from_file(path: Path) -> dict[str, Value]:
         SettingsError: It cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_config(path)
         table = tomllib.loads(text)
     except OSError as error:
         is_there = isinstance(error, PermissionError)
         mend = "correct its permissions" if is_there else f"correct {FILE_VARIABLE} or unset it"
         raise SettingsError(f"Cannot read the configuration {path} ({error.strerror}): {mend}") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"Cannot read the configuration {path} ({error}): save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # of TOML, or of a number with thousands of digits
         raise SettingsError(f"Cannot read the configuration {path}: {error}; correct its TOML") from error
+    except RecursionError as error:
+        raise SettingsError(f"Cannot read the configuration {path}: it is nested too deep; correct its TOML") from error
+    if len(table) > _MAX_KEYS:
+        raise SettingsError(f"Cannot read the configuration {path}: it has {len(table)} keys, more than there are")
     return {key: Value(value, f"{key} in {path}{line([key], text)}", path, text) for key, value in table.items()}
 
 

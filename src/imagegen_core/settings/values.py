@@ -27,7 +27,7 @@ CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """Several words: an array in the file, with commas between them in the environment."""
 
 
-_ORIGIN = re.compile(r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s]+/?")  # as browsers write it: RFC 6454, section 6.2
+_ORIGIN = re.compile(r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^/?#@*\s]+/?")  # as browsers write it: RFC 6454, section 6.2
 _HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:.]+\]?")
 
 

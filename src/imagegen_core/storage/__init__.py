@@ -7,4 +7,3 @@ from imagegen_core.storage.keys import key_of as key_of
 from imagegen_core.storage.keys import new_key as new_key
 from imagegen_core.storage.store import ImageStore as ImageStore
 from imagegen_core.storage.store import StoreDef as StoreDef
-from imagegen_core.storage.store import without_password as without_password

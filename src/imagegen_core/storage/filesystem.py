@@ -17,9 +17,9 @@ from typing import Any
 import fsspec
 
 from imagegen_core.errors import SettingsError, StorageError
+from imagegen_core.redaction import redact
 from imagegen_core.settings import Settings
 from imagegen_core.storage.limits import OwnPictures
-from imagegen_core.storage.store import without_password
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +65,12 @@ class FilesystemStore:
             # A listing that is remembered would hide what other processes put into a bucket meanwhile.
             self._files, root = fsspec.url_to_fs(settings.storage_url, use_listings_cache=False)
         except OSError as error:
-            said = f"{settings.source('storage_url')}={without_password(settings.storage_url)}"
-            cause = without_password(str(error))
+            said = f"{settings.source('storage_url')}={redact(settings.storage_url)}"
+            cause = redact(str(error))
             raise StorageError(f"{said} cannot be opened ({cause}): {_mend(error)}") from error
         except Exception as error:  # each kind of file system has errors of its own
-            said = f"{settings.source('storage_url')}={without_password(settings.storage_url)}"
-            raise SettingsError(f"{said}: {without_password(str(error))}; {_WRITABLE}") from error
+            said = f"{settings.source('storage_url')}={redact(settings.storage_url)}"
+            raise SettingsError(f"{said}: {redact(str(error))}; {_WRITABLE}") from error
         self._root = root.rstrip("/")
         self._is_folder = "file" in _names(self._files)
         self._own, self._seconds = OwnPictures(settings), settings.storage_ttl_image
@@ -147,8 +147,8 @@ class FilesystemStore:
                 logger.warning("%s", error)
                 return
             raise SettingsError(
-                f"{settings.source('storage_url')}={without_password(settings.storage_url or '')} cannot keep pictures "
-                f"({type(cause).__name__}: {without_password(str(cause))}): {_WRITABLE}"
+                f"{settings.source('storage_url')}={redact(settings.storage_url or '')} cannot keep pictures "
+                f"({type(cause).__name__}: {redact(str(cause))}): {_WRITABLE}"
             ) from error
 
     def _path(self, key: str) -> str:
@@ -213,12 +213,10 @@ class FilesystemStore:
         try:
             yield
         except FileNotFoundError as error:
-            raise StorageError(f"The storage {without_password(self._root)} is gone: make it again") from error
+            raise StorageError(f"The storage {redact(self._root)} is gone: make it again") from error
         except Exception as error:  # each kind of file system has errors of its own
-            cause = without_password(str(getattr(error, "strerror", None) or error))
-            raise StorageError(
-                f"The storage {without_password(self._root)} does not work ({cause}): {_mend(error)}"
-            ) from error
+            cause = redact(str(getattr(error, "strerror", None) or error))
+            raise StorageError(f"The storage {redact(self._root)} does not work ({cause}): {_mend(error)}") from error
 
 
 def _mend(error: Exception) -> str:

@@ -9,9 +9,9 @@ from typing import Any, cast
 import redis
 
 from imagegen_core.errors import SettingsError, StorageError
+from imagegen_core.redaction import redact
 from imagegen_core.settings import Settings
 from imagegen_core.storage.limits import OwnPictures
-from imagegen_core.storage.store import without_password
 
 _PREFIX = "imagegen:image:"
 _PATIENCE = 2.0  # seconds to wait for an answer
@@ -34,8 +34,7 @@ class RedisStore:
             )
         except ValueError as error:
             raise SettingsError(
-                f"{settings.source('storage_url')}={without_password(self._url)}: expected a URL such as "
-                "redis://host:6379/0"
+                f"{settings.source('storage_url')}={redact(self._url)}: expected a URL such as redis://host:6379/0"
             ) from error
 
     def put(self, key: str, data: bytes) -> None:
@@ -68,15 +67,15 @@ class RedisStore:
             yield
         except redis.AuthenticationError as error:
             raise StorageError(
-                f"{self._server_name} lets nobody in ({without_password(str(error))}): correct STORAGE_URL's password"
+                f"{self._server_name} lets nobody in ({redact(str(error))}): correct STORAGE_URL's password"
             ) from error
         except (redis.ConnectionError, redis.TimeoutError) as error:
             raise StorageError(
-                f"{self._server_name} does not answer ({without_password(str(error))}): see whether it runs"
+                f"{self._server_name} does not answer ({redact(str(error))}): see whether it runs"
             ) from error
         except redis.RedisError as error:
             raise StorageError(f"{self._server_name} refuses a command ({error}): correct its configuration") from error
 
     @property
     def _server_name(self) -> str:
-        return f"Redis at {without_password(self._url).removeprefix('redis://')}"
+        return f"Redis at {redact(self._url).removeprefix('redis://')}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -10,11 +9,6 @@ from imagegen_core.importing import load_named
 
 if TYPE_CHECKING:
     from imagegen_core.settings import Settings
-
-_USER = re.compile(r"(?<=://)\S*@")
-_SECRET = re.compile(
-    r"([?&;][^=&#\s]*(?:pass|pwd|token|key|secret|sig|credential|auth)[^=&#\s]*=)[^&#\s]*", re.IGNORECASE
-)
 
 
 class ImageStore(Protocol):
@@ -79,8 +73,3 @@ STORES = (
     ),
     StoreDef("redis", "a Redis server, shared by many", "imagegen_core.storage.redis:RedisStore", "redis"),
 )
-
-
-def without_password(text: str) -> str:
-    """A URL, or a message with URLs in it, as others may see it: without users, passwords, tokens and signatures."""
-    return _SECRET.sub(r"\1***", _USER.sub("", text))

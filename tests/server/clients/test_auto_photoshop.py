@@ -66,6 +66,12 @@ def test_it_draws_with_controlnet_switched_off(client: Replay) -> None:
     assert [picture(text).size for text in drawn["images"]] == [(64, 64)]
 
 
+def test_a_picture_may_stay_in_a_unit_that_is_off(client: Replay) -> None:
+    scripts = {"controlnet": {"args": [UNIT | {"input_image": "iVBORw0K" * 400_000, "module": "canny"}]}}
+    drawn = client.post("/sdapi/v1/txt2img", small(BODY) | {"alwayson_scripts": scripts})
+    assert len(drawn["images"]) == 1
+
+
 @pytest.mark.parametrize("chosen", [{"enabled": True, "module": "canny"}, {"enabled": True, "model": "sd15 [1ab2]"}])
 def test_what_controlnet_would_change_is_refused(client: Replay, chosen: dict[str, Any]) -> None:
     scripts = {"controlnet": {"args": [UNIT | chosen]}}

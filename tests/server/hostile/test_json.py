@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2 as httpx
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from imagegen_core import LocalEngine, Settings
@@ -15,6 +16,7 @@ from imagegen_core.plugins.hookspecs import hookimpl
 from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.server.app import app_of
+from imagegen_core.server.body_limit import PICTURES_IN_JSON
 from imagegen_core.server.model import Model
 from imagegen_core.server.studio import Studio
 from tests.server.conftest import LIMIT, listening
@@ -58,6 +60,10 @@ class _Routes:
 
         async def echo(body: _Mine) -> _Mine:
             return body
+
+        @app.post("/mine/raw")
+        async def raw(request: Request) -> Any:
+            return await request.json()
 
         app.post("/mine")(echo)
         inner.post("/mine/inner")(echo)
@@ -146,7 +152,9 @@ def test_a_whole_character_is_none_of_that(http: httpx.Client) -> None:
 
 def test_commas_of_a_text_are_no_values(http: httpx.Client) -> None:
     prompt = "a, " * 50_000
-    assert _post(http, "/mine", json.dumps({"prompt": prompt})).json()["prompt"] == prompt
+    answer = _post(http, "/mine", json.dumps({"prompt": prompt}))
+    assert answer.status_code == 200, answer.text[:300]
+    assert answer.json()["prompt"] == prompt
 
 
 def test_the_wrong_field_is_named(http: httpx.Client) -> None:
@@ -189,12 +197,19 @@ def test_json_by_other_names_is_read(http: httpx.Client) -> None:
         assert answer.json()["prompt"] == "a"
 
 
+def test_a_plugin_that_reads_json_itself_is_guarded(http: httpx.Client) -> None:
+    for kind in ("application/json", "text/plain"):
+        headers = {"Content-Type": kind}
+        assert http.post("/mine/raw", content=b'{"a": [1]}', headers=headers).json() == {"a": [1]}
+        for body in (b"", b"[" * 300, b'"\\ud83d"', b"NaN"):
+            assert http.post("/mine/raw", content=body, headers=headers).status_code == 422, (kind, body)
+
+
 @pytest.mark.parametrize("path", ROUTES)
 def test_json_without_a_picture_has_a_limit_of_its_own(http: httpx.Client, path: str) -> None:
-    takes_pictures = TEXT_FIELDS.get(path) == "image"
     answer = _post(http, path, json.dumps({"image": "A" * 2**21}))
-    assert answer.status_code == (422 if takes_pictures else 413)
-    if not takes_pictures:
+    assert (answer.status_code == 413) is (path not in PICTURES_IN_JSON)
+    if path not in PICTURES_IN_JSON:
         assert _message(answer) == "This route reads bodies of up to 1048576 bytes: send less"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -76,10 +77,8 @@ def _seconds(parser: Callable[[str], object], text: str, times: int = 3) -> floa
     taken = []
     for _ in range(times):
         began = time.thread_time()
-        try:
+        with contextlib.suppress(InvalidRequestError):
             parser(text)
-        except InvalidRequestError:
-            pass
         taken.append(time.thread_time() - began)
     return min(taken)
 

@@ -8,6 +8,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict
 
+from imagegen_core.redaction import redact
 from imagegen_core.server.access import require_admin
 from imagegen_core.server.errors import ConflictError
 from imagegen_core.server.json_bodies import JsonRoute
@@ -60,7 +61,7 @@ async def modes(studio: SharedStudio) -> dict[str, Any]:
         "modes": {
             name: _shown(mode) | {"state": states.get(mode.key, "absent")} for name, mode in model.modes.modes.items()
         },
-        "error": model.error or None,
+        "error": redact(model.error) or None,
     }
 
 

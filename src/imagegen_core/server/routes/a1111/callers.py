@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from imagegen_core.modes import Mode
 from imagegen_core.server.known_options import fixed_options
+from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.options import Options
 from imagegen_core.server.studio import Studio
 
@@ -15,6 +17,12 @@ def mode_of(studio: Studio, caller: str) -> Mode:
     """Return the mode of the checkpoint that a caller set; the default where it set none, or the mode is gone."""
     modes, chosen = studio.model.modes, studio.options.of(caller).mode
     return modes.find(chosen if chosen in modes.modes else None)
+
+
+def named_card(studio: Studio, mode: Mode) -> ModelCard:
+    """Return the card of a mode's model, under the name that ``sd-models`` gives it."""
+    card = studio.card(mode)
+    return replace(card, name=mode.name) if studio.model.modes.configured else card
 
 
 def options_with(studio: Studio, caller: str, given: Mapping[str, Any]) -> Options:

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
 
 from imagegen_core.engine import Ticket
 from imagegen_core.errors import InvalidRequestError
@@ -20,30 +21,28 @@ from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.options import Options
 from imagegen_core.server.prompt_syntax import LoraTag, check_negative_prompt, read_prompt
+from imagegen_core.server.routes.a1111.answer import answer_of
 from imagegen_core.server.routes.a1111.body import Txt2ImgBody
-from imagegen_core.server.routes.a1111.callers import options_with
-from imagegen_core.server.routes.a1111.info import info_of
+from imagegen_core.server.routes.a1111.callers import named_card, options_with
 from imagegen_core.server.routes.a1111.sampling import sampling_of
 from imagegen_core.server.studio import Caller, SharedStudio, Studio, drawn
 
 router = APIRouter(route_class=JsonRoute)
 
 
-@router.post("/txt2img")
-async def txt2img(body: Txt2ImgBody, request: Request, studio: SharedStudio, caller: Caller) -> dict[str, Any]:
+@router.post("/txt2img", response_class=JSONResponse)
+async def txt2img(body: Txt2ImgBody, request: Request, studio: SharedStudio, caller: Caller) -> Response:
     """Draw ``batch_size`` times ``n_iter`` pictures, their seeds counting up."""
     body.check()
     options = options_with(studio, caller, _overrides(body))
     mode = studio.model.modes.find(options.mode)
-    asked = studio.complete(_request(body, studio, mode, options), mode)
+    card = named_card(studio, mode)
+    asked = studio.complete(_request(body, studio, mode, card, options), mode)
     tickets = studio.submit_all(studio.several(asked, body.batch_size * body.n_iter), caller, mode)
     with studio.runs.running(caller, tickets):
         pictures = await _drawn_unless_skipped(request, tickets, studio)
-    images = [base64.b64encode(picture.png).decode() for picture in pictures] if body.send_images else []
-    card = studio.card(mode)
-    name = mode.name if studio.model.modes.configured else card.name
-    info = await anyio.to_thread.run_sync(info_of, body, asked, pictures, card, name)
-    return {"images": images, "parameters": body.parameters, "info": info}
+    answer = await anyio.to_thread.run_sync(answer_of, body, asked, pictures, card)
+    return Response(answer, media_type="application/json")
 
 
 @router.post("/interrupt")
@@ -91,8 +90,7 @@ def _overrides(body: Txt2ImgBody) -> dict[str, Any]:
     return clip_skip | body.override_settings
 
 
-def _request(body: Txt2ImgBody, studio: Studio, mode: Mode, options: Options) -> GenerateRequest:
-    card = studio.card(mode)
+def _request(body: Txt2ImgBody, studio: Studio, mode: Mode, card: ModelCard, options: Options) -> GenerateRequest:
     for field, text in (("prompt", body.prompt), ("negative_prompt", body.negative_prompt)):
         studio.check_length(text, field)
     prompt, tags = read_prompt(body.prompt)

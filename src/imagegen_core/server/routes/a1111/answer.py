@@ -1,11 +1,13 @@
-"""What ``txt2img`` tells of its pictures: the fields of ``Processed.js`` in A1111's ``modules/processing.py``."""
+"""The answer of A1111's ``txt2img``: the pictures, and what there is to tell of them."""
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 from imagegen_core.images.reading import read_text
 from imagegen_core.images.recipe import A1111_CHUNK
@@ -15,21 +17,25 @@ from imagegen_core.server.model_card import ModelCard
 from imagegen_core.server.routes.a1111.body import Txt2ImgBody
 
 
-def info_of(
-    body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Picture], card: ModelCard, model_name: str
-) -> str:
-    """Return the JSON that goes with pictures; slow, as it reads each picture's text.
+def answer_of(body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Picture], card: ModelCard) -> bytes:
+    """Return the JSON that answers ``txt2img``; slow, as it encodes the pictures and reads each one's text.
 
     Args:
         body: What the client sent.
         asked: What was drawn, with the defaults where the client left a field out.
         pictures: The pictures, at least one, all of one size.
-        card: The model that drew.
-        model_name: The ``model_name`` that ``sd-models`` gives it.
+        card: The model that drew, under the name that ``sd-models`` gives it.
     """
+    images = [base64.b64encode(picture.png).decode() for picture in pictures] if body.send_images else []
+    info = json.dumps(_info(body, asked, pictures, card))
+    return json.dumps({"images": images, "parameters": body.parameters, "info": info}).encode()
+
+
+def _info(body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Picture], card: ModelCard) -> dict[str, Any]:
+    """The fields of ``Processed.js`` in A1111's ``modules/processing.py``."""
     count, seeds = len(pictures), [picture.seed for picture in pictures]
     width, height = pictures[0].size
-    info = {
+    return {
         "prompt": body.prompt,
         "all_prompts": [body.prompt] * count,
         "negative_prompt": body.negative_prompt,
@@ -47,7 +53,7 @@ def info_of(
         "batch_size": body.batch_size,
         "restore_faces": False,
         "face_restoration_model": None,
-        "sd_model_name": model_name,
+        "sd_model_name": card.name,
         "sd_model_hash": "",
         "sd_vae_name": None,
         "sd_vae_hash": None,
@@ -63,4 +69,3 @@ def info_of(
         "is_using_inpainting_conditioning": False,
         "version": f"imagegen {version('imagegen-core')}",
     }
-    return json.dumps(info)

@@ -1,0 +1,58 @@
+"""A log that cannot be written ends no server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+from tests.server.conftest import LIMIT
+from tests.server.processes import IMAGEGEN, free_port
+
+
+def _closed_streams(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], **options)  # type: ignore[call-overload,no-any-return]
+
+
+def _pipe_without_a_reader(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
+    process.stderr.close()
+    return process  # type: ignore[no-any-return]
+
+
+def _full_disk(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+    with Path("/dev/full").open("w") as full:
+        return subprocess.Popen(command, stderr=full, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.mark.parametrize("start", [_closed_streams, _pipe_without_a_reader, _full_disk])
+def test_it_serves_and_ends_with_0_where_stderr_takes_nothing(
+    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    port = free_port()
+    environ = os.environ | {"MODEL": str(tmp_path / "nowhere"), "IMAGEGEN_PORT": str(port)}
+    process = start([str(IMAGEGEN), "serve"], env=environ, cwd=tmp_path)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT) as http:
+            ends = time.monotonic() + LIMIT
+            while True:
+                assert process.poll() is None
+                assert time.monotonic() < ends
+                with contextlib.suppress(httpx.TransportError):
+                    if http.get("/ready").json()["status"] == "failed":  # which is logged
+                        break
+                time.sleep(0.05)
+            for _ in range(20):
+                assert http.get("/nix").status_code == 404
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(LIMIT) == 0
+    finally:
+        process.kill()
+        process.wait()
