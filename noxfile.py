@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -13,7 +16,7 @@ import nox
 nox.needs_version = ">=2025.2.9"  # for `requires`
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "wheels", "tests"]
+nox.options.sessions = ["lint", "types", "audit", "wheels", "tests"]
 
 PACKAGES = ("core", "sdxl", "sd15", "demo")
 CONSTRAINTS = ("--quiet", "--constraint", "constraints.txt")
@@ -23,6 +26,12 @@ EXAMPLES = ("--editable", "examples/imagegen-toy", "--editable", "examples/image
 
 ENVIRONMENT = Path(".nox", "tested")
 BIN = ENVIRONMENT / "bin"
+LOCK = Path("requirements.lock")
+LOCK_HEADER = """\
+# The releases of constraints.txt with the SHA-256 of each of their files. `nox -s lock` writes it.
+# Of torch it has the files on PyPI, and the CPU build for Linux on x86-64 and Python 3.11.
+"""
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PAGE, FUZZ = "tests/server/test_page.py", "tests/server/test_fuzz.py"
 PROCESSES = ("--numprocesses=auto", "--maxprocesses=4")  # each takes up to 2 GB
 
@@ -49,6 +58,43 @@ def environment(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check the types of all four packages and of the examples, strictly."""
     session.run(str(BIN / "mypy"))
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Ask for known vulnerabilities of the pinned releases, and check that their hashes are pip's."""
+    session.install(*CONSTRAINTS, *_group("audit"))
+    folder = Path(session.create_tmp()).resolve()
+    # Of one release, as the files of all of them are gigabytes.
+    pluggy = re.search(r"^pluggy==.*(?:\n +.*)*", LOCK.read_text(), re.MULTILINE)
+    (folder / "one.lock").write_text(pluggy[0] if pluggy else "")
+    download = ("--quiet", "--no-deps", "--require-hashes", f"--dest={folder}")
+    session.run("pip", "download", *download, "-r", str(folder / "one.lock"), silent=True)
+    report = folder / "audit.json"
+    report.unlink(missing_ok=True)
+    options = ("--disable-pip", "--no-deps", "--timeout=5", "--format=json", f"--output={report}")
+    session.run("pip-audit", "-r", "constraints.txt", *options, success_codes=[0, 1], silent=True)
+    found = json.loads(report.read_text())["dependencies"] if report.exists() else []
+    answered = [one for one in found if "skip_reason" not in one]
+    if not answered:
+        session.skip("nothing here answers for known vulnerabilities: PyPI's JSON interface is out of reach")
+    if vulnerable := [f"{one['name']} {one['version']}: {one['vulns'][0]['id']}" for one in answered if one["vulns"]]:
+        session.error("; ".join(vulnerable))
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write requirements.lock anew: the files' hashes from the index, and those of torch's CPU build from its wheel."""
+    session.install("--quiet", *_group("lock"))
+    options = ("--no-deps", "--generate-hashes", "--no-annotate", "--no-header", "--python-version=3.11.7")
+    session.run("uv", "pip", "compile", "--quiet", *options, "constraints.txt", "--output-file", str(LOCK))
+    folder = Path(session.create_tmp()).resolve()
+    torch = next(line for line in Path("constraints.txt").read_text().splitlines() if line.startswith("torch=="))
+    build = ("--platform=manylinux_2_28_x86_64", "--python-version=3.11", "--only-binary=:all:", f"--dest={folder}")
+    session.run("pip", "download", "--quiet", "--no-deps", *build, "--extra-index-url", CPU_INDEX, f"{torch}+cpu")
+    digest = hashlib.file_digest(next(folder.glob("torch-*.whl")).open("rb"), "sha256").hexdigest()
+    hashes = LOCK.read_text().replace(f"{torch} \\\n", f"{torch} \\\n    --hash=sha256:{digest} \\\n")
+    LOCK.write_text(LOCK_HEADER + hashes)
 
 
 @nox.session

@@ -61,6 +61,21 @@ def _toml(text: str = TOML, **environ: str) -> Settings:
     return Settings.load(environ=environ)
 
 
+def test_aliases_and_merges_of_yaml_are_followed() -> None:
+    merged = "\n".join(
+        [
+            "model_root: /models",
+            "default_mode: one",
+            "modes:",
+            "  one: &one {model: a.safetensors, default_steps: 7, loras: &loras [x.safetensors]}",
+            "  two: {<<: *one, model: b.safetensors, loras: *loras}",
+        ]
+    )
+    mode = load_modes(_yaml(merged)).find("two")
+    assert (mode.settings.model, mode.table.default_steps) == ("b.safetensors", 7)
+    assert [lora.path.name for lora in mode.loras] == ["x.safetensors"]
+
+
 def test_the_older_servers_file_is_read_as_it_is() -> None:
     modes = load_modes(_yaml())
     assert (list(modes.modes), modes.default) == (["sdxl-general", "sdxl-portrait"], "sdxl-general")

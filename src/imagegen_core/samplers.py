@@ -12,6 +12,7 @@ from imagegen_core.schedules import AUTOMATIC, SCHEDULES, Schedule, find_schedul
 CHECKPOINT_CHOICE = "checkpoint"
 """Stands for the scheduler that the checkpoint itself came with."""
 _TRAINED_STEPS = 1000
+_LONGEST_NAME = 128  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def find_sampler(name: str, offered: Iterable[Sampler]) -> Sampler:
         InvalidRequestError: None of them is called so.
     """
     offered = list(offered)
-    wanted = plain_name(name)
+    wanted = plain_name(name) if len(name) <= _LONGEST_NAME else None
     for sampler in offered:
         if wanted == plain_name(sampler.name):
             return sampler
@@ -129,7 +130,8 @@ def find_sampler(name: str, offered: Iterable[Sampler]) -> Sampler:
             return sampler
     known = ", ".join(sampler.name for sampler in offered)
     raise InvalidRequestError(
-        f"Unknown scheduler {name!r}: expected one of {known}, a diffusers scheduler's class, or {CHECKPOINT_CHOICE}",
+        f"Unknown scheduler {name[:64]!r}: expected one of {known}, a diffusers scheduler's class, "
+        f"or {CHECKPOINT_CHOICE}",
         "scheduler",
     )
 
@@ -166,8 +168,8 @@ def find_sampling(
     named = named or own_schedule
     if named is not None and asked != named:
         raise InvalidRequestError(
-            f"Invalid schedule {schedule!r}: the scheduler {sampler!r} names the schedule {named.name} already; "
-            "name the sampler alone",
+            f"Invalid schedule {schedule[:64]!r}: the scheduler {sampler[:64]!r} names the schedule {named.name} "
+            "already; name the sampler alone",
             "schedule",
         )
     return found, asked
@@ -201,7 +203,7 @@ def _find_named(name: str, offered: Sequence[Sampler], own_class: str) -> tuple[
     try:
         return find_sampler(name, offered), None
     except InvalidRequestError:
-        split = split_schedule(name)
+        split = split_schedule(name) if len(name) <= _LONGEST_NAME else None
         if split is None:
             raise
     return find_sampler(split[0], offered), split[1]

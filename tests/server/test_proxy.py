@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 
 from imagegen_core import Settings, SettingsError
+from tests.engine.faults import Gate
 from tests.server.conftest import LIMIT, Running, StartServer, listening
 
 BODY = {"prompt": "a star", "size": "64x64", "seed": 7}
@@ -160,3 +161,13 @@ def test_head_is_get_without_a_body(server: Running) -> None:
             assert head.headers["Content-Length"] == str(len(got.content)), path
     assert server.http.head("/generate").status_code == 405
     assert server.http.head("/nix").status_code == 404
+
+
+def test_head_on_a_stream_ends_at_once(server: Running) -> None:
+    gate = Gate(shut=True)
+    server.worker.before["step"] = gate
+    events = server.http.post("/v1/jobs", json=BODY).json()["events"]
+    answer = server.http.head(events)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    gate.open()

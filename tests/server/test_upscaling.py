@@ -59,6 +59,22 @@ def test_more_than_the_queue_takes_is_a_429_that_says_when(serve: StartServer, h
     assert server.report().finished == 0  # the picture was refused before it was drawn
 
 
+def test_pictures_that_wait_in_memory_are_weighed(serve: StartServer, held_lanczos: HeldLanczos) -> None:
+    server = serve(upscaler="lanczos", max_body_bytes=2**20)
+    padded = {"image": base64.b64encode(_png() + bytes(600_000)).decode()}
+
+    def post(_: int) -> int:
+        return httpx.post(f"{server.url}/sdapi/v1/extra-single-image", json=padded, timeout=LIMIT).status_code
+
+    with ThreadPoolExecutor(16) as clients:
+        asked = [clients.submit(post, number) for number in range(16)]  # of 1.4 MB each, and 8 MiB may wait
+        server.until(lambda: any(one.done() for one in asked))
+        assert {one.result() for one in asked if one.done()} == {429}
+        assert _open(server) <= 6
+        held_lanczos.gate.open()
+        assert {one.result() for one in asked} == {200, 429}
+
+
 def test_a_key_has_its_share_of_upscalings_too(serve: StartServer, held_lanczos: HeldLanczos) -> None:
     server = serve(upscaler="lanczos", queue_per_key=1, api_keys=["one", "other"])
     with ThreadPoolExecutor() as clients:

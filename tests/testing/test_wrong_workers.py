@@ -16,6 +16,7 @@ CAUGHT_BY = {
     "AnotherGenerator": "others_random_numbers_do_not_matter",
     "AnotherPass": "latents_belong_to_the_picture",
     "AnyDevice": "a_device_that_is_not_there_is_refused",
+    "BeginsAlike": "jobs_that_begin_in_parts_do_not_touch",
     "BlindToPrompts": "the_prompt_matters",
     "BreaksOnErrors": "a_refused_request_breaks_nothing",
     "CutsSeeds": "any_seed_is_used_as_it_is[9223372036854775807]",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from imagegen_core.cli import console, plugins_check, plugins_new
-from imagegen_core.distributions import BrokenDistribution
+from imagegen_core.distributions import BrokenDistribution, duplicate_distributions
 from imagegen_core.plugins.isolation import LIMIT, limits_apply
 from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
@@ -60,6 +60,7 @@ def doctor(as_json: Json = False) -> None:
         if not as_json:
             console.data(_finding(plugin))
     neighbours = [_neighbour(broken) for broken in broken_neighbours()]
+    neighbours += [_duplicate(name, paths) for name, paths in duplicate_distributions().items()]
     for row in neighbours if not as_json else ():
         console.data("{distribution} ({path}): {status}\n  cause: {cause}\n  mend: {mend}".format(**row))
     if as_json:
@@ -75,6 +76,16 @@ def _neighbour(broken: BrokenDistribution) -> dict[str, str]:
         "status": "broken, and not looked at by imagegen",
         "cause": broken.cause,
         "mend": broken.mend,
+    }
+
+
+def _duplicate(name: str, paths: list[str]) -> dict[str, str]:
+    return {
+        "distribution": name,
+        "path": ", ".join(paths),
+        "status": "there more than once",
+        "cause": "an installation was interrupted, or copied over another",
+        "mend": f"delete those folders, then pip install --force-reinstall {name}",
     }
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from imagegen_core.importing import load_named
+
+
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    raise typer.Exit
 
 
 def serve(
@@ -24,6 +30,8 @@ def serve(
     """Serve pictures over HTTP, and a page to play on."""
     from imagegen_core.settings import Settings
 
+    # The first process of a container gets no signal that it does not handle; the server has handlers once it runs.
+    signal.signal(signal.SIGTERM, _end)
     settings = Settings.load(host=host, port=port, model=model, backend=backend, engine=engine, replicas=replicas)
     serve = "imagegen_core.cluster.run:serve" if settings.engine == "ray" else "imagegen_core.server.run:serve"
     load_named("The server", serve)(settings)

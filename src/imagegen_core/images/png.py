@@ -15,22 +15,24 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-def encode_png(
-    pixels: npt.NDArray[np.uint8], text: Mapping[str, str] | None = None, buffer: io.BytesIO | None = None
-) -> bytes:
+def encode_png(pixels: npt.NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
     """Encode a picture; the same input gives the same bytes for as long as Pillow and its zlib stay the same.
 
     Args:
         pixels: RGB levels [height, width, 3].
         text: Text chunks by keyword, 1 to 79 Latin-1 characters. What is Latin-1 becomes a tEXt chunk, the rest
             an iTXt chunk in UTF-8; lone surrogates, which UTF-8 has no form for, become ``?``.
-        buffer: An empty buffer to write to, piece by piece; None makes one.
     """
+    buffer = io.BytesIO()
+    write_png(buffer, pixels, text)
+    return buffer.getvalue()
+
+
+def write_png(buffer: io.BytesIO, pixels: npt.NDArray[np.uint8], text: Mapping[str, str] | None = None) -> None:
+    """Encode a picture into a buffer, piece by piece; see `encode_png`."""
     chunks = PngInfo()
     for keyword, value in (text or {}).items():
         chunks.add_text(keyword, value.encode("utf-8", "replace").decode())
-    buffer = io.BytesIO() if buffer is None else buffer
     # Searching for repetitions takes most of an encoder's time and finds next to none in a filtered photo: run
     # lengths and Huffman codes alone are several times faster and no larger (benchmarks/png.py).
     Image.fromarray(pixels).save(buffer, format="PNG", compress_type=zlib.Z_RLE, pnginfo=chunks)
-    return buffer.getvalue()

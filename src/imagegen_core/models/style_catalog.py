@@ -121,7 +121,7 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
         if found is None:
             fitting = sorted(name for name, one in self.items() if one.refusal is None)
             known = f"expected one of {', '.join(fitting)}" if fitting else "no style is installed"
-            raise InvalidRequestError(f"Unknown style {style_id!r}: {known}", "style_lora.style")
+            raise InvalidRequestError(f"Unknown style {style_id[:64]!r}: {known}", "style_lora.style")
         if found.refusal is not None:
             raise InvalidRequestError(f"The style {style_id!r} cannot be used: {found.refusal}", "style_lora.style")
         return found

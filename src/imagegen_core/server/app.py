@@ -96,7 +96,7 @@ def app_of(studio: Studio) -> FastAPI:
 
 
 def _guard(app: FastAPI, studio: Studio) -> None:
-    """Put the checks before the routes; a request meets the last that is added first, and none reads its body."""
+    """Put the checks before the routes. The last comes first; all but `JsonBodies` look at a request's head alone."""
     settings = studio.settings
     app.add_middleware(JsonBodies)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, json_limit=settings.max_json_bytes)

@@ -105,6 +105,11 @@ class Connection(HttpToolsProtocol):
         self.app = _Crowded(self._served, crowded, self._limits.probes) if crowded else self._served
         super().on_headers_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, without a word into an answer that has begun."""
+        logger.info("A client sent what is no HTTP/1.1 request", extra=self._who())
+        self._refuse("400 Bad Request", f"{msg} Send HTTP/1.1, and https through a proxy")
+
     def on_body(self, body: bytes) -> None:
         """Count what the body holds."""
         self._body_bytes += len(body)

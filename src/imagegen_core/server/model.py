@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
+import anyio
 import anyio.to_thread
 
 from imagegen_core.engine import Ticket
@@ -21,6 +23,10 @@ from imagegen_core.server.models import LocalModels, Models
 from imagegen_core.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_CHANGING = 8  # requests that load, reload or unload at a time
 
 
 class Model:
@@ -60,6 +66,7 @@ class Model:
         self.failure = self.error = ""
         self._cards: dict[ModelKey, ModelCard] = {}
         self._reloading = threading.Lock()
+        self._changing = anyio.CapacityLimiter(_CHANGING)
 
     @classmethod
     def drawing_with(cls, engine: Any, settings: Settings, registry: Registry) -> Self:
@@ -112,8 +119,12 @@ class Model:
         Raises:
             ImagegenError: They cannot be, and why.
         """
-        await anyio.to_thread.run_sync(self.models.bring, mode)
+        await self.changing(self.models.bring, mode)
         self._note_ready(mode)
+
+    async def changing(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call what may wait for a model, on threads that nothing else waits for."""
+        return await anyio.to_thread.run_sync(function, *arguments, limiter=self._changing)
 
     async def switch(self, name: str) -> str:
         """Make another mode the default, once it is loaded; the one before serves meanwhile, and its name is returned.

@@ -50,6 +50,7 @@ _DISABLED = "disabled"
 _STOPPED = "The server stopped before the picture was done: ask again"
 _SEEDS = 2**63
 _STORE_THREADS = 16
+_WAITING_BODIES = 8  # of the largest size, that may be in memory while they wait to be enlarged
 _DEFAULTS = {
     "size": "default_size",
     "num_inference_steps": "default_steps",
@@ -89,7 +90,9 @@ class Studio:
         if settings.storage_provider != _DISABLED:
             self.store = registry.store(settings.storage_provider).load(settings)
         self.upscalers = model.models.enlarging()
-        self.upscalings = UpscalingQueue(settings.queue_max, self.upscalers.together)
+        self.upscalings = UpscalingQueue(
+            settings.queue_max, _WAITING_BODIES * settings.max_body_bytes, self.upscalers.together
+        )
         self.jobs = Jobs(settings.storage_max_items, settings.storage_ttl_image, settings.storage_max_bytes)
         self.metrics = Metrics(self.model, self.upscalings)
         self.runs = Runs()
@@ -218,7 +221,12 @@ class Studio:
         return tickets
 
     async def upscaled(
-        self, request: HttpRequest | None, caller: str, work: Work[Result], since: float | None = None
+        self,
+        request: HttpRequest | None,
+        caller: str,
+        work: Work[Result],
+        since: float | None = None,
+        weight: int = 0,
     ) -> Result:
         """Have a picture enlarged for a caller, and give it up when the client does.
 
@@ -228,6 +236,7 @@ class Studio:
             work: Enlarges the picture.
             since: `time.monotonic` seconds at which a picture was asked for that is drawn already, and therefore
                 enlarged however many wait; None for one that was sent.
+            weight: Bytes of memory that a picture that was sent takes while it waits.
 
         Raises:
             ClientGoneError: The client hung up.
@@ -237,13 +246,13 @@ class Studio:
         """
         if since is None:
             self._check_share(caller)
-            self.upscalings.check_room()
+            self.upscalings.check_room(weight)
             if self.model.state == "stopping":
                 raise NotReadyError("The server is stopping: ask another, or this one after its restart")
             since = time.monotonic()
         self._open[caller] += 1
         try:
-            running = self.upscalings.run(work, since + self.settings.default_timeout)
+            running = self.upscalings.run(work, since + self.settings.default_timeout, weight)
             return await (running if request is None else unless_gone(request, running))
         except DeadlineError:
             self.metrics.failed("deadline")

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.jpeg import encode_jpeg
-from imagegen_core.images.png import encode_png
+from imagegen_core.images.png import write_png
 from imagegen_core.images.reading import PictureFile, as_rgb
 from imagegen_core.images.recipe import Upscaling, with_upscaling
 from imagegen_core.images.upscaler import Shared, Upscaler
@@ -236,7 +236,9 @@ class Upscalers:
 
     def _png(self, image: Image.Image, text: Mapping[str, str] | None = None) -> bytes:
         """Encode a picture, unless nobody waits for it any more: a large one takes seconds."""
-        return encode_png(np.asarray(image), text, _Checked(self._check_wanted))
+        buffer = _Checked(self._check_wanted)
+        write_png(buffer, np.asarray(image), text)
+        return buffer.getvalue()
 
     def _check_pixels(self, given: tuple[int, int], wanted: tuple[int, int]) -> None:
         if wanted[0] * wanted[1] > self._settings.max_upscaled_pixels:

@@ -24,6 +24,7 @@ _LONGEST_RETRY = 60.0
 @dataclass(eq=False, slots=True)
 class _Upscaling:
     work: Work[Any]
+    weight: int
     future: Future[Any] = field(default_factory=Future)
 
 
@@ -33,37 +34,39 @@ class UpscalingQueue:
     They are no daemons: the program would abort if it ended while one of them is inside torch.
     """
 
-    def __init__(self, limit: int, threads: int = 1) -> None:
+    def __init__(self, limit: int, weight: int, threads: int = 1) -> None:
         """Nothing waits.
 
         Args:
             limit: How many may wait to begin.
+            weight: How many bytes of memory those may take together that wait.
             threads: How many are enlarged at the same time.
         """
-        self._limit, self._threads = limit, threads
+        self._limit, self._weight, self._threads = limit, weight, threads
         self._waiting: deque[_Upscaling] = deque()
         self._open: set[Future[Any]] = set()
         self._running = 0
         self._seconds = 1.0  # that the last one took
         self._lock = threading.Lock()
 
-    def check_room(self) -> None:
-        """Refuse where too many wait.
+    def check_room(self, weight: int = 0) -> None:
+        """Refuse where too many wait, or where they take too much memory with one of `weight` bytes.
 
         Raises:
             QueueFullError: They do.
         """
         with self._lock:
             waiting = len(self._waiting)
+            weight += sum(upscaling.weight for upscaling in self._waiting)
             seconds = self._seconds * waiting / self._threads
-        if waiting >= self._limit:
+        if waiting >= self._limit or (waiting and weight > self._weight):
             raise QueueFullError(
                 f"{waiting} pictures wait to be enlarged already: try again in a moment", min(seconds, _LONGEST_RETRY)
             )
 
-    def submit(self, work: Work[Result]) -> Future[Result]:
+    def submit(self, work: Work[Result], weight: int = 0) -> Future[Result]:
         """Put work in line; cancelling its future, or failing it, takes the work out again or stops it."""
-        upscaling = _Upscaling(work)
+        upscaling = _Upscaling(work, weight)
         with self._lock:
             self._open.add(upscaling.future)
             self._waiting.append(upscaling)
@@ -73,18 +76,19 @@ class UpscalingQueue:
         upscaling.future.add_done_callback(lambda _: self._forget(upscaling))
         return upscaling.future
 
-    async def run(self, work: Work[Result], deadline: float) -> Result:
+    async def run(self, work: Work[Result], deadline: float, weight: int = 0) -> Result:
         """Put work in line and wait for it; cancelling this coroutine cancels the work.
 
         Args:
             work: What to do.
             deadline: `time.monotonic` seconds at which it is given up.
+            weight: Bytes of memory that it takes while it waits.
 
         Raises:
             DeadlineError: It was not done in time.
             ImagegenError: As the work raises.
         """
-        future = self.submit(work)
+        future = self.submit(work, weight)
         waiting = asyncio.wrap_future(future)
         try:
             await asyncio.wait({waiting}, timeout=deadline - time.monotonic())

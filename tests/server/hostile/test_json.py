@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -15,8 +16,10 @@ from imagegen_core import LocalEngine, Settings
 from imagegen_core.plugins.hookspecs import hookimpl
 from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
+from imagegen_core.server import json_bodies
 from imagegen_core.server.app import app_of
 from imagegen_core.server.body_limit import PICTURES_IN_JSON
+from imagegen_core.server.json_values import read_json
 from imagegen_core.server.model import Model
 from imagegen_core.server.studio import Studio
 from tests.server.conftest import LIMIT, listening
@@ -211,6 +214,26 @@ def test_json_without_a_picture_has_a_limit_of_its_own(http: httpx.Client, path:
     assert (answer.status_code == 413) is (path not in PICTURES_IN_JSON)
     if path not in PICTURES_IN_JSON:
         assert _message(answer) == "This route reads bodies of up to 1048576 bytes: send less"
+
+
+@pytest.mark.parametrize(("size", "off_the_loop"), [(1000, False), (100_000, True)])
+def test_large_json_is_read_once_and_not_on_the_event_loop(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch, size: int, off_the_loop: bool
+) -> None:
+    on_loops: list[bool] = []
+
+    def read(body: bytes) -> Any:
+        on_loops.append(asyncio._get_running_loop() is not None)
+        return read_json(body)
+
+    def parse(_: Request) -> Any:
+        raise AssertionError("FastAPI parsed the body once more")
+
+    monkeypatch.setattr(json_bodies, "read_json", read)
+    monkeypatch.setattr(Request, "json", parse)
+    answer = _post(http, "/sdapi/v1/png-info", json.dumps({"image": "A" * size}))
+    assert answer.status_code == 422
+    assert on_loops == [not off_the_loop]
 
 
 ATTACKS = {

@@ -159,6 +159,28 @@ def test_every_route_wants_a_key_but_what_is_open(guarded: tuple[httpx.Client, S
             assert http.request(method, concrete).status_code == 401, (method, path)
 
 
+ADMINISTRATION = {
+    "/api/modes/switch",
+    "/api/modes/reload",
+    "/api/models/load",
+    "/api/models/unload",
+    "/sdapi/v1/refresh-checkpoints",
+    "/sdapi/v1/reload-checkpoint",
+    "/sdapi/v1/unload-checkpoint",
+    "/mine/admin",
+}
+
+
+def test_what_changes_the_server_wants_an_admin_key(http: httpx.Client) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    changing = [(path, method) for path, methods in paths.items() for method in methods if method != "get"]
+    answers = {
+        path: http.request(method, re.sub(r"\{\w+\}", "x", path), json={"mode": "x"}, headers=KEY).status_code
+        for path, method in changing
+    }
+    assert {path for path, status in answers.items() if status == 403} == ADMINISTRATION
+
+
 def test_what_is_open_is_only_read(http: httpx.Client) -> None:
     for path in ("/", "/health", "/ready", "/docs", "/redoc", "/openapi.json", "/page/app.js"):
         assert http.get(path).status_code == 200, path

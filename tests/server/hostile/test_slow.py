@@ -96,6 +96,16 @@ def test_a_sentence_tells_why(address: str) -> None:
     assert json.loads(body)["detail"].startswith("The request did not arrive in time: send its headers within 0.5 s")
 
 
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0" * 100], ids=["TLS", "HTTP/2", "0"]
+)
+def test_what_is_no_request_is_refused_in_a_sentence(address: str, sent: bytes) -> None:
+    with _connect(address, sent) as connection:
+        head, _, body = _read(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert json.loads(body)["detail"].startswith("Invalid HTTP request received. Send HTTP/1.1")
+
+
 def _trickle(address: str, sent: bytes, piece: bytes) -> float:
     """Send `piece` again and again until the server closes; returns the seconds that took."""
     began = time.monotonic()

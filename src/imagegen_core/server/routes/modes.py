@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict
 
@@ -82,7 +81,7 @@ async def switch(body: ModeBody, studio: SharedStudio) -> dict[str, Any]:
 @router.post("/modes/reload", dependencies=_ADMIN)
 async def reload(studio: SharedStudio) -> dict[str, Any]:
     """Read the modes' configuration again; where it is wrong, the modes stay as they were."""
-    fresh = await anyio.to_thread.run_sync(studio.model.reload)
+    fresh = await studio.model.changing(studio.model.reload)
     return {
         "status": "reloaded",
         "modes_count": len(fresh.modes),
@@ -115,7 +114,7 @@ async def load(body: ModeBody, studio: SharedStudio) -> dict[str, Any]:
 async def unload(studio: SharedStudio, body: UnloadBody | None = None) -> dict[str, Any]:
     """Let go of a mode's model, which the next request for it loads again."""
     mode = studio.model.modes.find(None if body is None else body.mode)
-    if not await anyio.to_thread.run_sync(studio.model.models.unload, mode):
+    if not await studio.model.changing(studio.model.models.unload, mode):
         raise ConflictError(
             f"The model of mode {mode.name} is not loaded, has work in hand, or is not this server's: ask again later"
         )

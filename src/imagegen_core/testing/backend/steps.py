@@ -8,6 +8,7 @@ import pytest
 
 from imagegen_core.images.reading import read_picture
 from imagegen_core.job import Job, StepDone
+from imagegen_core.parts import works_in_parts
 from imagegen_core.testing.backend.kit import BackendKit, finished
 from imagegen_core.worker import Previewing, Provable
 
@@ -21,6 +22,23 @@ class StepChecks(BackendKit):
         """The command line draws whole jobs, the server by steps: the picture is the same."""
         whole, by_steps = self.draw(stepped), self.draw_by_steps(stepped)
         assert (by_steps.png, by_steps.seed, by_steps.latents) == (whole.png, whole.seed, whole.latents)
+
+    def test_jobs_that_begin_in_parts_do_not_touch(self, stepped: Any) -> None:
+        """The engine goes on with others between the parts of a long beginning: each picture is the same."""
+        if not works_in_parts(stepped, "begin"):
+            pytest.skip("the worker begins at once (imagegen_core.worker.BeginningInParts)")
+        asks: list[dict[str, Any]] = [{"seed": 3, "prompt": "a red hill BREAK " * 3}, {"seed": 4}]
+        alone = [self.draw(stepped, **fields).png for fields in asks]
+        begun: dict[int, Any] = {}
+        beginning = {number: stepped.begin_in_parts(Job(req=self.ask(**fields))) for number, fields in enumerate(asks)}
+        while beginning:
+            for number, parts in [*beginning.items()]:
+                try:
+                    next(parts)
+                except StopIteration as end:
+                    begun[number] = end.value
+                    del beginning[number]
+        assert [finished(stepped, begun[number]).png for number in range(len(asks))] == alone
 
     def test_a_step_is_one_step(self, stepped: Any) -> None:
         """Between two steps the engine cancels, lets others in and tells how far it is: each takes a state one on."""

@@ -6,6 +6,7 @@ FAULTS = (
     "AnotherGenerator",
     "AnotherPass",
     "AnyDevice",
+    "BeginsAlike",
     "BlindToPrompts",
     "BreaksOnErrors",
     "CutsSeeds",

@@ -6,7 +6,7 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +55,15 @@ class AnyDevice(Wrong):
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         super().__init__(worker_id, Settings())
+
+
+class BeginsAlike(Wrong):
+    """Forgets its request between two parts of the beginning."""
+
+    def begin_in_parts(self, job: Job) -> Generator[None, None, Denoising]:
+        self.job = job
+        yield
+        return self.begin(self.job)
 
 
 class BlindToPrompts(Wrong):

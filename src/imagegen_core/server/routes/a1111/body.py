@@ -13,6 +13,8 @@ from imagegen_core.server.routes.a1111.scripts import check_scripts
 
 MOST_PICTURES = 16
 _MOST_STYLES = 64
+_LONGEST_NAME = 256  # characters
+_LONGEST_LIST = 10_000  # of timesteps, which may stand for a schedule
 # What this server does not do, and the values that do not ask for it.
 _UNASKED: dict[str, tuple[Any, ...]] = {
     "enable_hr": (False,),
@@ -44,11 +46,15 @@ class Txt2ImgBody(Body):
 
     prompt: str = ""
     negative_prompt: str = ""
-    styles: Annotated[list[str | None], FailFast(), Field(default_factory=list, max_length=_MOST_STYLES)]
+    styles: Annotated[
+        list[Annotated[str, Field(max_length=_LONGEST_NAME)] | None],
+        FailFast(),
+        Field(default_factory=list, max_length=_MOST_STYLES),
+    ]
     seed: int = -1
-    sampler_name: str | None = None
-    sampler_index: str | None = None
-    scheduler: str | None = None
+    sampler_name: str | None = Field(default=None, max_length=_LONGEST_NAME)
+    sampler_index: str | None = Field(default=None, max_length=_LONGEST_NAME)
+    scheduler: str | None = Field(default=None, max_length=_LONGEST_LIST)
     batch_size: int = Field(default=1, ge=1, le=MOST_PICTURES)
     n_iter: int = Field(default=1, ge=1, le=MOST_PICTURES)
     steps: int | None = None
@@ -89,9 +95,8 @@ class Txt2ImgBody(Body):
         extra = self.model_extra or {}
         for field, unasked in _UNASKED.items():
             if field in extra and extra[field] not in unasked:
-                raise InvalidRequestError(
-                    f"{field}={str(extra[field])[:64]!r} is nothing this server does: leave it out", field
-                )
+                value = extra[field] if isinstance(extra[field], str) else shown(extra[field])
+                raise InvalidRequestError(f"{field}={value[:64]!r} is nothing this server does: leave it out", field)
         if (count := self.batch_size * self.n_iter) > MOST_PICTURES:
             raise InvalidRequestError(
                 f"Invalid n_iter {shown(self.n_iter)}: {count} pictures, and this server draws at most "

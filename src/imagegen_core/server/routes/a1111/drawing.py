@@ -61,7 +61,7 @@ async def skip(studio: SharedStudio, caller: Caller) -> None:
 
 @router.get("/progress")
 async def progress(studio: SharedStudio, caller: Caller, skip_current_image: bool = False) -> dict[str, Any]:
-    """How far ``txt2img`` is with this caller's pictures, and what the present one looks like."""
+    """Tell how far ``txt2img`` is with this caller's pictures, and show the present picture."""
     now = studio.runs.progress(caller)
     current = now.current
     preview = None if current is None or skip_current_image else current.preview

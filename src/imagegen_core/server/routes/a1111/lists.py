@@ -23,14 +23,14 @@ _NONE = "None"
 
 @router.get("/samplers")
 async def samplers(studio: SharedStudio) -> list[dict[str, Any]]:
-    """The samplers a request can name."""
+    """List the samplers that a request can name."""
     offered = studio.registry.samplers.values()
-    return [{"name": one.name, "aliases": [one.class_name], "options": {}} for one in offered]
+    return [{"name": sampler.name, "aliases": [sampler.class_name], "options": {}} for sampler in offered]
 
 
 @router.get("/schedulers")
 async def schedulers() -> list[dict[str, Any]]:
-    """The noise schedules; "automatic" is the one that A1111 gives a sampler by itself."""
+    """List the noise schedules; "automatic" is the schedule that A1111 gives a sampler by itself."""
     return [
         {
             "name": schedule.name.lower().replace(" ", "_"),
@@ -45,21 +45,21 @@ async def schedulers() -> list[dict[str, Any]]:
 
 @router.get("/loras")
 async def loras(studio: SharedStudio, caller: Caller) -> list[dict[str, Any]]:
-    """The styles, which ``<lora:NAME>`` names in a prompt."""
+    """List the styles, which ``<lora:NAME>`` names in a prompt."""
     card = studio.card(mode_of(studio, caller))
     return [{"name": name, "alias": name, "path": "", "metadata": {}} for name in card.styles]
 
 
 @router.get("/prompt-styles")
 async def prompt_styles(studio: SharedStudio, caller: Caller) -> list[dict[str, Any]]:
-    """The styles, which ``styles`` names, and the text that means the same in a prompt."""
+    """List the styles, which ``styles`` names, with the text that means the same in a prompt."""
     card = studio.card(mode_of(studio, caller))
     return [{"name": name, "prompt": f"<lora:{name}>", "negative_prompt": ""} for name in card.styles]
 
 
 @router.get("/embeddings")
 async def embeddings(studio: SharedStudio, caller: Caller) -> dict[str, dict[str, Any]]:
-    """The textual-inversion embeddings that a prompt can name, once the model is loaded."""
+    """List the textual-inversion embeddings that a prompt can name, once the model is loaded."""
     card = studio.card(mode_of(studio, caller))
     loaded = {
         name: {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None, "shape": width, "vectors": count}
@@ -70,15 +70,16 @@ async def embeddings(studio: SharedStudio, caller: Caller) -> dict[str, dict[str
 
 @router.get("/upscalers")
 async def upscalers(studio: SharedStudio) -> list[dict[str, Any]]:
-    """The upscalers that ``extra-single-image`` takes."""
+    """List the upscalers that ``extra-single-image`` takes."""
     names = [_NONE, *studio.upscalers.names()]
-    return [{"name": one, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for one in names]
+    unknown = dict.fromkeys(("model_name", "model_path", "model_url"))
+    return [{"name": name, **unknown, "scale": 4} for name in names]
 
 
 @router.get("/sd-vae")
 @router.get("/sd-modules")
 async def vaes(studio: SharedStudio) -> list[dict[str, str]]:
-    """The configured VAE, which draws in place of the checkpoints' own."""
+    """List the configured VAE, which decodes in place of the checkpoints' own."""
     path = studio.settings.vae_path
     return [] if path is None else [{"model_name": path.name, "filename": str(path)}]
 
@@ -90,25 +91,25 @@ async def vaes(studio: SharedStudio) -> list[dict[str, str]]:
 @router.get("/script-info")
 @router.get("/extensions")
 async def nothing() -> list[dict[str, Any]]:
-    """An empty list: this server has nothing of the kind."""
+    """Return an empty list: this server has nothing of the kind."""
     return []
 
 
 @router.get("/scripts")
 async def scripts() -> dict[str, list[str]]:
-    """There are no scripts."""
+    """Return two empty lists: this server has no scripts."""
     return {"txt2img": [], "img2img": []}
 
 
 @router.get("/cmd-flags")
 async def cmd_flags() -> dict[str, Any]:
-    """The flags that A1111 would have been started with."""
+    """Tell the flags that A1111 would have been started with."""
     return {"api": True, "listen": False}
 
 
 @router.get("/memory")
 async def memory(studio: SharedStudio) -> dict[str, Any]:
-    """This machine's memory and the first device's, in bytes."""
+    """Tell this machine's memory and the first GPU's, in bytes."""
     total, free = system_memory()
     memories = [memory for host in studio.model.models.hosts() for memory in host.memories]
     gpu = next((one for one in memories if one.device.startswith("cuda")), None)
@@ -120,7 +121,7 @@ async def memory(studio: SharedStudio) -> dict[str, Any]:
 
 @gradio.get("/queue/status")
 async def queue_status(studio: SharedStudio) -> dict[str, Any]:
-    """The queue, as gradio tells it beneath A1111's page; clients look here whether a server is there."""
+    """Tell the queue as gradio does beneath A1111's page; clients ask here whether a server is there."""
     report = studio.model.models.report()
     return {
         "msg": "estimation",

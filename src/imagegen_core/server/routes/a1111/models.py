@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import anyio.to_thread
 from fastapi import APIRouter, Depends
 
 from imagegen_core.server.access import require_admin
@@ -20,7 +19,7 @@ _ADMIN = [Depends(require_admin)]
 
 @router.get("/sd-models")
 async def sd_models(studio: SharedStudio) -> list[dict[str, Any]]:
-    """The modes as checkpoints, or the only model that draws."""
+    """List the modes as checkpoints, or the only model that draws."""
     modes = studio.model.modes
     if not modes.configured:
         card = studio.card()
@@ -32,7 +31,7 @@ async def sd_models(studio: SharedStudio) -> list[dict[str, Any]]:
 async def refresh_checkpoints(studio: SharedStudio) -> None:
     """Read the modes' configuration again, where there is any."""
     if studio.model.files():
-        await anyio.to_thread.run_sync(studio.model.reload)
+        await studio.model.changing(studio.model.reload)
 
 
 @router.post("/refresh-loras")
@@ -45,9 +44,9 @@ async def refresh_lists() -> None:
 async def unload_checkpoint(studio: SharedStudio, caller: Caller) -> dict[str, Any]:
     """Let go of the model of this caller's checkpoint, which the next picture loads again."""
     mode = mode_of(studio, caller)
-    if not await anyio.to_thread.run_sync(studio.model.models.unload, mode):
-        residents = [one for host in studio.model.models.hosts() for one in host.residents if one.key == mode.key]
-        if any(one.open for one in residents):
+    if not await studio.model.changing(studio.model.models.unload, mode):
+        residents = [model for host in studio.model.models.hosts() for model in host.residents]
+        if any(model.open for model in residents if model.key == mode.key):
             raise ConflictError(f"The model of {mode.name} draws at the moment: ask again when it is done")
     return {}
 

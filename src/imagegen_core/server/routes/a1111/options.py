@@ -15,7 +15,7 @@ router = APIRouter(route_class=JsonRoute)
 
 @router.get("/options")
 async def get_options(studio: SharedStudio, caller: Caller) -> dict[str, Any]:
-    """The options in force for this caller; posted back, they change nothing."""
+    """Tell the options in force for this caller; posted back, they change nothing."""
     return told_options(studio, caller)
 
 

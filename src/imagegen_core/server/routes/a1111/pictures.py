@@ -64,7 +64,8 @@ async def extra_single_image(body: ExtraBody, request: Request, studio: SharedSt
         enlarged = studio.upscalers.enlarge_to(source, wanted, _upscaler(body), crop=crop, until=until)
         return b'{"html_info": "", "image": "%s"}' % base64.b64encode(enlarged)  # large, and so written here
 
-    return Response(await studio.upscaled(request, caller, enlarge), media_type="application/json")
+    answer = await studio.upscaled(request, caller, enlarge, weight=len(source) + len(body.image))
+    return Response(answer, media_type="application/json")
 
 
 @router.post("/png-info")

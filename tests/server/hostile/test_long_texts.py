@@ -1,0 +1,38 @@
+"""Long texts in every field that takes a text."""
+
+from __future__ import annotations
+
+import pytest
+
+from imagegen_core.server.results import GenerateBody
+from imagegen_core.server.routes.a1111 import Txt2ImgBody
+from imagegen_core.server.routes.a1111.pictures import ExtraBody
+from imagegen_core.server.routes.openai import ImagesBody
+from tests.server.hostile.conftest import PROMPTLY, Attacked
+
+LENGTH = 200_000  # bytes
+TEXTS = ("a ", "1, ")
+PLACES = [
+    *(("/generate", field) for field in ("prompt", *GenerateBody.model_fields)),
+    *(("/v1/jobs", field) for field in ("scheduler", "schedule", "mode")),
+    *(("/v1/images/generations", field) for field in ImagesBody.model_fields),
+    *(("/sdapi/v1/txt2img", field) for field in (*Txt2ImgBody.model_fields, "script_name", "enable_hr", "infotext")),
+    *(("/sdapi/v1/options", field) for field in ("sd_model_checkpoint", "sd_vae", "samples_format", "unknown")),
+    *(("/sdapi/v1/extra-single-image", field) for field in ExtraBody.model_fields),
+    *(("/api/modes/switch", field) for field in ("mode",)),
+]
+ROUTES = sorted({route for route, _ in PLACES})
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_long_text_is_refused_in_a_line(attacked: Attacked, route: str) -> None:
+    small = {"prompt": "a star", "size": "64x64", "width": 64, "height": 64, "image": "iVBORw0KGgo="}
+    with attacked.watch() as health:
+        for field in [field for place, field in PLACES if place == route]:
+            for unit in TEXTS:
+                text = unit * (LENGTH // len(unit.encode()))
+                answer = attacked.http.post(route, json={**small, field: text})
+                case = f"{field} of {unit!r}"
+                assert answer.status_code < 500, case
+                assert answer.status_code < 400 or len(answer.content) < 2000, (case, len(answer.content))
+                assert health.worst < PROMPTLY, case
