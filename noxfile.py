@@ -161,7 +161,8 @@ def cluster(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documents into `site`, and do all that they say can be done."""
     _pytest(session, *PROCESSES, "tests/docs")
-    session.run(str(BIN / "mkdocs"), "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
+    session.run(str(BIN / "python"), "docs_build/pages.py")
+    session.run(str(BIN / "zensical"), "build", "--strict")
 
 
 def _run_bare(session: nox.Session, folder: Path, program: str, *arguments: str) -> None:

@@ -1,7 +1,7 @@
-"""How many pictures so many GPUs draw, what that takes and costs: reckoned, from constants that are named one by one.
+"""Estimate the pictures, memory and costs of a number of GPUs, from named constants.
 
 Plain arithmetic, without Ray or torch: the page `docs/capacity.md` shows its tables, and ``python
-docs_build/capacity.py --gpus 64`` reckons with numbers of one's own.
+docs_build/capacity.py --gpus 64`` takes your own numbers.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ HOUR = 3600.0
 
 
 def measured(value: Any, what: str, where: str = HERE) -> Any:
-    """A constant that was measured, and where."""
+    """Return a field for a measured constant, with the place of the measurement."""
     return field(default=value, metadata={"what": what, "basis": f"measured: {where}"})
 
 
 def assumed(value: Any, what: str, why: str) -> Any:
-    """A constant that was not measured, and why it is so much."""
+    """Return a field for an assumed constant, with the reason for its value."""
     return field(default=value, metadata={"what": what, "basis": f"assumption: {why}"})
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of picture, and how a GPU draws it. Of GPUs, nothing was measured."""
+    """A kind of picture and its times on a GPU. No GPU was measured."""
 
     steps: int
     step_seconds: float
@@ -44,12 +44,12 @@ class Kind:
 class Sdxl(Kind):
     """SDXL, 1024 × 1024, LCM."""
 
-    steps: int = assumed(4, "steps of a picture", "what LCM takes")
-    step_seconds: float = assumed(0.0, "seconds of a step, however many rows", "one row fills the GPU at this size")
+    steps: int = assumed(4, "steps of a picture", "LCM's usual number")
+    step_seconds: float = assumed(0.0, "fixed seconds of a step", "one row fills the GPU at this size")
     row_seconds: float = assumed(
         0.125, "seconds of a step for each row", "a guess at a card of 24 GB; `imagegen bench` measures yours"
     )
-    rows: int = assumed(1, "rows of a step that pay", "one row fills the GPU at this size")
+    rows: int = assumed(1, "most efficient rows of a step", "one row fills the GPU at this size")
     decode_seconds: float = assumed(0.25, "seconds to decode a picture", "a guess: the VAE computes in fp32")
     png_bytes: float = assumed(1.5e6, "bytes of a PNG", "about half of its pixels' 3.1 MB")
     parameters: float = assumed(
@@ -64,12 +64,12 @@ class Sdxl(Kind):
 class Sd15(Kind):
     """SD1.5, 512 × 512, LCM."""
 
-    steps: int = assumed(4, "steps of a picture", "what LCM takes")
-    step_seconds: float = assumed(0.01, "seconds of a step, however many rows", "a guess: small pictures fill no GPU")
+    steps: int = assumed(4, "steps of a picture", "LCM's usual number")
+    step_seconds: float = assumed(0.01, "fixed seconds of a step", "a guess: small pictures fill no GPU")
     row_seconds: float = assumed(
         0.02, "seconds of a step for each row", "a guess at a card of 24 GB; `imagegen bench` measures yours"
     )
-    rows: int = assumed(4, "rows of a step that pay", "a guess; the engine finds yours by timing them")
+    rows: int = assumed(4, "most efficient rows of a step", "a guess; the engine measures yours")
     decode_seconds: float = assumed(0.04, "seconds to decode a picture", "a guess")
     png_bytes: float = assumed(0.4e6, "bytes of a PNG", "about half of its pixels' 0.8 MB")
     parameters: float = assumed(0.98e9, "parameters", "UNet, text encoder and VAE of the released checkpoint")
@@ -78,40 +78,38 @@ class Sd15(Kind):
 
 @dataclass(frozen=True)
 class Front:
-    """The process that speaks HTTP, of which each cell has one."""
+    """The HTTP process of a cell."""
 
     request_seconds: float = measured(0.0066, "CPU seconds of a busy front for a picture")
     event_seconds: float = measured(0.00024, "CPU seconds of a busy front for each step of it")
     megabyte_seconds: float = measured(0.0020, "CPU seconds of a busy front for each megabyte of it")
-    cores: float = assumed(
-        1.0, "cores that the front can use", "Python's lock; 0.73 was seen where two cores had all to do"
-    )
-    headroom: float = assumed(0.6, "share of that which is planned for", "beyond it, requests wait for the front")
+    cores: float = assumed(1.0, "usable cores of the front", "Python's lock; 0.73 was measured on two shared cores")
+    headroom: float = assumed(0.6, "planned share of those cores", "above it, requests wait for the front")
     most_replicas: int = assumed(64, "replicas of a cell at most", "eight were measured; not too far beyond")
     resident_bytes: float = measured(170e6, "bytes of the front")
-    waiting_bytes: float = measured(68e3, "bytes of the front for each request that waits")
-    waiting: int = assumed(1000, "requests that wait at one front", "IMAGEGEN_QUEUE_MAX, to be set so")
-    added_seconds: float = measured(0.0062, "seconds that Ray adds to a request")
+    waiting_bytes: float = measured(68e3, "bytes of the front for each waiting request")
+    waiting: int = assumed(1000, "waiting requests at one front", "set IMAGEGEN_QUEUE_MAX to it")
+    added_seconds: float = measured(0.0062, "seconds Ray adds to a request")
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where the cells stand."""
+    """All cells, their failures and their prices."""
 
     failures: float = assumed(
-        2e-5, "failures of a GPU in an hour", "419 in 54 days of 16,384 GPUs, as told of the training of Llama 3"
+        2e-5, "failures of a GPU in an hour", "419 in 54 days of 16,384 GPUs, reported for the training of Llama 3"
     )
-    repair_hours: float = assumed(24.0, "hours until a GPU is back", "somebody comes the next day")
-    risk: float = assumed(0.001, "probability that more GPUs are gone than were kept", "nine hours of a year")
-    gpu_price: float = assumed(1.0, "dollars of a GPU's hour", "what clouds ask for a card of 24 GB, about")
-    cpu_price: float = assumed(0.04, "dollars of a CPU core's hour", "what clouds ask, about")
+    repair_hours: float = assumed(24.0, "hours until a GPU is back", "repair on the next day")
+    risk: float = assumed(0.001, "probability of too few spare GPUs", "nine hours of a year")
+    gpu_price: float = assumed(1.0, "dollars of a GPU's hour", "about the price of a card of 24 GB in a cloud")
+    cpu_price: float = assumed(0.04, "dollars of a CPU core's hour", "about a cloud's price")
     gpu_cores: float = assumed(2.0, "CPU cores for a GPU", "one for the steps, one for PNGs and Ray")
     cell_cores: float = assumed(
         4.0, "CPU cores for a cell's front and Ray's head", "one for the front, the rest for Ray"
     )
-    load: float = assumed(0.6, "share of its pictures that are asked for", "nights, and room for peaks")
+    load: float = assumed(0.6, "requested share of the possible pictures", "nights, and room for peaks")
     replica_bytes: float = measured(607e6, "host memory of a replica beside its weights, the demo's")
-    ttl: float = assumed(3600.0, "seconds for which the store keeps a picture", "STORAGE_TTL_IMAGE's default")
+    ttl: float = assumed(3600.0, "seconds a stored picture is kept", "STORAGE_TTL_IMAGE's default")
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,6 @@ CHECKS = (
     Check("the same, fewer clients than replicas", _ALONE, 8, 2, 3.90),
     Check("batches of 8 pay", _TOGETHER, 4, 32, 27.60),
     Check("the same, half as many clients", _TOGETHER, 4, 16, 19.55),
-    Check("short steps, and a front that gets 0.23 of a core", _QUICK, 4, 16, 28.25, replace(Front(), cores=0.23)),
+    Check("short steps, and a front with 0.23 of a core", _QUICK, 4, 16, 28.25, replace(Front(), cores=0.23)),
     Check("the same, 0.45 of a core", _QUICK, 4, 16, 52.90, replace(Front(), cores=0.45)),
 )

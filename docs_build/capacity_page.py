@@ -26,7 +26,7 @@ def _constants(part: Any) -> str:
         (f"`{one.name}`", one.metadata["what"], _number(getattr(part, one.name)), one.metadata["basis"])
         for one in fields(part)
     ]
-    return table(["name", "what it is", "value", "what it rests on"], rows)
+    return table(["name", "meaning", "value", "source"], rows)
 
 
 def _number(value: float) -> str:
@@ -54,7 +54,7 @@ def _checks() -> str:
         predicted = cell_rate(one.kind, one.front, one.replicas, one.clients)
         figures = (f"{predicted:.2f}", f"{one.measured:.2f}", f"{one.measured / predicted:.2f}")
         rows.append((one.what, str(one.replicas), str(one.clients), *figures))
-    columns = ["what", "replicas", "clients", "predicted, pictures a second", "measured", "ratio"]
+    columns = ["cell", "replicas", "clients", "predicted, pictures a second", "measured", "ratio"]
     return table(columns, rows)
 
 

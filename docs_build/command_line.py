@@ -12,10 +12,15 @@ from imagegen_core.cli.app import build_app
 
 _INTRODUCTION = """# Command line
 
-Data goes to stdout, everything said to people to stderr. Tables become tab-separated lines where stdout is no
-terminal, and `--json` gives JSON. The exit code is 0, 1 where `imagegen plugins doctor` finds something broken or
-`imagegen plugins check` something that fails, 2 for what is wrong with the input, the configuration or the model,
-which one sentence says, and 130 after an interruption. Plugins may add commands.
+Data goes to stdout, messages to stderr. On a terminal, tables are drawn. Otherwise they are tab-separated lines.
+`--json` gives JSON. Plugins may add commands.
+
+| exit code | meaning |
+|---|---|
+| 0 | success |
+| 1 | `imagegen plugins doctor` found a broken plugin, or `imagegen plugins check` a failing check |
+| 2 | a fault of the input, the configuration or the model, explained in one sentence |
+| 130 | interrupted |
 """
 
 
@@ -38,7 +43,7 @@ def _section(path: str, command: Any) -> str:
     context = command.context_class(command, info_name=path)
     usage = command.get_usage(context).removeprefix("Usage: ")
     parts = [f"## {path}", command.help, f"```text\n{' '.join(usage.split())}\n```"]
-    for kind, meaning in (("argument", "what it is"), ("option", "what it sets")):
+    for kind, meaning in (("argument", "meaning"), ("option", "meaning")):
         records = [one.get_help_record(context) for one in command.params if one.param_type_name == kind]
         rows = [(f"`{name}`", said) for name, said in filter(None, records)]
         parts += [table([kind, meaning], rows)] if rows else []

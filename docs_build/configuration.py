@@ -17,15 +17,14 @@ from imagegen_core.settings import ByteCount, DeviceNames, ModeSettings, StyleSe
 
 _INTRODUCTION = """# Configuration
 
-Each setting is a variable of the environment, a key of `imagegen.toml`, and a keyword of `Settings`. Arguments come
-before variables, variables before the file. The file is what `IMAGEGEN_CONFIG` names; else `imagegen.toml` in the
-working directory, and beneath it the one in `~/.config/imagegen`. Of several variables the first that is set
-counts, and an empty one counts as unset. `imagegen config show` tells each setting's value and where it came from.
-What is malformed or unknown is an error that names it.
+Each setting is a variable of the environment, a key of `imagegen.toml`, and a keyword of `Settings`.
+[Settings](settings.md) is the short list. Arguments come before variables, and variables before the file.
+`IMAGEGEN_CONFIG` names the file. Without it, imagegen reads `imagegen.toml` in the working directory, and for other
+keys the file of this name in `~/.config/imagegen`. Of several variables the first counts. An empty variable counts as
+unset. `imagegen config show` prints each value and its source. A malformed or unknown setting is an error.
 
-Two variables decide what is imported before a file is looked at, so they are variables alone: `IMAGEGEN_PLUGINS`
-names the only plugins that may be imported, `IMAGEGEN_PLUGINS_DISABLED` those that must not be, with commas between
-them.
+Two settings are variables only, because they decide about imports before any file is read. `IMAGEGEN_PLUGINS` lists the
+only plugins to import, and `IMAGEGEN_PLUGINS_DISABLED` the plugins to leave out, separated by commas.
 """
 # What a setting without a default could be.
 _EXAMPLES: Mapping[str, Any] = {

@@ -16,14 +16,14 @@ from imagegen_core.server.errors import TABLE
 
 _INTRODUCTION = """# HTTP
 
-Every route of `imagegen serve`; [the server](../server.md) says how they go together. The same, to try out, is at
-`/docs` of a running server, and for programs at `/openapi.json`.
+These are all routes of `imagegen serve`. [The server](../server.md) explains their use. A running server has the same
+list at `/docs`, with a form for each route, and at `/openapi.json` for programs.
 """
 _ERRORS = """## Errors
 
-An error is `{"detail": …, "type": …, "field": …}`, with a sentence, a word for programs, and the field that is
-wrong where it is one. Below `/v1/images` and `/v1/models` it has OpenAI's shape, with 400 in place of 422, and
-below `/sdapi` A1111's.
+An error is `{"detail": …, "type": …, "field": …}`: a sentence, a word for programs, and the wrong field if there is
+a single one. Below `/v1/images` and `/v1/models` it has OpenAI's shape, with 400 in place of 422. Below `/sdapi` it has
+A1111's shape.
 """
 _TITLES = {
     "state": "State",
@@ -55,12 +55,12 @@ def page() -> str:
             *(_section(method, paths, described) for (method, _), paths in routes.items()),
         ]
     rows = [(str(status), f"`{kind}`", _first_line(error)) for error, status, kind in TABLE]
-    return "\n".join([*parts, _ERRORS, table(["status", "`type`", "what it means"], rows)])
+    return "\n".join([*parts, _ERRORS, table(["status", "`type`", "meaning"], rows)])
 
 
 def _first_line(error: type[Exception]) -> str:
     if error is ImagegenError:
-        return "Anything else; the message says what."
+        return "Any other fault; see the message."
     return as_markdown((inspect.getdoc(error) or "").partition("\n")[0])
 
 
@@ -103,7 +103,7 @@ def _body(schema: Schema, described: Schema) -> str:
         )
         for name, field in schema["properties"].items()
     ]
-    columns = ["field", "type", "default", "what it is"]
+    columns = ["field", "type", "default", "meaning"]
     is_told = any(row[-1] for row in rows)
     return table(columns, rows) if is_told else table(columns[:-1], [row[:-1] for row in rows])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 _PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
+    "RELEASING.md": "releasing.md",
     "CHANGELOG.md": "changes.md",
     "SECURITY.md": "security.md",
 }

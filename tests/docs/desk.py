@@ -16,12 +16,9 @@ from tests.docs.fences import Fence
 LIMIT = 300  # seconds that a command may take
 # Commands of the pages that no test runs, each with the reason.
 EXEMPT = {
+    "./install": "it installs from an index; test_install.py tests the script",
+    "./install server": "it installs from an index; test_install.py tests the script",
     "python3 -m venv .venv": "it makes an environment, as the nox session wheels does",
-    (
-        '.venv/bin/pip install -q -c constraints.txt "./src/imagegen_core[diffusers]" '
-        "./src/imagegen_sdxl ./src/imagegen_demo"
-    ): "it installs from an index, as the nox session wheels does",
-    '.venv/bin/pip install -q -c constraints.txt "./src/imagegen_core[server]"': "it installs from an index",
     "python3 -m venv .venv-nox": "it makes an environment, as continuous integration does",
     ".venv-nox/bin/pip install -q nox": "it installs from an index, as continuous integration does",
     ".venv-nox/bin/nox": "it runs this test",
@@ -38,9 +35,7 @@ EXEMPT = {
     'pip install "imagegen-core[server]" imagegen-sdxl': "it installs from an index",
     "pip install imagegen-sdxl": "it installs from an index",
     'pip install "imagegen-core[ray,redis]" imagegen-sdxl': "it installs from an index",
-    '.venv/bin/pip install -q -c constraints.txt "./src/imagegen_core[ray]"': "it installs from an index",
     "imagegen serve --engine ray --replicas 2": "tests/cluster does it",
-    "MODEL=demo STORAGE_PROVIDER=disabled .venv/bin/imagegen serve --engine ray --replicas 2": "tests/cluster does it",
     "ray start --head": "tests/cluster does it",
     "ray start --address=FIRST:6379": "it wants a second machine; tests/cluster has a second node",
     "serve deploy serve.yaml": "tests/cluster does it",

@@ -68,10 +68,10 @@ def test_checkpoints_that_are_not_there(
 ) -> None:
     with pytest.raises(ImagegenError) as caught:
         locate("my-sdxl.safetensors", tmp_path / "models", {"demo": None})  # type: ignore[dict-item]
-    said("There is no such checkpoint", caught.value)
+    said("A missing checkpoint", caught.value)
     with pytest.raises(ImagegenError) as caught:
         checkpoints_below(tmp_path / "models")
-    said("The model root is not there", caught.value)
+    said("A missing model root", caught.value)
     install.backend("sd15", architectures=("sd15",))
     with pytest.raises(ImagegenError) as caught:
         _checkpoint("sd15")
@@ -102,7 +102,7 @@ def test_backends_that_are_not_there_or_too_many(
     monkeypatch.setenv("MODEL", str(models / "my-sdxl.safetensors"))
     with pytest.raises(ImagegenError) as caught:
         _selected()
-    said("No backend draws it", caught.value)
+    said("No backend for the checkpoint", caught.value)
     said("imagegen-sdxl is not installed", caught.value)
     install.backend("sdxl", architectures=("sdxl",))
     monkeypatch.delenv("MODEL")
@@ -111,13 +111,13 @@ def test_backends_that_are_not_there_or_too_many(
     with pytest.raises(ImagegenError) as caught:
         _selected()
     said("Several backends fit", caught.value)
-    said("A checkpoint for each, and nothing that chooses", caught.value)
+    said("A checkpoint for each, without a choice", caught.value)
 
 
 def test_files_that_are_no_checkpoints(said: Said, models: Path) -> None:
     with pytest.raises(ImagegenError) as caught:
         architecture(models / "papercut.safetensors")
-    said("A LoRA in the checkpoint's place", caught.value)
+    said("A LoRA instead of a checkpoint", caught.value)
     file = models / "my-sdxl.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ImagegenError) as caught:
@@ -130,7 +130,7 @@ def test_files_that_are_no_checkpoints(said: Said, models: Path) -> None:
     torch.save({"state_dict": {"trap": _Trap()}}, models / "my-sd15.ckpt")
     with pytest.raises(ImagegenError) as caught:
         architecture(models / "my-sd15.ckpt")
-    said("A pickle that wants more", caught.value)
+    said("A dangerous pickle", caught.value)
 
 
 def test_no_tokenizer(said: Said) -> None:
@@ -143,7 +143,7 @@ def test_styles(said: Said, models: Path, tmp_path: Path) -> None:
     settings = Settings.load(environ={"LORA_ROOT": str(models / "loras")})
     with pytest.raises(ImagegenError) as caught:
         StyleCatalog(settings, Registry.discover(), SDXL_WIDTH)
-    said("The folder of styles is not there", caught.value)
+    said("A missing folder of styles", caught.value)
     with pytest.raises(ImagegenError) as caught:
         StyleCatalog(Settings(), Registry.discover(), None).usable("papercut")
     said("An unknown style", caught.value)
@@ -161,7 +161,7 @@ def test_devices(said: Said, monkeypatch: pytest.MonkeyPatch, caplog: pytest.Log
     said("It draws on the CPU", *caplog.messages)
     with pytest.raises(ImagegenError) as caught:
         choose_device(Settings.load(environ={"CUDA_DEVICE": "cuda:0"}))
-    said("The device is not there", caught.value)
+    said("A missing device", caught.value)
     with pytest.raises(ImagegenError) as caught:
         placements(Settings.load(environ={"CUDA_DEVICE": "cuda:0,cuda:1", "NUM_WORKERS": "1"}))
     said("Fewer copies of the model than devices", caught.value)
@@ -189,7 +189,7 @@ def test_samplers(said: Said) -> None:
     own = diffusers.EulerDiscreteScheduler(rescale_betas_zero_snr=True)
     with pytest.raises(ImagegenError) as caught:
         Schedulers(own, SAMPLERS, None).make("Heun", 20, torch.device("cpu"))
-    said("A checkpoint that a sampler would draw wrong", caught.value)
+    said("A sampler without support for the checkpoint", caught.value)
 
 
 def test_a_picture_without_a_recipe(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,13 +219,13 @@ def test_settings(said: Said) -> None:
     said("An unknown setting", caught.value)
     with pytest.raises(ImagegenError) as caught:
         Settings.load(environ={"IMAGEGEN_CONFIG": "gone.toml"})
-    said("A file that is not there", caught.value)
+    said("A missing file", caught.value)
 
 
 def test_a_server_that_does_not_start(
     said: Said, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said("Other addresses want keys", _error_of(capsys, "serve", "--host", "0.0.0.0"))
+    said("Other addresses need keys", _error_of(capsys, "serve", "--host", "0.0.0.0"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         message = _error_of(capsys, "serve", "--port", str(port))

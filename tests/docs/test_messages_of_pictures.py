@@ -44,7 +44,7 @@ def test_memory(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16e9, available=9e9))
     with pytest.raises(ImagegenError) as caught:
         check_fits(released("sdxl"), Size(4096, 4096), torch.device("cpu"), weights=7 * 10**9)
-    said("More memory than there is", caught.value)
+    said("A picture larger than the memory", caught.value)
     with pytest.raises(ImagegenError) as caught, memory_errors(Size(1024, 1024)):
         raise torch.OutOfMemoryError
     said("The memory ran out", caught.value)
@@ -78,14 +78,14 @@ def test_warnings_about_memory(
 def test_compiling(said: Said) -> None:
     with pytest.raises(ImagegenError) as caught, compile_errors("IMAGEGEN_COMPILE"):
         raise TorchDynamoException("no compiler")
-    said("Compiling does not work", caught.value)
+    said("Compilation fails", caught.value)
 
 
 def test_xformers(said: Said, sdxl_checkpoint: Path) -> None:
     environ = {"MODEL": str(sdxl_checkpoint), "CUDA_ENABLE_XFORMERS": "1", "CUDA_DEVICE": "cpu"}
     with pytest.raises(ImagegenError) as caught:
         DiffusersSDXLCudaWorker(settings=Settings.load(environ=environ))
-    said("xformers is not there", caught.value)
+    said("Missing xformers", caught.value)
 
 
 def test_styles_and_embeddings(
@@ -132,7 +132,7 @@ def test_a_server_that_is_not_ready(said: Said, tmp_path: Path) -> None:
     app = create_app(Settings(model="my-sdxl.safetensors", model_root=tmp_path, api_keys=("hush",)))
     http, body = TestClient(app), {"prompt": "a lake"}
     keys = {"X-API-Key": "hush"}
-    said("An API key is wanted", http.post("/generate", json=body).json()["detail"])
+    said("A missing API key", http.post("/generate", json=body).json()["detail"])
     loading = http.post("/generate", json=body, headers=keys).json()["detail"]
     model = app.state.studio.model
     model.start()

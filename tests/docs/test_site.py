@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,17 +31,16 @@ Read = Callable[[str], str]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
-        cwd=ROOT,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
+    """The built site, in a folder that looks like the repository."""
+    folder = tmp_path_factory.mktemp("repository")
+    for name in ("examples", "src"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copy(ROOT / "mkdocs.yml", folder)  # whose own folder counts, so no link to it
+    pages = [sys.executable, ROOT / "docs_build/pages.py", "build/pages"]
+    for command in (pages, [sys.executable, "-m", "zensical", "build", "--strict"]):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "site"
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def text(site: Path) -> Read:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Imports a part of the hook, as mkdocs does."""
+    """Imports a part of the pages' scripts, as they do each other."""
     monkeypatch.syspath_prepend(ROOT / "docs_build")
     return import_module
 
@@ -68,6 +67,16 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
     }
     assert any(address.endswith(".css") for address in loaded)
     assert {address for address in loaded if re.match(r"(https?:)?//", address)} == set()
+
+
+def test_every_picture_and_every_page_of_the_menu_is_there(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        for address in re.findall(r"""<img\b[^>]*?src=["']?([^"' >]+)""", page.read_text(encoding="utf-8")):
+            assert (page.parent / address).is_file(), f"{page.relative_to(site)} shows {address}"
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    pages = re.findall(r"[\w/.-]+\.md", nav)
+    assert "glossary.md" in pages
+    assert {name for name in pages if not (site.parent / "build/pages" / name).is_file()} == set()
 
 
 def test_every_setting_and_its_variables_are_there(text: Read) -> None:
@@ -120,7 +129,7 @@ def test_every_constant_and_table_of_the_capacity_is_there(site: Path, text: Rea
 
 
 def test_the_readme_is_the_first_page(text: Read, made: Callable[[str], Any]) -> None:
-    assert "Draw that picture, on a machine with Python 3.11" in text("")
+    assert "Serve your own Stable Diffusion checkpoints to many clients at once" in text("")
     links = made("repository_files").as_page(
         "[a](docs/server.md#errors) ![b](docs/images/x.png) [c](LICENSE) [d](https://e.org)"
     )
