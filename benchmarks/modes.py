@@ -29,8 +29,8 @@ import psutil
 from figures import show, spread
 
 from imagegen_core import GenerateRequest, Registry, Started, StepDone
+from imagegen_core.hosting.mode_manager import ModeManager
 from imagegen_core.modes import load_modes
-from imagegen_core.server.model import Model
 from tests.modes import NAMES, Zoo, make_zoo
 
 SEED = 7
@@ -118,7 +118,7 @@ def switches(zoo: Zoo, folder: Path, alone: dict[str, bytes], count: int, client
 def delays(zoo: Zoo, folder: Path, count: int) -> None:
     """Ask one mode while another draws, and print how long it waited, in steps of the other."""
     settings = zoo.settings(folder)
-    model = Model(settings, Registry.discover())
+    model = ModeManager(settings, Registry.discover())
     modes = load_modes(settings)
     busy, asked = modes.find("other"), modes.find("old")
     model.start()

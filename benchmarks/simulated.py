@@ -23,7 +23,7 @@ import numpy as np
 
 from imagegen_core import Backend, DeviceMemory, Job, Picture, encode_png, hookimpl
 from imagegen_core.job import StepDone
-from imagegen_core.request import Drawing
+from imagegen_core.request import ResolvedRequest
 
 ROW_SECONDS = 0.125
 NAME, MODULE = "simulated", "benchmarks.simulated"
@@ -57,7 +57,7 @@ class _State:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.drawing = Drawing.of(job.req, native_size=f"{_SIDE}x{_SIDE}")
+        self.drawing = ResolvedRequest.of(job.req, native_size=f"{_SIDE}x{_SIDE}")
         self.steps_left = self.drawing.steps
 
 
@@ -120,11 +120,11 @@ class SimulatedWorker:
         return self._preview
 
     def memory_bytes(self) -> int:
-        """As `Weighed` does."""
+        """As `ReportsMemory` does."""
         return _MODEL_BYTES
 
     def device_memory(self) -> DeviceMemory:
-        """As `Weighed` does."""
+        """As `ReportsMemory` does."""
         return DeviceMemory(NAME, _DEVICE_BYTES, _DEVICE_BYTES // 2)
 
     def _png(self, seed: int) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagegen_core import Drawing, GenerateRequest, ImagegenError, InvalidRequestError, Size, StyleLoraRequest
+from imagegen_core import GenerateRequest, ImagegenError, InvalidRequestError, ResolvedRequest, Size, StyleLoraRequest
 
 sides = st.integers(1, 1024).map(lambda eighth: 8 * eighth)
 
@@ -52,12 +52,12 @@ def test_sizes_that_cannot_be_drawn_are_refused(size: str) -> None:
 
 
 def test_a_size_left_out_is_the_native_size() -> None:
-    assert Drawing.of(GenerateRequest(prompt="a"), native_size="512x512").size == Size(512, 512)
+    assert ResolvedRequest.of(GenerateRequest(prompt="a"), native_size="512x512").size == Size(512, 512)
 
 
 def test_a_size_given_is_kept_also_when_it_is_the_default() -> None:
     request = GenerateRequest(prompt="a", size="1024x1024")
-    assert Drawing.of(request, native_size="512x512").size == Size(1024, 1024)
+    assert ResolvedRequest.of(request, native_size="512x512").size == Size(1024, 1024)
 
 
 @given(
@@ -72,14 +72,14 @@ def test_a_size_given_is_kept_also_when_it_is_the_default() -> None:
     )
 )
 def test_a_good_request_is_kept_as_it_is(request_: GenerateRequest) -> None:
-    drawing = Drawing.of(request_, native_size="512x512")
+    drawing = ResolvedRequest.of(request_, native_size="512x512")
     assert (drawing.prompt, drawing.negative_prompt) == (request_.prompt, request_.negative_prompt)
     assert (str(drawing.size), drawing.steps) == (request_.size, request_.num_inference_steps)
     assert (drawing.guidance_scale, drawing.seed) == (request_.guidance_scale, request_.seed)
 
 
 def test_a_seed_left_out_is_drawn_at_random() -> None:
-    seeds = {Drawing.of(GenerateRequest(prompt="a"), "8x8").seed for _ in range(20)}
+    seeds = {ResolvedRequest.of(GenerateRequest(prompt="a"), "8x8").seed for _ in range(20)}
     assert len(seeds) > 15
     assert all(0 <= seed < 2**32 for seed in seeds)
 
@@ -105,7 +105,7 @@ def test_a_seed_left_out_is_drawn_at_random() -> None:
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_field(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequestError, match=f"^Invalid {field} ") as caught:
-        Drawing.of(SimpleNamespace(**{"prompt": "a", field: value}), "8x8")
+        ResolvedRequest.of(SimpleNamespace(**{"prompt": "a", field: value}), "8x8")
     assert "expected" in str(caught.value)
 
 
@@ -128,13 +128,13 @@ class OlderRequest:
 
 
 def test_any_object_with_the_attributes_is_a_request() -> None:
-    drawing = Drawing.of(OlderRequest("a cat", size="64x32", seed=3), native_size="512x512")
-    assert drawing == Drawing("a cat", None, Size(64, 32), 4, 1.0, 3, None, 0)
+    drawing = ResolvedRequest.of(OlderRequest("a cat", size="64x32", seed=3), native_size="512x512")
+    assert drawing == ResolvedRequest("a cat", None, Size(64, 32), 4, 1.0, 3, None, 0)
 
 
 def test_a_number_of_another_library_is_a_number() -> None:
     np = pytest.importorskip("numpy", reason="numpy comes with the diffusers extra")
-    drawing = Drawing.of(OlderRequest("a", seed=np.int64(3), guidance_scale=np.float32(2)), "8x8")
+    drawing = ResolvedRequest.of(OlderRequest("a", seed=np.int64(3), guidance_scale=np.float32(2)), "8x8")
     assert (drawing.seed, drawing.guidance_scale) == (3, 2.0)
 
 
@@ -149,7 +149,7 @@ def test_a_number_of_another_library_is_a_number() -> None:
 )
 def test_a_style_is_on_with_a_name_and_a_level(style: Any, level: int, expected: Any) -> None:
     request = GenerateRequest(prompt="a", style_lora=StyleLoraRequest(style=style, level=level))
-    drawing = Drawing.of(request, "8x8")
+    drawing = ResolvedRequest.of(request, "8x8")
     assert (drawing.style, drawing.style_level) == expected
 
 

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from imagegen_core.plugins.contract import CONTRACT_VERSION as CONTRACT_VERSION
     from imagegen_core.plugins.hookspecs import hookimpl as hookimpl
     from imagegen_core.plugins.registry import Registry as Registry
-    from imagegen_core.request import Drawing as Drawing
     from imagegen_core.request import GenerateRequest as GenerateRequest
+    from imagegen_core.request import ResolvedRequest as ResolvedRequest
     from imagegen_core.request import Size as Size
     from imagegen_core.request import StyleLoraRequest as StyleLoraRequest
     from imagegen_core.samplers import Sampler as Sampler
@@ -73,7 +73,7 @@ _HOME = {
     "DeadlineError": "errors",
     "DeviceMemory": "worker",
     "Done": "job",
-    "Drawing": "request",
+    "ResolvedRequest": "request",
     "EngineClosedError": "errors",
     "EngineReport": "engine",
     "Event": "job",

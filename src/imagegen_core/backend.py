@@ -10,7 +10,7 @@ from imagegen_core.errors import InvalidRequestError
 from imagegen_core.importing import load_named
 
 if TYPE_CHECKING:
-    from imagegen_core.request import Drawing
+    from imagegen_core.request import ResolvedRequest
     from imagegen_core.worker import Worker
 
 OptionalField = Literal[
@@ -76,8 +76,8 @@ class Backend:
         """
         return cast("Callable[..., Worker]", load_named(f"Backend '{self.name}'", self.worker))
 
-    def drawing(self, request: object, native_size: str | None = None) -> Drawing:
-        """Check a request: see `Drawing.of`; and refuse what this backend is without.
+    def drawing(self, request: object, native_size: str | None = None) -> ResolvedRequest:
+        """Check a request: see `ResolvedRequest.of`; and refuse what this backend is without.
 
         Args:
             request: A `GenerateRequest`, or any object with (some of) its attributes.
@@ -86,10 +86,10 @@ class Backend:
         Raises:
             InvalidRequestError: A value is outside what it may be, or of a field that the backend is without.
         """
-        from imagegen_core.request import Drawing, Size
+        from imagegen_core.request import ResolvedRequest, Size
 
         native = native_size or self.default_size
-        drawing = Drawing.of(request, native)
+        drawing = ResolvedRequest.of(request, native)
         left_alone = {
             "size": Size.parse(native),
             "guidance_scale": min(drawing.guidance_scale, 1.0),

@@ -1,7 +1,7 @@
 """What can be asked for, and the one place where an ask is checked.
 
 `GenerateRequest` is the form requests usually arrive in. Workers accept any object with the same
-attributes and turn it into a `Drawing`, in which nothing is left open, with `Drawing.of`.
+attributes and turn it into a `ResolvedRequest`, in which nothing is left open, with `ResolvedRequest.of`.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class ResolvedRequest:
     """A checked request: the same values always mean the same picture, where a scheduler of None is the worker's."""
 
     prompt: str
@@ -217,7 +217,7 @@ class Drawing:
     step_options: StepOptions = field(default_factory=StepOptions)
 
     @classmethod
-    def of(cls, request: object, native_size: str) -> Drawing:
+    def of(cls, request: object, native_size: str) -> ResolvedRequest:
         """Check `request` and fill in what it leaves open.
 
         Args:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from imagegen_core.job import Job
 from imagegen_core.picture import Picture
-from imagegen_core.request import Drawing, GenerateRequest, StyleLoraRequest
+from imagegen_core.request import GenerateRequest, ResolvedRequest, StyleLoraRequest
 
 if TYPE_CHECKING:
     from imagegen_core.settings import Settings
@@ -26,7 +26,7 @@ def load_worker(backend: str | None = None, model: str | None = None, settings: 
         ImagegenError: No backend fits, or the checkpoint is missing or cannot be loaded.
     """
     from imagegen_core.plugins.registry import Registry
-    from imagegen_core.plugins.selection import select_backend
+    from imagegen_core.resolution.backends import select_backend
     from imagegen_core.settings import Settings
 
     settings = Settings.load() if settings is None else settings
@@ -106,6 +106,6 @@ def generate(
         s_noise=s_noise,
         size=size,
     )
-    Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
+    ResolvedRequest.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
     worker = worker or load_worker(backend, model, settings)
     return Picture(*worker.run_job_with_latents(Job(req=request)))

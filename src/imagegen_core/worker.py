@@ -102,7 +102,7 @@ class NeedsLibraries(Protocol):
 
 
 @runtime_checkable
-class Provable(Protocol):
+class BatchInvariant(Protocol):
     """A stepped worker that can prove that its batches do not change pictures."""
 
     def trial(self, states: Sequence[Any]) -> bool:
@@ -168,7 +168,7 @@ class DeviceMemory(NamedTuple):
 
 
 @runtime_checkable
-class Weighed(Protocol):
+class ReportsMemory(Protocol):
     """A worker that knows what its model takes, so that several can be kept within a budget."""
 
     def memory_bytes(self) -> int:
@@ -181,7 +181,7 @@ class Weighed(Protocol):
 
 
 @runtime_checkable
-class Neighbourly(Protocol):
+class SharesComputeThread(Protocol):
     """A worker that computes on a thread of its own, and can share that of another on its device."""
 
     def compute_beside(self, other: Worker) -> None:
@@ -190,7 +190,7 @@ class Neighbourly(Protocol):
 
 
 @runtime_checkable
-class Adaptable(Protocol):
+class SupportsLoras(Protocol):
     """A worker that draws with the LoRAs of a request, as modes have them."""
 
     def load_loras(self, loras: Sequence[LoraUse]) -> None:

@@ -17,10 +17,10 @@ from ray.cluster_utils import Cluster
 
 from imagegen_core import GenerateRequest, Settings
 from imagegen_core.cluster.application import DRAWER, drawers
-from imagegen_core.cluster.models import ClusterModels
+from imagegen_core.cluster.models import ClusterModelHost
+from imagegen_core.hosting.model_host import HostReport
 from imagegen_core.modes import load_modes
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.server.models import Host
 
 LIMIT = 60.0
 NODES = 2
@@ -65,7 +65,7 @@ def cluster(plugin_path: str) -> Iterator[Cluster]:
 class Deployed:
     """Replicas, and this process as their front."""
 
-    def __init__(self, name: str, settings: Settings, models: ClusterModels) -> None:
+    def __init__(self, name: str, settings: Settings, models: ClusterModelHost) -> None:
         self.name, self.settings, self.models = name, settings, models
         self.modes = load_modes(settings)
         self.mode = self.modes.find(None)
@@ -80,7 +80,7 @@ class Deployed:
         title = f"ServeReplica:{self.name}:{DRAWER}"
         return [one for one in psutil.process_iter(["cmdline"]) if title in " ".join(one.info["cmdline"] or ())]
 
-    def until(self, condition: Callable[[tuple[Host, ...]], bool]) -> tuple[Host, ...]:
+    def until(self, condition: Callable[[tuple[HostReport, ...]], bool]) -> tuple[HostReport, ...]:
         """What the replicas tell once it is so."""
         ends = time.monotonic() + LIMIT
         while not condition(self.models.hosts()):
@@ -100,7 +100,7 @@ def deploy(cluster: Cluster) -> Callable[..., Any]:
         name = f"test-{time.monotonic_ns()}"
         target = serve.RunTarget(drawers(settings), name=name, route_prefix=None)
         serve.run_many([target], wait_for_applications_running=False)
-        models = ClusterModels(serve.get_deployment_handle(DRAWER, name), settings, Registry.discover())
+        models = ClusterModelHost(serve.get_deployment_handle(DRAWER, name), settings, Registry.discover())
         try:
             deployed = Deployed(name, settings, models)
             models.bring(deployed.mode)

@@ -13,7 +13,7 @@ import numpy as np
 
 from imagegen_core import Backend, DeviceMemory, Job, Picture, encode_png, hookimpl
 from imagegen_core.job import StepDone
-from imagegen_core.request import Drawing
+from imagegen_core.request import ResolvedRequest
 
 STEP = 0.02  # seconds
 SIZE = 100  # bytes, of a model
@@ -36,7 +36,7 @@ class _State:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.drawing = Drawing.of(job.req, native_size="8x8")
+        self.drawing = ResolvedRequest.of(job.req, native_size="8x8")
         self.steps_left = self.drawing.steps
 
 
@@ -57,7 +57,7 @@ class ScriptedWorker:
         return self.run_job_with_latents(job)[:2]
 
     def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
-        picture = picture_of(Drawing.of(job.req, native_size="8x8"))
+        picture = picture_of(ResolvedRequest.of(job.req, native_size="8x8"))
         return picture.png, picture.seed, picture.latents
 
     def begin(self, job: Job) -> _State:
@@ -96,7 +96,7 @@ class ScriptedWorker:
         return DeviceMemory("scripted", 10 * SIZE, 5 * SIZE)
 
 
-def picture_of(drawing: Drawing) -> Picture:
+def picture_of(drawing: ResolvedRequest) -> Picture:
     """What the worker draws: noise of the seed."""
     noise = np.random.default_rng(drawing.seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return Picture(encode_png(noise), drawing.seed, bytes(512))

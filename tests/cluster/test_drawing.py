@@ -14,8 +14,8 @@ import pytest
 
 from imagegen_core import GenerateRequest, errors
 from imagegen_core.cluster import models as cluster_models
-from imagegen_core.cluster.drawer import Drawer
-from imagegen_core.cluster.wire import portable_error
+from imagegen_core.cluster.replica import Replica
+from imagegen_core.cluster.serialization import portable_error
 from imagegen_core.engine import Ticket
 from imagegen_core.errors import (
     DeadlineError,
@@ -25,9 +25,9 @@ from imagegen_core.errors import (
     NotReadyError,
     QueueFullError,
 )
+from imagegen_core.hosting.model_host import LoadFailedError
 from imagegen_core.job import Cancelled, Done, Queued, Started, StepDone
-from imagegen_core.request import Drawing
-from imagegen_core.server.models import LoadFailedError
+from imagegen_core.request import ResolvedRequest
 from tests.cluster.conftest import LIMIT, NODES, Deployed, pytestmark
 from tests.cluster.scripted import Trouble, picture_of
 
@@ -43,7 +43,7 @@ def two(deploy: Callable[..., Any]) -> Iterator[Deployed]:
 
 
 def drawn(seed: int) -> bytes:
-    return picture_of(Drawing.of(GenerateRequest(prompt="", seed=seed), native_size="8x8")).png
+    return picture_of(ResolvedRequest.of(GenerateRequest(prompt="", seed=seed), native_size="8x8")).png
 
 
 def test_a_picture_and_its_story_cross_the_wire(two: Deployed) -> None:
@@ -162,7 +162,7 @@ def test_an_end_gives_up_what_is_open(deploy: Callable[..., Any]) -> None:
 
 
 def test_a_replica_whose_step_hangs_is_not_well() -> None:
-    drawer: Any = object.__new__(Drawer)
+    drawer: Any = object.__new__(Replica)
     drawer._broken, drawer._models = "", SimpleNamespace(report=lambda: SimpleNamespace(stuck=0.0))
     asyncio.run(drawer.check_health())
     drawer._models = SimpleNamespace(report=lambda: SimpleNamespace(stuck=3.0))
@@ -171,7 +171,7 @@ def test_a_replica_whose_step_hangs_is_not_well() -> None:
 
 
 def test_a_replica_whose_engine_broke_is_well_while_its_model_is_there_or_comes() -> None:
-    drawer: Any = object.__new__(Drawer)
+    drawer: Any = object.__new__(Replica)
     hosts = [SimpleNamespace(residents=["loading"])]
     drawer._broken, drawer._models = "The engine broke", SimpleNamespace(report=lambda: None, hosts=lambda: hosts)
     asyncio.run(drawer.check_health())

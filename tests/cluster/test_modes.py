@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from imagegen_core.errors import InvalidRequestError
-from imagegen_core.server.models import Host
+from imagegen_core.hosting.model_host import HostReport
 from tests.cluster.conftest import LIMIT, Deployed, pytestmark
 from tests.cluster.scripted import SIZE
 from tests.cluster.test_drawing import drawn
@@ -29,7 +29,7 @@ def four(deploy: Callable[..., Any]) -> Iterator[Deployed]:
         yield deployed
 
 
-def _held(hosts: tuple[Host, ...]) -> list[str]:
+def _held(hosts: tuple[HostReport, ...]) -> list[str]:
     return sorted("".join(sorted(one.key.model for one in host.residents)) for host in hosts)
 
 

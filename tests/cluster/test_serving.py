@@ -32,7 +32,7 @@ from imagegen_core import GenerateRequest, Job, Settings, load_worker
 from imagegen_core.cluster import app
 from imagegen_core.cluster.application import NAME
 from imagegen_core.cluster.config_file import config_text
-from imagegen_core.cluster.front import Front, check_store
+from imagegen_core.cluster.ingress import Ingress, check_store
 from imagegen_core.errors import SettingsError
 from tests.cluster.conftest import LIMIT, pytestmark
 
@@ -297,7 +297,7 @@ def test_the_configuration_says_all_that_was_set_but_secrets(tmp_path: Path) -> 
         "storage_provider": "redis",
     }
     drawer = application["deployments"][1]
-    assert (drawer["name"], drawer["autoscaling_config"]["max_replicas"]) == ("Drawer", 8)
+    assert (drawer["name"], drawer["autoscaling_config"]["max_replicas"]) == ("Replica", 8)
     assert config["http_options"] == {"host": "0.0.0.0", "port": 4200}
 
 
@@ -323,7 +323,7 @@ def test_a_configuration_that_would_not_serve_is_not_written(given: dict[str, An
 def test_a_second_front_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(world_size=2))
     with pytest.raises(SettingsError, match="^The deployment Front takes num_replicas: 1, since the one holds"):
-        asyncio.run(Front.__init__(SimpleNamespace(), Settings.load(environ={}), None))  # type: ignore[arg-type]
+        asyncio.run(Ingress.__init__(SimpleNamespace(), Settings.load(environ={}), None))  # type: ignore[arg-type]
 
 
 def test_the_application_refuses_what_is_no_setting() -> None:

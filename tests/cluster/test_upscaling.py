@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from imagegen_core.cluster.drawer import _told
+from imagegen_core.cluster.replica import _told
 
 
 def test_a_front_that_hangs_up_stops_the_work_on_the_replica() -> None:

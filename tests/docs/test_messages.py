@@ -18,14 +18,14 @@ from imagegen_core.cli import main
 from imagegen_core.diffusion.device import choose_device
 from imagegen_core.diffusion.scheduling import Schedulers
 from imagegen_core.diffusion.tokenizers import find_tokenizer
+from imagegen_core.hosting.engine_loader import placements
 from imagegen_core.models.inspect import architecture
 from imagegen_core.models.locate import checkpoints_below, locate
-from imagegen_core.models.resolve import resolve_checkpoint
-from imagegen_core.models.style_catalog import StyleCatalog
-from imagegen_core.plugins.selection import select_backend
-from imagegen_core.request import Drawing
+from imagegen_core.request import ResolvedRequest
+from imagegen_core.resolution.backends import select_backend
+from imagegen_core.resolution.checkpoints import resolve_checkpoint
+from imagegen_core.resolution.style_catalog import StyleCatalog
 from imagegen_core.samplers import SAMPLERS, find_sampler
-from imagegen_core.server.loading import placements
 from imagegen_demo.plugin import imagegen_models
 from tests.docs.conftest import Said
 from tests.docs.quotes import quotes
@@ -172,7 +172,7 @@ def test_devices(said: Said, monkeypatch: pytest.MonkeyPatch, caplog: pytest.Log
 
 def test_requests(said: Said) -> None:
     with pytest.raises(ImagegenError) as caught:
-        Drawing.of(GenerateRequest(prompt="", size="1023x1023"), native_size="8x8")
+        ResolvedRequest.of(GenerateRequest(prompt="", size="1023x1023"), native_size="8x8")
     said("A wrong size", caught.value)
     with pytest.raises(ImagegenError) as caught:
         find_sampler("Oiler", SAMPLERS)

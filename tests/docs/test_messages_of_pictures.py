@@ -19,7 +19,7 @@ from torch._dynamo.exc import TorchDynamoException
 from imagegen_core import GenerateRequest, ImagegenError, Job, LocalEngine, OutOfMemoryError, Settings, Size
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, row_bytes
-from imagegen_core.diffusion.preparing import compile_errors, settle_vae
+from imagegen_core.diffusion.pipeline_setup import compile_errors, settle_vae
 from imagegen_core.server import create_app
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.docs.conftest import Said

@@ -17,7 +17,7 @@ import httpx2 as httpx
 import pytest
 from PIL import ImageShow
 
-from tests.docs.desk import EXEMPT, Desk, commands
+from tests.docs.doc_runner import EXEMPT, Desk, commands
 from tests.docs.fences import PAGES, ROOT, Fence, fences
 from tests.loras import as_kohya, random_lora, save
 

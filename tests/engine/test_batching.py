@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as some
 
-from imagegen_core.engine.batching import LARGEST, BatchSize
+from imagegen_core.engine.batch_size import LARGEST, BatchSize
 
 Cost = Callable[[int], float]
 

@@ -68,7 +68,7 @@ def test_an_error_of_one_states_scheduler_is_its_own(worker: Any, start: StartEn
 def test_out_of_memory_halves_the_batch_and_the_pictures_stay_the_same(
     worker: Any, start: StartEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagegen_core.engine.batching._GAIN", 100.0)  # a larger batch pays, however busy the machine
+    monkeypatch.setattr("imagegen_core.engine.batch_size._GAIN", 100.0)  # a larger batch pays, however busy the machine
     watched = Watched(worker)
     engine = start(watched, batching="fast")
 

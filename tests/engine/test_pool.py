@@ -27,8 +27,8 @@ from imagegen_core import (
     Started,
 )
 from imagegen_core.engine import Pool
-from imagegen_core.engine.batching import SIZES
-from imagegen_core.engine.line import Line
+from imagegen_core.engine.batch_size import SIZES
+from imagegen_core.engine.request_queue import RequestQueue
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.conftest import StartEngine, ask
 from tests.engine.faults import Gate, Watched
@@ -169,7 +169,7 @@ def test_whoever_has_nothing_to_do_comes_first(pool: StartPool) -> None:
 
 
 def test_who_draws_leaves_some_to_those_who_idle_and_these_share() -> None:
-    line = Line(9)
+    line = RequestQueue(9)
     for number in range(7):
         line.submit(ask(f"{number}"), None, 0)
     line._idle = 2  # who wait in `take`

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from imagegen_core import STYLE_REGISTRY, Registry, Settings, StyleDef
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
-from imagegen_core.models.style_catalog import StyleCatalog
+from imagegen_core.resolution.style_catalog import StyleCatalog
 
 LAYERS = CheckpointLayers({"unet": {"conv_in.weight": (32, 4, 3, 3), "conv_in.bias": (32,)}})
 GOOD = {"unet.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3), "unet.conv_in.lora_B.weight": torch.ones(32, 2, 1, 1)}

@@ -14,8 +14,8 @@ import imagegen_core
 from imagegen_core.plugins.doctor import examined
 from imagegen_core.plugins.isolation import contained
 from imagegen_core.plugins.plugin import Plugin
+from tests.plugins.broken_plugins import GOOD, GOOD_WORKER, STRANGERS, Stranger, distribution
 from tests.plugins.installed import Installer
-from tests.plugins.strangers import GOOD, GOOD_WORKER, STRANGERS, Stranger, distribution
 from tests.plugins.wheels import Environment, build_wheel
 
 LIMIT = 150
@@ -37,7 +37,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return environment
 
 
-class Runs:
+class DrawingProgress:
     """Commands that run side by side, with the good plugin and others."""
 
     def __init__(self, environment: Environment, *plugins: str, **variables: str) -> None:
@@ -69,7 +69,7 @@ DOCTOR = ("plugins", "doctor", "--json")
 @pytest.fixture(scope="session")
 def picture(environment: Environment) -> bytes:
     """What the good plugin draws where it is alone."""
-    png = Runs(environment).output(*DRAW)
+    png = DrawingProgress(environment).output(*DRAW)
     assert png.startswith(b"\x89PNG")
     return png
 
@@ -86,7 +86,7 @@ def check_diagnosis(row: dict[str, Any], name: str, stranger: Stranger) -> None:
 @pytest.fixture(scope="session")
 def said(environment: Environment) -> dict[str, dict[str, Any]]:
     """What the doctor says of all the plugins together."""
-    return rows(Runs(environment, *STRANGERS).output(*DOCTOR, code=1))
+    return rows(DrawingProgress(environment, *STRANGERS).output(*DOCTOR, code=1))
 
 
 @pytest.mark.parametrize("name", STRANGERS)
@@ -94,7 +94,7 @@ def test_a_broken_plugin_stays_by_itself(
     environment: Environment, picture: bytes, said: dict[str, dict[str, Any]], name: str
 ) -> None:
     stranger = STRANGERS[name]
-    runs = Runs(environment, name, **({"IMAGEGEN_PLUGINS_DISABLED": name} if stranger.fatal else {}))
+    runs = DrawingProgress(environment, name, **({"IMAGEGEN_PLUGINS_DISABLED": name} if stranger.fatal else {}))
     drawn, listed = runs.start(*DRAW), runs.start(*LIST)
 
     assert output(drawn) == picture
@@ -107,7 +107,7 @@ def test_all_the_broken_plugins_together(
     environment: Environment, picture: bytes, said: dict[str, dict[str, Any]]
 ) -> None:
     fatal = {name for name, stranger in STRANGERS.items() if stranger.fatal}
-    runs = Runs(environment, *STRANGERS, IMAGEGEN_PLUGINS_DISABLED=",".join(fatal))
+    runs = DrawingProgress(environment, *STRANGERS, IMAGEGEN_PLUGINS_DISABLED=",".join(fatal))
     drawn, listed = runs.start(*DRAW), runs.start(*LIST)
 
     assert output(drawn) == picture
@@ -119,7 +119,7 @@ def test_all_the_broken_plugins_together(
 
 
 def test_a_clash_costs_the_plugin_that_command_alone(environment: Environment) -> None:
-    runs = Runs(environment, "commands", "untypable", "greets")
+    runs = DrawingProgress(environment, "commands", "untypable", "greets")
     assert runs.output("hello") == b"hello from good\n"
     assert runs.output("farewell") == b"farewell\n"
     assert b"a square" not in runs.output("generate", "--help")
@@ -128,7 +128,7 @@ def test_a_clash_costs_the_plugin_that_command_alone(environment: Environment) -
 
 
 def test_the_doctor_speaks_to_people_too(environment: Environment) -> None:
-    said = Runs(environment, "needs", "prints").output("plugins", "doctor", code=1).decode()
+    said = DrawingProgress(environment, "needs", "prints").output("plugins", "doctor", code=1).decode()
     assert "good (imagegen-good 3.1): ok\n" in said
     assert (
         "needs (imagegen-needs 3.1): broken\n"
@@ -140,11 +140,11 @@ def test_the_doctor_speaks_to_people_too(environment: Environment) -> None:
 
 def test_a_denied_plugin_is_never_imported(environment: Environment) -> None:
     mark = environment.site / "plugin_marks" / "imported"
-    runs = Runs(environment, "marks", IMAGEGEN_PLUGINS_DISABLED="marks")
+    runs = DrawingProgress(environment, "marks", IMAGEGEN_PLUGINS_DISABLED="marks")
     for arguments in (LIST, DOCTOR, DRAW, ("hello",)):
         runs.output(*arguments)
         assert not mark.exists(), arguments
-    Runs(environment, "marks").output(*LIST)
+    DrawingProgress(environment, "marks").output(*LIST)
     assert mark.exists()
 
 

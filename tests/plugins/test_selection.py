@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imagegen_core import Backend, BackendNotFoundError, ModelNotFoundError, Registry, Settings
-from imagegen_core.plugins.selection import select_backend
+from imagegen_core.resolution.backends import select_backend
 from tests.plugins.installed import Installer
 
 pytestmark = pytest.mark.usefixtures("families")

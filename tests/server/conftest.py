@@ -73,7 +73,7 @@ def serve(tiny_worker: Any) -> Iterator[StartServer]:
             engine = LocalEngine(worker, previews=True, queue_limit=queue_limit)
             stack.callback(engine.close, drain=False)
             app = create_app(Settings.load(environ={}, **settings), engine)
-            url = stack.enter_context(listening(app, ConnectionLimits.of(app.state.studio.settings)))
+            url = stack.enter_context(listening(app, ConnectionLimits.of(app.state.context.settings)))
             http = stack.enter_context(httpx.Client(base_url=url, timeout=LIMIT))
             return Running(url, app, worker, engine, http)
 

@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from imagegen_core import LocalEngine, Settings, read_recipe
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.server import create_app
-from imagegen_core.server.routes.a1111 import Txt2ImgBody
-from imagegen_core.server.routes.a1111.scripts import check_scripts
+from imagegen_core.server.a1111 import Txt2ImgBody
+from imagegen_core.server.a1111.scripts import check_scripts
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.faults import Gate
 from tests.loras import as_kohya, random_lora, save

@@ -154,7 +154,7 @@ def test_hundreds_that_hang_up_leave_nothing_behind(
     server.worker.before.clear()
     assert _draw(server) == alone
     server.until(lambda: _none_more_than(before))
-    assert not server.app.state.studio._tickets
+    assert not server.app.state.context._tickets
 
 
 def test_who_hangs_up_while_asking_has_nothing_drawn(server: Running) -> None:
@@ -202,7 +202,7 @@ def test_a_job_goes_on_when_those_who_follow_it_leave(server: Running) -> None:
     body = {"prompt": "a star", "size": "64x64", "seed": 7}
     job = httpx.post(f"{server.url}/v1/jobs", json=body, timeout=LIMIT).json()
     assert gate.reached.wait(LIMIT)
-    posted = server.app.state.studio.jobs.find(job["id"], "")
+    posted = server.app.state.context.jobs.find(job["id"], "")
     before = _left()
 
     def follow(number: int) -> None:
@@ -255,14 +255,14 @@ def test_a_job_that_failed_is_kept_without_the_memory_it_was_drawn_in(server: Ru
 
 def test_what_was_asked_for_and_fetched_needs_no_collector_to_go(server: Running) -> None:
     tickets: list[weakref.ref[Any]] = []
-    submit = server.app.state.studio.submit
+    submit = server.app.state.context.submit
 
     def watch(*given: Any) -> Any:
         ticket = submit(*given)
         tickets.append(weakref.ref(ticket))
         return ticket
 
-    server.app.state.studio.submit = watch
+    server.app.state.context.submit = watch
     gc.collect()
     gc.disable()
     try:
@@ -275,7 +275,7 @@ def test_what_was_asked_for_and_fetched_needs_no_collector_to_go(server: Running
 
 
 def test_a_slow_store_and_an_upscaling_hold_nobody_up(server: Running) -> None:
-    store = server.app.state.studio.store = Slow()
+    store = server.app.state.context.store = Slow()
     source = io.BytesIO()
     Image.radial_gradient("L").resize((1024, 1024)).convert("RGB").save(source, format="PNG")
 

@@ -27,13 +27,13 @@ from schemathesis import GenerationMode
 
 from imagegen_core import Job, LocalEngine, Settings
 from imagegen_core.images.png import encode_png
-from imagegen_core.request import Drawing
+from imagegen_core.request import ResolvedRequest
 from imagegen_core.samplers import OwnScheduler
 from imagegen_core.server import create_app
-from imagegen_core.server.results import GenerateBody
-from imagegen_core.server.routes.a1111 import Txt2ImgBody
-from imagegen_core.server.routes.a1111.pictures import ExtraBody
+from imagegen_core.server.a1111 import Txt2ImgBody
+from imagegen_core.server.a1111.pictures import ExtraBody
 from imagegen_core.server.routes.openai import ImagesBody
+from imagegen_core.server.schemas import GenerateBody
 from tests.server.conftest import LIMIT, listening
 from tests.server.hostile.conftest import PROMPTLY, HealthWatch
 
@@ -65,7 +65,7 @@ class Quick:
         return self.run_job_with_latents(job)[:2]
 
     def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
-        drawing = Drawing.of(job.req, self.native_size)
+        drawing = ResolvedRequest.of(job.req, self.native_size)
         pixels = np.full((drawing.size.height, drawing.size.width, 3), drawing.seed % 256, np.uint8)
         return encode_png(pixels, {"parameters": drawing.prompt}), drawing.seed, bytes(512)
 
@@ -282,7 +282,7 @@ def test_pictures_that_say_they_are_huge(address: str, form: str, width: int, he
 @given(data=st.data(), ends=st.booleans())
 def test_requests_in_pieces(address: str, data: st.DataObject, ends: bool) -> None:
     body = b'{"prompt": "a star", "size": "8x8"}'
-    headers = {"Host": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(body))}
+    headers = {"HostReport": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(body))}
     lines = ["POST /generate HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     whole = "\r\n".join(lines).encode() + body
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))

@@ -203,8 +203,8 @@ def test_a_job_that_failed_and_that_nobody_asked_for_is_not_reported_by_asyncio(
 ) -> None:
     job = _post(server, clip_skip=99).json()
     _done(server, job)
-    studio = server.app.state.studio
-    studio.jobs._ended.clear()
+    context = server.app.state.context
+    context.jobs._ended.clear()
     gc.collect()
     assert "never retrieved" not in caplog.text
 

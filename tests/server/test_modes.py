@@ -111,7 +111,7 @@ def test_each_mode_draws_as_it_does_alone_and_modes_of_one_checkpoint_share_it(
 
 
 def _engines(server: Serving) -> list[Any]:
-    model = server.app.state.studio.model
+    model = server.app.state.context.mode_manager
     return [model.models.engine(mode) for mode in model.modes.modes.values()]
 
 
@@ -285,7 +285,7 @@ def test_each_copy_has_the_loras_and_computes_with_its_own_neighbour(serve: Serv
     server = serve(num_workers=2, memory_budget=2 * ROOM_FOR_TWO)
     for name in ("inked", "other"):
         assert server.http.post("/api/models/load", json={"mode": name}).status_code == 200
-    model = server.app.state.studio.model
+    model = server.app.state.context.mode_manager
     inked, other = (model.models.engine(model.modes.find(name)) for name in ("inked", "other"))
     assert len({worker.memory_bytes() for worker in inked.workers}) == 1
     threads = [[worker.compute(threading.get_ident) for worker in engine.workers] for engine in (inked, other)]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagegen_core import InvalidRequestError
-from imagegen_core.server.prompt_syntax import LoraTag, check_negative_prompt, read_prompt
+from imagegen_core.server.a1111.prompt_syntax import LoraTag, check_negative_prompt, read_prompt
 
 TEXTS = [
     "a [lake] at (dawn:1.3), [[mist]] (((sun)))",

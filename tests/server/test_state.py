@@ -58,7 +58,7 @@ def test_the_routes_of_the_store_can_be_left_out(serve: StartServer) -> None:
 
 
 def test_a_store_that_fails_loses_no_picture(server: Running) -> None:
-    studio = server.app.state.studio
+    context = server.app.state.context
 
     class Broken:
         def put(self, *_: Any) -> None:
@@ -66,7 +66,7 @@ def test_a_store_that_fails_loses_no_picture(server: Running) -> None:
 
         get = delete = check = put
 
-    studio.store = Broken()
+    context.store = Broken()
     answer = server.draw()
     assert answer.status_code == 200
     assert "X-LCM-Image-Key" not in answer.headers
@@ -84,7 +84,9 @@ def test_health_tells_what_the_engine_does(server: Running) -> None:
 def test_ready_says_when_nobody_draws(serve: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve()
     assert server.http.get("/ready").status_code == 200
-    monkeypatch.setattr(server.app.state.studio.model.models, "report", lambda: None)  # as where replicas are all lost
+    monkeypatch.setattr(
+        server.app.state.context.mode_manager.models, "report", lambda: None
+    )  # as where replicas are all lost
     answer = server.http.get("/ready")
     assert (answer.status_code, answer.json()) == (503, {"status": "loading", "detail": "nobody draws at the moment"})
 

@@ -27,7 +27,7 @@ def _post(server: Running, **headers: str) -> httpx.Response:
 
 
 def _open(server: Running) -> int:
-    return len(server.app.state.studio.upscalings.open())
+    return len(server.app.state.context.upscalings.open())
 
 
 def _hang_up(server: Running, path: str, body: bytes, kind: str) -> socket.socket:
@@ -156,7 +156,7 @@ def test_an_upscaling_that_fails_is_reported_once(
 
 def test_no_new_upscaling_begins_while_the_server_stops(serve: StartServer) -> None:
     server = serve(upscaler="lanczos")
-    server.app.state.studio.model.stop_accepting()
+    server.app.state.context.mode_manager.stop_accepting()
     answer = _post(server)
     assert (answer.status_code, answer.json()["type"]) == (503, "not_ready")
 

@@ -72,7 +72,7 @@ class Doubler:
         return pixels.repeat(2, axis=0).repeat(2, axis=1)
 
 
-class Shelf:
+class ModelCache:
     """A store."""
 
     def put(self, key: str, data: bytes) -> None: ...
@@ -100,7 +100,7 @@ plain: Worker = Plain()
 stepped: SteppedWorker[State] = Stepped()
 toy: SteppedWorker[Denoising] = ToyWorker()
 upscaler: Upscaler = Doubler()
-store: ImageStore = Shelf()
+store: ImageStore = ModelCache()
 
 
 def draw(worker: Worker) -> Picture:

@@ -36,14 +36,14 @@ def bench(
     from dataclasses import asdict
 
     from imagegen_core.engine import LocalEngine
-    from imagegen_core.engine.measuring import measure
-    from imagegen_core.request import Drawing, GenerateRequest
+    from imagegen_core.engine.benchmark import measure
+    from imagegen_core.request import GenerateRequest, ResolvedRequest
     from imagegen_core.settings import Settings
 
     request = GenerateRequest.given(
         prompt="a lighthouse on a cliff", num_inference_steps=steps, guidance_scale=guidance, size=size
     )
-    Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
+    ResolvedRequest.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
     worker = load(backend, model)
     with status("Testing how many to draw at a time"):
         engine = LocalEngine(worker, batching=Settings.load().batching)

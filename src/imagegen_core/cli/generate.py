@@ -83,9 +83,9 @@ def generate(
 ) -> None:
     """Draw a picture from a prompt."""
     from imagegen_core.modes import load_modes
-    from imagegen_core.request import Drawing, GenerateRequest, StyleLoraRequest
+    from imagegen_core.request import GenerateRequest, ResolvedRequest, StyleLoraRequest
     from imagegen_core.settings import Settings
-    from imagegen_core.worker import Adaptable
+    from imagegen_core.worker import SupportsLoras
 
     target = Output.parse(output, count)
     if as_json and target.is_stdout:
@@ -114,9 +114,9 @@ def generate(
             raise typer.BadParameter("a mode says which model draws: leave --model and --backend out")
         found = load_modes(Settings.load()).find(mode)
         request, settings = found.complete(request), found.settings.override(prediction=prediction)
-    first = Drawing.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
+    first = ResolvedRequest.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
     worker = load(backend, model, settings)
-    if request.loras and not isinstance(worker, Adaptable):
+    if request.loras and not isinstance(worker, SupportsLoras):
         raise ImagegenError(f"Mode {mode} has LoRAs, and {type(worker).__name__} draws with none: leave them out")
     drawn = []
     requests = [request.model_copy(update={"seed": first.seed + number}) for number in range(count)]
@@ -143,7 +143,7 @@ def draw(worker: Worker, request: GenerateRequest, title: str) -> tuple[Picture,
 def _draw_all(worker: Worker, requests: Sequence[GenerateRequest]) -> Iterator[tuple[Picture, float]]:
     """The pictures in order, several in the making at a time, each with the seconds since it was asked for."""
     if len(requests) == 1:
-        yield draw(worker, requests[0], "Drawing")
+        yield draw(worker, requests[0], "ResolvedRequest")
         return
     from imagegen_core.engine import LocalEngine
     from imagegen_core.job import StepDone

@@ -89,7 +89,7 @@ def _row(name: str, path: Path, note: str) -> dict[str, str]:
 
 def _loaders(found: Description, registry: Registry) -> list[str]:
     """The names of the installed backends that load a model's family."""
-    from imagegen_core.plugins.selection import backends_for
+    from imagegen_core.resolution.backends import backends_for
 
     return [backend.name for backend in backends_for(registry, found.family)] if found.family else []
 

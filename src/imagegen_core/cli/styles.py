@@ -39,10 +39,10 @@ def list_styles(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
 def _rows() -> list[dict[str, Any]]:
     from imagegen_core.models.inspect import architecture
     from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
-    from imagegen_core.models.resolve import resolve_checkpoint
-    from imagegen_core.models.style_catalog import StyleCatalog
     from imagegen_core.plugins.registry import Registry
-    from imagegen_core.plugins.selection import select_backend
+    from imagegen_core.resolution.backends import select_backend
+    from imagegen_core.resolution.checkpoints import resolve_checkpoint
+    from imagegen_core.resolution.style_catalog import StyleCatalog
     from imagegen_core.settings import Settings
 
     settings, registry = Settings.load(), Registry.discover()

@@ -25,8 +25,8 @@ def upscale(
     """Enlarge a picture; a recipe in it is kept, with the enlargement added."""
     import numpy as np
 
+    from imagegen_core.images.decode import PictureFile, as_rgb
     from imagegen_core.images.png import encode_png
-    from imagegen_core.images.reading import PictureFile, as_rgb
     from imagegen_core.images.recipe import Upscaling, with_upscaling
     from imagegen_core.images.upscaling import upscale as enlarge
     from imagegen_core.plugins.registry import Registry

@@ -8,16 +8,16 @@ import ray
 from ray import serve
 from ray.serve import Application
 
-from imagegen_core.cluster.drawer import Drawer
-from imagegen_core.cluster.front import Front, check_store
+from imagegen_core.cluster.ingress import Ingress, check_store
+from imagegen_core.cluster.replica import Replica
 from imagegen_core.errors import SettingsError
+from imagegen_core.hosting.engine_loader import placements
 from imagegen_core.modes import load_modes, modes_path
-from imagegen_core.server.loading import placements
 from imagegen_core.settings import Settings
 
 NAME = "imagegen"
 """The application's name, where nobody chooses another."""
-DRAWER, FRONT = "Drawer", "Front"
+DRAWER, FRONT = "Replica", "Ingress"
 
 _ONGOING = 16  # requests sent at once for each engine of a replica: those it draws together, and some that follow
 _TARGET = 8  # of them on average, where replicas come and go by load
@@ -42,7 +42,7 @@ def app(arguments: dict[str, Any]) -> Application:
         settings = settings.override(modes_file=path.absolute())  # the front runs in another folder
     check_store(settings)
     deployed = serve.deployment(name=FRONT, **front_options(settings))
-    return deployed(serve.ingress()(Front)).bind(settings, drawers(settings))
+    return deployed(serve.ingress()(Ingress)).bind(settings, drawers(settings))
 
 
 def drawers(settings: Settings) -> Application:
@@ -52,7 +52,7 @@ def drawers(settings: Settings) -> Application:
         SettingsError: The modes or the numbers of replicas are configured wrong.
     """
     deployed = serve.deployment(name=DRAWER, **drawer_options(settings))
-    return deployed(Drawer).bind(settings, load_modes(settings).find(None))
+    return deployed(Replica).bind(settings, load_modes(settings).find(None))
 
 
 def front_options(settings: Settings) -> dict[str, Any]:

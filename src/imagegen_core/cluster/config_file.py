@@ -8,7 +8,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from imagegen_core.cluster.application import DRAWER, FRONT, NAME, drawer_options, front_options
-from imagegen_core.cluster.front import check_store
+from imagegen_core.cluster.ingress import check_store
 from imagegen_core.modes import load_modes, modes_path
 from imagegen_core.redaction import redact
 from imagegen_core.server.access import check_address

@@ -18,7 +18,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
-from imagegen_core.cluster.replicas import ATTEMPTS, Replicas, pause
+from imagegen_core.cluster.replica_client import ATTEMPTS, ReplicaClient, pause
 from imagegen_core.cluster.upscaling import RemoteUpscalers
 from imagegen_core.engine import EngineReport, Ticket
 from imagegen_core.engine.report import merged
@@ -30,13 +30,13 @@ from imagegen_core.errors import (
     NotReadyError,
     QueueFullError,
 )
+from imagegen_core.hosting.model_card import ModelCard
+from imagegen_core.hosting.model_host import HostReport
+from imagegen_core.hosting.upscaling import UpscalerHost
 from imagegen_core.job import Done, Event, Failed, Queued, Started, StepDone
 from imagegen_core.modes import Mode, ModelKey
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.request import Drawing, GenerateRequest
-from imagegen_core.server.model_card import ModelCard
-from imagegen_core.server.models import Host
-from imagegen_core.server.upscaling import Enlarging
+from imagegen_core.request import GenerateRequest, ResolvedRequest
 from imagegen_core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class LostError(Exception):
         self.in_hand = in_hand
 
 
-class ClusterModels:
+class ClusterModelHost:
     """Sends each request to a replica, follows it there, and sends it again where the replica is lost.
 
     A request gets its seed before it is sent, so a picture is the same wherever, and however often, it is begun.
@@ -66,12 +66,12 @@ class ClusterModels:
         """Begin to ask the replicas how they are.
 
         Args:
-            handle: The deployment of `Drawer`.
+            handle: The deployment of `Replica`.
             settings: How many requests may wait, and what enlarges.
             registry: The plugins.
         """
         self._settings, self._registry = settings, registry
-        self._replicas = Replicas(handle)
+        self._replicas = ReplicaClient(handle)
         self._open: set[Ticket] = set()
         self._waiting: set[Ticket] = set()  # of those, the ones that have not begun
         self._ended: Counter[str] = Counter()
@@ -87,7 +87,7 @@ class ClusterModels:
             NotReadyError: There is no replica, and none will come.
             EngineClosedError: This was closed.
         """
-        seed = Drawing.of(request, native_size="8x8").seed
+        seed = ResolvedRequest.of(request, native_size="8x8").seed
         ticket = Ticket.of(request.model_copy(update={"seed": seed}), 0, deadline)
         with self._changed:
             if self._closed:
@@ -132,7 +132,7 @@ class ClusterModels:
         """Have all replicas let go of all other models, each once it has no work in hand."""
         self._replicas.start(self._replicas.broadcast("keep_only", keys))
 
-    def hosts(self) -> tuple[Host, ...]:
+    def hosts(self) -> tuple[HostReport, ...]:
         """The replicas, as of a moment ago."""
         return self._replicas.hosts
 
@@ -152,7 +152,7 @@ class ClusterModels:
                 cancelled=self._ended["cancelled"],
             )
 
-    def enlarging(self) -> Enlarging:
+    def enlarging(self) -> UpscalerHost:
         """Upscalers that compute on the replicas.
 
         Raises:

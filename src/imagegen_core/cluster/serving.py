@@ -14,7 +14,7 @@ from ray.exceptions import AuthenticationError
 
 from imagegen_core.cluster.application import DRAWER, FRONT, NAME, drawers
 from imagegen_core.cluster.authentication import LOCAL
-from imagegen_core.cluster.front import check_store, make_app
+from imagegen_core.cluster.ingress import check_store, make_app
 from imagegen_core.errors import SettingsError
 from imagegen_core.server.run import serve as serve_app
 from imagegen_core.settings import Settings

@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any, cast
 
+from imagegen_core.hosting.upscaling import Compute, Enlarged, Format, Upscalers
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.server.upscaling import Compute, Enlarged, Format, Upscalers
 from imagegen_core.settings import Settings
 
 

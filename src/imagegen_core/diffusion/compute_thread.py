@@ -10,7 +10,7 @@ from functools import update_wrapper
 from queue import SimpleQueue
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from imagegen_core.diffusion.building import undisturbed
+from imagegen_core.diffusion.construction_lock import undisturbed
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

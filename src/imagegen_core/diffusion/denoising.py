@@ -14,7 +14,7 @@ from imagegen_core.diffusion.loras.adapters import Adapter
 from imagegen_core.diffusion.scheduling import step_arguments
 from imagegen_core.errors import ImagegenError
 from imagegen_core.job import StepDone
-from imagegen_core.request import Drawing
+from imagegen_core.request import ResolvedRequest
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Denoising:
         failure: What went wrong with this request alone in its last step.
     """
 
-    drawing: Drawing
+    drawing: ResolvedRequest
     scheduler: Any
     generator: torch.Generator
     latents: Tensor

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from imagegen_core.diffusion.building import building
+from imagegen_core.diffusion.construction_lock import building
 from imagegen_core.diffusion.libraries import first_line
 from imagegen_core.diffusion.weights_file import WeightsFile
 from imagegen_core.errors import ModelLoadError

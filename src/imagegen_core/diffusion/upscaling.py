@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from imagegen_core.diffusion.building import undisturbed
+from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.device import choose_device, limit_threads
 from imagegen_core.diffusion.esrgan import esrgan_network
 from imagegen_core.diffusion.spandrel_network import spandrel_network

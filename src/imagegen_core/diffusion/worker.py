@@ -14,9 +14,9 @@ import torch
 from cachetools import LRUCache
 
 from imagegen_core.backend import Backend
-from imagegen_core.diffusion.building import undisturbed
 from imagegen_core.diffusion.compute_thread import ComputeThread, computed
 from imagegen_core.diffusion.conditioning import Conditioning, prompt_chunks
+from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.decoding import decode_within_memory, pool
 from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
@@ -25,9 +25,9 @@ from imagegen_core.diffusion.libraries import quiet
 from imagegen_core.diffusion.loading import check_fits_in_memory, load_pipeline, memory_for
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
-from imagegen_core.diffusion.preparing import compile_errors, prepare
+from imagegen_core.diffusion.pipeline_setup import compile_errors, prepare
 from imagegen_core.diffusion.previews import Previewer
-from imagegen_core.diffusion.provenance import Provenance
+from imagegen_core.diffusion.recipe_builder import RecipeBuilder
 from imagegen_core.diffusion.scheduling import ALIGNED_SIGMAS, Schedulers
 from imagegen_core.diffusion.torchvision import make_torchvision_importable
 from imagegen_core.errors import InvalidRequestError
@@ -36,12 +36,12 @@ from imagegen_core.images.recipe import to_text
 from imagegen_core.importing import import_named, unusable
 from imagegen_core.job import Job, StepDone
 from imagegen_core.models.inspect import architecture, native_size
-from imagegen_core.models.resolve import resolve_checkpoint
-from imagegen_core.models.style_catalog import StyleCatalog
 from imagegen_core.parts import Parts, completed, works_in_parts
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.request import Drawing, GenerateRequest, Size
+from imagegen_core.request import GenerateRequest, ResolvedRequest, Size
+from imagegen_core.resolution.checkpoints import resolve_checkpoint
+from imagegen_core.resolution.style_catalog import StyleCatalog
 from imagegen_core.settings import Settings
 from imagegen_core.styles import LoraUse
 from imagegen_core.worker import DeviceMemory, Worker
@@ -74,7 +74,7 @@ class _PromptKey(NamedTuple):
 
 
 class DiffusionWorker(ABC):
-    """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `Provable` and their like.
+    """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `BatchInvariant` and their like.
 
     A family names its `backend` description, its diffusers pipeline and a folder with the configs that its single
     files go without, and implements `encode`. Where it draws with several architectures, a folder in that one that is
@@ -142,7 +142,7 @@ class DiffusionWorker(ABC):
         family = architecture(self.checkpoint)
         self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, family, layers)
         self._provenance = (
-            Provenance(
+            RecipeBuilder(
                 self.backend,
                 self.checkpoint,
                 registry.models.values(),
@@ -352,7 +352,7 @@ class DiffusionWorker(ABC):
         latents = pool(state.latents)
         return lambda: Picture(encode_png(pixels, self._text(state.drawing)), state.drawing.seed, latents)
 
-    def _text(self, drawing: Drawing) -> dict[str, str]:
+    def _text(self, drawing: ResolvedRequest) -> dict[str, str]:
         if self._provenance is None:
             return {}
         return to_text(self._provenance.recipe(drawing, self._schedulers.names(drawing.scheduler, drawing.schedule)))
@@ -379,7 +379,7 @@ class DiffusionWorker(ABC):
                 return conditionings
             yield
 
-    def _conditionings(self, drawing: Drawing) -> Parts[list[Conditioning]]:
+    def _conditionings(self, drawing: ResolvedRequest) -> Parts[list[Conditioning]]:
         self._check_clip_skip(drawing.clip_skip)
         wanted = drawing.negative_prompt
         is_guided = drawing.guidance_scale > 1 and not self._is_guidance_distilled
@@ -414,7 +414,7 @@ class DiffusionWorker(ABC):
             return "this checkpoint was distilled with guidance and is never run a second time for it"
         return "it needs a guidance scale above 1.0"
 
-    def _wanted(self, drawing: Drawing) -> tuple[Adapter, ...]:
+    def _wanted(self, drawing: ResolvedRequest) -> tuple[Adapter, ...]:
         loras = tuple(self._lora(lora) for lora in drawing.loras)
         if drawing.style is None:
             return loras

@@ -3,8 +3,6 @@
 from imagegen_core.engine.local import LocalEngine
 from imagegen_core.engine.pool import Pool
 from imagegen_core.engine.report import EngineReport, GroupReport
-from imagegen_core.engine.resident import ResidentReport
-from imagegen_core.engine.residents import Residents
 from imagegen_core.engine.ticket import Ticket
 
-__all__ = ["EngineReport", "GroupReport", "LocalEngine", "Pool", "ResidentReport", "Residents", "Ticket"]
+__all__ = ["EngineReport", "GroupReport", "LocalEngine", "Pool", "Ticket"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from imagegen_core.engine.turns import Running
+from imagegen_core.engine.batch_scheduler import ActiveJob
 from imagegen_core.parts import Parts, works_in_parts
 
 
@@ -15,7 +15,7 @@ class Beginning:
         running: The job; its state is None until all parts are done.
     """
 
-    def __init__(self, running: Running, worker: Any) -> None:
+    def __init__(self, running: ActiveJob, worker: Any) -> None:
         """Do nothing yet; `worker` is a `SteppedWorker`."""
         self.running = running
         self._parts = _parts(worker, running.ticket.job)

@@ -7,12 +7,12 @@ import time
 from collections.abc import Hashable
 from typing import Any
 
-from imagegen_core.engine.batching import BatchSize
-from imagegen_core.engine.plain import OneByOne
+from imagegen_core.engine.batch_size import BatchSize
+from imagegen_core.engine.whole_job_worker import WholeJobWorker
 from imagegen_core.errors import OutOfMemoryError
 from imagegen_core.job import Job
 from imagegen_core.request import GenerateRequest
-from imagegen_core.worker import Provable
+from imagegen_core.worker import BatchInvariant
 
 _SECONDS = 1.2  # after which no larger size is begun
 _TIMES = 3
@@ -30,7 +30,7 @@ def calibrate(worker: Any, size: BatchSize) -> tuple[Hashable, str]:
     Returns:
         The native size's group, and how requests share forward passes, or why they do not, in words.
     """
-    if isinstance(worker, OneByOne):
+    if isinstance(worker, WholeJobWorker):
         size.fits = 1
         return worker.kind, "the worker draws whole jobs, so they go one at a time"
     return worker.group(_states(worker, 1)[0]), _judge(worker, size)
@@ -40,7 +40,7 @@ def _judge(worker: Any, size: BatchSize) -> str:
     if not size.exact:
         _grow(worker, size)
         return "requests share forward passes unproven, as asked for: a picture may depend on its neighbours"
-    if not isinstance(worker, Provable):
+    if not isinstance(worker, BatchInvariant):
         size.fits = 1
         return "the worker cannot prove that batches leave its pictures as they are, so they go one at a time"
     _grow(worker, size)

@@ -12,15 +12,15 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from imagegen_core.engine.batching import BatchSize
+from imagegen_core.engine.batch_scheduler import ActiveJob, BatchScheduler, Group
+from imagegen_core.engine.batch_size import BatchSize
 from imagegen_core.engine.beginning import Beginning
 from imagegen_core.engine.calibration import calibrate
-from imagegen_core.engine.line import Line
-from imagegen_core.engine.plain import OneByOne
 from imagegen_core.engine.report import EngineReport, GroupReport
+from imagegen_core.engine.request_queue import RequestQueue
 from imagegen_core.engine.ticket import Ticket
-from imagegen_core.engine.turns import Group, Running, Turns
 from imagegen_core.engine.watchdog import Watchdog
+from imagegen_core.engine.whole_job_worker import WholeJobWorker
 from imagegen_core.errors import ImagegenError, OutOfMemoryError
 from imagegen_core.job import Started, StepDone
 from imagegen_core.picture import Picture
@@ -61,7 +61,7 @@ class LocalEngine:
         queue_limit: int = 256,
         step_limit: float = 120.0,
         previews: bool = False,
-        line: Line | None = None,
+        line: RequestQueue | None = None,
     ) -> None:
         """Test what the worker can do together, and start.
 
@@ -74,11 +74,11 @@ class LocalEngine:
             line: A queue that it shares with other engines, with a limit of its own; see `Pool`.
         """
         self.worker = worker
-        self._worker: Any = worker if isinstance(worker, SteppedWorker) else OneByOne(worker)
+        self._worker: Any = worker if isinstance(worker, SteppedWorker) else WholeJobWorker(worker)
         self._batching = batching
         self._previews = previews and isinstance(worker, Previewing)
-        self._line = Line(queue_limit) if line is None else line
-        self._turns = Turns()
+        self._line = RequestQueue(queue_limit) if line is None else line
+        self._turns = BatchScheduler()
         self._beginning: deque[Beginning] = deque()
         self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()
         self._steps: Counter[int] = Counter()
@@ -178,7 +178,7 @@ class LocalEngine:
         if not self._line.is_shared:
             return min(_BEGUN_AT_ONCE, _RUNNING - self._running)
         batch = max((group.size.limit for group in self._turns.groups()), default=self._native.limit)
-        half = 0 if isinstance(self._worker, OneByOne) else -(-batch // 2)
+        half = 0 if isinstance(self._worker, WholeJobWorker) else -(-batch // 2)
         return max(0, min(_BEGUN_AT_ONCE, batch + half - self._turns.rows - len(self._beginning)))
 
     @property
@@ -186,7 +186,7 @@ class LocalEngine:
         return self._turns.count + len(self._beginning)
 
     def _arrive(self, ticket: Ticket) -> None:
-        running = Running(ticket, None)
+        running = ActiveJob(ticket, None)
         ticket.job.on_step = lambda done: self._tell_step(running, done)
         self._beginning.append(Beginning(running, self._worker))
 
@@ -224,7 +224,7 @@ class LocalEngine:
         group.deficit -= time.monotonic() - began
         self._leave(group, [one for one in chosen if one.state.failure or not one.state.steps_left])
 
-    def _advance(self, group: Group, chosen: Sequence[Running]) -> None:
+    def _advance(self, group: Group, chosen: Sequence[ActiveJob]) -> None:
         """Take one step together; what cannot be done together is tried again by each alone."""
         states = [one.state for one in chosen]
         rows = sum(state.rows for state in states)
@@ -255,7 +255,7 @@ class LocalEngine:
             self._steps[rows] += 1
             self._step_seconds += seconds
 
-    def _finish(self, one: Running) -> None:
+    def _finish(self, one: ActiveJob) -> None:
         try:
             with self._watchdog.watching("Decoding a picture"):
                 encode = self._worker.finish(one.state)
@@ -275,7 +275,7 @@ class LocalEngine:
             logger.error("A picture failed: %r", error, exc_info=error)
         ticket.fail(error)
 
-    def _tell_step(self, running: Running, done: StepDone) -> None:
+    def _tell_step(self, running: ActiveJob, done: StepDone) -> None:
         preview = self._worker.preview(running.state) if self._previews else None
         running.ticket.events.append(replace(done, preview=preview))
 
@@ -289,7 +289,7 @@ class LocalEngine:
             self._beginning.remove(one)
             one.running.ticket.job.on_step = None
 
-    def _leave(self, group: Group, gone: Sequence[Running]) -> None:
+    def _leave(self, group: Group, gone: Sequence[ActiveJob]) -> None:
         with self._lock:
             self._turns.leave(group, gone)
         for one in gone:

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from imagegen_core.engine.line import Line
 from imagegen_core.engine.local import LocalEngine
 from imagegen_core.engine.report import EngineReport, merged
+from imagegen_core.engine.request_queue import RequestQueue
 from imagegen_core.engine.ticket import Ticket
 from imagegen_core.worker import Worker
 
@@ -29,7 +29,7 @@ class Pool:
             queue_limit: Requests that may wait to begin, with all of them together.
             options: As `LocalEngine` takes them.
         """
-        self._line = Line(queue_limit)
+        self._line = RequestQueue(queue_limit)
         with ExitStack() as made:
             engines = []
             for worker in workers:

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from imagegen_core.engine.batching import BatchSize
+from imagegen_core.engine.batch_size import BatchSize
 
 
 @dataclass(frozen=True, slots=True)

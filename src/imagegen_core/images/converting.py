@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from imagegen_core.images.decode import PictureFile
 from imagegen_core.images.jpeg import encode_jpeg
 from imagegen_core.images.png import encode_png
-from imagegen_core.images.reading import PictureFile
 from imagegen_core.images.webp import encode_webp
 from imagegen_core.request import VAE_REDUCTION
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imagegen_core.errors import PictureError
-from imagegen_core.images.reading import COMMENT, PictureFile, called
+from imagegen_core.images.decode import COMMENT, PictureFile, called
 
 logger = logging.getLogger(__name__)
 

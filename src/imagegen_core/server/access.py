@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from imagegen_core.errors import SettingsError
 from imagegen_core.server.errors import ForbiddenError, UnauthorizedError
-from imagegen_core.server.hosts import is_loopback
+from imagegen_core.server.middleware.hosts import is_loopback
+from imagegen_core.server.middleware.refusal import refuse
 from imagegen_core.server.paths import route_path
-from imagegen_core.server.refusal import refuse
 from imagegen_core.settings import Settings
 
 _NAMED = 12  # digits of a key's hash that stand for its owner

@@ -16,20 +16,20 @@ from starlette.exceptions import HTTPException
 
 from imagegen_core.distributions import installed_version
 from imagegen_core.errors import ImagegenError, SettingsError
+from imagegen_core.hosting.mode_manager import ModeManager
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.server import errors
+from imagegen_core.server import a1111, errors
 from imagegen_core.server.access import Keys
-from imagegen_core.server.accounting import REQUEST_ID, Accounting
-from imagegen_core.server.body_limit import BodyLimit
-from imagegen_core.server.head import HeadAsGet
-from imagegen_core.server.hosts import HostCheck
-from imagegen_core.server.json_bodies import JsonBodies, JsonRoute
-from imagegen_core.server.model import Model
-from imagegen_core.server.origins import OriginCheck, plain_origin
-from imagegen_core.server.proxy import BehindProxy
-from imagegen_core.server.routes import a1111, generate, jobs, modes, openai, state, storage, superres
-from imagegen_core.server.studio import Studio
-from imagegen_core.server.watching import watching
+from imagegen_core.server.config_watcher import watching
+from imagegen_core.server.context import ServerContext
+from imagegen_core.server.middleware.access_log import REQUEST_ID, AccessLog
+from imagegen_core.server.middleware.body_limit import BodyLimit
+from imagegen_core.server.middleware.head import HeadAsGet
+from imagegen_core.server.middleware.hosts import HostCheck
+from imagegen_core.server.middleware.json_bodies import JsonBodies, JsonRoute
+from imagegen_core.server.middleware.origins import OriginCheck, plain_origin
+from imagegen_core.server.middleware.proxy import BehindProxy
+from imagegen_core.server.routes import generate, jobs, modes, openai, state, storage, superres
 from imagegen_core.settings import Settings
 
 _EXPOSED = (
@@ -67,13 +67,13 @@ def create_app(settings: Settings | None = None, engine: Any | None = None) -> F
             "`imagegen serve`, or have Ray Serve run imagegen_core.cluster:app"
         )
     registry = Registry.discover()
-    model = Model(settings, registry) if engine is None else Model.drawing_with(engine, settings, registry)
-    return app_of(Studio(settings, registry, model))
+    model = ModeManager(settings, registry) if engine is None else ModeManager.drawing_with(engine, settings, registry)
+    return app_of(ServerContext(settings, registry, model))
 
 
-def app_of(studio: Studio) -> FastAPI:
+def app_of(context: ServerContext) -> FastAPI:
     """The application around the parts that its routes share."""
-    settings = studio.settings
+    settings = context.settings
     app = FastAPIOffline(  # whose pages of documentation ask no other host for their scripts
         title="imagegen",
         version=installed_version("imagegen-core") or "unknown",
@@ -82,22 +82,22 @@ def app_of(studio: Studio) -> FastAPI:
         lifespan=_lifespan,
         exception_handlers=dict.fromkeys((ImagegenError, RequestValidationError, HTTPException), _answer),
     )
-    app.state.studio = studio
+    app.state.context = context
     for routes in (state, generate, superres, jobs, modes, openai, a1111):
         app.include_router(routes.router)
     if settings.storage_enable_http:
         app.include_router(storage.router)
     app.mount("/page", StaticFiles(directory=state.PAGE), name="page")
     added = APIRouter(route_class=JsonRoute)
-    studio.registry.add_routes(added)
+    context.registry.add_routes(added)
     app.include_router(added)
-    _guard(app, studio)
+    _guard(app, context)
     return app
 
 
-def _guard(app: FastAPI, studio: Studio) -> None:
+def _guard(app: FastAPI, context: ServerContext) -> None:
     """Put the checks before the routes. The last comes first; all but `JsonBodies` look at a request's head alone."""
-    settings = studio.settings
+    settings = context.settings
     app.add_middleware(JsonBodies)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, json_limit=settings.max_json_bytes)
     app.add_middleware(Keys, keys=settings.api_keys, admin_keys=settings.admin_keys)
@@ -113,18 +113,18 @@ def _guard(app: FastAPI, studio: Studio) -> None:
     app.add_middleware(OriginCheck, allowed=settings.cors_origins)
     app.add_middleware(HostCheck, host=settings.host, allowed=settings.allowed_hosts)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(Accounting, studio=studio)
+    app.add_middleware(AccessLog, context=context)
     app.add_middleware(BehindProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    studio: Studio = app.state.studio
-    studio.model.start()
-    async with watching(studio.model):
+    context: ServerContext = app.state.context
+    context.mode_manager.start()
+    async with watching(context.mode_manager):
         yield
-    studio.give_up()
-    await asyncio.to_thread(studio.model.close)
+    context.give_up()
+    await asyncio.to_thread(context.mode_manager.close)
 
 
 async def _answer(request: Any, error: Exception) -> Any:

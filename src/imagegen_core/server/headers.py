@@ -1,9 +1,13 @@
-"""Texts as values of HTTP headers."""
+"""Values of HTTP headers."""
 
 from __future__ import annotations
 
 import string
+from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from imagegen_core.hosting.upscaling import Enlarged
 
 _PLAIN = "".join(set(string.punctuation) - {"%"}) + " "
 
@@ -11,3 +15,13 @@ _PLAIN = "".join(set(string.punctuation) - {"%"}) + " "
 def header_value(text: str) -> str:
     """Write a text as a header's value, percent-encoded (RFC 3986) where it is not printable ASCII."""
     return quote(text, safe=_PLAIN, errors="replace")
+
+
+def upscaling_headers(enlarged: Enlarged) -> dict[str, str]:
+    """Tell a client how its picture was enlarged."""
+    return {
+        "X-SR-Model": header_value(enlarged.upscaler),
+        "X-SR-Passes": str(enlarged.passes),
+        "X-SR-Scale-Per-Pass": str(enlarged.scale),
+        "X-SR-Format": enlarged.format,
+    }

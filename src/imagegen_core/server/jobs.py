@@ -15,7 +15,7 @@ from cachetools import TTLCache
 from imagegen_core.engine import Ticket
 from imagegen_core.job import Done
 from imagegen_core.server.errors import ConflictError, NotFoundError
-from imagegen_core.server.results import Result
+from imagegen_core.server.schemas import Result
 
 _LEAST = 4096  # bytes that a job takes beside its pictures
 

@@ -17,8 +17,8 @@ from imagegen_core.server.errors import problem
 
 if TYPE_CHECKING:
     from imagegen_core.engine import EngineReport, Ticket
-    from imagegen_core.server.model import Model
-    from imagegen_core.server.models import Host
+    from imagegen_core.hosting.mode_manager import ModeManager
+    from imagegen_core.hosting.model_host import HostReport
     from imagegen_core.server.upscaling_queue import UpscalingQueue
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -27,7 +27,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 class Metrics:
     """One server's counters, in a registry of its own."""
 
-    def __init__(self, model: Model, upscalings: UpscalingQueue) -> None:
+    def __init__(self, model: ModeManager, upscalings: UpscalingQueue) -> None:
         """Count from zero."""
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(model, upscalings))
@@ -78,7 +78,7 @@ class Metrics:
 class _EngineCollector(Collector):
     """Reads what the engine reports, when asked."""
 
-    def __init__(self, model: Model, upscalings: UpscalingQueue) -> None:
+    def __init__(self, model: ModeManager, upscalings: UpscalingQueue) -> None:
         self._model, self._upscalings = model, upscalings
 
     def collect(self) -> Iterator[Metric]:
@@ -93,7 +93,7 @@ class _EngineCollector(Collector):
             yield from _of_engine(report)
 
 
-def _of_models(hosts: Sequence[Host]) -> Iterator[Metric]:
+def _of_models(hosts: Sequence[HostReport]) -> Iterator[Metric]:
     yield GaugeMetricFamily("imagegen_hosts", "Processes that draw.", len(hosts))
     sizes = GaugeMetricFamily("imagegen_model_bytes", "What a model takes.", labels=["host", "model", "state"])
     for host in hosts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imagegen_core.errors import InvalidRequestError
-from imagegen_core.request import Drawing
+from imagegen_core.request import ResolvedRequest
 from imagegen_core.settings import Settings
 
 
@@ -26,7 +26,7 @@ class RequestLimits:
                 f"Invalid {field} of {len(prompt)} characters: this server takes up to {limit}, so shorten it", field
             )
 
-    def check(self, drawing: Drawing) -> None:
+    def check(self, drawing: ResolvedRequest) -> None:
         """Refuse too many steps or pixels.
 
         Raises:

@@ -18,16 +18,16 @@ import uvicorn
 from imagegen_core.errors import SettingsError
 from imagegen_core.server.access import check_address
 from imagegen_core.server.app import create_app
+from imagegen_core.server.config_watcher import reload_modes
 from imagegen_core.server.connection_limits import ConnectionLimits, allow_files
 from imagegen_core.server.connections import ServerConfig
 from imagegen_core.server.log import log_as_json
-from imagegen_core.server.watching import reload_modes
 from imagegen_core.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from imagegen_core.server.studio import Studio
+    from imagegen_core.server.context import ServerContext
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def serve(settings: Settings, make_app: Callable[[Settings], FastAPI] = create_a
     config = ServerConfig(
         app, ConnectionLimits.of(settings), timeout_graceful_shutdown=max(1, round(settings.shutdown_limit))
     )
-    _Server(config, app.state.studio).run(sockets=[listening])
+    _Server(config, app.state.context).run(sockets=[listening])
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -72,9 +72,9 @@ def _listen(settings: Settings) -> socket.socket:
 class _Server(uvicorn.Server):
     """Turns ``/ready`` and refuses new pictures when told to stop, and closes when those it has are done."""
 
-    def __init__(self, config: uvicorn.Config, studio: Studio) -> None:
+    def __init__(self, config: uvicorn.Config, context: ServerContext) -> None:
         super().__init__(config)
-        self._studio = studio
+        self._context = context
         self._ending: asyncio.Task[None] | None = None
         self._told_to_reload = False
         self._reloading: asyncio.Task[None] | None = None
@@ -98,18 +98,18 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end; told again, end at once."""
-        if self._studio.model.state == "stopping":
+        if self._context.mode_manager.state == "stopping":
             super().handle_exit(sig, frame)
             return
         logger.info("Told to stop: finishing what was asked for")
-        self._studio.model.stop_accepting()
+        self._context.mode_manager.stop_accepting()
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second: watches over the end, and reads the modes again when told to."""
         if self._told_to_reload and (self._reloading is None or self._reloading.done()):
             self._told_to_reload = False
-            self._reloading = asyncio.ensure_future(reload_modes(self._studio.model))
-        if self._studio.model.state == "stopping" and self._ending is None:
+            self._reloading = asyncio.ensure_future(reload_modes(self._context.mode_manager))
+        if self._context.mode_manager.state == "stopping" and self._ending is None:
             self._ending = asyncio.ensure_future(self._end())
         return await super().on_tick(counter)
 
@@ -117,10 +117,10 @@ class _Server(uvicorn.Server):
         self._told_to_reload = True
 
     async def _end(self) -> None:
-        limit = self._studio.settings.shutdown_limit
+        limit = self._context.settings.shutdown_limit
         try:
-            await asyncio.wait_for(self._studio.done(), limit)
+            await asyncio.wait_for(self._context.done(), limit)
         except TimeoutError:
             logger.warning("Giving up what is not done: %g s are over", limit)
-            self._studio.give_up()
+            self._context.give_up()
         self.should_exit = True

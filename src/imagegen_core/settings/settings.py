@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from imagegen_core.errors import SettingsError
 from imagegen_core.request import MAX_GUIDANCE
+from imagegen_core.settings.error_messages import sentence
 from imagegen_core.settings.sources import (
     Value,
     find_files,
@@ -30,7 +31,6 @@ from imagegen_core.settings.values import (
     PredictionName,
     RootPath,
 )
-from imagegen_core.settings.wording import sentence
 
 
 class Settings(BaseModel):

@@ -15,7 +15,7 @@ from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
 from imagegen_core.testing.configured import Configured
 from imagegen_core.testing.doctor import check_plugin
-from imagegen_core.testing.held import left_behind
+from imagegen_core.testing.leak_check import left_behind
 
 _SIZES = ((1, 1), (7, 5), (48, 64), (65, 33))  # height, width
 _CALLS = 30

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from imagegen_core.server import create_app
-from imagegen_core.server.options import CallersOptions
+from imagegen_core.server.a1111.options import CallersOptions
 from tests.modes import Zoo, make_zoo
 from tests.server.conftest import LIMIT, listening, wait_until
 
@@ -75,12 +75,12 @@ def server(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repla
     app = create_app(settings)
     with listening(app) as url, httpx.Client(base_url=url, timeout=LIMIT) as http:
         replay = Replay(http, app)
-        wait_until(lambda: app.state.studio.model.state == "ready")
+        wait_until(lambda: app.state.context.mode_manager.state == "ready")
         yield replay
 
 
 @pytest.fixture
 def client(server: Replay) -> Replay:
     """A client that the server does not know yet."""
-    server.app.state.studio.options = CallersOptions()
+    server.app.state.context.options = CallersOptions()
     return server

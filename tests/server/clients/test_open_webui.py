@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imagegen_core.server.options import Options
+from imagegen_core.server.a1111.options import Options
 from tests.server.clients.conftest import Replay, picture
 
 A1111_AUTH = {"authorization": ""}  # what it sends where no user and password are set
@@ -57,7 +57,7 @@ def test_openais_pictures_come_under_the_only_names_that_its_list_has(client: Re
 
 
 def test_another_model_is_chosen_when_the_chosen_one_is_gone(client: Replay) -> None:
-    client.app.state.studio.options.set("", Options(mode="gone"))  # as a reload of the modes leaves it
+    client.app.state.context.options.set("", Options(mode="gone"))  # as a reload of the modes leaves it
     refused = client.http.post("/sdapi/v1/txt2img", json=A1111_BODY)
     assert (refused.status_code, "Unknown mode 'gone'" in refused.text) == (422, True)
     options = client.get("/sdapi/v1/options", **A1111_AUTH)

@@ -16,7 +16,8 @@ import httpx2 as httpx
 import pytest
 
 from imagegen_core import DeadlineError, Job, LocalEngine, Settings
-from imagegen_core.engine import Pool, Residents
+from imagegen_core.engine import Pool
+from imagegen_core.hosting.model_manager import ModelManager
 from imagegen_core.server import create_app
 from tests.engine.conftest import ask
 from tests.engine.faults import Gate
@@ -111,9 +112,9 @@ def test_a_client_that_hangs_up_frees_its_place_at_once(hold: Callable[..., Held
     held.gate.shut()
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{held.url}/generate", json=ROUTES["/generate"], headers=headers, timeout=0.2)
-    studio = held.app.state.studio
+    context = held.app.state.context
     ends = time.monotonic() + IN_TIME
-    while studio._open and time.monotonic() < ends:
+    while context._open and time.monotonic() < ends:
         time.sleep(0.01)
     answer, seconds = held.post("/generate", ROUTES["/generate"], headers=headers)
     assert (answer.status_code, seconds < IN_TIME) == (504, True)  # and no 429: it waited for the worker
@@ -140,7 +141,7 @@ def test_a_request_for_a_model_that_loads_or_waits_for_room_is_answered_at_its_d
         loading()
         return LocalEngine(Plain(tiny_worker, drawing))
 
-    residents = Residents(load, estimate=lambda _: 1, budget=1)
+    residents = ModelManager(load, estimate=lambda _: 1, budget=1)
     try:
         residents.submit("a", ask()).result(LIMIT)
         drawing.shut()
@@ -177,7 +178,7 @@ def test_no_error_is_logged_as_never_retrieved(serve: StartServer, caplog: pytes
         job = server.http.post("/v1/jobs", json=ROUTES["/generate"]).json()["id"]
         server.http.delete(f"/v1/jobs/{job}")
         server.until(lambda: server.report().running == server.report().waiting == 0)
-        server.app.state.studio.jobs = None  # lets go of the jobs' results
+        server.app.state.context.jobs = None  # lets go of the jobs' results
         asyncio.run(asyncio.sleep(0))
         gc.collect()
         server.http.get("/health")

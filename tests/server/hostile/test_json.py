@@ -13,15 +13,15 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from imagegen_core import LocalEngine, Settings
+from imagegen_core.hosting.mode_manager import ModeManager
 from imagegen_core.plugins.hookspecs import hookimpl
 from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.server import json_bodies
 from imagegen_core.server.app import app_of
-from imagegen_core.server.body_limit import PICTURES_IN_JSON
-from imagegen_core.server.json_values import read_json
-from imagegen_core.server.model import Model
-from imagegen_core.server.studio import Studio
+from imagegen_core.server.context import ServerContext
+from imagegen_core.server.middleware.body_limit import PICTURES_IN_JSON
+from imagegen_core.server.middleware.json_values import read_json
 from tests.server.conftest import LIMIT, listening
 from tests.server.hostile.conftest import PROMPTLY, Attacked
 from tests.server.test_fuzz import Quick
@@ -78,7 +78,7 @@ def http() -> Iterator[httpx.Client]:
     registry = Registry([(Plugin("mine", "imagegen-mine", "1.0"), _Routes())])  # type: ignore[list-item]
     settings = Settings.load(environ={}, max_pixels=256 * 256)
     with LocalEngine(Quick()) as engine:
-        app = app_of(Studio(settings, registry, Model.drawing_with(engine, settings, registry)))
+        app = app_of(ServerContext(settings, registry, ModeManager.drawing_with(engine, settings, registry)))
         with listening(app) as url, httpx.Client(base_url=url, timeout=LIMIT) as http:
             yield http
 

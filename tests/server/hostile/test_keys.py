@@ -17,13 +17,13 @@ from starlette.websockets import WebSocketDisconnect
 
 from imagegen_core import LocalEngine, Settings
 from imagegen_core.errors import StorageError
+from imagegen_core.hosting.mode_manager import ModeManager
 from imagegen_core.plugins.hookspecs import hookimpl
 from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.server import require_admin
 from imagegen_core.server.app import app_of
-from imagegen_core.server.model import Model
-from imagegen_core.server.studio import Studio
+from imagegen_core.server.context import ServerContext
 from tests.server.conftest import LIMIT, listening
 from tests.server.hostile.conftest import PROMPTLY, StartAttacked
 from tests.server.test_fuzz import Quick
@@ -58,17 +58,17 @@ class _Routes:
 
 
 @pytest.fixture(scope="module")
-def guarded() -> Iterator[tuple[httpx.Client, Studio]]:
+def guarded() -> Iterator[tuple[httpx.Client, ServerContext]]:
     registry = Registry([(Plugin("mine", "imagegen-mine", "1.0"), _Routes())])  # type: ignore[list-item]
     settings = Settings.load(environ={}, api_keys="plain", admin_keys="chief", max_pixels=256 * 256)
     with LocalEngine(Quick()) as engine:
-        studio = Studio(settings, registry, Model.drawing_with(engine, settings, registry))
-        with listening(app_of(studio)) as url, httpx.Client(base_url=url, timeout=LIMIT) as http:
-            yield http, studio
+        context = ServerContext(settings, registry, ModeManager.drawing_with(engine, settings, registry))
+        with listening(app_of(context)) as url, httpx.Client(base_url=url, timeout=LIMIT) as http:
+            yield http, context
 
 
 @pytest.fixture
-def http(guarded: tuple[httpx.Client, Studio]) -> httpx.Client:
+def http(guarded: tuple[httpx.Client, ServerContext]) -> httpx.Client:
     return guarded[0]
 
 
@@ -148,7 +148,7 @@ def test_31_mb_of_json_without_a_key_disturb_nobody(attack: StartAttacked) -> No
     assert health.peak < before + 50 * 2**20
 
 
-def test_every_route_wants_a_key_but_what_is_open(guarded: tuple[httpx.Client, Studio]) -> None:
+def test_every_route_wants_a_key_but_what_is_open(guarded: tuple[httpx.Client, ServerContext]) -> None:
     http, _ = guarded
     open_to_all = {"/", "/health", "/ready"}
     paths = http.get("/openapi.json").json()["paths"]
@@ -234,7 +234,7 @@ def test_a_plugins_routes_of_every_kind_want_a_key(http: httpx.Client) -> None:
     assert http.post("/mine/admin", headers={"X-API-Key": "chief"}).json() == "changed"
 
 
-def test_a_plugins_socket_wants_a_key(guarded: tuple[httpx.Client, Studio]) -> None:
+def test_a_plugins_socket_wants_a_key(guarded: tuple[httpx.Client, ServerContext]) -> None:
     client = TestClient(app_of(guarded[1]))
     with client.websocket_connect("/mine/socket", headers=KEY) as talk:
         assert talk.receive_text() == "here"
@@ -246,7 +246,7 @@ SECRET = "redis://annika:hunter2@10.0.0.7:6379/0?token=geheim"
 
 
 @pytest.fixture
-def broken_store(guarded: tuple[httpx.Client, Studio], monkeypatch: pytest.MonkeyPatch) -> None:
+def broken_store(guarded: tuple[httpx.Client, ServerContext], monkeypatch: pytest.MonkeyPatch) -> None:
     def get(key: str) -> bytes | None:
         raise StorageError(
             f"The storage {SECRET} in /srv/pictures does not work (refused): see whether it can be reached"
@@ -257,11 +257,11 @@ def broken_store(guarded: tuple[httpx.Client, Studio], monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("broken_store")
 def test_without_a_key_nothing_is_told_of_the_server(
-    guarded: tuple[httpx.Client, Studio], monkeypatch: pytest.MonkeyPatch
+    guarded: tuple[httpx.Client, ServerContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    http, studio = guarded
-    monkeypatch.setattr(studio.model, "state", "failed")
-    monkeypatch.setattr(studio.model, "failure", f"Cannot load /srv/models/secret.safetensors from {SECRET}")
+    http, context = guarded
+    monkeypatch.setattr(context.mode_manager, "state", "failed")
+    monkeypatch.setattr(context.mode_manager, "failure", f"Cannot load /srv/models/secret.safetensors from {SECRET}")
     stored = "/storage/0b9a4c8e-2f6d-4c39-9f0a-0d7c1e2b3a4f"
     assert http.get("/ready").json() == {"status": "failed"}
     assert http.get("/health").json() == {"status": "ok", "model": "failed"}

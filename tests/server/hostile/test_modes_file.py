@@ -14,7 +14,7 @@ import pytest
 
 from imagegen_core import Settings, SettingsError
 from imagegen_core.modes import load_modes
-from imagegen_core.server.watching import watching
+from imagegen_core.server.config_watcher import watching
 from tests.server.conftest import LIMIT
 from tests.server.hostile.conftest import PROMPTLY, Attacked, StartAttacked
 

@@ -9,7 +9,7 @@ import httpx2 as httpx
 import pytest
 
 from imagegen_core import GenerateRequest, ImagegenError, InvalidRequestError, LocalEngine, Settings, generate
-from imagegen_core.request import Drawing
+from imagegen_core.request import ResolvedRequest
 from imagegen_core.settings import LoraSettings, StyleSettings
 from imagegen_core.styles import LoraUse
 from imagegen_sdxl import DiffusersSDXLCudaWorker
@@ -75,7 +75,7 @@ def test_configured_strengths_have_bounds(strength: float) -> None:
         StyleSettings(lora_path=Path("a"), levels=(strength,))
     request = ask().with_loras([LoraUse(Path("a"), strength, "ink")])
     with pytest.raises(InvalidRequestError, match="Invalid strength .* of the LoRA 'ink': expected a number from -100"):
-        Drawing.of(request, native_size="8x8")
+        ResolvedRequest.of(request, native_size="8x8")
 
 
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt", "scheduler", "schedule"])
@@ -89,7 +89,7 @@ def test_half_a_character_is_refused_in_a_sentence(field: str) -> None:
 def test_a_number_that_is_none_is_refused_without_a_server(scale: float) -> None:
     request = GenerateRequest.model_construct(prompt="a", guidance_scale=scale)
     with pytest.raises(InvalidRequestError, match="Invalid guidance_scale"):
-        Drawing.of(request, native_size="8x8")
+        ResolvedRequest.of(request, native_size="8x8")
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as some
 from imagegen_core import InvalidRequestError
 from imagegen_core.diffusion.encoder_embeddings import EncoderEmbeddings
 from imagegen_core.diffusion.prompts import chunks, parse
-from imagegen_core.server.prompt_syntax import check_negative_prompt, read_prompt
+from imagegen_core.server.a1111.prompt_syntax import check_negative_prompt, read_prompt
 from tests.server.conftest import LIMIT
 from tests.server.hostile.conftest import PROMPTLY, Attacked
 

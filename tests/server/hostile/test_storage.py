@@ -84,7 +84,7 @@ def test_the_name_in_the_store_leads_nowhere(server: Running) -> None:
     assert _as(server, "mine", "PUT", "/storage/a.png", content=_png()).status_code == 204
     caller = hashlib.sha256(b"mine").hexdigest()[:12]
     name = key_of(caller, "a")
-    assert server.app.state.studio.store.get(name) == _png()
+    assert server.app.state.context.store.get(name) == _png()
     for key in ("mine", "other"):
         assert _as(server, key, "GET", f"/storage/{name}").status_code == 404
 

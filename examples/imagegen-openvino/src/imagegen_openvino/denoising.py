@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imagegen_core import Drawing, StepDone
+from imagegen_core import ResolvedRequest, StepDone
 from imagegen_openvino.lcm import Lcm
 from imagegen_openvino.noise import Floats, Noise
 from imagegen_openvino.runtime import Network
@@ -32,7 +32,7 @@ class Denoising:
         failure: What went wrong with this request alone in its last step.
     """
 
-    drawing: Drawing
+    drawing: ResolvedRequest
     scheduler: Lcm
     timesteps: npt.NDArray[np.int64]
     noise: Noise
@@ -92,7 +92,7 @@ def predict(unet: Network, states: Sequence[Denoising], padded: int | None = Non
     return np.split(predictions[: ends[-1]], ends[:-1])
 
 
-def _time_ids(drawing: Drawing) -> list[int]:
+def _time_ids(drawing: ResolvedRequest) -> list[int]:
     """Original size, crop corner and target size, each as height, width."""
     height, width = drawing.size.height, drawing.size.width
     return [height, width, 0, 0, height, width]

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from imagegen_core import (
-    Drawing,
     GenerateRequest,
     InvalidRequestError,
     Job,
@@ -20,6 +19,7 @@ from imagegen_core import (
     Picture,
     Recipe,
     Registry,
+    ResolvedRequest,
     Settings,
     SettingsError,
     encode_png,
@@ -171,7 +171,7 @@ class OpenVinoWorker:
                     raise state.failure
             return self.finish(state)()
 
-    def _conditionings(self, drawing: Drawing) -> tuple[Conditioning, ...]:
+    def _conditionings(self, drawing: ResolvedRequest) -> tuple[Conditioning, ...]:
         prompt, wanted = self._encoded(drawing.prompt), drawing.negative_prompt
         if drawing.guidance_scale <= 1:
             if wanted:
@@ -184,7 +184,7 @@ class OpenVinoWorker:
         length = max(one.tokens.shape[1] for one in (negative, prompt))
         return negative.lengthened(filler, length), prompt.lengthened(filler, length)
 
-    def _text(self, drawing: Drawing) -> dict[str, str]:
+    def _text(self, drawing: ResolvedRequest) -> dict[str, str]:
         if not self._writes_recipe:
             return {}
         recipe = Recipe(

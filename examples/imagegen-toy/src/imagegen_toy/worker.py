@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imagegen_core import Drawing, Job, Picture, Settings, SettingsError, StepDone, encode_png
+from imagegen_core import Job, Picture, ResolvedRequest, Settings, SettingsError, StepDone, encode_png
 from imagegen_toy.plugin import BACKEND
 
 Array = npt.NDArray[np.float32]
@@ -24,7 +24,7 @@ class Denoising:
     """Where one picture stands: its latents [4, height / 8, width / 8], on their way to `aim`."""
 
     job: Job
-    drawing: Drawing
+    drawing: ResolvedRequest
     latents: Array
     aim: Array
     steps_done: int = 0
@@ -38,7 +38,7 @@ class Denoising:
 
 
 class ToyWorker:
-    """Draws clouds whose colours come from the prompt's words; implements `SteppedWorker` and `Provable`."""
+    """Draws clouds whose colours come from the prompt's words; implements `SteppedWorker` and `BatchInvariant`."""
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         """Nothing is loaded.
@@ -101,7 +101,7 @@ class ToyWorker:
         return self.finish(state)()
 
 
-def _aim(drawing: Drawing, shape: tuple[int, ...]) -> Array:
+def _aim(drawing: ResolvedRequest, shape: tuple[int, ...]) -> Array:
     """Where the latents go: towards the prompt, and with guidance further, away from what it should not be."""
     wanted = _clouds(drawing.prompt, shape)
     unwanted = _clouds(drawing.negative_prompt or "", shape)

@@ -20,7 +20,7 @@ from imagegen_core.diffusion.embeddings import Embedding, Embeddings
 from imagegen_core.diffusion.loras.deltas import Delta
 from imagegen_core.diffusion.loras.reading import LayerKey, LoadedLora, layer_shapes, load_lora, pipeline_layers
 from imagegen_core.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
-from imagegen_core.models.style_catalog import CatalogedStyle
+from imagegen_core.resolution.style_catalog import CatalogedStyle
 from imagegen_core.styles import LoraUse
 
 _KEPT = 16  # LoRAs that stay in memory; the least recently used makes room

@@ -1,1 +1,1 @@
-"""One file a family of routes: each parses, calls the studio, and answers."""
+"""One file a family of routes: each parses, calls the context, and answers."""

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from imagegen_core.modes import Mode
-from imagegen_core.server.json_bodies import JsonRoute
-from imagegen_core.server.results import GenerateBody, Order, make_result
-from imagegen_core.server.studio import Caller, SharedStudio, Studio
+from imagegen_core.server.context import Caller, ServerContext, SharedContext
+from imagegen_core.server.middleware.json_bodies import JsonRoute
+from imagegen_core.server.schemas import GenerateBody, Order, make_result
 from imagegen_core.server.waiting import drawn
 
 router = APIRouter(route_class=JsonRoute, tags=["pictures"])
@@ -21,30 +21,30 @@ PICTURES: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/generate", response_class=Response, responses=PICTURES)
-async def generate(body: GenerateBody, request: Request, studio: SharedStudio, caller: Caller) -> Response:
+async def generate(body: GenerateBody, request: Request, context: SharedContext, caller: Caller) -> Response:
     """Draw a picture; with ``Accept: application/json`` it comes as base64."""
-    body, mode = prepared(studio, body)
-    ticket = studio.submit(body, caller, mode)
+    body, mode = prepared(context, body)
+    ticket = context.submit(body, caller, mode)
     picture = await drawn(request, ticket)
-    result = await make_result(studio, picture, Order(body, mode.name, caller, ticket.since), request)
+    result = await make_result(context, picture, Order(body, mode.name, caller, ticket.since), request)
     if wants_json(request):
         return JSONResponse(result.as_json(), headers=result.headers)
     return Response(result.data, media_type=result.media_type, headers=result.headers)
 
 
-def prepared(studio: Studio, body: GenerateBody) -> tuple[GenerateBody, Mode]:
+def prepared(context: ServerContext, body: GenerateBody) -> tuple[GenerateBody, Mode]:
     """The body with its defaults, checked as far as can be before it is drawn, and the mode that draws it.
 
     Raises:
         InvalidRequestError: It asks for what cannot be drawn, or not here.
         QueueFullError: It is to be enlarged, and too many pictures wait for that.
     """
-    mode = studio.model.modes.find(body.mode)
-    completed = studio.complete(body, mode)
+    mode = context.mode_manager.modes.find(body.mode)
+    completed = context.complete(body, mode)
     if completed.superres:
-        size = studio.size_of(completed, mode)
-        studio.upscalers.check(size.width, size.height, completed.superres_magnitude)
-        studio.upscalings.check_room()
+        size = context.size_of(completed, mode)
+        context.upscalers.check(size.width, size.height, completed.superres_magnitude)
+        context.upscalings.check_room()
     return completed, mode
 
 

@@ -14,13 +14,13 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from imagegen_core.engine import Ticket
 from imagegen_core.job import Cancelled, Done, Event, Failed, Queued, Started, StepDone
+from imagegen_core.server.context import Caller, ServerContext, SharedContext
 from imagegen_core.server.errors import ConflictError, problem
 from imagegen_core.server.jobs import PostedJob, Promise
-from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.links import path_to
-from imagegen_core.server.results import GenerateBody, Order, Result, make_result
+from imagegen_core.server.middleware.json_bodies import JsonRoute
 from imagegen_core.server.routes.generate import PICTURES, prepared, wants_json
-from imagegen_core.server.studio import Caller, SharedStudio, Studio
+from imagegen_core.server.schemas import GenerateBody, Order, Result, make_result
 
 router = APIRouter(route_class=JsonRoute, prefix="/v1/jobs", tags=["jobs"])
 
@@ -29,33 +29,33 @@ router = APIRouter(route_class=JsonRoute, prefix="/v1/jobs", tags=["jobs"])
 async def post_job(
     body: GenerateBody,
     request: Request,
-    studio: SharedStudio,
+    context: SharedContext,
     caller: Caller,
     idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
 ) -> JSONResponse:
     """Put a picture in line. The same `Idempotency-Key` with the same body gives the same job, however that ended."""
-    completed, mode = prepared(studio, body)
+    completed, mode = prepared(context, body)
 
     def make() -> PostedJob:
-        ticket = studio.submit(completed, caller, mode)
+        ticket = context.submit(completed, caller, mode)
         order = Order(completed, mode.name, caller, ticket.since)
-        return PostedJob(caller, ticket, asyncio.ensure_future(_result(studio, ticket, order)), promise)
+        return PostedJob(caller, ticket, asyncio.ensure_future(_result(context, ticket, order)), promise)
 
     promise = None if idempotency_key is None else Promise.of(caller, idempotency_key, await request.body())
-    job = studio.jobs.post(make, promise)
+    job = context.jobs.post(make, promise)
     return JSONResponse(_told(request, job), 202, {"Location": _address(request, "get_job", job)})
 
 
 @router.get("/{job_id}")
-async def get_job(job_id: str, request: Request, studio: SharedStudio, caller: Caller) -> dict[str, Any]:
+async def get_job(job_id: str, request: Request, context: SharedContext, caller: Caller) -> dict[str, Any]:
     """Where a job stands."""
-    return _told(request, studio.jobs.find(job_id, caller))
+    return _told(request, context.jobs.find(job_id, caller))
 
 
 @router.delete("/{job_id}")
-async def cancel_job(job_id: str, request: Request, studio: SharedStudio, caller: Caller) -> dict[str, Any]:
+async def cancel_job(job_id: str, request: Request, context: SharedContext, caller: Caller) -> dict[str, Any]:
     """Give a job up, within a step; of one that has ended, nothing changes."""
-    job = studio.jobs.find(job_id, caller)
+    job = context.jobs.find(job_id, caller)
     if not job.ticket.cancel():
         job.result.cancel()
     await asyncio.wait({job.result})
@@ -63,9 +63,9 @@ async def cancel_job(job_id: str, request: Request, studio: SharedStudio, caller
 
 
 @router.get("/{job_id}/image", response_class=Response, responses=PICTURES)
-async def get_image(job_id: str, request: Request, studio: SharedStudio, caller: Caller) -> Response:
+async def get_image(job_id: str, request: Request, context: SharedContext, caller: Caller) -> Response:
     """The picture, once it is there."""
-    job = studio.jobs.find(job_id, caller)
+    job = context.jobs.find(job_id, caller)
     if not job.result.done():
         raise ConflictError("The picture is not done yet: follow its events, or ask again")
     if job.result.cancelled():
@@ -80,12 +80,12 @@ async def get_image(job_id: str, request: Request, studio: SharedStudio, caller:
 async def get_events(
     job_id: str,
     request: Request,
-    studio: SharedStudio,
+    context: SharedContext,
     caller: Caller,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> EventSourceResponse:
     """What happens to a job, as server-sent events, from its beginning or after `Last-Event-ID`."""
-    job = studio.jobs.find(job_id, caller)
+    job = context.jobs.find(job_id, caller)
     seen = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
     return EventSourceResponse(_events(request, job, seen))
 
@@ -130,8 +130,8 @@ def _said(event: Event, image: str, job: PostedJob) -> tuple[str, dict[str, Any]
             return "done", {"image": image, "seed": result.seed, "key": result.key}
 
 
-async def _result(studio: Studio, ticket: Ticket, order: Order) -> Result:
-    return await make_result(studio, await ticket, order)
+async def _result(context: ServerContext, ticket: Ticket, order: Order) -> Result:
+    return await make_result(context, await ticket, order)
 
 
 def _told(request: Request, job: PostedJob) -> dict[str, Any]:

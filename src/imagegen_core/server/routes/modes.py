@@ -9,15 +9,15 @@ from pydantic import BaseModel, ConfigDict
 
 from imagegen_core.redaction import redact
 from imagegen_core.server.access import require_admin
+from imagegen_core.server.context import SharedContext
 from imagegen_core.server.errors import ConflictError
-from imagegen_core.server.json_bodies import JsonRoute
-from imagegen_core.server.studio import SharedStudio
+from imagegen_core.server.middleware.json_bodies import JsonRoute
 
 if TYPE_CHECKING:
-    from imagegen_core.engine import ResidentReport
+    from imagegen_core.hosting.cache_entry import CacheEntryReport
+    from imagegen_core.hosting.model_host import HostReport
     from imagegen_core.modes import Mode
-    from imagegen_core.server.models import Host
-    from imagegen_core.server.studio import Studio
+    from imagegen_core.server.context import ServerContext
     from imagegen_core.worker import DeviceMemory
 
 router = APIRouter(route_class=JsonRoute, prefix="/api", tags=["modes"])
@@ -51,9 +51,9 @@ class UnloadBody(BaseModel):
 
 
 @router.get("/modes")
-async def modes(studio: SharedStudio) -> dict[str, Any]:
+async def modes(context: SharedContext) -> dict[str, Any]:
     """The modes, which of them are loaded, and what is wrong with their configuration, if anything is."""
-    model = studio.model
+    model = context.mode_manager
     states = {one.key: one.state for host in model.models.hosts() for one in host.residents}
     return {
         "default_mode": model.modes.default,
@@ -65,10 +65,10 @@ async def modes(studio: SharedStudio) -> dict[str, Any]:
 
 
 @router.post("/modes/switch", dependencies=_ADMIN)
-async def switch(body: ModeBody, studio: SharedStudio) -> dict[str, Any]:
+async def switch(body: ModeBody, context: SharedContext) -> dict[str, Any]:
     """Make a mode the default, once it is loaded; the one before serves meanwhile."""
-    loaded = studio.model.models.card(studio.model.modes.find(body.mode)) is not None
-    before = await studio.model.switch(body.mode)
+    loaded = context.mode_manager.models.card(context.mode_manager.modes.find(body.mode)) is not None
+    before = await context.mode_manager.switch(body.mode)
     return {
         "status": "already_loaded" if loaded and before == body.mode else "switched",
         "mode": body.mode,
@@ -79,9 +79,9 @@ async def switch(body: ModeBody, studio: SharedStudio) -> dict[str, Any]:
 
 
 @router.post("/modes/reload", dependencies=_ADMIN)
-async def reload(studio: SharedStudio) -> dict[str, Any]:
+async def reload(context: SharedContext) -> dict[str, Any]:
     """Read the modes' configuration again; where it is wrong, the modes stay as they were."""
-    fresh = await studio.model.changing(studio.model.reload)
+    fresh = await context.mode_manager.changing(context.mode_manager.reload)
     return {
         "status": "reloaded",
         "modes_count": len(fresh.modes),
@@ -91,30 +91,30 @@ async def reload(studio: SharedStudio) -> dict[str, Any]:
 
 
 @router.get("/models/status")
-async def models_status(studio: SharedStudio) -> dict[str, Any]:
+async def models_status(context: SharedContext) -> dict[str, Any]:
     """The default mode, the queue, and the models in memory."""
-    hosts, report = studio.model.models.hosts(), studio.model.models.report()
+    hosts, report = context.mode_manager.models.hosts(), context.mode_manager.models.report()
     return {
-        "current_mode": studio.model.modes.default,
+        "current_mode": context.mode_manager.modes.default,
         "queue_size": report.waiting if report else 0,
         "loads": sum(host.loads for host in hosts),
         "unloads": sum(host.unloads for host in hosts),
-        "vram": _memory(studio),
+        "vram": _memory(context),
     }
 
 
 @router.post("/models/load", dependencies=_ADMIN)
-async def load(body: ModeBody, studio: SharedStudio) -> dict[str, Any]:
+async def load(body: ModeBody, context: SharedContext) -> dict[str, Any]:
     """Have a mode's model loaded; answers when it is."""
-    await studio.model.bring(studio.model.modes.find(body.mode))
+    await context.mode_manager.bring(context.mode_manager.modes.find(body.mode))
     return {"status": "loaded", "mode": body.mode}
 
 
 @router.post("/models/unload", dependencies=_ADMIN)
-async def unload(studio: SharedStudio, body: UnloadBody | None = None) -> dict[str, Any]:
+async def unload(context: SharedContext, body: UnloadBody | None = None) -> dict[str, Any]:
     """Let go of a mode's model, which the next request for it loads again."""
-    mode = studio.model.modes.find(None if body is None else body.mode)
-    if not await studio.model.changing(studio.model.models.unload, mode):
+    mode = context.mode_manager.modes.find(None if body is None else body.mode)
+    if not await context.mode_manager.changing(context.mode_manager.models.unload, mode):
         raise ConflictError(
             f"The model of mode {mode.name} is not loaded, has work in hand, or is not this server's: ask again later"
         )
@@ -122,9 +122,9 @@ async def unload(studio: SharedStudio, body: UnloadBody | None = None) -> dict[s
 
 
 @router.get("/vram")
-async def vram(studio: SharedStudio) -> dict[str, Any]:
+async def vram(context: SharedContext) -> dict[str, Any]:
     """The device's memory, and what each model takes of it."""
-    return _memory(studio)
+    return _memory(context)
 
 
 def _shown(mode: Mode) -> dict[str, Any]:
@@ -144,9 +144,9 @@ def _shown(mode: Mode) -> dict[str, Any]:
     }
 
 
-def _memory(studio: Studio) -> dict[str, Any]:
+def _memory(context: ServerContext) -> dict[str, Any]:
     """In the words of the servers that had these routes first; nulls where no worker can tell."""
-    hosts, by_key = studio.model.models.hosts(), studio.model.modes.names_by_key()
+    hosts, by_key = context.mode_manager.models.hosts(), context.mode_manager.modes.names_by_key()
     devices = [{"host": host.name or None, **_shown_memory(memory)} for host in hosts for memory in host.memories]
     models = [_resident(host, one, by_key.get(one.key, [])) for host in hosts for one in host.residents]
     budget = next((host.budget for host in hosts if host.budget is not None), None)
@@ -159,7 +159,7 @@ def _memory(studio: Studio) -> dict[str, Any]:
     }
 
 
-def _resident(host: Host, one: ResidentReport, modes: list[str]) -> dict[str, Any]:
+def _resident(host: HostReport, one: CacheEntryReport, modes: list[str]) -> dict[str, Any]:
     return {
         "name": ", ".join(modes) or one.key.model,
         "modes": modes,

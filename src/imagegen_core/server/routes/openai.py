@@ -22,10 +22,10 @@ from imagegen_core.modes import Mode
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest
 from imagegen_core.server.body import Body
+from imagegen_core.server.context import Caller, ServerContext, SharedContext
 from imagegen_core.server.errors import NotFoundError, problem
-from imagegen_core.server.json_bodies import JsonRoute
 from imagegen_core.server.links import url_to
-from imagegen_core.server.studio import Caller, SharedStudio, Studio
+from imagegen_core.server.middleware.json_bodies import JsonRoute
 from imagegen_core.server.waiting import drawn_all
 
 router = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["OpenAI"])
@@ -69,33 +69,33 @@ class ImagesBody(Body):
 
 
 @router.get("/models")
-async def models(studio: SharedStudio) -> dict[str, Any]:
+async def models(context: SharedContext) -> dict[str, Any]:
     """The models that a request can name: the modes, or the only one that draws."""
-    return {"object": "list", "data": [_model(name) for name in _names(studio)]}
+    return {"object": "list", "data": [_model(name) for name in _names(context)]}
 
 
 @router.get("/models/{model:path}")
-async def model(model: str, studio: SharedStudio) -> dict[str, Any]:
+async def model(model: str, context: SharedContext) -> dict[str, Any]:
     """The model of that name."""
-    _mode(model, studio)
+    _mode(model, context)
     return _model(model)
 
 
 @router.post("/images/generations", response_model=None)
-async def images(body: ImagesBody, request: Request, studio: SharedStudio, caller: Caller) -> Response:
+async def images(body: ImagesBody, request: Request, context: SharedContext, caller: Caller) -> Response:
     """Draw ``n`` pictures, their seeds counting up; ``stream`` sends them as they come, and previews before."""
-    mode = _mode(body.model, studio)
-    _check(body, studio)
-    tickets = studio.submit_all(_requests(body, studio, mode), caller, mode)
+    mode = _mode(body.model, context)
+    _check(body, context)
+    tickets = context.submit_all(_requests(body, context, mode), caller, mode)
     if body.stream:
         return EventSourceResponse(_stream(tickets, body))
     pictures = await drawn_all(request, tickets)
     created = int(time.time())
-    data = [await _datum(picture, body, request, studio, caller) for picture in pictures]
+    data = [await _datum(picture, body, request, context, caller) for picture in pictures]
     return JSONResponse({"created": created, "data": data} | _described(pictures[0], body))
 
 
-def _requests(body: ImagesBody, studio: Studio, mode: Mode) -> list[GenerateRequest]:
+def _requests(body: ImagesBody, context: ServerContext, mode: Mode) -> list[GenerateRequest]:
     asked = GenerateRequest.given(
         prompt=body.prompt,
         size=None if body.size == "auto" else body.size,
@@ -113,14 +113,16 @@ def _requests(body: ImagesBody, studio: Studio, mode: Mode) -> list[GenerateRequ
         s_noise=body.s_noise,
         style_lora=body.style_lora,
     )
-    return studio.several(studio.complete(asked, mode), body.n)
+    return context.several(context.complete(asked, mode), body.n)
 
 
-async def _datum(picture: Picture, body: ImagesBody, request: Request, studio: Studio, caller: str) -> dict[str, Any]:
+async def _datum(
+    picture: Picture, body: ImagesBody, request: Request, context: ServerContext, caller: str
+) -> dict[str, Any]:
     data = await _encoded(picture, body)
     if body.response_format != "url":
         return {"b64_json": base64.b64encode(data).decode()}
-    key = await studio.keep(data, caller)
+    key = await context.keep(data, caller)
     if key is None:
         raise StorageError("The picture could not be stored: ask with response_format b64_json")
     return {"url": url_to(request, "fetch", key=key)}
@@ -195,7 +197,7 @@ async def _encoded(picture: Picture, body: ImagesBody) -> bytes:
     return await anyio.to_thread.run_sync(convert, picture.png, body.output_format or "png", quality)
 
 
-def _check(body: ImagesBody, studio: Studio) -> None:
+def _check(body: ImagesBody, context: ServerContext) -> None:
     """Refuse what OpenAI's models have and this one has not, rather than draw something else."""
     for field, meant in (
         ("quality", ("auto", "standard", "low", "medium", "high")),  # a hint, which the answer's "auto" takes back
@@ -206,7 +208,7 @@ def _check(body: ImagesBody, studio: Studio) -> None:
         value = getattr(body, field)
         if value is not None and value not in meant:
             raise InvalidRequestError(f"Invalid {field} {value[:64]!r}: expected {' or '.join(meant)}", field)
-    if body.response_format == "url" and (studio.store is None or not studio.settings.storage_enable_http):
+    if body.response_format == "url" and (context.store is None or not context.settings.storage_enable_http):
         raise InvalidRequestError(
             "No url can be given, as storage is off on this server: ask for b64_json", "response_format"
         )
@@ -216,18 +218,18 @@ def _check(body: ImagesBody, studio: Studio) -> None:
         )
 
 
-def _names(studio: Studio) -> list[str]:
-    modes = studio.model.modes
-    return list(modes.modes) if modes.configured else [studio.card().name]
+def _names(context: ServerContext) -> list[str]:
+    modes = context.mode_manager.modes
+    return list(modes.modes) if modes.configured else [context.card().name]
 
 
-def _mode(model: str | None, studio: Studio) -> Mode:
+def _mode(model: str | None, context: ServerContext) -> Mode:
     """The mode that draws what is asked of a model.
 
     Raises:
         NotFoundError: There is no model of that name.
     """
-    names, modes = _names(studio), studio.model.modes
+    names, modes = _names(context), context.mode_manager.modes
     if model is not None and model not in names:
         raise NotFoundError(f"No model {model[:64]!r} is served here: ask for {' or '.join(names)}, or leave it out")
     return modes.find(model if modes.configured else None)

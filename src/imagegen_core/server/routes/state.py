@@ -12,8 +12,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from imagegen_core.distributions import installed_version
 from imagegen_core.redaction import redact
-from imagegen_core.server.json_bodies import JsonRoute
-from imagegen_core.server.studio import SharedStudio
+from imagegen_core.server.context import SharedContext
+from imagegen_core.server.middleware.json_bodies import JsonRoute
 
 router = APIRouter(route_class=JsonRoute, tags=["state"])
 
@@ -21,9 +21,9 @@ PAGE = Path(__file__).parent.parent / "page"
 
 
 @router.get("/health")
-async def health(request: Request, studio: SharedStudio) -> dict[str, Any]:
+async def health(request: Request, context: SharedContext) -> dict[str, Any]:
     """That the server lives, and, for those who may know, what its engine does."""
-    model = studio.model
+    model = context.mode_manager
     if not request.state.is_trusted:
         return {"status": "ok", "model": model.state}
     report = model.models.report()
@@ -43,28 +43,28 @@ async def health(request: Request, studio: SharedStudio) -> dict[str, Any]:
 
 
 @router.get("/ready", responses={503: {"description": "Not ready"}})
-async def ready(request: Request, studio: SharedStudio) -> JSONResponse:
+async def ready(request: Request, context: SharedContext) -> JSONResponse:
     """Whether the model is loaded, its engines work and the queue takes more: 200 or 503.
 
     The cause is told to callers with a key, where the server has keys.
     """
-    state: str = studio.model.state
-    detail = studio.model.failure
-    report, hosts = studio.model.models.report(), studio.model.models.hosts()
+    state: str = context.mode_manager.state
+    detail = context.mode_manager.failure
+    report, hosts = context.mode_manager.models.report(), context.mode_manager.models.hosts()
     if state == "ready" and not report:
         state, detail = "loading", "nobody draws at the moment"
     elif state == "ready" and all(host.engine and host.engine.broken for host in hosts):
         state, detail = "broken", "an engine broke: the log says why"
-    elif state == "ready" and report and report.waiting >= studio.settings.queue_max:
+    elif state == "ready" and report and report.waiting >= context.settings.queue_max:
         state, detail = "full", "the queue is full"
     told = {"status": state} | ({"detail": redact(detail)} if request.state.is_trusted else {})
     return JSONResponse(told, 200 if state == "ready" else 503)
 
 
 @router.get("/metrics", response_class=Response)
-def metrics(studio: SharedStudio) -> Response:
+def metrics(context: SharedContext) -> Response:
     """Counters for Prometheus."""
-    return Response(studio.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(context.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/", include_in_schema=False)

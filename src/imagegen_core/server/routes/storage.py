@@ -9,10 +9,10 @@ from fastapi import APIRouter, Body, Depends, Request
 from fastapi.responses import Response
 
 from imagegen_core.errors import InvalidRequestError
+from imagegen_core.server.context import Caller, SharedContext
 from imagegen_core.server.errors import ConflictError, NotFoundError
-from imagegen_core.server.json_bodies import JsonRoute
+from imagegen_core.server.middleware.json_bodies import JsonRoute
 from imagegen_core.server.routes.generate import PICTURES
-from imagegen_core.server.studio import Caller, SharedStudio
 from imagegen_core.storage import ImageStore, check_key, is_owned, is_uuid, key_of
 
 router = APIRouter(route_class=JsonRoute, prefix="/storage", tags=["storage"])
@@ -20,33 +20,33 @@ router = APIRouter(route_class=JsonRoute, prefix="/storage", tags=["storage"])
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
-def _store(studio: SharedStudio) -> ImageStore:
-    if studio.store is None:
+def _store(context: SharedContext) -> ImageStore:
+    if context.store is None:
         raise NotFoundError("Storage is disabled on this server: set STORAGE_PROVIDER")
-    return studio.store
+    return context.store
 
 
 Store = Annotated[ImageStore, Depends(_store)]
 
 
 @router.get("/health")
-async def health(store: Store, studio: SharedStudio) -> dict[str, Any]:
+async def health(store: Store, context: SharedContext) -> dict[str, Any]:
     """Whether the store can be used."""
-    await studio.storing(store.check)
-    return {"status": "ok", "provider": studio.settings.storage_provider}
+    await context.storing(store.check)
+    return {"status": "ok", "provider": context.settings.storage_provider}
 
 
 @router.get("/{key:uuid}", include_in_schema=False)
-async def fetch_made(key: UUID, store: Store, studio: SharedStudio) -> Response:
+async def fetch_made(key: UUID, store: Store, context: SharedContext) -> Response:
     """A picture that the server stored."""
-    return await _fetched(str(key), str(key), store, studio)
+    return await _fetched(str(key), str(key), store, context)
 
 
 @router.get("/{key}", response_class=Response, responses=PICTURES)
-async def fetch(key: str, store: Store, studio: SharedStudio, caller: Caller) -> Response:
+async def fetch(key: str, store: Store, context: SharedContext, caller: Caller) -> Response:
     """A picture that is kept; of those under keys that clients chose, the caller's own."""
     plain = _plain(key)
-    return await _fetched(key, plain if is_uuid(plain) else key_of(caller, plain), store, studio)
+    return await _fetched(key, plain if is_uuid(plain) else key_of(caller, plain), store, context)
 
 
 @router.put("/{key}", status_code=204, response_class=Response)
@@ -54,42 +54,42 @@ async def keep(
     key: str,
     request: Request,
     store: Store,
-    studio: SharedStudio,
+    context: SharedContext,
     caller: Caller,
     _body: Annotated[bytes, Body(media_type="image/png")] = b"",
 ) -> Response:
     """Keep a PNG or JPEG under a key, in place of the caller's picture that was there."""
     plain = _plain(key)
-    if is_uuid(plain) and not _may_change(plain, request, studio, caller):
+    if is_uuid(plain) and not _may_change(plain, request, context, caller):
         raise ConflictError(f"The key {key!r} is a UUID, as the server's own keys are: choose one of another form")
     data = await request.body()
     if _media_type(data) == "application/octet-stream":
         raise InvalidRequestError("The body is no PNG and no JPEG: send one of them", "body")
-    await studio.storing(store.put, plain if is_uuid(plain) else key_of(caller, plain), data)
+    await context.storing(store.put, plain if is_uuid(plain) else key_of(caller, plain), data)
     return Response(status_code=204)
 
 
 @router.delete("/{key}", status_code=204, response_class=Response)
-async def remove(key: str, request: Request, store: Store, studio: SharedStudio, caller: Caller) -> Response:
+async def remove(key: str, request: Request, store: Store, context: SharedContext, caller: Caller) -> Response:
     """Let go of one of the caller's pictures."""
     plain = _plain(key)
     stored = plain if is_uuid(plain) else key_of(caller, plain)
-    may = not is_uuid(plain) or _may_change(plain, request, studio, caller)
-    if not may or not await studio.storing(store.delete, stored):
+    may = not is_uuid(plain) or _may_change(plain, request, context, caller)
+    if not may or not await context.storing(store.delete, stored):
         raise _missing(key)
     return Response(status_code=204)
 
 
-async def _fetched(key: str, stored: str, store: ImageStore, studio: SharedStudio) -> Response:
-    data = await studio.storing(store.get, stored)
+async def _fetched(key: str, stored: str, store: ImageStore, context: SharedContext) -> Response:
+    data = await context.storing(store.get, stored)
     if not data:  # also of a file that a crash left empty
         raise _missing(key)
     return Response(data, media_type=_media_type(data), headers={"Cache-Control": "no-store"})
 
 
-def _may_change(key: str, request: Request, studio: SharedStudio, caller: str) -> bool:
+def _may_change(key: str, request: Request, context: SharedContext, caller: str) -> bool:
     """Whether a picture under one of the server's keys is the caller's, or the caller has an admin key."""
-    is_admin = bool(studio.settings.admin_keys) and request.state.is_admin
+    is_admin = bool(context.settings.admin_keys) and request.state.is_admin
     return not caller or is_admin or is_owned(key, caller)
 
 

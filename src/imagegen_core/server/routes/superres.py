@@ -8,10 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request, UploadFile
 from fastapi.responses import Response
 
+from imagegen_core.hosting.upscaling import Enlarged, Format
+from imagegen_core.server.context import Caller, SharedContext
+from imagegen_core.server.headers import upscaling_headers
 from imagegen_core.server.routes.forms import FormRoute
 from imagegen_core.server.routes.generate import PICTURES
-from imagegen_core.server.studio import Caller, SharedStudio
-from imagegen_core.server.upscaling import Enlarged, Format
 
 router = APIRouter(tags=["pictures"], route_class=FormRoute)
 
@@ -21,7 +22,7 @@ router = APIRouter(tags=["pictures"], route_class=FormRoute)
 async def superres(
     file: UploadFile,
     request: Request,
-    studio: SharedStudio,
+    context: SharedContext,
     caller: Caller,
     magnitude: Annotated[int, Form(ge=1, le=3, description="How many times to enlarge it.")] = 1,
     out_format: Annotated[Format, Form(description="What the answer is encoded as.")] = "png",
@@ -31,8 +32,8 @@ async def superres(
 
     def enlarge(until: Future[Any]) -> Enlarged:
         source = file.file.read()  # not before its turn: those that wait take disk instead of memory
-        return studio.upscalers.enlarge(source, magnitude, out_format, quality, until=until)
+        return context.upscalers.enlarge(source, magnitude, out_format, quality, until=until)
 
-    enlarged = await studio.upscaled(request, caller, enlarge)
-    headers = {"X-SuperRes": "1", "Cache-Control": "no-store"} | enlarged.headers
+    enlarged = await context.upscaled(request, caller, enlarge)
+    headers = {"X-SuperRes": "1", "Cache-Control": "no-store"} | upscaling_headers(enlarged)
     return Response(enlarged.data, media_type=f"image/{enlarged.format}", headers=headers)

@@ -15,7 +15,7 @@ class BackendConformance(
     """The contract of a backend, to inherit from: name the `backend`.
 
     What the backend's description is `without` must be refused, and what its worker does not implement is skipped: the
-    checks of `SteppedWorker`, `Provable` and `Previewing` are for workers that have their methods.
+    checks of `SteppedWorker`, `BatchInvariant` and `Previewing` are for workers that have their methods.
 
     Override the fixture ``settings`` where the environment should not configure the worker, as with a checkpoint that
     the tests make, and `size` where 64x64 cannot be drawn.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imagegen_core.backend import Backend
-from imagegen_core.images.reading import read_picture, read_text
+from imagegen_core.images.decode import read_picture, read_text
 from imagegen_core.images.recipe import OWN_CHUNK, read_recipe
 from imagegen_core.job import Job
 from imagegen_core.request import Size

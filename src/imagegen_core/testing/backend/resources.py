@@ -11,7 +11,7 @@ import pytest
 from imagegen_core.backend import Backend
 from imagegen_core.settings import Settings
 from imagegen_core.testing.backend.kit import BackendKit
-from imagegen_core.testing.held import left_behind
+from imagegen_core.testing.leak_check import left_behind
 from imagegen_core.worker import Worker
 
 _JOBS = 50

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from imagegen_core.images.reading import read_picture
+from imagegen_core.images.decode import read_picture
 from imagegen_core.job import Job, StepDone
 from imagegen_core.parts import works_in_parts
 from imagegen_core.testing.backend.kit import BackendKit, finished
-from imagegen_core.worker import Previewing, Provable
+from imagegen_core.worker import BatchInvariant, Previewing
 
 _STEPS = 3
 
 
 class StepChecks(BackendKit):
-    """`SteppedWorker`, `Provable` and `Previewing`."""
+    """`SteppedWorker`, `BatchInvariant` and `Previewing`."""
 
     def test_whole_jobs_are_their_steps(self, stepped: Any) -> None:
         """The command line draws whole jobs, the server by steps: the picture is the same."""
@@ -91,7 +91,7 @@ class StepChecks(BackendKit):
 
     def test_a_proof_is_true(self, stepped: Any) -> None:
         """`trial` promises the engine that a batch changes no picture: then it may not, to the last bit."""
-        if not _is(stepped, Provable):
+        if not _is(stepped, BatchInvariant):
             pytest.skip(
                 "the worker proves nothing, so its pictures are drawn one at a time (imagegen_core.worker.Provable)"
             )

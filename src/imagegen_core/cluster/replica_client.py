@@ -1,0 +1,181 @@
+"""The replicas as the front sees them: calls to one or all of them, and how they are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections.abc import AsyncGenerator, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from ray import serve
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from imagegen_core.cluster.replica import model_id
+from imagegen_core.errors import NotReadyError
+from imagegen_core.hosting.model_host import HostReport
+from imagegen_core.job import Event
+from imagegen_core.modes import ModelKey
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+ATTEMPTS = 5  # of what is lost with a replica; a request that kills whoever draws it is given up then
+_PAUSE, _LONGEST_PAUSE = 0.2, 3.0  # seconds before another attempt
+_ASK_EVERY = 2.0  # seconds between two rounds of asking the replicas how they are
+_ASK_EACH = 0.02  # seconds, where there are so many that a round would keep the front busy
+_ANSWER_LIMIT = 10.0
+_FAILED = "DEPLOY_FAILED"  # as Ray Serve calls it
+
+
+class ReplicaClient:
+    """The deployment of `Replica`, asked from an event loop of its own.
+
+    So what is asked for lives apart from the HTTP request that it came with, and serves threads and coroutines alike.
+
+    Attributes:
+        hosts: What the replicas told a moment ago.
+        failure: Why there are none and none will come, in a sentence; empty where it is not so.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        """Begin to ask them how they are."""
+        self._handle: Any = handle
+        self.hosts: tuple[HostReport, ...] = ()
+        self.failure = ""
+        self._loop = asyncio.new_event_loop()
+        self._failed = asyncio.Event()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="imagegen-cluster", daemon=True)
+        self._thread.start()
+        self.start(self._keep_asking())
+
+    def start(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """Run a coroutine on the loop, in a context of its own: a request's end would end what was called in its."""
+        return contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self._loop)
+
+    async def stream(self, method: str, key: ModelKey, *arguments: Any) -> AsyncGenerator[Event]:
+        """What a replica's generator yields; one that has a model, where one has it. Closed, it is cancelled there.
+
+        Raises:
+            RayActorError: The replica is lost meanwhile.
+            NotReadyError: There is none, and none will come.
+        """
+        handle = self._handle.options(stream=True, multiplexed_model_id=model_id(key))
+        stream, exhausted = getattr(handle, method).remote(*arguments), False
+        try:
+            yield await self._unless_failed(_next(stream))
+            async for event in stream:
+                yield event
+            exhausted = True
+        finally:
+            if not exhausted:
+                stream.cancel()
+
+    async def call(self, method: str, *arguments: Any, key: ModelKey | None = None) -> Any:
+        """What a method of a replica returns; of one that has a model, where one has it.
+
+        Raises:
+            NotReadyError: There is no replica, and none will come, or they are lost one after another.
+        """
+        handle = self._handle if key is None else self._handle.options(multiplexed_model_id=model_id(key))
+        for attempt in range(1, ATTEMPTS + 1):
+            response = getattr(handle, method).remote(*arguments)
+            try:
+                return await self._unless_failed(_result(response))
+            except RayActorError:
+                await asyncio.sleep(pause(attempt))
+            except (NotReadyError, asyncio.CancelledError):
+                response.cancel()
+                raise
+            except (RayServeException, RayError) as error:
+                raise NotReadyError(f"No replica can answer: {_said(error)}; `serve status` says more") from error
+        raise NotReadyError(f"{ATTEMPTS} replicas were lost, one after another: look into their logs")
+
+    async def broadcast(self, method: str, *arguments: Any) -> list[Any]:
+        """What all replicas return, without those that do not answer."""
+        try:
+            answers = await self._handle.broadcast(method, *arguments).results_async(
+                timeout_s=_ANSWER_LIMIT, return_exceptions=True
+            )
+        except (RayServeException, RayError, TimeoutError) as error:
+            logger.debug("The replicas could not be asked: %r", error)
+            return []
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    async def ask(self) -> None:
+        """Ask the replicas how they are; where there are none, Ray Serve whether some will come."""
+        hosts: list[HostReport] = await self.broadcast("tell")
+        self.hosts = tuple(sorted(hosts, key=lambda host: host.name))
+        self.failure = "" if hosts else await asyncio.to_thread(self._why_none)
+        if self.failure:
+            self._failed.set()
+        else:
+            self._failed.clear()
+
+    def close(self, limit: float) -> None:
+        """End what is going on, waiting so many seconds at most."""
+        self.start(self._end()).result(limit)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _unless_failed(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Its result, unless Ray Serve gives the deployment up meanwhile, of which it tells nobody who waits."""
+        answered, failed = asyncio.ensure_future(coroutine), asyncio.ensure_future(self._failed.wait())
+        try:
+            await asyncio.wait({answered, failed}, return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
+                raise NotReadyError(self.failure)
+            return answered.result()
+        finally:
+            answered.cancel()
+            failed.cancel()
+            await asyncio.gather(answered, failed, return_exceptions=True)
+
+    def _why_none(self) -> str:
+        application = serve.status().applications.get(self._handle.app_name)
+        deployment = application and application.deployments.get(self._handle.deployment_name)
+        if not deployment or deployment.status != _FAILED:
+            return ""
+        return f"No replica can start: {_last_line(deployment.message)}"
+
+    async def _keep_asking(self) -> None:
+        while True:
+            await self.ask()
+            await asyncio.sleep(max(_ASK_EVERY, _ASK_EACH * len(self.hosts)))
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+def pause(attempt: int) -> float:
+    """Seconds to wait after the attempt that failed, counted from 1: Ray Serve learns of a loss, and replaces it."""
+    return min(_PAUSE * 2.0**attempt, _LONGEST_PAUSE)
+
+
+async def _result(response: Any) -> Any:
+    return await response
+
+
+async def _next(stream: Any) -> Event:
+    event: Event = await anext(stream)
+    return event
+
+
+def _said(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _last_line(trace: str) -> str:
+    """What an error said, by a traceback that ends with it."""
+    line = trace.strip().splitlines()[-1]
+    kind, colon, said = line.partition(": ")
+    return said if colon and " " not in kind else line

@@ -1,0 +1,80 @@
+"""What is done to a loaded pipeline so that it computes well where it does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from imagegen_core.diffusion.batch_invariance import make_rowwise
+from imagegen_core.diffusion.construction_lock import undisturbed
+from imagegen_core.diffusion.decoding import overflows, upcast
+from imagegen_core.errors import SettingsError
+from imagegen_core.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(pipe: Any, device: torch.device, dtype: torch.dtype, settings: Settings) -> None:
+    """Bring a pipeline to its device and set it up as `settings` ask.
+
+    Raises:
+        SettingsError: They ask for xformers, which cannot be used here.
+    """
+    if device.type == "cpu":
+        # Its convolutions at the picture's full size take three quarters of the time so.
+        pipe.vae.to(memory_format=torch.channels_last)
+    else:
+        pipe.to(device)
+    make_rowwise(pipe.unet)
+    if dtype == torch.float16:
+        settle_vae(pipe.vae)
+    if settings.enable_xformers:
+        _enable_xformers(pipe, settings.source("enable_xformers"))
+    if settings.attention_slicing:
+        pipe.enable_attention_slicing()
+    if settings.compile:
+        pipe.unet.compile()
+
+
+def settle_vae(vae: Any) -> None:
+    """Have a VAE in fp16 that overflows there, as SDXL's first one does, compute in fp32, whatever is drawn later."""
+    if vae.config.force_upcast:
+        upcast(vae)
+    elif undisturbed(overflows, vae):
+        logger.warning(
+            "The VAE overflows in float16: it computes in fp32; VAE_PATH can name one that does not overflow"
+        )
+        upcast(vae)
+
+
+@contextmanager
+def compile_errors(source: str) -> Iterator[None]:
+    """Turn what `torch.compile` raises into a sentence; `source` is the setting that asks for it.
+
+    Raises:
+        SettingsError: The network could not be compiled.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        cause = str(error).strip().splitlines()[0]
+        raise SettingsError(
+            f"{source} asks for torch.compile, which does not work here ({cause}): "
+            "install a C++ compiler such as g++, or unset it"
+        ) from error
+
+
+def _enable_xformers(pipe: Any, source: str) -> None:
+    try:
+        pipe.enable_xformers_memory_efficient_attention()
+    except (ImportError, ValueError) as error:
+        raise SettingsError(
+            f"{source} asks for xformers, which cannot be used here ({error}): "
+            "pip install 'imagegen-core[xformers]' on a machine with CUDA, or unset it"
+        ) from error

@@ -1,0 +1,91 @@
+"""What a picture's recipe says of the worker that drew it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from imagegen_core.backend import Backend
+from imagegen_core.diffusion.scheduling import Sampling
+from imagegen_core.distributions import installed_version
+from imagegen_core.images.recipe import Recipe, UsedLora
+from imagegen_core.models.named import NamedModel
+from imagegen_core.request import ResolvedRequest
+from imagegen_core.settings import PredictionName
+
+_TOOK_PART = ("imagegen-core", "torch", "diffusers", "transformers")
+_HASH_DIGITS = 10
+_DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+
+class RecipeBuilder:
+    """Where one worker's pictures come from: its checkpoint, told by name and hash, and what computes."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        checkpoint: Path,
+        models: Iterable[NamedModel],
+        dtype: torch.dtype,
+        device: torch.device,
+        prediction: PredictionName | None,
+    ) -> None:
+        """Begin to hash the checkpoint, beside whatever is done meanwhile.
+
+        Args:
+            backend: The backend that draws.
+            checkpoint: Its checkpoint, a file or a folder.
+            models: The plugins' named models, whose names tell more than their paths.
+            dtype: The precision of the weights.
+            device: Where it computes.
+            prediction: What the configuration says that the network predicts; None where the checkpoint says it.
+        """
+        own = checkpoint.name if checkpoint.is_dir() else checkpoint.stem
+        self._name = next((model.name for model in models if model.path == checkpoint), own)
+        self._backend, self._dtype, self._device = backend.name, _DTYPES[dtype], str(device)
+        self._prediction = prediction
+        self._versions = {name: installed_version(name) or "unknown" for name in _TOOK_PART}
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-hash")
+        self._hash: Future[str | None] = executor.submit(_hash, checkpoint)
+        executor.shutdown(wait=False)
+
+    def recipe(self, drawing: ResolvedRequest, sampling: Sampling) -> Recipe:
+        """How a drawing was made; `sampling` has the full names of the sampler and the schedule it took."""
+        return Recipe(
+            prompt=drawing.prompt,
+            negative_prompt=drawing.negative_prompt,
+            seed=drawing.seed,
+            width=drawing.size.width,
+            height=drawing.size.height,
+            steps=drawing.steps,
+            guidance_scale=drawing.guidance_scale,
+            scheduler=sampling.sampler,
+            clip_skip=drawing.clip_skip + 1 if drawing.clip_skip else None,
+            style=drawing.style,
+            style_level=drawing.style_level,
+            checkpoint=self._name,
+            checkpoint_hash=self._hash.result(),
+            backend=self._backend,
+            dtype=self._dtype,
+            device=self._device,
+            versions=self._versions,
+            loras=tuple(UsedLora(lora.path.stem, lora.strength) for lora in drawing.loras),
+            schedule=sampling.schedule,
+            guidance_rescale=drawing.guidance_rescale or None,
+            **asdict(drawing.step_options),
+            prediction=self._prediction,
+        )
+
+
+def _hash(checkpoint: Path) -> str | None:
+    """The first ten hexadecimal digits of the SHA-256 of a file, or of a folder's UNet where it is one file."""
+    files = [checkpoint] if checkpoint.is_file() else sorted((checkpoint / "unet").glob("*.safetensors"))
+    if len(files) != 1:
+        return None
+    with files[0].open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_HASH_DIGITS]

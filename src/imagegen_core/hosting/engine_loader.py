@@ -1,0 +1,86 @@
+"""From a mode's settings to an engine that draws with its model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from imagegen_core.engine import LocalEngine, Pool
+from imagegen_core.errors import ImagegenError, SettingsError
+from imagegen_core.models.locate import locate
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.settings import Settings
+from imagegen_core.shortcuts import load_worker
+from imagegen_core.worker import ReportsMemory, SharesComputeThread, WarmingUp, Worker
+
+_WEIGHTS = (".safetensors", ".ckpt", ".bin")
+
+
+def load_engine(settings: Settings, beside: Any | None) -> LocalEngine | Pool:
+    """The engine, or a pool of several, that draws with the configured model.
+
+    Args:
+        settings: Which model, on which devices, and how many copies of it.
+        beside: An engine that draws at the moment, on whose threads the new one computes; None where there is none.
+
+    Raises:
+        ImagegenError: The model cannot be loaded.
+    """
+    others = [*beside.workers] if isinstance(beside, LocalEngine | Pool) else []
+    workers = []
+    for placed in placements(settings):
+        worker = load_worker(settings=placed)
+        if partner := next((one for one in others if _device(one) == _device(worker)), None):
+            others.remove(partner)
+            _join(worker, partner)
+        workers.append(worker)
+    if len(workers) == 1:
+        return LocalEngine(workers[0], batching=settings.batching, queue_limit=settings.queue_max, previews=True)
+    return Pool(workers, batching=settings.batching, queue_limit=settings.queue_max, previews=True)
+
+
+def placements(settings: Settings) -> list[Settings]:
+    """The settings of each copy of the model, with the device that it draws on.
+
+    Raises:
+        SettingsError: There are more devices than copies.
+    """
+    devices = len(settings.devices) or 1
+    copies = settings.num_workers or devices
+    if copies < devices:
+        raise SettingsError(
+            f"{settings.source('num_workers')}={copies} is fewer than the {devices} devices of "
+            f"{settings.source('device')}={settings.device}, each of which needs a copy of the model: raise it to "
+            f"{devices}, unset it for one a device, or name fewer devices"
+        )
+    return [settings.for_device(number) for number in range(copies)]
+
+
+def weights_bytes(settings: Settings, registry: Registry) -> int:
+    """What the configured model's files take, which is about what it will on a device; 0 where they are not found."""
+    if settings.model is None:
+        return 0
+    try:
+        path = locate(settings.model, settings.model_root, registry.models)
+        copies = max(Counter(placed.device for placed in placements(settings)).values())
+        return copies * sum(file.stat().st_size for file in _weights(path))
+    except (ImagegenError, OSError):
+        return 0  # loading it says what is wrong
+
+
+def _weights(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in _WEIGHTS]
+
+
+def _device(worker: Worker) -> str | None:
+    """Tells devices apart; None where the worker does not say."""
+    return worker.device_memory().device if isinstance(worker, ReportsMemory) else None
+
+
+def _join(worker: Worker, other: Worker) -> None:
+    """Have two workers compute in turns; what takes long before the first picture is done before."""
+    if isinstance(worker, WarmingUp):
+        worker.warm_up()
+    if isinstance(worker, SharesComputeThread):
+        worker.compute_beside(other)

@@ -1,0 +1,115 @@
+"""What the routes tell of the model that draws; a worker that says less gives shorter answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imagegen_core.models.inspect import architecture, native_size
+from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
+from imagegen_core.models.prediction import own_scheduler
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.request import ResolvedRequest
+from imagegen_core.resolution.backends import select_backend
+from imagegen_core.resolution.checkpoints import resolve_checkpoint
+from imagegen_core.resolution.style_catalog import CatalogedStyle, StyleCatalog
+from imagegen_core.samplers import OwnScheduler, Sampler, check_steps, find_sampling
+from imagegen_core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """The model in a few words.
+
+    Attributes:
+        name: What clients call it.
+        path: Where its weights are; None where the worker does not say.
+        size: ``WIDTHxHEIGHT`` it draws of itself.
+        styles: The styles that fit it, and the strengths of each.
+        precision: The device and the precision it computes with.
+        sampler: The sampler where a request names none; None where the worker does not say.
+        own_scheduler: What there is to know of the checkpoint's own scheduler.
+        embeddings: The textual-inversion embeddings by name: how many vectors, and how wide; none before it is loaded.
+    """
+
+    name: str
+    path: Path | None
+    size: str | None
+    styles: Mapping[str, tuple[float, ...]]
+    precision: str
+    sampler: str | None = None
+    own_scheduler: OwnScheduler | None = None
+    embeddings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, worker: Any, settings: Settings, registry: Registry) -> ModelCard:
+        """What `worker` says of itself."""
+        path = getattr(worker, "checkpoint", None)
+        device, dtype = getattr(worker, "device", None), getattr(worker, "dtype", None)
+        return cls(
+            name=_name(path, settings, registry) if path else settings.model or type(worker).__name__,
+            path=path,
+            size=getattr(worker, "native_size", None),
+            styles=_usable(getattr(worker, "styles", {})),
+            precision=" ".join(str(part).removeprefix("torch.") for part in (device, dtype) if part is not None),
+            sampler=getattr(worker, "default_sampler", None),
+            own_scheduler=getattr(worker, "own_scheduler", None),
+            embeddings=getattr(worker, "embedding_sizes", {}),
+        )
+
+    @classmethod
+    def of_files(cls, settings: Settings, registry: Registry) -> ModelCard:
+        """What the files of a model say that is not loaded.
+
+        Raises:
+            ImagegenError: They are not there, or damaged.
+        """
+        backend = select_backend(registry, settings)
+        settings = settings.for_backend(backend.environment_prefix)
+        path = resolve_checkpoint(settings, backend, registry)
+        layers = CheckpointLayers.of_files(path, settings.base_model)
+        styles = StyleCatalog(settings, registry, layers.cross_attention_dim, architecture(path), layers)
+        return cls(
+            name=_name(path, settings, registry),
+            path=path,
+            size=native_size(path, backend.default_size),
+            styles=_usable(styles),
+            precision="",
+            **_sampling(path, settings) if "scheduler" not in backend.without else {},
+        )
+
+    def check_sampling(self, drawing: ResolvedRequest, samplers: Iterable[Sampler]) -> None:
+        """Refuse what the model's samplers do not take, as far as can be told before they are asked.
+
+        Raises:
+            InvalidRequestError: There is no such sampler or schedule, or it takes fewer steps.
+        """
+        if self.sampler is None or self.own_scheduler is None:
+            return
+        wanted = drawing.scheduler or self.sampler
+        sampler, _ = find_sampling(wanted, drawing.schedule, samplers, self.own_scheduler)
+        check_steps(sampler, drawing.steps, self.own_scheduler)
+
+    @property
+    def title(self) -> str:
+        """As A1111 shows a checkpoint: the file's name."""
+        return self.path.name if self.path and self.path.is_file() else self.name
+
+
+def _name(path: Path, settings: Settings, registry: Registry) -> str:
+    """The name that the configuration or a plugin gives a checkpoint; its file's name where neither does."""
+    named = (model.name for model in registry.models.values() if model.path == path)
+    return settings.model or next(named, path.stem)
+
+
+def _sampling(path: Path, settings: Settings) -> dict[str, Any]:
+    """The sampler and the scheduler of a checkpoint that is not loaded, for `ModelCard`."""
+    named = None if settings.source("scheduler") == "default" else settings.scheduler
+    own = own_scheduler(path, settings.prediction)
+    return {"sampler": named or own.default_sampler, "own_scheduler": own}
+
+
+def _usable(styles: Mapping[str, CatalogedStyle]) -> dict[str, tuple[float, ...]]:
+    return {name: style.levels for name, style in styles.items() if style.refusal is None}

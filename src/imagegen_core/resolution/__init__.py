@@ -1,0 +1,1 @@
+"""How a name becomes a checkpoint, a style or a backend."""

@@ -1,0 +1,106 @@
+"""The body of A1111's ``txt2img``, and what is refused in it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, FailFast, Field
+
+from imagegen_core.errors import InvalidRequestError
+from imagegen_core.request import shown
+from imagegen_core.server.a1111.scripts import check_scripts
+from imagegen_core.server.body import Body
+
+MOST_PICTURES = 16
+_MOST_STYLES = 64
+_LONGEST_NAME = 256  # characters
+_LONGEST_LIST = 10_000  # of timesteps, which may stand for a schedule
+# What this server does not do, and the values that do not ask for it.
+_UNASKED: dict[str, tuple[Any, ...]] = {
+    "enable_hr": (False,),
+    "subseed_strength": (0,),
+    "seed_resize_from_h": (0, -1),
+    "seed_resize_from_w": (0, -1),
+    "restore_faces": (False,),
+    "tiling": (False,),
+    "script_name": ("", "None"),
+    "refiner_checkpoint": ("", "None", "none"),
+    "s_min_uncond": (0,),
+    "firstpass_image": ("",),
+    "infotext": ("",),
+    "disable_extra_networks": (False,),
+}
+
+
+class Txt2ImgBody(Body):
+    """A1111's fields, of those that mean something here; `check` refuses what asks for more, the rest is ignored.
+
+    The fields: ``StableDiffusionProcessingTxt2Img`` in ``modules/processing.py``, and ``modules/api/models.py``.
+    SD.Next adds ``clip_skip``.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={"examples": [{"prompt": "a red circle on a blue background", "steps": 4, "cfg_scale": 1}]},
+    )
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    styles: Annotated[
+        list[Annotated[str, Field(max_length=_LONGEST_NAME)] | None],
+        FailFast(),
+        Field(default_factory=list, max_length=_MOST_STYLES),
+    ]
+    seed: int = -1
+    sampler_name: str | None = Field(default=None, max_length=_LONGEST_NAME)
+    sampler_index: str | None = Field(default=None, max_length=_LONGEST_NAME)
+    scheduler: str | None = Field(default=None, max_length=_LONGEST_LIST)
+    batch_size: int = Field(default=1, ge=1, le=MOST_PICTURES)
+    n_iter: int = Field(default=1, ge=1, le=MOST_PICTURES)
+    steps: int | None = None
+    cfg_scale: float | None = None
+    eta: float | None = None
+    s_churn: float | None = None
+    s_tmin: float | None = None
+    s_tmax: float | None = None
+    s_noise: float | None = None
+    width: int | None = None
+    height: int | None = None
+    clip_skip: int | None = None
+    override_settings: dict[str, Any] = Field(default_factory=dict)
+    alwayson_scripts: dict[str, Any] = Field(default_factory=dict)
+    send_images: bool = True
+
+    @property
+    def sampler(self) -> str | None:
+        """The sampler's name, under the newer of its two fields."""
+        return self.sampler_name or self.sampler_index or None
+
+    @property
+    def named_styles(self) -> list[str]:
+        """The styles without A1111's names for none."""
+        return [style for style in self.styles if style and style != "None"]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The fields that mean something, as A1111 sends them back; scripts are left out, as none of them is on."""
+        return self.model_dump(exclude={"alwayson_scripts", *(self.model_extra or ())})
+
+    def check(self) -> None:
+        """Refuse what would draw another picture than the one asked for.
+
+        Raises:
+            InvalidRequestError: The message names the field or the script.
+        """
+        extra = self.model_extra or {}
+        for field, unasked in _UNASKED.items():
+            if field in extra and extra[field] not in unasked:
+                value = extra[field] if isinstance(extra[field], str) else shown(extra[field])
+                raise InvalidRequestError(f"{field}={value[:64]!r} is nothing this server does: leave it out", field)
+        if (count := self.batch_size * self.n_iter) > MOST_PICTURES:
+            raise InvalidRequestError(
+                f"Invalid n_iter {shown(self.n_iter)}: {count} pictures, and this server draws at most "
+                f"{MOST_PICTURES} pictures at a time",
+                "n_iter",
+            )
+        check_scripts(self.alwayson_scripts)

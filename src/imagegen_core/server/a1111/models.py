@@ -1,0 +1,69 @@
+"""A1111's routes around checkpoints: which there are, loading them by hand, and looking for new ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends
+
+from imagegen_core.server.a1111.callers import mode_of
+from imagegen_core.server.access import require_admin
+from imagegen_core.server.context import Caller, SharedContext
+from imagegen_core.server.errors import ConflictError
+from imagegen_core.server.middleware.json_bodies import JsonRoute
+
+router = APIRouter(route_class=JsonRoute)
+
+_ADMIN = [Depends(require_admin)]
+
+
+@router.get("/sd-models")
+async def sd_models(context: SharedContext) -> list[dict[str, Any]]:
+    """List the modes as checkpoints, or the only model that draws."""
+    modes = context.mode_manager.modes
+    if not modes.configured:
+        card = context.card()
+        return [_checkpoint(card.title, card.name, str(card.path or ""))]
+    return [_checkpoint(mode.name, mode.name, mode.settings.model or "") for mode in modes.modes.values()]
+
+
+@router.post("/refresh-checkpoints", dependencies=_ADMIN)
+async def refresh_checkpoints(context: SharedContext) -> None:
+    """Read the modes' configuration again, where there is any."""
+    if context.mode_manager.files():
+        await context.mode_manager.changing(context.mode_manager.reload)
+
+
+@router.post("/refresh-loras")
+@router.post("/refresh-vae")
+async def refresh_lists() -> None:
+    """Do nothing: the styles and the VAE are found anew whenever a model is loaded."""
+
+
+@router.post("/unload-checkpoint", dependencies=_ADMIN)
+async def unload_checkpoint(context: SharedContext, caller: Caller) -> dict[str, Any]:
+    """Let go of the model of this caller's checkpoint, which the next picture loads again."""
+    mode = mode_of(context, caller)
+    if not await context.mode_manager.changing(context.mode_manager.models.unload, mode):
+        residents = [model for host in context.mode_manager.models.hosts() for model in host.residents]
+        if any(model.open for model in residents if model.key == mode.key):
+            raise ConflictError(f"The model of {mode.name} draws at the moment: ask again when it is done")
+    return {}
+
+
+@router.post("/reload-checkpoint", dependencies=_ADMIN)
+async def reload_checkpoint(context: SharedContext, caller: Caller) -> dict[str, Any]:
+    """Load the model of this caller's checkpoint; answers when it is there."""
+    await context.mode_manager.bring(mode_of(context, caller))
+    return {}
+
+
+def _checkpoint(title: str, name: str, filename: str) -> dict[str, Any]:
+    return {
+        "title": title,
+        "model_name": name,
+        "hash": None,
+        "sha256": None,
+        "filename": filename,
+        "config": None,
+    }

@@ -1,0 +1,114 @@
+"""The options that A1111's clients set, each caller's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from imagegen_core.errors import InvalidRequestError
+from imagegen_core.modes import Mode
+from imagegen_core.request import shown
+from imagegen_core.server.a1111.known_options import FORGE_ALONE, HARMLESS, fixed_options
+
+_DEEPEST_CLIP = 12
+_HASH = re.compile(r"[0-9a-fA-F]{6,64}\]")  # A1111 writes it after a checkpoint's name, as in "name [6ce0161689]"
+_MOST_LISTED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options that change pictures here.
+
+    Attributes:
+        clip_stop_at_last_layers: "Clip skip"; 1 skips nothing.
+        mode: The name of the mode that draws; None is the server's default.
+    """
+
+    clip_stop_at_last_layers: int = 1
+    mode: str | None = None
+
+    def with_overrides(
+        self, given: Mapping[str, Any], checkpoints: Mapping[str, Mode], vae: str | None = None
+    ) -> Options:
+        """These options with those of a client.
+
+        Args:
+            given: Values by A1111's names, as ``POST /options`` and ``override_settings`` have them.
+            checkpoints: The modes by each name of their checkpoints.
+            vae: The name of the configured VAE; None where the checkpoints' own decode.
+
+        Raises:
+            InvalidRequestError: An option is unknown, or would change pictures in a way that is not drawn here.
+        """
+        options, fixed = self, fixed_options(vae) | FORGE_ALONE
+        for name, value in given.items():
+            if name == "sd_model_checkpoint":
+                options = replace(options, mode=_find_checkpoint(value, checkpoints).name)
+            elif name == "CLIP_stop_at_last_layers":
+                options = replace(options, clip_stop_at_last_layers=_clip_stop(value))
+            elif name in fixed:
+                _check_fixed(name, value, fixed[name])
+            elif name not in HARMLESS:
+                raise InvalidRequestError(f"There is no option {shown(name)} to set here: leave it out", "options")
+        return options
+
+
+class CallersOptions:
+    """The options of each caller, by the name of its API key; callers without a key share theirs."""
+
+    def __init__(self) -> None:
+        """Every caller begins with the defaults."""
+        self._options: dict[str, Options] = {}  # the configured keys bound their number
+
+    def of(self, caller: str) -> Options:
+        """Return a caller's options."""
+        return self._options.get(caller, Options())
+
+    def set(self, caller: str, options: Options) -> None:
+        """Keep a caller's options until the server stops."""
+        self._options[caller] = options
+
+
+def _find_checkpoint(value: object, checkpoints: Mapping[str, Mode]) -> Mode:
+    """Find the mode of a checkpoint's name, with or without the hash that A1111 writes after it."""
+    for name in (value, _without_hash(value)) if isinstance(value, str) else ():
+        if name in checkpoints:
+            return checkpoints[name]
+    titles: dict[str, str] = {}
+    for title, mode in checkpoints.items():
+        titles.setdefault(mode.name, title)
+    listed = " or ".join([*list(titles.values())[:_MOST_LISTED], *(["others"] if len(titles) > _MOST_LISTED else [])])
+    raise InvalidRequestError(
+        f"Invalid sd_model_checkpoint {shown(value)}. This server draws with {listed} alone: "
+        "leave sd_model_checkpoint out",
+        "sd_model_checkpoint",
+    )
+
+
+def _without_hash(title: str) -> str:
+    name, _, digits = title.rpartition(" [")
+    return name if _HASH.fullmatch(digits) else title
+
+
+def _clip_stop(value: object) -> int:
+    if isinstance(value, bool) or value not in range(1, _DEEPEST_CLIP + 1):
+        raise InvalidRequestError(
+            f"Invalid CLIP_stop_at_last_layers {shown(value)}: expected 1 to {_DEEPEST_CLIP}",
+            "CLIP_stop_at_last_layers",
+        )
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _check_fixed(name: str, value: object, accepted: tuple[Any, ...]) -> None:
+    if not any(type(value) in _alike(one) and value == one for one in accepted):
+        expected = " or ".join(shown(one) for one in accepted)
+        raise InvalidRequestError(
+            f"Invalid option {name} {shown(value)}: this server draws with {expected}, so leave it out", name
+        )
+
+
+def _alike(value: object) -> tuple[type, ...]:
+    """The types that JSON may bring for a value: 1 and 1.0 are equal, 1 and true are not."""
+    return (int, float) if type(value) in (int, float) else (type(value),)
