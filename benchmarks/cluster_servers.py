@@ -96,7 +96,7 @@ def replicas_of(process: psutil.Process) -> list[psutil.Process]:
     for one in process.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             line = " ".join(one.cmdline())
-            if _REPLICA in line and ":Drawer" in line:
+            if _REPLICA in line and ":Replica" in line:
                 found.append(one)
     return found
 

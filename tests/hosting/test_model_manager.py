@@ -58,7 +58,7 @@ class Plain:
 
 
 class ModelCache:
-    """Residents of plain workers, their loads in order, and gates for loading and drawing."""
+    """Models of plain workers, their loads in order, and gates for loading and drawing."""
 
     def __init__(self, **options: Any) -> None:
         self.loads: list[str] = []
