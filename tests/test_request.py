@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagegen_core import GenerateRequest, ImagegenError, InvalidRequestError, ResolvedRequest, Size, StyleLoraRequest
+from imagegen_core.request import check_request, with_counted_seeds
 
 sides = st.integers(1, 1024).map(lambda eighth: 8 * eighth)
 
@@ -155,3 +156,10 @@ def test_a_style_is_on_with_a_name_and_a_level(style: Any, level: int, expected:
 
 def test_unknown_fields_are_ignored_as_existing_clients_send_some() -> None:
     assert GenerateRequest.model_validate({"prompt": "a", "sampler": "x"}).prompt == "a"
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(1, 20))
+def test_seeds_count_up_and_begin_again_after_the_largest(seed: int, count: int) -> None:
+    seeds = [request.seed for request in with_counted_seeds(GenerateRequest(prompt="a", seed=seed), count)]
+    assert seeds == [(seed + number) % 2**63 for number in range(count)]
+    assert all(check_request(GenerateRequest(prompt="a", seed=one)).seed == one for one in seeds)

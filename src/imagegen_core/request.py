@@ -250,6 +250,25 @@ class ResolvedRequest:
         )
 
 
+def check_request(request: object) -> ResolvedRequest:
+    """Check a request before its model is known; 8x8 stands for the native size.
+
+    Raises:
+        InvalidRequestError: No model could draw it.
+    """
+    return ResolvedRequest.of(request, native_size="8x8")
+
+
+def with_counted_seeds(request: GenerateRequest, count: int) -> list[GenerateRequest]:
+    """Repeat a request with seeds that count up, from 0 again after the largest.
+
+    Raises:
+        InvalidRequestError: No model could draw it.
+    """
+    first = check_request(request).seed
+    return [request.model_copy(update={"seed": (first + number) % (_MAX_SEED + 1)}) for number in range(count)]
+
+
 def _given_size(request: object) -> object:
     """The request's size, or None where it only carries the model's default."""
     if isinstance(request, BaseModel) and "size" not in request.model_fields_set:

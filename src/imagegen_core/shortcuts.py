@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from imagegen_core.job import Job
 from imagegen_core.picture import Picture
-from imagegen_core.request import GenerateRequest, ResolvedRequest, StyleLoraRequest
+from imagegen_core.request import GenerateRequest, StyleLoraRequest, check_request
 
 if TYPE_CHECKING:
     from imagegen_core.settings import Settings
@@ -106,6 +106,6 @@ def generate(
         s_noise=s_noise,
         size=size,
     )
-    ResolvedRequest.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
+    check_request(request)  # before a model is loaded
     worker = worker or load_worker(backend, model, settings)
     return Picture(*worker.run_job_with_latents(Job(req=request)))

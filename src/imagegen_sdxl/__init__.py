@@ -7,11 +7,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DiffusersSDXLCudaWorker"]
 
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> Any:
-    # The plugin module beside this file is imported by every command: torch waits for the first use.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from imagegen_sdxl import worker
+    def __getattr__(name: str) -> Any:
+        # The plugin module beside this file is imported by every command: torch waits for the first use.
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from imagegen_sdxl import worker
 
-    return getattr(worker, name)
+        return getattr(worker, name)

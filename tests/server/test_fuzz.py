@@ -282,7 +282,7 @@ def test_pictures_that_say_they_are_huge(address: str, form: str, width: int, he
 @given(data=st.data(), ends=st.booleans())
 def test_requests_in_pieces(address: str, data: st.DataObject, ends: bool) -> None:
     body = b'{"prompt": "a star", "size": "8x8"}'
-    headers = {"HostReport": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(body))}
+    headers = {"Host": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(body))}
     lines = ["POST /generate HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     whole = "\r\n".join(lines).encode() + body
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))

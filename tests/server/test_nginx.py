@@ -139,7 +139,7 @@ def test_every_link_leads_back_through_the_proxy(proxied: Proxied) -> None:
 
 def test_only_its_own_names_are_answered(proxied: Proxied) -> None:
     for host, status in (("pictures.example.org", 200), ("evil.example", 421)):
-        assert proxied.http.get("/ai/v1/models", headers={"HostReport": host}).status_code == status
+        assert proxied.http.get("/ai/v1/models", headers={"Host": host}).status_code == status
 
 
 def test_events_come_as_they_happen(proxied: Proxied) -> None:

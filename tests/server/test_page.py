@@ -118,7 +118,7 @@ def test_it_draws_a_picture_and_shows_it_with_its_seed(open_page: Callable[..., 
     figure.get_by_text("Recipe").click()
     terms = dict(zip(figure.locator("dt").all_inner_texts(), figure.locator("dd").all_inner_texts(), strict=True))
     assert terms["Size"] == "128x64"
-    assert (terms["Seed"], terms["Steps"], terms["ModeManager"]) == ("7", "6", "demo")
+    assert (terms["Seed"], terms["Steps"], terms["Model"]) == ("7", "6", "demo")
     with page.expect_download() as download:
         figure.get_by_role("link", name="Download").click()
     assert download.value.suggested_filename == "imagegen-7.png"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import imagegen_core
 from imagegen_core import Backend, ImageStore, Job, SteppedWorker, Upscaler, Worker
 
 from .right import Plain, State, Stepped
@@ -62,3 +63,4 @@ forgetful: SteppedWorker[State] = Forgetful()  # WRONG
 not_an_upscaler: Upscaler = Crooked()  # WRONG
 not_a_store: ImageStore = Plain()  # WRONG
 misnamed = Backend(name="mine", summary="", worker="a:B", default_size="64x64", without=("sampler",))  # WRONG
+unknown = imagegen_core.Nonsense  # WRONG

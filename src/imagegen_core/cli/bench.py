@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imagegen_core.engine.report import EngineReport
-    from imagegen_core.request import GenerateRequest
+    from imagegen_core.request import GenerateRequest, check_request
 
 _CLIENTS = (1, 2, 4, 8, 16)
 
@@ -37,13 +37,13 @@ def bench(
 
     from imagegen_core.engine import LocalEngine
     from imagegen_core.engine.benchmark import measure
-    from imagegen_core.request import GenerateRequest, ResolvedRequest
+    from imagegen_core.request import GenerateRequest
     from imagegen_core.settings import Settings
 
     request = GenerateRequest.given(
         prompt="a lighthouse on a cliff", num_inference_steps=steps, guidance_scale=guidance, size=size
     )
-    ResolvedRequest.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
+    check_request(request)  # before a model is loaded
     worker = load(backend, model)
     with status("Testing how many to draw at a time"):
         engine = LocalEngine(worker, batching=Settings.load().batching)

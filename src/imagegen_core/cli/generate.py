@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from imagegen_core.picture import Picture
-    from imagegen_core.request import GenerateRequest
+    from imagegen_core.request import GenerateRequest, with_counted_seeds
     from imagegen_core.worker import Worker
 
 
@@ -83,7 +83,7 @@ def generate(
 ) -> None:
     """Draw a picture from a prompt."""
     from imagegen_core.modes import load_modes
-    from imagegen_core.request import GenerateRequest, ResolvedRequest, StyleLoraRequest
+    from imagegen_core.request import GenerateRequest, StyleLoraRequest
     from imagegen_core.settings import Settings
     from imagegen_core.worker import SupportsLoras
 
@@ -114,12 +114,11 @@ def generate(
             raise typer.BadParameter("a mode says which model draws: leave --model and --backend out")
         found = load_modes(Settings.load()).find(mode)
         request, settings = found.complete(request), found.settings.override(prediction=prediction)
-    first = ResolvedRequest.of(request, native_size="8x8")  # refuses a wrong request before a model is loaded for it
+    requests = with_counted_seeds(request, count)  # checked before a model is loaded
     worker = load(backend, model, settings)
     if request.loras and not isinstance(worker, SupportsLoras):
         raise ImagegenError(f"Mode {mode} has LoRAs, and {type(worker).__name__} draws with none: leave them out")
     drawn = []
-    requests = [request.model_copy(update={"seed": first.seed + number}) for number in range(count)]
     for number, (picture, seconds) in enumerate(_draw_all(worker, requests)):
         path = target.write(picture.png, number)
         drawn.append(_report(path, picture, seconds))
@@ -143,7 +142,7 @@ def draw(worker: Worker, request: GenerateRequest, title: str) -> tuple[Picture,
 def _draw_all(worker: Worker, requests: Sequence[GenerateRequest]) -> Iterator[tuple[Picture, float]]:
     """The pictures in order, several in the making at a time, each with the seconds since it was asked for."""
     if len(requests) == 1:
-        yield draw(worker, requests[0], "ResolvedRequest")
+        yield draw(worker, requests[0], "Drawing")
         return
     from imagegen_core.engine import LocalEngine
     from imagegen_core.job import StepDone

@@ -35,7 +35,7 @@ def replay(
     recipe = read_recipe(picture)
     request = _request(recipe)
     worker = _worker(recipe)
-    drawn, _ = draw(worker, request, "ResolvedRequest")
+    drawn, _ = draw(worker, request, "Drawing")
     differing = _differences(recipe, read_recipe(drawn.png))
     if recipe.upscalings:
         differing.append("it was enlarged afterwards, and is drawn as it was before")

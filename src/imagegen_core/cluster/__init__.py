@@ -7,11 +7,12 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> Any:
-    """Load the application on first use: what Ray reads from the environment when it is imported is set before."""
-    if name != "app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from imagegen_core.cluster.application import app
+    def __getattr__(name: str) -> Any:
+        """Load the application on first use: what Ray reads from the environment when it is imported is set before."""
+        if name != "app":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from imagegen_core.cluster.application import app
 
-    return app
+        return app

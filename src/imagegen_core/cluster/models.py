@@ -36,7 +36,7 @@ from imagegen_core.hosting.upscaling import UpscalerHost
 from imagegen_core.job import Done, Event, Failed, Queued, Started, StepDone
 from imagegen_core.modes import Mode, ModelKey
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.request import GenerateRequest, ResolvedRequest
+from imagegen_core.request import GenerateRequest, check_request
 from imagegen_core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class ClusterModelHost:
             NotReadyError: There is no replica, and none will come.
             EngineClosedError: This was closed.
         """
-        seed = ResolvedRequest.of(request, native_size="8x8").seed
+        seed = check_request(request).seed
         ticket = Ticket.of(request.model_copy(update={"seed": seed}), 0, deadline)
         with self._changed:
             if self._closed:

@@ -13,7 +13,7 @@ from imagegen_core.engine.events import EventLog
 from imagegen_core.errors import DeadlineError
 from imagegen_core.job import Cancelled, Done, Failed, Job, Queued
 from imagegen_core.picture import Picture
-from imagegen_core.request import ResolvedRequest
+from imagegen_core.request import check_request
 
 
 class Ticket:
@@ -48,7 +48,7 @@ class Ticket:
         Raises:
             InvalidRequestError: The request asks for what no worker could draw.
         """
-        ResolvedRequest.of(request, native_size="8x8")
+        check_request(request)
         return cls(Job(req=request), priority, deadline)
 
     def result(self, timeout: float | None = None) -> Picture:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from imagegen_core.engine.ticket import Ticket
+from imagegen_core.engine import Engine, Ticket
 
 State = Literal["wanted", "loading", "ready", "leaving", "failed"]
 
@@ -52,7 +52,7 @@ class CacheEntry:
 
     key: Hashable
     state: State = "wanted"
-    engine: Any = None
+    engine: Engine | None = None
     devices: tuple[str, ...] = ()
     pinned: bool = False
     size: int = 0
@@ -60,7 +60,7 @@ class CacheEntry:
     open: int = 0
     used: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
-    loaded: Future[Any] = field(default_factory=Future)
+    loaded: Future[Engine] = field(default_factory=Future)
 
     @property
     def can_leave(self) -> bool:
@@ -71,6 +71,17 @@ class CacheEntry:
     def is_idle(self) -> bool:
         """Whether it may be let go of now."""
         return self.can_leave and not self.open
+
+    @property
+    def ready_engine(self) -> Engine:
+        """The engine of an entry that has an engine.
+
+        Raises:
+            LookupError: It has none.
+        """
+        if self.engine is None:
+            raise LookupError(f"{self.key} has no engine: its state is {self.state}")
+        return self.engine
 
     def tell(self) -> CacheEntryReport:
         """What there is to tell of it."""

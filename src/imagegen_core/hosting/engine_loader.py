@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from imagegen_core.engine import LocalEngine, Pool
+from imagegen_core.engine import Engine, LocalEngine, Pool
 from imagegen_core.errors import ImagegenError, SettingsError
 from imagegen_core.models.locate import locate
 from imagegen_core.plugins.registry import Registry
@@ -17,7 +16,7 @@ from imagegen_core.worker import ReportsMemory, SharesComputeThread, WarmingUp, 
 _WEIGHTS = (".safetensors", ".ckpt", ".bin")
 
 
-def load_engine(settings: Settings, beside: Any | None) -> LocalEngine | Pool:
+def load_engine(settings: Settings, beside: Engine | None) -> LocalEngine | Pool:
     """The engine, or a pool of several, that draws with the configured model.
 
     Args:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+from imagegen_core.engine import Engine
 from imagegen_core.worker import ReportsMemory
 
 _SHARE = 0.8  # of what was free before the first model, where nothing is configured: the rest is for what is drawn
@@ -28,7 +29,7 @@ class MemoryBudget:
         """What a model takes, as it was weighed last, or is guessed to."""
         return self._weighed[key] if key in self._weighed else self._estimate(key)
 
-    def place(self, engine: Any) -> tuple[str, ...]:
+    def place(self, engine: Engine) -> tuple[str, ...]:
         """The devices that a model came to, one for each copy that can be weighed.
 
         Of the first, and where nothing is configured, they set the limit.
@@ -42,14 +43,14 @@ class MemoryBudget:
             self.limit = int(_SHARE * room)
         return devices
 
-    def weigh(self, key: Hashable, engine: Any, devices: Sequence[str]) -> int:
+    def weigh(self, key: Hashable, engine: Engine, devices: Sequence[str]) -> int:
         """What a model takes now, in bytes, on the devices that `place` told."""
         if devices:
             self._weighed[key] = max(_taken(_weighable(engine), devices).values())
         return self._weighed.setdefault(key, self.need(key))
 
 
-def _weighable(engine: Any) -> list[ReportsMemory]:
+def _weighable(engine: Engine) -> list[ReportsMemory]:
     return [worker for worker in engine.workers if isinstance(worker, ReportsMemory)]
 
 

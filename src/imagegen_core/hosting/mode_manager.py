@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 import anyio
 import anyio.to_thread
 
-from imagegen_core.engine import Ticket
+from imagegen_core.engine import Engine, Ticket
 from imagegen_core.errors import ImagegenError, InvalidRequestError, NotReadyError, SettingsError
 from imagegen_core.hosting.engine_loader import placements
 from imagegen_core.hosting.model_card import ModelCard
@@ -69,7 +69,7 @@ class ModeManager:
         self._changing = anyio.CapacityLimiter(_CHANGING)
 
     @classmethod
-    def drawing_with(cls, engine: Any, settings: Settings, registry: Registry) -> Self:
+    def drawing_with(cls, engine: Engine, settings: Settings, registry: Registry) -> Self:
         """The only mode, drawn by an engine that is there already, which its maker closes.
 
         Raises:

@@ -73,7 +73,7 @@ class ModelCache:
 
     def replace_broken(self) -> None:
         """Want those anew whose engines broke."""
-        for resident in [one for one in self.here.values() if one.can_leave and one.engine.is_broken]:
+        for resident in [one for one in self.here.values() if one.can_leave and one.ready_engine.is_broken]:
             logger.warning("The engine of %s broke, and its model is loaded anew", resident.key)
             self.leave(resident)
             self.here[resident.key] = CacheEntry(resident.key)
@@ -81,7 +81,7 @@ class ModelCache:
     def weigh(self) -> None:
         """Note what the models take now, as LoRAs come and go, and keep within the budget."""
         for one in self.ready:
-            one.size = self.budget.weigh(one.key, one.engine, one.devices)
+            one.size = self.budget.weigh(one.key, one.ready_engine, one.devices)
         if last := self.last_used:
             self._make_room(kept=last)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from imagegen_core.engine import EngineReport, Ticket
+from imagegen_core.engine import Engine, EngineReport, Ticket
 from imagegen_core.engine.local import compute_on
 from imagegen_core.errors import ImagegenError, NotReadyError, SettingsError
 from imagegen_core.hosting.cache_entry import CacheEntryReport
@@ -101,7 +101,7 @@ class LocalModelHost:
         self._asked: dict[ModelKey, Mode] = {}
         self._adapted: dict[ModelKey, Mode] = {}  # the last with LoRAs that was asked for
 
-    def adopt(self, mode: Mode, engine: Any) -> None:
+    def adopt(self, mode: Mode, engine: Engine) -> None:
         """Take in an engine that draws a mode already; it stays, and its maker closes it."""
         self._asked[mode.key] = mode
         self._residents.adopt(mode.key, engine)
@@ -120,14 +120,15 @@ class LocalModelHost:
         self._note(mode)
         engine = self._residents.want(mode.key).result()
         for worker in engine.workers if mode.loras else ():
-            compute_on(worker, worker.load_loras, mode.loras)
+            if isinstance(worker, SupportsLoras):  # as `_check_adaptable` has checked
+                compute_on(worker, worker.load_loras, mode.loras)
 
     def card(self, mode: Mode) -> ModelCard | None:
         """A mode's model in a few words; None where it is not loaded."""
         engine = self.engine(mode)
         return None if engine is None else ModelCard.of(engine.worker, mode.settings, self._registry)
 
-    def engine(self, mode: Mode) -> Any | None:
+    def engine(self, mode: Mode) -> Engine | None:
         """The engine that draws a mode; None where its model is not loaded."""
         return self._residents.engine(mode.key)
 
@@ -187,7 +188,7 @@ class LocalModelHost:
         engine = self._residents.any_engine()
         return function(*arguments) if engine is None else engine.compute(function, *arguments)
 
-    def _load(self, key: ModelKey, beside: Any | None) -> Any:
+    def _load(self, key: ModelKey, beside: Engine | None) -> Engine:
         mode = self._asked[key]
         what = "The model" if mode.name == DEFAULT_MODE else f"The model of mode {mode.name}"
         try:
@@ -225,7 +226,7 @@ def _memories(workers: Sequence[Any]) -> tuple[DeviceMemory, ...]:
     return tuple({memory.device: memory for memory in weighed}.values())
 
 
-def _check_adaptable(engine: Any, mode: Mode, *, close: bool = False) -> None:
+def _check_adaptable(engine: Engine, mode: Mode, *, close: bool = False) -> None:
     """Refuse a mode with LoRAs whose worker would draw without them."""
     if isinstance(engine.worker, SupportsLoras):
         return

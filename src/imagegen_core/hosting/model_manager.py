@@ -12,12 +12,13 @@ from functools import partial
 from typing import Any
 
 from imagegen_core.engine.deadlines import Deadlines
+from imagegen_core.engine.interface import Engine
 from imagegen_core.engine.report import EngineReport, ended, merged
 from imagegen_core.engine.ticket import Ticket
 from imagegen_core.errors import EngineClosedError, QueueFullError
 from imagegen_core.hosting.cache_entry import CacheEntry, CacheEntryReport
 from imagegen_core.hosting.model_cache import ModelCache
-from imagegen_core.request import ResolvedRequest
+from imagegen_core.request import check_request
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class ModelManager:
         """How many times one was let go of."""
         return self._unloads
 
-    def adopt(self, key: Hashable, engine: Any) -> None:
+    def adopt(self, key: Hashable, engine: Engine) -> None:
         """Take in an engine that is there already; it stays, and its maker closes it."""
         with self._changed:
             devices = self._shelf.budget.place(engine)
@@ -90,7 +91,7 @@ class ModelManager:
             InvalidRequestError: The request asks for what no worker could draw.
             EngineClosedError: This was closed.
         """
-        ResolvedRequest.of(request, native_size="8x8")  # or what is refused would have a model loaded for it
+        check_request(request)  # before a model is loaded
         with self._changed:
             self._shelf.replace_broken()
             line, resident = len(self._shelf.line), self._shelf.here.get(key)
@@ -111,7 +112,7 @@ class ModelManager:
             self._wait(resident, ticket)
         return ticket
 
-    def want(self, key: Hashable) -> Future[Any]:
+    def want(self, key: Hashable) -> Future[Engine]:
         """Have a model loaded; the future holds its engine, or why there is none.
 
         Raises:
@@ -121,13 +122,13 @@ class ModelManager:
             self._shelf.replace_broken()
             return self._wanted(key).loaded
 
-    def engine(self, key: Hashable) -> Any | None:
+    def engine(self, key: Hashable) -> Engine | None:
         """The engine of a model that is loaded, or None."""
         with self._changed:
             resident = self._shelf.here.get(key)
             return None if resident is None or resident.state != "ready" else resident.engine
 
-    def any_engine(self) -> Any | None:
+    def any_engine(self) -> Engine | None:
         """One of the engines that are there, the one used last, or None."""
         with self._changed:
             last = self._shelf.last_used
@@ -203,7 +204,7 @@ class ModelManager:
 
     def _submitted(self, resident: CacheEntry, request: Any, deadline: float | None, priority: int) -> Ticket:
         try:
-            ticket: Ticket = resident.engine.submit(request, deadline=deadline, priority=priority)
+            ticket = resident.ready_engine.submit(request, deadline=deadline, priority=priority)
         except BaseException:
             self._let_go(resident)
             raise
@@ -221,7 +222,7 @@ class ModelManager:
         if place:
             ticket.wait_at(place)
         elif (error := resident.loaded.exception()) is None:
-            _admit(resident.engine, ticket)
+            _admit(resident.ready_engine, ticket)
         else:
             ticket.fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
 
@@ -311,7 +312,7 @@ class ModelManager:
             ticket.fail(error)
 
     def _close_one(self, resident: CacheEntry) -> None:
-        engine, resident.engine = resident.engine, None
+        engine, resident.engine = resident.ready_engine, None
         engine.close()
         report = ended(engine.report())
         del engine
@@ -324,7 +325,7 @@ class ModelManager:
         logger.info("Let go of %s", resident.key)
 
 
-def _admit(engine: Any, ticket: Ticket) -> None:
+def _admit(engine: Engine, ticket: Ticket) -> None:
     try:
         engine.admit(ticket)
     except EngineClosedError as error:

@@ -15,6 +15,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from imagegen_core.distributions import installed_version
+from imagegen_core.engine import Engine
 from imagegen_core.errors import ImagegenError, SettingsError
 from imagegen_core.hosting.mode_manager import ModeManager
 from imagegen_core.plugins.registry import Registry
@@ -46,7 +47,7 @@ _EXPOSED = (
 )
 
 
-def create_app(settings: Settings | None = None, engine: Any | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
     """The server's application: run it with uvicorn, or mount it in one of your own.
 
     Where it is mounted, its lifespan is yours to enter: ``async with app.router.lifespan_context(app)``.

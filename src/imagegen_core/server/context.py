@@ -29,7 +29,7 @@ from imagegen_core.hosting.mode_manager import ModeManager
 from imagegen_core.hosting.model_card import ModelCard
 from imagegen_core.modes import Mode
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.request import GenerateRequest, ResolvedRequest, Size
+from imagegen_core.request import GenerateRequest, ResolvedRequest, Size, check_request
 from imagegen_core.server.a1111.options import CallersOptions
 from imagegen_core.server.a1111.progress import DrawingProgress
 from imagegen_core.server.jobs import Jobs
@@ -47,7 +47,6 @@ Result = TypeVar("Result")
 
 _DISABLED = "disabled"
 _STOPPED = "The server stopped before the picture was done: ask again"
-_SEEDS = 2**63
 _STORE_THREADS = 16
 _WAITING_BODIES = 8  # of the largest size, that may be in memory while they wait to be enlarged
 _DEFAULTS = {
@@ -136,7 +135,7 @@ class ServerContext:
             if field not in request.model_fields_set and (value := getattr(self.settings, setting)) is not None
         }
         completed = request.model_copy(update=left_out)
-        drawing = ResolvedRequest.of(completed, native_size="8x8")
+        drawing = check_request(completed)
         self.limits.check(drawing)
         self._check_sampling(drawing, mode)
         return completed
@@ -177,11 +176,6 @@ class ServerContext:
         self._tickets[ticket.job.fut] = ticket
         ticket.job.fut.add_done_callback(partial(self._note_end, caller, mode.name))
         return ticket
-
-    def several(self, request: GenerateRequest, count: int) -> list[GenerateRequest]:
-        """The request `count` times, with seeds that count up."""
-        first = ResolvedRequest.of(request, native_size="8x8").seed
-        return [request.model_copy(update={"seed": (first + number) % _SEEDS}) for number in range(count)]
 
     def submit_all(self, requests: Sequence[GenerateRequest], caller: str, mode: Mode) -> list[Ticket]:
         """Have all of them drawn, or none: see `submit`."""

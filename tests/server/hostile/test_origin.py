@@ -144,14 +144,14 @@ def test_pages_of_other_origins_show_the_page_in_no_frame(http: httpx.Client, st
 
 def test_a_page_of_the_server_itself_and_programs_draw(http: httpx.Client) -> None:
     own = str(http.base_url).rstrip("/")
-    host = {"HostReport": f"LOCALHOST:{http.base_url.port}"}
+    host = {"Host": f"LOCALHOST:{http.base_url.port}"}
     for headers in (
         {},
         {"Origin": own},
         {"Origin": own, "Sec-Fetch-Site": "same-origin"},
         {"Origin": f"http://localhost:{http.base_url.port}"} | host,
-        {"Origin": "http://localhost", "HostReport": "localhost:80"},
-        {"Origin": "http://localhost:80", "HostReport": "localhost"},
+        {"Origin": "http://localhost", "Host": "localhost:80"},
+        {"Origin": "http://localhost:80", "Host": "localhost"},
         {"Sec-Fetch-Site": "same-origin"},
         {"Sec-Fetch-Site": "none"},
     ):
@@ -159,7 +159,7 @@ def test_a_page_of_the_server_itself_and_programs_draw(http: httpx.Client) -> No
 
 
 def test_the_scheme_belongs_to_the_origin(http: httpx.Client) -> None:
-    answer = http.post("/generate", json=BODY, headers={"Origin": "https://localhost", "HostReport": "localhost"})
+    answer = http.post("/generate", json=BODY, headers={"Origin": "https://localhost", "Host": "localhost"})
     assert answer.status_code == 403
 
 
@@ -212,7 +212,7 @@ def test_a_socket_of_another_origin_is_refused(engine: LocalEngine) -> None:
     for headers in (
         {"Origin": "https://evil.example"},
         {"Sec-Fetch-Site": "cross-site"},
-        {"HostReport": "evil.example"},
+        {"Host": "evil.example"},
     ):
         with pytest.raises(WebSocketDisconnect), client.websocket_connect("/mine/socket", headers=headers):
             pass
@@ -248,12 +248,10 @@ STRANGE = (
 @pytest.mark.parametrize("host", STRANGE)
 def test_a_server_on_loopback_answers_to_no_other_name(http: httpx.Client, host: str) -> None:
     for path in PATHS:
-        answer = http.get(path, headers={"HostReport": host})
+        answer = http.get(path, headers={"Host": host})
         assert answer.status_code == 421, path
         assert "IMAGEGEN_ALLOWED_HOSTS" in _message(answer)
-    assert (
-        http.post("/generate", json=BODY, headers={"HostReport": host, "Origin": f"http://{host}"}).status_code == 421
-    )
+    assert http.post("/generate", json=BODY, headers={"Host": host, "Origin": f"http://{host}"}).status_code == 421
 
 
 @pytest.mark.parametrize(
@@ -270,7 +268,7 @@ def test_a_server_on_loopback_answers_to_no_other_name(http: httpx.Client, host:
     ],
 )
 def test_a_host_that_is_none_is_refused(http: httpx.Client, host: str) -> None:
-    assert http.get("/health", headers={"HostReport": host}).status_code == 400
+    assert http.get("/health", headers={"Host": host}).status_code == 400
 
 
 def test_two_hosts_or_none_are_refused(http: httpx.Client) -> None:
@@ -303,7 +301,7 @@ def _status(http: httpx.Client, request: bytes) -> bytes:
     ],
 )
 def test_loopback_by_any_name_and_port(http: httpx.Client, host: str) -> None:
-    assert http.get("/health", headers={"HostReport": host}).status_code == 200
+    assert http.get("/health", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -322,11 +320,11 @@ def test_loopback_by_any_name_and_port(http: httpx.Client, host: str) -> None:
 def test_names_are_allowed_by_setting(start: Start, allowed: str, yes: list[str], no: list[str]) -> None:
     http = start(allowed_hosts=allowed)
     for host in yes:
-        assert http.get("/health", headers={"HostReport": host}).status_code == 200, host
-        own = {"HostReport": host, "Origin": f"http://{host.lower()}"}
+        assert http.get("/health", headers={"Host": host}).status_code == 200, host
+        own = {"Host": host, "Origin": f"http://{host.lower()}"}
         assert http.post("/generate", json=BODY, headers=own).status_code in (200, 403), host
     for host in no:
-        assert http.get("/health", headers={"HostReport": host}).status_code == 421, host
+        assert http.get("/health", headers={"Host": host}).status_code == 421, host
 
 
 @pytest.mark.parametrize("bound", ["0.0.0.0", "::", "192.168.1.4"])
@@ -367,7 +365,7 @@ def test_where_another_server_binds_the_address_of_the_connection_counts() -> No
 def test_behind_a_proxy_both_hosts_count(start: Start, host: str, forwarded: str, status: int) -> None:
     http = start(trusted_proxies="127.0.0.1", allowed_hosts="pictures.example.org")
     headers = {
-        "HostReport": host,
+        "Host": host,
         "X-Forwarded-Host": forwarded,
         "X-Forwarded-Proto": "https",
         "Origin": f"https://{forwarded}",
@@ -380,7 +378,7 @@ def test_behind_a_proxy_both_hosts_count(start: Start, host: str, forwarded: str
 
 
 def test_a_proxy_that_nobody_trusts_changes_nothing(start: Start) -> None:
-    headers = {"HostReport": "evil.example", "X-Forwarded-Host": "localhost", "X-Forwarded-Proto": "https"}
+    headers = {"Host": "evil.example", "X-Forwarded-Host": "localhost", "X-Forwarded-Proto": "https"}
     assert start().get("/health", headers=headers).status_code == 421
     headers = {"X-Forwarded-Host": "evil.example", "Origin": "http://evil.example"}
     assert start().post("/generate", json=BODY, headers=headers).status_code == 403

@@ -16,7 +16,7 @@ from imagegen_core.errors import InvalidRequestError
 from imagegen_core.hosting.model_card import ModelCard
 from imagegen_core.modes import Mode
 from imagegen_core.picture import Picture
-from imagegen_core.request import GenerateRequest, StyleLoraRequest
+from imagegen_core.request import GenerateRequest, StyleLoraRequest, with_counted_seeds
 from imagegen_core.server.a1111.answer import answer_of
 from imagegen_core.server.a1111.body import Txt2ImgBody
 from imagegen_core.server.a1111.callers import named_card, options_with
@@ -39,7 +39,7 @@ async def txt2img(body: Txt2ImgBody, request: Request, context: SharedContext, c
     mode = context.mode_manager.modes.find(options.mode)
     card = named_card(context, mode)
     asked = context.complete(_request(body, context, mode, card, options), mode)
-    tickets = context.submit_all(context.several(asked, body.batch_size * body.n_iter), caller, mode)
+    tickets = context.submit_all(with_counted_seeds(asked, body.batch_size * body.n_iter), caller, mode)
     with context.runs.running(caller, tickets):
         pictures = await _drawn_unless_skipped(request, tickets, context)
     answer = await anyio.to_thread.run_sync(answer_of, body, asked, pictures, card)

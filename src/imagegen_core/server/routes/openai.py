@@ -20,7 +20,7 @@ from imagegen_core.images.converting import Encoding, convert, enlarge_preview
 from imagegen_core.job import StepDone
 from imagegen_core.modes import Mode
 from imagegen_core.picture import Picture
-from imagegen_core.request import GenerateRequest, StyleLoraRequest
+from imagegen_core.request import GenerateRequest, StyleLoraRequest, with_counted_seeds
 from imagegen_core.server.body import Body
 from imagegen_core.server.context import Caller, ServerContext, SharedContext
 from imagegen_core.server.errors import NotFoundError, problem
@@ -113,7 +113,7 @@ def _requests(body: ImagesBody, context: ServerContext, mode: Mode) -> list[Gene
         s_noise=body.s_noise,
         style_lora=body.style_lora,
     )
-    return context.several(context.complete(asked, mode), body.n)
+    return with_counted_seeds(context.complete(asked, mode), body.n)
 
 
 async def _datum(
