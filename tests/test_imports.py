@@ -29,6 +29,7 @@ ROOMS = [
     "picture",
     "job",
     "worker",
+    "stepped_worker",
     "backend",
     "settings",
     "images",

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from imagegen_core.settings import Settings as Settings
     from imagegen_core.shortcuts import generate as generate
     from imagegen_core.shortcuts import load_worker as load_worker
+    from imagegen_core.stepped_worker import SteppedWorkerBase as SteppedWorkerBase
     from imagegen_core.storage import ImageStore as ImageStore
     from imagegen_core.storage import StoreDef as StoreDef
     from imagegen_core.styles import STYLE_REGISTRY as STYLE_REGISTRY
@@ -106,6 +107,7 @@ _HOME = {
     "Started": "job",
     "StepDone": "job",
     "SteppedWorker": "worker",
+    "SteppedWorkerBase": "stepped_worker",
     "StorageError": "errors",
     "StoreDef": "storage",
     "StyleDef": "styles",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +42,7 @@ from imagegen_core.request import GenerateRequest, ResolvedRequest, Size
 from imagegen_core.resolution.checkpoints import resolve_checkpoint
 from imagegen_core.resolution.style_catalog import StyleCatalog
 from imagegen_core.settings import Settings
+from imagegen_core.stepped_worker import SteppedWorkerBase
 from imagegen_core.styles import LoraUse
 from imagegen_core.worker import DeviceMemory, Worker
 
@@ -73,7 +73,7 @@ class _PromptKey(NamedTuple):
     adapters: tuple[Adapter, ...]
 
 
-class DiffusionWorker(ABC):
+class DiffusionWorker(SteppedWorkerBase[Denoising]):
     """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `BatchInvariant` and their like.
 
     A family names its `backend` description, its diffusers pipeline and a folder with the configs that its single
@@ -113,7 +113,7 @@ class DiffusionWorker(ABC):
             SettingsError: The device or an option is not available here.
         """
         settings = (settings or Settings.load()).for_backend(self.backend.environment_prefix)
-        self.worker_id = worker_id
+        super().__init__(worker_id)
         try:
             self.import_libraries()
         except Exception as error:
@@ -155,7 +155,6 @@ class DiffusionWorker(ABC):
         )
         self._compiles = settings.source("compile") if settings.compile else None
         self._padded_rows: int | None = None
-        self._drawing = threading.Lock()
         self._max_chunks = settings.max_prompt_chunks
         self._remembered: LRUCache[_PromptKey, Conditioning] = LRUCache(_REMEMBERED_TOKENS, _tokens)
 
@@ -223,20 +222,6 @@ class DiffusionWorker(ABC):
         """Compute on another worker's thread from now on, where both are on one device; nobody draws meanwhile."""
         if isinstance(other, DiffusionWorker) and other.device == self.device:
             self._compute = other._compute  # noqa: SLF001 - of its own kind
-
-    def run_job(self, job: Job) -> tuple[bytes, int]:
-        """Draw the job's request: the PNG, and the seed used.
-
-        Raises:
-            InvalidRequestError: The request asks for what cannot be drawn.
-        """
-        picture = self._draw(job)
-        return picture.png, picture.seed
-
-    def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
-        """Draw as `run_job` does, and give the pooled latents of that same pass: see `Picture.latents`."""
-        picture = self._draw(job)
-        return picture.png, picture.seed, picture.latents
 
     @computed
     @torch.inference_mode()
@@ -356,15 +341,6 @@ class DiffusionWorker(ABC):
         if self._provenance is None:
             return {}
         return to_text(self._provenance.recipe(drawing, self._schedulers.names(drawing.scheduler, drawing.schedule)))
-
-    def _draw(self, job: Job) -> Picture:
-        with self._drawing:
-            state = self.begin(job)
-            while state.steps_left:
-                self.step([state])
-                if state.failure is not None:
-                    raise state.failure
-            return self.finish(state)()
 
     def _with_adapters(
         self, adapters: tuple[Adapter, ...], parts: Parts[list[Conditioning]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from imagegen_core import (
     ResolvedRequest,
     Settings,
     SettingsError,
+    SteppedWorkerBase,
     encode_png,
     locate,
     to_text,
@@ -43,7 +43,7 @@ _TOOK_PART = ("imagegen-core", "imagegen-openvino", "openvino")
 _NOT_HERE = ("prediction", "vae_path", "embeddings_root", "compile", "enable_xformers", "attention_slicing")
 
 
-class OpenVinoWorker:
+class OpenVinoWorker(SteppedWorkerBase[Denoising]):
     """Draws with a model exported to OpenVINO; implements `imagegen_core.SteppedWorker`, and proves its batches.
 
     Attributes:
@@ -68,7 +68,7 @@ class OpenVinoWorker:
         """
         settings = (settings or Settings.load()).for_backend(BACKEND.environment_prefix)
         _refuse_unknown(settings)
-        self.worker_id = worker_id
+        super().__init__(worker_id)
         self.checkpoint: Path = _folder(settings)
         self._manifest = Manifest.read(self.checkpoint)
         self._lcm = Lcm(self._manifest.scheduler)
@@ -85,23 +85,8 @@ class OpenVinoWorker:
         self._writes_recipe = settings.recipe
         self._versions = {name: version(name) for name in _TOOK_PART}
         self._padded_rows: int | None = None
-        self._drawing = threading.Lock()
         self._encoded = lru_cache(maxsize=_CACHED_PROMPTS)(partial(encode, text_encoders))
         self._settle()
-
-    def run_job(self, job: Job) -> tuple[bytes, int]:
-        """Draw the job's request: the PNG, and the seed used.
-
-        Raises:
-            InvalidRequestError: The request asks for what cannot be drawn.
-        """
-        picture = self._draw(job)
-        return picture.png, picture.seed
-
-    def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
-        """Draw as `run_job` does, and give the pooled latents of that same pass: see `imagegen_core.Picture`."""
-        picture = self._draw(job)
-        return picture.png, picture.seed, picture.latents
 
     def begin(self, job: Job) -> Denoising:
         """Check the request, encode its prompt and draw its noise.
@@ -161,15 +146,6 @@ class OpenVinoWorker:
         state = self.begin(Job(req=GenerateRequest(prompt="", size="256x256", num_inference_steps=1, seed=0)))
         self.step([state])
         decode(self._decoder, state.latents)
-
-    def _draw(self, job: Job) -> Picture:
-        with self._drawing:
-            state = self.begin(job)
-            while state.steps_left:
-                self.step([state])
-                if state.failure is not None:
-                    raise state.failure
-            return self.finish(state)()
 
     def _conditionings(self, drawing: ResolvedRequest) -> tuple[Conditioning, ...]:
         prompt, wanted = self._encoded(drawing.prompt), drawing.negative_prompt

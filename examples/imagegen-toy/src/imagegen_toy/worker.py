@@ -10,7 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imagegen_core import Job, Picture, ResolvedRequest, Settings, SettingsError, StepDone, encode_png
+from imagegen_core import (
+    Job,
+    Picture,
+    ResolvedRequest,
+    Settings,
+    SettingsError,
+    StepDone,
+    SteppedWorkerBase,
+    encode_png,
+)
 from imagegen_toy.plugin import BACKEND
 
 Array = npt.NDArray[np.float32]
@@ -37,7 +46,7 @@ class Denoising:
         return self.drawing.steps - self.steps_done
 
 
-class ToyWorker:
+class ToyWorker(SteppedWorkerBase[Denoising]):
     """Draws clouds whose colours come from the prompt's words; implements `SteppedWorker` and `BatchInvariant`."""
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
@@ -49,18 +58,8 @@ class ToyWorker:
         device = (settings or Settings.load()).device
         if device not in (None, "cpu"):
             raise SettingsError(f"The backend 'toy' cannot draw on {device!r}: it draws on 'cpu' alone")
-        self.worker_id = worker_id
+        super().__init__(worker_id)
         self.native_size = BACKEND.default_size
-
-    def run_job(self, job: Job) -> tuple[bytes, int]:
-        """Draw the job's request: the PNG, and the seed used."""
-        picture = self._draw(job)
-        return picture.png, picture.seed
-
-    def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
-        """Draw, and give the pooled latents of the same pass."""
-        picture = self._draw(job)
-        return picture.png, picture.seed, picture.latents
 
     def begin(self, job: Job) -> Denoising:
         """Check the request and draw its noise, from a generator of its own."""
@@ -93,12 +92,6 @@ class ToyWorker:
         pixels = _decode(state.latents)
         latents = _pooled(state.latents)
         return lambda: Picture(encode_png(pixels), state.drawing.seed, latents)
-
-    def _draw(self, job: Job) -> Picture:
-        state = self.begin(job)
-        while state.steps_left:
-            self.step([state])
-        return self.finish(state)()
 
 
 def _aim(drawing: ResolvedRequest, shape: tuple[int, ...]) -> Array:

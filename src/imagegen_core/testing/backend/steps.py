@@ -93,7 +93,7 @@ class StepChecks(BackendKit):
         """`trial` promises the engine that a batch changes no picture: then it may not, to the last bit."""
         if not _is(stepped, BatchInvariant):
             pytest.skip(
-                "the worker proves nothing, so its pictures are drawn one at a time (imagegen_core.worker.Provable)"
+                "the worker proves nothing, so it draws one picture at a time (imagegen_core.worker.BatchInvariant)"
             )
         for count in (2, 3, 4):
             asks = [{"seed": seed, "num_inference_steps": _STEPS} for seed in range(count)]
