@@ -1,4 +1,4 @@
-"""API keys: permission to use the server, to change it, and to listen on an address."""
+"""API keys for drawing and for administration; without keys, the server listens only on loopback."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Keys:
 
 
 def is_public(scope: Scope) -> bool:
-    """Return True for a request without need of an API key: a read of a public path."""
+    """Return True if a request needs no API key: it only reads a public path."""
     path = route_path(scope)
     return scope.get("method") in ("GET", "HEAD") and bool(
         path in _PUBLIC or path.startswith(_PUBLIC_BELOW) or _MADE_KEY.fullmatch(path)

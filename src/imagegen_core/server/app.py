@@ -96,7 +96,7 @@ def app_of(context: ServerContext) -> FastAPI:
 
 
 def _guard(app: FastAPI, context: ServerContext) -> None:
-    """Add the middleware; the last added runs first, and all but `JsonBodies` and `BodyLimit` read only the head."""
+    """Add the middleware. The last added runs first; only `BodyLimit` and `JsonBodies` see the body."""
     settings = context.settings
     app.add_middleware(JsonBodies)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, json_limit=settings.max_json_bytes)

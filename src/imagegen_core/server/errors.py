@@ -145,11 +145,11 @@ def _validation(error: RequestValidationError) -> Problem:
     return Problem(422, "invalid_request", f"Invalid {field or 'body'} {shown(first['input'])}: {said}", field)
 
 
-def _as_openai(http_error: Problem) -> Problem:
+def _as_openai(error: Problem) -> Problem:
     """Change status 422 to 400, as in OpenAI's API."""
-    return http_error._replace(status=400) if http_error.status == 422 else http_error  # noqa: PLR2004
+    return error._replace(status=400) if error.status == 422 else error  # noqa: PLR2004
 
 
-def _openai_type(http_error: Problem) -> str:
+def _openai_type(error: Problem) -> str:
     names = {401: "authentication_error", 429: "rate_limit_error"}
-    return names.get(http_error.status, "invalid_request_error" if http_error.status < 500 else "server_error")  # noqa: PLR2004
+    return names.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")  # noqa: PLR2004

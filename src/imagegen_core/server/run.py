@@ -81,7 +81,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals like uvicorn, but exit with status 0 and without a second signal."""
+        """Handle signals like uvicorn, but do not raise them again at the end: the process exits with status 0."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -31,7 +31,8 @@ class _Upscaling:
 class UpscalingQueue:
     """Enlarge pictures in order, on its own threads.
 
-    A thread ends when the queue is empty. The threads are not daemons: the program would abort if it exited while such a thread runs torch code.
+    A thread ends when the queue is empty. The threads are not daemons: the program would abort if it exited while a
+    daemon runs torch code.
     """
 
     def __init__(self, limit: int, weight: int, threads: int = 1) -> None:
