@@ -1,4 +1,4 @@
-"""API keys for drawing and for administration; without keys, the server listens only on loopback."""
+"""API keys for drawing and for administration; without keys, the server listens only on loopback by default."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _MADE_KEY = re.compile(r"/storage/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4
 
 
 class Keys:
-    """ASGI middleware: refuse a request without a valid API key, if the server has keys.
+    """ASGI middleware: if the server has keys, refuse a request without a valid key, except on public paths.
 
     It writes three values to the request's state. ``caller`` is the key's owner, empty without a key. ``is_admin``
-    allows changes of the server. ``is_trusted`` allows a look at the server's setup.
+    permits changes to the server. ``is_trusted`` permits a view of the server's setup.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], admin_keys: Sequence[str] = ()) -> None:

@@ -76,7 +76,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
 
 
 def problem(error: Exception) -> Problem:
-    """Convert an error to its HTTP form without secrets; a foreign exception reveals nothing of its message."""
+    """Convert an error to its HTTP form without secrets; the message of an unexpected exception stays hidden."""
     http_error = _problem(error)
     return http_error._replace(message=redact(http_error.message))
 

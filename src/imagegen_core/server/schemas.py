@@ -103,7 +103,7 @@ class Result:
         return headers | (upscaling_headers(self.enlarged) if self.enlarged else {})
 
     def as_json(self) -> dict[str, Any]:
-        """Return the picture and its details, for clients of JSON."""
+        """Return the picture and its details for a JSON response."""
         enlarged = self.enlarged
         return {
             "image": base64.b64encode(self.data).decode(),

@@ -78,7 +78,7 @@ class UpscalingQueue:
         return upscaling.future
 
     async def run(self, work: Work[Result], deadline: float, weight: int = 0) -> Result:
-        """Put work in the queue and wait for it; a cancel of this coroutine cancels the work.
+        """Put work in the queue and wait for it; cancelling this coroutine cancels the work.
 
         Args:
             work: The work.

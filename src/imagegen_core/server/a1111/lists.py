@@ -103,7 +103,7 @@ async def scripts() -> dict[str, list[str]]:
 
 @router.get("/cmd-flags")
 async def cmd_flags() -> dict[str, Any]:
-    """Return A1111's command-line flags equivalent to this server."""
+    """Return the A1111 command-line flags that match this server."""
     return {"api": True, "listen": False}
 
 

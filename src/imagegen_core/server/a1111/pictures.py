@@ -43,7 +43,7 @@ class ExtraBody(BaseModel):
 
 
 class PngInfoBody(BaseModel):
-    """A picture with text to read."""
+    """A picture whose text is read."""
 
     image: str
 

@@ -56,7 +56,7 @@ class DrawingProgress:
             current.cancel()
 
     def is_skipped(self, ticket: Ticket) -> bool:
-        """Return True if a ticket in progress was skipped."""
+        """Return True if a ticket was skipped; valid within `running`."""
         return ticket in self._skipped
 
     def progress(self, caller: str) -> Progress:
@@ -75,7 +75,7 @@ class DrawingProgress:
 
     @contextmanager
     def running(self, caller: str, tickets: Sequence[Ticket]) -> Iterator[None]:
-        """Count `tickets` as a caller's while the context lasts."""
+        """Add `tickets` to a caller's tickets within the context."""
         self._tickets[caller] += tickets
         try:
             yield

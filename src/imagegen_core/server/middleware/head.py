@@ -1,4 +1,4 @@
-"""HEAD requests on every route for GET."""
+"""Support for HEAD on every GET route."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ PAGE = Path(__file__).parent.parent / "page"
 
 @router.get("/health")
 async def health(request: Request, context: SharedContext) -> dict[str, Any]:
-    """Report that the server runs; callers with a key also see its engine's state."""
+    """Report that the server runs; trusted callers also see its engine's state."""
     model = context.mode_manager
     if not request.state.is_trusted:
         return {"status": "ok", "model": model.state}

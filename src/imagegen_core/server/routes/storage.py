@@ -88,7 +88,7 @@ async def _fetched(key: str, stored: str, store: ImageStore, context: SharedCont
 
 
 def _may_change(key: str, request: Request, context: SharedContext, caller: str) -> bool:
-    """Check the right to change a picture under a server-made key: its owner, an admin, or all without API keys."""
+    """Return True if a caller may change a picture under a server-made key: its owner, an admin, or without keys."""
     is_admin = bool(context.settings.admin_keys) and request.state.is_admin
     return not caller or is_admin or is_owned(key, caller)
 
