@@ -1,4 +1,4 @@
-"""The engine behind HTTP: a FastAPI application, with the APIs people's programs already speak."""
+"""The HTTP server: a FastAPI application with its own API, OpenAI's and A1111's."""
 
 from imagegen_core.server.access import require_admin as require_admin
 from imagegen_core.server.app import create_app as create_app

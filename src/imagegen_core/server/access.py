@@ -1,4 +1,4 @@
-"""API keys: who may use the server, who may change it, and which addresses a server without keys may listen on."""
+"""API keys for drawing and for administration; without keys, the server listens only on loopback by default."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from imagegen_core.server.middleware.refusal import refuse
 from imagegen_core.server.paths import route_path
 from imagegen_core.settings import Settings
 
-_NAMED = 12  # digits of a key's hash that stand for its owner
-# What is open without a key: the state for whoever watches the server, the page, which asks for a key, the documents.
+_NAMED = 12  # hexadecimal digits of a key's hash, used as the caller's name
+# Paths open without a key: the state for monitoring, the documents, and the page (it asks for a key itself).
 _PUBLIC = frozenset({"/", "/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 _PUBLIC_BELOW = ("/page/", "/static-offline-docs/")
-# A picture under a key that the server made: 74 random bits, which nobody guesses.
+# A stored picture whose key the server made. The key holds 74 random bits, so it cannot be guessed.
 _MADE_KEY = re.compile(r"/storage/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class Keys:
-    """ASGI middleware: lets a request in that shows a key; every request, where there are no keys.
+    """ASGI middleware: if the server has keys, refuse a request without a valid key, except on public paths.
 
-    It notes in the request's state whose request it is (``caller``, empty without a key), whether that may change the
-    server (``is_admin``), and whether it may see how the server is set up (``is_trusted``).
+    It writes three values to the request's state. ``caller`` is the key's owner, empty without a key. ``is_admin``
+    permits changes to the server. ``is_trusted`` permits a view of the server's setup.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], admin_keys: Sequence[str] = ()) -> None:
-        """Wrap `app`, and remember the keys' hashes alone.
+        """Wrap `app`, and keep only the hashes of the keys.
 
         Args:
             app: The application.
-            keys: The keys that draw.
-            admin_keys: The keys that draw and may change the server; none gives all keys that right.
+            keys: Keys for drawing.
+            admin_keys: Keys for drawing and for changing the server. If empty, all keys have both rights.
         """
         self._app = app
         self._digests = [_digest(key) for key in (*keys, *admin_keys)]
         self._admins = [_digest(key) for key in admin_keys or keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or refuse it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] in ("http", "websocket"):
             try:
                 caller, is_admin = self._caller(Headers(scope=scope))
@@ -63,10 +63,10 @@ class Keys:
         await self._app(scope, receive, send)
 
     def _caller(self, headers: Headers) -> tuple[str, bool]:
-        """Whose request it is, and whether that may change the server.
+        """Return the caller's name, and its right to change the server.
 
         Raises:
-            UnauthorizedError: It shows no key, or none that is known.
+            UnauthorizedError: The request has no key, or an unknown key.
         """
         if not self._digests:
             return "", True
@@ -80,7 +80,7 @@ class Keys:
 
 
 def is_public(scope: Scope) -> bool:
-    """Whether a request needs no API key: only reads, and only what is open to everybody."""
+    """Return True if a request needs no API key: it only reads a public path."""
     path = route_path(scope)
     return scope.get("method") in ("GET", "HEAD") and bool(
         path in _PUBLIC or path.startswith(_PUBLIC_BELOW) or _MADE_KEY.fullmatch(path)
@@ -88,12 +88,12 @@ def is_public(scope: Scope) -> bool:
 
 
 async def require_admin(request: Request) -> None:
-    """Let a request pass that may change the server for everybody; a dependency of such routes.
+    """Refuse a request without the right to change the server; a dependency of such routes.
 
-    Plugins mark theirs with it, too: ``@app.post("/mine", dependencies=[Depends(require_admin)])``.
+    Plugins use it for their own routes: ``@app.post("/mine", dependencies=[Depends(require_admin)])``.
 
     Raises:
-        ForbiddenError: The server has admin keys, and the request shows another key.
+        ForbiddenError: The server has admin keys, and the request has another key.
     """
     if not request.state.is_admin:
         raise ForbiddenError(
@@ -102,10 +102,10 @@ async def require_admin(request: Request) -> None:
 
 
 def check_address(settings: Settings) -> None:
-    """Refuse to serve everybody on the network by accident.
+    """Refuse to serve the network without API keys, unless the settings allow it.
 
     Raises:
-        SettingsError: The address is not loopback, and there are no keys, nor the word that this is meant.
+        SettingsError: The address is not loopback, there are no keys, and `Settings.allow_no_keys` is off.
     """
     if settings.api_keys or settings.admin_keys or settings.allow_no_keys or is_loopback(settings.host):
         return
@@ -116,7 +116,8 @@ def check_address(settings: Settings) -> None:
 
 
 def _is_among(digest: str, known: Sequence[str]) -> bool:
-    matches = [hmac.compare_digest(digest, one) for one in known]  # all, so that the time tells nothing
+    # Compare all digests, so that the time reveals nothing.
+    matches = [hmac.compare_digest(digest, other) for other in known]
     return any(matches)
 
 
@@ -125,7 +126,7 @@ def _digest(key: str) -> str:
 
 
 def _shown(headers: Headers) -> str | None:
-    """The key that a request shows; as Basic, which A1111's clients send, it is the password."""
+    """Return the request's key; in Basic authentication, as A1111's clients use it, the key is the password."""
     if key := headers.get("x-api-key"):
         return key
     scheme, _, value = headers.get("authorization", "").partition(" ")
@@ -134,6 +135,6 @@ def _shown(headers: Headers) -> str | None:
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except ValueError:  # no base64, or no text in it
+        except ValueError:  # not base64, or not UTF-8
             return None
     return None

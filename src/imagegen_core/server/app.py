@@ -48,18 +48,18 @@ _EXPOSED = (
 
 
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
-    """The server's application: run it with uvicorn, or mount it in one of your own.
+    """Build the server's application, to run with uvicorn or to mount in another application.
 
-    Where it is mounted, its lifespan is yours to enter: ``async with app.router.lifespan_context(app)``.
+    A mounted application needs its lifespan entered: ``async with app.router.lifespan_context(app)``.
 
     Args:
         settings: The configuration; None reads the environment and ``imagegen.toml``.
-        engine: An engine to draw with, which stays yours to close; None loads the configured model, beside the server,
-            as soon as that runs.
+        engine: The engine; the caller of this function closes it. None loads the configured model in the background
+            when the server starts.
 
     Raises:
-        ImagegenError: The modes are configured wrong, the storage or upscaler that is cannot be used, or pictures are
-            to be drawn elsewhere.
+        ImagegenError: The modes' configuration is wrong, the configured store or upscaler is unusable, or the settings
+            ask for an engine outside this process.
     """
     settings = Settings.load() if settings is None else settings
     if settings.engine != "local" and engine is None:
@@ -73,9 +73,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
 
 def app_of(context: ServerContext) -> FastAPI:
-    """The application around the parts that its routes share."""
+    """Build the application around its routes' shared context."""
     settings = context.settings
-    app = FastAPIOffline(  # whose pages of documentation ask no other host for their scripts
+    app = FastAPIOffline(  # its documentation pages load no scripts from other hosts
         title="imagegen",
         version=installed_version("imagegen-core") or "unknown",
         summary="Prompts into images.",
@@ -97,7 +97,7 @@ def app_of(context: ServerContext) -> FastAPI:
 
 
 def _guard(app: FastAPI, context: ServerContext) -> None:
-    """Put the checks before the routes. The last comes first; all but `JsonBodies` look at a request's head alone."""
+    """Add the middleware. The last added runs first; only `BodyLimit` and `JsonBodies` see the body."""
     settings = context.settings
     app.add_middleware(JsonBodies)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, json_limit=settings.max_json_bytes)

@@ -1,4 +1,4 @@
-"""JSON bodies as the clients of other servers send them."""
+"""JSON bodies in the style of other servers' clients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, model_validator
 
 
 class Body(BaseModel):
-    """A body in which a null counts as a field that is left out, as in A1111's and OpenAI's APIs."""
+    """A request body with null for a missing field, as in A1111's and OpenAI's APIs."""
 
     @model_validator(mode="before")
     @classmethod

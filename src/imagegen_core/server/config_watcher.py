@@ -1,4 +1,4 @@
-"""Watches the files that the modes are configured in, and has them read again when they change."""
+"""Watch the configuration files of the modes, and reload the modes after a change."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PERIOD = 0.25  # seconds between two looks; a change counts once the second finds no other
+_PERIOD = 0.25  # seconds between two checks; a change counts once two checks in a row see the same state
 
 _Signature = list[tuple[int, ...] | None]
 
 
 @asynccontextmanager
 async def watching(model: ModeManager) -> AsyncIterator[None]:
-    """Watch inside, where there are files."""
+    """Watch the configuration files, if there are any, until the context ends."""
     files = model.files()
     if not files:
         yield
@@ -39,7 +39,7 @@ async def watching(model: ModeManager) -> AsyncIterator[None]:
 
 
 async def _watch(model: ModeManager, files: list[Path], read: _Signature, ending: asyncio.Event) -> None:
-    """Look at the files now and then, which also works on network and container mounts that tell of no changes."""
+    """Poll the files, because network and container mounts send no change notifications."""
     seen = read
     while not ending.is_set():
         with contextlib.suppress(TimeoutError):
@@ -51,23 +51,23 @@ async def _watch(model: ModeManager, files: list[Path], read: _Signature, ending
 
 
 async def reload_modes(model: ModeManager) -> None:
-    """Read the modes again; where that fails, those before stay, and the log says why."""
+    """Reload the modes; after an error, keep the old modes and log the cause."""
     try:
         await asyncio.to_thread(model.reload)
     except ImagegenError:
-        pass  # which is logged, and told by GET /api/modes
+        pass  # the mode manager logs it, and GET /api/modes shows it
     except Exception:
         logger.exception("The modes stay as they were: reading them again failed")
 
 
 def _signature(files: list[Path]) -> _Signature:
-    """What tells a changed file from the one before: kind, identity, size, and times in nanoseconds."""
+    """Return the files' type, identity, size and times (nanoseconds), to detect a change."""
     return [_of(file) for file in files]
 
 
 def _of(file: Path) -> tuple[int, ...] | None:
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return None
-    return found.st_mode, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_mode, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

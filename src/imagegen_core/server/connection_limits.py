@@ -1,4 +1,4 @@
-"""How many connections a server keeps, and how slow their clients may be."""
+"""Limits on the number of connections and on slow clients."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
 _PROBES = ("/health", "/ready")
-_OTHER_FILES = 128  # weights, stores, pipes
+_OTHER_FILES = 128  # for weights, stores and pipes
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What is asked of connections.
+    """Limits on connections.
 
     Attributes:
-        connections: Connections that may be open at a time.
-        share: Connections of one address among them.
-        seconds: Seconds in which a request's head must be complete, and in which a body or an answer must move on.
-        many: Networks whose addresses stand for many clients each, such as a proxy's: they have no `share`.
-        probes: Paths that are answered also when there are too many connections.
+        connections: Maximum number of open connections.
+        share: Maximum number of open connections from one address.
+        seconds: Seconds for a complete request head. A body or a response must also make progress in each such period.
+        many: Networks of addresses with many clients each, such as proxies; `share` does not apply to them.
+        probes: Paths with an answer even when there are too many connections.
     """
 
     connections: int
@@ -36,21 +36,21 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
-        """Return the limits that are configured; an address has a quarter of the connections."""
+        """Return the configured limits; one address may have a quarter of the connections."""
         most = settings.max_connections
         probes = (*_PROBES, *(settings.root_path + path for path in _PROBES))
         return cls(most, max(1, most // 4), settings.read_timeout, (*settings.trusted_proxies, *_LOOPBACK), probes)
 
     def limits_address(self, address: str) -> bool:
-        """Whether connections from an address have a limit of their own."""
+        """Return True if `share` applies to an address."""
         return not any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in self.many)
 
 
 def allow_files(settings: Settings) -> None:
-    """Let this process open as many files as `Settings.max_connections` takes, where the system's limit is lower.
+    """Raise the process's limit on open files, if it is too low for `Settings.max_connections`.
 
     Raises:
-        SettingsError: It may not.
+        SettingsError: The hard limit is too low.
     """
     try:
         import resource

@@ -1,6 +1,6 @@
-"""Connections with limits: how many there are, and how long a client may take to send and to read.
+"""Connections with limits on their number, and on the time to send and to read.
 
-uvicorn limits none of this (its issue 157). Hypercorn and granian limit the time for headers alone.
+uvicorn has none of these limits (its issue 157). Hypercorn and granian limit only the time for headers.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MIN_RATE = 500  # bytes a second, as in Apache's default RequestReadTimeout (mod_reqtimeout)
+_MIN_RATE = 500  # bytes per second, as in Apache's default RequestReadTimeout (mod_reqtimeout)
 _MAX_HEAD = 64 * 1024  # bytes, as in h11
-_CHECKS = 4  # in each period of `seconds`
+_CHECKS = 4  # number of checks in each period of `seconds`
 
 
 class ServerConfig(uvicorn.Config):
-    """uvicorn's configuration with limits on connections; `BehindProxy` reads what proxies say."""
+    """uvicorn's configuration with limits on connections; `BehindProxy` reads the proxies' headers."""
 
     def __init__(self, app: ASGIApp, limits: ConnectionLimits, **options: Any) -> None:
-        """Configure how `app` is served; `options` are uvicorn's."""
+        """Configure the server for `app`; `options` are uvicorn's."""
         own = {"http": Connection, "log_config": None, "access_log": False, "proxy_headers": False}
         super().__init__(app, **own | options)
         self.limits = limits
 
 
 class Connection(HttpToolsProtocol):
-    """A client's connection, which is closed when the client is too slow or connections are too many.
+    """A client's connection, closed if the client is too slow or if there are too many connections.
 
-    A request's head must be complete within `ConnectionLimits.seconds`. In each such period a body must bring, and an
-    answer must lose, 500 bytes a second.
+    A request's head must be complete within `ConnectionLimits.seconds`. In each such period, the client must send or
+    read at least 500 bytes per second of a body or a response.
     """
 
     config: ServerConfig
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request."""
+        """Start to wait for a request."""
         super().connection_made(transport)
         limits = self.config.limits
         self._limits, self._served = limits, self.app
@@ -65,12 +65,12 @@ class Connection(HttpToolsProtocol):
         self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the timer."""
         self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, within limits on a head's size and on what surrounds a body."""
+        """Parse the data; limit the size of a head, and the overhead of a chunked body."""
         was_head, self._is_whole = self.incoming == "head", False
         self._received += len(data)
         super().data_received(data)
@@ -79,7 +79,7 @@ class Connection(HttpToolsProtocol):
         if self.incoming == "head":
             if self._head_since is None and self.is_idle:
                 self._head_since = self.loop.time()
-            if was_head and not self._is_whole:  # else a body came in the same piece
+            if was_head and not self._is_whole:  # otherwise the same data also held a body
                 self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD:
                 self._refuse("431 Request Header Fields Too Large", f"The headers are over {_MAX_HEAD} bytes")
@@ -87,18 +87,18 @@ class Connection(HttpToolsProtocol):
             self._refuse("400 Bad Request", "The body's chunks hold less than what surrounds them: send larger ones")
 
     def resume_writing(self) -> None:
-        """Note that an answer has moved on."""
+        """Note progress of the response."""
         self._unsent = None
         super().resume_writing()
 
     def on_message_begin(self) -> None:
-        """Note when a request begins."""
+        """Note the start of a request."""
         super().on_message_begin()
         self.incoming, self._head_bytes = "head", 0
         self._head_since = self._head_since or self.loop.time()
 
     def on_headers_complete(self) -> None:
-        """Have the request answered, or refused where there are too many connections."""
+        """Answer the request, or refuse it if there are too many connections."""
         self.incoming, self._head_since = "body", None
         self._begin_period(self.loop.time())
         crowded = self._make_room()
@@ -106,27 +106,27 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, without a word into an answer that has begun."""
+        """Refuse invalid HTTP, but write nothing into a response in progress."""
         logger.info("A client sent what is no HTTP/1.1 request", extra=self._who())
         self._refuse("400 Bad Request", f"{msg} Send HTTP/1.1, and https through a proxy")
 
     def on_body(self, body: bytes) -> None:
-        """Count what the body holds."""
+        """Count the body's bytes."""
         self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Wait for another request."""
+        """Wait for the next request."""
         super().on_message_complete()
         self.incoming, self._head_bytes, self._is_whole = "head", 0, True
 
     def on_response_complete(self) -> None:
-        """Note since when the client asks for nothing."""
+        """Note the start of the idle time."""
         self.idle_since = self.loop.time()
         super().on_response_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection on to a plugin's WebSocket route, whose frames have no clock."""
+        """Pass the connection to a plugin's WebSocket route; its frames have no time limit."""
         self._timer.cancel()
         super().handle_websocket_upgrade()
 
@@ -135,7 +135,7 @@ class Connection(HttpToolsProtocol):
         self._was_paused = self.flow.read_paused
 
     def _check(self) -> None:
-        """Close the connection where its client is too slow."""
+        """Close the connection if its client is too slow."""
         now, seconds = self.loop.time(), self._limits.seconds
         if self.transport.is_closing() or self.flow.write_paused:
             self._check_unsent(now)
@@ -143,14 +143,14 @@ class Connection(HttpToolsProtocol):
             if self._head_since is not None and now - self._head_since >= seconds:
                 self._time_out()
         elif now - self._period_since >= seconds:
-            is_paused = self._was_paused or self.flow.read_paused  # by this server
+            is_paused = self._was_paused or self.flow.read_paused  # this server stopped reading
             if self.cycle.response_complete or (self._received < _MIN_RATE * seconds and not is_paused):
                 self._time_out()
             self._begin_period(now)
         self._timer = self.loop.call_later(seconds / _CHECKS, self._check)
 
     def _check_unsent(self, now: float) -> None:
-        """Give a client up that does not read its answer, which the server holds meanwhile."""
+        """Close the connection of a slow reader, because its response takes the server's memory."""
         size = self.transport.get_write_buffer_size()
         if self._unsent is None:
             self._unsent = now, size
@@ -163,7 +163,7 @@ class Connection(HttpToolsProtocol):
     def _time_out(self) -> None:
         logger.info("A client that did not send its request was given up", extra=self._who())
         if self.incoming == "head" and self._head_bytes == 0:
-            self.transport.close()  # a browser that opened a connection in advance does not want an answer
+            self.transport.close()  # browsers open connections in advance, and expect no response on them
             return
         self._refuse(
             "408 Request Timeout",
@@ -172,7 +172,7 @@ class Connection(HttpToolsProtocol):
         )
 
     def _refuse(self, status: str, message: str, *headers: str) -> None:
-        """Answer what is no whole request, unless it was answered already, and close."""
+        """Answer an incomplete request with an error, unless a response has started, and close."""
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
             body = json.dumps({"detail": message, "type": "invalid_request", "field": None})
             lines = (f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers)
@@ -183,10 +183,10 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def _make_room(self) -> str:
-        """Close a connection without a whole request, the oldest first, where there are too many.
+        """Close the oldest connection without a complete request, if there are too many.
 
         Returns:
-            Why there is no room, in a sentence; empty where there is.
+            The reason for a refusal, as a sentence; empty if there is room.
         """
         there = [other for other in self.connections if isinstance(other, Connection) and not other.evicted]
         if len(there) > (most := self._limits.connections):
@@ -213,11 +213,11 @@ class Connection(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is being answered."""
+        """True while no request is in progress."""
         return self.cycle is None or self.cycle.response_complete
 
     def evict(self) -> None:
-        """Close the connection for the sake of another."""
+        """Close the connection to make room for another."""
         self.evicted = True
         if self.is_idle and self._head_since is None:
             self.transport.close()
@@ -229,7 +229,7 @@ class Connection(HttpToolsProtocol):
 
 
 class _Crowded:
-    """ASGI application that answers probes, and refuses everything else."""
+    """ASGI application for a crowded server: answer probes, and refuse all other requests."""
 
     def __init__(self, app: ASGIApp, why: str, probes: tuple[str, ...]) -> None:
         self._app, self._why, self._probes = app, why, probes

@@ -1,4 +1,4 @@
-"""What the routes share: the engine, the store, the upscalers, and the limits on what may be asked."""
+"""The shared state of the routes: engine, store, upscalers, limits, jobs and metrics."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Result = TypeVar("Result")
 _DISABLED = "disabled"
 _STOPPED = "The server stopped before the picture was done: ask again"
 _STORE_THREADS = 16
-_WAITING_BODIES = 8  # of the largest size, that may be in memory while they wait to be enlarged
+_WAITING_BODIES = 8  # maximum number of waiting pictures of the largest size; limits the queue's memory
 _DEFAULTS = {
     "size": "default_size",
     "num_inference_steps": "default_steps",
@@ -57,27 +57,27 @@ _DEFAULTS = {
 
 
 class ServerContext:
-    """One server's shared parts.
+    """The shared parts of one server.
 
     Attributes:
-        settings: How it serves.
+        settings: The server's settings.
         registry: The plugins.
-        limits: The most that a request may ask for.
-        mode_manager: The modes, and the engines that draw them.
-        store: Where pictures are kept; None where storage is disabled.
-        upscalers: What enlarges.
-        upscalings: The line of what is to be enlarged.
-        jobs: The jobs that were posted to be fetched later.
-        metrics: What is counted.
-        runs: What A1111's routes have drawn at the moment.
-        options: The options that A1111's clients set.
+        limits: The limits on a single request.
+        mode_manager: The modes and their engines.
+        store: The store of pictures; None if storage is disabled.
+        upscalers: The available upscalers.
+        upscalings: The queue of pictures to enlarge.
+        jobs: The posted jobs.
+        metrics: The server's metrics.
+        runs: The pictures in progress of A1111's routes.
+        options: The options set by A1111's clients.
     """
 
     def __init__(self, settings: Settings, registry: Registry, mode_manager: ModeManager) -> None:
-        """Open the store; the model is loaded by `ModeManager.start`.
+        """Open the store. `ModeManager.start` loads the model later.
 
         Raises:
-            ImagegenError: The store or the upscaler that is configured cannot be used.
+            ImagegenError: The configured store or upscaler is unusable.
         """
         self.settings, self.registry = settings, registry
         self.limits = RequestLimits(settings)
@@ -95,21 +95,21 @@ class ServerContext:
         self.options = CallersOptions()
         self._open: Counter[str] = Counter()
         self._store_threads = anyio.CapacityLimiter(_STORE_THREADS)
-        self._tickets: dict[Future[Any], Ticket] = {}  # those that are not done
+        self._tickets: dict[Future[Any], Ticket] = {}  # unfinished tickets
 
     def card(self, mode: Mode | None = None) -> ModelCard:
-        """A mode's model in a few words; None is the default mode.
+        """Return a short description of a mode's model; None is the default mode.
 
         Raises:
-            NotReadyError: There is none yet, or no longer.
+            NotReadyError: The model is not loaded.
         """
         return self.mode_manager.card(mode or self.mode_manager.modes.find(None))
 
     def checkpoints(self) -> dict[str, Mode]:
-        """Return the modes by each name that clients know their checkpoints by; a mode's first name is its title.
+        """Return the modes by all their checkpoint names; a mode's first name is its title.
 
         Raises:
-            NotReadyError: There is no model yet, or no longer.
+            NotReadyError: The model is not loaded.
         """
         modes = self.mode_manager.modes
         if not modes.configured:
@@ -121,10 +121,10 @@ class ServerContext:
         return {**modes.modes, **unique}
 
     def complete(self, request: Request, mode: Mode) -> Request:
-        """The request, with the mode's and the server's defaults where it leaves a field out, within the limits.
+        """Fill in the mode's and the server's defaults for missing fields, and check the limits.
 
         Raises:
-            InvalidRequestError: It asks for more than the server draws.
+            InvalidRequestError: The request exceeds the server's limits.
         """
         self.limits.check_length(request.prompt, "prompt")
         self.limits.check_length(request.negative_prompt or "", "negative_prompt")
@@ -144,29 +144,29 @@ class ServerContext:
         try:
             card = self.card(mode)
         except ImagegenError:
-            return  # the request itself is answered with why there is no model
+            return  # `submit` answers the request with the reason
         card.check_sampling(drawing, self.registry.samplers.values())
 
     def size_of(self, request: GenerateRequest, mode: Mode) -> Size:
-        """The size that a completed request is drawn at; the model's own where nothing says another.
+        """Return the size of a completed request's picture; the default is the model's native size.
 
         Raises:
-            NotReadyError: The model, which would say it, is not there.
+            NotReadyError: The model is not loaded, so its native size is unknown.
         """
         return ResolvedRequest.of(request, native_size=self.card(mode).size or request.size).size
 
     def submit(self, request: GenerateRequest, caller: str, mode: Mode) -> Ticket:
-        """Have a mode's model draw a request for a caller.
+        """Submit a caller's request to a mode's model.
 
         Args:
-            request: What `complete` returned.
-            caller: Whose key it came with.
-            mode: The mode it was completed for.
+            request: The result of `complete`.
+            caller: The name of the API key's owner.
+            mode: The mode given to `complete`.
 
         Raises:
-            NotReadyError: There is no engine yet, or no longer.
-            QueueFullError: Too many requests wait, the caller's or everybody's.
-            InvalidRequestError: The request cannot be drawn.
+            NotReadyError: There is no engine.
+            QueueFullError: Too many requests wait, from this caller or in total.
+            InvalidRequestError: The model cannot draw this request.
         """
         self._check_share(caller)
         ticket = self.mode_manager.submit(mode, request, self.settings.default_timeout)
@@ -178,11 +178,11 @@ class ServerContext:
         return ticket
 
     def submit_all(self, requests: Sequence[GenerateRequest], caller: str, mode: Mode) -> list[Ticket]:
-        """Have all of them drawn, or none: see `submit`."""
+        """Submit all requests, or none of them; see `submit`."""
         tickets: list[Ticket] = []
         try:
             for request in requests:
-                tickets.append(self.submit(request, caller, mode))  # noqa: PERF401 - those before the one that fails count
+                tickets.append(self.submit(request, caller, mode))  # noqa: PERF401 - an error cancels those before
         except ImagegenError:
             for ticket in tickets:
                 ticket.cancel()
@@ -197,21 +197,21 @@ class ServerContext:
         since: float | None = None,
         weight: int = 0,
     ) -> Result:
-        """Have a picture enlarged for a caller, and give it up when the client does.
+        """Enlarge a caller's picture, and stop if the client hangs up.
 
         Args:
-            request: The client's; None where it does not wait.
-            caller: Whose key it came with.
-            work: Enlarges the picture.
-            since: `time.monotonic` seconds at which a picture was asked for that is drawn already, and therefore
-                enlarged however many wait; None for one that was sent.
-            weight: Bytes of memory that a picture that was sent takes while it waits.
+            request: The client's request; None if the client does not wait.
+            caller: The name of the API key's owner.
+            work: The function to enlarge the picture.
+            since: `time.monotonic` seconds of the request for a picture drawn here; a full queue does not refuse such
+                a picture. None for an uploaded picture.
+            weight: Bytes of memory of an uploaded picture while it waits.
 
         Raises:
             ClientGoneError: The client hung up.
-            NotReadyError: The server stops.
-            QueueFullError: Too many wait, the caller's or everybody's.
-            ImagegenError: It cannot be enlarged, or not in time.
+            NotReadyError: The server is stopping.
+            QueueFullError: Too many pictures wait, from this caller or in total.
+            ImagegenError: The upscaler failed, or the time limit passed.
         """
         if since is None:
             self._check_share(caller)
@@ -230,7 +230,7 @@ class ServerContext:
             self._let_go(caller)
 
     async def done(self) -> None:
-        """Wait until nothing that was asked for is in the making."""
+        """Wait for the end of all work in progress."""
         while making := [asyncio.wrap_future(future) for future in [*self._tickets, *self.upscalings.open()]]:
             for future in making:
                 future.add_done_callback(retrieve)
@@ -239,13 +239,13 @@ class ServerContext:
             await asyncio.wait(jobs)
 
     def give_up(self) -> None:
-        """Cancel whatever is still in the making, with the reason that the server stops."""
+        """Fail all work in progress, because the server stops."""
         for ticket in [*self._tickets.values()]:
             ticket.fail(NotReadyError(_STOPPED))
         self.upscalings.give_up(NotReadyError(_STOPPED))
 
     async def keep(self, data: bytes, caller: str) -> str | None:
-        """Store a caller's picture under a new key; None where storage is disabled or does not work at the moment."""
+        """Store a caller's picture under a new key; return None if storage is disabled or fails."""
         if self.store is None:
             return None
         key = new_key(caller)
@@ -258,7 +258,7 @@ class ServerContext:
         return key
 
     async def storing(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call the store on threads that wait for nothing else."""
+        """Call the store on the threads reserved for it."""
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._store_threads)
 
     def _note_end(self, caller: str, mode: str, future: Future[Any]) -> None:
@@ -290,5 +290,5 @@ Caller = Annotated[str, Depends(_caller)]
 
 
 def _file_names(path: str) -> set[str]:
-    """A checkpoint's file name, with its suffix and without."""
+    """Return a checkpoint's file name, with and without its suffix."""
     return {Path(path).name, Path(path).stem} - {""}

@@ -1,4 +1,4 @@
-"""What each error is over HTTP, in the shape of the API that was asked."""
+"""Conversion of errors to HTTP responses, in the format of the requested API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imagegen_core.redaction import redact
 from imagegen_core.request import shown
 from imagegen_core.server.paths import route_path
 
-_NOT_READY_YET = 5  # seconds until a client asks again
+_NOT_READY_YET = 5  # seconds before the client's next try
 _LONGEST_FIELD = 64
 _UNTOLD = "The server cannot do this at the moment: ask with an API key for the cause"
 _KINDS = {401: "unauthorized", 403: "forbidden", 404: "not_found", 413: "too_large", 415: "unsupported_media_type"}
@@ -24,14 +24,14 @@ _SENTENCES = {404: "There is no such route: see /docs", 405: "This route does no
 
 
 class Problem(NamedTuple):
-    """An error on its way out.
+    """An error as an HTTP response.
 
     Attributes:
         status: The HTTP status.
         kind: A word for programs, such as ``queue_full``.
         message: A sentence for people.
-        field: The field of the request that is wrong, if it is one.
-        headers: What goes with it, such as ``Retry-After``.
+        field: The wrong field of the request; None if no field is wrong.
+        headers: Extra headers, such as ``Retry-After``.
     """
 
     status: int
@@ -42,22 +42,22 @@ class Problem(NamedTuple):
 
 
 class NotFoundError(errors.ImagegenError):
-    """There is nothing under that name, or no longer."""
+    """The name is unknown, or its object is gone."""
 
 
 class ConflictError(errors.ImagegenError):
-    """It cannot be done in the state things are in."""
+    """The current state does not allow the operation."""
 
 
 class UnauthorizedError(errors.ImagegenError):
-    """The caller showed no API key, or none that is known."""
+    """The caller sent no API key, or an unknown key."""
 
 
 class ForbiddenError(errors.ImagegenError):
-    """The caller may not do this."""
+    """The caller has no permission for this."""
 
 
-# The first that fits counts, so subclasses come before their bases.
+# The first matching entry counts, so subclasses come before their base classes.
 TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.InvalidRequestError, 422, "invalid_request"),
     (errors.PictureError, 422, "invalid_picture"),
@@ -76,9 +76,9 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
 
 
 def problem(error: Exception) -> Problem:
-    """What `error` is over HTTP, without secrets; one that is not ours gives nothing of itself away."""
-    found = _problem(error)
-    return found._replace(message=redact(found.message))
+    """Convert an error to its HTTP form without secrets; the message of an unexpected exception stays hidden."""
+    http_error = _problem(error)
+    return http_error._replace(message=redact(http_error.message))
 
 
 def _problem(error: Exception) -> Problem:
@@ -95,24 +95,29 @@ def _problem(error: Exception) -> Problem:
 
 
 def answer(request: Request, error: Exception) -> JSONResponse:
-    """The response for `error`, in the shape of the API that `request` speaks.
+    """Build the response for an error, in the format of the requested API.
 
-    A caller without a key, of a server that has keys, is not told what is wrong with the server.
+    If the server has keys, a caller without a key does not see the cause of a server error.
     """
-    found = problem(error)
-    if found.status >= 500 and not getattr(request.state, "is_trusted", True):  # noqa: PLR2004
-        found = found._replace(message=_UNTOLD)
+    http_error = problem(error)
+    if http_error.status >= 500 and not getattr(request.state, "is_trusted", True):  # noqa: PLR2004
+        http_error = http_error._replace(message=_UNTOLD)
     path = route_path(request.scope)
     if path.startswith(("/v1/images", "/v1/models")):
-        found = _as_openai(found)
+        http_error = _as_openai(http_error)
         body: dict[str, Any] = {
-            "error": {"message": found.message, "type": _openai_type(found), "param": found.field, "code": found.kind}
+            "error": {
+                "message": http_error.message,
+                "type": _openai_type(http_error),
+                "param": http_error.field,
+                "code": http_error.kind,
+            }
         }
     elif path.startswith("/sdapi"):
-        body = {"error": found.kind, "detail": found.message, "body": "", "errors": found.message}
+        body = {"error": http_error.kind, "detail": http_error.message, "body": "", "errors": http_error.message}
     else:
-        body = {"detail": found.message, "type": found.kind, "field": found.field}
-    return JSONResponse(body, found.status, dict(found.headers))
+        body = {"detail": http_error.message, "type": http_error.kind, "field": http_error.field}
+    return JSONResponse(body, http_error.status, dict(http_error.headers))
 
 
 def _headers(error: Exception) -> dict[str, str]:
@@ -126,7 +131,7 @@ def _headers(error: Exception) -> dict[str, str]:
 
 
 def _validation(error: RequestValidationError) -> Problem:
-    """The first thing that is wrong, as a sentence."""
+    """Describe the first validation error in one sentence."""
     first = error.errors()[0]
     where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
     said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
@@ -140,11 +145,11 @@ def _validation(error: RequestValidationError) -> Problem:
     return Problem(422, "invalid_request", f"Invalid {field or 'body'} {shown(first['input'])}: {said}", field)
 
 
-def _as_openai(found: Problem) -> Problem:
-    """OpenAI's API answers wrong input with 400."""
-    return found._replace(status=400) if found.status == 422 else found  # noqa: PLR2004
+def _as_openai(error: Problem) -> Problem:
+    """Change status 422 to 400, as in OpenAI's API."""
+    return error._replace(status=400) if error.status == 422 else error  # noqa: PLR2004
 
 
-def _openai_type(found: Problem) -> str:
+def _openai_type(error: Problem) -> str:
     names = {401: "authentication_error", 429: "rate_limit_error"}
-    return names.get(found.status, "invalid_request_error" if found.status < 500 else "server_error")  # noqa: PLR2004
+    return names.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")  # noqa: PLR2004

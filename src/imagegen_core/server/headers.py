@@ -13,12 +13,12 @@ _PLAIN = "".join(set(string.punctuation) - {"%"}) + " "
 
 
 def header_value(text: str) -> str:
-    """Write a text as a header's value, percent-encoded (RFC 3986) where it is not printable ASCII."""
+    """Encode a text as a header value: percent-encode (RFC 3986) all but printable ASCII."""
     return quote(text, safe=_PLAIN, errors="replace")
 
 
 def upscaling_headers(enlarged: Enlarged) -> dict[str, str]:
-    """Tell a client how its picture was enlarged."""
+    """Return the headers with the details of an enlargement."""
     return {
         "X-SR-Model": header_value(enlarged.upscaler),
         "X-SR-Passes": str(enlarged.passes),

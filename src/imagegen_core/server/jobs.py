@@ -1,4 +1,4 @@
-"""Jobs that are posted now and fetched later."""
+"""Jobs of the asynchronous API: clients post them, and fetch the pictures later."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from imagegen_core.job import Done
 from imagegen_core.server.errors import ConflictError, NotFoundError
 from imagegen_core.server.schemas import Result
 
-_LEAST = 4096  # bytes that a job takes beside its pictures
+_LEAST = 4096  # bytes of a job without its pictures
 
 
 class Promise(NamedTuple):
-    """An idempotency key, and the request that it came with.
+    """An idempotency key, with its request.
 
     Attributes:
-        caller: Whose key it is.
-        key: The key.
-        digest: Of the request's body.
+        caller: The name of the API key's owner.
+        key: The idempotency key.
+        digest: The SHA-256 digest of the request's body.
     """
 
     caller: str
@@ -35,20 +35,20 @@ class Promise(NamedTuple):
 
     @classmethod
     def of(cls, caller: str, key: str, body: bytes) -> Self:
-        """The promise that a request with this body makes."""
+        """Return the promise for a request with this body."""
         return cls(caller, key, hashlib.sha256(body).digest())
 
 
 @dataclass(eq=False)
 class PostedJob:
-    """One of them.
+    """A posted job.
 
     Attributes:
-        caller: Whose it is; nobody else sees it.
-        ticket: Its place in the engine.
-        result: The picture as it was asked for, enlarged where it was to be.
-        promise: The idempotency key it was posted with, if any.
-        id: What its routes call it.
+        caller: The job's owner; other callers cannot see the job.
+        ticket: The engine's ticket.
+        result: The final picture, after any enlargement.
+        promise: The idempotency key of the post, if any.
+        id: The job's name in the routes.
     """
 
     caller: str
@@ -59,23 +59,24 @@ class PostedJob:
 
     @property
     def size(self) -> int:
-        """About how many bytes a job that has ended takes."""
+        """The approximate size in bytes of a finished job."""
         pictures = [done.picture.png for done in [self.ticket.events.latest(Done)] if done]
         if not self.result.cancelled() and self.result.exception() is None:
             pictures.append(self.result.result().data)
-        return _LEAST + sum({id(picture): len(picture) for picture in pictures}.values())  # each once
+        # Both pictures can be the same object: count it only once.
+        return _LEAST + sum({id(picture): len(picture) for picture in pictures}.values())
 
 
 class Jobs:
-    """The jobs there are: all that are in the making, and those that have ended, for a time and within limits."""
+    """All jobs in progress, and the finished jobs within limits of number, age and size."""
 
     def __init__(self, limit: int, seconds: float, size: int) -> None:
-        """There are none yet.
+        """Create an empty store of jobs.
 
         Args:
-            limit: How many are kept of those that have ended.
-            seconds: For how long.
-            size: How many bytes they take together; the last that ended is kept, however large.
+            limit: Maximum number of finished jobs.
+            seconds: Lifetime of a finished job.
+            size: Maximum size in bytes of all finished jobs. The last finished job is always kept.
         """
         self._limit = limit
         self._open: dict[str, PostedJob] = {}
@@ -83,10 +84,10 @@ class Jobs:
         self._lock = threading.Lock()
 
     def find(self, job_id: str, caller: str) -> PostedJob:
-        """The job of that id.
+        """Return the job with this id.
 
         Raises:
-            NotFoundError: The caller has none of that id, or no longer.
+            NotFoundError: The caller has no such job, or has it no longer.
         """
         with self._lock:
             job = self._open.get(job_id) or self._ended.get(job_id)
@@ -95,13 +96,13 @@ class Jobs:
         return job
 
     def post(self, make: Callable[[], PostedJob], promise: Promise | None = None) -> PostedJob:
-        """Make a job, or find the one that was posted with the same idempotency key and body.
+        """Create a job, or return the earlier job with the same idempotency key and body.
 
-        As in Stripe's API, a job that failed or was cancelled is found, too, and one that is no longer kept is made
-        anew: https://docs.stripe.com/api/idempotent_requests.
+        As in Stripe's API, this includes failed and cancelled jobs. An expired job is created again:
+        https://docs.stripe.com/api/idempotent_requests.
 
         Raises:
-            ConflictError: The key came with another body before.
+            ConflictError: The key was used with another body.
         """
         if promise is not None and (job := self._promised(promise)) is not None:
             return job
@@ -112,13 +113,13 @@ class Jobs:
         return job
 
     def open(self) -> list[PostedJob]:
-        """Those in the making."""
+        """Return the jobs in progress."""
         with self._lock:
             return list(self._open.values())
 
     def _promised(self, promise: Promise) -> PostedJob | None:
         with self._lock:
-            ended = [self._ended.get(job_id) for job_id in self._ended]  # None where one goes at this moment
+            ended = [self._ended.get(job_id) for job_id in self._ended]  # None if a job expires just now
             jobs = [job for job in (*self._open.values(), *ended) if job is not None]
         for job in jobs:
             if job.promise is None or job.promise[:2] != promise[:2]:
@@ -131,7 +132,7 @@ class Jobs:
     def _settle(self, job: PostedJob) -> None:
         job.ticket.events.forget_previews()
         if not job.result.cancelled():
-            job.result.exception()  # so that asyncio does not report an error that nobody fetched
+            job.result.exception()  # mark the error as retrieved, so that asyncio does not log it
         with self._lock:
             self._ended[job.id] = self._open.pop(job.id)
             while len(self._ended) > self._limit:

@@ -1,4 +1,4 @@
-"""Addresses of the server's own routes, as its clients see them: below a proxy's path, or in another application."""
+"""Addresses of the server's routes as its clients see them, with the prefix of a proxy or a mount."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def path_to(request: Request, route: str, **parameters: Any) -> str:
 
 
 def url_to(request: Request, route: str, **parameters: Any) -> str:
-    """Return a route's whole URL."""
+    """Return a route's complete URL."""
     return str(request.url.replace(path=path_to(request, route, **parameters), query="", fragment=""))

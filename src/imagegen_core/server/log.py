@@ -1,4 +1,4 @@
-"""What a server writes to its log."""
+"""The server's log format."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from imagegen_core.redaction import redact
 
 
 class _Redacting(JsonFormatter):
-    """Writes a record without the secrets of URLs in it, those of a traceback included."""
+    """Format a record as JSON, and remove secrets in URLs, also in tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line."""
+        """Return the record as a line of JSON."""
         return redact(super().format(record))
 
 
 def log_as_json() -> None:
-    """One JSON object a line on stderr, with what a record carries beside its message, such as ``request_id``."""
+    """Log to stderr as one JSON object per line, with a record's extra fields such as ``request_id``."""
     handler = logging.StreamHandler()
     names = {"asctime": "time", "levelname": "level"}
-    unsaid = [*RESERVED_ATTRS, "color_message"]  # which uvicorn says twice
+    unsaid = [*RESERVED_ATTRS, "color_message"]  # uvicorn's colored copy of the message
     form = "{asctime}{levelname}{name}{message}"
     handler.setFormatter(_Redacting(form, style="{", rename_fields=names, reserved_attrs=unsaid))
     root = logging.getLogger()

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""Prometheus metrics of the server."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """One server's counters, in a registry of its own."""
+    """The counters of one server, in its own registry."""
 
     def __init__(self, model: ModeManager, upscalings: UpscalingQueue) -> None:
-        """Count from zero."""
+        """Start all counters at zero."""
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(model, upscalings))
         self._failures = Counter(
@@ -49,7 +49,7 @@ class Metrics:
         )
 
     def ended(self, ticket: Ticket, future: Future[Any], mode: str) -> None:
-        """Count how a ticket of a mode ended."""
+        """Count the end of a ticket, by mode."""
         if future.cancelled():
             return
         error = future.exception()
@@ -67,16 +67,16 @@ class Metrics:
         self._failures.labels(kind).inc()
 
     def answered(self, route: str, status: int) -> None:
-        """Count an answer."""
+        """Count a response."""
         self._answers.labels(route, str(status)).inc()
 
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
 
 class _EngineCollector(Collector):
-    """Reads what the engine reports, when asked."""
+    """Read the engine's report at each scrape."""
 
     def __init__(self, model: ModeManager, upscalings: UpscalingQueue) -> None:
         self._model, self._upscalings = model, upscalings
@@ -97,8 +97,8 @@ def _of_models(hosts: Sequence[HostReport]) -> Iterator[Metric]:
     yield GaugeMetricFamily("imagegen_hosts", "Processes that draw.", len(hosts))
     sizes = GaugeMetricFamily("imagegen_model_bytes", "What a model takes.", labels=["host", "model", "state"])
     for host in hosts:
-        for one in host.residents:
-            sizes.add_metric([host.name, str(one.key.model or ""), one.state], one.size)
+        for entry in host.residents:
+            sizes.add_metric([host.name, str(entry.key.model or ""), entry.state], entry.size)
     yield sizes
     yield CounterMetricFamily("imagegen_model_loads", "Models loaded.", sum(host.loads for host in hosts))
     yield CounterMetricFamily("imagegen_model_unloads", "Models let go of.", sum(host.unloads for host in hosts))

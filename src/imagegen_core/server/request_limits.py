@@ -1,4 +1,4 @@
-"""The most that one request may ask a server for."""
+"""Limits on a single request."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from imagegen_core.settings import Settings
 
 
 class RequestLimits:
-    """A server's limits on prompts, steps and sizes."""
+    """The server's limits on prompts, steps and sizes."""
 
     def __init__(self, settings: Settings) -> None:
         """Take the limits from the settings."""
         self._settings = settings
 
     def check_length(self, prompt: str, field: str) -> None:
-        """Refuse a prompt that is too long, before it is parsed.
+        """Refuse a long prompt before parsing.
 
         Raises:
-            InvalidRequestError: It has more than `Settings.max_prompt_chars` characters.
+            InvalidRequestError: The prompt has more than `Settings.max_prompt_chars` characters.
         """
         limit = self._settings.max_prompt_chars
         if len(prompt) > limit:
@@ -30,7 +30,7 @@ class RequestLimits:
         """Refuse too many steps or pixels.
 
         Raises:
-            InvalidRequestError: There are more than `Settings.max_steps` or `Settings.max_pixels`.
+            InvalidRequestError: The request exceeds `Settings.max_steps` or `Settings.max_pixels`.
         """
         most_steps, most_pixels = self._settings.max_steps, self._settings.max_pixels
         if drawing.steps > most_steps:

@@ -1,4 +1,4 @@
-"""Running the server: uvicorn, with an orderly end."""
+"""Run the server with uvicorn, and shut it down gracefully."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings, make_app: Callable[[Settings], FastAPI] = create_app) -> None:
-    """Serve until told to stop by SIGTERM or SIGINT; then finish what was asked for, and return.
+    """Serve until SIGTERM or SIGINT, then finish all work and return.
 
     Args:
-        settings: How.
-        make_app: Makes what is served, of `app_of`, once the address is this server's.
+        settings: The server's settings.
+        make_app: Builds the application with `app_of`, after the server has bound its address.
 
     Raises:
-        SettingsError: The address cannot be listened on, or may not without API keys, or there may be more connections
-            than open files.
-        ImagegenError: The storage or upscaler that is configured cannot be used.
+        SettingsError: The server cannot bind the address, the address needs API keys, or the limit on open files is
+            too low for the number of connections.
+        ImagegenError: The configured store or upscaler is unusable.
     """
     check_address(settings)
     allow_files(settings)
@@ -56,12 +56,12 @@ def serve(settings: Settings, make_app: Callable[[Settings], FastAPI] = create_a
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """The address taken, before anything is loaded for those who ask there."""
+    """Bind the address, before the slow start of the application."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family)
     except OSError as error:
-        cause = str(error.strerror).partition(" (")[0]  # what follows names the address once more
+        cause = str(error.strerror).partition(" (")[0]  # the rest repeats the address
         taken = ", or stop what listens there" if error.errno == errno.EADDRINUSE else ""
         raise SettingsError(
             f"Cannot listen on {settings.host}, port {settings.port} ({cause}): choose another with --port "
@@ -70,7 +70,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Turns ``/ready`` and refuses new pictures when told to stop, and closes when those it has are done."""
+    """Make ``/ready`` fail and refuse new pictures after a stop signal; exit after the work in progress."""
 
     def __init__(self, config: uvicorn.Config, context: ServerContext) -> None:
         super().__init__(config)
@@ -81,7 +81,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Unlike uvicorn's, which ends the process by the signal again, this one ends it with 0."""
+        """Handle signals like uvicorn, but do not raise them again at the end: the process exits with status 0."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -97,7 +97,7 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; told again, end at once."""
+        """Start a graceful shutdown; on a second signal, exit at once."""
         if self._context.mode_manager.state == "stopping":
             super().handle_exit(sig, frame)
             return
@@ -105,7 +105,7 @@ class _Server(uvicorn.Server):
         self._context.mode_manager.stop_accepting()
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second: watches over the end, and reads the modes again when told to."""
+        """Check for a shutdown or a reload, ten times a second."""
         if self._told_to_reload and (self._reloading is None or self._reloading.done()):
             self._told_to_reload = False
             self._reloading = asyncio.ensure_future(reload_modes(self._context.mode_manager))

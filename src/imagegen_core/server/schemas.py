@@ -1,4 +1,4 @@
-"""A drawn picture, made into what was asked for."""
+"""Request bodies and results of the server's own API."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class GenerateBody(GenerateRequest):
-    """A picture to draw, and what to make of it.
+    """A request for a picture, with options for an enlargement.
 
     Attributes:
-        superres: Whether to enlarge it.
-        superres_format: What the enlarged picture is encoded as.
-        superres_quality: JPEG's quality.
-        superres_magnitude: How many times to enlarge it.
-        mode: Which of the server's modes draws; None is its default.
+        superres: True to enlarge the picture.
+        superres_format: Format of the enlarged picture.
+        superres_quality: JPEG quality, 1 to 100.
+        superres_magnitude: Number of upscaling passes, 1 to 3.
+        mode: Name of a mode; None is the server's default.
     """
 
     superres: bool = False
@@ -49,13 +49,13 @@ class GenerateBody(GenerateRequest):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What was asked for.
+    """A completed request with its context.
 
     Attributes:
         body: The request, with its defaults.
-        mode: The mode that draws it.
-        caller: Whose key it came with.
-        since: `time.monotonic` seconds at which it was asked for.
+        mode: Name of the mode.
+        caller: Name of the API key's owner.
+        since: `time.monotonic` seconds of the request.
     """
 
     body: GenerateBody
@@ -66,15 +66,15 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a client is given.
+    """A finished picture for a client.
 
     Attributes:
         data: The encoded picture.
         format: ``png`` or ``jpeg``.
-        seed: The seed it was drawn from.
-        mode: The mode that drew it.
-        enlarged: How it was enlarged, if it was.
-        key: What it is stored under, if it is.
+        seed: The picture's seed.
+        mode: Name of the mode.
+        enlarged: Details of the enlargement; None without one.
+        key: The picture's key in the store; None if it is not stored.
     """
 
     data: bytes
@@ -91,7 +91,7 @@ class Result:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What goes with the picture."""
+        """The response's headers."""
         headers = {
             "X-Seed": str(self.seed),
             "X-SuperRes": str(int(self.enlarged is not None)),
@@ -103,7 +103,7 @@ class Result:
         return headers | (upscaling_headers(self.enlarged) if self.enlarged else {})
 
     def as_json(self) -> dict[str, Any]:
-        """The picture and what goes with it, for clients that take JSON."""
+        """Return the picture and its details for a JSON response."""
         enlarged = self.enlarged
         return {
             "image": base64.b64encode(self.data).decode(),
@@ -120,16 +120,16 @@ class Result:
 async def make_result(
     context: ServerContext, picture: Picture, order: Order, request: HttpRequest | None = None
 ) -> Result:
-    """Enlarge a picture where that is asked for, and store it.
+    """Enlarge a picture if the order asks for it, and store it.
 
     Args:
-        context: The server's parts.
+        context: The server's context.
         picture: The picture.
-        order: What was asked for.
-        request: The client's, which gives the picture up by hanging up; None where it does not wait.
+        order: The completed request.
+        request: The client's request, to stop if the client hangs up. None if the client does not wait.
 
     Raises:
-        ImagegenError: It cannot be enlarged.
+        ImagegenError: The enlargement failed.
     """
     enlarged, data, form = None, picture.png, "png"
     if order.body.superres:

@@ -1,4 +1,4 @@
-"""The line of pictures that are to be enlarged, apart from everything else that takes threads."""
+"""The queue of pictures to enlarge, with its own threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imagegen_core.errors import DeadlineError, QueueFullError
 Result = TypeVar("Result")
 
 Work = Callable[[Future[Any]], Result]
-"""Enlarges a picture; once the future it is given is done, nobody waits, and it may stop."""
+"""A function to enlarge a picture; it may stop once its argument, a future, is done."""
 
 _LONGEST_RETRY = 60.0
 
@@ -29,31 +29,32 @@ class _Upscaling:
 
 
 class UpscalingQueue:
-    """Enlarges one picture after another, on threads that end when there is nothing to do.
+    """Enlarge pictures in order, on its own threads.
 
-    They are no daemons: the program would abort if it ended while one of them is inside torch.
+    A thread ends when the queue is empty. The threads are not daemons: the program would abort if it exited while a
+    daemon runs torch code.
     """
 
     def __init__(self, limit: int, weight: int, threads: int = 1) -> None:
-        """Nothing waits.
+        """Create an empty queue.
 
         Args:
-            limit: How many may wait to begin.
-            weight: How many bytes of memory those may take together that wait.
-            threads: How many are enlarged at the same time.
+            limit: Maximum number of waiting pictures.
+            weight: Maximum memory of all waiting pictures, in bytes.
+            threads: Number of pictures to enlarge at the same time.
         """
         self._limit, self._weight, self._threads = limit, weight, threads
         self._waiting: deque[_Upscaling] = deque()
         self._open: set[Future[Any]] = set()
         self._running = 0
-        self._seconds = 1.0  # that the last one took
+        self._seconds = 1.0  # duration of the last enlargement
         self._lock = threading.Lock()
 
     def check_room(self, weight: int = 0) -> None:
-        """Refuse where too many wait, or where they take too much memory with one of `weight` bytes.
+        """Check the queue's room for a picture of `weight` bytes.
 
         Raises:
-            QueueFullError: They do.
+            QueueFullError: Too many pictures wait, or they take too much memory.
         """
         with self._lock:
             waiting = len(self._waiting)
@@ -65,7 +66,7 @@ class UpscalingQueue:
             )
 
     def submit(self, work: Work[Result], weight: int = 0) -> Future[Result]:
-        """Put work in line; cancelling its future, or failing it, takes the work out again or stops it."""
+        """Put work in the queue; cancel or fail its future to remove or stop the work."""
         upscaling = _Upscaling(work, weight)
         with self._lock:
             self._open.add(upscaling.future)
@@ -77,16 +78,16 @@ class UpscalingQueue:
         return upscaling.future
 
     async def run(self, work: Work[Result], deadline: float, weight: int = 0) -> Result:
-        """Put work in line and wait for it; cancelling this coroutine cancels the work.
+        """Put work in the queue and wait for it; cancelling this coroutine cancels the work.
 
         Args:
-            work: What to do.
-            deadline: `time.monotonic` seconds at which it is given up.
-            weight: Bytes of memory that it takes while it waits.
+            work: The work.
+            deadline: `time.monotonic` seconds of the time limit.
+            weight: Bytes of memory while the work waits.
 
         Raises:
-            DeadlineError: It was not done in time.
-            ImagegenError: As the work raises.
+            DeadlineError: The work was not done in time.
+            ImagegenError: The work failed.
         """
         future = self.submit(work, weight)
         waiting = asyncio.wrap_future(future)
@@ -100,15 +101,15 @@ class UpscalingQueue:
         finally:
             future.cancel()
             if waiting.done() and not waiting.cancelled():
-                waiting.exception()  # so that asyncio does not report it where this coroutine was cancelled meanwhile
+                waiting.exception()  # mark the error as retrieved, so that asyncio does not log it
 
     def open(self) -> list[Future[Any]]:
-        """Those that are not done."""
+        """Return the futures of unfinished work."""
         with self._lock:
             return list(self._open)
 
     def give_up(self, error: Exception) -> None:
-        """Fail all that are not done."""
+        """Fail all unfinished work."""
         for future in self.open():
             _settle(future, error=error)
 
@@ -122,13 +123,13 @@ class UpscalingQueue:
             began = time.monotonic()
             try:
                 result = upscaling.work(upscaling.future)
-            except BaseException as error:  # noqa: BLE001 - the waiting side's to handle
+            except BaseException as error:  # noqa: BLE001 - the future passes it on
                 _settle(upscaling.future, error=error)
             else:
                 _settle(upscaling.future, result)
                 self._seconds = time.monotonic() - began
                 del result
-            del upscaling  # or its picture would live until the next
+            del upscaling  # release the picture before the next wait
 
     def _forget(self, upscaling: _Upscaling) -> None:
         with self._lock:
@@ -138,7 +139,7 @@ class UpscalingQueue:
 
 
 def _settle(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:
-    """Resolve a future, unless it was cancelled or failed meanwhile."""
+    """Resolve a future, unless it is already cancelled or failed."""
     try:
         if error is None:
             future.set_result(result)

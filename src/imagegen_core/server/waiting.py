@@ -1,4 +1,4 @@
-"""Waiting for work as long as the client waits for its answer."""
+"""Wait for work while the client waits for its response."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Result = TypeVar("Result")
 
 
 class ClientGoneError(Exception):
-    """The client hung up: nobody waits for an answer."""
+    """The client hung up, so the response has no reader."""
 
 
 async def drawn(request: Request, ticket: Ticket) -> Picture:
-    """Wait for a picture, and give it up when the client does: see `drawn_all`."""
+    """Wait for a picture, and cancel it if the client hangs up; see `drawn_all`."""
     return (await drawn_all(request, [ticket]))[0]
 
 
 async def drawn_all(request: Request, tickets: Sequence[Ticket]) -> list[Picture]:
-    """Wait for pictures, and give all of them up when one fails, or the client hangs up.
+    """Wait for pictures, and cancel all if one fails or the client hangs up.
 
     Raises:
         ClientGoneError: The client hung up.
-        ImagegenError: There will be no picture, and why.
+        ImagegenError: A picture failed.
     """
     try:
         return await unless_gone(request, _results(tickets))
@@ -39,18 +39,18 @@ async def drawn_all(request: Request, tickets: Sequence[Ticket]) -> list[Picture
         raise
     finally:
         for ticket in tickets:
-            ticket.cancel()  # of what is done, nothing
+            ticket.cancel()  # no effect on finished tickets
 
 
 async def unless_gone(request: Request, running: Coroutine[Any, Any, Result]) -> Result:
-    """Wait for a coroutine, and cancel it when the client hangs up.
+    """Wait for a coroutine, and cancel it if the client hangs up.
 
     Raises:
         ClientGoneError: The client hung up.
     """
     work, gone = asyncio.ensure_future(running), asyncio.ensure_future(_gone(request))
     for task in (work, gone):
-        task.add_done_callback(retrieve)  # also an error after this function
+        task.add_done_callback(retrieve)  # also for errors after the return
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
@@ -70,12 +70,12 @@ async def _result(ticket: Ticket) -> Picture:
 
 
 def retrieve(future: asyncio.Future[Any]) -> None:
-    """Retrieve an error that nobody may ask for, so that asyncio does not log it as never retrieved."""
+    """Retrieve a future's error, to keep asyncio from logging it as never retrieved."""
     if not future.cancelled():
         future.exception()
 
 
 async def _gone(request: Request) -> None:
-    """Return when the client has hung up; its body was read before."""
+    """Return when the client has hung up. The body must have been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

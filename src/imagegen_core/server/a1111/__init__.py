@@ -1,4 +1,4 @@
-"""A1111's API, for the clients of its web UI."""
+"""A1111's API, for clients of its web UI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The answer of A1111's ``txt2img``: the pictures, and what there is to tell of them."""
+"""The response of A1111's ``txt2img``: the pictures and their details."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from imagegen_core.server.a1111.body import Txt2ImgBody
 
 
 def answer_of(body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Picture], card: ModelCard) -> bytes:
-    """Return the JSON that answers ``txt2img``; slow, as it encodes the pictures and reads each one's text.
+    """Build the JSON response of ``txt2img``. It is slow: it encodes the pictures and reads their text.
 
     Args:
-        body: What the client sent.
-        asked: What was drawn, with the defaults where the client left a field out.
-        pictures: The pictures, at least one, all of one size.
-        card: The model that drew, under the name that ``sd-models`` gives it.
+        body: The client's request body.
+        asked: The completed request.
+        pictures: The pictures, at least one, all of the same size.
+        card: The model's card, with the name from ``sd-models``.
     """
     images = [base64.b64encode(picture.png).decode() for picture in pictures] if body.send_images else []
     info = json.dumps(_info(body, asked, pictures, card))
@@ -32,7 +32,7 @@ def answer_of(body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Pict
 
 
 def _info(body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Picture], card: ModelCard) -> dict[str, Any]:
-    """The fields of ``Processed.js`` in A1111's ``modules/processing.py``."""
+    """Return the fields of ``Processed.js`` in A1111's ``modules/processing.py``."""
     count, seeds = len(pictures), [picture.seed for picture in pictures]
     width, height = pictures[0].size
     return {

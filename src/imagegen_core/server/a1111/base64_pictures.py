@@ -1,4 +1,4 @@
-"""Pictures as base64 in JSON."""
+"""Base64 pictures in JSON."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import anyio.to_thread
 
 from imagegen_core.errors import InvalidRequestError
 
-_LARGE = 2**18  # characters, less than a millisecond's work
+_LARGE = 2**18  # characters; decoding them takes less than a millisecond
 _DATA_URL = re.compile(r"\s*data:[^,]{0,256},", re.IGNORECASE)
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
 async def decode_base64(text: str) -> bytes:
-    """Decode a picture that a client sends as base64; a large one on another thread.
+    """Decode a client's base64 picture; a large picture on another thread.
 
-    Lines, as RFC 2045 breaks them, RFC 4648's alphabet for URLs, a missing padding, and the beginning of a data URL
-    (RFC 2397) are all accepted.
+    It accepts the line breaks of RFC 2045, RFC 4648's alphabet for URLs, missing padding, and the start of a data URL
+    (RFC 2397).
 
     Raises:
-        InvalidRequestError: It is something else.
+        InvalidRequestError: The text is not base64.
     """
     return _decoded(text) if len(text) < _LARGE else await anyio.to_thread.run_sync(_decoded, text)
 

@@ -1,4 +1,4 @@
-"""The body of A1111's ``txt2img``, and what is refused in it."""
+"""The request body of A1111's ``txt2img``, with a check for unsupported features."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from imagegen_core.server.body import Body
 MOST_PICTURES = 16
 _MOST_STYLES = 64
 _LONGEST_NAME = 256  # characters
-_LONGEST_LIST = 10_000  # of timesteps, which may stand for a schedule
-# What this server does not do, and the values that do not ask for it.
+_LONGEST_LIST = 10_000  # characters; a list of timesteps can replace a schedule's name
+# Unsupported features, with the values that leave them off.
 _UNASKED: dict[str, tuple[Any, ...]] = {
     "enable_hr": (False,),
     "subseed_strength": (0,),
@@ -33,9 +33,9 @@ _UNASKED: dict[str, tuple[Any, ...]] = {
 
 
 class Txt2ImgBody(Body):
-    """A1111's fields, of those that mean something here; `check` refuses what asks for more, the rest is ignored.
+    """A1111's fields with an effect here; `check` refuses unsupported features, and ignores unknown fields.
 
-    The fields: ``StableDiffusionProcessingTxt2Img`` in ``modules/processing.py``, and ``modules/api/models.py``.
+    Sources: ``StableDiffusionProcessingTxt2Img`` in ``modules/processing.py``, and ``modules/api/models.py``.
     SD.Next adds ``clip_skip``.
     """
 
@@ -73,24 +73,24 @@ class Txt2ImgBody(Body):
 
     @property
     def sampler(self) -> str | None:
-        """The sampler's name, under the newer of its two fields."""
+        """The sampler's name, from the newer of its two fields if present."""
         return self.sampler_name or self.sampler_index or None
 
     @property
     def named_styles(self) -> list[str]:
-        """The styles without A1111's names for none."""
+        """The styles without A1111's placeholders for none."""
         return [style for style in self.styles if style and style != "None"]
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The fields that mean something, as A1111 sends them back; scripts are left out, as none of them is on."""
+        """The fields of the response; scripts are left out, because they are all off."""
         return self.model_dump(exclude={"alwayson_scripts", *(self.model_extra or ())})
 
     def check(self) -> None:
-        """Refuse what would draw another picture than the one asked for.
+        """Refuse a request for features that this server lacks.
 
         Raises:
-            InvalidRequestError: The message names the field or the script.
+            InvalidRequestError: The request uses such a feature; the message names the field or the script.
         """
         extra = self.model_extra or {}
         for field, unasked in _UNASKED.items():

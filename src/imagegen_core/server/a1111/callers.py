@@ -1,4 +1,4 @@
-"""What A1111's routes know of a caller: its options, and the mode that draws its pictures."""
+"""A caller's options, mode and model card, for A1111's routes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from imagegen_core.server.context import ServerContext
 
 
 def mode_of(context: ServerContext, caller: str) -> Mode:
-    """Return the mode of the checkpoint that a caller set; the default where it set none, or the mode is gone."""
+    """Return the mode of a caller's checkpoint; the default mode if none is set or the mode is gone."""
     modes, chosen = context.mode_manager.modes, context.options.of(caller).mode
     return modes.find(chosen if chosen in modes.modes else None)
 
 
 def named_card(context: ServerContext, mode: Mode) -> ModelCard:
-    """Return the card of a mode's model, under the name that ``sd-models`` gives it."""
+    """Return the card of a mode's model, with the name from ``sd-models``."""
     card = context.card(mode)
     return replace(card, name=mode.name) if context.mode_manager.modes.configured else card
 
 
 def options_with(context: ServerContext, caller: str, given: Mapping[str, Any]) -> Options:
-    """Return a caller's options with others over them; see `Options.with_overrides`."""
+    """Return a caller's options with overrides; see `Options.with_overrides`."""
     return context.options.of(caller).with_overrides(given, context.checkpoints(), _vae(context))
 
 
 def told_options(context: ServerContext, caller: str) -> dict[str, Any]:
-    """Return a caller's options by A1111's names; posted back, they change nothing."""
+    """Return a caller's options by A1111's names; a client can post them back without effect."""
     mode = mode_of(context, caller)
     return {name: values[0] for name, values in fixed_options(_vae(context)).items()} | {
         "sd_model_checkpoint": mode.name if context.mode_manager.modes.configured else context.card().title,
@@ -41,6 +41,6 @@ def told_options(context: ServerContext, caller: str) -> dict[str, Any]:
 
 
 def _vae(context: ServerContext) -> str | None:
-    """The configured VAE's name; None where the checkpoints' own decode."""
+    """Return the configured VAE's name; None if each checkpoint uses its own VAE."""
     path = context.settings.vae_path
     return None if path is None else path.name

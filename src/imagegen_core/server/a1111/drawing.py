@@ -1,4 +1,4 @@
-"""A1111's ``txt2img``, and ``progress``, ``interrupt`` and ``skip``, which name no job but act on the caller's."""
+"""A1111's ``txt2img``, with ``progress``, ``interrupt`` and ``skip`` for the caller's pictures in progress."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ router = APIRouter(route_class=JsonRoute)
 
 @router.post("/txt2img", response_class=JSONResponse)
 async def txt2img(body: Txt2ImgBody, request: Request, context: SharedContext, caller: Caller) -> Response:
-    """Draw ``batch_size`` times ``n_iter`` pictures, their seeds counting up."""
+    """Draw ``batch_size`` times ``n_iter`` pictures with consecutive seeds."""
     body.check()
     options = options_with(context, caller, _overrides(body))
     mode = context.mode_manager.modes.find(options.mode)
@@ -48,7 +48,7 @@ async def txt2img(body: Txt2ImgBody, request: Request, context: SharedContext, c
 
 @router.post("/interrupt")
 async def interrupt(context: SharedContext, caller: Caller) -> dict[str, Any]:
-    """Give up what this caller has ``txt2img`` draw, within a step."""
+    """Cancel this caller's ``txt2img`` pictures within one step."""
     for ticket in context.runs.of(caller):
         ticket.cancel()
     return {}
@@ -56,13 +56,13 @@ async def interrupt(context: SharedContext, caller: Caller) -> dict[str, Any]:
 
 @router.post("/skip")
 async def skip(context: SharedContext, caller: Caller) -> None:
-    """Give up the picture that ``txt2img`` draws for this caller at the moment, and go on with its others."""
+    """Cancel this caller's current ``txt2img`` picture, and continue with the next."""
     context.runs.skip(caller)
 
 
 @router.get("/progress")
 async def progress(context: SharedContext, caller: Caller, skip_current_image: bool = False) -> dict[str, Any]:
-    """Tell how far ``txt2img`` is with this caller's pictures, and show the present picture."""
+    """Return the progress of this caller's ``txt2img`` pictures, with a preview of the current picture."""
     now = context.runs.progress(caller)
     current = now.current
     preview = None if current is None or skip_current_image else current.preview
@@ -86,7 +86,7 @@ async def progress(context: SharedContext, caller: Caller, skip_current_image: b
 
 
 def _overrides(body: Txt2ImgBody) -> dict[str, Any]:
-    """The options of this request alone, SD.Next's field for "Clip skip" among them."""
+    """Return the options for this request only, including SD.Next's field for "Clip skip"."""
     clip_skip = {} if body.clip_skip is None else {"CLIP_stop_at_last_layers": body.clip_skip}
     return clip_skip | body.override_settings
 
@@ -120,7 +120,7 @@ def _size(body: Txt2ImgBody, context: ServerContext, mode: Mode) -> str | None:
 
 
 def _style(tags: Sequence[LoraTag], card: ModelCard) -> StyleLoraRequest | None:
-    """The style that LoRA tags and ``styles`` name; a strength of 0 is off."""
+    """Convert LoRA tags and ``styles`` to a style request; a strength of 0 is off."""
     wanted = [tag for tag in tags if tag.strength != 0]
     if not wanted:
         return StyleLoraRequest() if tags else None
@@ -128,7 +128,7 @@ def _style(tags: Sequence[LoraTag], card: ModelCard) -> StyleLoraRequest | None:
         raise InvalidRequestError("A picture is drawn in one style here: name one", "styles")
     (tag,) = wanted
     levels = card.styles.get(tag.name, ())
-    if tag.strength is None or not levels:  # the worker refuses an unknown style, and lists those there are
+    if tag.strength is None or not levels:  # the worker refuses an unknown style, and lists the known styles
         return StyleLoraRequest(style=tag.name, level=len(levels) or 1)
     for level, strength in enumerate(levels, start=1):
         if math.isclose(strength, tag.strength, rel_tol=1e-6):
@@ -140,10 +140,10 @@ def _style(tags: Sequence[LoraTag], card: ModelCard) -> StyleLoraRequest | None:
 
 
 async def _drawn_unless_skipped(request: Request, tickets: Sequence[Ticket], context: ServerContext) -> list[Picture]:
-    """Wait for the pictures that nobody skips; see `drawn`.
+    """Wait for the pictures, without the skipped pictures; see `drawn`.
 
     Raises:
-        ConflictError: All of them were skipped, or the caller interrupted them.
+        ConflictError: All pictures were skipped, or the caller interrupted them.
     """
     pictures = []
     try:
@@ -155,5 +155,5 @@ async def _drawn_unless_skipped(request: Request, tickets: Sequence[Ticket], con
                     raise
     finally:
         for ticket in tickets:
-            ticket.cancel()  # which leaves alone what is done
+            ticket.cancel()  # no effect on finished tickets
     return pictures

@@ -1,4 +1,4 @@
-"""A1111's options that this server knows: those with one value here, and those that change no picture.
+"""A1111's options known to this server: options with a fixed value, and options without effect on pictures.
 
 Names and defaults: ``modules/shared_options.py`` of A1111 1.10, and ``modules_forge/main_entry.py`` of Forge.
 """
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def fixed_options(vae: str | None) -> dict[str, tuple[Any, ...]]:
-    """Return the options that would change pictures, each with the values that mean what is drawn here.
+    """Return the options with an effect on pictures, each with the only values allowed here.
 
-    The first of an option's values is the one that the server tells.
+    The server reports the first value of each option.
 
     Args:
-        vae: The name of the configured VAE; None where the checkpoints' own decode.
+        vae: The configured VAE's name; None if each checkpoint uses its own VAE.
     """
     return _FIXED | {"sd_vae": ("Automatic", vae or "None")}
 
@@ -55,7 +55,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 }
 
 FORGE_ALONE: dict[str, tuple[Any, ...]] = {"forge_additional_modules": ([],)}
-"""Options with one value here that are accepted and not told, as clients take their teller for Forge."""
+"""Options with a fixed value, accepted but not reported: a client would take this server for Forge."""
 
 _NAMES = """
 sd_checkpoint_hash sd_checkpoint_cache sd_checkpoints_limit sd_checkpoints_keep_in_cpu sd_vae_checkpoint_cache
@@ -104,4 +104,4 @@ live_preview_allow_lowvram_full live_preview_content live_preview_refresh_period
 """
 
 HARMLESS = frozenset(_NAMES.split())
-"""Options of A1111's page, of its files and of what this server does not do: they may have any value."""
+"""Options for A1111's web page, for its files, and for features missing here; any value is allowed."""

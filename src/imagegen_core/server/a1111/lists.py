@@ -1,6 +1,6 @@
-"""A1111's lists of what can be named, empty where this server has nothing of the kind.
+"""A1111's lists of available names; a list is empty if this server lacks the feature.
 
-The shapes: ``modules/api/models.py`` of A1111 1.10, and ``modules_forge/main_entry.py`` of Forge for ``sd-modules``.
+Sources: ``modules/api/models.py`` of A1111 1.10, and ``modules_forge/main_entry.py`` of Forge for ``sd-modules``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _NONE = "None"
 
 @router.get("/samplers")
 async def samplers(context: SharedContext) -> list[dict[str, Any]]:
-    """List the samplers that a request can name."""
+    """List the samplers for requests."""
     offered = context.registry.samplers.values()
     return [{"name": sampler.name, "aliases": [sampler.class_name], "options": {}} for sampler in offered]
 
 
 @router.get("/schedulers")
 async def schedulers() -> list[dict[str, Any]]:
-    """List the noise schedules; "automatic" is the schedule that A1111 gives a sampler by itself."""
+    """List the noise schedules; "automatic" is the default schedule of each A1111 sampler."""
     return [
         {
             "name": schedule.name.lower().replace(" ", "_"),
@@ -45,21 +45,21 @@ async def schedulers() -> list[dict[str, Any]]:
 
 @router.get("/loras")
 async def loras(context: SharedContext, caller: Caller) -> list[dict[str, Any]]:
-    """List the styles, which ``<lora:NAME>`` names in a prompt."""
+    """List the styles; ``<lora:NAME>`` in a prompt selects a style."""
     card = context.card(mode_of(context, caller))
     return [{"name": name, "alias": name, "path": "", "metadata": {}} for name in card.styles]
 
 
 @router.get("/prompt-styles")
 async def prompt_styles(context: SharedContext, caller: Caller) -> list[dict[str, Any]]:
-    """List the styles, which ``styles`` names, with the text that means the same in a prompt."""
+    """List the values of ``styles``, each with its equivalent prompt text."""
     card = context.card(mode_of(context, caller))
     return [{"name": name, "prompt": f"<lora:{name}>", "negative_prompt": ""} for name in card.styles]
 
 
 @router.get("/embeddings")
 async def embeddings(context: SharedContext, caller: Caller) -> dict[str, dict[str, Any]]:
-    """List the textual-inversion embeddings that a prompt can name, once the model is loaded."""
+    """List the textual-inversion embeddings for prompts, once the model is loaded."""
     card = context.card(mode_of(context, caller))
     loaded = {
         name: {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None, "shape": width, "vectors": count}
@@ -70,7 +70,7 @@ async def embeddings(context: SharedContext, caller: Caller) -> dict[str, dict[s
 
 @router.get("/upscalers")
 async def upscalers(context: SharedContext) -> list[dict[str, Any]]:
-    """List the upscalers that ``extra-single-image`` takes."""
+    """List the upscalers for ``extra-single-image``."""
     names = [_NONE, *context.upscalers.names()]
     unknown = dict.fromkeys(("model_name", "model_path", "model_url"))
     return [{"name": name, **unknown, "scale": 4} for name in names]
@@ -79,7 +79,7 @@ async def upscalers(context: SharedContext) -> list[dict[str, Any]]:
 @router.get("/sd-vae")
 @router.get("/sd-modules")
 async def vaes(context: SharedContext) -> list[dict[str, str]]:
-    """List the configured VAE, which decodes in place of the checkpoints' own."""
+    """List the configured VAE, used instead of each checkpoint's own."""
     path = context.settings.vae_path
     return [] if path is None else [{"model_name": path.name, "filename": str(path)}]
 
@@ -91,7 +91,7 @@ async def vaes(context: SharedContext) -> list[dict[str, str]]:
 @router.get("/script-info")
 @router.get("/extensions")
 async def nothing() -> list[dict[str, Any]]:
-    """Return an empty list: this server has nothing of the kind."""
+    """Return an empty list: this server lacks the feature."""
     return []
 
 
@@ -103,16 +103,16 @@ async def scripts() -> dict[str, list[str]]:
 
 @router.get("/cmd-flags")
 async def cmd_flags() -> dict[str, Any]:
-    """Tell the flags that A1111 would have been started with."""
+    """Return the A1111 command-line flags that match this server."""
     return {"api": True, "listen": False}
 
 
 @router.get("/memory")
 async def memory(context: SharedContext) -> dict[str, Any]:
-    """Tell this machine's memory and the first GPU's, in bytes."""
+    """Return the memory of this machine and of the first GPU, in bytes."""
     total, free = system_memory()
     memories = [memory for host in context.mode_manager.models.hosts() for memory in host.memories]
-    gpu = next((one for one in memories if one.device.startswith("cuda")), None)
+    gpu = next((memory for memory in memories if memory.device.startswith("cuda")), None)
     cuda: dict[str, Any] = {"error": "unavailable"}
     if gpu is not None:
         cuda = {"system": {"free": gpu.free, "used": gpu.total - gpu.free, "total": gpu.total}}
@@ -121,7 +121,7 @@ async def memory(context: SharedContext) -> dict[str, Any]:
 
 @gradio.get("/queue/status")
 async def queue_status(context: SharedContext) -> dict[str, Any]:
-    """Tell the queue as gradio does beneath A1111's page; clients ask here whether a server is there."""
+    """Return the queue's length in gradio's format; clients use this route to detect a server."""
     report = context.mode_manager.models.report()
     return {
         "msg": "estimation",

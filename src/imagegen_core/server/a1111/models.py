@@ -1,4 +1,4 @@
-"""A1111's routes around checkpoints: which there are, loading them by hand, and looking for new ones."""
+"""A1111's routes for checkpoints: list, load, unload and refresh."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ADMIN = [Depends(require_admin)]
 
 @router.get("/sd-models")
 async def sd_models(context: SharedContext) -> list[dict[str, Any]]:
-    """List the modes as checkpoints, or the only model that draws."""
+    """List the modes as checkpoints, or the only model."""
     modes = context.mode_manager.modes
     if not modes.configured:
         card = context.card()
@@ -29,7 +29,7 @@ async def sd_models(context: SharedContext) -> list[dict[str, Any]]:
 
 @router.post("/refresh-checkpoints", dependencies=_ADMIN)
 async def refresh_checkpoints(context: SharedContext) -> None:
-    """Read the modes' configuration again, where there is any."""
+    """Reload the modes' configuration, if there is any."""
     if context.mode_manager.files():
         await context.mode_manager.changing(context.mode_manager.reload)
 
@@ -37,23 +37,23 @@ async def refresh_checkpoints(context: SharedContext) -> None:
 @router.post("/refresh-loras")
 @router.post("/refresh-vae")
 async def refresh_lists() -> None:
-    """Do nothing: the styles and the VAE are found anew whenever a model is loaded."""
+    """Do nothing: every load of a model searches for styles and the VAE."""
 
 
 @router.post("/unload-checkpoint", dependencies=_ADMIN)
 async def unload_checkpoint(context: SharedContext, caller: Caller) -> dict[str, Any]:
-    """Let go of the model of this caller's checkpoint, which the next picture loads again."""
+    """Unload the model of this caller's checkpoint; the next picture loads it again."""
     mode = mode_of(context, caller)
     if not await context.mode_manager.changing(context.mode_manager.models.unload, mode):
-        residents = [model for host in context.mode_manager.models.hosts() for model in host.residents]
-        if any(model.open for model in residents if model.key == mode.key):
+        residents = [entry for host in context.mode_manager.models.hosts() for entry in host.residents]
+        if any(entry.open for entry in residents if entry.key == mode.key):
             raise ConflictError(f"The model of {mode.name} draws at the moment: ask again when it is done")
     return {}
 
 
 @router.post("/reload-checkpoint", dependencies=_ADMIN)
 async def reload_checkpoint(context: SharedContext, caller: Caller) -> dict[str, Any]:
-    """Load the model of this caller's checkpoint; answers when it is there."""
+    """Load the model of this caller's checkpoint; respond when it is loaded."""
     await context.mode_manager.bring(mode_of(context, caller))
     return {}
 

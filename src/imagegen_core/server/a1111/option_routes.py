@@ -1,4 +1,4 @@
-"""A1111's options: each caller sets its own."""
+"""A1111's options, separate for each caller."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ router = APIRouter(route_class=JsonRoute)
 
 @router.get("/options")
 async def get_options(context: SharedContext, caller: Caller) -> dict[str, Any]:
-    """Tell the options in force for this caller; posted back, they change nothing."""
+    """Return this caller's options; a client can post them back without effect."""
     return told_options(context, caller)
 
 
 @router.post("/options")
 async def set_options(given: dict[str, Any], context: SharedContext, caller: Caller) -> None:
-    """Set options for this caller's pictures; a checkpoint is loaded first."""
+    """Set options for this caller's pictures; a new checkpoint is loaded first."""
     options = options_with(context, caller, given)
     if options.mode is not None:
         await context.mode_manager.bring(context.mode_manager.modes.find(options.mode))

@@ -1,4 +1,4 @@
-"""The options that A1111's clients set, each caller's own."""
+"""The options of A1111's clients, separate for each caller."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from imagegen_core.request import shown
 from imagegen_core.server.a1111.known_options import FORGE_ALONE, HARMLESS, fixed_options
 
 _DEEPEST_CLIP = 12
-_HASH = re.compile(r"[0-9a-fA-F]{6,64}\]")  # A1111 writes it after a checkpoint's name, as in "name [6ce0161689]"
+_HASH = re.compile(r"[0-9a-fA-F]{6,64}\]")  # A1111 writes the hash after a checkpoint's name, as in "name [6ce0161689]"
 _MOST_LISTED = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options that change pictures here.
+    """The options with an effect on pictures.
 
     Attributes:
-        clip_stop_at_last_layers: "Clip skip"; 1 skips nothing.
-        mode: The name of the mode that draws; None is the server's default.
+        clip_stop_at_last_layers: "Clip skip"; 1 skips no layer.
+        mode: Name of a mode; None is the server's default.
     """
 
     clip_stop_at_last_layers: int = 1
@@ -32,15 +32,15 @@ class Options:
     def with_overrides(
         self, given: Mapping[str, Any], checkpoints: Mapping[str, Mode], vae: str | None = None
     ) -> Options:
-        """These options with those of a client.
+        """Return these options with a client's overrides.
 
         Args:
-            given: Values by A1111's names, as ``POST /options`` and ``override_settings`` have them.
-            checkpoints: The modes by each name of their checkpoints.
-            vae: The name of the configured VAE; None where the checkpoints' own decode.
+            given: Values by A1111's names, as in ``POST /options`` and ``override_settings``.
+            checkpoints: The modes by all names of their checkpoints.
+            vae: The configured VAE's name; None if each checkpoint uses its own VAE.
 
         Raises:
-            InvalidRequestError: An option is unknown, or would change pictures in a way that is not drawn here.
+            InvalidRequestError: An option is unknown, or its value is unsupported.
         """
         options, fixed = self, fixed_options(vae) | FORGE_ALONE
         for name, value in given.items():
@@ -56,11 +56,11 @@ class Options:
 
 
 class CallersOptions:
-    """The options of each caller, by the name of its API key; callers without a key share theirs."""
+    """The options of each caller, by the name of its API key; callers without a key share their options."""
 
     def __init__(self) -> None:
-        """Every caller begins with the defaults."""
-        self._options: dict[str, Options] = {}  # the configured keys bound their number
+        """Start with the default options for each caller."""
+        self._options: dict[str, Options] = {}  # the number of configured keys limits its size
 
     def of(self, caller: str) -> Options:
         """Return a caller's options."""
@@ -72,7 +72,7 @@ class CallersOptions:
 
 
 def _find_checkpoint(value: object, checkpoints: Mapping[str, Mode]) -> Mode:
-    """Find the mode of a checkpoint's name, with or without the hash that A1111 writes after it."""
+    """Find the mode for a checkpoint's name, with or without A1111's hash after it."""
     for name in (value, _without_hash(value)) if isinstance(value, str) else ():
         if name in checkpoints:
             return checkpoints[name]
@@ -102,13 +102,13 @@ def _clip_stop(value: object) -> int:
 
 
 def _check_fixed(name: str, value: object, accepted: tuple[Any, ...]) -> None:
-    if not any(type(value) in _alike(one) and value == one for one in accepted):
-        expected = " or ".join(shown(one) for one in accepted)
+    if not any(type(value) in _alike(other) and value == other for other in accepted):
+        expected = " or ".join(shown(other) for other in accepted)
         raise InvalidRequestError(
             f"Invalid option {name} {shown(value)}: this server draws with {expected}, so leave it out", name
         )
 
 
 def _alike(value: object) -> tuple[type, ...]:
-    """The types that JSON may bring for a value: 1 and 1.0 are equal, 1 and true are not."""
+    """Return the JSON types equal to a value's type: 1 and 1.0 are equal, 1 and true are not."""
     return (int, float) if type(value) in (int, float) else (type(value),)

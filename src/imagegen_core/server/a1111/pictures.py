@@ -1,4 +1,4 @@
-"""A1111's API for pictures that a client sends: upscaling, and the text in a picture."""
+"""A1111's API for a client's pictures: enlarge a picture, and read its text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LARGEST_FACTOR = 8
 
 
 class ExtraBody(BaseModel):
-    """A1111's fields of "Extras"; what asks for more than upscaling is refused."""
+    """A1111's fields of "Extras"; only upscaling is supported."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -43,7 +43,7 @@ class ExtraBody(BaseModel):
 
 
 class PngInfoBody(BaseModel):
-    """A picture whose text is wanted."""
+    """A picture whose text is read."""
 
     image: str
 
@@ -62,7 +62,7 @@ async def extra_single_image(body: ExtraBody, request: Request, context: SharedC
         wanted = _wanted(PictureFile.read(source).size, body)
         crop = body.resize_mode == 1 and body.upscaling_crop
         enlarged = context.upscalers.enlarge_to(source, wanted, _upscaler(body), crop=crop, until=until)
-        return b'{"html_info": "", "image": "%s"}' % base64.b64encode(enlarged)  # large, and so written here
+        return b'{"html_info": "", "image": "%s"}' % base64.b64encode(enlarged)  # avoids `json.dumps` of a large text
 
     answer = await context.upscaled(request, caller, enlarge, weight=len(source) + len(body.image))
     return Response(answer, media_type="application/json")
@@ -70,14 +70,14 @@ async def extra_single_image(body: ExtraBody, request: Request, context: SharedC
 
 @router.post("/png-info")
 async def png_info(body: PngInfoBody) -> dict[str, Any]:
-    """The text that a picture carries."""
+    """Return a picture's text."""
     source = await decode_base64(body.image)
     text = await anyio.to_thread.run_sync(read_text, source)
     return {"info": text.get(A1111_CHUNK, ""), "items": text, "parameters": {}}
 
 
 def _wanted(size: tuple[int, int], body: ExtraBody) -> tuple[int, int]:
-    """The size to enlarge to, as A1111's "Scale by" and "Scale to" have it."""
+    """Return the target size, by the rules of A1111's "Scale by" and "Scale to"."""
     if body.resize_mode == 1:
         return body.upscaling_resize_w, body.upscaling_resize_h
     return math.floor(size[0] * body.upscaling_resize), math.floor(size[1] * body.upscaling_resize)

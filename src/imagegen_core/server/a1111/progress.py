@@ -1,4 +1,4 @@
-"""What A1111's routes have drawn at the moment, since its ``progress`` and ``interrupt`` name no job."""
+"""The pictures in progress of A1111's routes, because ``progress`` and ``interrupt`` name no job."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from imagegen_core.job import StepDone
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a caller's pictures are.
+    """The progress of a caller's pictures.
 
     Attributes:
-        count: How many there are.
-        finished: How many of them are done.
-        done: Of all of them, from 0 to 1.
-        current: The last step of the one that is drawn at the moment.
-        seconds: Since they were asked for.
+        count: Number of pictures.
+        finished: Number of finished pictures.
+        done: Finished part of all pictures, 0 to 1.
+        current: The last step of the current picture; None before its first step.
+        seconds: Seconds since the request.
     """
 
     count: int
@@ -32,35 +32,35 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """How long it will take, if it goes on as it did."""
+        """The estimated remaining time in seconds, at the same speed."""
         return self.seconds * (1 - self.done) / self.done if self.done else 0.0
 
 
 class DrawingProgress:
-    """The pictures in the making, by caller."""
+    """The pictures in progress of each caller."""
 
     def __init__(self) -> None:
-        """None."""
+        """Start without pictures."""
         self._tickets: defaultdict[str, list[Ticket]] = defaultdict(list)
         self._skipped: set[Ticket] = set()
 
     def of(self, caller: str) -> list[Ticket]:
-        """A caller's, in the order they were asked for."""
+        """Return a caller's tickets in the order of their requests."""
         return list(self._tickets.get(caller, ()))
 
     def skip(self, caller: str) -> None:
-        """Give up the first of a caller's that is not done."""
+        """Cancel a caller's first unfinished ticket."""
         current = next((ticket for ticket in self.of(caller) if not ticket.done), None)
         if current is not None:
             self._skipped.add(current)
             current.cancel()
 
     def is_skipped(self, ticket: Ticket) -> bool:
-        """Whether a ticket that is still counted was skipped."""
+        """Return True if a ticket was skipped; valid within `running`."""
         return ticket in self._skipped
 
     def progress(self, caller: str) -> Progress:
-        """How far a caller's are."""
+        """Return the progress of a caller's pictures."""
         tickets = self.of(caller)
         steps = [ticket.events.latest(StepDone) for ticket in tickets]
         pairs = list(zip(tickets, steps, strict=True))
@@ -75,7 +75,7 @@ class DrawingProgress:
 
     @contextmanager
     def running(self, caller: str, tickets: Sequence[Ticket]) -> Iterator[None]:
-        """Count `tickets` among a caller's meanwhile."""
+        """Add `tickets` to a caller's tickets within the context."""
         self._tickets[caller] += tickets
         try:
             yield

@@ -1,6 +1,6 @@
-"""What A1111's prompts hold beside text: extra networks, and prompts that change or combine.
+"""A1111's prompt syntax: extra networks, prompt schedules, alternations and combinations.
 
-Sources, in stable-diffusion-webui: ``modules/extra_networks.py`` and the grammar in ``modules/prompt_parser.py``.
+Sources in stable-diffusion-webui: ``modules/extra_networks.py``, and the grammar in ``modules/prompt_parser.py``.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ _PIECE = re.compile(r"\\.|[()\[\]:|]", re.DOTALL)
 _PAIRS = {")": "(", "]": "["}
 _NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*")
 _AND = re.compile(r"\bAND\b")
-_LONGEST_SHOWN = 64  # characters of a prompt in an error
+_LONGEST_SHOWN = 64  # characters of a prompt in a message
 
 
 @dataclass(frozen=True, slots=True)
 class LoraTag:
-    """A ``<lora:NAME:STRENGTH>``.
+    """A tag ``<lora:NAME:STRENGTH>``.
 
     Attributes:
         name: The LoRA's name.
-        strength: None where it says none.
+        strength: The LoRA's strength; None if the tag has none.
     """
 
     name: str
@@ -32,11 +32,11 @@ class LoraTag:
 
 
 def read_prompt(prompt: str) -> tuple[str, list[LoraTag]]:
-    """Take the LoRAs out of a prompt.
+    """Separate the LoRA tags from a prompt.
 
     Raises:
-        InvalidRequestError: It asks for what is not drawn: other networks, a LoRA with two strengths, a schedule such
-            as ``[from:to:when]``, an alternation ``[a|b]``, or prompts combined by ``AND``.
+        InvalidRequestError: The prompt has unsupported syntax: other networks, a LoRA with two strengths, a schedule
+            such as ``[from:to:when]``, an alternation ``[a|b]``, or ``AND`` between prompts.
     """
     tags = [_lora(kind, arguments) for kind, arguments in _NETWORK.findall(prompt)]
     text = _NETWORK.sub("", prompt).strip() if tags else prompt
@@ -50,14 +50,14 @@ def read_prompt(prompt: str) -> tuple[str, list[LoraTag]]:
 
 
 def check_negative_prompt(prompt: str) -> None:
-    """Check a negative prompt, in which A1111 takes ``AND`` for a word.
+    """Check a negative prompt. A1111 treats ``AND`` in it as an ordinary word.
 
     Raises:
-        InvalidRequestError: It names a network, or holds a schedule or an alternation.
+        InvalidRequestError: The prompt names a network, or has a schedule or an alternation.
     """
-    if found := _NETWORK.search(prompt):
+    if match := _NETWORK.search(prompt):
         raise InvalidRequestError(
-            f"{_shown(found[0])} in negative_prompt has no effect: name it in prompt, or leave it out",
+            f"{_shown(match[0])} in negative_prompt has no effect: name it in prompt, or leave it out",
             "negative_prompt",
         )
     _check_steady(prompt, "negative_prompt")
@@ -82,7 +82,7 @@ def _lora(kind: str, arguments: str) -> LoraTag:
 
 @dataclass(slots=True)
 class _Group:
-    """A bracket that is open: where it begins, and the separators in it so far."""
+    """An open bracket: its position, and its separators so far."""
 
     bracket: str
     start: int
@@ -91,7 +91,7 @@ class _Group:
     last_part: int = 0
 
     def varies(self, prompt: str, end: int) -> bool:
-        """Whether it is a schedule or an alternation, if it closes at `end`."""
+        """Return True if the group is a schedule or an alternation when it closes at `end`."""
         if self.bracket == "(":
             return False
         return self.pipes > 0 or (1 <= self.colons <= 2 and bool(_NUMBER.fullmatch(prompt, self.last_part, end)))  # noqa: PLR2004
@@ -102,24 +102,24 @@ class _Group:
 
 
 def _check_steady(prompt: str, field: str) -> None:
-    """Refuse a prompt that is another one at other steps.
+    """Refuse a prompt with different text at different steps.
 
-    A group of brackets varies only if all groups in it are whole: where one is not, A1111 takes the brackets around it
-    for text.
+    A group of brackets varies only if all groups inside it are complete. Otherwise A1111 treats the outer brackets as
+    text.
     """
     if "]" not in prompt or (":" not in prompt and "|" not in prompt):
         return
     groups: list[_Group] = []
-    for found in _PIECE.finditer(prompt):
-        piece, end = found[0], found.end()
+    for match in _PIECE.finditer(prompt):
+        piece, end = match[0], match.end()
         if piece in ("(", "["):
-            groups.append(_Group(piece, found.start()))
+            groups.append(_Group(piece, match.start()))
         elif piece in (")", "]"):
             if not groups or groups[-1].bracket != _PAIRS[piece]:
                 groups.clear()
                 continue
             group = groups.pop()
-            if group.varies(prompt, found.start()):
+            if group.varies(prompt, match.start()):
                 how = "alternates" if group.pipes else "changes at a step"
                 raise InvalidRequestError(
                     rf"{_shown(prompt[group.start : end])} in {field} {how}, which is not drawn here: "

@@ -1,4 +1,4 @@
-"""A1111's sampler, noise schedule and step options, as this server names them."""
+"""Conversion of A1111's sampler, noise schedule and step options to this server's fields."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _NORMAL = plain_name("Normal")
 
 
 def sampling_of(body: Txt2ImgBody, card: ModelCard, registry: Registry) -> dict[str, Any]:
-    """Return the fields of a `GenerateRequest` that say how it is sampled.
+    """Return the sampling fields of a `GenerateRequest`.
 
-    A1111's clients send its defaults along, also to samplers that have no such thing: these ask nothing.
+    A1111's clients send default values even to samplers without such options. These values are ignored.
 
     Raises:
         InvalidRequestError: There is no such sampler or schedule.
@@ -30,13 +30,13 @@ def sampling_of(body: Txt2ImgBody, card: ModelCard, registry: Registry) -> dict[
         "eta": None if _asks_no_eta(body, sampler) else body.eta,
         "s_churn": body.s_churn or None,
         "s_tmin": body.s_tmin or None,
-        "s_tmax": body.s_tmax or None,  # A1111's 0 is infinity
+        "s_tmax": body.s_tmax or None,  # A1111's 0 means infinity
         "s_noise": None if body.s_noise == _UNASKED_NOISE or not adds_noise else body.s_noise,
     }
 
 
 def _sampler(body: Txt2ImgBody, card: ModelCard, registry: Registry) -> Sampler | None:
-    """The sampler that draws; None where the worker does not say which it takes by itself."""
+    """Return the sampler of the request; None if the worker does not report its default sampler."""
     name = body.sampler or card.sampler
     if name is None:
         return None
@@ -45,17 +45,17 @@ def _sampler(body: Txt2ImgBody, card: ModelCard, registry: Registry) -> Sampler 
 
 
 def _asks_no_eta(body: Txt2ImgBody, sampler: Sampler | None) -> bool:
-    """Whether ``eta`` leaves the sampler as it is: at its default, or at 0 where the sampler adds no noise."""
+    """Return True if ``eta`` has no effect: it is A1111's default, or the sampler's own value."""
     if sampler is None:
         return body.eta == _UNASKED_ETA
     return sampler.eta is not None and body.eta in (sampler.eta, _UNASKED_ETA)
 
 
 def _schedule(body: Txt2ImgBody, sampler: Sampler | None) -> str | None:
-    """The schedule's name; None leaves the server's default sampler as the server has it.
+    """Return the schedule's name; None keeps the server's default sampler unchanged.
 
-    Clients that also speak to ComfyUI send its default, ``normal``, along. Where A1111's sampler has no schedule of
-    k-diffusion's, it draws as ever: see ``modules/sd_samplers_timesteps.py``.
+    ComfyUI's default is ``normal``, and clients for both servers send it along. Some A1111 samplers have no schedule of
+    k-diffusion. They ignore ``normal`` here: see ``modules/sd_samplers_timesteps.py``.
     """
     schedule = body.scheduler or AUTOMATIC
     if plain_name(schedule) == _NORMAL and (sampler is None or sampler.automatic is None):

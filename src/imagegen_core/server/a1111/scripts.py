@@ -1,4 +1,4 @@
-"""The scripts that A1111's clients send along, of which this server has none: those that are switched off may stay."""
+"""Checks of A1111's scripts: this server has none, and accepts only disabled scripts."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from imagegen_core.errors import InvalidRequestError
 from imagegen_core.request import shown
 
 _SWITCHES = ("enabled", "enable", "is_enabled")
-_PARTS = ("model", "module", "image", "input_image")  # of ControlNet's units
+_PARTS = ("model", "module", "image", "input_image")  # fields of ControlNet's units
 _NOTHING = ("", "none")
 
 
 def check_scripts(scripts: Mapping[str, Any]) -> None:
-    """Refuse scripts that would change the picture.
+    """Refuse scripts with an effect on the picture.
 
     Args:
-        scripts: ``alwayson_scripts``: by a script's name, ``{"args": [...]}``.
+        scripts: The value of ``alwayson_scripts``: a dict ``{"args": [...]}`` for each script's name.
 
     Raises:
-        InvalidRequestError: One of them is switched on; the message names it.
+        InvalidRequestError: A script is enabled; the message names it.
     """
     for name, block in scripts.items():
         arguments = block.get("args") if isinstance(block, dict) else block
@@ -31,20 +31,20 @@ def check_scripts(scripts: Mapping[str, Any]) -> None:
 
 
 def _is_off(name: str, arguments: Any) -> bool:
-    """Whether a script's arguments switch it off; most scripts take their switch first."""
+    """Return True if a script's arguments disable it; most scripts have the switch as their first argument."""
     if not isinstance(arguments, list):
         return _unit_is_off(arguments)
     if arguments[0] is False or all(map(_unit_is_off, arguments)):
         return True
-    if name == "adetailer":  # https://github.com/Bing-su/adetailer/wiki/API: a switch or two may precede the units
-        return all(isinstance(one, bool) or _unit_is_off(one) for one in arguments)
-    if name in ("roop", "reactor"):  # their first argument is a face
+    if name == "adetailer":  # https://github.com/Bing-su/adetailer/wiki/API: one or two switches may precede the units
+        return all(isinstance(argument, bool) or _unit_is_off(argument) for argument in arguments)
+    if name in ("roop", "reactor"):  # the first argument is a face
         return arguments[1:2] == [False]
     return False
 
 
 def _unit_is_off(unit: Any) -> bool:
-    """Whether one argument asks nothing: null, false, or a unit that is disabled or names nothing to do."""
+    """Return True for an argument without effect: null, false, or a disabled or empty unit."""
     if not isinstance(unit, dict):
         return unit is None or unit is False
     if any(unit.get(switch) is False for switch in _SWITCHES):

@@ -1,1 +1,1 @@
-"""What every request passes before its route: each checks one thing, and none reads the body but the last."""
+"""Middleware: each class does one task for every request before its route."""

@@ -1,4 +1,4 @@
-"""Every request gets an id, a line in the log, and is counted."""
+"""Give every request an id, log it and count it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 REQUEST_ID = "X-Request-ID"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_CLIENT_GONE = 499  # as nginx counts it
-_LOGGED_PATH = 512  # characters of it
+_CLIENT_GONE = 499  # nginx's status for a closed connection
+_LOGGED_PATH = 512  # characters of a path in the log
 _QUIET = ("/health", "/ready", "/metrics")
 
 
 class AccessLog:
-    """ASGI middleware, around all others; what nobody else turned into an answer, it does."""
+    """ASGI middleware around all but `BehindProxy`: log and count requests, and answer unexpected errors."""
 
     def __init__(self, app: ASGIApp, context: ServerContext) -> None:
         """Wrap `app`."""
@@ -58,7 +58,7 @@ class AccessLog:
             status = _CLIENT_GONE
         except Exception as error:
             logger.exception("A request failed", extra={"request_id": request_id})
-            if status:  # too late for another answer
+            if status:  # a response has already started
                 raise
             await answer(request, error)(scope, receive, noted)
         finally:
@@ -73,13 +73,13 @@ class AccessLog:
             logging.DEBUG if own_path in _QUIET else logging.INFO,
             "%s %s %d",
             scope["method"],
-            quote(scope["path"])[:_LOGGED_PATH],  # so that no line break or terminal code of a client's is logged
+            quote(scope["path"])[:_LOGGED_PATH],  # quoted, so that a client cannot log line breaks or terminal codes
             status,
             extra={"request_id": request_id, "client": address, "status": status, "seconds": round(seconds, 4)},
         )
 
 
 def _request_id(request: Request) -> str:
-    """The client's, where it is one that a log can hold."""
+    """Return the client's request id if it is safe to log, otherwise a new id."""
     given = request.headers.get(REQUEST_ID.lower(), "")
     return given if _ID.fullmatch(given) else secrets.token_hex(8)

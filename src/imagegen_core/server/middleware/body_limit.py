@@ -1,4 +1,4 @@
-"""Refuses bodies that are too large, before they are read."""
+"""Refuse large bodies before they are read."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from imagegen_core.server.middleware.refusal import refuse
 from imagegen_core.server.paths import route_path
 
 PICTURES_IN_JSON = ("/sdapi/v1/txt2img", "/sdapi/v1/extra-single-image", "/sdapi/v1/png-info")
-"""Routes whose JSON holds pictures, in base64; of ``txt2img``, those of scripts that are off."""
+"""Routes with base64 pictures in their JSON; in ``txt2img``, disabled scripts hold the pictures."""
 
 
 class BodyLimit:
-    """ASGI middleware: reads so many bytes of a request at most."""
+    """ASGI middleware: limit the number of bytes of a request's body."""
 
     def __init__(self, app: ASGIApp, limit: int, json_limit: int) -> None:
         """Wrap `app`.
 
         Args:
             app: The application.
-            limit: Bytes of a body that may hold a picture.
-            json_limit: Bytes of JSON that holds none.
+            limit: Maximum bytes of a body with a picture.
+            json_limit: Maximum bytes of JSON without pictures.
         """
         self._app, self._limit, self._json_limit = app, limit, min(limit, json_limit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request through, and stop it when it grows too large."""
+        """Pass the request on, and stop it when its body grows too large."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

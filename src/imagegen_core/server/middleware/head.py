@@ -1,4 +1,4 @@
-"""HEAD on every route that takes GET."""
+"""Support for HEAD on every GET route."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadAsGet:
-    """ASGI middleware that answers HEAD with GET's status and headers (RFC 9110, section 9.3.2)."""
+    """ASGI middleware: answer HEAD with GET's status and headers (RFC 9110, section 9.3.2)."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap `app`."""
@@ -28,7 +28,7 @@ class HeadAsGet:
                 await send({"type": "http.response.body", "body": b""})
 
         async def receive_until_told() -> Message:
-            return {"type": "http.disconnect"} if told else await receive()  # so that a stream ends
+            return {"type": "http.disconnect"} if told else await receive()  # ends a stream
 
         as_get = {**scope, "method": "GET"}
         try:

@@ -1,7 +1,7 @@
-"""Which names a server answers to: the defence against DNS rebinding.
+"""The server's accepted host names: the defence against DNS rebinding.
 
-A web page of anywhere can have its own name lead to 127.0.0.1, and then counts as the server's own page in the browser.
-Only the ``HostReport`` header tells: it holds the page's name. https://en.wikipedia.org/wiki/DNS_rebinding
+A web page can point its own host name at 127.0.0.1. The browser then treats this server as part of that page's site.
+Only the ``Host`` header shows the attack: it holds the page's name. https://en.wikipedia.org/wiki/DNS_rebinding
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _HOST = re.compile(r"(\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(:[
 
 
 class HostCheck:
-    """ASGI middleware: refuses requests for hosts that this server is not.
+    """ASGI middleware: refuse requests for foreign host names.
 
-    Loopback names and addresses and the address of the connection are always allowed. A server on the network may be
-    asked by any address, as no page is loaded from an address that is not its own.
+    Loopback names, loopback addresses and the connection's own address are always allowed. A server on the network
+    accepts any address, because a page at an address can only come from that address.
     """
 
     def __init__(self, app: ASGIApp, host: str, allowed: Sequence[str]) -> None:
@@ -34,8 +34,8 @@ class HostCheck:
 
         Args:
             app: The application.
-            host: The address or name that the server listens on.
-            allowed: More names and addresses; ``*.example.org`` is all names below, ``*`` is any.
+            host: The address or name of the listening socket.
+            allowed: More names and addresses; ``*.example.org`` allows all names below it, ``*`` allows any name.
         """
         self._app = app
         self._on_network = not is_loopback(host)
@@ -43,18 +43,18 @@ class HostCheck:
         self._endings = tuple(name.removeprefix(ANY) for name in self._allowed if name.startswith(f"{ANY}."))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or refuse it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] in ("http", "websocket") and (wrong := self._wrong(scope)):
             await refuse(scope, receive, send, wrong)
             return
         await self._app(scope, receive, send)
 
     def allows(self, host: str, reached: str | None = None) -> bool:
-        """Whether the server answers to a host.
+        """Return True if the server accepts a host.
 
         Args:
             host: A name or an address, without a port.
-            reached: The local address of the connection, where it is known.
+            reached: The connection's local address; None if unknown.
         """
         host, reached = plain_host(host), reached and plain_host(reached)
         if ANY in self._allowed or host in self._allowed or host == reached or is_loopback(host):
@@ -66,7 +66,7 @@ class HostCheck:
     def _wrong(self, scope: Scope) -> HTTPException | None:
         given = Headers(scope=scope).getlist("host")
         if not given and scope.get("http_version") == "1.0":
-            return None  # which has no such header, and no browser speaks
+            return None  # HTTP/1.0 has no Host header, and browsers do not use it
         if len(given) != 1:
             return HTTPException(400, f"{len(given)} Host headers came with the request: send one")
         sent_by_proxy = scope.get("state", {}).get("received_host")
@@ -85,7 +85,7 @@ class HostCheck:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine: a loopback address, or ``localhost`` and names below (RFC 6761, section 6.3)."""
+    """Return True for a loopback address, for ``localhost`` and for names below it (RFC 6761, section 6.3)."""
     address = _address(host)
     if address is None:
         return host == "localhost" or host.endswith(".localhost")
@@ -93,7 +93,7 @@ def is_loopback(host: str) -> bool:
 
 
 def plain_host(host: str) -> str:
-    """A host in the one form in which hosts are compared: lower case, no brackets, no dot at the end."""
+    """Normalize a host for comparison: lower case, no brackets, no trailing dot."""
     host = host.strip().lower().removeprefix("[").removesuffix("]").rstrip(".")
     address = _address(host)
     return host if address is None else str(address)

@@ -1,4 +1,4 @@
-"""JSON bodies: checked while they are read, away from the event loop where they are large."""
+"""Check JSON bodies while they arrive; parse large bodies outside the event loop."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from imagegen_core.server.middleware.json_values import read_json
 from imagegen_core.server.middleware.refusal import has_body
 
-_LARGE = 64 * 1024  # bytes that take about a millisecond
+_LARGE = 64 * 1024  # bytes; parsing them takes about a millisecond
 
 
 class JsonBodies:
-    """ASGI middleware: reads the JSON of every request whose route reads its body, and refuses what is wrong with it.
+    """ASGI middleware: parse JSON bodies as the routes read them, and refuse invalid JSON.
 
-    Plugins' routes are guarded, too, whatever class they have.
+    This also protects the routes of plugins, whatever their route class.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap `app`."""
         self._app = app
-        self._limiter = CapacityLimiter(1)  # the interpreter reads one at a time anyway
+        self._limiter = CapacityLimiter(1)  # the interpreter runs only one parser at a time
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, and check its body on the way."""
+        """Pass a request on, and check its body as it arrives."""
         if scope["type"] == "http" and is_json(scope):
             receive = self._checked(scope, receive)
         await self._app(scope, receive, send)
@@ -57,7 +57,7 @@ class JsonBodies:
 
 
 class JsonRoute(APIRoute):
-    """A route that takes the value that `JsonBodies` has read, and refuses other content types before reading."""
+    """A route for JSON: use the value from `JsonBodies`, and refuse other content types before the body is read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap FastAPI's handler."""
@@ -75,15 +75,15 @@ class JsonRoute(APIRoute):
 
 
 class _ReadRequest(Request):
-    """A request whose JSON has been read, where it says that it has any."""
+    """A request whose JSON is already parsed, if its content type is JSON."""
 
     async def json(self) -> Any:
-        """The body's value."""
+        """Return the body's value."""
         body = await self.body()
         return self.state.json if body and is_json(self.scope) else read_json(body)
 
 
 def is_json(scope: Scope) -> bool:
-    """Whether the body is JSON by its content type: ``application/json`` or ``application/…+json`` (RFC 6839)."""
+    """Return True for the content types ``application/json`` and ``application/…+json`` (RFC 6839)."""
     kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))

@@ -1,4 +1,4 @@
-"""Reading JSON that strangers send: RFC 8259, within limits."""
+"""Parse untrusted JSON (RFC 8259), within limits."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from starlette.exceptions import HTTPException
 from imagegen_core.request import shown
 
 MOST_VALUES = 10_000
-"""Values in the arrays and objects of one body; FastAPI reports each that is wrong, in about 10 µs."""
+"""Maximum number of values in one body's arrays and objects. FastAPI takes about 10 µs to report a wrong value."""
 
 DEEPEST = 64
-"""Arrays and objects within each other."""
+"""Maximum depth of nested arrays and objects."""
 
-_MOST_SIGNS = 200_000  # commas and opening brackets, which texts hold, too: those are read in about 20 ms
-_NAMED = 64  # characters of a field's name that are shown
+_MOST_SIGNS = 200_000  # commas and opening brackets, also within strings; parsing so many takes about 20 ms
+_NAMED = 64  # characters of a field's name in a message
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class InvalidJsonError(HTTPException):
-    """A body is no JSON, or JSON that no route takes.
+    """A body is not JSON, or exceeds the limits.
 
     Attributes:
-        field: The field of the body that is wrong; None where it is none of them.
+        field: The wrong field of the body; None if no field is known.
     """
 
     def __init__(self, detail: str, field: str | None = None) -> None:
@@ -36,11 +36,11 @@ class InvalidJsonError(HTTPException):
 
 
 def read_json(body: bytes) -> Any:
-    """Read a body's value.
+    """Parse a body.
 
     Raises:
-        InvalidJsonError: It is no JSON, or has too many values, too deep ones, numbers beyond 64-bit floats, a name
-            twice in an object, or half a surrogate pair.
+        InvalidJsonError: The body is not JSON, has too many values, is nested too deep, has a number beyond 64-bit
+            floats, repeats a name in an object, or has half a surrogate pair.
     """
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_SIGNS:
         raise _too_many()
@@ -60,10 +60,10 @@ def read_json(body: bytes) -> Any:
 
 
 def _check(body: Any) -> None:
-    """Refuse what is too much or too deep, and what no UTF-8 text can hold.
+    """Check the number of values, the depth and the text.
 
     Raises:
-        InvalidJsonError: There is such a value.
+        InvalidJsonError: A limit is exceeded, or a text has half a surrogate pair.
     """
     waiting: list[tuple[Any, int, str | None]] = [(body, 0, None)]
     count = 0

@@ -1,4 +1,4 @@
-"""Which web pages may use the server from a browser."""
+"""Access to the server from web pages of other origins."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from imagegen_core.server.middleware.refusal import refuse
 
 ANY = "*"
 
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing: RFC 9110, section 9.2.1
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods without changes: RFC 9110, section 9.2.1
 _PORTS = {"http": 80, "https": 443}
-_SCHEMES = {"ws": "http", "wss": "https"}  # a WebSocket's page has the origin of its server
+_SCHEMES = {"ws": "http", "wss": "https"}  # a WebSocket's page has the HTTP origin of its server
 
 
 class OriginCheck:
-    """ASGI middleware: refuses what a page of another origin sends, unless that origin is allowed.
+    """ASGI middleware: refuse requests from pages of other origins, unless the settings allow the origin.
 
-    Browsers send ``Origin`` with every request of a page that may change things, and with preflights. Where it is
-    missing, ``Sec-Fetch-Site`` tells (https://www.w3.org/TR/fetch-metadata/). Programs send neither. What other pages
-    only read is kept from them by the browser, as no answer allows it. Nor may they show the server's page in a frame,
-    where their visitors would click without knowing (https://www.w3.org/TR/CSP3/#directive-frame-ancestors).
+    Browsers send ``Origin`` with preflights and with every request of a page that may change something. Without it,
+    ``Sec-Fetch-Site`` decides (https://www.w3.org/TR/fetch-metadata/). Programs send neither. Other pages cannot read
+    responses, because the browser blocks responses without permission. They also cannot show the server's page in a
+    frame, because visitors could click there by mistake (https://www.w3.org/TR/CSP3/#directive-frame-ancestors).
     """
 
     def __init__(self, app: ASGIApp, allowed: Sequence[str]) -> None:
-        """Wrap `app`; `allowed` are origins such as ``https://example.org``, and ``*`` is any."""
+        """Wrap `app`; `allowed` holds origins such as ``https://example.org``, and ``*`` allows any origin."""
         self._app = app
         self._allowed = {plain_origin(origin) for origin in allowed}
         self._frames = " ".join(["frame-ancestors 'self'", *sorted(self._allowed - {"null"})])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or refuse it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] in ("http", "websocket") and (wrong := self._wrong(scope)):
             await refuse(scope, receive, send, wrong)
             return
@@ -67,7 +67,7 @@ class OriginCheck:
 
 
 def plain_origin(origin: str) -> str:
-    """An origin in the one form in which origins are compared, without its scheme's own port: RFC 6454, section 6.2."""
+    """Normalize an origin for comparison, without its scheme's default port: RFC 6454, section 6.2."""
     origin = origin.strip().lower().rstrip("/")
     try:
         parts = urlsplit(origin)

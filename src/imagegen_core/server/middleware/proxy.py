@@ -1,4 +1,4 @@
-"""What a request is for its client, where a proxy stands between: address, scheme, host and path."""
+"""The client's view of a request behind a proxy: address, scheme, host and path."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 class BehindProxy:
-    """ASGI middleware, around all others, that gives a request the address and URL that its client used.
+    """The outermost ASGI middleware: restore the client's address and URL behind a proxy.
 
-    ``X-Forwarded-For``, ``-Proto``, ``-Host`` and ``-Prefix`` count from trusted proxies alone. Of several values the
-    last counts, which the nearest proxy wrote. The ``HostReport`` that the proxy itself sent stays in
-    ``request.state.received_host``. Paths get their prefix whether or not the proxy strips it, as ASGI wants
+    Only trusted proxies may set ``X-Forwarded-For``, ``-Proto``, ``-Host`` and ``-Prefix``. The last of several values
+    counts, because the nearest proxy wrote it. The proxy's own ``Host`` moves to ``request.state.received_host``.
+    All paths get their prefix, even if the proxy strips it, as ASGI requires
     (https://asgi.readthedocs.io/en/latest/specs/www.html, ``root_path``).
     """
 
@@ -36,8 +36,8 @@ class BehindProxy:
         """Wrap `app`.
 
         Args:
-            app: What answers.
-            root_path: The path below which clients see the server, without a last slash.
+            app: The application.
+            root_path: The path prefix in the clients' URLs, without a trailing slash.
             trusted: Addresses and networks of proxies.
         """
         self._app, self._root_path = app, root_path
@@ -64,7 +64,7 @@ class BehindProxy:
     def _trusts(self, scope: Scope) -> bool:
         try:
             address = ipaddress.ip_address((scope.get("client") or [""])[0])
-        except ValueError:  # a Unix socket has none
+        except ValueError:  # a Unix socket has no address
             return False
         return any(address in network for network in self._trusted)
 
@@ -96,9 +96,9 @@ def _last(scope: Scope, name: str) -> str:
 
 
 def _root(scope: Scope, root_path: str) -> None:
-    """Have `scope` say that it is below `root_path`, and its path begin with that."""
+    """Set `root_path` in the scope, and add it to the path."""
     outer = scope.get("root_path", "")
-    if not root_path or f"{outer}/".startswith(f"{root_path}/"):  # uvicorn's own --root-path says it already
+    if not root_path or f"{outer}/".startswith(f"{root_path}/"):  # uvicorn's --root-path already set it
         return
     if not _has_prefix(scope, root_path):
         scope["path"] = root_path + scope["path"]
@@ -107,7 +107,7 @@ def _root(scope: Scope, root_path: str) -> None:
 
 
 def _has_prefix(scope: Scope, root_path: str) -> bool:
-    """Whether the proxy left the prefix in the path; ``/api/modes`` below ``/api`` can be either, and routes decide."""
+    """Return True if the proxy left the prefix in the path; for ``/api/modes`` below ``/api``, the routes decide."""
     if not f"{scope['path']}/".startswith(f"{root_path}/"):
         return False
     rooted = {**scope, "root_path": root_path + scope.get("root_path", "")}

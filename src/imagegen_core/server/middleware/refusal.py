@@ -1,4 +1,4 @@
-"""Refusing a request before its body is read."""
+"""Refuse a request before its body is read."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from starlette.websockets import WebSocketClose
 
 from imagegen_core.server.errors import answer
 
-_LINGER = 2.0  # seconds in which a refused client may still send, so that it reads the answer
+_LINGER = 2.0  # seconds to discard a refused client's data, so that it can read the response
 
 
 def has_body(scope: Scope) -> bool:
-    """Whether the request announces a body: RFC 9112, section 6."""
+    """Return True if the request announces a body: RFC 9112, section 6."""
     headers = Headers(scope=scope)
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, error: Exception) -> None:
-    """Answer a request with an error at once, and end its connection where a body is on its way.
+    """Answer a request with an error, and close its connection if a body is coming.
 
-    A connection that ends with bytes unread is reset, and the client may lose the answer. So the body is thrown away
-    for a moment after the answer: the lingering close of RFC 9112, section 9.6.
+    A connection closed with unread data is reset, and the client may lose the response. So the server discards the body
+    for a moment after the response: the lingering close of RFC 9112, section 9.6.
     """
     if scope["type"] == "websocket":
         await WebSocketClose(code=1008, reason="Refused")(scope, receive, send)

@@ -1,8 +1,8 @@
-/** Talking to the server. Paths are relative to the page, which may be mounted below a prefix. */
+/** Requests to the server. Paths are relative to the page, because the page may be below a prefix. */
 
 const KEY = "imagegen-key";
 
-/** What the server said no with. */
+/** An error response of the server. */
 export class ServerError extends Error {
   constructor(status, detail, field = null) {
     super(detail);
@@ -15,7 +15,7 @@ export function useKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
-/** fetch with the API key; an answer that is no success is thrown. */
+/** Fetch with the API key; throw a ServerError unless the response is a success. */
 export async function request(path, options = {}) {
   const response = await fetchWithKey(path, options);
   if (!response.ok) {
@@ -29,13 +29,13 @@ export async function getJson(path) {
   return response.json();
 }
 
-/** What `GET ready` says: {status, detail}. */
+/** Return the response of `GET ready`: {status, detail}. */
 export async function readiness() {
   const response = await fetchWithKey("ready");
   return response.json().catch(() => ({ status: "unknown", detail: "" }));
 }
 
-/** JSON.parse that keeps seeds above 2**53 exact, as strings. */
+/** Parse JSON; large seeds become strings, because a number above 2**53 is not exact. */
 export function parseExactly(text) {
   return JSON.parse(text.replace(/"seed":\s*(\d{16,})/, '"seed":"$1"'));
 }

@@ -1,4 +1,4 @@
-/** The page: brings form, jobs and pictures together. */
+/** The page: connects the form, the jobs and the pictures. */
 
 import { ServerError, getJson, parseExactly, readiness, useKey } from "./api.js";
 import * as form from "./form.js";
@@ -17,7 +17,7 @@ const STATES = {
 const at = (id) => document.getElementById(id);
 let watching = false;
 
-/** Keep Draw out of use until the server is ready, and say why. */
+/** Disable Draw until the server is ready, and show the reason. */
 async function watchServer() {
   if (watching) {
     return;
@@ -35,7 +35,7 @@ async function watchServer() {
   await loadChoices();
 }
 
-/** Why nothing can be drawn at the moment; empty where it can. */
+/** Return the reason why the server cannot draw now; empty if it can. */
 async function serverState() {
   try {
     const { status, detail } = await readiness();
@@ -65,7 +65,7 @@ async function loadChoices() {
   }
 }
 
-/** Offer the modes where there are several; the first option stands for the default, and is called by its name. */
+/** Offer the modes if there are several; the first option is the default mode, shown with its name. */
 function offerModes({ modes, default_mode: byDefault }) {
   const offered = Object.keys(modes);
   form.offer(at("mode"), offered);
@@ -111,7 +111,7 @@ async function show(id, asked) {
 
 async function hear(id, figure, name, data) {
   if (figure.ended) {
-    return; // Cancel was quicker than what the server had still to tell
+    return; // the job was cancelled before these events arrived
   }
   const heard = {
     queued: () => figure.queued(data.place),
@@ -182,7 +182,7 @@ function acceptFiles() {
     const [file] = target.files;
     if (file) {
       await load(file);
-      target.value = ""; // so that the same file can be chosen again
+      target.value = ""; // allows the same file to be chosen again
     }
   });
   const root = document.documentElement;

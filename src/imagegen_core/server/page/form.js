@@ -1,18 +1,18 @@
-/** The form: what it asks for, and filling it from a recipe. */
+/** The form: read its request, and fill it from a recipe. */
 
 const form = document.getElementById("form");
 const settings = document.getElementById("settings");
 const error = document.getElementById("error");
 const fields = form.elements;
 
-/** The bodies of the jobs that the form asks for, as JSON: one for each picture. */
+/** Return the JSON bodies of the form's jobs, one body for each picture. */
 export function bodies() {
   const seed = fields.seed.value.trim();
   const asked = Object.fromEntries(Object.entries(values()).filter(([, value]) => value !== ""));
   return Array.from({ length: Number(fields.count.value) }, (_, number) => withSeed(asked, seed, number));
 }
 
-/** Fill the form; gives sentences about what of the recipe it has no room for. */
+/** Fill the form; return a sentence for each value of the recipe that the form cannot hold. */
 export function fill(recipe) {
   const missing = [];
   fields.prompt.value = recipe.prompt;
@@ -48,7 +48,7 @@ export function fill(recipe) {
   return missing;
 }
 
-/** Offer names in a select, below its first option. */
+/** Add names to a select, below its first option. */
 export function offer(select, names) {
   const { wanted = select.value } = select.dataset;
   select.replaceChildren(select.options[0], ...names.map((name) => new Option(name, name)));
@@ -57,7 +57,7 @@ export function offer(select, names) {
   enableDependents();
 }
 
-/** Show why something did not work, at the field that is wrong where there is one. */
+/** Show an error, at the wrong field if there is one. */
 export function showError(sentence, name = null) {
   clearError();
   error.textContent = sentence;
@@ -80,7 +80,7 @@ export function clearError() {
   }
 }
 
-/** A style's level and the passes of upscaling mean nothing without the other. */
+/** Disable the style's level without a style, and the upscaling passes without upscaling. */
 export function enableDependents() {
   fields["style_lora.level"].disabled = fields["style_lora.style"].value === "";
   fields.superres_magnitude.disabled = !fields.superres.checked;
@@ -90,7 +90,7 @@ export function prepare() {
   settings.open = matchMedia("(min-width: 700px)").matches;
   form.addEventListener("input", ({ target }) => unmark(target));
   form.addEventListener("change", enableDependents);
-  // The browser cannot point at a field that is folded away.
+  // Open the settings, because the browser cannot point at a hidden field.
   form.addEventListener("invalid", ({ target }) => (settings.open ||= settings.contains(target)), true);
   form.addEventListener("keydown", drawOnEnter);
   enableDependents();
@@ -114,7 +114,7 @@ function values() {
   };
 }
 
-/** The seed is written by hand, as JavaScript's numbers end before seeds do. */
+/** Add the seed as text, because seeds exceed JavaScript's exact numbers. */
 function withSeed(asked, seed, number) {
   const body = JSON.stringify({ prompt: "", ...asked });
   if (seed === "") {
@@ -124,7 +124,7 @@ function withSeed(asked, seed, number) {
   return `${body.slice(0, -1)},"seed":${written}}`;
 }
 
-/** Tells whether there is an option of that name; before there are options, it waits for them. */
+/** Select an option, and return whether it exists. Before the options are loaded, remember the name. */
 function choose(select, name) {
   const wanted = name ?? "";
   const found = [...select.options].some((option) => option.value === wanted);

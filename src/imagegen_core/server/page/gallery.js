@@ -1,4 +1,4 @@
-/** The pictures of this session, newest first, from their place in line to the finished one. */
+/** The pictures of this session, newest first, from the queue to the finished picture. */
 
 const gallery = document.getElementById("gallery");
 const empty = document.getElementById("empty");
@@ -23,7 +23,7 @@ const LABELS = {
 
 /** One picture on the page. */
 export class Figure {
-  /** Add it. `asked` is the job's body; `actions` has cancel(figure) and reuse(recipe). */
+  /** Add the picture. `asked` is the job's body; `actions` has cancel(figure) and reuse(recipe). */
   constructor(asked, actions) {
     this.element = template.content.firstElementChild.cloneNode(true);
     this.recipe = recipeOf(asked);
@@ -120,7 +120,7 @@ export class Figure {
       this.#part(selector).hidden = !shown;
     }
     this.#part(".frame").disabled = !done;
-    // The keyboard's place would be lost with the button that had it.
+    // Hiding the focused button would lose the keyboard focus.
     if (held && document.activeElement.hidden) {
       this.#part(".reuse").focus();
     }
@@ -142,7 +142,7 @@ export class Figure {
   }
 }
 
-/** Have a screen reader say it. */
+/** Announce a text to screen readers. */
 export function announce(text) {
   progress.textContent = text;
 }
@@ -155,7 +155,7 @@ export function prepare() {
   });
 }
 
-/** A recipe of what was asked, for where the picture does not carry one. */
+/** Build a recipe from the request, for a picture without a recipe. */
 function recipeOf(asked) {
   const [width, height] = (asked.size ?? "").split("x");
   return {

@@ -1,4 +1,4 @@
-/** Jobs: posting them, following their events, giving them up. */
+/** Jobs: post, follow and cancel them. */
 
 import { ServerError, parseExactly, request } from "./api.js";
 
@@ -6,19 +6,19 @@ const ENDS = ["done", "failed", "cancelled"];
 const TRIES = 5;
 const PAUSE = 1000;
 
-// Browsers open six connections to a server that speaks HTTP/1.1; some have to stay free, for Cancel above all.
+// Browsers open six connections to an HTTP/1.1 server. Some must stay free, above all for Cancel.
 const STREAMS = 4;
 const waiting = [];
 let following = 0;
 
-/** Post a job; `body` is JSON. Gives its id. */
+/** Post a job and return its id; `body` is JSON. */
 export async function post(body) {
   const headers = { "Content-Type": "application/json" };
   const response = await request("v1/jobs", { method: "POST", headers, body });
   return (await response.json()).id;
 }
 
-/** Give a job up; tells whether that came in time. */
+/** Cancel a job; return false if it had already ended. */
 export async function cancel(id) {
   const response = await request(`v1/jobs/${id}`, { method: "DELETE" });
   return (await response.json()).status === "cancelled";
@@ -29,7 +29,7 @@ export async function picture(id) {
   return response.blob();
 }
 
-/** Every event of a job, {id, name, data}, until its last. */
+/** Yield all events of a job, {id, name, data}. */
 export async function* follow(id) {
   await acquire();
   try {
@@ -39,7 +39,7 @@ export async function* follow(id) {
   }
 }
 
-/** A job's events through a connection that may break. */
+/** Yield a job's events, and reconnect after a broken connection. */
 async function* unbroken(id) {
   let last = null;
   for (let attempt = 1; attempt <= TRIES; attempt += 1) {
@@ -61,7 +61,7 @@ async function* unbroken(id) {
   throw new ServerError(0, "The connection to the server broke, and the job with it may go on: draw it again");
 }
 
-/** A job's events after `last`. EventSource could not send the API key. */
+/** Yield a job's events after `last`. EventSource cannot send the API key. */
 async function* events(id, last) {
   const headers = last === null ? {} : { "Last-Event-ID": last };
   const response = await request(`v1/jobs/${id}/events`, { headers });
@@ -99,7 +99,7 @@ async function* lines(stream) {
   }
 }
 
-/** One event of its lines, or null where they are a comment, which servers send to keep a connection open. */
+/** Parse an event's lines; return null for a comment. Servers send comments to keep a connection open. */
 function parse(block) {
   const fields = { id: "", event: "", data: "" };
   for (const line of block) {

@@ -1,4 +1,4 @@
-/** Reading the recipe out of a PNG: imagegen's own text, or else A1111's. */
+/** Read the recipe of a PNG, from imagegen's own text or from A1111's. */
 
 import { parseExactly } from "./api.js";
 
@@ -7,10 +7,10 @@ const HEADER = 8; // a chunk's length and type
 const CHECKSUM = 4;
 const PARAMETER = /\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)/g;
 
-/** Why a file gave no recipe, as a sentence. */
+/** The reason why a file has no recipe, as a sentence. */
 export class RecipeError extends Error {}
 
-/** The recipe of a picture: {prompt, negative_prompt, seed, width, height, steps, ...}. */
+/** Read the recipe of a picture: {prompt, negative_prompt, seed, width, height, steps, ...}. */
 export async function readRecipe(blob, name) {
   const texts = textChunks(new Uint8Array(await blob.arrayBuffer()), name);
   const recipe = own(texts.get("imagegen")) ?? infotext(texts.get("parameters"));
@@ -59,7 +59,7 @@ function textOf(type, data) {
   return { ...named, value: new TextDecoder().decode(data.subarray(translated + 1)) };
 }
 
-// TextDecoder("latin1") is windows-1252, which differs from what PNG means.
+// PNG uses ISO 8859-1, but TextDecoder("latin1") decodes windows-1252.
 function latin1(bytes) {
   return Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
 }

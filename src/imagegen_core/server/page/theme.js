@@ -1,4 +1,4 @@
-// Not a module: it has to run before the first paint, or the other theme flashes up.
+// Not a module: it must run before the first paint, or the wrong theme is visible for a moment.
 {
   const remembered = localStorage.getItem("imagegen-theme");
   if (remembered) {

@@ -1,1 +1,1 @@
-"""One file a family of routes: each parses, calls the context, and answers."""
+"""Routes, with one file per group: each route parses, calls the context, and answers."""

@@ -1,4 +1,4 @@
-"""Multipart forms of one file, within limits that hold while the body is read."""
+"""Multipart forms with one file, with limits while the body is read."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _MAX_FIELD_BYTES = 1024
 
 
 class _SmallForm(Request):
-    """A request whose form has one file and a few short fields."""
+    """A request for a form with one file and a few short fields."""
 
     def form(self, **_: Any) -> Any:
-        """The form; see `Request.form`."""
+        """Read the form; see `Request.form`."""
         return super().form(max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
 
 
 class FormRoute(APIRoute):
-    """A route that takes such a form."""
+    """A route for a small form."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, with the limits."""
+        """Return the handler with the limits."""
         handle = super().get_route_handler()
 
         async def handle_small(request: Request) -> Response:

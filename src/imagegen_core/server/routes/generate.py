@@ -1,4 +1,4 @@
-"""``POST /generate``: ask for a picture, wait for it, get it."""
+"""``POST /generate``: draw a picture and return it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PICTURES: dict[int | str, dict[str, Any]] = {
 
 @router.post("/generate", response_class=Response, responses=PICTURES)
 async def generate(body: GenerateBody, request: Request, context: SharedContext, caller: Caller) -> Response:
-    """Draw a picture; with ``Accept: application/json`` it comes as base64."""
+    """Draw a picture. With ``Accept: application/json``, the response holds it as base64."""
     body, mode = prepared(context, body)
     ticket = context.submit(body, caller, mode)
     picture = await drawn(request, ticket)
@@ -33,11 +33,11 @@ async def generate(body: GenerateBody, request: Request, context: SharedContext,
 
 
 def prepared(context: ServerContext, body: GenerateBody) -> tuple[GenerateBody, Mode]:
-    """The body with its defaults, checked as far as can be before it is drawn, and the mode that draws it.
+    """Complete and check a request's body, and find its mode.
 
     Raises:
-        InvalidRequestError: It asks for what cannot be drawn, or not here.
-        QueueFullError: It is to be enlarged, and too many pictures wait for that.
+        InvalidRequestError: The request is invalid, or exceeds the server's limits.
+        QueueFullError: The request asks for an enlargement, and too many pictures wait for one.
     """
     mode = context.mode_manager.modes.find(body.mode)
     completed = context.complete(body, mode)
@@ -49,6 +49,6 @@ def prepared(context: ServerContext, body: GenerateBody) -> tuple[GenerateBody, 
 
 
 def wants_json(request: Request) -> bool:
-    """Whether the client says that it takes JSON, and not pictures."""
+    """Return True if the client accepts JSON, but no pictures."""
     accepted = request.headers.get("accept", "")
     return "application/json" in accepted and "image/" not in accepted

@@ -1,4 +1,4 @@
-"""``/v1/jobs``: ask for a picture, follow it, fetch it."""
+"""``/v1/jobs``: post a request, follow its progress, and fetch the picture."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def post_job(
     caller: Caller,
     idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
 ) -> JSONResponse:
-    """Put a picture in line. The same `Idempotency-Key` with the same body gives the same job, however that ended."""
+    """Queue a picture. The same `Idempotency-Key` with the same body gives the same job, even after its end."""
     completed, mode = prepared(context, body)
 
     def make() -> PostedJob:
@@ -48,13 +48,13 @@ async def post_job(
 
 @router.get("/{job_id}")
 async def get_job(job_id: str, request: Request, context: SharedContext, caller: Caller) -> dict[str, Any]:
-    """Where a job stands."""
+    """Return a job's status."""
     return _told(request, context.jobs.find(job_id, caller))
 
 
 @router.delete("/{job_id}")
 async def cancel_job(job_id: str, request: Request, context: SharedContext, caller: Caller) -> dict[str, Any]:
-    """Give a job up, within a step; of one that has ended, nothing changes."""
+    """Cancel a job within one step; a finished job does not change."""
     job = context.jobs.find(job_id, caller)
     if not job.ticket.cancel():
         job.result.cancel()
@@ -64,7 +64,7 @@ async def cancel_job(job_id: str, request: Request, context: SharedContext, call
 
 @router.get("/{job_id}/image", response_class=Response, responses=PICTURES)
 async def get_image(job_id: str, request: Request, context: SharedContext, caller: Caller) -> Response:
-    """The picture, once it is there."""
+    """Return a finished job's picture."""
     job = context.jobs.find(job_id, caller)
     if not job.result.done():
         raise ConflictError("The picture is not done yet: follow its events, or ask again")
@@ -84,7 +84,7 @@ async def get_events(
     caller: Caller,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> EventSourceResponse:
-    """What happens to a job, as server-sent events, from its beginning or after `Last-Event-ID`."""
+    """Stream a job's events as server-sent events, from its start or after `Last-Event-ID`."""
     job = context.jobs.find(job_id, caller)
     seen = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
     return EventSourceResponse(_events(request, job, seen))
@@ -102,7 +102,7 @@ async def _events(request: Request, job: PostedJob, seen: int) -> AsyncIterator[
 
 
 async def _settled(job: PostedJob) -> Event | None:
-    """How a drawn job ended otherwise, where enlarging it failed or was cancelled."""
+    """Return the event that replaces `Done` if the enlargement failed or was cancelled."""
     await asyncio.wait({job.result})
     if job.result.cancelled():
         return Cancelled()
@@ -111,7 +111,7 @@ async def _settled(job: PostedJob) -> Event | None:
 
 
 def _said(event: Event, image: str, job: PostedJob) -> tuple[str, dict[str, Any]]:
-    """An event's name and its data."""
+    """Return an event's name and data."""
     match event:
         case Queued(place):
             return "queued", {"place": place}
@@ -121,8 +121,8 @@ def _said(event: Event, image: str, job: PostedJob) -> tuple[str, dict[str, Any]
             shown = None if preview is None else base64.b64encode(preview).decode()
             return "step", {"step": step, "steps": steps, "preview": shown}
         case Failed(error):
-            found = problem(error)
-            return "failed", {"detail": found.message, "type": found.kind, "field": found.field}
+            http_error = problem(error)
+            return "failed", {"detail": http_error.message, "type": http_error.kind, "field": http_error.field}
         case Cancelled():
             return "cancelled", {}
         case Done():
@@ -135,7 +135,7 @@ async def _result(context: ServerContext, ticket: Ticket, order: Order) -> Resul
 
 
 def _told(request: Request, job: PostedJob) -> dict[str, Any]:
-    """A job as its routes show it."""
+    """Describe a job for its routes."""
     told: dict[str, Any] = {
         "id": job.id,
         "status": "waiting",
@@ -150,8 +150,11 @@ def _told(request: Request, job: PostedJob) -> dict[str, Any]:
         return told | {"status": "cancelled"}
     if error := job.result.exception():
         assert isinstance(error, Exception)  # noqa: S101 - for the types
-        found = problem(error)
-        return told | {"status": "failed", "error": {"detail": found.message, "type": found.kind, "field": found.field}}
+        http_error = problem(error)
+        return told | {
+            "status": "failed",
+            "error": {"detail": http_error.message, "type": http_error.kind, "field": http_error.field},
+        }
     return told | {"status": "done", "image": _address(request, "get_image", job), "seed": job.result.result().seed}
 
 

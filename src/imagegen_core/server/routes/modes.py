@@ -1,4 +1,4 @@
-"""The modes, and the models behind them: which there are, what they take, and loading them by hand."""
+"""The modes and their models: list, load, unload and switch."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _MEMORY = ("device", "total_gb", "used_gb", "available_gb", "usage_percent")
 
 
 class ModeBody(BaseModel):
-    """Names a mode.
+    """The name of a mode.
 
     Attributes:
-        mode: Its name.
+        mode: The mode's name.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"mode": "default"}]})
@@ -41,10 +41,10 @@ class ModeBody(BaseModel):
 
 
 class UnloadBody(BaseModel):
-    """Names a mode, or none.
+    """The optional name of a mode.
 
     Attributes:
-        mode: Its name; None is the default mode.
+        mode: The mode's name; None is the default mode.
     """
 
     mode: str | None = None
@@ -52,9 +52,9 @@ class UnloadBody(BaseModel):
 
 @router.get("/modes")
 async def modes(context: SharedContext) -> dict[str, Any]:
-    """The modes, which of them are loaded, and what is wrong with their configuration, if anything is."""
+    """List the modes, the state of their models, and any error in their configuration."""
     model = context.mode_manager
-    states = {one.key: one.state for host in model.models.hosts() for one in host.residents}
+    states = {entry.key: entry.state for host in model.models.hosts() for entry in host.residents}
     return {
         "default_mode": model.modes.default,
         "modes": {
@@ -66,7 +66,7 @@ async def modes(context: SharedContext) -> dict[str, Any]:
 
 @router.post("/modes/switch", dependencies=_ADMIN)
 async def switch(body: ModeBody, context: SharedContext) -> dict[str, Any]:
-    """Make a mode the default, once it is loaded; the one before serves meanwhile."""
+    """Make a mode the default, once its model is loaded; until then the old default serves."""
     loaded = context.mode_manager.models.card(context.mode_manager.modes.find(body.mode)) is not None
     before = await context.mode_manager.switch(body.mode)
     return {
@@ -80,7 +80,7 @@ async def switch(body: ModeBody, context: SharedContext) -> dict[str, Any]:
 
 @router.post("/modes/reload", dependencies=_ADMIN)
 async def reload(context: SharedContext) -> dict[str, Any]:
-    """Read the modes' configuration again; where it is wrong, the modes stay as they were."""
+    """Reload the modes' configuration; after an error, the old modes stay."""
     fresh = await context.mode_manager.changing(context.mode_manager.reload)
     return {
         "status": "reloaded",
@@ -92,7 +92,7 @@ async def reload(context: SharedContext) -> dict[str, Any]:
 
 @router.get("/models/status")
 async def models_status(context: SharedContext) -> dict[str, Any]:
-    """The default mode, the queue, and the models in memory."""
+    """Return the default mode, the queue's length, and the models in memory."""
     hosts, report = context.mode_manager.models.hosts(), context.mode_manager.models.report()
     return {
         "current_mode": context.mode_manager.modes.default,
@@ -105,14 +105,14 @@ async def models_status(context: SharedContext) -> dict[str, Any]:
 
 @router.post("/models/load", dependencies=_ADMIN)
 async def load(body: ModeBody, context: SharedContext) -> dict[str, Any]:
-    """Have a mode's model loaded; answers when it is."""
+    """Load a mode's model; respond when it is loaded."""
     await context.mode_manager.bring(context.mode_manager.modes.find(body.mode))
     return {"status": "loaded", "mode": body.mode}
 
 
 @router.post("/models/unload", dependencies=_ADMIN)
 async def unload(context: SharedContext, body: UnloadBody | None = None) -> dict[str, Any]:
-    """Let go of a mode's model, which the next request for it loads again."""
+    """Unload a mode's model; the next request for it loads it again."""
     mode = context.mode_manager.modes.find(None if body is None else body.mode)
     if not await context.mode_manager.changing(context.mode_manager.models.unload, mode):
         raise ConflictError(
@@ -123,7 +123,7 @@ async def unload(context: SharedContext, body: UnloadBody | None = None) -> dict
 
 @router.get("/vram")
 async def vram(context: SharedContext) -> dict[str, Any]:
-    """The device's memory, and what each model takes of it."""
+    """Return the device's memory, and each model's share."""
     return _memory(context)
 
 
@@ -145,30 +145,30 @@ def _shown(mode: Mode) -> dict[str, Any]:
 
 
 def _memory(context: ServerContext) -> dict[str, Any]:
-    """In the words of the servers that had these routes first; nulls where no worker can tell."""
+    """Report memory in the format of the first servers with these routes; null if no worker can measure it."""
     hosts, by_key = context.mode_manager.models.hosts(), context.mode_manager.modes.names_by_key()
     devices = [{"host": host.name or None, **_shown_memory(memory)} for host in hosts for memory in host.memories]
-    models = [_resident(host, one, by_key.get(one.key, [])) for host in hosts for one in host.residents]
+    models = [_resident(host, entry, by_key.get(entry.key, [])) for host in hosts for entry in host.residents]
     budget = next((host.budget for host in hosts if host.budget is not None), None)
     return {
         **({name: devices[0][name] for name in _MEMORY} if devices else dict.fromkeys(_MEMORY)),
         "devices": devices,
         "budget_gb": budget and budget / _GB,
-        "models_loaded": sum(one["state"] == "ready" for one in models),
+        "models_loaded": sum(model["state"] == "ready" for model in models),
         "models": models,
     }
 
 
-def _resident(host: HostReport, one: CacheEntryReport, modes: list[str]) -> dict[str, Any]:
+def _resident(host: HostReport, entry: CacheEntryReport, modes: list[str]) -> dict[str, Any]:
     return {
-        "name": ", ".join(modes) or one.key.model,
+        "name": ", ".join(modes) or entry.key.model,
         "modes": modes,
-        "model_path": one.key.model,
+        "model_path": entry.key.model,
         "host": host.name or None,
-        "state": one.state,
-        "vram_gb": one.size / _GB,
-        "in_hand": one.open,
-        "load_seconds": round(one.seconds, 3),
+        "state": entry.state,
+        "vram_gb": entry.size / _GB,
+        "in_hand": entry.open,
+        "load_seconds": round(entry.seconds, 3),
     }
 
 

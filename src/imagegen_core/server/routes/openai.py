@@ -34,7 +34,7 @@ _OWNER = "imagegen"
 
 
 class ImagesBody(Body):
-    """OpenAI's fields; below them ours, which its clients send with ``extra_body``."""
+    """OpenAI's fields, then this server's own. OpenAI's clients send the latter with ``extra_body``."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "a red circle on a blue background"}]})
 
@@ -70,20 +70,20 @@ class ImagesBody(Body):
 
 @router.get("/models")
 async def models(context: SharedContext) -> dict[str, Any]:
-    """The models that a request can name: the modes, or the only one that draws."""
+    """List the valid model names: the modes, or the only model."""
     return {"object": "list", "data": [_model(name) for name in _names(context)]}
 
 
 @router.get("/models/{model:path}")
 async def model(model: str, context: SharedContext) -> dict[str, Any]:
-    """The model of that name."""
+    """Return the model with this name."""
     _mode(model, context)
     return _model(model)
 
 
 @router.post("/images/generations", response_model=None)
 async def images(body: ImagesBody, request: Request, context: SharedContext, caller: Caller) -> Response:
-    """Draw ``n`` pictures, their seeds counting up; ``stream`` sends them as they come, and previews before."""
+    """Draw ``n`` pictures with consecutive seeds; ``stream`` sends previews, and each picture when it is ready."""
     mode = _mode(body.model, context)
     _check(body, context)
     tickets = context.submit_all(_requests(body, context, mode), caller, mode)
@@ -129,14 +129,21 @@ async def _datum(
 
 
 async def _stream(tickets: Sequence[Ticket], body: ImagesBody) -> AsyncIterator[ServerSentEvent]:
-    """Partial and completed pictures; what goes wrong on the way is an event, as the status is sent already."""
+    """Yield partial and completed pictures. An error becomes an event, because the status is already sent."""
     try:
         for ticket in tickets:
             async for event in _events(ticket, body):
                 yield ServerSentEvent(json.dumps(event), event=event.get("type", "error"))
-    except Exception as error:  # noqa: BLE001 - it was logged where it happened
-        found = problem(error)
-        said = {"error": {"message": found.message, "type": "server_error", "param": found.field, "code": found.kind}}
+    except Exception as error:  # noqa: BLE001 - the error is already logged
+        http_error = problem(error)
+        said = {
+            "error": {
+                "message": http_error.message,
+                "type": "server_error",
+                "param": http_error.field,
+                "code": http_error.kind,
+            }
+        }
         yield ServerSentEvent(json.dumps(said), event="error")
     finally:
         for ticket in tickets:
@@ -174,7 +181,7 @@ async def _events(ticket: Ticket, body: ImagesBody) -> AsyncIterator[dict[str, A
 
 
 def _is_shown(done: StepDone, wanted: int) -> bool:
-    """Whether this step is one of `wanted` spread over all but the last."""
+    """Return True if this step is one of `wanted` steps, spread evenly over all but the last."""
     others = done.steps - 1
     shown = min(wanted, others)
     return shown > 0 and done.step * shown // others > (done.step - 1) * shown // others
@@ -198,9 +205,9 @@ async def _encoded(picture: Picture, body: ImagesBody) -> bytes:
 
 
 def _check(body: ImagesBody, context: ServerContext) -> None:
-    """Refuse what OpenAI's models have and this one has not, rather than draw something else."""
+    """Refuse features of OpenAI's models that this server lacks, instead of drawing another picture."""
     for field, meant in (
-        ("quality", ("auto", "standard", "low", "medium", "high")),  # a hint, which the answer's "auto" takes back
+        ("quality", ("auto", "standard", "low", "medium", "high")),  # a hint; the response's "auto" corrects it
         ("style", ("natural",)),
         ("background", ("auto", "opaque")),
         ("moderation", ("auto", "low")),
@@ -224,10 +231,10 @@ def _names(context: ServerContext) -> list[str]:
 
 
 def _mode(model: str | None, context: ServerContext) -> Mode:
-    """The mode that draws what is asked of a model.
+    """Find the mode for a model's name.
 
     Raises:
-        NotFoundError: There is no model of that name.
+        NotFoundError: There is no model with that name.
     """
     names, modes = _names(context), context.mode_manager.modes
     if model is not None and model not in names:

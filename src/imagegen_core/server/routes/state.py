@@ -22,15 +22,15 @@ PAGE = Path(__file__).parent.parent / "page"
 
 @router.get("/health")
 async def health(request: Request, context: SharedContext) -> dict[str, Any]:
-    """That the server lives, and, for those who may know, what its engine does."""
+    """Report that the server runs; trusted callers also see its engine's state."""
     model = context.mode_manager
     if not request.state.is_trusted:
         return {"status": "ok", "model": model.state}
     report = model.models.report()
     models = [
-        {"host": host.name or None, "model": one.key.model, "state": one.state, "bytes": one.size}
+        {"host": host.name or None, "model": entry.key.model, "state": entry.state, "bytes": entry.size}
         for host in model.models.hosts()
-        for one in host.residents
+        for entry in host.residents
     ]
     return {
         "status": "ok",
@@ -44,9 +44,9 @@ async def health(request: Request, context: SharedContext) -> dict[str, Any]:
 
 @router.get("/ready", responses={503: {"description": "Not ready"}})
 async def ready(request: Request, context: SharedContext) -> JSONResponse:
-    """Whether the model is loaded, its engines work and the queue takes more: 200 or 503.
+    """Answer 200 if the model is loaded, its engines work and the queue has room, otherwise 503.
 
-    The cause is told to callers with a key, where the server has keys.
+    If the server has keys, only callers with a key see the cause.
     """
     state: str = context.mode_manager.state
     detail = context.mode_manager.failure
@@ -63,11 +63,11 @@ async def ready(request: Request, context: SharedContext) -> JSONResponse:
 
 @router.get("/metrics", response_class=Response)
 def metrics(context: SharedContext) -> Response:
-    """Counters for Prometheus."""
+    """Return the metrics for Prometheus."""
     return Response(context.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/", include_in_schema=False)
 async def page() -> FileResponse:
-    """The page to play on."""
+    """Return the web page."""
     return FileResponse(PAGE / "index.html")

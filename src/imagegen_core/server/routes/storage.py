@@ -1,4 +1,4 @@
-"""``/storage``: the pictures that are kept."""
+"""``/storage``: the stored pictures."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ Store = Annotated[ImageStore, Depends(_store)]
 
 @router.get("/health")
 async def health(store: Store, context: SharedContext) -> dict[str, Any]:
-    """Whether the store can be used."""
+    """Check the store."""
     await context.storing(store.check)
     return {"status": "ok", "provider": context.settings.storage_provider}
 
 
 @router.get("/{key:uuid}", include_in_schema=False)
 async def fetch_made(key: UUID, store: Store, context: SharedContext) -> Response:
-    """A picture that the server stored."""
+    """Return a picture stored by the server itself."""
     return await _fetched(str(key), str(key), store, context)
 
 
 @router.get("/{key}", response_class=Response, responses=PICTURES)
 async def fetch(key: str, store: Store, context: SharedContext, caller: Caller) -> Response:
-    """A picture that is kept; of those under keys that clients chose, the caller's own."""
+    """Return a stored picture; keys chosen by clients are private to each caller."""
     plain = _plain(key)
     return await _fetched(key, plain if is_uuid(plain) else key_of(caller, plain), store, context)
 
@@ -58,7 +58,7 @@ async def keep(
     caller: Caller,
     _body: Annotated[bytes, Body(media_type="image/png")] = b"",
 ) -> Response:
-    """Keep a PNG or JPEG under a key, in place of the caller's picture that was there."""
+    """Store a PNG or JPEG under a key, and replace the caller's old picture."""
     plain = _plain(key)
     if is_uuid(plain) and not _may_change(plain, request, context, caller):
         raise ConflictError(f"The key {key!r} is a UUID, as the server's own keys are: choose one of another form")
@@ -71,7 +71,7 @@ async def keep(
 
 @router.delete("/{key}", status_code=204, response_class=Response)
 async def remove(key: str, request: Request, store: Store, context: SharedContext, caller: Caller) -> Response:
-    """Let go of one of the caller's pictures."""
+    """Delete one of the caller's pictures."""
     plain = _plain(key)
     stored = plain if is_uuid(plain) else key_of(caller, plain)
     may = not is_uuid(plain) or _may_change(plain, request, context, caller)
@@ -82,19 +82,19 @@ async def remove(key: str, request: Request, store: Store, context: SharedContex
 
 async def _fetched(key: str, stored: str, store: ImageStore, context: SharedContext) -> Response:
     data = await context.storing(store.get, stored)
-    if not data:  # also of a file that a crash left empty
+    if not data:  # also an empty file after a crash
         raise _missing(key)
     return Response(data, media_type=_media_type(data), headers={"Cache-Control": "no-store"})
 
 
 def _may_change(key: str, request: Request, context: SharedContext, caller: str) -> bool:
-    """Whether a picture under one of the server's keys is the caller's, or the caller has an admin key."""
+    """Return True if a caller may change a picture under a server-made key: its owner, an admin, or without keys."""
     is_admin = bool(context.settings.admin_keys) and request.state.is_admin
     return not caller or is_admin or is_owned(key, caller)
 
 
 def _plain(key: str) -> str:
-    """The key without the ending that an address may carry for those who read it."""
+    """Return the key without the optional file suffix of an address."""
     return check_key(key).removesuffix(".png").removesuffix(".jpeg").removesuffix(".jpg")
 
 

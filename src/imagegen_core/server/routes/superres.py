@@ -1,4 +1,4 @@
-"""``POST /superres``: enlarge a picture that the client sends."""
+"""``POST /superres``: enlarge a client's picture."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ async def superres(
     out_format: Annotated[Format, Form(description="What the answer is encoded as.")] = "png",
     quality: Annotated[int, Form(ge=1, le=100, description="JPEG's quality.")] = 92,
 ) -> Response:
-    """Enlarge a PNG, JPEG, WebP, BMP or GIF; a recipe in it is kept."""
+    """Enlarge a PNG, JPEG, WebP, BMP or GIF; the picture's recipe is kept."""
 
     def enlarge(until: Future[Any]) -> Enlarged:
-        source = file.file.read()  # not before its turn: those that wait take disk instead of memory
+        source = file.file.read()  # read late: waiting files stay on disk instead of in memory
         return context.upscalers.enlarge(source, magnitude, out_format, quality, until=until)
 
     enlarged = await context.upscaled(request, caller, enlarge)
