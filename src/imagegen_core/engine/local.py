@@ -123,7 +123,7 @@ class LocalEngine:
         return [self.worker]
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run another computation on the worker's thread, such as an upscaler's network, between the worker's steps."""
+        """Run another computation, such as an upscaler's network, between the worker's steps; see `compute_on`."""
         return compute_on(self.worker, function, *arguments)
 
     def report(self) -> EngineReport:
