@@ -1,7 +1,7 @@
 """Generation requests, and the only place that validates them.
 
-Requests usually arrive as `GenerateRequest`. Workers accept any object with the same attributes, and convert it with
-`ResolvedRequest.of` to a `ResolvedRequest`, in which every value is set.
+Requests usually arrive as `GenerateRequest`. Workers accept any object with the same attributes. They convert it
+with `ResolvedRequest.of` to a `ResolvedRequest`, in which every value is set.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def split_schedule(name: str) -> tuple[str, Schedule] | None:
 
 
 def plain_name(name: str) -> str:
-    """Normalize a name: remove spaces, hyphens and underscores, and ignore case."""
+    """Normalize a name: remove spaces, hyphens and underscores, and fold its case."""
     return re.sub(r"[\s_-]", "", name).casefold()
 
 

@@ -122,7 +122,7 @@ class RequestQueue:
             self._changed.notify_all()
 
     def give_up(self, engine: object, why: str) -> None:
-        """Fail the open tickets of an engine that stops; after the last engine, fail all open tickets."""
+        """Fail the open tickets of a broken engine; fail all after the last engine, or if the queue is closed."""
         with self._changed:
             self._engines.discard(id(engine))
             self._closed = self._closed or not self._engines
