@@ -26,7 +26,7 @@ class Sampler:
         options: Options that override the checkpoint's scheduler configuration.
         automatic: The schedule of A1111's ``Automatic`` for this sampler; None is the checkpoint's own.
         eta: The share of fresh noise in a step; None lets a request choose it.
-        most_steps: Maximum number of denoising steps, unless the checkpoint has `distilled_steps`; None sets no such limit.
+        most_steps: Maximum number of denoising steps, unless the checkpoint gives `distilled_steps`; or None.
         spare_steps: The limit of steps is this much less than the checkpoint's number of training steps.
     """
 
