@@ -1,7 +1,7 @@
-"""imagegen: a pluggable framework that turns prompts into images.
+"""imagegen: a pluggable framework to generate images from prompts.
 
-Everything public is here. Names load on first use, so that importing the package, as every plugin
-module does, costs next to nothing and never brings torch.
+This module holds the public names. Each name loads on first use, because every plugin module imports this package.
+The import therefore stays fast and never loads torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The description by which a plugin offers a backend, and what it means to import one."""
+"""Description of a backend, for plugins to register, and the lazy import of its worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OptionalField = Literal[
     "s_tmax",
     "s_noise",
 ]
-"""The fields of a request that a backend may be without."""
+"""Request fields that a backend may not support."""
 _GO_WITH: Mapping[OptionalField, tuple[OptionalField, ...]] = {
     "scheduler": ("schedule", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"),
     "guidance_scale": ("guidance_rescale",),
@@ -37,18 +37,18 @@ _GO_WITH: Mapping[OptionalField, tuple[OptionalField, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A way to draw, described without importing what it takes.
+    """Description of a backend; creating it imports none of the backend's libraries.
 
     Attributes:
-        name: What the configuration calls it, such as ``sdxl``; its upper-case form prefixes the
+        name: The backend's name in the configuration, such as ``sdxl``; in upper case it is the prefix of the
             backend's own environment variables (``SDXL_MODEL``).
         summary: One line for ``imagegen plugins list``.
         worker: ``module:Class`` of its `Worker`, imported on first use.
-        default_size: ``WIDTHxHEIGHT`` drawn where neither request nor checkpoint says one.
-        architectures: The checkpoint families it loads, as `imagegen_core.models.inspect` names them.
-        without: The fields of a request that it cannot heed. It refuses a request that gives one of them, which
-            `drawing` does for it; ``size`` says that it draws its native size alone, ``scheduler`` that it has no
-            ``schedule`` and none of `StepOptions` either, ``guidance_scale`` the same of ``guidance_rescale``.
+        default_size: Default size as ``WIDTHxHEIGHT``, if neither the request nor the checkpoint gives a size.
+        architectures: The supported checkpoint families, by their names in `imagegen_core.models.inspect`.
+        without: The request fields that it does not support; `drawing` refuses requests that set them. ``size``
+            means that only the native size is supported. ``scheduler`` includes ``schedule`` and all `StepOptions`;
+            ``guidance_scale`` includes ``guidance_rescale``.
     """
 
     name: str
@@ -60,31 +60,31 @@ class Backend:
 
     @property
     def lacking(self) -> tuple[OptionalField, ...]:
-        """`without`, and the fields that go with those."""
+        """All unsupported request fields: `without` and the dependent fields."""
         return tuple(lacking for named in self.without for lacking in (named, *_GO_WITH.get(named, ())))
 
     @property
     def environment_prefix(self) -> str:
-        """What this backend's own variables begin with."""
+        """Prefix of this backend's own environment variables."""
         return self.name.upper().replace("-", "_")
 
     def load(self) -> Callable[..., Worker]:
         """Import the worker class.
 
         Raises:
-            PluginError: The module does not import, or has no such class.
+            PluginError: The module cannot be imported, or has no such class.
         """
         return cast("Callable[..., Worker]", load_named(f"Backend '{self.name}'", self.worker))
 
     def drawing(self, request: object, native_size: str | None = None) -> ResolvedRequest:
-        """Check a request: see `ResolvedRequest.of`; and refuse what this backend is without.
+        """Check a request with `ResolvedRequest.of`, and refuse unsupported fields.
 
         Args:
             request: A `GenerateRequest`, or any object with (some of) its attributes.
-            native_size: The checkpoint's own size; None is `default_size`.
+            native_size: The checkpoint's native size; None uses `default_size`.
 
         Raises:
-            InvalidRequestError: A value is outside what it may be, or of a field that the backend is without.
+            InvalidRequestError: A value is out of range, or its field is not supported.
         """
         from imagegen_core.request import ResolvedRequest, Size
 

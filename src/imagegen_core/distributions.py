@@ -1,8 +1,8 @@
-"""The installed distributions, and those of them whose metadata cannot be read.
+"""Find installed distributions, and skip distributions with unreadable metadata.
 
-`importlib.metadata` answers most questions from the metadata of all distributions, and raises where one of them is
-damaged. pydantic, torch, transformers and diffusers ask such questions when they are imported, so that a single damaged
-distribution, of no use to imagegen, would stop every command.
+`importlib.metadata` reads the metadata of all distributions for most queries, and raises if any of them is damaged.
+pydantic, torch, transformers and diffusers run such queries at import. A single damaged distribution, even one that
+imagegen does not use, would therefore stop every command.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _ENTRY_POINTS = "entry_points.txt"
 
 @dataclass(frozen=True, slots=True)
 class BrokenDistribution:
-    """A distribution whose metadata cannot be read.
+    """A distribution with unreadable metadata.
 
     Attributes:
-        name: What it is called, by its folder's name.
-        version: Its version, by its folder's name; "" where that does not tell.
-        path: The folder, or file, of its metadata.
-        cause: What is wrong, in a sentence.
-        mend: What to do about it, in a sentence.
-        entry_points: The text of its entry points, as far as that can be read.
+        name: Its name, from its folder's name.
+        version: Its version, from its folder's name; "" if the folder's name has none.
+        path: The folder or file of its metadata.
+        cause: The error as a sentence.
+        mend: The repair as a sentence.
+        entry_points: The readable text of its entry points.
     """
 
     name: str
@@ -50,69 +50,69 @@ class BrokenDistribution:
     entry_points: str = ""
 
     def names(self, group: str) -> list[str]:
-        """The names of its entry points in a group, as far as they can be read."""
+        """Return the readable names of its entry points in a group."""
         _, _, rest = self.entry_points.partition(f"[{group}]")
         lines = rest.partition("\n[")[0].splitlines()
-        return [name.strip() for name, is_one, _ in (line.partition("=") for line in lines) if is_one]
+        return [name.strip() for name, separator, _ in (line.partition("=") for line in lines) if separator]
 
 
 def leave_out_broken_distributions() -> None:
-    """Have `importlib.metadata` pass over the distributions of this process's path that cannot be read.
+    """Make `importlib.metadata` skip unreadable distributions on this process's path.
 
-    For imagegen's own programs, before they import anything that asks for distributions. An application that uses
-    imagegen as a library is left as it is.
+    imagegen's own programs call this before other imports. An application that uses imagegen as a library is not
+    changed.
     """
     if PathFinder in sys.meta_path:
         sys.meta_path[sys.meta_path.index(PathFinder)] = _ReadableFinder
 
 
 def broken_distributions() -> list[BrokenDistribution]:
-    """The distributions on this process's path whose metadata cannot be read."""
-    return [broken for found in _on_path() if (broken := _diagnosis(found))]
+    """Return the unreadable distributions on this process's path."""
+    return [broken for distribution in _on_path() if (broken := _diagnosis(distribution))]
 
 
 def duplicate_distributions() -> dict[str, list[str]]:
-    """The distributions that one folder holds more than once: the folders of their metadata by name."""
+    """Return distributions with several copies in one folder: the metadata folders by name."""
     places: dict[tuple[Path, str], list[str]] = {}
-    for found in _on_path():
-        if _diagnosis(found) is None:
-            place = Path(str(found.locate_file("")))
-            places.setdefault((place, _normalized(found.metadata["Name"])), []).append(_path(found))
+    for distribution in _on_path():
+        if _diagnosis(distribution) is None:
+            place = Path(str(distribution.locate_file("")))
+            places.setdefault((place, _normalized(distribution.metadata["Name"])), []).append(_path(distribution))
     return {name: paths for (_, name), paths in places.items() if len(paths) > 1}
 
 
 def entry_points(group: str) -> list[EntryPoint]:
-    """The entry points of a group, without those of broken distributions; of copies the first counts."""
+    """Return the entry points of a group, from readable distributions; of several copies, use the first."""
     readable: dict[str, Distribution] = {}
-    for found in metadata.distributions():
-        if _diagnosis(found) is None:
-            readable.setdefault(_normalized(found.metadata["Name"]), found)
-    return [entry for found in readable.values() for entry in found.entry_points if entry.group == group]
+    for distribution in metadata.distributions():
+        if _diagnosis(distribution) is None:
+            readable.setdefault(_normalized(distribution.metadata["Name"]), distribution)
+    return [entry for distribution in readable.values() for entry in distribution.entry_points if entry.group == group]
 
 
 def installed_version(name: str) -> str | None:
-    """The version of an installed distribution; None where there is none, or its metadata cannot be read."""
-    for found in Distribution.discover(name=name):
-        if _diagnosis(found) is None:
-            return found.version
+    """Return the version of an installed distribution, or None if it is missing or unreadable."""
+    for distribution in Distribution.discover(name=name):
+        if _diagnosis(distribution) is None:
+            return distribution.version
     return None
 
 
 class _ReadableFinder(PathFinder):
-    """Finds what `PathFinder` finds, and of the distributions those that can be read."""
+    """A `PathFinder` that finds only readable distributions."""
 
     @staticmethod
     def find_distributions(
         context: DistributionFinder.Context = DistributionFinder.Context(),  # noqa: B008 - as importlib.metadata has it
     ) -> Iterator[PathDistribution]:
         """Find distributions: https://docs.python.org/3/library/importlib.metadata.html#implementing-custom-providers."""
-        for found in MetadataPathFinder.find_distributions(context):
-            if _diagnosis(found) is None:
-                yield _Tolerant(Path(_path(found)))
+        for distribution in MetadataPathFinder.find_distributions(context):
+            if _diagnosis(distribution) is None:
+                yield _Tolerant(Path(_path(distribution)))
 
 
 class _Tolerant(PathDistribution):
-    """A distribution whose lists of files may be damaged: they are then as if they were not there."""
+    """A distribution that treats damaged lists of files as missing."""
 
     def read_text(self, filename: str | Path) -> str | None:  # type: ignore[override]
         try:
@@ -124,7 +124,7 @@ class _Tolerant(PathDistribution):
     def files(self) -> list[PackagePath] | None:
         try:
             return super().files
-        except (csv.Error, TypeError, ValueError):  # a row with more columns than there are
+        except (csv.Error, TypeError, ValueError):  # a row with too many columns
             return None
 
 
@@ -132,21 +132,21 @@ def _on_path() -> Iterable[PathDistribution]:
     return MetadataPathFinder.find_distributions()
 
 
-def _path(found: Distribution) -> str:
-    return str(getattr(found, "_path", ""))  # told nowhere else
+def _path(distribution: Distribution) -> str:
+    return str(getattr(distribution, "_path", ""))  # there is no public attribute
 
 
-def _diagnosis(found: Distribution) -> BrokenDistribution | None:
-    """What is wrong with a distribution; None where it can be read, or is no folder of this path's."""
-    return _diagnose(path) if (path := _path(found)) else None
+def _diagnosis(distribution: Distribution) -> BrokenDistribution | None:
+    """Return the fault of a distribution, or None if it is readable or has no folder on this path."""
+    return _diagnose(path) if (path := _path(distribution)) else None
 
 
 @lru_cache(maxsize=4096)
 def _diagnose(path: str) -> BrokenDistribution | None:
-    """What is wrong with the metadata in a folder; looked at once, as half a dozen libraries ask."""
+    """Return the fault of the metadata in a folder; cached, because several libraries query it."""
     told = _NAME_AND_VERSION.fullmatch(Path(path).name)
     name, version = (told["name"], told["version"] or "") if told else (Path(path).stem, "")
-    if name.startswith("~"):  # pip renames what it replaces so, and deletes it at the end
+    if name.startswith("~"):  # pip renames a replaced distribution this way, and deletes it at the end
         return BrokenDistribution(name, version, path, "an interrupted pip left it behind", f"delete {path}")
     cause = _fault(PathDistribution(Path(path)))
     if cause is None:
@@ -155,9 +155,9 @@ def _diagnose(path: str) -> BrokenDistribution | None:
     return BrokenDistribution(name, version, path, cause, mend, _damaged_text(Path(path, _ENTRY_POINTS)))
 
 
-def _fault(found: PathDistribution) -> str | None:
+def _fault(distribution: PathDistribution) -> str | None:
     try:
-        text = found.read_text("METADATA") or found.read_text("PKG-INFO") or found.read_text("")
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or distribution.read_text("")
     except (OSError, UnicodeDecodeError) as error:
         return f"its METADATA cannot be read ({error})"
     if not text:
@@ -167,8 +167,8 @@ def _fault(found: PathDistribution) -> str | None:
     if lacking:
         return f"its METADATA has no {' and no '.join(lacking)}"
     try:
-        list(found.entry_points)
-    except Exception as error:  # noqa: BLE001 - the parser raises whatever a wrong line leads to
+        list(distribution.entry_points)
+    except Exception as error:  # noqa: BLE001 - the parser may raise any error for a wrong line
         return f"its {_ENTRY_POINTS} is not one of NAME = VALUE lines below [GROUP] lines ({error})"
     return None
 
@@ -181,5 +181,5 @@ def _damaged_text(path: Path) -> str:
 
 
 def _normalized(name: str) -> str:
-    """A name as https://packaging.python.org/en/latest/specifications/name-normalization compares it."""
+    """Normalize a name: https://packaging.python.org/en/latest/specifications/name-normalization."""
     return re.sub(r"[-_.]+", "-", name).lower()

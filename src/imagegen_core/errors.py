@@ -1,17 +1,17 @@
-"""The errors imagegen raises. Every message is a sentence that says what is wrong and what to do."""
+"""The errors of imagegen; each message is a sentence with the problem and its solution."""
 
 from __future__ import annotations
 
 
 class ImagegenError(RuntimeError):
-    """Base of everything imagegen raises on purpose: catch this to catch them all."""
+    """Base class of all errors that imagegen raises on purpose."""
 
 
 class InvalidRequestError(ImagegenError, ValueError):
-    """The request asks for something no worker could draw, such as a size of ``12by7``.
+    """The request is invalid for every worker, for example with a size of ``12by7``.
 
     Attributes:
-        field: The request's field that is wrong, such as ``size`` or ``style_lora.level``, where it is one alone.
+        field: The wrong field, such as ``size`` or ``style_lora.level``; None if no single field is wrong.
     """
 
     def __init__(self, message: str, field: str | None = None) -> None:
@@ -20,50 +20,50 @@ class InvalidRequestError(ImagegenError, ValueError):
 
 
 class SettingsError(ImagegenError):
-    """A setting is malformed, unknown, or asks for something this machine does not have."""
+    """A setting is malformed, unknown, or not available on this machine."""
 
 
 class BackendNotFoundError(ImagegenError):
-    """No installed backend fits, or several do and nothing chooses between them."""
+    """No installed backend fits, or several fit and the configuration selects none of them."""
 
 
 class PluginError(ImagegenError):
-    """A plugin that was asked for is broken; the message names its distribution and the mend."""
+    """A requested plugin is broken; the message names its distribution and the repair."""
 
 
 class ModelNotFoundError(ImagegenError):
-    """The configured checkpoint's name leads to no file, folder or named model."""
+    """The configured checkpoint's name matches no file, folder or named model."""
 
 
 class ModelLoadError(ImagegenError):
-    """The checkpoint is there but cannot be loaded: damaged, incomplete, or of another family."""
+    """The checkpoint exists but cannot be loaded: damaged, incomplete, or of another family."""
 
 
 class OutputError(ImagegenError):
-    """A picture cannot be written where it was asked to go."""
+    """A picture cannot be written to the requested target."""
 
 
 class WriteError(OutputError):
-    """Writing failed although the target was in order: the disk is full, or nobody reads any more."""
+    """Writing to a valid target failed: the disk is full, or the reader has closed the pipe."""
 
 
 class PictureError(ImagegenError):
-    """A picture given to work on cannot be read, or carries no recipe."""
+    """An input picture cannot be read, or has no recipe."""
 
 
 class OutOfMemoryError(ImagegenError):
-    """The device's memory does not take this picture; the message says what would make it fit."""
+    """The picture does not fit in the device's memory; the message tells how to reduce it."""
 
 
 class StorageError(ImagegenError):
-    """The store of pictures does not work at the moment."""
+    """The image store does not work at the moment."""
 
 
 class QueueFullError(ImagegenError):
-    """Too many requests wait already.
+    """The request queue is full.
 
     Attributes:
-        retry_after: Seconds after which there will probably be room.
+        retry_after: Estimated seconds until there is room.
     """
 
     def __init__(self, message: str, retry_after: float) -> None:
@@ -75,12 +75,12 @@ class QueueFullError(ImagegenError):
 
 
 class NotReadyError(ImagegenError):
-    """The model is still being loaded, or could not be."""
+    """The model is still loading, or failed to load."""
 
 
 class DeadlineError(ImagegenError):
-    """The picture was not done by its deadline, and was given up."""
+    """The picture was not finished before its deadline, and the job was stopped."""
 
 
 class EngineClosedError(ImagegenError):
-    """The engine takes no more requests."""
+    """The engine accepts no more requests."""

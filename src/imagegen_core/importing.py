@@ -1,4 +1,4 @@
-"""Importing what a description names, and telling why an import failed and what mends it."""
+"""Import objects by ``module:name``, and explain why an import failed and how to repair it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imagegen_core.distributions import BrokenDistribution, broken_distributions
 from imagegen_core.errors import ImagegenError, PluginError
 
 _OWN = "imagegen_core"
-# By the beginning of a module's name below imagegen_core; the first that fits.
+# By prefix of the module's name below imagegen_core; the first match counts.
 _EXTRAS = {
     "diffusion.upscaling": "upscale",
     "diffusion": "diffusers",
@@ -28,11 +28,11 @@ _EXTRAS = {
 
 @dataclass(frozen=True, slots=True)
 class ImportFailure:
-    """Why an import failed.
+    """The explanation of a failed import.
 
     Attributes:
-        cause: What went wrong, in a sentence that begins with ``importing``.
-        mend: What to do about it; None where only the authors of the imported module can help.
+        cause: The error as a sentence that begins with ``importing``.
+        mend: The repair; None if only the authors of the imported module can repair it.
     """
 
     cause: str
@@ -40,30 +40,30 @@ class ImportFailure:
 
 
 def import_named(reference: str) -> Any:
-    """Import the object that ``module:name`` names; whatever the import raises comes through."""
+    """Import the object at ``module:name``; let all errors through."""
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)
 
 
 def load_named(subject: str, reference: str, extra: str | None = None) -> Any:
-    """Import the object that ``module:name`` names.
+    """Import the object at ``module:name``.
 
     Args:
-        subject: What needs it, such as ``Backend 'sdxl'``.
+        subject: The part that needs the object, such as ``Backend 'sdxl'``.
         reference: The ``module:name``.
-        extra: The extra of imagegen-core that it needs; None leaves it to `explain`.
+        extra: The extra of imagegen-core with the needed libraries; None lets `explain` find it.
 
     Raises:
-        PluginError: The module does not import, or has no such name.
+        PluginError: The module cannot be imported, or has no such name.
     """
     try:
         return import_named(reference)
-    except Exception as error:  # a module runs any code when it is imported
+    except Exception as error:  # an import runs arbitrary code
         raise unusable(subject, error, reference, extra) from error
 
 
 def unusable(subject: str, error: Exception, reference: str, extra: str | None = None) -> ImagegenError:
-    """The error to raise where an import that `subject` needs raised `error`; see `load_named`."""
+    """Return the error to raise after a failed import that `subject` needs; see `load_named`."""
     if isinstance(error, ImagegenError):
         return error
     failure = explain(error, reference, extra)
@@ -73,10 +73,10 @@ def unusable(subject: str, error: Exception, reference: str, extra: str | None =
 
 
 def explain(error: BaseException, reference: str, extra: str | None = None) -> ImportFailure:
-    """Why importing ``module`` or ``module:name`` failed.
+    """Explain why importing ``module`` or ``module:name`` failed.
 
-    A library that imports others on first use, as diffusers and transformers do, raises an error of its own. The error
-    that it was raised from tells the cause, and the module that was being imported then tells the library.
+    diffusers and transformers import other libraries on first use, and then raise an error of their own. The error
+    at the root of the chain tells the cause. The module that was being imported at that point tells the library.
     """
     package = reference.partition(":")[0].partition(".")[0]
     root = _root(error)
@@ -100,7 +100,7 @@ def explain(error: BaseException, reference: str, extra: str | None = None) -> I
 
 
 def unexpected(error: Exception) -> str:
-    """What is said of an error that nobody foresaw: where it was raised, whose code that is, and how to see more."""
+    """Return the message for an unexpected error: its place, its library, and how to see more."""
     root = _root(error)
     step = traceback.extract_tb(root.__traceback__)[-1] if root.__traceback__ else None
     failed = _failed_module(root).partition(".")[0]
@@ -114,7 +114,7 @@ def unexpected(error: Exception) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """An error's kind and message in one line, also where its own ``__str__`` fails."""
+    """Return an error's type and message in one line, even if its own ``__str__`` fails."""
     return " ".join(traceback.format_exception_only(error)[0].split())
 
 
@@ -130,20 +130,20 @@ def _failed_library(error: BaseException, reference: str, name: str, installed: 
 
 
 def _is_made_for_torch(name: str) -> bool:
-    """Whether a distribution belongs to one release of torch, as torchvision and xformers do."""
+    """Return whether a distribution is built for one release of torch, as torchvision and xformers are."""
     needs = (need.replace(" ", "").replace("(", "") for need in requires(name) or ())
     return name.startswith("torch") or any(need.startswith("torch==") for need in needs)
 
 
 def _root(error: BaseException) -> BaseException:
-    """The error that the others of a chain were raised from."""
+    """Return the original error of a chain."""
     while error.__cause__:
         error = error.__cause__
     return error
 
 
 def _failed_module(error: BaseException) -> str:
-    """The module that was being imported when `error` was raised, the innermost in its traceback; "" for none."""
+    """Return the innermost module being imported when `error` was raised, by its traceback; "" for none."""
     innermost, step = "", error.__traceback__
     while step:
         if step.tb_frame.f_code.co_name == "<module>":
@@ -153,21 +153,21 @@ def _failed_module(error: BaseException) -> str:
 
 
 def _extra(module: str) -> str | None:
-    """The extra of imagegen-core that a module of its own needs."""
+    """Return the extra of imagegen-core for a module of imagegen_core."""
     return next((extra for prefix, extra in _EXTRAS.items() if module.startswith(f"{_OWN}.{prefix}")), None)
 
 
 def _distribution(package: str) -> tuple[str, str] | None:
-    """Name and version of the installed distribution that a package is from."""
+    """Return the name and version of a package's installed distribution."""
     try:
         name = next(iter(packages_distributions().get(package, ())), package)
-    except Exception:  # noqa: BLE001 - a broken distribution, which need not be the one that is looked for
+    except Exception:  # noqa: BLE001 - a broken distribution, possibly another than the requested one
         name = package
     installed = installed_version(name)
     return (name, installed) if installed else None
 
 
 def _broken_among(text: str) -> BrokenDistribution | None:
-    """The broken distribution that an error names."""
+    """Return the broken distribution with its name in an error message, or None."""
     words = {word.lower() for word in re.findall(r"[\w.-]*\w", text)}
     return next((broken for broken in broken_distributions() if broken.name.lower() in words), None)

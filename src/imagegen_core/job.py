@@ -1,4 +1,4 @@
-"""A request on its way through a worker, and the news it gives on that way."""
+"""A job (a request in progress) and its events."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from imagegen_core.request import GenerateRequest
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The job waits; `place` 1 is the next to be started."""
+    """The job waits in the queue; at `place` 1 it is next."""
 
     place: int
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The job's prompt is encoded and its noise drawn: the first step can come."""
+    """The job's prompt is encoded and its noise is drawn; the first step follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """One denoising step is behind the job.
+    """A denoising step is done.
 
     Attributes:
-        step: Which, counted from 1.
-        steps: Of how many.
-        preview: What the latents look like, as a PNG an eighth of the picture's size; None where none was asked for.
+        step: Number of the step, from 1.
+        steps: Total number of steps.
+        preview: A preview of the latents, as a PNG of an eighth of the picture's size; None if previews are off.
     """
 
     step: int
@@ -41,21 +41,21 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The picture is there."""
+    """The picture is finished."""
 
     picture: Picture
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """There will be no picture, and why: also an expired deadline."""
+    """The job failed with `error`, for example after its deadline."""
 
     error: Exception
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The job was cancelled by who had asked for it."""
+    """The client cancelled the job."""
 
 
 Event = Queued | Started | StepDone | Done | Failed | Cancelled
@@ -63,13 +63,13 @@ Event = Queued | Started | StepDone | Done | Failed | Cancelled
 
 @dataclass
 class Job:
-    """A request, the future its asker waits on, and when it came.
+    """A request with its future and its arrival time.
 
     Attributes:
         req: The request, or any object with its attributes.
-        fut: Resolved with what `Worker.run_job` returns, by whoever runs the worker, never by the worker itself.
-        submitted_at: Seconds of `time.time`.
-        on_step: Called on the drawing thread after each denoising step; it should return at once.
+        fut: Future for the result of `Worker.run_job`; the caller of the worker resolves it, never the worker.
+        submitted_at: Arrival in seconds of `time.time`.
+        on_step: Callback on the drawing thread after each denoising step; it should return at once.
     """
 
     req: GenerateRequest

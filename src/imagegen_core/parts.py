@@ -8,11 +8,11 @@ from typing import TypeAlias, TypeVar
 Result = TypeVar("Result")
 
 Parts: TypeAlias = Generator[None, None, Result]
-"""Work that pauses at each ``yield``, and returns its result in the end."""
+"""Generator for work in parts: it pauses at each ``yield``, and returns the result at the end."""
 
 
 def completed(parts: Parts[Result]) -> Result:
-    """Do all parts at once, and return the result."""
+    """Run all parts, and return the result."""
     while True:
         try:
             next(parts)
@@ -22,9 +22,9 @@ def completed(parts: Parts[Result]) -> Result:
 
 
 def works_in_parts(worker: object, whole: str) -> bool:
-    """Whether a method has a form in parts that does the same, such as ``begin_in_parts`` for ``begin``.
+    """Return whether a method also exists in parts, such as ``begin_in_parts`` for ``begin``.
 
-    A class that overrides the whole method alone, or wraps a worker, means the whole method to be called.
+    If a class overrides only the whole method, or wraps a worker, the whole method must be called.
     """
     for names in (getattr(worker, "__dict__", {}), *map(vars, type(worker).__mro__)):
         if f"{whole}_in_parts" in names:

@@ -1,4 +1,4 @@
-"""Paths as people write them."""
+"""Expand paths from user input."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from imagegen_core.errors import SettingsError
 
 
 def expanded(path: str | Path) -> Path:
-    """A path whose ``~`` or ``~NAME`` at the beginning is the home folder.
+    """Replace ``~`` or ``~NAME`` at the start of a path by the home folder.
 
     Raises:
-        SettingsError: There is no such home folder, as for a container's user without an entry in ``/etc/passwd``.
+        SettingsError: The home folder is unknown, as for a container's user without an entry in ``/etc/passwd``.
     """
     try:
         return Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""What a drawn request gives back."""
+"""The result of a drawn request."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Picture:
 
     Attributes:
         png: The encoded PNG.
-        seed: The seed it was drawn from: asking with it again draws the same picture.
-        latents: The final latents, adaptive-average-pooled in float32 to 8×8, as 512 bytes of
-            little-endian float16 in NCHW order [1, 4, 8, 8]; they serve as a small fingerprint.
+        seed: The seed; the same request with this seed draws the same picture.
+        latents: The final latents, adaptive-average-pooled in float32 to 8×8: 512 bytes of
+            little-endian float16 in NCHW order [1, 4, 8, 8]. They serve as a small fingerprint.
     """
 
     png: bytes
@@ -29,13 +29,13 @@ class Picture:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, as the PNG's header has them."""
+        """Width and height in pixels, from the PNG's header."""
         width, height = struct.unpack(">II", self.png[16:24])
         return width, height
 
     @cached_property
     def image(self) -> Image:
-        """The decoded picture, RGB."""
+        """The decoded picture in RGB."""
         from PIL import Image
 
         return Image.open(io.BytesIO(self.png)).convert("RGB")

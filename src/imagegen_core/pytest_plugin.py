@@ -1,4 +1,4 @@
-"""pytest is told of this module by the entry point ``imagegen``: a check that fails says what it protects."""
+"""pytest plugin (entry point ``imagegen``): add to a failed check's report an explanation of its purpose."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytest.register_assert_rewrite("imagegen_core.testing")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add a check's explanation to its report, and show it where the check fails."""
+    """Add a check's explanation to its report, and show it if the check fails."""
     report = yield
     function = getattr(item, "function", None)
     if function is not None and function.__module__.startswith(_KIT):

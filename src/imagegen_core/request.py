@@ -1,7 +1,7 @@
-"""What can be asked for, and the one place where an ask is checked.
+"""Generation requests, and the only place that validates them.
 
-`GenerateRequest` is the form requests usually arrive in. Workers accept any object with the same
-attributes and turn it into a `ResolvedRequest`, in which nothing is left open, with `ResolvedRequest.of`.
+Requests usually arrive as `GenerateRequest`. Workers accept any object with the same attributes. They convert it
+with `ResolvedRequest.of` to a `ResolvedRequest`, in which every value is set.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from imagegen_core.styles import MAX_STRENGTH, LoraUse
 
 _SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX]\s*([0-9]{1,6})\s*")
 MAX_GUIDANCE = 100.0
-"""The largest guidance scale, as ComfyUI's KSampler takes it (nodes.py)."""
+"""The largest guidance scale; the same as in ComfyUI's KSampler (nodes.py)."""
 VAE_REDUCTION = 8
-"""One latent covers 8×8 pixels, so a picture's sides are multiples of it."""
+"""A latent covers 8×8 pixels, so width and height are multiples of 8."""
 _MAX_SIDE = 8192
 _MAX_SEED = 2**63 - 1
-_LAST_LEVEL = 1000  # above what any style has, which means its last
-_FIELDS = {"style": "style_lora.style", "style level": "style_lora.level"}  # where the words of a message are others
-_MAX_CHURN = _MAX_NOISE = 100.0  # as ComfyUI's samplers take them (comfy_extras/nodes_custom_sampler.py)
-_MAX_NOISE_LEVEL = 1e6  # above every schedule's
-_RANDOM_SEEDS = 2**32  # drawn seeds stay short enough to read aloud, and exact in JavaScript
+_LAST_LEVEL = 1000  # above the last level of any style; it selects the last level
+_FIELDS = {"style": "style_lora.style", "style level": "style_lora.level"}  # field names, if messages use other words
+_MAX_CHURN = _MAX_NOISE = 100.0  # as in ComfyUI's samplers (comfy_extras/nodes_custom_sampler.py)
+_MAX_NOISE_LEVEL = 1e6  # above the noise levels of all schedules
+_RANDOM_SEEDS = 2**32  # random seeds are short enough to read aloud, and exact in JavaScript
 
 
 class StyleLoraRequest(BaseModel):
-    """Which style a picture is drawn in, and how strongly.
+    """The style of a picture and its level.
 
     Attributes:
-        style: The style's id, or None for none.
-        level: 0 is off; 1..N picks the style's strength presets.
+        style: The style's id, or None for no style.
+        level: 0 is off; 1..N selects one of the style's strengths, and a level above N means N.
     """
 
     style: str | None = None
@@ -48,10 +48,10 @@ class StyleLoraRequest(BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> StyleLoraRequest:
-        """Read ``NAME:LEVEL``, or ``NAME`` for the style's last level.
+        """Parse ``NAME:LEVEL``, or ``NAME`` for the style's last level.
 
         Raises:
-            InvalidRequestError: `text` is neither.
+            InvalidRequestError: `text` has neither form.
         """
         name, colon, level = text.rpartition(":")
         if not colon:
@@ -72,15 +72,15 @@ _HIGHEST = {
 
 @dataclass(frozen=True, slots=True)
 class StepOptions:
-    """What a request asks of each denoising step, where its sampler takes it; None asks nothing.
+    """Options for each denoising step, if the sampler supports them; None leaves an option unset.
 
     Attributes:
         eta: The share of fresh noise in a step, from 0 to 1: https://arxiv.org/abs/2010.02502, equation 16.
-        s_churn: How much noise is added before a step and taken off in it, from 0 to 100:
-            https://arxiv.org/abs/2206.00364, algorithm 2, for this and the rest.
-        s_tmin: The lowest noise level at which `s_churn` adds any.
-        s_tmax: The highest.
-        s_noise: The standard deviation of the noise that is added, from 0 to 100.
+        s_churn: The amount of noise to add before a step and remove in it, from 0 to 100. For this and the
+            following options see https://arxiv.org/abs/2206.00364, algorithm 2.
+        s_tmin: The lowest noise level for `s_churn` to add noise.
+        s_tmax: The highest noise level for `s_churn` to add noise.
+        s_noise: The standard deviation of the added noise, from 0 to 100.
     """
 
     eta: float | None = None
@@ -91,40 +91,40 @@ class StepOptions:
 
     @classmethod
     def of(cls, request: object) -> StepOptions:
-        """Check those of a request.
+        """Validate a request's step options.
 
         Raises:
-            InvalidRequestError: A value is outside what it may be.
+            InvalidRequestError: A value is out of range.
         """
         return cls(**{name: _number(name, getattr(request, name, None), high) for name, high in _HIGHEST.items()})
 
     def given(self) -> dict[str, float]:
-        """Those that ask something."""
+        """Return the options that are set."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 
 class GenerateRequest(BaseModel):
-    """A picture to draw. Values are checked where they are used, so any worker refuses alike.
+    """A request for a picture. Each worker validates it on use, with the same rules.
 
     Attributes:
-        prompt: What the picture shows.
-        size: ``WIDTHxHEIGHT`` in pixels, multiples of 8. Left out, it is the checkpoint's native size.
-        num_inference_steps: Denoising steps, from 1.
-        guidance_scale: Strength of the prompt, from 0 to 100; up to 1.0 the prompt alone is followed, above
-            it classifier-free guidance runs the network twice a step.
-        seed: 0 to 2**63 - 1; None draws one at random.
+        prompt: Description of the picture.
+        size: ``WIDTHxHEIGHT`` in pixels, multiples of 8; the default is the checkpoint's native size.
+        num_inference_steps: Number of denoising steps, from 1.
+        guidance_scale: Strength of the prompt, from 0 to 100. Values above 1.0 use classifier-free guidance, which
+            runs the network twice per step; values up to 1.0 use only the prompt.
+        seed: 0 to 2**63 - 1; None chooses a random seed.
         style_lora: The style.
-        negative_prompt: What the picture should not show; needs a guidance scale above 1.0.
-        scheduler: A sampler's name, such as ``Euler a`` or ``EulerAncestralDiscreteScheduler``; ``checkpoint`` is the
-            checkpoint's own. Left out, it is the configured one, LCM unless configured otherwise.
-        clip_skip: Last layers of the text encoders to leave out, beyond those that the family always does, as
-            diffusers counts them: 1 is A1111's "Clip skip: 2".
+        negative_prompt: Description of unwanted content; needs a guidance scale above 1.0.
+        scheduler: A sampler's name, such as ``Euler a`` or ``EulerAncestralDiscreteScheduler``, or ``checkpoint`` for
+            the checkpoint's own. The default is the configured sampler, else LCM (for EDM checkpoints, their own).
+        clip_skip: Number of last text encoder layers to skip, in addition to the family's usual number. diffusers
+            counts the same way: 1 is A1111's "Clip skip: 2".
         schedule: The noise schedule's name, such as ``Karras`` or ``SGM Uniform``, or timesteps such as
-            ``999, 749, 499, 249``; left out, it is the sampler's own. See `imagegen_core.schedules`.
-        guidance_rescale: How far guidance is kept from washing the picture out, from 0 to 1; needs a guidance scale
-            above 1.0. See https://arxiv.org/abs/2305.08891, section 3.4.
-        eta: See `StepOptions`, for this and the rest; each is refused where the sampler has none.
+            ``999, 749, 499, 249``. The default is the sampler's own. See `imagegen_core.schedules`.
+        guidance_rescale: Correction of overexposure by guidance, from 0 to 1; needs a guidance scale above 1.0.
+            See https://arxiv.org/abs/2305.08891, section 3.4.
+        eta: See `StepOptions`, also for the following; refused if the sampler does not support it.
         s_churn: See `StepOptions`.
         s_tmin: See `StepOptions`.
         s_tmax: See `StepOptions`.
@@ -148,39 +148,39 @@ class GenerateRequest(BaseModel):
     s_tmax: float | None = None
     s_noise: float | None = None
 
-    # Never read from what a client sends: it names files.
+    # A private attribute, because it names files: clients must not be able to set it.
     _loras: tuple[LoraUse, ...] = PrivateAttr(default=())
 
     @property
     def loras(self) -> tuple[LoraUse, ...]:
-        """The LoRAs it is drawn with beside its style; see `with_loras`."""
+        """LoRAs in addition to the style; see `with_loras`."""
         return self._loras
 
     def with_loras(self, loras: Iterable[LoraUse]) -> Self:
-        """This request, drawn with `loras` beside its style."""
+        """Return a copy of this request with `loras` in addition to its style."""
         copy = self.model_copy()
-        copy._loras = tuple(loras)  # noqa: SLF001 - its own
+        copy._loras = tuple(loras)  # noqa: SLF001 - an attribute of this class
         return copy
 
     @classmethod
     def given(cls, **fields: Any) -> GenerateRequest:
-        """A request in which the fields that are None count as left out."""
+        """Create a request; fields with the value None keep their defaults."""
         return cls(**{name: value for name, value in fields.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A picture's extent in pixels; both sides are positive multiples of 8, at most 8192."""
+    """A picture's size in pixels; width and height are positive multiples of 8, at most 8192."""
 
     width: int
     height: int
 
     @classmethod
     def parse(cls, text: object) -> Size:
-        """Read ``WIDTHxHEIGHT``.
+        """Parse ``WIDTHxHEIGHT``.
 
         Raises:
-            InvalidRequestError: `text` is anything else.
+            InvalidRequestError: `text` has another form, or is not a valid size.
         """
         match = _SIZE.fullmatch(text) if isinstance(text, str) else None
         if match:
@@ -199,7 +199,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRequest:
-    """A checked request: the same values always mean the same picture, where a scheduler of None is the worker's."""
+    """A validated request: equal values mean equal pictures. A scheduler of None means the worker's default."""
 
     prompt: str
     negative_prompt: str | None
@@ -218,14 +218,14 @@ class ResolvedRequest:
 
     @classmethod
     def of(cls, request: object, native_size: str) -> ResolvedRequest:
-        """Check `request` and fill in what it leaves open.
+        """Validate `request`, and fill in the missing values.
 
         Args:
             request: A `GenerateRequest` or any object with (some of) its attributes.
-            native_size: The size to use where the request names none.
+            native_size: The size for a request without one.
 
         Raises:
-            InvalidRequestError: A value is outside what it may be; the message names it.
+            InvalidRequestError: A value is out of range; the message names its field.
         """
         style, level = _style(request)
         size = _given_size(request)
@@ -270,7 +270,7 @@ def with_counted_seeds(request: GenerateRequest, count: int) -> list[GenerateReq
 
 
 def _given_size(request: object) -> object:
-    """The request's size, or None where it only carries the model's default."""
+    """Return the request's size, or None if it is only the class's default."""
     if isinstance(request, BaseModel) and "size" not in request.model_fields_set:
         return None
     return getattr(request, "size", None)
@@ -286,7 +286,7 @@ def _style(request: object) -> tuple[str | None, int]:
 def _loras(request: object) -> tuple[LoraUse, ...]:
     loras: tuple[LoraUse, ...] = tuple(getattr(request, "loras", None) or ())
     for lora in loras:
-        if not abs(lora.strength) <= MAX_STRENGTH:  # which refuses NaN, too
+        if not abs(lora.strength) <= MAX_STRENGTH:  # this form also refuses NaN
             raise InvalidRequestError(
                 f"Invalid strength {lora.strength:g} of the LoRA {lora.adapter_name!r}: expected a number from "
                 f"-{MAX_STRENGTH:g} to {MAX_STRENGTH:g}"
@@ -342,7 +342,7 @@ def _number(name: str, value: object, high: float) -> float | None:
 
 
 def _real(value: object) -> float:
-    """`value` as a float; NaN where it is no number, infinite where it is an integer beyond all floats."""
+    """Convert `value` to a float: NaN if it is not a number, infinity if it is an integer too large for a float."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return math.nan
     try:
@@ -358,5 +358,5 @@ def _seed(value: object) -> int:
 
 
 def shown(value: object) -> str:
-    """`value` as an error message shows it: quoted, and no longer than a line."""
+    """Format `value` for an error message: quoted, and at most one line."""
     return reprlib.repr(value)

@@ -1,4 +1,4 @@
-"""The samplers a request can name: diffusers' schedulers under the names that A1111's users know."""
+"""Samplers for requests: diffusers' schedulers under A1111's names."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from imagegen_core.errors import InvalidRequestError
 from imagegen_core.schedules import AUTOMATIC, SCHEDULES, Schedule, find_schedule, plain_name, split_schedule
 
 CHECKPOINT_CHOICE = "checkpoint"
-"""Stands for the scheduler that the checkpoint itself came with."""
+"""Name for the checkpoint's own scheduler."""
 _TRAINED_STEPS = 1000
 _LONGEST_NAME = 128  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """A scheduler with its options, described without importing it.
+    """Description of a scheduler with its options; creating it does not import the scheduler.
 
     Attributes:
-        name: What requests and pictures' recipes call it, such as ``DPM++ 2M Karras``.
-        scheduler: ``module:Class`` of a diffusers scheduler. The first sampler of a class also answers to the
-            class's name.
-        options: What its configuration overrides in the checkpoint's.
-        automatic: The schedule that A1111's ``Automatic`` gives it; None is the checkpoint's own.
+        name: The name in requests and recipes, such as ``DPM++ 2M Karras``.
+        scheduler: ``module:Class`` of a diffusers scheduler. The class's name also selects the first sampler of that
+            class.
+        options: Options that override the checkpoint's scheduler configuration.
+        automatic: The schedule of A1111's ``Automatic`` for this sampler; None is the checkpoint's own.
         eta: The share of fresh noise in a step; None lets a request choose it.
-        most_steps: The most denoising steps, where a distilled model takes fewer than it was trained with.
-        spare_steps: How many steps fewer than the checkpoint was trained with it takes at most.
+        most_steps: Maximum number of denoising steps, unless the checkpoint gives `distilled_steps`; or None.
+        spare_steps: The limit of steps is this much less than the checkpoint's number of training steps.
     """
 
     name: str
@@ -40,19 +40,19 @@ class Sampler:
 
     @property
     def class_name(self) -> str:
-        """The scheduler's class, such as ``EulerDiscreteScheduler``."""
+        """Name of the scheduler's class, such as ``EulerDiscreteScheduler``."""
         return self.scheduler.partition(":")[2]
 
 
 @dataclass(frozen=True, slots=True)
 class OwnScheduler:
-    """What there is to know of a checkpoint's own scheduler without loading it.
+    """Description of a checkpoint's own scheduler; creating it does not load the scheduler.
 
     Attributes:
-        class_name: Its class.
-        trained_steps: The noise levels that the checkpoint was trained with.
-        distilled_steps: The most denoising steps that it was distilled for, where it says that.
-        is_edm: Whether its noise levels are those of EDM: https://arxiv.org/abs/2206.00364.
+        class_name: Name of the scheduler's class.
+        trained_steps: Number of noise levels in the checkpoint's training.
+        distilled_steps: Maximum number of denoising steps after distillation; None if not given.
+        is_edm: Whether the noise levels are those of EDM: https://arxiv.org/abs/2206.00364.
     """
 
     class_name: str
@@ -62,7 +62,7 @@ class OwnScheduler:
 
     @classmethod
     def of(cls, class_name: str, config: Mapping[str, Any]) -> OwnScheduler:
-        """Read its configuration, as ``scheduler_config.json`` has it; what that lacks is as for all of its kind."""
+        """Create the description from the contents of ``scheduler_config.json``; missing values get defaults."""
         trained, distilled = (config.get(name) for name in ("num_train_timesteps", "original_inference_steps"))
         return cls(
             class_name,
@@ -73,15 +73,15 @@ class OwnScheduler:
 
     @property
     def default_sampler(self) -> str:
-        """The sampler where neither a request nor the configuration names one."""
+        """Name of the default sampler, if neither a request nor the configuration names a sampler."""
         return CHECKPOINT_CHOICE if self.is_edm else "LCM"
 
 
-# Which class and options are which of A1111's names: https://huggingface.co/docs/diffusers/api/schedulers/overview.
-# What Automatic gives them: modules/sd_samplers_kdiffusion.py of A1111 1.10.
+# Classes and options for A1111's names: https://huggingface.co/docs/diffusers/api/schedulers/overview.
+# Schedules of Automatic: modules/sd_samplers_kdiffusion.py of A1111 1.10.
 _KARRAS: Mapping[str, Any] = {"use_karras_sigmas": True}
 _SDE: Mapping[str, Any] = {"algorithm_type": "sde-dpmsolver++"}
-# lower_order_final is what this one switches to by itself, with a warning, wherever it matters.
+# This scheduler would set lower_order_final by itself when necessary, but with a warning.
 _SINGLE: Mapping[str, Any] = {"lower_order_final": True}
 SAMPLERS = (
     Sampler("LCM", "diffusers:LCMScheduler", most_steps=50),
@@ -111,14 +111,14 @@ SAMPLERS = (
 
 
 def find_sampler(name: str, offered: Iterable[Sampler]) -> Sampler:
-    """The sampler that `name` means; case, spaces, hyphens and underscores do not matter.
+    """Return the sampler with a given name; case, spaces, hyphens and underscores do not matter.
 
     Args:
-        name: A sampler's name, or a scheduler class's.
-        offered: The samplers to look through.
+        name: The name of a sampler or of a scheduler class.
+        offered: The available samplers.
 
     Raises:
-        InvalidRequestError: None of them is called so.
+        InvalidRequestError: No sampler has this name.
     """
     offered = list(offered)
     wanted = plain_name(name) if len(name) <= _LONGEST_NAME else None
@@ -139,32 +139,32 @@ def find_sampler(name: str, offered: Iterable[Sampler]) -> Sampler:
 def find_sampling(
     sampler: str, schedule: str | None, offered: Iterable[Sampler], own: OwnScheduler
 ) -> tuple[Sampler, Schedule | None]:
-    """The sampler and the noise schedule that a request names, apart or in one name such as ``Euler a SGM Uniform``.
+    """Return a request's sampler and schedule, from two names or one such as ``Euler a SGM Uniform``.
 
     Args:
-        sampler: A sampler's name, a scheduler class's, or `CHECKPOINT_CHOICE`.
-        schedule: A schedule's name; None is the sampler's own.
-        offered: The samplers to look through.
+        sampler: The name of a sampler or of a scheduler class, or `CHECKPOINT_CHOICE`.
+        schedule: The name of a schedule; None is the sampler's own.
+        offered: The available samplers.
         own: The checkpoint's own scheduler.
 
     Returns:
-        The sampler, and the schedule where it is not the sampler's own.
+        The sampler, and the schedule; None for the sampler's own schedule.
 
     Raises:
-        InvalidRequestError: A name is unknown, or the two contradict each other.
+        InvalidRequestError: A name is unknown, or the two names contradict each other.
     """
     offered = list(offered)
-    found, named = _find_named(sampler, offered, own.class_name)
+    chosen, named = _find_named(sampler, offered, own.class_name)
     if named is not None and named.name == AUTOMATIC:
         named, schedule = None, schedule or AUTOMATIC
     if schedule is None:
-        return found, named
-    asked, own_schedule = find_schedule(schedule), _own_schedule(found)
+        return chosen, named
+    asked, own_schedule = find_schedule(schedule), _own_schedule(chosen)
     if asked.name == AUTOMATIC:
-        automatic = find_schedule(found.automatic) if found.automatic and own_schedule is None else None
-        return found, named or automatic
+        automatic = find_schedule(chosen.automatic) if chosen.automatic and own_schedule is None else None
+        return chosen, named or automatic
     if asked == own_schedule:
-        return found, None
+        return chosen, None
     named = named or own_schedule
     if named is not None and asked != named:
         raise InvalidRequestError(
@@ -172,21 +172,21 @@ def find_sampling(
             "already; name the sampler alone",
             "schedule",
         )
-    return found, asked
+    return chosen, asked
 
 
 def step_limit(sampler: Sampler, own: OwnScheduler) -> int:
-    """The most denoising steps that a sampler takes of a checkpoint."""
+    """Return a sampler's maximum number of denoising steps for a checkpoint."""
     if sampler.most_steps is not None:
         return min(own.trained_steps, own.distilled_steps or sampler.most_steps)
     return own.trained_steps - sampler.spare_steps
 
 
 def check_steps(sampler: Sampler, steps: int, own: OwnScheduler) -> None:
-    """Refuse more denoising steps than a sampler takes of a checkpoint; see `step_limit`.
+    """Refuse too many denoising steps for a sampler and a checkpoint; see `step_limit`.
 
     Raises:
-        InvalidRequestError: It takes fewer.
+        InvalidRequestError: `steps` is above the limit.
     """
     if steps > (limit := step_limit(sampler, own)):
         raise InvalidRequestError(
@@ -210,6 +210,8 @@ def _find_named(name: str, offered: Sequence[Sampler], own_class: str) -> tuple[
 
 
 def _own_schedule(sampler: Sampler) -> Schedule | None:
-    """The schedule that a sampler's options mean, such as that of ``DPM++ 2M Karras``."""
-    meant = [one for one in SCHEDULES if one.options and one.options.items() <= sampler.options.items()]
-    return max(meant, key=lambda one: len(one.options), default=None)
+    """Return the schedule in a sampler's options, such as Karras for ``DPM++ 2M Karras``."""
+    meant = [
+        schedule for schedule in SCHEDULES if schedule.options and schedule.options.items() <= sampler.options.items()
+    ]
+    return max(meant, key=lambda schedule: len(schedule.options), default=None)

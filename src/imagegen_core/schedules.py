@@ -1,4 +1,4 @@
-"""The noise schedules a request can name beside its sampler, under the names that A1111 and ComfyUI give them."""
+"""Noise schedules for requests, under the names of A1111 and ComfyUI."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 from imagegen_core.errors import InvalidRequestError
 
 AUTOMATIC = "Automatic"
-"""Stands for the schedule that A1111 gives a sampler by itself."""
+"""Name for A1111's default schedule of each sampler."""
 
-_LONGEST_LIST = 10_000  # characters; a thousand timesteps take half of it
+_LONGEST_LIST = 10_000  # characters; twice the length of a thousand timesteps
 _TIMESTEPS = re.compile(r"\s*[0-9]{1,6}\s*(,\s*[0-9]{1,6}\s*)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How a sampler's noise levels are spread over its steps.
+    """The distribution of a sampler's noise levels over its steps.
 
     Attributes:
-        name: What requests and pictures' recipes call it.
-        options: The options of a diffusers scheduler that mean it; empty where diffusers has none.
-        aliases: Other names; case, spaces, hyphens and underscores do not matter in any of them.
-        timesteps: The timesteps themselves, where a request lists them.
+        name: The name in requests and recipes.
+        options: The matching options of a diffusers scheduler; empty if diffusers has none.
+        aliases: Other names; case, spaces, hyphens and underscores do not matter in any name.
+        timesteps: The timesteps, if a request lists them.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Schedule:
     timesteps: tuple[int, ...] = ()
 
 
-# The names: modules/sd_schedulers.py of A1111 1.10. The options: the table of noise schedules in
+# Names: modules/sd_schedulers.py of A1111 1.10. Options: the table of noise schedules in
 # https://huggingface.co/docs/diffusers/api/schedulers/overview.
 SCHEDULES = (
     Schedule(AUTOMATIC),
@@ -51,10 +51,10 @@ SCHEDULES = (
 
 
 def find_schedule(name: str) -> Schedule:
-    """The schedule that `name` means, or one of its own for timesteps such as ``999, 749, 499, 249``.
+    """Return the schedule with a given name, or a new one for timesteps such as ``999, 749, 499, 249``.
 
     Raises:
-        InvalidRequestError: There is none of that name, or the timesteps do not fall.
+        InvalidRequestError: No schedule has this name, or the timesteps do not decrease.
     """
     if len(name) <= _LONGEST_LIST:
         if _TIMESTEPS.fullmatch(name):
@@ -71,7 +71,7 @@ def find_schedule(name: str) -> Schedule:
 
 
 def split_schedule(name: str) -> tuple[str, Schedule] | None:
-    """A sampler's name and the schedule at its end: ``Euler a`` and SGM Uniform of ``Euler a SGM Uniform``."""
+    """Split a schedule from a sampler's name: ``Euler a SGM Uniform`` becomes ``Euler a`` and SGM Uniform."""
     words = name.split()
     for number in range(1, len(words)):
         last = plain_name(" ".join(words[number:]))
@@ -82,7 +82,7 @@ def split_schedule(name: str) -> tuple[str, Schedule] | None:
 
 
 def plain_name(name: str) -> str:
-    """A name without what does not matter in it: case, spaces, hyphens and underscores."""
+    """Normalize a name: remove spaces, hyphens and underscores, and fold its case."""
     return re.sub(r"[\s_-]", "", name).casefold()
 
 

@@ -1,4 +1,4 @@
-"""The short way in for people: a worker in a line, a picture in a line."""
+"""Shortcuts for Python users: load a worker or draw a picture in one line."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def load_worker(backend: str | None = None, model: str | None = None, settings: Settings | None = None) -> Worker:
-    """Load the worker that the configuration chooses.
+    """Load the configured worker.
 
     Args:
-        backend: Name of a backend; None leaves it to the configuration.
+        backend: Name of a backend; None uses the configured backend.
         model: A checkpoint: a path, a name below the model root, or a named model such as ``demo``.
-        settings: The configuration; None reads the environment and ``imagegen.toml``. Of several devices it is the
-            first.
+        settings: The configuration; None reads the environment and ``imagegen.toml``. With several devices, the
+            worker uses the first.
 
     Raises:
         ImagegenError: No backend fits, or the checkpoint is missing or cannot be loaded.
@@ -63,7 +63,7 @@ def generate(
     Loading a model takes longer than drawing: for more than one picture, pass a `worker` from `load_worker`.
 
     Args:
-        prompt: What the picture shows.
+        prompt: Description of the picture.
         size: ``WIDTHxHEIGHT`` in pixels; None means the checkpoint's native size.
         num_inference_steps: See `GenerateRequest`.
         guidance_scale: See `GenerateRequest`.
@@ -79,14 +79,14 @@ def generate(
         s_tmin: See `GenerateRequest`.
         s_tmax: See `GenerateRequest`.
         s_noise: See `GenerateRequest`.
-        worker: The worker to draw with; None loads the one `load_worker` gives for the next three.
+        worker: The worker to draw with; None calls `load_worker` with the next three arguments.
         backend: See `load_worker`.
         model: See `load_worker`.
         settings: See `load_worker`.
 
     Raises:
-        InvalidRequestError: A value is outside what it may be.
-        ImagegenError: As `load_worker` raises it.
+        InvalidRequestError: A value is out of range.
+        ImagegenError: See `load_worker`.
     """
     request = GenerateRequest.given(
         prompt=prompt,
@@ -106,6 +106,6 @@ def generate(
         s_noise=s_noise,
         size=size,
     )
-    check_request(request)  # before a model is loaded
+    check_request(request)  # refuse an invalid request before loading a model
     worker = worker or load_worker(backend, model, settings)
     return Picture(*worker.run_job_with_latents(Job(req=request)))

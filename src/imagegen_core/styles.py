@@ -1,4 +1,4 @@
-"""Named styles: each is one LoRA with a ladder of strengths."""
+"""Named styles: each style is a LoRA with several strengths."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class StyleDef:
-    """A style that requests can ask for by its id; ``lora_path`` and ``adapter_name`` are required.
+    """A style; requests select it by its id. ``lora_path`` and ``adapter_name`` are required.
 
     Attributes:
-        id: The name that requests use, such as ``papercut``. Left out, it is the key in `STYLE_REGISTRY`, or of a
-            plugin's style its ``adapter_name``.
-        title: The name that people are shown. Left out, it is the id.
+        id: The name in requests, such as ``papercut``. The default is the key in `STYLE_REGISTRY`, or for a plugin's
+            style its ``adapter_name``.
+        title: The name for people. The default is the id.
         lora_path: The LoRA's file; relative paths start at the model root.
         adapter_name: The LoRA's name.
         levels: Adapter weights from -100 to 100: level 1 means ``levels[0]``; a level above N means N. A style without
-            any is skipped.
-        required_cross_attention_dim: The cross-attention width of the checkpoints it fits; None reads
-            it from the file's header.
+            levels is skipped.
+        required_cross_attention_dim: The cross-attention width of compatible checkpoints; None reads it from the
+            file's header.
 
     Raises:
-        TypeError: A required argument is left out.
+        TypeError: A required argument is missing.
     """
 
     id: str | None = None
@@ -34,7 +34,7 @@ class StyleDef:
     required_cross_attention_dim: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a style without its required arguments, which follow arguments with defaults."""
+        """Check the required arguments; they have defaults only because they follow other defaults."""
         required = {"lora_path": self.lora_path, "adapter_name": self.adapter_name}
         missing = [name for name, value in required.items() if not value]
         if missing:
@@ -43,12 +43,12 @@ class StyleDef:
 
 @dataclass(frozen=True, slots=True)
 class LoraUse:
-    """A LoRA that a picture is drawn with beside its style, as a mode has them.
+    """A LoRA to use in addition to a picture's style, for example from a mode.
 
     Attributes:
-        path: Its file.
-        strength: The factor it is added with, from -100 to 100.
-        adapter_name: What people are shown.
+        path: The LoRA's file.
+        strength: The LoRA's weight, from -100 to 100.
+        adapter_name: The name for people.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class LoraUse:
 
 
 MAX_STRENGTH = 100.0
-"""The largest factor of a LoRA, and, negated, the smallest: as ComfyUI's LoraLoader takes it (nodes.py)."""
+"""The largest weight of a LoRA; negated, the smallest. The same as in ComfyUI's LoraLoader (nodes.py)."""
 
 STYLE_REGISTRY: dict[str, StyleDef] = {}
-"""The styles that an application has registered by hand, by id. Plugins offer theirs through a hook."""
+"""Styles registered by the application, by id. Plugins offer their styles through a hook."""

@@ -1,4 +1,4 @@
-"""The protocols a backend's worker implements."""
+"""Protocols for a backend's worker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ State = TypeVar("State", bound="DenoisingState")
 
 @runtime_checkable
 class Worker(Protocol):
-    """One model on one device, drawing one job at a time.
+    """A model on a device; it draws one job at a time.
 
     A worker is constructed as ``WorkerClass(worker_id=0, settings=settings)`` and holds its model
     until it is dropped. Both methods raise `InvalidRequestError` for a request they cannot draw.
@@ -24,142 +24,142 @@ class Worker(Protocol):
     worker_id: int
 
     def run_job(self, job: Job) -> tuple[bytes, int]:
-        """Draw the job's request: the PNG, and the seed used."""
+        """Draw the job's request; return the PNG and the seed."""
         ...
 
     def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
-        """Draw as `run_job` does, and give the pooled latents of that same pass: see `Picture.latents`."""
+        """Draw like `run_job`, and also return the pooled latents of the same pass; see `Picture.latents`."""
         ...
 
 
 class DenoisingState(Protocol):
-    """Where one job stands between two steps.
+    """The state of a job between two steps.
 
     Attributes:
-        failure: What went wrong with this job alone in the last step, such as an error of its scheduler.
+        failure: An error of only this job in the last step, such as an error of its scheduler; else None.
     """
 
     failure: Exception | None
 
     @property
     def steps_left(self) -> int:
-        """Steps to go; at 0 it can be finished."""
+        """Number of remaining steps; at 0 the job can be finished."""
         ...
 
     @property
     def rows(self) -> int:
-        """How much of a forward pass a step takes: 1, or 2 with classifier-free guidance."""
+        """Rows of this job in a forward pass: 1, or 2 with classifier-free guidance."""
         ...
 
 
 @runtime_checkable
 class SteppedWorker(Worker, Protocol[State]):
-    """A worker whose denoising can be interleaved: `run_job` is begin, step until done, finish.
+    """A worker with separate steps: `run_job` is `begin`, then `step` until done, then `finish`.
 
-    One thread at a time calls these. Each may raise `OutOfMemoryError`, and then has changed nothing.
+    Only one thread at a time calls these methods. Each may raise `OutOfMemoryError`, and then has changed nothing.
     """
 
     def begin(self, job: Job) -> State:
-        """Check the request, encode its prompt, draw its noise; nothing is denoised yet."""
+        """Check the request, encode its prompt and draw its noise; denoise nothing yet."""
         ...
 
     def group(self, state: State) -> Hashable:
-        """What states must have in common to be stepped together; as text it tells people what that is."""
+        """Return the group key; states with equal keys can share a step. Its text describes the group to people."""
         ...
 
     def step(self, states: Sequence[State]) -> None:
-        """Take each state of a group one denoising step on, all in one forward pass.
+        """Advance each state of a group by one denoising step, all in one forward pass.
 
-        What goes wrong with one state alone becomes its `failure`. Where this raises, no state has moved.
+        An error of a single state becomes its `failure`. If this method raises, no state has changed.
         """
         ...
 
     def finish(self, state: State) -> Callable[[], Picture]:
-        """Decode the latents of a state that is done. The rest, encoding the picture, is called on any thread."""
+        """Decode the latents of a finished state; return a function that encodes the picture, on any thread."""
         ...
 
 
 @runtime_checkable
 class BeginningInParts(Protocol):
-    """A stepped worker whose `begin` may take longer than a step, as a long prompt makes it."""
+    """A stepped worker with a `begin` longer than a step, for example for a long prompt."""
 
     def begin_in_parts(self, job: Job) -> Parts[Any]:
-        """Do what `begin` does, yield between its parts, and return the state.
+        """Do the work of `begin`, yield between its parts, and return the state.
 
-        Others' steps come in between, with other LoRAs than this job's. A job that is given up is not gone on with.
-        A class that overrides `begin` alone has its `begin` called instead.
+        Steps of other jobs run between the parts, with other LoRAs than this job's. A cancelled job is not continued.
+        If a class overrides only `begin`, its `begin` is called instead.
         """
         ...
 
 
 @runtime_checkable
 class NeedsLibraries(Protocol):
-    """A worker class whose libraries import others on first use, so that importing the class proves little."""
+    """A worker class with lazy libraries: they import others on first use, so importing the class proves little."""
 
     def import_libraries(self) -> None:
-        """Import, as a class method, all that drawing needs; ``imagegen plugins doctor`` explains what it raises."""
+        """Import everything needed for drawing (a class method); ``imagegen plugins doctor`` explains its errors."""
         ...
 
 
 @runtime_checkable
 class BatchInvariant(Protocol):
-    """A stepped worker that can prove that its batches do not change pictures."""
+    """A stepped worker with a test that batches do not change pictures."""
 
     def trial(self, states: Sequence[Any]) -> bool:
-        """Take each state one step on by itself, and say whether a step together would have led to the same bits."""
+        """Advance each state by one step alone; return whether a shared step would give the same bits."""
         ...
 
     def pad(self, rows: int | None) -> None:
-        """Fill every forward pass up to `rows` from now on, also those of one state; None stops it.
+        """Pad every forward pass to `rows` from now on, even for a single state; None stops padding.
 
-        Where a result depends on the number of rows, as on GPUs, this makes it the same number always.
+        If results depend on the number of rows, as on GPUs, padding keeps this number constant.
         """
         ...
 
 
 @runtime_checkable
 class Previewing(Protocol):
-    """A stepped worker that shows what it is drawing."""
+    """A stepped worker with previews of pictures in progress."""
 
     def preview(self, state: Any) -> bytes:
-        """The latents as a small PNG."""
+        """Return the latents as a small PNG."""
         ...
 
 
 @runtime_checkable
 class Computing(Protocol):
-    """A worker that computes on a thread of its own, where others that compute must go too or slow it down."""
+    """A worker with its own compute thread. Other computations must use it too, or they slow the worker down."""
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What `function` returns, run on that thread between two calls of the worker's."""
+        """Run `function` on that thread between two calls of the worker, and return its result."""
         ...
 
 
 @runtime_checkable
 class WarmingUp(Protocol):
-    """A worker that may have work to do before its first picture, such as compiling its network."""
+    """A worker with work to do before its first picture, such as compiling its network."""
 
     def warm_up(self, on_step: Callable[[StepDone], None] | None = None) -> None:
-        """Do it, telling of each part that is done; again, it costs next to nothing."""
+        """Do this work, and report each finished part to `on_step`; a second call costs almost nothing."""
         ...
 
 
 @runtime_checkable
 class MemoryAware(Protocol):
-    """A stepped worker that knows what its device's memory takes."""
+    """A stepped worker with an estimate of its device's memory."""
 
     def rows_that_fit(self, state: Any) -> int:
-        """How many rows of this state's shape one forward pass can have in the memory that is free now, from 1."""
+        """Return how many rows of this state's shape fit in one forward pass with the memory free now, from 1."""
         ...
 
 
 class DeviceMemory(NamedTuple):
-    """A device's memory.
+    """The memory of a device.
 
     Attributes:
-        device: What the device is called; each of a machine's otherwise.
-        total: Bytes there are.
-        free: Bytes that nobody uses at the moment.
+        device: The device's name, unique on its machine.
+        total: Total bytes.
+        free: Bytes that are free now.
     """
 
     device: str
@@ -169,30 +169,30 @@ class DeviceMemory(NamedTuple):
 
 @runtime_checkable
 class ReportsMemory(Protocol):
-    """A worker that knows what its model takes, so that several can be kept within a budget."""
+    """A worker with a measurement of its model's memory, to keep several models within a budget."""
 
     def memory_bytes(self) -> int:
-        """Bytes that the model takes on its device, now: asked on any thread, and often, while pictures are drawn."""
+        """Return the model's current bytes on its device; called often, on any thread, also during drawing."""
         ...
 
     def device_memory(self) -> DeviceMemory:
-        """The memory of that device."""
+        """Return the memory of that device."""
         ...
 
 
 @runtime_checkable
 class SharesComputeThread(Protocol):
-    """A worker that computes on a thread of its own, and can share that of another on its device."""
+    """A worker with its own compute thread, or the shared thread of another worker on its device."""
 
     def compute_beside(self, other: Worker) -> None:
-        """Compute on the thread of `other` from now on, where both can; nobody draws meanwhile."""
+        """Compute on the thread of `other` from now on, if both support it; no drawing may be in progress."""
         ...
 
 
 @runtime_checkable
 class SupportsLoras(Protocol):
-    """A worker that draws with the LoRAs of a request, as modes have them."""
+    """A worker with support for a request's LoRAs, for example from modes."""
 
     def load_loras(self, loras: Sequence[LoraUse]) -> None:
-        """Load them, so that what does not fit is known before a picture wants it."""
+        """Load LoRAs in advance, to find incompatible LoRAs before the first picture."""
         ...

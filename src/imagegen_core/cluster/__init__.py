@@ -1,4 +1,4 @@
-"""The same engine on many machines, by Ray Serve, which places, scales, watches and restarts the replicas."""
+"""Run the engine on many machines with Ray Serve; it places, scales, monitors and restarts the replicas."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ __all__ = ["app"]
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """Load the application on first use: what Ray reads from the environment when it is imported is set before."""
+        """Load the application on first use, because Ray reads its environment variables at import."""
         if name != "app":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from imagegen_core.cluster.application import app

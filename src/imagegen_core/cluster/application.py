@@ -1,4 +1,4 @@
-"""The application of Ray Serve: the front, and the replicas behind it."""
+"""The Ray Serve application: the HTTP ingress and the replicas behind it."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from imagegen_core.modes import load_modes, modes_path
 from imagegen_core.settings import Settings
 
 NAME = "imagegen"
-"""The application's name, where nobody chooses another."""
+"""The default application name."""
 DRAWER, FRONT = "Replica", "Ingress"
 
-_ONGOING = 16  # requests sent at once for each engine of a replica: those it draws together, and some that follow
-_TARGET = 8  # of them on average, where replicas come and go by load
-_FRONT_ONGOING = 10_000  # the queue's limit is the front's own
+_ONGOING = 16  # concurrent requests for each engine of a replica: its running batch, and some waiting requests
+_TARGET = 8  # average of concurrent requests for each engine, with autoscaling
+_FRONT_ONGOING = 10_000  # practically unlimited, because the ingress has its own queue limit
 _CONSTRUCTOR_ATTEMPTS = 3
 _HEALTH_PERIOD = 5.0
-_LOGGING = {"enable_access_log": False}  # the front's own log has a line for each request
+_LOGGING = {"enable_access_log": False}  # the ingress logs each request itself
 
 
 def app(arguments: dict[str, Any]) -> Application:
-    """The whole application: ``serve run imagegen_core.cluster:app model=demo storage_provider=disabled``.
+    """Build the whole application: ``serve run imagegen_core.cluster:app model=demo storage_provider=disabled``.
 
     Args:
-        arguments: Settings by their names; the rest comes from the environment and ``imagegen.toml`` of the machine on
-            which the application is built.
+        arguments: Settings by name. Other settings come from the environment and ``imagegen.toml`` of the machine
+            that builds the application.
 
     Raises:
-        ImagegenError: The settings are wrong, or do not go with a cluster.
+        ImagegenError: The settings are wrong or not supported on a cluster.
     """
     settings = Settings.load(**arguments)
     if (path := modes_path(settings)) is not None:
-        settings = settings.override(modes_file=path.absolute())  # the front runs in another folder
+        settings = settings.override(modes_file=path.absolute())  # the ingress runs in a different folder
     check_store(settings)
     deployed = serve.deployment(name=FRONT, **front_options(settings))
     return deployed(serve.ingress()(Ingress)).bind(settings, drawers(settings))
 
 
 def drawers(settings: Settings) -> Application:
-    """The replicas alone, for a front that runs elsewhere.
+    """Build only the replicas, for an ingress in another process.
 
     Raises:
         SettingsError: The modes or the numbers of replicas are configured wrong.
@@ -56,7 +56,7 @@ def drawers(settings: Settings) -> Application:
 
 
 def front_options(settings: Settings) -> dict[str, Any]:
-    """How Ray Serve runs the front."""
+    """Return Ray Serve's options for the ingress."""
     return {
         "num_replicas": 1,
         "max_ongoing_requests": _FRONT_ONGOING,
@@ -67,10 +67,10 @@ def front_options(settings: Settings) -> dict[str, Any]:
 
 
 def drawer_options(settings: Settings) -> dict[str, Any]:
-    """How Ray Serve runs the replicas.
+    """Return Ray Serve's options for the replicas.
 
     Raises:
-        SettingsError: There are to be fewer of them at most than at least.
+        SettingsError: The maximum number of replicas is less than the minimum.
     """
     return {
         **_replicas(settings),
@@ -96,7 +96,7 @@ def _replicas(settings: Settings) -> dict[str, Any]:
 
 
 def _gpus(settings: Settings) -> float:
-    """How many GPUs a replica has to itself: as configured, else one for each device, else one if there are any."""
+    """Return a replica's number of GPUs: as configured, else one per CUDA device, else one if the cluster has any."""
     if settings.replica_gpus is not None:
         return settings.replica_gpus
     if settings.devices:

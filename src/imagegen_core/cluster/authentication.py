@@ -1,7 +1,7 @@
-"""Who may use a Ray cluster that this server begins: those who have its token.
+"""Token authentication for a Ray cluster of this server.
 
-Ray runs any code for whoever reaches its ports. With ``RAY_AUTH_MODE=token`` it asks them for a token
-(https://docs.ray.io/en/latest/ray-security/token-auth.html). Left alone, Ray writes one into the user's home folder.
+Ray runs any code from any client of its ports. With ``RAY_AUTH_MODE=token`` it requires a token
+(https://docs.ray.io/en/latest/ray-security/token-auth.html). By default, Ray writes a token into the home folder.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 LOCAL = "local"
-"""The ``RAY_ADDRESS`` of a cluster of this server's own."""
+"""Value of ``RAY_ADDRESS`` for a cluster owned by this server."""
 
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def choose_authentication(environ: MutableMapping[str, str]) -> None:
-    """Set Ray's variables in `environ`, before Ray is imported, which reads them then.
+    """Set Ray's variables in `environ`; call this before the import of Ray, because Ray reads them then.
 
-    A cluster that ``RAY_ADDRESS`` names has its owner's choice, and so has ``RAY_AUTH_MODE``. Otherwise Ray asks for a
-    token: the user's, where there is one, else a random one that this process and its children alone know.
+    An existing cluster in ``RAY_ADDRESS`` keeps its owner's choice, and ``RAY_AUTH_MODE`` has priority. Otherwise Ray
+    requires a token: the user's token if there is one, else a random token for this process and its children.
     """
     joins = environ.get("RAY_ADDRESS") not in (None, "", LOCAL)
     if joins or environ.get("RAY_AUTH_MODE", "token").lower() != "token":
@@ -33,5 +33,5 @@ def choose_authentication(environ: MutableMapping[str, str]) -> None:
 def _has_token_file() -> bool:
     try:
         return (Path.home() / ".ray" / "auth_token").is_file()
-    except (RuntimeError, OSError):  # there is no home folder, or it cannot be looked into
+    except (RuntimeError, OSError):  # the home folder is missing or not readable
         return False

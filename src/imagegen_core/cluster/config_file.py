@@ -1,4 +1,4 @@
-"""The file that ``serve deploy`` takes."""
+"""Write the configuration file for ``serve deploy``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from imagegen_core.server.access import check_address
 from imagegen_core.settings import Settings, variables
 
 _ELSEWHERE = {"engine", "host", "port", "replicas", "max_replicas", "shutdown_limit"}
-"""What stands in the options of Ray Serve, and not among the application's arguments."""
+"""Settings in Ray Serve's own options, excluded from the application's arguments."""
 
 
 def config_text(settings: Settings) -> str:
-    """The settings as a configuration of Ray Serve, in YAML; secrets are left out, with a comment that says so.
+    """Return the settings as a Ray Serve configuration in YAML; comments replace secrets.
 
     Raises:
-        SettingsError: The settings are wrong, or do not go with a cluster.
+        SettingsError: The settings are wrong or not supported on a cluster.
     """
     check_address(settings)
     check_store(settings)
@@ -56,12 +56,12 @@ def _arguments(settings: Settings, secrets: set[str]) -> dict[str, Any]:
 
 
 def _tunable(options: dict[str, Any]) -> dict[str, Any]:
-    """The options but for CPUs and GPUs, which the arguments say, or, where they do not, the cluster."""
+    """Return the options without CPUs and GPUs; the application's arguments or the cluster determine these."""
     return {name: value for name, value in options.items() if name != "ray_actor_options"}
 
 
 def _secrets(settings: Settings) -> set[str]:
-    """The settings that no file should hold."""
+    """Return the names of settings with secret values."""
     secrets = {name for name in ("api_keys", "admin_keys") if getattr(settings, name)}
     if settings.storage_url and redact(settings.storage_url) != settings.storage_url:
         secrets.add("storage_url")

@@ -1,4 +1,4 @@
-"""The side that speaks HTTP: the server's application, whose pictures are drawn by replicas."""
+"""The HTTP ingress: the server's application, with replicas to draw the pictures."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _DISABLED = "disabled"
 
 
 def check_store(settings: Settings) -> None:
-    """Refuse a store that other machines do not see.
+    """Refuse a store without access from other machines.
 
     Raises:
-        SettingsError: It is in one process's memory.
-        PluginError: There is no such store.
+        SettingsError: The store keeps pictures in the memory of one process.
+        PluginError: The store does not exist.
     """
     if settings.storage_provider == _DISABLED:
         return
@@ -39,15 +39,15 @@ def check_store(settings: Settings) -> None:
 
 
 def make_app(settings: Settings, drawers: DeploymentHandle[Any], *, fixed: str = "") -> FastAPI:
-    """The server's application, drawing with the deployment of `Replica`.
+    """Create the server's application with a deployment of `Replica`.
 
     Args:
-        settings: How it serves.
-        drawers: What it draws with.
-        fixed: Why its modes are not read again, where they are not: see `ModeManager`.
+        settings: The server's settings.
+        drawers: The handle of the replicas.
+        fixed: The reason why modes cannot be reloaded, if so; see `ModeManager`.
 
     Raises:
-        ImagegenError: The modes are configured wrong, or the storage or upscaler that is cannot be used.
+        ImagegenError: The modes are configured wrong, or the storage or the upscaler cannot be used.
     """
     check_store(settings)
     registry = Registry.discover()
@@ -56,18 +56,18 @@ def make_app(settings: Settings, drawers: DeploymentHandle[Any], *, fixed: str =
 
 
 class Ingress:
-    """The application as a deployment, for `serve run` and `serve deploy`: one replica, which holds the posted jobs."""
+    """The application as a deployment for `serve run` and `serve deploy`; its single replica holds the posted jobs."""
 
     async def __init__(self, settings: Settings, drawers: DeploymentHandle[Any]) -> None:  # type: ignore[misc] # awaited
-        """Return once the default mode can be drawn, so that in an update the one before serves until then.
+        """Load the default mode before this replica counts as ready; during an update, the old one serves until then.
 
         Raises:
-            SettingsError: There are to be several.
-            ImagegenError: The default mode cannot be drawn, or as `make_app` raises.
+            SettingsError: More than one replica is configured.
+            ImagegenError: The default mode cannot be drawn, or see `make_app`.
         """
         if serve.get_replica_context().world_size > 1:
             raise SettingsError(
-                "The deployment Front takes num_replicas: 1, since the one holds what was posted to /v1/jobs: for more "
+                "The deployment Ingress takes num_replicas: 1, since the one holds what was posted to /v1/jobs: for more "
                 "requests than it answers, run a second application behind the same load balancer"
             )
         log_as_json()
@@ -80,12 +80,12 @@ class Ingress:
         await context.mode_manager.bring(context.mode_manager.modes.find(None))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """The application, as Ray Serve asks for it."""
+        """Return the application; Ray Serve calls this."""
         return self._app
 
     async def __del__(self) -> None:
-        """Finish the jobs that nobody waits for at the moment; Ray Serve awaits this."""
-        if not hasattr(self, "_app"):  # it did not come to be
+        """Finish the open background jobs; Ray Serve awaits this."""
+        if not hasattr(self, "_app"):  # `__init__` failed
             return
         context: ServerContext = self._app.state.context
         with contextlib.suppress(TimeoutError):

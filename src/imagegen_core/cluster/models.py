@@ -1,4 +1,4 @@
-"""The front's side of the wire: the same models, on whichever replica Ray Serve chooses."""
+"""The ingress's model host: sends requests to the replicas of Ray Serve."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _RETRY_AFTER = 1.0
 
 
 class LostError(Exception):
-    """The replica that had a request is gone.
+    """The replica of a request was lost.
 
     Attributes:
-        in_hand: Whether it had begun with it, so that the request may be why.
+        in_hand: Whether the replica had started on the request, so the request may be the cause.
     """
 
     def __init__(self, why: str, *, in_hand: bool) -> None:
@@ -57,35 +57,35 @@ class LostError(Exception):
 
 
 class ClusterModelHost:
-    """Sends each request to a replica, follows it there, and sends it again where the replica is lost.
+    """Send each request to a replica, forward its events, and send it again if the replica is lost.
 
-    A request gets its seed before it is sent, so a picture is the same wherever, and however often, it is begun.
+    Each request gets its seed before it is sent, so every attempt on any replica draws the same picture.
     """
 
     def __init__(self, handle: DeploymentHandle[Any], settings: Settings, registry: Registry) -> None:
-        """Begin to ask the replicas how they are.
+        """Start to poll the replicas.
 
         Args:
             handle: The deployment of `Replica`.
-            settings: How many requests may wait, and what enlarges.
+            settings: The settings, such as the queue limit and the upscaler.
             registry: The plugins.
         """
         self._settings, self._registry = settings, registry
         self._replicas = ReplicaClient(handle)
         self._open: set[Ticket] = set()
-        self._waiting: set[Ticket] = set()  # of those, the ones that have not begun
+        self._waiting: set[Ticket] = set()  # open tickets that have not begun
         self._ended: Counter[str] = Counter()
         self._changed = threading.Lock()
         self._closed = False
 
     def submit(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> Ticket:
-        """Have a request drawn in a mode.
+        """Submit a request to a replica with the mode's model.
 
         Raises:
-            QueueFullError: Too many have not begun.
-            InvalidRequestError: The request asks for what no worker could draw.
-            NotReadyError: There is no replica, and none will come.
-            EngineClosedError: This was closed.
+            QueueFullError: The queue is full.
+            InvalidRequestError: No worker could draw the request.
+            NotReadyError: There is no replica, and none can start.
+            EngineClosedError: The host is closed.
         """
         seed = check_request(request).seed
         ticket = Ticket.of(request.model_copy(update={"seed": seed}), 0, deadline)
@@ -105,19 +105,19 @@ class ClusterModelHost:
         return ticket
 
     def bring(self, mode: Mode) -> None:
-        """Return once one replica has loaded a mode's model and its LoRAs; on any thread but a server's.
+        """Wait until a replica has loaded a mode's model and its LoRAs; not for a server's event loop thread.
 
         Raises:
-            ImagegenError: They cannot be, and why.
+            ImagegenError: The model or a LoRA cannot be loaded.
         """
         self._replicas.start(self._bring(mode)).result()
 
     def card(self, mode: Mode) -> ModelCard | None:
-        """A mode's model in a few words, as a replica tells it; None where none has it."""
+        """Return a mode's model card from a replica, or None if no replica has loaded the model."""
         return next((host.cards[mode.key] for host in self._replicas.hosts if mode.key in host.cards), None)
 
     def unload(self, mode: Mode) -> bool:
-        """Refuse.
+        """Refuse to unload a model.
 
         Raises:
             InvalidRequestError: Always.
@@ -129,15 +129,18 @@ class ClusterModelHost:
         )
 
     def keep_only(self, keys: Collection[ModelKey]) -> None:
-        """Have all replicas let go of all other models, each once it has no work in hand."""
+        """Unload all other models on all replicas, each after its open requests."""
         self._replicas.start(self._replicas.broadcast("keep_only", keys))
 
     def hosts(self) -> tuple[HostReport, ...]:
-        """The replicas, as of a moment ago."""
+        """Return the reports of the replicas from the last poll."""
         return self._replicas.hosts
 
     def report(self) -> EngineReport | None:
-        """What the replicas do, with this side's counts, which outlive replicas; None where none has answered."""
+        """Merge the replicas' reports with this host's own counters, or return None without reports.
+
+        The host counts requests itself, because its counters survive a lost replica.
+        """
         reports = [host.engine for host in self._replicas.hosts if host.engine is not None]
         if not reports:
             return None
@@ -153,24 +156,26 @@ class ClusterModelHost:
             )
 
     def enlarging(self) -> UpscalerHost:
-        """Upscalers that compute on the replicas.
+        """Create upscalers that compute on the replicas.
 
         Raises:
-            ModelNotFoundError: The configured upscaler is not there.
+            ModelNotFoundError: The configured upscaler does not exist.
         """
         return RemoteUpscalers(self._settings, self._registry, self.call)
 
     def call(self, method: str, *arguments: Any, until: Future[Any] | None = None) -> Any:
-        """What a method of a replica returns, or raise the error that it returns; on any thread but a server's.
+        """Call a method of a replica, and return its result or raise the returned error.
+
+        Not for a server's event loop thread.
 
         Args:
-            method: The method.
-            arguments: What it takes.
-            until: Once it is done, nobody waits, and the call is cancelled.
+            method: Name of the method.
+            arguments: Its arguments.
+            until: A future; when it is done, the call is cancelled.
 
         Raises:
-            ImagegenError: The replica's, or no replica could do it.
-            CancelledError: Nobody waits any more.
+            ImagegenError: The replica's error, or no replica could answer.
+            CancelledError: `until` is done.
         """
         answer = self._replicas.start(self._replicas.call(method, *arguments))
         if until is not None:
@@ -181,7 +186,7 @@ class ClusterModelHost:
         return result
 
     def close(self, limit: float) -> None:
-        """Give up what is still drawn."""
+        """Cancel all open requests."""
         with self._changed:
             self._closed = True
             left = [*self._open]
@@ -195,7 +200,7 @@ class ClusterModelHost:
             self._open.discard(ticket)
             self._waiting.discard(ticket)
             self._ended[ended] += 1
-        if ended != "finished":  # what is finished hears of its stream's end, and needs no cancelling there
+        if ended != "finished":  # a finished request's stream ends by itself
             drawing.cancel()
 
     async def _draw(self, mode: Mode, ticket: Ticket) -> None:
@@ -211,7 +216,7 @@ class ClusterModelHost:
             ticket.fail(error)
 
     async def _draw_somewhere(self, mode: Mode, ticket: Ticket) -> None:
-        """Have one replica after another draw, until one has."""
+        """Try replicas until one draws the picture; give up after `ATTEMPTS` losses during drawing."""
         lost_in_hand = 0
         for attempt in count(1):
             try:
@@ -230,10 +235,10 @@ class ClusterModelHost:
         )
 
     async def _follow(self, mode: Mode, ticket: Ticket) -> None:
-        """Have a replica draw, and tell the ticket what happens there.
+        """Draw on one replica, and forward its events to the ticket.
 
         Raises:
-            LostError: The replica is gone before the picture was there.
+            LostError: The replica was lost before the picture was done.
         """
         left = None if ticket.deadline is None else ticket.since + ticket.deadline - time.monotonic()
         heard = False
@@ -258,11 +263,11 @@ class ClusterModelHost:
 
 
 def _pass_on(event: Event, ticket: Ticket) -> None:
-    """Tell a ticket what happened on the replica.
+    """Forward a replica's event to a ticket.
 
     Raises:
-        EngineClosedError, QueueFullError: The replica ends, or its engine broke, or it has too much to do.
-        TimeoutError: The deadline is over, of which this side tells in its own words.
+        EngineClosedError, QueueFullError: The replica stops, its engine broke, or its queue is full.
+        TimeoutError: The deadline has passed; the caller creates the error message.
     """
     match event:
         case Queued(place):

@@ -1,4 +1,4 @@
-"""A replica that draws: the models of one process, with their engines, behind a wire."""
+"""A Ray Serve replica: the models of one process with their engines."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from imagegen_core.settings import Settings
 
 Result = TypeVar("Result")
 
-_ANY = -1  # as Ray Serve writes that a replica may hold any number of models
+_ANY = -1  # Ray Serve's value for an unlimited number of models
 
 
 def model_id(key: ModelKey) -> str:
-    """What Ray Serve calls a model when it looks for a replica that has it."""
+    """Return Ray Serve's id of a model; it routes a request to a replica with that model."""
     return "|".join(part or "" for part in key)
 
 
 class Replica:
-    """Draws what the front sends, as a server in one process would: several requests at once, in any mode.
+    """Draw requests from the ingress, several at once and in any mode, like a server in one process.
 
-    Ray Serve keeps book of the models it holds, by `serve.multiplexed`, and sends a request to a replica that has its
-    model. How many it may hold is measured: as many of the first one's size as the memory budget takes.
+    Ray Serve tracks the loaded models with `serve.multiplexed`, and sends each request to a replica with its model. The
+    maximum number of models is the memory budget divided by the first model's measured size.
     """
 
     async def __init__(self, settings: Settings, first: Mode) -> None:  # type: ignore[misc] # Ray Serve awaits it
-        """Load the default mode's model; the replica counts as started when it is there.
+        """Load the default mode's model; after that, the replica counts as started.
 
         Args:
-            settings: As the front has them.
+            settings: The ingress's settings.
             first: The default mode.
 
         Raises:
-            ImagegenError: It cannot be loaded.
+            ImagegenError: The model cannot be loaded.
         """
         log_as_json()
         self._name = serve.get_replica_context().replica_tag
@@ -67,7 +67,7 @@ class Replica:
         await self._have(first)
 
     async def draw(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> AsyncIterator[Event]:
-        """Draw a request in a mode, telling what happens; who stops to listen cancels it."""
+        """Draw a request in a mode, and yield its events; closing the generator cancels the request."""
         try:
             await self._have(mode)
             ticket = self._models.submit(mode, request, deadline)
@@ -83,7 +83,7 @@ class Replica:
             ticket.cancel()
 
     async def bring(self, mode: Mode) -> Exception | None:
-        """Return once a mode's model and its LoRAs are loaded, or why they cannot be."""
+        """Load a mode's model and its LoRAs; return None, or the error."""
         try:
             await self._have(mode)
             await asyncio.to_thread(self._models.bring, mode)
@@ -92,12 +92,12 @@ class Replica:
         return None
 
     async def tell(self) -> HostReport:
-        """What there is to tell of this replica."""
+        """Return the report of this replica."""
         (host,) = await asyncio.to_thread(self._models.hosts)
         return replace(host, name=self._name)
 
     async def keep_only(self, keys: Collection[ModelKey]) -> None:
-        """Let go of all other models, each once it has no work in hand."""
+        """Unload all other models, each after its open requests."""
         self._models.keep_only(keys)
 
     async def enlarge(
@@ -111,10 +111,10 @@ class Replica:
         return await _told(partial(self._enlarging.enlarge_to, source, wanted, name, crop=crop))
 
     async def check_health(self) -> None:
-        """Asked by Ray Serve, which replaces a replica that raises here.
+        """Check this replica for Ray Serve, which replaces it after an exception.
 
         Raises:
-            RuntimeError: A step hangs, or an engine broke and its model could not be loaded anew.
+            RuntimeError: A step hangs, or an engine broke and its model could not be loaded again.
         """
         if self._broken and not any(host.residents for host in self._models.hosts()):
             raise RuntimeError(self._broken)
@@ -123,20 +123,20 @@ class Replica:
             raise RuntimeError(f"A step has been running for {report.stuck:.0f} s longer than it may")
 
     async def _have(self, mode: Mode) -> None:
-        """Have a mode's model here, in Ray Serve's book too."""
+        """Load a mode's model, and register it with Ray Serve."""
         model = model_id(mode.key)
         self._modes[model] = mode
         await self._hold(model)
 
     def _room(self) -> int:
-        """How many models of the first one's size the budget takes."""
+        """Return how many models of the first model's size fit in the budget."""
         (host,) = self._models.hosts()
-        size = max((one.size for one in host.residents), default=0)
+        size = max((resident.size for resident in host.residents), default=0)
         return _ANY if host.budget is None or not size else max(1, host.budget // size)
 
 
 class _Held:
-    """A model's line in Ray Serve's book, which calls `__del__` when it crosses it out."""
+    """Ray Serve's record of a loaded model; Ray Serve calls `__del__` to remove the record."""
 
     def __init__(self, let_go: Callable[[], None]) -> None:
         self._let_go = let_go
@@ -148,7 +148,7 @@ class _Held:
 
 
 async def _told(enlarge: Callable[..., Result]) -> Result | Exception:
-    """What enlarging gives, or its error; where the front hangs up, the work ends."""
+    """Upscale, and return the result or the error; stop the work if the caller disconnects."""
     until: Future[None] = Future()
     try:
         return await asyncio.to_thread(enlarge, until=until)

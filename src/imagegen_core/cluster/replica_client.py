@@ -1,4 +1,4 @@
-"""The replicas as the front sees them: calls to one or all of them, and how they are."""
+"""The ingress's client of the replicas: calls to one or all replicas, and their reports."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-ATTEMPTS = 5  # of what is lost with a replica; a request that kills whoever draws it is given up then
+ATTEMPTS = 5  # limit per request or call; a request that crashes its replicas fails after that
 _PAUSE, _LONGEST_PAUSE = 0.2, 3.0  # seconds before another attempt
-_ASK_EVERY = 2.0  # seconds between two rounds of asking the replicas how they are
-_ASK_EACH = 0.02  # seconds, where there are so many that a round would keep the front busy
+_ASK_EVERY = 2.0  # seconds between two polls of the replicas
+_ASK_EACH = 0.02  # seconds for each replica, so that polling many replicas does not overload the ingress
 _ANSWER_LIMIT = 10.0
-_FAILED = "DEPLOY_FAILED"  # as Ray Serve calls it
+_FAILED = "DEPLOY_FAILED"  # Ray Serve's status
 
 
 class ReplicaClient:
-    """The deployment of `Replica`, asked from an event loop of its own.
+    """Client of the `Replica` deployment, with its own event loop in a separate thread.
 
-    So what is asked for lives apart from the HTTP request that it came with, and serves threads and coroutines alike.
+    A call is therefore independent of its HTTP request, and works from threads and coroutines.
 
     Attributes:
-        hosts: What the replicas told a moment ago.
-        failure: Why there are none and none will come, in a sentence; empty where it is not so.
+        hosts: Reports of the replicas from the last poll.
+        failure: Reason why no replica can start, as a sentence; empty otherwise.
     """
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        """Begin to ask them how they are."""
+        """Start to poll the replicas."""
         self._handle: Any = handle
         self.hosts: tuple[HostReport, ...] = ()
         self.failure = ""
@@ -55,15 +55,15 @@ class ReplicaClient:
         self.start(self._keep_asking())
 
     def start(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
-        """Run a coroutine on the loop, in a context of its own: a request's end would end what was called in its."""
+        """Run a coroutine on the loop in a new context; in the request's context, its end would cancel the call."""
         return contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self._loop)
 
     async def stream(self, method: str, key: ModelKey, *arguments: Any) -> AsyncGenerator[Event]:
-        """What a replica's generator yields; one that has a model, where one has it. Closed, it is cancelled there.
+        """Yield the results of a replica's generator; prefer a replica with the model. Closing cancels the generator.
 
         Raises:
-            RayActorError: The replica is lost meanwhile.
-            NotReadyError: There is none, and none will come.
+            RayActorError: The replica was lost.
+            NotReadyError: There is no replica, and none can start.
         """
         handle = self._handle.options(stream=True, multiplexed_model_id=model_id(key))
         stream, exhausted = getattr(handle, method).remote(*arguments), False
@@ -77,10 +77,10 @@ class ReplicaClient:
                 stream.cancel()
 
     async def call(self, method: str, *arguments: Any, key: ModelKey | None = None) -> Any:
-        """What a method of a replica returns; of one that has a model, where one has it.
+        """Call a method of a replica, and return its result; with `key`, prefer a replica with that model.
 
         Raises:
-            NotReadyError: There is no replica, and none will come, or they are lost one after another.
+            NotReadyError: There is no replica and none can start, or `ATTEMPTS` replicas were lost.
         """
         handle = self._handle if key is None else self._handle.options(multiplexed_model_id=model_id(key))
         for attempt in range(1, ATTEMPTS + 1):
@@ -97,7 +97,7 @@ class ReplicaClient:
         raise NotReadyError(f"{ATTEMPTS} replicas were lost, one after another: look into their logs")
 
     async def broadcast(self, method: str, *arguments: Any) -> list[Any]:
-        """What all replicas return, without those that do not answer."""
+        """Call a method of all replicas, and return the results; ignore replicas that do not answer."""
         try:
             answers = await self._handle.broadcast(method, *arguments).results_async(
                 timeout_s=_ANSWER_LIMIT, return_exceptions=True
@@ -108,7 +108,7 @@ class ReplicaClient:
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     async def ask(self) -> None:
-        """Ask the replicas how they are; where there are none, Ray Serve whether some will come."""
+        """Poll the replicas' reports; without replicas, ask Ray Serve whether the deployment failed."""
         hosts: list[HostReport] = await self.broadcast("tell")
         self.hosts = tuple(sorted(hosts, key=lambda host: host.name))
         self.failure = "" if hosts else await asyncio.to_thread(self._why_none)
@@ -118,14 +118,14 @@ class ReplicaClient:
             self._failed.clear()
 
     def close(self, limit: float) -> None:
-        """End what is going on, waiting so many seconds at most."""
+        """Cancel all calls, and wait up to `limit` seconds for their end."""
         self.start(self._end()).result(limit)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     async def _unless_failed(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Its result, unless Ray Serve gives the deployment up meanwhile, of which it tells nobody who waits."""
+        """Return the coroutine's result, or raise if the deployment fails; Ray Serve does not report that."""
         answered, failed = asyncio.ensure_future(coroutine), asyncio.ensure_future(self._failed.wait())
         try:
             await asyncio.wait({answered, failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -157,7 +157,7 @@ class ReplicaClient:
 
 
 def pause(attempt: int) -> float:
-    """Seconds to wait after the attempt that failed, counted from 1: Ray Serve learns of a loss, and replaces it."""
+    """Return the seconds to wait after a failed attempt, counted from 1; Ray Serve replaces a replica meanwhile."""
     return min(_PAUSE * 2.0**attempt, _LONGEST_PAUSE)
 
 
@@ -175,7 +175,7 @@ def _said(error: BaseException) -> str:
 
 
 def _last_line(trace: str) -> str:
-    """What an error said, by a traceback that ends with it."""
+    """Return the error message in the last line of a traceback."""
     line = trace.strip().splitlines()[-1]
     kind, colon, said = line.partition(": ")
     return said if colon and " " not in kind else line

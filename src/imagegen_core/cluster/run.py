@@ -1,4 +1,4 @@
-"""``imagegen serve --engine ray``: decides on Ray's authentication before Ray is imported, and serves."""
+"""``imagegen serve --engine ray``: set Ray's authentication before the import of Ray, then serve."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from imagegen_core.settings import Settings
 
 
 def serve(settings: Settings) -> None:
-    """Serve as `cluster.serving.serve` does.
+    """Serve; see `cluster.serving.serve`.
 
     Raises:
-        ImagegenError: As there, or Ray is not installed.
+        ImagegenError: Ray is not installed, or see `cluster.serving.serve`.
     """
     choose_authentication(os.environ)
     load_named("The server", "imagegen_core.cluster.serving:serve")(settings)

@@ -1,4 +1,4 @@
-"""What crosses from a replica to the front: events, pickled, and with errors that the other side can read."""
+"""Convert events and errors for pickling between replica and ingress."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from imagegen_core import errors
 from imagegen_core.errors import ImagegenError
 from imagegen_core.job import Event, Failed
 
-_CARRIED = ("field", "retry_after")  # what errors of ours hold beside their message
+_CARRIED = ("field", "retry_after")  # attributes of this package's errors, besides the message
 
 
 def portable(event: Event) -> Event:
-    """The event as it can be sent."""
+    """Return a picklable form of an event."""
     return Failed(portable_error(event.error)) if isinstance(event, Failed) else event
 
 
 def portable_error(error: Exception) -> Exception:
-    """The error as it can be sent: of the nearest kind in `imagegen_core.errors`.
+    """Return a picklable form of an error: its nearest base class in `imagegen_core.errors`.
 
-    A plugin's or a library's own may not unpickle, or would import torch where nothing else does.
+    A plugin's or library's own error may fail to unpickle, or would import torch in a process without it.
     """
     if not isinstance(error, ImagegenError):
         return RuntimeError(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""The server in this process, its replicas on a Ray cluster."""
+"""Serve HTTP in this process, with replicas on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _TAKEN = (
 def serve(settings: Settings) -> None:
     """Serve as `server.run.serve` does, with replicas on a Ray cluster.
 
-    It is the one that ``RAY_ADDRESS`` names, else the one that runs on this machine, else one of its own, as with
-    ``RAY_ADDRESS=local``.
+    The cluster is the one in ``RAY_ADDRESS``, else a running one on this machine, else a new one. With
+    ``RAY_ADDRESS=local`` it is always a new one.
 
     Raises:
-        SettingsError: As there, or the store is not for a cluster, or the cluster cannot be reached, or runs such an
-            application already.
-        ImagegenError: As there.
+        SettingsError: The store cannot be used on a cluster, the cluster cannot be reached, or it already runs such an
+            application; also see `server.run.serve`.
+        ImagegenError: See `server.run.serve`.
     """
     check_store(settings)
     _check_address(os.environ.get("RAY_ADDRESS", ""))
@@ -53,13 +53,13 @@ def serve(settings: Settings) -> None:
 
 
 def _check_address(address: str) -> None:
-    """Refuse an address where nobody listens, which Ray itself tries for minutes.
+    """Refuse an address without a listener; Ray itself would retry for minutes.
 
     Raises:
-        SettingsError: Nobody does.
+        SettingsError: The address does not accept connections.
     """
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or "/" in host:  # nothing, or one of Ray's words
+    if not colon or not port.isdecimal() or "/" in host:  # empty, or a keyword of Ray
         return
     try:
         socket.create_connection((host, int(port)), _CONNECT_LIMIT).close()
@@ -71,23 +71,23 @@ def _check_address(address: str) -> None:
 
 
 class _Place:
-    """Taken by the one server whose replicas these are; Ray frees it when that ends, however it does."""
+    """An actor as a lock: only one server owns the replicas. Ray removes it when that server ends, even by a crash."""
 
 
 @contextmanager
 def _cluster() -> Iterator[None]:
-    """Connected to a cluster, on which the application ends with this; one of this process's own ends too."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of Ray's own clusters, nobody else is told
+    """Connect to a cluster; at exit, delete the application, and shut down a cluster of this process."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry from a cluster of this process
     own = os.environ.get("RAY_ADDRESS") == LOCAL or not _join()
     if own:
         ray.init(address=LOCAL, namespace=NAME, include_dashboard=False)
     try:
-        ray_serve.start(proxy_location="Disabled")  # HTTP is this process's
+        ray_serve.start(proxy_location="Disabled")  # this process serves HTTP itself
         place = _take_place()
         try:
             yield
         finally:
-            if not own:  # else it ends anyway
+            if not own:  # this process's own cluster ends with it
                 ray_serve.delete(NAME)
                 ray.kill(place)
     finally:
@@ -95,10 +95,10 @@ def _cluster() -> Iterator[None]:
 
 
 def _join() -> bool:
-    """Connect to a cluster that runs already; False where there is none.
+    """Connect to a running cluster; return False if there is none.
 
     Raises:
-        SettingsError: It wants another token.
+        SettingsError: The cluster requires a different token.
     """
     try:
         ray.init(address="auto", namespace=NAME)
@@ -113,10 +113,10 @@ def _join() -> bool:
 
 
 def _take_place() -> Any:
-    """Have the application's name for this server; replicas that one before left behind become this one's.
+    """Reserve the application's name for this server, and take over replicas left by an earlier server.
 
     Raises:
-        SettingsError: Another server has it, or it was deployed with a front of its own.
+        SettingsError: Another server has the name, or the application was deployed with its own ingress.
     """
     application = ray_serve.status().applications.get(NAME)
     if application and FRONT in application.deployments:
@@ -124,5 +124,5 @@ def _take_place() -> Any:
     actor: Any = ray.remote(num_cpus=0)(_Place)
     try:
         return actor.options(name="front").remote()
-    except ValueError as error:  # as Ray says that the name is taken
+    except ValueError as error:  # Ray's error for a name in use
         raise SettingsError(_TAKEN) from error

@@ -1,4 +1,4 @@
-"""Enlarging on a replica, where the models compute."""
+"""Upscale pictures on a replica."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from imagegen_core.settings import Settings
 
 
 class RemoteUpscalers(Upscalers):
-    """The upscalers of the replicas; which there are, and what would become too large, is known here too.
+    """The upscalers of the replicas; names and size limits are checked locally.
 
     Attributes:
-        together: As many as there are replicas at most.
+        together: Maximum number of replicas.
     """
 
     def __init__(self, settings: Settings, registry: Registry, call: Compute) -> None:
-        """Load none.
+        """Find the configured upscaler; load none.
 
         Args:
-            settings: The limits, and the upscaler that is the default.
+            settings: The limits and the default upscaler.
             registry: The plugins.
-            call: Calls a replica's method, by its name, with arguments; cancels it once ``until`` is done.
+            call: Calls a replica's method by name, with arguments; cancels the call when ``until`` is done.
 
         Raises:
-            ModelNotFoundError: The configured upscaler is not there.
+            ModelNotFoundError: The configured upscaler does not exist.
         """
         super().__init__(settings, registry, call)
         self._call = call

@@ -1,4 +1,4 @@
-"""Many requests, one model: pictures are drawn together, and come out as if each were drawn alone."""
+"""Serve many requests with one model: requests share forward passes, and each picture stays the same as alone."""
 
 from imagegen_core.engine.interface import Engine
 from imagegen_core.engine.local import LocalEngine

@@ -1,4 +1,4 @@
-"""Whose turn it is: between groups by deficit round robin, within one by the highest response ratio."""
+"""Choose the next batch: deficit round robin between groups, highest response ratio within a group."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from typing import Any
 from imagegen_core.engine.batch_size import BatchSize
 from imagegen_core.engine.ticket import Ticket
 
-_LEAST_QUANTUM = 0.001  # seconds, while no step was timed
+_LEAST_QUANTUM = 0.001  # seconds, until a step has been timed
 
 
 @dataclass(eq=False)
 class ActiveJob:
-    """A job that has begun."""
+    """A job in progress.
+
+    Attributes:
+        ticket: The job's ticket.
+        state: The worker's state of the job; None until the job has begun.
+    """
 
     ticket: Ticket
     state: Any
@@ -26,10 +31,10 @@ class Group:
     """Jobs that can share a forward pass.
 
     Attributes:
-        key: What they have in common.
-        size: How many rows of them go together.
+        key: The group key; equal for all members.
+        size: The batch size of this group.
         members: The jobs.
-        deficit: Seconds of the device that the group has coming.
+        deficit: Device seconds that the group may still use in this round.
     """
 
     key: Hashable
@@ -38,44 +43,43 @@ class Group:
     deficit: float = 0.0
 
     def batch(self, now: float) -> list[ActiveJob]:
-        """Those who go next: by priority, then by how long each waited for how little work.
+        """Return the next batch: by priority, then by the ratio of waiting time to remaining work.
 
-        The ratio of waiting to work (Brinch Hansen 1971) lets short jobs by, keeps what has begun going, and starves
-        nobody, since it grows with waiting.
+        This is the highest response ratio (Brinch Hansen 1971). Short jobs overtake long ones, and jobs in progress
+        continue. No job starves, because the ratio grows with the waiting time.
         """
-        self.members.sort(key=lambda one: (-one.ticket.priority, -_ratio(one, now)))
-        return self.members[: self.size.choose([one.state.rows for one in self.members])]
+        self.members.sort(key=lambda job: (-job.ticket.priority, -_ratio(job, now)))
+        return self.members[: self.size.choose([job.state.rows for job in self.members])]
 
 
 class BatchScheduler:
-    """The groups that have members, each served in proportion to the device's time, not to its number of jobs.
+    """The groups with members; each group gets an equal share of device time, regardless of its number of jobs.
 
-    Deficit round robin (Shreedhar and Varghese 1995): a group steps while the time it has coming lasts, and then waits
-    for the others.
+    This is deficit round robin (Shreedhar and Varghese 1995). A group steps while its deficit is not negative, then
+    waits for the other groups.
     """
 
     def __init__(self) -> None:
-        """Nobody is there."""
         self._groups: OrderedDict[Hashable, Group] = OrderedDict()
 
     def groups(self) -> list[Group]:
-        """All of them, the next first."""
+        """Return all groups, the next one first."""
         return list(self._groups.values())
 
     def join(self, running: ActiveJob, key: Hashable, size: BatchSize) -> None:
-        """Add a job to its group."""
+        """Add a job to its group, and create the group if it is missing."""
         group = self._groups.setdefault(key, Group(key, size))
         group.members.append(running)
 
     def leave(self, group: Group, gone: Iterable[ActiveJob]) -> None:
-        """Take jobs out of their group; an empty group has nothing coming."""
+        """Remove jobs from their group; an empty group is deleted with its deficit."""
         leaving = set(map(id, gone))
-        group.members = [one for one in group.members if id(one) not in leaving]
+        group.members = [job for job in group.members if id(job) not in leaving]
         if not group.members:
             del self._groups[group.key]
 
     def next(self) -> Group | None:
-        """The group whose turn it is; None where there is none."""
+        """Return the group to step next, or None without groups."""
         if not self._groups:
             return None
         quantum = max(_LEAST_QUANTUM, *(group.size.expected() for group in self._groups.values()))
@@ -88,15 +92,15 @@ class BatchScheduler:
 
     @property
     def count(self) -> int:
-        """How many jobs there are."""
+        """Number of jobs."""
         return sum(len(group.members) for group in self._groups.values())
 
     @property
     def rows(self) -> int:
-        """How many rows they have, all together."""
-        return sum(one.state.rows for group in self._groups.values() for one in group.members)
+        """Number of rows of all jobs together."""
+        return sum(job.state.rows for group in self._groups.values() for job in group.members)
 
 
-def _ratio(one: ActiveJob, now: float) -> float:
-    work: int = one.state.steps_left * one.state.rows
-    return (now - one.ticket.since) / max(work, 1)
+def _ratio(job: ActiveJob, now: float) -> float:
+    work: int = job.state.steps_left * job.state.rows
+    return (now - job.ticket.since) / max(work, 1)

@@ -1,4 +1,4 @@
-"""How many rows of one shape go into a forward pass: as many as pay, found by timing them, and none unproven."""
+"""Batch size of one shape: grow while timings show a gain, and use only sizes proven to be exact."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from itertools import accumulate
 from statistics import median
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
-"""The numbers of rows that share a pass: few, as each must be proven."""
+"""Allowed numbers of rows in a pass. The list is short because each size needs a proof."""
 
 LARGEST = SIZES[-1]
-_SAMPLES = 3  # timings of a size before it is judged
+_SAMPLES = 3  # timings needed to judge a size
 _KEPT_SAMPLES = 9
-_GAIN = 0.97  # of the time a row took before: a larger batch pays only below, since it makes each picture wait longer
+_GAIN = 0.97  # a larger batch must cut the time per row to this fraction, because each picture waits longer in it
 _STEPS_BEFORE_ANOTHER_LOOK = 500
 
 
 @dataclass
 class BatchSize:
-    """What is known of one shape.
+    """Measurements and limits of one shape.
 
     Attributes:
-        exact: Whether only sizes that are proven may be used.
-        fits: Rows beyond which it does not go: those found at load, or fewer for a time after memory ran out.
-        fits_now: Rows that the memory takes as it is now.
-        rows: The largest size that is known to pay.
-        proven: Sizes whose results were those of each state alone.
-        refused: Sizes whose results were others.
+        exact: Whether only proven sizes may be used.
+        fits: Largest number of rows: the limit found at load, or less for a time after memory ran out.
+        fits_now: Largest number of rows for the memory that is free now.
+        rows: The largest size known to be faster per row.
+        proven: Sizes with results equal to those of each state alone.
+        refused: Sizes with different results.
     """
 
     exact: bool
@@ -38,15 +38,15 @@ class BatchSize:
     proven: set[int] = field(default_factory=set)
     refused: set[int] = field(default_factory=set)
     _seconds: dict[int, deque[float]] = field(default_factory=dict)
-    _settled_for: int = 0  # steps to go before larger sizes are looked at again
-    _halved_for: int = 0  # steps to go before those that memory did not take are tried again
-    _fitted: int = 0  # what `fits` was before
+    _settled_for: int = 0  # steps until larger sizes are tried again
+    _halved_for: int = 0  # steps until `fits` is restored after memory ran out
+    _fitted: int = 0  # value of `fits` before it was halved
 
     def choose(self, rows: Sequence[int]) -> int:
-        """How many of the waiting states to step together.
+        """Return how many of the waiting states to step together.
 
         Args:
-            rows: The rows of each state, in the order of their turn; from 1 state.
+            rows: The rows of each state, in scheduling order; at least one state.
         """
         count, limit = 1, self.limit
         for taken, total in enumerate(accumulate(rows), start=1):
@@ -58,19 +58,19 @@ class BatchSize:
 
     @property
     def limit(self) -> int:
-        """How many rows a step may have now: as many as pay, or twice that to see whether it does."""
+        """Maximum rows of a step now: the best known size, or twice as many to test a larger size."""
         return min(self.fits, self.fits_now, self.rows if self._settled_for or not self._is_timed else 2 * self.rows)
 
     def needs_trial(self, rows: int, states: int) -> bool:
-        """Whether a batch of this size must still be proven; one state by itself never must."""
+        """Return whether a batch of this size still needs a proof; a single state never does."""
         return self.exact and states > 1 and rows not in self.proven
 
     def tried(self, rows: int, *, same: bool) -> None:
-        """Note a trial's outcome."""
+        """Record the result of a trial."""
         (self.proven if same else self.refused).add(rows)
 
     def timed(self, rows: int, seconds: float) -> None:
-        """Note how long a step took; a size larger than those that pay is judged once it is timed often enough."""
+        """Record the duration of a step, and judge a larger size after enough samples."""
         samples = self._seconds.setdefault(rows, deque(maxlen=_KEPT_SAMPLES))
         samples.append(seconds)
         self._settled_for = max(0, self._settled_for - 1)
@@ -88,7 +88,7 @@ class BatchSize:
             del self._seconds[rows]
 
     def halve(self, rows: int) -> None:
-        """Take no more than half of `rows` for a time, as the memory did not take them."""
+        """Limit batches to half of `rows` for a time, after memory ran out."""
         if not self._halved_for:
             self._fitted = self.fits
         self._halved_for = _STEPS_BEFORE_ANOTHER_LOOK
@@ -96,11 +96,11 @@ class BatchSize:
         self.rows = min(self.rows, self.fits)
 
     def expected(self) -> float:
-        """Seconds that the next step will take, roughly."""
+        """Return a rough estimate of the next step's duration in seconds."""
         return max((median(samples) for samples in self._seconds.values()), default=0.0)
 
     def timings(self) -> dict[int, float]:
-        """Seconds a step by its rows."""
+        """Return the median seconds of a step for each number of rows."""
         return {rows: median(samples) for rows, samples in sorted(self._seconds.items())}
 
     @property

@@ -1,4 +1,4 @@
-"""A job that begins: its prompt is encoded, part by part where the worker can."""
+"""Begin a job: encode its prompt, in parts if the worker can."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from imagegen_core.parts import Parts, works_in_parts
 
 
 class Beginning:
-    """A job between two parts of its beginning.
+    """A job whose prompt is being encoded.
 
     Attributes:
         running: The job; its state is None until all parts are done.
     """
 
     def __init__(self, running: ActiveJob, worker: Any) -> None:
-        """Do nothing yet; `worker` is a `SteppedWorker`."""
+        """Prepare the parts; `worker` is a `SteppedWorker`."""
         self.running = running
         self._parts = _parts(worker, running.ticket.job)
 
     def advance(self, count: int) -> bool:
-        """Do up to `count` parts; whether the job has begun. One that is given up meanwhile is not gone on with."""
+        """Run up to `count` parts, and return whether the job has begun; stop if the ticket is done."""
         for _ in range(count):
             if self.running.ticket.done:
                 return False

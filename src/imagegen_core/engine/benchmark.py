@@ -1,4 +1,4 @@
-"""How fast an engine draws for so many askers at a time."""
+"""Measure an engine's throughput and latency for a number of clients."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from imagegen_core.engine.ticket import Ticket
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What was measured.
+    """The result of a benchmark.
 
     Attributes:
-        clients: Askers at a time, each asking again as soon as it is answered.
-        pictures: Pictures drawn in the time measured.
-        per_second: Pictures a second.
-        median: Seconds from asking to the picture, of half of them at most.
-        p95: Seconds of nineteen in twenty at most.
+        clients: Concurrent clients; each sends its next request after a response.
+        pictures: Pictures drawn in the measured time.
+        per_second: Pictures per second.
+        median: Median latency in seconds, from request to picture.
+        p95: 95th percentile of the latency in seconds.
     """
 
     clients: int
@@ -33,13 +33,13 @@ class Measurement:
 
 
 def measure(engine: LocalEngine, requests: Iterator[Any], clients: int, seconds: float) -> Measurement:
-    """Keep `clients` requests in flight: one round to warm up, then for some seconds, at least until all are answered.
+    """Keep `clients` requests in flight: one warm-up round, then `seconds`, but at least one response per client.
 
     Args:
-        engine: The engine, which nobody else asks meanwhile.
-        requests: What is asked, one after another, without end.
-        clients: How many at a time.
-        seconds: How long.
+        engine: The engine; no other caller may use it meanwhile.
+        requests: An endless iterator of requests.
+        clients: Number of requests in flight.
+        seconds: Minimum duration in seconds.
     """
     answered: SimpleQueue[Ticket] = SimpleQueue()
 

@@ -1,4 +1,4 @@
-"""The self-test at load: do batches leave pictures as they are, and how large a one pays?"""
+"""Self-test at load: check that batches keep pictures unchanged, and find the batch size."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from imagegen_core.job import Job
 from imagegen_core.request import GenerateRequest
 from imagegen_core.worker import BatchInvariant
 
-_SECONDS = 1.2  # after which no larger size is begun
+_SECONDS = 1.2  # time limit: no larger size is tried later
 _TIMES = 3
 _PADDED_ROWS = 4
-_PADDING_PAYS = 0.8  # of the time of a pass of one row, for each row of a padded one
+_PADDING_PAYS = 0.8  # a row of a padded pass must take less than this fraction of a single-row pass
 
 
 def calibrate(worker: Any, size: BatchSize) -> tuple[Hashable, str]:
-    """Prove and time batches of the checkpoint's native size, and tell the worker what makes them exact.
+    """Prove and time batches at the checkpoint's native size, and set the worker's padding if it is needed.
 
     Args:
         worker: A `SteppedWorker`.
-        size: Takes up what was found.
+        size: Receives the results.
 
     Returns:
-        The native size's group, and how requests share forward passes, or why they do not, in words.
+        The native size's group key, and a sentence about how requests share forward passes or why they do not.
     """
     if isinstance(worker, WholeJobWorker):
         size.fits = 1
@@ -55,7 +55,7 @@ def _judge(worker: Any, size: BatchSize) -> str:
 
 
 def _grow(worker: Any, size: BatchSize) -> None:
-    """Try sizes, each twice the last, while they are exact and pay, memory takes them and there is time."""
+    """Double the batch size while it is exact, faster per row, within memory and within the time limit."""
     ends, rows = time.monotonic() + _SECONDS, 1
     _time(worker, size, rows, ends)
     while size.rows == rows and 2 * rows <= size.fits and time.monotonic() < ends:
@@ -71,7 +71,7 @@ def _grow(worker: Any, size: BatchSize) -> None:
 
 
 def _time(worker: Any, size: BatchSize, rows: int, ends: float = math.inf) -> None:
-    """Time a few steps; of a large model on a slow device only one, as there is no time for more."""
+    """Time up to `_TIMES` steps; stop early after the time limit."""
     states = _states(worker, rows)
     for _ in range(_TIMES):
         began = time.monotonic()
@@ -82,7 +82,7 @@ def _time(worker: Any, size: BatchSize, rows: int, ends: float = math.inf) -> No
 
 
 def _pad(worker: Any, size: BatchSize) -> bool:
-    """Whether filling every pass up to the same number of rows makes results alike, and pays; if so, it stays so."""
+    """Pad every pass to a fixed number of rows; keep it and return True if results are equal and it is faster."""
     alone = size.expected()
     worker.pad(_PADDED_ROWS)
     padded = BatchSize(exact=True, fits=_PADDED_ROWS)

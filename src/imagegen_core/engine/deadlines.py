@@ -1,4 +1,4 @@
-"""Gives tickets up at their deadlines, whatever computes meanwhile."""
+"""Fail tickets at their deadlines, even during a long computation."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from imagegen_core.engine.ticket import Ticket
 
 
 class Deadlines:
-    """Watches tickets on a thread of its own, which lives while a ticket is watched.
+    """Watch tickets in a separate thread. The thread runs only while there are tickets to watch.
 
-    An engine looks at deadlines between its steps alone. A step, a whole job or a load may take longer than that.
+    An engine checks deadlines only between its steps. A step, a whole job or a load may take longer.
     """
 
     def __init__(self) -> None:
-        """Watch no ticket yet."""
         self._tickets: dict[Future[Any], Ticket] = {}
         self._changed = threading.Condition()
         self._is_watching = False
 
     def watch(self, ticket: Ticket) -> None:
-        """Fail `ticket` at its deadline, unless it is done before; without a deadline, do nothing."""
+        """Fail `ticket` at its deadline unless it is done earlier; ignore a ticket without a deadline."""
         if ticket.due is None:
             return
         with self._changed:
@@ -50,5 +49,5 @@ class Deadlines:
                 self._changed.wait(min(dues) - time.monotonic())
                 now = time.monotonic()
                 late = [ticket for ticket in self._tickets.values() if ticket.is_late(now)]
-            for ticket in late:  # without the lock, as an ending ticket calls back
+            for ticket in late:  # without the lock, because a failed ticket runs callbacks that take it
                 ticket.expire(now)

@@ -1,4 +1,4 @@
-"""The news of one job, told to any number of listeners, each from the beginning."""
+"""Event log of one job; each listener receives all events from the first."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ _LAST = (Done, Failed, Cancelled)
 
 
 class EventLog:
-    """What happened to a job so far and from now on, for ``for`` and for ``async for``.
+    """Events of a job, past and future, for ``for`` and ``async for``.
 
-    The last event is a `Done`, a `Failed` or a `Cancelled`, and is always there in the end.
+    The last event is always a `Done`, a `Failed` or a `Cancelled`.
     """
 
     def __init__(self) -> None:
-        """Nothing has happened."""
         self._events: list[Event] = []
         self._times: list[float] = []
         self._changed = threading.Condition()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
     def append(self, event: Event) -> None:
-        """Tell `event`; what comes after the last event is dropped."""
+        """Publish `event`; ignore it after the last event."""
         with self._changed:
             if self._ended:
                 return
@@ -42,25 +41,25 @@ class EventLog:
                     loop.call_soon_threadsafe(wake.set)
 
     def when(self, kind: type[Event]) -> float | None:
-        """When the first event of a kind was told, in seconds of `time.monotonic`; None where none was."""
+        """Return the time of the first event of a kind, in `time.monotonic` seconds, or None."""
         with self._changed:
             pairs = zip(self._events, self._times, strict=True)
             return next((told for event, told in pairs if isinstance(event, kind)), None)
 
     def latest(self, kind: type[Kind]) -> Kind | None:
-        """The last event of a kind so far."""
+        """Return the latest event of a kind, or None."""
         with self._changed:
             return next((event for event in reversed(self._events) if isinstance(event, kind)), None)
 
     def forget_previews(self) -> None:
-        """Let go of the steps' previews, which listeners from now on do not see."""
+        """Drop the previews of past steps; new listeners do not receive them."""
         with self._changed:
             self._events = [
                 replace(event, preview=None) if isinstance(event, StepDone) else event for event in self._events
             ]
 
     def __iter__(self) -> Iterator[Event]:
-        """Every event, waiting for those to come."""
+        """Iterate over all events, and wait for new ones."""
         told = 0
         while True:
             with self._changed:
@@ -72,7 +71,7 @@ class EventLog:
                 return
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        """Every event, waiting for those to come, without holding up the loop."""
+        """Iterate over all events, and wait for new ones without blocking the event loop."""
         waiting = (asyncio.get_running_loop(), asyncio.Event())
         with self._changed:
             self._waiting.add(waiting)

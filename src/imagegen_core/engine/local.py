@@ -1,4 +1,4 @@
-"""The engine of one worker: a queue before it, and a thread that steps its jobs together."""
+"""The engine of one worker: a request queue, and a thread that steps jobs in batches."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from imagegen_core.worker import Computing, MemoryAware, Previewing, SteppedWork
 
 logger = logging.getLogger(__name__)
 
-_RUNNING = 64  # jobs that have begun, at most: each holds its embedded prompt
-_BEGUN_AT_ONCE = 4  # between two steps, so that those who are running go on
-_PARTS_AT_ONCE = 4  # of each of them
+_RUNNING = 64  # maximum number of jobs in progress, because each holds an embedded prompt
+_BEGUN_AT_ONCE = 4  # jobs to begin between two steps, so that running jobs continue
+_PARTS_AT_ONCE = 4  # parts of each of these jobs between two steps
 _KNOWN_SHAPES = 64
 _ENCODERS = 2
 
 
 class LocalEngine:
-    """Draws what it is asked for with one worker, several pictures at a time where that pays.
+    """Draw requests with one worker, several pictures at a time if this is faster.
 
-    Requests join and leave between denoising steps. In ``exact`` batching, a picture's bytes do not depend on what else
-    was drawn: they are those that the worker draws alone. A worker that has no steps is served too, a job at a time.
+    Requests join and leave between denoising steps. In ``exact`` batching, a picture's bytes do not depend on other
+    requests: they equal those of the worker alone. A worker without steps draws one job at a time.
 
-    The engine is the worker's only user; what else is to compute goes through `compute`. It works from threads and from
+    Only the engine may use the worker; use `compute` for other computations. The engine works with threads and
     coroutines::
 
         with LocalEngine(load_worker()) as engine:
@@ -50,7 +50,7 @@ class LocalEngine:
 
     Attributes:
         worker: The worker.
-        is_broken: Whether it draws no more, by a fault of its own.
+        is_broken: Whether the engine has stopped after an internal error.
     """
 
     def __init__(
@@ -63,15 +63,15 @@ class LocalEngine:
         previews: bool = False,
         line: RequestQueue | None = None,
     ) -> None:
-        """Test what the worker can do together, and start.
+        """Calibrate the batches of the worker, and start the engine's thread.
 
         Args:
-            worker: The worker, used by nobody else from now on.
-            batching: ``exact``, or ``fast`` to share forward passes also where that changes pictures a little.
-            queue_limit: Jobs that may wait to begin.
+            worker: The worker; from now on only this engine uses it.
+            batching: ``exact``, or ``fast`` to share forward passes even if pictures change slightly.
+            queue_limit: Maximum number of jobs in the queue.
             step_limit: Seconds after which a step is reported to hang.
-            previews: Whether each step's event shows what the picture looks like so far.
-            line: A queue that it shares with other engines, with a limit of its own; see `Pool`.
+            previews: Whether each step's event carries a preview of the picture.
+            line: A queue shared with other engines, with its own limit; see `Pool`.
         """
         self.worker = worker
         self._worker: Any = worker if isinstance(worker, SteppedWorker) else WholeJobWorker(worker)
@@ -83,7 +83,7 @@ class LocalEngine:
         self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()
         self._steps: Counter[int] = Counter()
         self._step_seconds = 0.0
-        self._lock = threading.Lock()  # of what `report` reads
+        self._lock = threading.Lock()  # guards the fields that `report` reads
         self.is_broken = False
         if isinstance(worker, WarmingUp):
             worker.warm_up()
@@ -95,39 +95,39 @@ class LocalEngine:
         self._thread.start()
 
     def submit(self, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
-        """Put a request in line.
+        """Queue a request.
 
         Args:
             request: A `GenerateRequest`, or any object with its attributes.
-            deadline: Seconds from now after which the picture is given up; None waits for it.
-            priority: Higher goes first, whoever came before.
+            deadline: Time limit in seconds from now; None sets no limit.
+            priority: Higher is served first, regardless of arrival.
 
         Raises:
-            InvalidRequestError: The request asks for what no worker could draw.
-            QueueFullError: Too many wait already.
-            EngineClosedError: The engine was closed.
+            InvalidRequestError: No worker could draw the request.
+            QueueFullError: The queue is full.
+            EngineClosedError: The engine is closed.
         """
         return self._line.submit(request, deadline, priority)
 
     def admit(self, ticket: Ticket) -> None:
-        """Put a ticket in line that was made before, whatever the line's length.
+        """Queue an existing ticket regardless of the queue's limit.
 
         Raises:
-            EngineClosedError: The engine was closed.
+            EngineClosedError: The engine is closed.
         """
         self._line.admit(ticket)
 
     @property
     def workers(self) -> Sequence[Worker]:
-        """The worker, where there could be several."""
+        """The worker in a list; a `Pool` has several."""
         return [self.worker]
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run something else that computes, such as an upscaler's network, where the worker does, between its steps."""
+        """Run another computation, such as an upscaler's network, between the worker's steps; see `compute_on`."""
         return compute_on(self.worker, function, *arguments)
 
     def report(self) -> EngineReport:
-        """What the engine does, and how."""
+        """Return the engine's state and counters."""
         counts = self._line.counts
         with self._lock:
             return EngineReport(
@@ -143,7 +143,7 @@ class LocalEngine:
             )
 
     def close(self, *, drain: bool = True) -> None:
-        """Stop: after all that was asked for, or, without `drain`, after the present step, cancelling the rest."""
+        """Finish all requests and stop; without `drain`, stop after the current step and cancel the rest."""
         self._line.close(drain=drain)
         if self._thread is not threading.current_thread():
             self._thread.join()
@@ -156,7 +156,7 @@ class LocalEngine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close, and finish what was asked for unless an exception is on its way."""
+        """Close the engine; on an exception, cancel the open requests instead of finishing them."""
         self.close(drain=kind is None)
 
     def _work(self) -> None:
@@ -174,7 +174,7 @@ class LocalEngine:
             self._break(error)
 
     def _room(self) -> int:
-        """How many may begin now; beside other engines no more than fill batches, which another may begin sooner."""
+        """Return how many jobs may begin now; with a shared queue, only enough to fill this engine's batches."""
         if not self._line.is_shared:
             return min(_BEGUN_AT_ONCE, _RUNNING - self._running)
         batch = max((group.size.limit for group in self._turns.groups()), default=self._native.limit)
@@ -191,13 +191,13 @@ class LocalEngine:
         self._beginning.append(Beginning(running, self._worker))
 
     def _begin(self, beginning: Beginning) -> None:
-        """Go on with beginning a job; where parts are left, it is in line again for the time after the next step."""
+        """Run the next parts of a job's beginning; requeue the job if parts are left."""
         running, ticket = beginning.running, beginning.running.ticket
         try:
             with self._watchdog.watching("Beginning a picture"):
                 has_begun = beginning.advance(_PARTS_AT_ONCE)
             key = self._worker.group(running.state) if has_begun else None
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's
+        except Exception as error:  # noqa: BLE001 - any error fails only this job
             self._fail(ticket, error)
             ticket.job.on_step = running.state = None
             return
@@ -216,30 +216,30 @@ class LocalEngine:
         began = time.monotonic()
         chosen = group.batch(began)
         self._advance(group, chosen)
-        for one in chosen:
-            if one.state.failure is not None:
-                self._fail(one.ticket, one.state.failure)
-            elif not one.state.steps_left and not one.ticket.done:
-                self._finish(one)
+        for job in chosen:
+            if job.state.failure is not None:
+                self._fail(job.ticket, job.state.failure)
+            elif not job.state.steps_left and not job.ticket.done:
+                self._finish(job)
         group.deficit -= time.monotonic() - began
-        self._leave(group, [one for one in chosen if one.state.failure or not one.state.steps_left])
+        self._leave(group, [job for job in chosen if job.state.failure or not job.state.steps_left])
 
     def _advance(self, group: Group, chosen: Sequence[ActiveJob]) -> None:
-        """Take one step together; what cannot be done together is tried again by each alone."""
-        states = [one.state for one in chosen]
+        """Take one step of a batch; if it fails, step each job alone."""
+        states = [job.state for job in chosen]
         rows = sum(state.rows for state in states)
         began = time.monotonic()
         try:
             with self._watchdog.watching(f"A step of {rows} rows ({group.key})"):
                 if group.size.needs_trial(rows, len(states)):
                     same = self._worker.trial(states)
-                    if any(state.failure is None for state in states):  # those that fail prove nothing
+                    if any(state.failure is None for state in states):  # failed states prove nothing
                         group.size.tried(rows, same=same)
                 else:
                     self._worker.step(states)
                     group.size.timed(rows, time.monotonic() - began)
             self._count_step(rows, time.monotonic() - began)
-        except Exception as error:  # noqa: BLE001 - it belongs to one of them, and the others go on
+        except Exception as error:  # noqa: BLE001 - it may belong to one job, and the others continue
             if len(chosen) == 1:
                 states[0].failure = error
                 return
@@ -247,27 +247,27 @@ class LocalEngine:
                 logger.warning("A step of %d rows ran out of memory: no more than %d for a time", rows, rows // 2)
                 group.size.halve(rows)
                 return
-            for one in chosen:
-                self._advance(group, [one])
+            for job in chosen:
+                self._advance(group, [job])
 
     def _count_step(self, rows: int, seconds: float) -> None:
         with self._lock:
             self._steps[rows] += 1
             self._step_seconds += seconds
 
-    def _finish(self, one: ActiveJob) -> None:
+    def _finish(self, job: ActiveJob) -> None:
         try:
             with self._watchdog.watching("Decoding a picture"):
-                encode = self._worker.finish(one.state)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's
-            self._fail(one.ticket, error)
+                encode = self._worker.finish(job.state)
+        except Exception as error:  # noqa: BLE001 - any error fails only this job
+            self._fail(job.ticket, error)
             return
-        self._encoders.submit(self._encode, one.ticket, encode)
+        self._encoders.submit(self._encode, job.ticket, encode)
 
     def _encode(self, ticket: Ticket, encode: Callable[[], Picture]) -> None:
         try:
             ticket.draw(encode())
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's
+        except Exception as error:  # noqa: BLE001 - any error fails only this job
             self._fail(ticket, error)
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
@@ -280,20 +280,20 @@ class LocalEngine:
         running.ticket.events.append(replace(done, preview=preview))
 
     def _drop_running(self) -> None:
-        """Let go of those that were cancelled, or whose deadline is over."""
+        """Remove jobs that were cancelled or are late."""
         now = time.monotonic()
         for group in self._turns.groups():
-            self._leave(group, [one for one in group.members if one.ticket.expire(now)])
-        given_up = [one for one in self._beginning if one.running.ticket.expire(now)]
-        for one in given_up:
-            self._beginning.remove(one)
-            one.running.ticket.job.on_step = None
+            self._leave(group, [job for job in group.members if job.ticket.expire(now)])
+        given_up = [beginning for beginning in self._beginning if beginning.running.ticket.expire(now)]
+        for beginning in given_up:
+            self._beginning.remove(beginning)
+            beginning.running.ticket.job.on_step = None
 
     def _leave(self, group: Group, gone: Sequence[ActiveJob]) -> None:
         with self._lock:
             self._turns.leave(group, gone)
-        for one in gone:
-            one.ticket.job.on_step = one.state = None  # whoever keeps the ticket does not keep the state's memory
+        for job in gone:
+            job.ticket.job.on_step = job.state = None  # a kept ticket must not keep the state's memory
 
     def _calibrate(self) -> str:
         size = BatchSize(exact=self._batching == "exact")
@@ -303,7 +303,7 @@ class LocalEngine:
         return because
 
     def _size(self, key: Hashable, state: Any) -> BatchSize:
-        """What is known of a group's shape; of the shapes, the native one and those seen last are kept."""
+        """Return the batch size of a group; keep the native shape and the most recent other shapes."""
         if key not in self._sizes:
             self._sizes[key] = BatchSize(exact=self._batching == "exact", fits=self._largest)
             if len(self._sizes) > _KNOWN_SHAPES:
@@ -315,11 +315,11 @@ class LocalEngine:
         return size
 
     def _break(self, error: Exception) -> None:
-        """Nothing will be drawn here any more: say so to all that wait for it."""
+        """Mark the engine as broken, and fail the tickets that depend on it."""
         self.is_broken = True
         self._line.give_up(self, f"The engine broke ({error!r}): restart it, and report this")
 
 
 def compute_on(worker: Worker, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run `function` where a worker computes: on its thread, where it has one."""
+    """Run `function` on the worker's own thread if it has one, else in this thread."""
     return worker.compute(function, *arguments) if isinstance(worker, Computing) else function(*arguments)

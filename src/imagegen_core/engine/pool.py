@@ -1,4 +1,4 @@
-"""Several engines that draw with the same model, behind one queue."""
+"""Several engines of the same model behind one queue."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from imagegen_core.worker import Worker
 
 
 class Pool:
-    """Has each request drawn by the engine that first has room for it.
+    """Send each request to the first engine with room for it.
 
-    All wait in one line, whose order holds for all engines together. An engine takes as many as fill its batches, so a
-    quicker one takes more, and nobody waits behind one that is slow or broken while another has room.
+    All requests wait in one queue, in one order for all engines. An engine takes only enough to fill its batches, so a
+    faster engine takes more. A slow or broken engine delays no request while another engine has room.
     """
 
     def __init__(self, workers: Sequence[Worker], *, queue_limit: int = 256, **options: Any) -> None:
         """Start an engine for each worker.
 
         Args:
-            workers: Workers that draw alike, used by nobody else from now on.
-            queue_limit: Requests that may wait to begin, with all of them together.
-            options: As `LocalEngine` takes them.
+            workers: Workers that draw the same pictures; from now on only the engines use them.
+            queue_limit: Maximum number of waiting requests for all engines together.
+            options: Options of `LocalEngine`.
         """
         self._line = RequestQueue(queue_limit)
         with ExitStack() as made:
             engines = []
             for worker in workers:
                 engines.append(LocalEngine(worker, line=self._line, **options))
-                made.callback(engines[-1].close, drain=False)  # where the next one fails
+                made.callback(engines[-1].close, drain=False)  # if the next engine fails to start
             made.pop_all()
         self._engines = tuple(engines)
 
     @property
     def worker(self) -> Worker:
-        """One of the workers, which are alike."""
+        """The first worker; all workers are alike."""
         return self._engines[0].worker
 
     @property
     def workers(self) -> Sequence[Worker]:
-        """All of them."""
+        """All workers."""
         return [engine.worker for engine in self._engines]
 
     @property
     def is_broken(self) -> bool:
-        """Whether one of the engines draws no more, by a fault of its own."""
+        """Whether any engine has stopped after an internal error."""
         return any(engine.is_broken for engine in self._engines)
 
     def submit(self, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
@@ -62,12 +62,12 @@ class Pool:
         self._line.admit(ticket)
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """See `LocalEngine.compute`; it goes where the least is being drawn."""
+        """See `LocalEngine.compute`; this runs on the engine with the fewest running jobs."""
         idlest = min(self._engines, key=lambda engine: (engine.is_broken, engine.report().running))
         return idlest.compute(function, *arguments)
 
     def report(self) -> EngineReport:
-        """What the engines do, taken together; how they do it, as the first."""
+        """Return the merged report of all engines; settings come from the first engine."""
         return replace(merged([engine.report() for engine in self._engines]), **self._line.counts._asdict())
 
     def close(self, *, drain: bool = True) -> None:

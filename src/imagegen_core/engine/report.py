@@ -1,4 +1,4 @@
-"""What an engine tells of itself."""
+"""Reports of an engine's state and counters."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from imagegen_core.engine.batch_size import BatchSize
 
 @dataclass(frozen=True, slots=True)
 class GroupReport:
-    """How pictures of one kind share forward passes.
+    """Batching of one group of pictures.
 
     Attributes:
-        kind: What the group has in common, in words.
-        rows: How many rows go together at most: as many as pay.
-        proven: The numbers of rows whose results were those of each picture alone, bit for bit.
-        refused: Those whose results were others, and which are not used.
-        seconds: How long a step takes, by its rows.
+        kind: The group key as text.
+        rows: The largest batch size known to be faster per row.
+        proven: Batch sizes with results equal, bit for bit, to those of each picture alone.
+        refused: Batch sizes with different results; they are not used.
+        seconds: Median seconds of a step for each number of rows.
     """
 
     kind: str
@@ -30,7 +30,7 @@ class GroupReport:
 
     @classmethod
     def of(cls, key: Hashable, size: BatchSize) -> GroupReport:
-        """What is known of one kind of picture."""
+        """Create the report of one group."""
         return cls(
             kind=str(key),
             rows=size.rows,
@@ -45,18 +45,18 @@ class EngineReport:
     """The state of an engine, for people and for ``/health``.
 
     Attributes:
-        batching: ``exact`` or ``fast``, as asked for.
-        because: How requests share forward passes, or why they do not, in a sentence.
-        groups: What is known of each kind of picture.
-        waiting: Jobs that have not begun.
-        running: Jobs that have.
+        batching: ``exact`` or ``fast``, as configured.
+        because: A sentence about how requests share forward passes, or why they do not.
+        groups: Reports of the groups.
+        waiting: Jobs in the queue.
+        running: Jobs in progress.
         finished: Pictures so far.
-        failed: Jobs that ended with an error, so far.
-        cancelled: Jobs that were cancelled, so far.
-        steps: How many steps were taken so far, by their rows.
-        step_seconds: How long they took, all together.
-        stuck: Seconds that a step has been running beyond the limit; 0 where none is.
-        broken: Engines that draw no more, by a fault of their own.
+        failed: Jobs that ended with an error so far.
+        cancelled: Jobs cancelled so far.
+        steps: Number of steps so far, for each number of rows.
+        step_seconds: Total seconds of all steps.
+        stuck: Seconds that the current step has been running, if this is over the limit; else 0.
+        broken: Number of engines that stopped after an internal error.
     """
 
     batching: str
@@ -77,16 +77,16 @@ _COUNTS = ("waiting", "running", "finished", "failed", "cancelled", "step_second
 
 
 def merged(reports: Sequence[EngineReport]) -> EngineReport:
-    """What several engines do, taken together; how they do it, as the first."""
+    """Merge the reports of several engines; settings come from the first."""
     return replace(
         reports[0],
         groups=tuple(chain.from_iterable(report.groups for report in reports)),
         stuck=max(report.stuck for report in reports),
-        steps=dict(sum((Counter(report.steps) for report in reports), Counter())),  # which `asdict` can copy
+        steps=dict(sum((Counter(report.steps) for report in reports), Counter())),  # a dict for `asdict`
         **{name: sum(getattr(report, name) for report in reports) for name in _COUNTS},
     )
 
 
 def ended(report: EngineReport) -> EngineReport:
-    """What is left to tell of an engine that is closed: what it counted."""
+    """Return the report of a closed engine: only its counters remain."""
     return replace(report, groups=(), waiting=0, running=0, stuck=0.0, broken=0)

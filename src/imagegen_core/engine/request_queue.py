@@ -1,4 +1,4 @@
-"""The queue before an engine, or before several that draw with the same model."""
+"""The request queue of an engine, or of several engines of the same model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from imagegen_core.engine.deadlines import Deadlines
 from imagegen_core.engine.ticket import Ticket
 from imagegen_core.errors import EngineClosedError, QueueFullError
 
-_PACE_WEIGHT = 0.2  # of the latest picture
+_PACE_WEIGHT = 0.2  # weight of the latest picture in the moving average
 
 
 class Counts(NamedTuple):
-    """What became of those that joined; see `EngineReport`."""
+    """Counters of the queue; see `EngineReport`."""
 
     waiting: int
     finished: int
@@ -26,22 +26,22 @@ class Counts(NamedTuple):
 
 
 class RequestQueue:
-    """Those that wait to be drawn, in the order in which engines take them.
+    """Tickets that wait to be drawn, in scheduling order.
 
-    Engines come by for more between their steps, and wait here where they have nothing to do. A ticket is known from
-    when it joins until it is done; one that is done, as it was cancelled, leaves the line at once.
+    Engines ask for tickets between their steps, and block here when idle. The queue tracks each ticket until it is
+    done. A ticket that is done early (cancelled or late) leaves the queue at once.
     """
 
     def __init__(self, limit: int) -> None:
-        """Nobody waits; `limit` requests may."""
+        """Create an empty queue; at most `limit` requests may wait."""
         self._limit = limit
         self._waiting: list[Ticket] = []
-        self._open: dict[Future[Any], Ticket] = {}  # those that are not done, by their jobs' futures
-        self._takers: dict[Future[Any], object] = {}  # who took them, of those that wait no more
+        self._open: dict[Future[Any], Ticket] = {}  # tickets that are not done, by their jobs' futures
+        self._takers: dict[Future[Any], object] = {}  # the engine of each ticket in progress
         self._engines: set[int] = set()
         self._idle = 0
         self._finished = self._failed = self._cancelled = 0
-        self._pace = 1.0  # seconds between two finished pictures
+        self._pace = 1.0  # moving average of the seconds between two finished pictures
         self._last_finished = time.monotonic()
         self._changed = threading.Condition()
         self._deadlines = Deadlines()
@@ -49,17 +49,17 @@ class RequestQueue:
 
     @property
     def is_shared(self) -> bool:
-        """Whether several engines take from it."""
+        """Whether several engines take from this queue."""
         return len(self._engines) > 1
 
     @property
     def counts(self) -> Counts:
-        """How many wait, and how many of the others ended how."""
+        """Number of waiting tickets, and the outcomes of the others."""
         with self._changed:
             return Counts(len(self._waiting), self._finished, self._failed, self._cancelled)
 
     def submit(self, request: Any, deadline: float | None, priority: int) -> Ticket:
-        """Put a request in line; see `LocalEngine.submit`."""
+        """Queue a request; see `LocalEngine.submit`."""
         ticket = Ticket.of(request, priority, deadline)
         with self._changed:
             if len(self._waiting) >= self._limit:
@@ -71,31 +71,31 @@ class RequestQueue:
         return ticket
 
     def admit(self, ticket: Ticket) -> None:
-        """Put a ticket in line that was made before, whatever the line's length; see `LocalEngine.admit`."""
+        """Queue an existing ticket regardless of the queue's limit; see `LocalEngine.admit`."""
         with self._changed:
             if self._closed:
                 raise EngineClosedError("The engine is closed: it takes no more requests")
-            if not self._open:  # nothing is drawn until now, which says nothing of the pace
+            if not self._open:  # idle time must not count in the pace
                 self._last_finished = time.monotonic()
             self._open[ticket.job.fut] = ticket
-            insort(self._waiting, ticket, key=lambda one: -one.priority)
+            insort(self._waiting, ticket, key=lambda waiting: -waiting.priority)
             self._tell_places()
             self._changed.notify_all()
         ticket.job.fut.add_done_callback(self._note_outcome)
         self._deadlines.watch(ticket)
 
     def serve(self, engine: object) -> None:
-        """Count an engine in, which takes from now on."""
+        """Register an engine; from now on it takes tickets."""
         with self._changed:
             self._engines.add(id(engine))
 
     def take(self, engine: object, room: Callable[[], int], *, busy: bool) -> list[Ticket] | None:
-        """Who begins now, of those that wait; None when nobody does, and nobody will.
+        """Return the tickets to begin now; None if the queue is closed and empty.
 
         Args:
-            engine: Who takes them.
-            room: Says how many it takes at most.
-            busy: Whether it has others to go on with; else it stays here until somebody waits.
+            engine: The engine that takes them.
+            room: Returns the maximum number of tickets to take.
+            busy: Whether the engine has other jobs in progress; if not, this call waits for a ticket.
         """
         with self._changed:
             if not busy:
@@ -106,7 +106,7 @@ class RequestQueue:
                     return None
             now = time.monotonic()
             for ticket in [*self._waiting]:
-                ticket.expire(now)  # which takes it out of the line
+                ticket.expire(now)  # this also removes a late ticket from the queue
             count = min(room(), self._share(busy=busy))
             taken, self._waiting = self._waiting[:count], self._waiting[count:]
             self._takers.update((ticket.job.fut, engine) for ticket in taken)
@@ -114,7 +114,7 @@ class RequestQueue:
             return taken
 
     def close(self, *, drain: bool) -> None:
-        """Let nobody join any more; without `drain`, also cancel all that are not done."""
+        """Accept no more tickets; without `drain`, also cancel all open tickets."""
         with self._changed:
             self._closed = True
             for ticket in [] if drain else [*self._open.values()]:
@@ -122,22 +122,22 @@ class RequestQueue:
             self._changed.notify_all()
 
     def give_up(self, engine: object, why: str) -> None:
-        """Fail what an engine took that takes no more; all that wait too where it was the last."""
+        """Fail the open tickets of a broken engine; fail all after the last engine, or if the queue is closed."""
         with self._changed:
             self._engines.discard(id(engine))
             self._closed = self._closed or not self._engines
-            left = [one for future, one in self._open.items() if self._closed or self._takers.get(future) is engine]
+            left = [entry for future, entry in self._open.items() if self._closed or self._takers.get(future) is engine]
         for ticket in left:
             ticket.fail(EngineClosedError(why))
 
     def _share(self, *, busy: bool) -> int:
-        """How many an engine may take, so that each of those that have nothing to do gets as many."""
+        """Return how many tickets an engine may take, to leave an equal share for each idle engine."""
         if busy:
             return max(0, len(self._waiting) - self._idle)
         return -(-len(self._waiting) // (self._idle + 1))
 
     def _note_outcome(self, future: Future[Any]) -> None:
-        """Count how a job ended; one that had not begun leaves the line at once."""
+        """Count the outcome of a job, and remove its ticket from the queue."""
         with self._changed:
             ticket = self._open.pop(future)
             self._takers.pop(future, None)

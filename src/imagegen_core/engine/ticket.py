@@ -1,4 +1,4 @@
-"""What an asker holds while its picture is drawn."""
+"""A client's handle on a picture in progress."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from imagegen_core.request import check_request
 
 
 class Ticket:
-    """A place in the engine: wait for its picture, follow it, or cancel it.
+    """A handle on a submitted request: wait for its picture, follow its events, or cancel it.
 
     ``ticket.result()`` waits in a thread, ``await ticket`` in a coroutine; cancelling that coroutine cancels the job.
 
     Attributes:
-        job: The job; its future holds what `Worker.run_job` returns, and is cancelled with it.
+        job: The job. Its future holds the result of `Worker.run_job`; cancelling the ticket cancels it.
         priority: Higher is served first.
-        since: `time.monotonic` seconds at which it was asked for.
-        deadline: Seconds after that by which the picture is wanted, or None.
-        events: What happens to it, for ``for`` and ``async for``; each listener hears it from the beginning.
+        since: Submission time, in `time.monotonic` seconds.
+        deadline: Time limit in seconds after `since`, or None.
+        events: The job's events, for ``for`` and ``async for``; each listener receives them from the first.
     """
 
     def __init__(self, job: Job, priority: int, deadline: float | None) -> None:
-        """As `LocalEngine.submit` makes them."""
+        """Create a ticket; see `LocalEngine.submit`."""
         self.job = job
         self.priority = priority
         self.deadline = deadline
@@ -38,15 +38,16 @@ class Ticket:
         self.events = EventLog()
         self._picture: Picture | None = None
         self._place = 0
-        # A future keeps its callbacks: one that led to this ticket would leave it, and its picture, to the collector.
+        # The future keeps its callbacks. A callback that refers to this ticket would make a reference cycle, and only
+        # the garbage collector would free the picture.
         job.fut.add_done_callback(partial(_tell_of_cancelling, self.events))
 
     @classmethod
     def of(cls, request: Any, priority: int, deadline: float | None) -> Ticket:
-        """A ticket for a request that can be drawn.
+        """Create a ticket for a valid request.
 
         Raises:
-            InvalidRequestError: The request asks for what no worker could draw.
+            InvalidRequestError: No worker could draw the request.
         """
         check_request(request)
         return cls(Job(req=request), priority, deadline)
@@ -55,12 +56,12 @@ class Ticket:
         """Wait for the picture.
 
         Args:
-            timeout: Seconds; None waits as long as it takes. The job goes on when they are over.
+            timeout: Seconds; None waits without limit. After a timeout the job continues.
 
         Raises:
-            TimeoutError: The picture is not there yet.
+            TimeoutError: The picture is not ready yet.
             CancelledError: The job was cancelled.
-            ImagegenError: There will be no picture, and why.
+            ImagegenError: The job failed.
         """
         self.job.fut.result(timeout)
         return self._drawn()
@@ -71,16 +72,16 @@ class Ticket:
         return self._drawn()
 
     def cancel(self) -> bool:
-        """Give the picture up, within one step; False where it is there or failed already."""
+        """Cancel the job within one step; return False if it has finished or failed already."""
         return self.job.fut.cancel()
 
     @property
     def done(self) -> bool:
-        """Whether there is a picture, or never will be."""
+        """Whether the job has ended: finished, failed or cancelled."""
         return self.job.fut.done()
 
     def draw(self, picture: Picture) -> None:
-        """Hand the picture over, unless the job was cancelled or late meanwhile."""
+        """Deliver the picture, unless the job was cancelled or late meanwhile."""
         self._picture = picture
         try:
             self.job.fut.set_result((picture.png, picture.seed))
@@ -90,7 +91,7 @@ class Ticket:
         self.events.append(Done(picture))
 
     def fail(self, error: Exception) -> None:
-        """Say that there will be no picture, unless the job is done already."""
+        """Fail the job, unless it is done already."""
         _let_go_of_frames(error)
         try:
             self.job.fut.set_exception(error)
@@ -99,29 +100,29 @@ class Ticket:
         self.events.append(Failed(error))
 
     def wait_at(self, place: int) -> None:
-        """Tell the listeners of a new place in line."""
+        """Publish a new place in the queue."""
         if place != self._place:
             self._place = place
             self.events.append(Queued(place))
 
     @property
     def due(self) -> float | None:
-        """The `time.monotonic` seconds of the deadline; None without one."""
+        """The deadline in `time.monotonic` seconds, or None."""
         return None if self.deadline is None else self.since + self.deadline
 
     def is_late(self, now: float) -> bool:
-        """Whether the deadline is over at `now`, in seconds of `time.monotonic`."""
+        """Return whether the deadline has passed at `now`, in `time.monotonic` seconds."""
         return self.due is not None and now >= self.due
 
     def expire(self, now: float) -> bool:
-        """Fail where the deadline is over; whether nothing is left to do for it."""
+        """Fail the ticket if its deadline has passed, and return whether it is done."""
         if self.is_late(now) and not self.done:
             late = f"The picture was not done {self.deadline:g} s after it was asked for"
             self.fail(DeadlineError(f"{late}: allow more time, ask for fewer steps or a smaller size"))
         return self.done
 
     def _drawn(self) -> Picture:
-        return cast("Picture", self._picture)  # which `draw` puts there before it resolves the future
+        return cast("Picture", self._picture)  # `draw` sets it before it resolves the future
 
 
 def _tell_of_cancelling(events: EventLog, future: Future[Any]) -> None:
@@ -130,7 +131,7 @@ def _tell_of_cancelling(events: EventLog, future: Future[Any]) -> None:
 
 
 def _let_go_of_frames(error: BaseException | None) -> None:
-    """Drop the tracebacks of an error and of those behind it, which hold a state's memory for whoever keeps it."""
+    """Drop the tracebacks of an error and its causes, because their frames keep a state's memory alive."""
     if error is not None and error.__traceback__ is not None:
         error.__traceback__ = None
         _let_go_of_frames(error.__cause__)

@@ -1,4 +1,4 @@
-"""Notices that a step takes too long, which the thread that runs it cannot."""
+"""Report a step that takes too long; the thread of the step cannot do this itself."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Watches one thread's work, and says so when a piece of it exceeds the limit."""
+    """Watch the work of one thread, and log an error if a task exceeds the limit."""
 
     def __init__(self, limit: float) -> None:
-        """Start watching; `limit` in seconds."""
+        """Start the watchdog; `limit` is in seconds."""
         self._limit = limit
         self._began: float | None = None
         self._what = ""
@@ -25,7 +25,7 @@ class Watchdog:
 
     @contextmanager
     def watching(self, what: str) -> Iterator[None]:
-        """Watch what is done inside; `what` is called so in the log."""
+        """Watch the enclosed task; the log calls it `what`."""
         self._what, self._began = what, time.monotonic()
         try:
             yield
@@ -34,13 +34,13 @@ class Watchdog:
 
     @property
     def stuck(self) -> float:
-        """Seconds that the present piece has been running, where that is beyond the limit; else 0."""
+        """Seconds that the current task has been running, if this is over the limit; else 0."""
         began = self._began
         taken = 0.0 if began is None else time.monotonic() - began
         return taken if taken > self._limit else 0.0
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop the watchdog."""
         with self._changed:
             self._closed = True
             self._changed.notify()

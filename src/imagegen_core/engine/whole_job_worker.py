@@ -1,4 +1,4 @@
-"""Lets a worker without steps be served like one that has them: each job is one step."""
+"""Adapter for a worker without steps: each job is one step."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class WholeJob:
 
     @property
     def steps_left(self) -> int:
-        """1 before it is drawn."""
+        """1 before the job is drawn, then 0."""
         return int(self.picture is None)
 
 
 class WholeJobWorker:
-    """A plain worker as a `SteppedWorker`."""
+    """Adapt a plain worker to `SteppedWorker`."""
 
     kind = "whole jobs"
 
@@ -36,28 +36,28 @@ class WholeJobWorker:
         self._worker = worker
 
     def begin(self, job: Job) -> WholeJob:
-        """Nothing is done yet."""
+        """Create the state; nothing is computed yet."""
         return WholeJob(job)
 
     def group(self, _state: WholeJob) -> Hashable:
-        """All jobs share their turns."""
+        """Return the same key for all jobs."""
         return self.kind
 
     def step(self, states: Sequence[WholeJob]) -> None:
-        """Draw; the engine gives one job at a time."""
+        """Draw the jobs; the engine passes one at a time."""
         for state in states:
             state.picture = Picture(*self._worker.run_job_with_latents(state.job))
 
     def finish(self, state: WholeJob) -> Callable[[], Picture]:
-        """The picture is there already."""
+        """Return the picture, already encoded."""
         picture = state.picture
-        assert picture is not None  # noqa: S101 - for the types: only what has no steps left is finished
+        assert picture is not None  # noqa: S101 - for mypy: a finished state has a picture
         return lambda: picture
 
     def run_job(self, job: Job) -> tuple[bytes, int]:
-        """As the worker does."""
+        """See `Worker.run_job`."""
         return self._worker.run_job(job)
 
     def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
-        """As the worker does."""
+        """See `Worker.run_job_with_latents`."""
         return self._worker.run_job_with_latents(job)

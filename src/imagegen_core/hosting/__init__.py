@@ -1,1 +1,1 @@
-"""Many models in one process: which are loaded, what they take, and what draws each mode."""
+"""Host many models in one process: load and unload them, share memory between them, and draw each mode."""

@@ -1,4 +1,4 @@
-"""One model's place among those that are loaded."""
+"""The model cache's entry for one model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ State = Literal["wanted", "loading", "ready", "leaving", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class CacheEntryReport:
-    """What there is to tell of a model.
+    """Report of a cache entry.
 
     Attributes:
-        key: Which model.
-        state: ``wanted``, ``loading``, ``ready``, or ``leaving`` once its work is done.
-        size: Bytes it takes, as measured, on the device where it takes the most; 0 before it is there.
-        open: Requests it has in hand, those that wait for it among them.
-        seconds: How long it took to load.
+        key: The model's key.
+        state: ``wanted``, ``loading``, ``ready``, or ``leaving`` (unloads after its last request).
+        size: Measured bytes of the model, on the device with the most of them; 0 before it is loaded.
+        open: Number of open requests, including those waiting for the model.
+        seconds: Load time in seconds.
     """
 
     key: Any
@@ -34,20 +34,20 @@ class CacheEntryReport:
 
 @dataclass(eq=False)
 class CacheEntry:
-    """A model that is there, or comes, or goes.
+    """A model that is loaded, loading, queued or leaving.
 
     Attributes:
-        key: Which model.
-        state: Where it stands.
-        engine: Its engine, while there is one.
-        devices: Where its copies are, as `MemoryBudget.place` tells it.
-        pinned: Whether it stays whatever happens.
-        size: Bytes it takes.
-        waiting: Those that wait until it is there.
-        open: How many requests it has in hand; with any, it stays.
-        used: `time.monotonic` seconds at which it last had something to do.
-        seconds: How long it took to load.
-        loaded: Holds the engine once it is there, or why it is not.
+        key: The model's key.
+        state: The current state.
+        engine: The engine of a loaded model, else None.
+        devices: Devices of the model's copies, from `MemoryBudget.place`.
+        pinned: Whether the model must stay loaded.
+        size: Bytes that the model takes.
+        waiting: Tickets that wait for the model.
+        open: Number of open requests; the model stays while there are any.
+        used: Time of the last use, in `time.monotonic` seconds.
+        seconds: Load time in seconds.
+        loaded: Future of the engine, or of the load error.
     """
 
     key: Hashable
@@ -64,12 +64,12 @@ class CacheEntry:
 
     @property
     def can_leave(self) -> bool:
-        """Whether it may be let go of, when its work is done."""
+        """Whether the model may be unloaded after its open requests."""
         return self.state == "ready" and not self.pinned
 
     @property
     def is_idle(self) -> bool:
-        """Whether it may be let go of now."""
+        """Whether the model may be unloaded now."""
         return self.can_leave and not self.open
 
     @property
@@ -84,5 +84,5 @@ class CacheEntry:
         return self.engine
 
     def tell(self) -> CacheEntryReport:
-        """What there is to tell of it."""
+        """Return the report of this entry."""
         return CacheEntryReport(self.key, self.state, self.size, self.open, self.seconds)

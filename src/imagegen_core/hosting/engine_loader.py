@@ -1,4 +1,4 @@
-"""From a mode's settings to an engine that draws with its model."""
+"""Load an engine from a mode's settings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _WEIGHTS = (".safetensors", ".ckpt", ".bin")
 
 
 def load_engine(settings: Settings, beside: Engine | None) -> LocalEngine | Pool:
-    """The engine, or a pool of several, that draws with the configured model.
+    """Load the configured model, and return its engine, or a pool for several copies.
 
     Args:
-        settings: Which model, on which devices, and how many copies of it.
-        beside: An engine that draws at the moment, on whose threads the new one computes; None where there is none.
+        settings: The model, the devices and the number of copies.
+        beside: A running engine; the new engine shares its compute threads. None if no engine runs.
 
     Raises:
         ImagegenError: The model cannot be loaded.
@@ -30,7 +30,7 @@ def load_engine(settings: Settings, beside: Engine | None) -> LocalEngine | Pool
     workers = []
     for placed in placements(settings):
         worker = load_worker(settings=placed)
-        if partner := next((one for one in others if _device(one) == _device(worker)), None):
+        if partner := next((running for running in others if _device(running) == _device(worker)), None):
             others.remove(partner)
             _join(worker, partner)
         workers.append(worker)
@@ -40,7 +40,7 @@ def load_engine(settings: Settings, beside: Engine | None) -> LocalEngine | Pool
 
 
 def placements(settings: Settings) -> list[Settings]:
-    """The settings of each copy of the model, with the device that it draws on.
+    """Return the settings of each copy of the model, with its device.
 
     Raises:
         SettingsError: There are more devices than copies.
@@ -57,7 +57,7 @@ def placements(settings: Settings) -> list[Settings]:
 
 
 def weights_bytes(settings: Settings, registry: Registry) -> int:
-    """What the configured model's files take, which is about what it will on a device; 0 where they are not found."""
+    """Estimate the model's bytes on a device from its weight files; return 0 if the files are missing."""
     if settings.model is None:
         return 0
     try:
@@ -65,7 +65,7 @@ def weights_bytes(settings: Settings, registry: Registry) -> int:
         copies = max(Counter(placed.device for placed in placements(settings)).values())
         return copies * sum(file.stat().st_size for file in _weights(path))
     except (ImagegenError, OSError):
-        return 0  # loading it says what is wrong
+        return 0  # the load reports the error
 
 
 def _weights(path: Path) -> list[Path]:
@@ -73,12 +73,12 @@ def _weights(path: Path) -> list[Path]:
 
 
 def _device(worker: Worker) -> str | None:
-    """Tells devices apart; None where the worker does not say."""
+    """Return an identifier of the worker's device, or None if the worker does not report it."""
     return worker.device_memory().device if isinstance(worker, ReportsMemory) else None
 
 
 def _join(worker: Worker, other: Worker) -> None:
-    """Have two workers compute in turns; what takes long before the first picture is done before."""
+    """Let two workers compute in turns; warm up first, because the warm-up would block the other worker."""
     if isinstance(worker, WarmingUp):
         worker.warm_up()
     if isinstance(worker, SharesComputeThread):

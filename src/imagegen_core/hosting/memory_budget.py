@@ -1,4 +1,4 @@
-"""The memory that several models share, and what each of them takes of it."""
+"""The memory budget for several models, and the memory of each model."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 from imagegen_core.engine import Engine
 from imagegen_core.worker import ReportsMemory
 
-_SHARE = 0.8  # of what was free before the first model, where nothing is configured: the rest is for what is drawn
+_SHARE = 0.8  # default budget: fraction of the memory free before the first model; the rest is for drawing
 
 
 class MemoryBudget:
-    """What models may take together on each device, and what each takes: on the device where it takes the most.
+    """Memory limit for all models together on each device, and each model's size on its fullest device.
 
     Attributes:
-        limit: Bytes on a device; None before the first model is there, where nothing is configured.
+        limit: Bytes on a device; None until the first model is loaded, unless configured.
     """
 
     def __init__(self, limit: int | None, estimate: Callable[[Any], int]) -> None:
-        """No model is there yet; `estimate` guesses what a key's takes, before it was ever weighed."""
+        """Create a budget; `estimate` returns the bytes of a model that has not been measured."""
         self.limit = limit
         self._estimate = estimate
         self._weighed: dict[Hashable, int] = {}
 
     def need(self, key: Hashable) -> int:
-        """What a model takes, as it was weighed last, or is guessed to."""
+        """Return a model's bytes: the last measurement, or the estimate."""
         return self._weighed[key] if key in self._weighed else self._estimate(key)
 
     def place(self, engine: Engine) -> tuple[str, ...]:
-        """The devices that a model came to, one for each copy that can be weighed.
+        """Return the device of each measurable copy of a model.
 
-        Of the first, and where nothing is configured, they set the limit.
+        Without a configured limit, the first model's devices also set the limit.
         """
         copies = _weighable(engine)
         memories = [copy.device_memory() for copy in copies]
@@ -44,7 +44,7 @@ class MemoryBudget:
         return devices
 
     def weigh(self, key: Hashable, engine: Engine, devices: Sequence[str]) -> int:
-        """What a model takes now, in bytes, on the devices that `place` told."""
+        """Measure and return a model's bytes; `devices` comes from `place`."""
         if devices:
             self._weighed[key] = max(_taken(_weighable(engine), devices).values())
         return self._weighed.setdefault(key, self.need(key))

@@ -1,4 +1,4 @@
-"""What a server draws with: which modes there are, and whether they can be drawn yet."""
+"""The modes of a server, and whether each is ready to draw."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_CHANGING = 8  # requests that load, reload or unload at a time
+_CHANGING = 8  # maximum number of requests that load, reload or unload at the same time
 
 
 class ModeManager:
-    """Knows the modes, and has each drawn by its model, which is loaded when it is wanted.
+    """Manage the modes, and draw each with its model; a model is loaded on first use.
 
-    The default mode's is loaded at once, beside the server, so that this answers from the first moment.
+    The default mode's model loads at start in a separate thread. The server answers requests meanwhile.
 
     Attributes:
-        state: Where the server stands: ``ready`` once the default mode can be drawn.
-        failure: Why it could not be loaded, in a sentence.
-        modes: The modes, by the last configuration that was whole.
-        error: What is wrong with the present one; empty where nothing is.
-        models: What draws them.
+        state: State of the server; ``ready`` when the default mode can draw.
+        failure: The default model's load error as a sentence; empty without an error.
+        modes: The modes of the last valid configuration.
+        error: Error in the current configuration; empty without an error.
+        models: The host of the models.
     """
 
     def __init__(
         self, settings: Settings, registry: Registry, models: ModelHost | None = None, *, fixed: str = ""
     ) -> None:
-        """Nothing is loaded yet.
+        """Read the modes; load no model yet.
 
         Args:
-            settings: Which modes.
+            settings: The configuration of the modes.
             registry: The plugins.
-            models: What draws them; None loads them in this process.
-            fixed: Why the modes are not read again, in a sentence, where they are not.
+            models: The host of the models; None loads them in this process.
+            fixed: The reason why `reload` is refused, as a sentence; empty allows it.
 
         Raises:
             SettingsError: The modes or devices are configured wrong.
         """
-        placements(settings)  # refuses what cannot be before anything is loaded for it
+        placements(settings)  # refuse invalid placements before loading anything
         self._settings, self._registry = settings, registry
         self.modes = load_modes(settings)
         self._configured_default = self.modes.default
@@ -70,7 +70,7 @@ class ModeManager:
 
     @classmethod
     def drawing_with(cls, engine: Engine, settings: Settings, registry: Registry) -> Self:
-        """The only mode, drawn by an engine that is there already, which its maker closes.
+        """Create a manager of one mode, drawn by an existing engine; the caller closes the engine.
 
         Raises:
             SettingsError: The configuration names modes.
@@ -84,27 +84,27 @@ class ModeManager:
         return model
 
     def start(self) -> None:
-        """Begin to load the default mode's model, on a thread of its own."""
+        """Start to load the default mode's model in a separate thread."""
         if self.state == "loading":
             threading.Thread(target=self._bring_first, name="imagegen-first-model", daemon=True).start()
 
     def submit(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> Ticket:
-        """Have a request drawn in a mode.
+        """Submit a request to a mode's model.
 
         Raises:
-            NotReadyError: The server loads its first model, could not, or stops.
-            QueueFullError: Too many wait.
+            NotReadyError: The first model is loading or failed to load, or the server is stopping.
+            QueueFullError: The queue is full.
             InvalidRequestError: The request cannot be drawn.
         """
         self._check(mode)
         return self.models.submit(mode, request, deadline)
 
     def card(self, mode: Mode) -> ModelCard:
-        """A mode's model in a few words, from its files where it is not loaded.
+        """Return a mode's model card; read it from the files if the model is not loaded.
 
         Raises:
-            NotReadyError: The server loads its first model, could not, or stops.
-            ImagegenError: It is not there, or damaged.
+            NotReadyError: The first model is loading or failed to load, or the server is stopping.
+            ImagegenError: The model is missing or damaged.
         """
         self._check(mode)
         if (loaded := self.models.card(mode)) is not None:
@@ -114,39 +114,41 @@ class ModeManager:
         return self._cards[mode.key]
 
     async def bring(self, mode: Mode) -> None:
-        """Return once a mode's model and its LoRAs are loaded.
+        """Wait until a mode's model and its LoRAs are loaded.
 
         Raises:
-            ImagegenError: They cannot be, and why.
+            ImagegenError: The model or a LoRA cannot be loaded.
         """
         await self.changing(self.models.bring, mode)
         self._note_ready(mode)
 
     async def changing(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call what may wait for a model, on threads that nothing else waits for."""
+        """Call a function that may wait for a model, in a dedicated thread pool."""
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._changing)
 
     async def switch(self, name: str) -> str:
-        """Make another mode the default, once it is loaded; the one before serves meanwhile, and its name is returned.
+        """Load a mode's model, make the mode the default, and return the previous default's name.
+
+        The previous default serves until the model is loaded.
 
         Raises:
-            InvalidRequestError: There is none of that name.
-            ImagegenError: It cannot be loaded; the default stays.
+            InvalidRequestError: There is no mode of this name.
+            ImagegenError: The model cannot be loaded; the default does not change.
         """
         mode = self.modes.find(name)
         before = self.modes.default
         await self.bring(mode)
-        self.modes = replace(self.modes, default=self.modes.find(name).name)  # which a reload may have taken away
+        self.modes = replace(self.modes, default=self.modes.find(name).name)  # a reload may have removed the mode
         return before
 
     def reload(self) -> ModeSet:
-        """Read the modes again; on any thread but the server's.
+        """Read the modes again; not for the server's event loop thread.
 
-        A default mode that another model draws now is loaded first. One that was switched to stays the default as long
-        as the file does not name another than before. Where this fails, the modes stay as they were.
+        If the default mode has a new model, that model is loaded first. A default from `switch` stays until the file
+        names a different default. On an error the modes do not change.
 
         Raises:
-            ImagegenError: The configuration is wrong, its default mode cannot be loaded, or it is not read again.
+            ImagegenError: The configuration is wrong, its default mode cannot be loaded, or reloading is refused.
         """
         with self._reloading:
             if self._fixed:
@@ -157,7 +159,7 @@ class ModeManager:
                 self.models.bring(mode)
             except ImagegenError as error:
                 self.error = str(error)
-                logger.error("The modes stay as they were: %s", error)  # noqa: TRY400 - it says what is wrong
+                logger.error("The modes stay as they were: %s", error)  # noqa: TRY400 - the message tells the cause
                 raise
             self.modes, self.error = fresh, ""
             self._cards.clear()
@@ -167,18 +169,18 @@ class ModeManager:
             return fresh
 
     def files(self) -> list[Path]:
-        """The files that the modes are configured in."""
+        """Return the configuration files of the modes."""
         if self._fixed:
             return []
         path = modes_path(self._settings)
         return [*self._settings.files, *([] if path is None else [path])]
 
     def stop_accepting(self) -> None:
-        """Draw nothing new from now on."""
+        """Refuse new requests from now on."""
         self.state = "stopping"
 
     def close(self) -> None:
-        """Give up what is still drawn, and let go of the engines."""
+        """Cancel all open requests, and close the engines."""
         self.stop_accepting()
         self.models.close(self._settings.shutdown_limit)
 
@@ -191,7 +193,7 @@ class ModeManager:
             raise NotReadyError(f"The model could not be loaded: {self.failure}")
 
     def _kept_default(self, fresh: ModeSet) -> ModeSet:
-        """The fresh modes, with the default that was switched to where the file has not changed its own."""
+        """Return the new modes; keep a switched default if the file's own default has not changed."""
         switched = self.modes.default
         if fresh.default == self._configured_default and switched in fresh.modes:
             return replace(fresh, default=switched)

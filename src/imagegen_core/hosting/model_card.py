@@ -1,4 +1,4 @@
-"""What the routes tell of the model that draws; a worker that says less gives shorter answers."""
+"""The description of a model for the routes; a worker that reports less gives a shorter card."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from imagegen_core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """The model in a few words.
+    """Description of a model.
 
     Attributes:
-        name: What clients call it.
-        path: Where its weights are; None where the worker does not say.
-        size: ``WIDTHxHEIGHT`` it draws of itself.
-        styles: The styles that fit it, and the strengths of each.
-        precision: The device and the precision it computes with.
-        sampler: The sampler where a request names none; None where the worker does not say.
-        own_scheduler: What there is to know of the checkpoint's own scheduler.
-        embeddings: The textual-inversion embeddings by name: how many vectors, and how wide; none before it is loaded.
+        name: The model's name for clients.
+        path: Path of the weights; None if the worker does not report it.
+        size: Native size as ``WIDTHxHEIGHT``; None if unknown.
+        styles: Names of the compatible styles, and the strengths of their levels.
+        precision: The device and the dtype.
+        sampler: The default sampler; None if the worker does not report it.
+        own_scheduler: Description of the checkpoint's own scheduler.
+        embeddings: Textual-inversion embeddings: name to number and width of the vectors; empty before the load.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ModelCard:
 
     @classmethod
     def of(cls, worker: Any, settings: Settings, registry: Registry) -> ModelCard:
-        """What `worker` says of itself."""
+        """Create the card of a loaded model from its worker."""
         path = getattr(worker, "checkpoint", None)
         device, dtype = getattr(worker, "device", None), getattr(worker, "dtype", None)
         return cls(
@@ -61,10 +61,10 @@ class ModelCard:
 
     @classmethod
     def of_files(cls, settings: Settings, registry: Registry) -> ModelCard:
-        """What the files of a model say that is not loaded.
+        """Create the card of an unloaded model from its files.
 
         Raises:
-            ImagegenError: They are not there, or damaged.
+            ImagegenError: The files are missing or damaged.
         """
         backend = select_backend(registry, settings)
         settings = settings.for_backend(backend.environment_prefix)
@@ -81,10 +81,10 @@ class ModelCard:
         )
 
     def check_sampling(self, drawing: ResolvedRequest, samplers: Iterable[Sampler]) -> None:
-        """Refuse what the model's samplers do not take, as far as can be told before they are asked.
+        """Check a request's sampler, schedule and steps, as far as possible before drawing.
 
         Raises:
-            InvalidRequestError: There is no such sampler or schedule, or it takes fewer steps.
+            InvalidRequestError: The sampler or schedule does not exist, or the sampler takes fewer steps.
         """
         if self.sampler is None or self.own_scheduler is None:
             return
@@ -94,18 +94,18 @@ class ModelCard:
 
     @property
     def title(self) -> str:
-        """As A1111 shows a checkpoint: the file's name."""
+        """Checkpoint title in A1111's form: the file's name."""
         return self.path.name if self.path and self.path.is_file() else self.name
 
 
 def _name(path: Path, settings: Settings, registry: Registry) -> str:
-    """The name that the configuration or a plugin gives a checkpoint; its file's name where neither does."""
+    """Return a checkpoint's name from the configuration or a plugin, else its file's name."""
     named = (model.name for model in registry.models.values() if model.path == path)
     return settings.model or next(named, path.stem)
 
 
 def _sampling(path: Path, settings: Settings) -> dict[str, Any]:
-    """The sampler and the scheduler of a checkpoint that is not loaded, for `ModelCard`."""
+    """Return the sampler and the scheduler of an unloaded checkpoint, as arguments of `ModelCard`."""
     named = None if settings.source("scheduler") == "default" else settings.scheduler
     own = own_scheduler(path, settings.prediction)
     return {"sampler": named or own.default_sampler, "own_scheduler": own}

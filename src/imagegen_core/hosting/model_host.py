@@ -1,4 +1,4 @@
-"""What draws a server's modes: models in this process, or, by the same protocol, somewhere else."""
+"""The host of a server's models, as a protocol, and its implementation in this process."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """A process that draws, and what it has to tell.
+    """Report of one process with models.
 
     Attributes:
-        name: Which; empty where it is this one.
-        residents: The models that are there or come.
-        cards: What there is to know of those that are there.
-        engine: What its engines do; None where there are none.
-        memories: The memory of each of its devices; none where no worker can tell.
-        budget: Bytes that its models may take on a device; None where that is not known yet.
-        loads: How many times it loaded a model.
-        unloads: How many times it let go of one.
+        name: Name of the process; empty for this process.
+        residents: Reports of the models that are loaded, loading or queued.
+        cards: Cards of the loaded models.
+        engine: Merged report of the engines; None without engines.
+        memories: Memory of each device; empty if no worker reports it.
+        budget: Memory budget in bytes on a device; None if unknown yet.
+        loads: Number of loads so far.
+        unloads: Number of unloads so far.
     """
 
     name: str
@@ -50,72 +50,71 @@ class HostReport:
 
 
 class ModelHost(Protocol):
-    """The models of all modes, each loaded when it is wanted; see `LocalModelHost`."""
+    """Host the models of all modes, and load each on first use; see `LocalModelHost`."""
 
     def submit(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> Ticket:
-        """Have a request drawn in a mode."""
+        """Submit a request to a mode's model."""
         ...
 
     def bring(self, mode: Mode) -> None:
-        """Return once a mode's model and its LoRAs are loaded."""
+        """Wait until a mode's model and its LoRAs are loaded."""
         ...
 
     def card(self, mode: Mode) -> ModelCard | None:
-        """A mode's model in a few words; None where it is not loaded."""
+        """Return the card of a mode's model, or None if it is not loaded."""
         ...
 
     def unload(self, mode: Mode) -> bool:
-        """Let go of a mode's model; False where it cannot be."""
+        """Unload a mode's model; return False if this is not possible."""
         ...
 
     def keep_only(self, keys: Collection[ModelKey]) -> None:
-        """Let go of all other models, each once it has no work in hand."""
+        """Unload all other models, each after its open requests."""
         ...
 
     def hosts(self) -> tuple[HostReport, ...]:
-        """Who draws."""
+        """Return a report of each process with models."""
         ...
 
     def report(self) -> EngineReport | None:
-        """What the engines do, all together; None before the first is there."""
+        """Return the merged report of all engines, or None before the first load."""
         ...
 
     def enlarging(self) -> UpscalerHost:
-        """What enlarges pictures, where the models are."""
+        """Return the upscalers of this host."""
         ...
 
     def close(self, limit: float) -> None:
-        """Give up what is still drawn, and let go of the models."""
+        """Cancel all open requests, and unload the models."""
         ...
 
 
 class LocalModelHost:
-    """Models in this process: each has an engine of its own, as many at a time as memory takes."""
+    """Host models in this process: one engine for each, and as many at a time as memory allows."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
-        """Nothing is loaded yet."""
         self._settings, self._registry = settings, registry
         self._residents = ModelManager(
             self._load, estimate=self._estimate, budget=settings.memory_budget, queue_limit=settings.queue_max
         )
         self._asked: dict[ModelKey, Mode] = {}
-        self._adapted: dict[ModelKey, Mode] = {}  # the last with LoRAs that was asked for
+        self._adapted: dict[ModelKey, Mode] = {}  # for each model, the last requested mode with LoRAs
 
     def adopt(self, mode: Mode, engine: Engine) -> None:
-        """Take in an engine that draws a mode already; it stays, and its maker closes it."""
+        """Register an existing engine for a mode; it stays loaded, and the caller closes it."""
         self._asked[mode.key] = mode
         self._residents.adopt(mode.key, engine)
 
     def submit(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> Ticket:
-        """Have a request drawn in a mode; see `ModelManager.submit`."""
+        """Submit a request to a mode's model; see `ModelManager.submit`."""
         self._note(mode)
         return self._residents.submit(mode.key, request, deadline)
 
     def bring(self, mode: Mode) -> None:
-        """Return once a mode's model and its LoRAs are loaded; on any thread but a server's.
+        """Wait until a mode's model and its LoRAs are loaded; not for a server's event loop thread.
 
         Raises:
-            ImagegenError: They cannot be, and why.
+            ImagegenError: The model or a LoRA cannot be loaded.
         """
         self._note(mode)
         engine = self._residents.want(mode.key).result()
@@ -124,34 +123,34 @@ class LocalModelHost:
                 compute_on(worker, worker.load_loras, mode.loras)
 
     def card(self, mode: Mode) -> ModelCard | None:
-        """A mode's model in a few words; None where it is not loaded."""
+        """Return the card of a mode's model, or None if it is not loaded."""
         engine = self.engine(mode)
         return None if engine is None else ModelCard.of(engine.worker, mode.settings, self._registry)
 
     def engine(self, mode: Mode) -> Engine | None:
-        """The engine that draws a mode; None where its model is not loaded."""
+        """Return the engine of a mode, or None if its model is not loaded."""
         return self._residents.engine(mode.key)
 
     def unload(self, mode: Mode) -> bool:
-        """Let go of a mode's model, unless it has work in hand, is being loaded, or is not ours: False then."""
+        """Unload a mode's model; return False if it is busy, loading, absent or adopted."""
         return self._residents.unload(mode.key)
 
     def keep_only(self, keys: Collection[ModelKey]) -> None:
-        """Let go of all other models, each once it has no work in hand."""
+        """Unload all other models, each after its open requests."""
         self._residents.keep_only(keys)
 
     def dismiss(self, mode: Mode) -> None:
-        """Let go of a mode's model, once it has no work in hand."""
-        self.keep_only({one.key for one in self._residents.tell()} - {mode.key})
+        """Unload a mode's model after its open requests."""
+        self.keep_only({report.key for report in self._residents.tell()} - {mode.key})
 
     def hosts(self) -> tuple[HostReport, ...]:
-        """This process."""
+        """Return the report of this process."""
         engine = self._residents.any_engine()
         here = tuple(self._residents.tell())
         host = HostReport(
             name="",
             residents=here,
-            cards={one.key: card for one in here if (card := self.card(self._asked[one.key]))},
+            cards={report.key: card for report in here if (card := self.card(self._asked[report.key]))},
             engine=self.report(),
             memories=_memories(engine.workers) if engine else (),
             budget=self._residents.budget,
@@ -161,19 +160,19 @@ class LocalModelHost:
         return (host,)
 
     def report(self) -> EngineReport | None:
-        """What the engines do, all together; None before the first is there."""
+        """Return the merged report of all engines, or None before the first load."""
         return self._residents.report() if self._residents.any_engine() else None
 
     def enlarging(self) -> UpscalerHost:
-        """Upscalers that compute on the models' threads.
+        """Create upscalers that compute on the models' threads.
 
         Raises:
-            ModelNotFoundError: The configured upscaler is not there.
+            ModelNotFoundError: The configured upscaler does not exist.
         """
         return Upscalers(self._settings, self._registry, self._compute)
 
     def close(self, limit: float) -> None:
-        """Give up what is still drawn, and let go of the engines, waiting so long for one that is being loaded."""
+        """Cancel all open requests, and close the engines; wait up to `limit` seconds for a model that is loading."""
         self._residents.close(drain=False, limit=limit)
 
     def _note(self, mode: Mode) -> None:
@@ -196,7 +195,7 @@ class LocalModelHost:
             if key in self._adapted:
                 _check_adaptable(engine, self._adapted[key], close=True)
         except ImagegenError as error:
-            logger.error("%s could not be loaded: %s", what, error)  # noqa: TRY400 - it says what is wrong
+            logger.error("%s could not be loaded: %s", what, error)  # noqa: TRY400 - the message tells the cause
             raise LoadFailedError(what, str(error)) from error
         except Exception as error:
             logger.exception("%s could not be loaded", what)
@@ -212,7 +211,7 @@ class LoadFailedError(NotReadyError):
     """A model could not be loaded.
 
     Attributes:
-        why: The reason alone.
+        why: The reason, without the model's name.
     """
 
     def __init__(self, what: str, why: str) -> None:
@@ -221,13 +220,13 @@ class LoadFailedError(NotReadyError):
 
 
 def _memories(workers: Sequence[Any]) -> tuple[DeviceMemory, ...]:
-    """Of the devices that the workers compute on, each once."""
+    """Return the memory of each of the workers' devices, without duplicates."""
     weighed = [worker.device_memory() for worker in workers if isinstance(worker, ReportsMemory)]
     return tuple({memory.device: memory for memory in weighed}.values())
 
 
 def _check_adaptable(engine: Engine, mode: Mode, *, close: bool = False) -> None:
-    """Refuse a mode with LoRAs whose worker would draw without them."""
+    """Refuse a mode with LoRAs if the worker does not support LoRAs."""
     if isinstance(engine.worker, SupportsLoras):
         return
     if close:

@@ -1,4 +1,4 @@
-"""Several models in the devices' memory: each with an engine of its own, as many at a time as a budget takes."""
+"""Manage several models in device memory: one engine for each, within a memory budget."""
 
 from __future__ import annotations
 
@@ -22,36 +22,35 @@ from imagegen_core.request import check_request
 
 logger = logging.getLogger(__name__)
 
-_RETRY_AFTER = 5.0  # seconds; a model loads about that long
+_RETRY_AFTER = 5.0  # seconds; a typical load time
 
 LoadEngine = Callable[[Any, Any | None], Any]
-"""Makes the engine for a key; its second argument is an engine that draws at the moment, to compute beside, or None."""
+"""Creates the engine for a key; the second argument is a running engine to share compute threads with, or None."""
 
 
 class ModelManager:
-    """Keeps models loaded, and has each request drawn by its own.
+    """Load models on demand, and submit each request to its model's engine.
 
-    A model is loaded when it is first wanted, on a thread of its own, while the others draw; what wants it waits. Where
-    the budget does not take one more, the one that was used longest ago makes room, once it has no work in hand. What
-    a model takes is measured while it is there (`ReportsMemory`), and is the estimate before. One whose engine broke
-    is loaded anew.
+    A model loads on first use in a separate thread, while other engines draw; its requests wait. If the budget is
+    full, the least recently used model is unloaded after its open requests. A loaded model's size is measured
+    (`ReportsMemory`); before that, the estimate counts. A model with a broken engine is loaded again.
     """
 
     def __init__(
         self, load: LoadEngine, *, estimate: Callable[[Any], int], budget: int | None = None, queue_limit: int = 256
     ) -> None:
-        """Nothing is loaded yet.
+        """Create a manager without models.
 
         Args:
-            load: Makes the engine for a key.
-            estimate: Guesses what a key's model takes on a device, in bytes, before it was ever loaded.
-            budget: Bytes that all of them may take together on a device; None is 0.8 of what was free there before the
-                first, and of several devices the least of that.
-            queue_limit: Requests that may wait for models to load.
+            load: Creates the engine for a key.
+            estimate: Estimates a model's bytes on a device before its first load.
+            budget: Bytes for all models together on a device. None takes 0.8 of the memory free there before the
+                first model; with several devices, the smallest value counts.
+            queue_limit: Maximum number of requests that wait for models to load.
         """
         self._load, self._queue_limit = load, queue_limit
         self._shelf = ModelCache(budget, estimate)
-        self._deadlines = Deadlines()  # of those that wait for models
+        self._deadlines = Deadlines()  # of the tickets that wait for models
         self._past: EngineReport | None = None
         self._loads = self._unloads = 0
         self._changed = threading.Condition()
@@ -61,21 +60,21 @@ class ModelManager:
 
     @property
     def budget(self) -> int | None:
-        """Bytes that all models may take on a device; None before the first is loaded, where nothing is configured."""
+        """Bytes for all models together on a device; None before the first load, unless configured."""
         return self._shelf.budget.limit
 
     @property
     def loads(self) -> int:
-        """How many times a model was loaded."""
+        """Number of loads so far."""
         return self._loads
 
     @property
     def unloads(self) -> int:
-        """How many times one was let go of."""
+        """Number of unloads so far."""
         return self._unloads
 
     def adopt(self, key: Hashable, engine: Engine) -> None:
-        """Take in an engine that is there already; it stays, and its maker closes it."""
+        """Register an existing engine; it stays loaded, and the caller closes it."""
         with self._changed:
             devices = self._shelf.budget.place(engine)
             resident = CacheEntry(key, state="ready", engine=engine, devices=devices, pinned=True)
@@ -84,14 +83,14 @@ class ModelManager:
             self._shelf.weigh()
 
     def submit(self, key: Hashable, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
-        """Put a request in line for a model, which is loaded first where it is not there; see `LocalEngine.submit`.
+        """Queue a request for a model, and load the model if necessary; see `LocalEngine.submit`.
 
         Raises:
-            QueueFullError: Too many wait already.
-            InvalidRequestError: The request asks for what no worker could draw.
-            EngineClosedError: This was closed.
+            QueueFullError: The queue is full.
+            InvalidRequestError: No worker could draw the request.
+            EngineClosedError: The manager is closed.
         """
-        check_request(request)  # before a model is loaded
+        check_request(request)  # refuse an invalid request before it causes a load
         with self._changed:
             self._shelf.replace_broken()
             line, resident = len(self._shelf.line), self._shelf.here.get(key)
@@ -101,7 +100,7 @@ class ModelManager:
                     f"{line} requests wait for models to load: try again in a moment", retry_after=_RETRY_AFTER
                 )
             resident = self._wanted(key)
-            resident.open += 1  # from now on it stays
+            resident.open += 1  # prevents unloading
         if waits:
             ticket = Ticket.of(request, priority, deadline)
         else:
@@ -113,29 +112,29 @@ class ModelManager:
         return ticket
 
     def want(self, key: Hashable) -> Future[Engine]:
-        """Have a model loaded; the future holds its engine, or why there is none.
+        """Request a model; the future holds its engine or the load error.
 
         Raises:
-            EngineClosedError: This was closed.
+            EngineClosedError: The manager is closed.
         """
         with self._changed:
             self._shelf.replace_broken()
             return self._wanted(key).loaded
 
     def engine(self, key: Hashable) -> Engine | None:
-        """The engine of a model that is loaded, or None."""
+        """Return the engine of a loaded model, or None."""
         with self._changed:
             resident = self._shelf.here.get(key)
             return None if resident is None or resident.state != "ready" else resident.engine
 
     def any_engine(self) -> Engine | None:
-        """One of the engines that are there, the one used last, or None."""
+        """Return the most recently used engine, or None."""
         with self._changed:
             last = self._shelf.last_used
             return None if last is None else last.engine
 
     def unload(self, key: Hashable) -> bool:
-        """Let go of a model, unless it has work in hand, is being loaded, or is not ours: False then."""
+        """Unload a model; return False if it is busy, loading, absent or adopted."""
         with self._changed:
             resident = self._shelf.here.get(key)
             if resident is None or not resident.is_idle:
@@ -146,20 +145,20 @@ class ModelManager:
             return True
 
     def keep_only(self, keys: Collection[Hashable]) -> None:
-        """Let go of all other models, each once it has no work in hand."""
+        """Unload all other models, each after its open requests."""
         with self._changed:
             self._shelf.keep_only(keys)
             self._changed.notify_all()
 
     def tell(self) -> list[CacheEntryReport]:
-        """The models that are there or come, in the order they were wanted."""
+        """Return the reports of all models, in the order of the first request; leaving models come last."""
         with self._changed:
-            return [one.tell() for one in self._shelf.all]
+            return [resident.tell() for resident in self._shelf.all]
 
     def report(self) -> EngineReport:
-        """What the engines do, taken together, with what those did that are gone."""
+        """Return the merged report of all engines, including the counters of closed engines."""
         with self._changed:
-            engines = [one.engine for one in self._shelf.all if one.engine is not None]
+            engines = [resident.engine for resident in self._shelf.all if resident.engine is not None]
             waiting = len(self._shelf.line)
             past = [self._past] if self._past else []
         reports = [engine.report() for engine in engines] + past
@@ -169,11 +168,11 @@ class ModelManager:
         return replace(whole, waiting=whole.waiting + waiting) if waiting else whole
 
     def close(self, *, drain: bool = True, limit: float | None = None) -> None:
-        """Stop: what waits for a model is given up, what is in hand is finished, or given up without `drain`.
+        """Fail the requests that wait for a model, finish the requests in progress, and close the engines.
 
         Args:
-            drain: Whether to finish it.
-            limit: Seconds to wait at most for a model that is being loaded.
+            drain: Whether to finish requests in progress; False cancels them.
+            limit: Maximum seconds to wait for a model that is loading; None sets no limit.
         """
         with self._changed:
             self._closed = True
@@ -191,7 +190,7 @@ class ModelManager:
                 resident.engine.close(drain=drain)
 
     def _wanted(self, key: Hashable) -> CacheEntry:
-        """The model's place, made where there is none; under the lock."""
+        """Return the model's entry, and start its load if necessary; the caller holds the lock."""
         if self._closed:
             raise EngineClosedError("The engine is closed: it takes no more requests")
         resident = self._shelf.want(key)
@@ -211,7 +210,7 @@ class ModelManager:
         return ticket
 
     def _wait(self, resident: CacheEntry, ticket: Ticket) -> None:
-        """Put a ticket in the line of a model that comes; where it came meanwhile, or never will, that counts."""
+        """Queue a ticket for a loading model; if the load has ended meanwhile, submit or fail the ticket."""
         with self._changed:
             if resident.state in ("wanted", "loading"):
                 resident.waiting.append(ticket)
@@ -233,7 +232,7 @@ class ModelManager:
             self._changed.notify_all()
 
     def _keep(self) -> None:
-        """Closes what leaves, and begins to load what is wanted."""
+        """Close the models that leave, and start to load the next model."""
         while True:
             with self._changed:
                 if not self._closed and not self._has_work():
@@ -242,14 +241,16 @@ class ModelManager:
                     return
                 self._shelf.replace_broken()
                 self._shelf.weigh()
-                gone = [one for one in self._shelf.leaving if not one.open]
+                gone = [resident for resident in self._shelf.leaving if not resident.open]
                 if not gone:
                     self._begin_next()
             for resident in gone:
                 self._close_one(resident)
 
     def _has_work(self) -> bool:
-        return any(not one.open for one in self._shelf.leaving) or (self._loader is None and self._shelf.has_room())
+        return any(not resident.open for resident in self._shelf.leaving) or (
+            self._loader is None and self._shelf.has_room()
+        )
 
     def _begin_next(self) -> None:
         resident = self._shelf.next
@@ -263,7 +264,7 @@ class ModelManager:
         began = time.monotonic()
         try:
             engine = self._load(resident.key, self.any_engine())
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who want the model
+        except Exception as error:  # noqa: BLE001 - any error goes to the requests that wait for the model
             self._fail(resident, error)
             return
         devices = self._shelf.budget.place(engine)
@@ -302,7 +303,7 @@ class ModelManager:
         self._give_up(resident, error)
 
     def _give_up(self, resident: CacheEntry, error: Exception) -> None:
-        """Tell all that want a model that it does not come."""
+        """Fail all tickets and the future that wait for a model."""
         with self._changed:
             waiting, resident.waiting = resident.waiting, []
             told = resident.loaded.done()
@@ -316,7 +317,7 @@ class ModelManager:
         engine.close()
         report = ended(engine.report())
         del engine
-        resident.loaded = Future()  # the one before holds the engine, and with it the model's memory
+        resident.loaded = Future()  # the old future holds the engine and thereby the model's memory
         with self._changed:
             self._past = report if self._past is None else merged([report, self._past])
             self._shelf.leaving.remove(resident)

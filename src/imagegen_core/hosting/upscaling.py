@@ -1,4 +1,4 @@
-"""Enlarging what was drawn or sent, one picture at a time, where the model computes."""
+"""Upscale pictures, one at a time, on the models' compute threads."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 Format = Literal["png", "jpeg"]
 Compute = Callable[..., Any]
-"""Runs a function with arguments where the models compute, and returns what it returns."""
+"""Runs a function with arguments on the models' compute threads, and returns its result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Enlarged:
-    """A picture that was enlarged.
+    """An upscaled picture.
 
     Attributes:
         data: The encoded picture.
-        format: What it is encoded as.
-        upscaler: What enlarged it.
-        passes: How many times.
-        scale: What each pass multiplied its sides by.
+        format: Encoding of the picture.
+        upscaler: Name of the upscaler.
+        passes: Number of upscaler passes.
+        scale: Scale factor of width and height in each pass.
     """
 
     data: bytes
@@ -51,16 +51,16 @@ class Enlarged:
 
 
 class UpscalerHost(Protocol):
-    """The upscalers that requests can use; see `Upscalers`.
+    """The upscalers for requests; see `Upscalers`.
 
     Attributes:
-        together: How many pictures can be enlarged at the same time.
+        together: Maximum number of pictures to upscale at the same time.
     """
 
     together: int
 
     def names(self) -> list[str]:
-        """What requests can call them."""
+        """Return the names of the upscalers."""
         ...
 
     def enlarge(
@@ -72,17 +72,17 @@ class UpscalerHost(Protocol):
         name: str | None = None,
         until: Future[Any] | None = None,
     ) -> Enlarged:
-        """Read a picture, enlarge it, and encode it with its recipe; on any thread."""
+        """Decode a picture, upscale it, and encode it with its recipe; safe on any thread."""
         ...
 
     def enlarge_to(
         self, source: bytes, wanted: tuple[int, int], name: str, *, crop: bool, until: Future[Any] | None = None
     ) -> bytes:
-        """Enlarge a picture to a size, as a PNG; on any thread."""
+        """Upscale a picture to a given size, and return a PNG; safe on any thread."""
         ...
 
     def check(self, width: int, height: int, passes: int) -> None:
-        """Refuse what would become too large, before any work is done for it."""
+        """Refuse a result that would be too large, before any work."""
         ...
 
 
@@ -99,28 +99,28 @@ class _Checked(io.BytesIO):
 
 
 class Upscalers:
-    """The upscalers that requests can use, each loaded when it is first asked for.
+    """The upscalers for requests; each is loaded on first use.
 
     Attributes:
-        together: 1, as they compute where the models do.
+        together: 1, because upscalers share the models' compute threads.
     """
 
     together = 1
 
     def __init__(self, settings: Settings, registry: Registry, compute: Compute) -> None:
-        """Load none yet; what computes goes through `compute`.
+        """Find the configured upscaler; load none yet. All computation goes through `compute`.
 
         Raises:
-            ModelNotFoundError: The configured upscaler is not there.
+            ModelNotFoundError: The configured upscaler does not exist.
         """
         self._settings, self._registry, self._compute = settings, registry, compute
         self._default = registry.upscaler(settings.upscaler)
         self._loaded: dict[str, Upscaler] = {}
         self._enlarging = threading.Lock()
-        self._until: Future[Any] | None = None  # of the picture that is enlarged at the moment
+        self._until: Future[Any] | None = None  # the `until` of the picture in progress
 
     def names(self) -> list[str]:
-        """What requests can call them."""
+        """Return the names of the upscalers."""
         return sorted({*self._registry.upscalers, self._default.name})
 
     def enlarge(
@@ -132,20 +132,20 @@ class Upscalers:
         name: str | None = None,
         until: Future[Any] | None = None,
     ) -> Enlarged:
-        """Read a picture, enlarge it, and encode it with its recipe; on any thread.
+        """Decode a picture, upscale it, and encode it with its recipe; safe on any thread.
 
         Args:
-            source: The picture.
-            passes: How many times.
-            form: What the result is encoded as.
-            quality: JPEG's, 1 to 100.
-            name: The upscaler; None is the configured one.
-            until: Once it is done, nobody waits: the work ends at the next tile or pass.
+            source: The encoded picture.
+            passes: Number of upscaler passes.
+            form: Encoding of the result.
+            quality: JPEG quality, 1 to 100.
+            name: The upscaler; None uses the configured one.
+            until: A future; when it is done, the work stops at the next tile or pass.
 
         Raises:
-            PictureError: It cannot be read, or has what RGB has not.
-            InvalidRequestError: The result would be too large, or there is no upscaler of that name.
-            CancelledError: Nobody waits any more.
+            PictureError: The picture cannot be decoded, or cannot be converted to RGB.
+            InvalidRequestError: The result would be too large, or the upscaler does not exist.
+            CancelledError: `until` is done.
         """
         file = PictureFile.read(source)
         with self._wanted(until):
@@ -163,17 +163,17 @@ class Upscalers:
     def enlarge_to(
         self, source: bytes, wanted: tuple[int, int], name: str, *, crop: bool, until: Future[Any] | None = None
     ) -> bytes:
-        """Enlarge a picture to a size, beyond it by the upscaler and back by interpolation; as a PNG.
+        """Upscale a picture until it is at least the given size, resize it to that size, and return a PNG.
 
         Args:
-            source: The picture.
-            wanted: Width and height.
+            source: The encoded picture.
+            wanted: Width and height in pixels.
             name: The upscaler.
-            crop: Whether to cut off what is too much where the proportions differ, rather than to fit it in.
-            until: As `enlarge` takes it.
+            crop: Whether to crop the picture if the proportions differ; False stretches it.
+            until: See `enlarge`.
 
         Raises:
-            As `enlarge` raises.
+            The errors of `enlarge`.
         """
         file = PictureFile.read(source)
         self._check_pixels(file.size, wanted)
@@ -185,7 +185,7 @@ class Upscalers:
                 self._check_wanted()
                 self.check(image.width, image.height, 1, upscaler)
                 image = upscale(image, upscaler)
-                if upscaler.scale == 1:  # it cleans up, and leaves the size to interpolation
+                if upscaler.scale == 1:  # it only restores the picture; interpolation sets the size
                     break
             self._check_wanted()
             if crop:
@@ -195,19 +195,19 @@ class Upscalers:
             return self._png(image)
 
     def check(self, width: int, height: int, passes: int, upscaler: Upscaler | None = None) -> None:
-        """Refuse what would become too large, before any work is done for it.
+        """Refuse a result that would be too large, before any work.
 
         Raises:
-            InvalidRequestError: It would.
+            InvalidRequestError: The result would be too large.
         """
         scale = upscaler.scale if upscaler else self._default.scale
-        if scale is None:  # only its weights tell, and they are not loaded for this
+        if scale is None:  # only the weights tell the scale, and they are not loaded for this check
             return
         self._check_pixels((width, height), (width * scale**passes, height * scale**passes))
 
     @contextmanager
     def _wanted(self, until: Future[Any] | None) -> Iterator[None]:
-        """Have the place to enlarge a picture, one at a time, for as long as somebody waits for it."""
+        """Hold the lock for one picture, and stop the work when `until` is done."""
         with self._enlarging:
             self._until = until
             try:
@@ -220,12 +220,12 @@ class Upscalers:
             raise CancelledError
 
     def _compute_wanted(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Compute a tile, unless nobody waits for the picture any more."""
+        """Compute a tile, unless `until` is done."""
         self._check_wanted()
         return self._compute(function, *arguments)
 
     def _png(self, image: Image.Image, text: Mapping[str, str] | None = None) -> bytes:
-        """Encode a picture, unless nobody waits for it any more: a large one takes seconds."""
+        """Encode a PNG, and stop if `until` is done, because a large picture takes seconds."""
         buffer = _Checked(self._check_wanted)
         write_png(buffer, np.asarray(image), text)
         return buffer.getvalue()
