@@ -322,7 +322,7 @@ def test_a_configuration_that_would_not_serve_is_not_written(given: dict[str, An
 
 def test_a_second_front_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(world_size=2))
-    with pytest.raises(SettingsError, match="^The deployment Front takes num_replicas: 1, since the one holds"):
+    with pytest.raises(SettingsError, match="^The deployment Ingress takes num_replicas: 1, because it holds the jobs"):
         asyncio.run(Ingress.__init__(SimpleNamespace(), Settings.load(environ={}), None))  # type: ignore[arg-type]
 
 
