@@ -67,8 +67,8 @@ class Ingress:
         """
         if serve.get_replica_context().world_size > 1:
             raise SettingsError(
-                "The deployment Ingress takes num_replicas: 1, because it holds the jobs of /v1/jobs: for more requests, "
-                "run a second application behind the same load balancer"
+                "The deployment Ingress takes num_replicas: 1, because it holds the jobs of /v1/jobs: for more "
+                "requests, run a second application behind the same load balancer"
             )
         log_as_json()
         self._app = make_app(
