@@ -83,7 +83,7 @@ class RecipeBuilder:
 
 
 def _hash(checkpoint: Path) -> str | None:
-    """Return ten hexadecimal digits of a file's SHA-256, or of a folder's UNet file; None for several UNet files."""
+    """Return the first ten hexadecimal digits of the SHA-256 of a file, or of a folder's only UNet file, else None."""
     files = [checkpoint] if checkpoint.is_file() else sorted((checkpoint / "unet").glob("*.safetensors"))
     if len(files) != 1:
         return None

@@ -321,7 +321,8 @@ class DiffusionWorker(ABC):
             alone = [predict(network, [state], self._padded_rows)[0] for state in states]
         for state, prediction in zip(states, alone, strict=True):
             advance(state, prediction)
-        # A value that is not finite is equal to no value, not even itself, and so proves nothing about the others.
+        # NaN equals no value, not even itself. So a state with values that are not finite proves nothing about the
+        # others.
         finite = [(shared, single) for shared, single in zip(together, alone, strict=True) if single.isfinite().all()]
         return bool(finite) and all(torch.equal(*pair) for pair in finite)
 
