@@ -1,4 +1,4 @@
-"""What this plugin offers."""
+"""The plugin's hooks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHECKPOINT = FOLDER / "checkpoint"
 
 @hookimpl
 def imagegen_models() -> list[NamedModel]:
-    """The checkpoint beside this file."""
+    """Return the checkpoint in this package."""
     return [
         NamedModel(
             name="demo",
@@ -27,7 +27,7 @@ def imagegen_models() -> list[NamedModel]:
 
 @hookimpl
 def imagegen_styles() -> list[StyleDef]:
-    """The checkpoint's style."""
+    """Return the checkpoint's style."""
     return [
         StyleDef(
             id="storybook",
@@ -41,7 +41,7 @@ def imagegen_styles() -> list[StyleDef]:
 
 @hookimpl
 def imagegen_upscalers() -> list[UpscalerDef]:
-    """The network that doubles the checkpoint's pictures."""
+    """Return the checkpoint's upscaling network."""
     return [
         UpscalerDef(
             name="demo",

@@ -10,7 +10,7 @@ __all__ = ["DiffusersCudaWorker"]
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        # The plugin module beside this file is imported by every command: torch waits for the first use.
+        # Every command imports the plugin module of this package, so torch waits for the worker's first use.
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from imagegen_sd15 import worker

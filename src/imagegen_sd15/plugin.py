@@ -1,4 +1,4 @@
-"""What this plugin offers."""
+"""The plugin's hooks."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ BACKEND = Backend(
 
 @hookimpl
 def imagegen_backends() -> list[Backend]:
-    """SD1.5."""
+    """Return the backend of SD 1.x and 2.x."""
     return [BACKEND]

@@ -1,4 +1,4 @@
-"""What Stable Diffusion 1.5 does its own way: one text encoder, and nothing told beside its prompt."""
+"""The Stable Diffusion 1.x and 2.x worker: one text encoder, and no conditions except the prompt."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class DiffusersCudaWorker(DiffusionWorker):
     pipeline_options: ClassVar = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:
-        """The text encoder's last hidden state that is not skipped, after the final norm."""
+        """Return the text encoder's last hidden state, or an earlier one with `clip_skip`, after the final norm."""
         return completed(self.encode_in_parts(prompt, clip_skip))
 
     def encode_in_parts(self, prompt: str, clip_skip: int) -> Parts[Conditioning]:
-        """Do what `encode` does, a chunk at a time."""
+        """Encode as `encode` does, one chunk at a time."""
 
         def hidden(output: Any) -> torch.Tensor:
             if clip_skip == 0:
                 return output.last_hidden_state  # type: ignore[no-any-return]
             encoder = self.pipe.text_encoder
-            model = getattr(encoder, "text_model", encoder)  # transformers before 5 nest it
+            model = getattr(encoder, "text_model", encoder)  # transformers before 5 nests it
             return model.final_layer_norm(output.hidden_states[-1 - clip_skip])  # type: ignore[no-any-return]
 
         pipe, embeddings = self.pipe, self.embeddings.of("text_encoder")

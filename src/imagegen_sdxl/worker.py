@@ -1,4 +1,4 @@
-"""What SDXL does its own way: two text encoders, a pooled prompt, and time ids that tell it the size."""
+"""The SDXL worker: two text encoders, a pooled prompt, and time ids for the size."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class DiffusersSDXLCudaWorker(DiffusionWorker):
     aligned_sigmas = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
 
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:
-        """Both encoders' penultimate hidden states side by side, and the second one's pooled projection."""
+        """Join both encoders' penultimate hidden states by width, and add the second encoder's pooled projection."""
         return completed(self.encode_in_parts(prompt, clip_skip))
 
     def encode_in_parts(self, prompt: str, clip_skip: int) -> Parts[Conditioning]:
-        """Do what `encode` does, a chunk of an encoder at a time."""
+        """Encode as `encode` does, one chunk of one encoder at a time."""
 
         def hidden(output: Any) -> torch.Tensor:
             return output.hidden_states[-2 - clip_skip]  # type: ignore[no-any-return]
@@ -39,7 +39,7 @@ class DiffusersSDXLCudaWorker(DiffusionWorker):
         return Conditioning(torch.cat([narrow.tokens, wide.tokens], dim=-1), {"text_embeds": wide.pooled})
 
     def encode_absent(self, clip_skip: int) -> Conditioning:
-        """Zeros for checkpoints trained so, as ``force_zeros_for_empty_prompt`` in their index says."""
+        """Return zeros if the checkpoint's index sets ``force_zeros_for_empty_prompt``, else the empty prompt."""
         absent = super().encode_absent(clip_skip)
         if not self.pipe.config.force_zeros_for_empty_prompt:
             return absent

@@ -1,4 +1,4 @@
-"""The OpenVINO backend keeps the contract, on the demo model."""
+"""The OpenVINO backend passes the conformance tests with the demo model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TestOpenVino(BackendConformance):
     @pytest.fixture(scope="class")
     @classmethod
     def settings(cls, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-        """The demo, exported."""
+        """Return settings with the exported demo model."""
         demo = Registry.discover().models.get("demo")
         if demo is None:
             pytest.skip("there is no checkpoint to export: pip install imagegen-demo")

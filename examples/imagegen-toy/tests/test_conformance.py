@@ -1,4 +1,4 @@
-"""The toy keeps the contract."""
+"""The toy backend passes the conformance tests."""
 
 from imagegen_core.testing import BackendConformance
 

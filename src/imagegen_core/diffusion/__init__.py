@@ -1,4 +1,4 @@
-"""What the Stable Diffusion families share: loading, prompts, denoising, decoding. Torch lives here."""
+"""Shared code of the Stable Diffusion families: loading, prompts, denoising, decoding; core imports torch only here."""
 
 from imagegen_core.diffusion.conditioning import Conditioning, encode_text, encode_text_in_parts
 from imagegen_core.diffusion.worker import DiffusionWorker

@@ -1,10 +1,10 @@
-"""Layers whose results for one row of a batch do not depend on the others, so that sharing a pass changes no picture.
+"""Layers that compute each row of a batch independently, so that a shared pass changes no picture.
 
 On a CPU, torch chooses how to compute a layer by its input's size, and the batch is part of that size. Two choices
-matter: a convolution of one small row leaves oneDNN for another kernel (``use_mkldnn`` in ATen's Convolution.cpp), and
-a matrix product of few lines is summed up in another order. Which layers these were was found by comparing bits, at all
-lengths from 1 to 100 tokens, with one thread and with two. On other devices nothing is changed. What holds, here as
-there, is proven by an engine before it relies on it: see `imagegen_core.engine.calibration`.
+matter. A convolution of one small row uses another kernel than oneDNN's (``use_mkldnn`` in ATen's Convolution.cpp). A
+matrix product of few lines adds up in another order. These layers were identified by comparing bits, at all lengths
+from 1 to 100 tokens, with one thread and with two. On other devices nothing changes. On every device, the engine proves
+the result before it relies on it: see `imagegen_core.engine.calibration`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_ALIKE_BATCHED = 4  # tokens below which a batched product sums up each row alike
-_ALIKE = 12  # tokens below which only multiples of 4 are summed up alike by whatever product
+_ALIKE_BATCHED = 4  # below this many tokens, a batched product adds up each row in the same order
+_ALIKE = 12  # below this many tokens, the order of every product is the same only for multiples of 4
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
-    """Compute a linear layer, each row of a batch by itself where the row has few tokens; see `torch.nn.Linear`."""
+    """Compute a linear layer, row by row where a row has few tokens; see `torch.nn.Linear`."""
     if not _is_affected(weight):
         return torch.nn.functional.linear(input, weight, bias)
     width_out, width_in = weight.shape
@@ -41,8 +41,8 @@ def conv2d(
     dilation: Any = (1, 1),
     groups: int = 1,
 ) -> Tensor:
-    """Compute a convolution, on a CPU always by oneDNN; see `torch.nn.functional.conv2d`."""
-    if isinstance(padding, str) or torch.compiler.is_compiling() or not _is_affected(weight):  # compiled, it chooses
+    """Compute a convolution, on a CPU always with oneDNN; see `torch.nn.functional.conv2d`."""
+    if isinstance(padding, str) or torch.compiler.is_compiling() or not _is_affected(weight):  # a compiler chooses
         return torch.nn.functional.conv2d(input, weight, bias, stride, padding, dilation, groups)
     return torch.mkldnn_convolution(input, weight, bias, padding, stride, dilation, groups)
 
@@ -67,7 +67,7 @@ _ROWWISE: dict[type, type] = {torch.nn.Conv2d: RowwiseConv2d, torch.nn.Linear: R
 
 
 def make_rowwise(network: Any) -> None:
-    """Have the layers of a network on a CPU compute row by row where it matters."""
+    """Make the layers of a network on a CPU compute row by row where it matters."""
     for module in network.modules():
         if type(module) in _ROWWISE and _is_affected(module.weight):
             module.__class__ = _ROWWISE[type(module)]

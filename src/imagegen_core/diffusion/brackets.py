@@ -1,24 +1,25 @@
-"""The weights that a prompt's brackets give to the text within them, as A1111's ``parse_prompt_attention`` does."""
+"""Compute the weights of text in a prompt's brackets, as A1111's ``parse_prompt_attention`` does."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
 WEIGHT = r":\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*\)"
-"""A regular expression of a weight with the bracket that it closes, such as ``:1.3)``."""
+"""A regular expression for a weight with its closing bracket, such as ``:1.3)``."""
 _STEP = 1.1
-_EXACT_DEPTH = 16  # deeper brackets multiply outermost first, as A1111's order would take quadratic time
+_EXACT_DEPTH = 16  # deeper brackets multiply from the outside in, because A1111's order would take quadratic time
 _TEXT, _CLOSES, _UNCLOSED = 0, -1, -2
 
 
 def weigh(pieces: Sequence[str], names: Collection[int]) -> list[float | None]:
-    """Give each piece that is text its weight, and each other piece None, in time linear in the number of pieces.
+    """Return a weight for each piece of text and None for each other piece, in linear time.
 
-    A closing bracket without an opening one is text. An opening one without a closing one reaches to the end.
+    A closing bracket without an opening bracket is text. An opening bracket without a closing bracket reaches to the
+    end.
 
     Args:
         pieces: Single brackets, weights with their closing brackets (see `WEIGHT`), and text.
-        names: The indexes of pieces that are text whatever they look like.
+        names: The indexes of pieces to read as text, even if they look like brackets.
     """
     weights: list[float | None] = [None] * len(pieces)
     around = _OpenBrackets(pieces)
@@ -44,7 +45,10 @@ def weigh(pieces: Sequence[str], names: Collection[int]) -> list[float | None]:
 
 
 def _closings(pieces: Sequence[str], names: Collection[int]) -> list[int]:
-    """For each opening bracket where it closes, or `_UNCLOSED`; `_CLOSES` for what closes; `_TEXT` for the rest."""
+    """Return the index of the closing bracket for each opening bracket.
+
+    The value is `_UNCLOSED` without a closing bracket, `_CLOSES` for a closing bracket, and `_TEXT` for other pieces.
+    """
     closings = [_TEXT] * len(pieces)
     rounds: list[int] = []
     squares: list[int] = []
@@ -68,13 +72,13 @@ def _closings(pieces: Sequence[str], names: Collection[int]) -> list[int]:
 
 
 class _OpenBrackets:
-    """The brackets around the piece that is being read.
+    """The brackets around the current piece.
 
     Attributes:
-        rounds: For each round bracket, outermost first, the index of the piece that closes it.
-        squares: For each square bracket, the same.
-        unclosed: The brackets that nothing closes.
-        unchanged: How many of `rounds` are those of the last call of `weight`.
+        rounds: For each round bracket, from the outside in, the index of its closing piece.
+        squares: The same for each square bracket.
+        unclosed: The brackets without a closing bracket.
+        unchanged: How many of `rounds` are the same as at the last call of `weight`.
     """
 
     def __init__(self, pieces: Sequence[str]) -> None:
@@ -83,22 +87,25 @@ class _OpenBrackets:
         self.unclosed: list[str] = []
         self.unchanged = 0
         self._pieces = pieces
-        self._products = [1.0]  # of the factors of `rounds`, outermost first
+        self._products = [1.0]  # of the factors of `rounds`, from the outside in
         self._unclosed_products = [1.0]
 
     def weight(self) -> float:
-        """The product of all factors, in the order of the closings: neighbours of equal weight become one text."""
+        """Return the product of all factors, in the order of the closing brackets, as A1111 does.
+
+        The order matters: neighbours with exactly equal weights become one text.
+        """
         if len(self.rounds) + len(self.squares) + len(self.unclosed) > _EXACT_DEPTH:
             return self._deep_weight()
         weight = 1.0
         for closing in sorted(self.rounds + self.squares):
             weight *= self._factor(self._pieces[closing])
-        for bracket in sorted(self.unclosed):  # the round ones first
+        for bracket in sorted(self.unclosed):  # the round brackets first
             weight *= self._factor(bracket)
         return weight
 
     def _deep_weight(self) -> float:
-        """The product of all factors, of which those that were multiplied before are not multiplied again."""
+        """Return the product of all factors, and reuse the products of the last call."""
         del self._products[self.unchanged + 1 :]
         for closing in self.rounds[self.unchanged :]:
             self._products.append(self._products[-1] * self._factor(self._pieces[closing]))
@@ -109,7 +116,7 @@ class _OpenBrackets:
 
     @staticmethod
     def _factor(piece: str) -> float:
-        """The factor of a bracket without its other half, or of the piece that closes a pair."""
+        """Return the factor of an unclosed bracket, or of the closing piece of a pair."""
         if len(piece) > 1:
             return float(piece[1:-1])
         return _STEP if piece in "()" else 1 / _STEP

@@ -1,4 +1,4 @@
-"""The components of a diffusers-format folder, each loaded by what its own folder holds."""
+"""Load the components of a diffusers-format folder, each from its own subfolder."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _ADVICE = "take the configs and the weights from one and the same model"
 
 
 def load_component(folder: Path, name: str, kind: tuple[str, str], dtype: torch.dtype) -> Any:
-    """A component of a pipeline from its folder below a checkpoint's.
+    """Load a component of a pipeline from its subfolder of a checkpoint.
 
     Args:
         folder: The checkpoint's folder.
         name: The component's name, such as ``unet`` or ``tokenizer``.
-        kind: Its library and its class, as ``model_index.json`` names them.
-        dtype: What a network's weights are converted to.
+        kind: The component's library and class, as ``model_index.json`` names them.
+        dtype: The dtype for a network's weights.
 
     Raises:
-        ModelLoadError: It is missing, damaged, or of a class that such a component cannot have.
+        ModelLoadError: The component is missing, damaged, or of a class that does not suit it.
     """
     if not (folder / name).is_dir():
         raise ModelLoadError(f"The checkpoint {folder} is incomplete: its folder {name} is missing; copy it anew")
@@ -41,16 +41,16 @@ def load_component(folder: Path, name: str, kind: tuple[str, str], dtype: torch.
 
 
 def load_network(folder: Path, name: str, network: type, dtype: torch.dtype) -> Any:
-    """A network from the config and the weights in its folder.
+    """Load a network from the config and the weights in its folder.
 
     Args:
         folder: The network's own folder.
-        name: The component that it is, such as ``vae``.
-        network: Its class.
-        dtype: What its weights are converted to.
+        name: The component's name, such as ``vae``.
+        network: The network's class.
+        dtype: The dtype for the weights.
 
     Raises:
-        ModelLoadError: Config or weights are missing or damaged, or do not match.
+        ModelLoadError: The config or the weights are missing or damaged, or they do not match.
     """
     config = read_json(folder, "config.json")
     if not (files := weights(folder)):
@@ -67,10 +67,10 @@ def load_network(folder: Path, name: str, network: type, dtype: torch.dtype) -> 
 
 
 def component_class(folder: Path, name: str, kind: tuple[str, str]) -> Any:
-    """The class that a folder's ``model_index.json`` names for a component.
+    """Return the class of a component from a folder's ``model_index.json``.
 
     Raises:
-        ModelLoadError: The installed library has no such class, or it is none for such a component.
+        ModelLoadError: The installed library has no such class, or the class does not suit the component.
     """
     from diffusers import ModelMixin, SchedulerMixin
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -79,28 +79,28 @@ def component_class(folder: Path, name: str, kind: tuple[str, str]) -> Any:
     named = f"{folder / 'model_index.json'} names {library}'s {class_name} for its {name}"
     if library not in LIBRARIES:
         raise ModelLoadError(f"{named}, and classes are taken from {' and '.join(LIBRARIES)} alone")
-    found = getattr(import_module(library), class_name, None)
+    component = getattr(import_module(library), class_name, None)
     fitting: tuple[type, ...] = (ModelMixin, PreTrainedModel)
     if name.startswith("tokenizer"):
         fitting = (PreTrainedTokenizerBase,)
     elif name == "scheduler":
         fitting = (SchedulerMixin,)
-    if found is None:
+    if component is None:
         raise ModelLoadError(
             f"{named}, which the installed version {import_module(library).__version__} does not have: upgrade it, or "
             "take another version of the model"
         )
-    if not isinstance(found, type) or not issubclass(found, fitting):
+    if not isinstance(component, type) or not issubclass(component, fitting):
         raise ModelLoadError(f"{named}, which it cannot be: take the model_index.json that belongs to the model")
-    return found
+    return component
 
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Turn what a library raises about a folder of small files into a sentence.
+    """Turn a library's errors about a folder of small files into a sentence.
 
     Raises:
-        ModelLoadError: It raised something.
+        ModelLoadError: The library raised an error.
     """
     try:
         yield
@@ -110,5 +110,5 @@ def reading(folder: Path) -> Iterator[None]:
         raise ModelLoadError(f"Cannot load {folder}: {first_line(error)}") from error
     except PermissionError as error:
         raise ModelLoadError(f"Cannot read {folder}: {error.strerror}; correct its permissions") from error
-    except Exception as error:  # the libraries raise any, and Rust's tokenizers plain ones
+    except Exception as error:  # the libraries raise any error, and Rust's tokenizers raise plain exceptions
         raise ModelLoadError(f"{folder} is damaged or incomplete ({first_line(error)}): copy it anew") from error

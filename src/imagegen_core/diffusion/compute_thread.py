@@ -1,4 +1,4 @@
-"""One thread for all that a model computes, whoever calls."""
+"""One thread for all computations of a model, for all callers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _Call = tuple[Future[Any], Callable[[], Any]]
 
 
 class ComputeThread:
-    """Runs calls one after another on a thread of its own, which ends with this object.
+    """Runs calls one after another on its own thread, and ends the thread with this object.
 
-    torch shares an operator's work among OpenMP threads that belong to the thread that calls it. With a second such
-    caller there are more of them than cores, and GNU's OpenMP then lets each sleep at every operator's end instead of
-    waiting for the next: a step of the demo at 128 px took 40 ms instead of 13. It is enough that one thread
-    loads the model and another draws.
+    torch divides an operator's work among OpenMP threads, and these belong to the calling thread. A second calling
+    thread brings more OpenMP threads than there are cores. GNU's OpenMP then puts each thread to sleep after every
+    operator: a step of the demo at 128 px took 40 ms instead of 13. It is enough that one thread loads the model and
+    another draws.
     """
 
     def __init__(self) -> None:
@@ -32,13 +32,13 @@ class ComputeThread:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._thread = threading.Thread(target=_serve, args=(self._calls,), name="imagegen-compute", daemon=True)
         self._thread.start()
-        # Also when the program ends: a thread that is still inside torch then would abort it.
+        # This also runs when the program ends: a thread still inside torch would then abort the program.
         weakref.finalize(self, _end, self._calls, self._thread)
 
     def run(
         self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result:
-        """What `function` returns, or raises, when it is its turn; at once where the thread itself calls."""
+        """Run `function` in its turn, and return its result or raise its error; on the thread itself, run it now."""
         if threading.current_thread() is self._thread:
             return function(*args, **kwargs)
         future: Future[Result] = Future()
@@ -56,7 +56,7 @@ Owner = TypeVar("Owner", bound=_HasComputeThread)
 def computed(
     method: Callable[Concatenate[Owner, Parameters], Result],
 ) -> Callable[Concatenate[Owner, Parameters], Result]:
-    """A method that runs on its object's compute thread, while no model is being built."""
+    """Make a method run on its object's compute thread, while no thread builds a model."""
 
     def call(self: Owner, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         return self._compute.run(lambda: undisturbed(method, self, *args, **kwargs))
@@ -66,7 +66,7 @@ def computed(
 
 
 def _end(calls: SimpleQueue[_Call | None], thread: threading.Thread) -> None:
-    """End the thread after the call that it is in."""
+    """End the thread after its current call."""
     calls.put(None)
     if thread is not threading.current_thread():
         thread.join()
@@ -77,6 +77,6 @@ def _serve(calls: SimpleQueue[_Call | None]) -> None:
         future, function = call
         try:
             future.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - the caller's to handle
+        except BaseException as error:  # noqa: BLE001 - the caller handles it
             future.set_exception(error)
-        del call, future, function  # or the last call's tensors and its object would live until the next
+        del call, future, function  # otherwise, the last call's tensors and object would live until the next call

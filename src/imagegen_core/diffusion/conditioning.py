@@ -1,4 +1,4 @@
-"""What the UNet is told about the picture, beside the latents and the timestep."""
+"""The inputs of the UNet other than latents and timestep: the encoded prompt and added conditions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MAX_WEIGHT = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """One prompt as the UNet takes it.
+    """An encoded prompt for the UNet.
 
     Attributes:
-        tokens: Embedded prompt [1, tokens, width] for cross-attention.
+        tokens: The embedded prompt [1, tokens, width] for cross-attention.
         added: The UNet's ``added_cond_kwargs``, each [1, ...]; empty for SD1.5.
     """
 
@@ -31,18 +31,18 @@ class Conditioning:
     added: Mapping[str, Tensor] = field(default_factory=dict)
 
     def lengthened(self, filler: Conditioning, tokens: int) -> Conditioning:
-        """This prompt followed by as many of `filler`'s chunks as make it `tokens` long."""
+        """Return this prompt with chunks of `filler` at its end, so that it is `tokens` long."""
         missing = (tokens - self.tokens.shape[1]) // filler.tokens.shape[1]
         return replace(self, tokens=torch.cat([self.tokens, *[filler.tokens] * missing], dim=1))
 
 
 @dataclass(frozen=True, slots=True)
 class TextEmbedding:
-    """A prompt as one text encoder reads it.
+    """A prompt encoded by one text encoder.
 
     Attributes:
         tokens: Hidden states [1, 77 for each chunk, width].
-        pooled: The first chunk's projection [1, width], or None for encoders without one.
+        pooled: The first chunk's projection [1, width], or None for encoders without a projection.
     """
 
     tokens: Tensor
@@ -56,19 +56,19 @@ def encode_text(
     hidden: Callable[[Any], Tensor],
     embeddings: EncoderEmbeddings | None = None,
 ) -> TextEmbedding:
-    """Run a CLIP text encoder over a prompt, chunk by chunk.
+    """Encode a prompt with a CLIP text encoder, chunk by chunk.
 
-    A chunk's weights multiply its hidden states, which are then scaled back to the mean they had, as A1111 does.
+    A chunk's weights multiply its hidden states. These are then scaled back to their old mean, as A1111 does.
 
     Args:
         tokenizer: The encoder's tokenizer.
         text_encoder: A transformers ``CLIPTextModel`` or ``CLIPTextModelWithProjection``.
-        prompt: The prompt; see `imagegen_core.diffusion.prompts` for what it may hold.
-        hidden: Picks the hidden states [1, 77, width] to use from the encoder's output.
+        prompt: The prompt; see `imagegen_core.diffusion.prompts` for its syntax.
+        hidden: Picks the hidden states [1, 77, width] from the encoder's output.
         embeddings: The embeddings that the prompt may name, such as ``worker.embeddings.of("text_encoder")``.
 
     Raises:
-        InvalidRequestError: A weight is beyond -100 to 100, or so large that hidden states are infinite.
+        InvalidRequestError: A weight is beyond -100 to 100, or so large that hidden states become infinite.
     """
     return completed(encode_text_in_parts(tokenizer, text_encoder, prompt, hidden, embeddings))
 
@@ -80,7 +80,7 @@ def encode_text_in_parts(
     hidden: Callable[[Any], Tensor],
     embeddings: EncoderEmbeddings | None = None,
 ) -> Parts[TextEmbedding]:
-    """Do what `encode_text` does, a chunk at a time: a generator that yields between two chunks."""
+    """Encode as `encode_text` does, as a generator that yields between two chunks."""
     states, pooled = [], None
     for number, chunk in enumerate(prompt_chunks(tokenizer, prompt, embeddings)):
         if number:
@@ -97,16 +97,16 @@ def encode_text_in_parts(
 def prompt_chunks(
     tokenizer: Any, prompt: str, embeddings: EncoderEmbeddings | None, field: str = "prompt"
 ) -> list[Chunk]:
-    """Split a prompt into the chunks that a text encoder reads.
+    """Split a prompt into chunks for a text encoder.
 
     Args:
-        tokenizer: See `encode_text`, for this and the next two.
+        tokenizer: See `encode_text`.
         prompt: The prompt.
-        embeddings: The embeddings.
-        field: What errors call the prompt.
+        embeddings: See `encode_text`.
+        field: The prompt's name in errors.
 
     Raises:
-        InvalidRequestError: A weight, with those of the brackets around it, is beyond -100 to 100.
+        InvalidRequestError: A weight, multiplied by the brackets around it, is beyond -100 to 100.
     """
     fragments = parse(prompt, embeddings.names if embeddings else None)
     for fragment in fragments:
@@ -121,7 +121,7 @@ def prompt_chunks(
 
 @contextmanager
 def _embedded(text_encoder: Any, chunk: Chunk) -> Iterator[None]:
-    """Put the vectors of a chunk's embeddings in the place of their tokens'."""
+    """Replace the vectors of placeholder tokens with those of a chunk's embeddings."""
     if not chunk.embeddings:
         yield
         return
@@ -140,7 +140,7 @@ def _embedded(text_encoder: Any, chunk: Chunk) -> Iterator[None]:
 
 
 def _weighted(state: Tensor, weights: list[float]) -> Tensor:
-    """Hidden states [1, tokens, width] times their tokens' weights, with the mean they had."""
+    """Multiply hidden states [1, tokens, width] by their tokens' weights, and restore their mean."""
     weighted = state.float() * torch.tensor(weights, device=state.device)[None, :, None]
     weighted = (weighted * (state.float().mean() / weighted.mean())).to(state.dtype)
     if not torch.isfinite(weighted).all():
@@ -152,7 +152,7 @@ def _weighted(state: Tensor, weights: list[float]) -> Tensor:
 
 
 def _padded(chunk: Chunk, tokenizer: Any) -> tuple[list[int], list[float]]:
-    """A chunk's ids and weights with start, end and padding, as long as the tokenizer's length."""
+    """Return a chunk's ids and weights with start, end and padding, up to the tokenizer's length."""
     padding = tokenizer.model_max_length - len(chunk.ids) - 2
     ids = [tokenizer.bos_token_id, *chunk.ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding]
     return ids, [1.0, *chunk.weights, 1.0, *[1.0] * padding]

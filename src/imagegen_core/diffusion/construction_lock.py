@@ -1,8 +1,8 @@
-"""Building a model's networks while others draw: it changes what all threads share.
+"""Build a model's networks while other threads draw.
 
-An empty network is built by replacing what every module is made with (``register_parameter``, ``torch.nn.init``). What
-another thread builds in these moments would come out without values. So both wait for each other: briefly, as the
-weights are read later.
+To build an empty network, the library replaces functions that all threads share (``register_parameter``,
+``torch.nn.init``). A module that another thread builds at that moment would have no values. So builders and other
+threads wait for each other. The wait is short: the weights are read later.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ Result = TypeVar("Result")
 
 
 class ReadWriteLock:
-    """Lets either many threads pass that leave things as they are, or one that changes them."""
+    """A lock for many threads that read, or for one thread that changes things."""
 
     def __init__(self) -> None:
-        """Nobody passes."""
+        """Create an unlocked lock."""
         self._changed = threading.Condition()
         self._passing = 0
         self._depths = threading.local()
-        self._changing: list[int] = []  # the thread that does, as often as it began to
+        self._changing: list[int] = []  # the changing thread's id, once for each nested call
 
     @contextmanager
     def passing(self) -> Iterator[None]:
-        """Pass while nobody changes anything; again inside, also where somebody waits to."""
+        """Hold the lock for reading; a thread may nest this call, even while another thread waits to change."""
         depth = getattr(self._depths, "value", 0)
         if not depth:
             with self._changed:
@@ -45,7 +45,7 @@ class ReadWriteLock:
                     self._changed.notify_all()
 
     def begin_change(self) -> None:
-        """Let nobody pass from now on, and return once those who do are through; on one thread, also again."""
+        """Block new readers, and return after the present ones have left; a thread may nest this call."""
         own = threading.get_ident()
         with self._changed:
             self._changed.wait_for(lambda: not self._changing or self._changing[0] == own)
@@ -53,25 +53,25 @@ class ReadWriteLock:
             self._changed.wait_for(lambda: not self._passing)
 
     def end_change(self) -> None:
-        """Let them pass again, when it was ended as often as it was begun."""
+        """Let readers in again, after the last nested change has ended."""
         with self._changed:
             self._changing.pop()
             self._changed.notify_all()
 
 
-# For the process, as what it guards is the process's.
+# One lock for the process: it guards functions of the whole process.
 _CROSSING = ReadWriteLock()
 
 
 def undisturbed(function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-    """What `function` returns, run while no network is being built."""
+    """Run `function` while no thread builds a network, and return its result."""
     with _CROSSING.passing():
         return function(*args, **kwargs)
 
 
 @contextmanager
 def building() -> Iterator[None]:
-    """Build a network inside, by means that change what all threads share."""
+    """Lock out other threads to build a network, because the build changes shared functions."""
     _CROSSING.begin_change()
     try:
         yield

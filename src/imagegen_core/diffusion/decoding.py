@@ -1,4 +1,4 @@
-"""From final latents to pixels, and to the small fingerprint that travels with a picture."""
+"""Decode final latents to pixels, and pool them to a small fingerprint for the picture's file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from imagegen_core.request import Size
 logger = logging.getLogger(__name__)
 
 _POOLED_SIDE = 8
-_PROBE_SIDE = 16  # of the latents that a VAE is tried with
+_PROBE_SIDE = 16  # the side of the test latents for a VAE
 
 
 def decode_within_memory(pipe: Any, latents: Tensor, size: Size, device: torch.device) -> npt.NDArray[np.uint8]:
-    """Decode as `decode` does, in tiles where the memory does not take the picture in one piece.
+    """Decode as `decode` does, in tiles if the memory is too small for the whole picture.
 
     Raises:
-        OutOfMemoryError: It does not take the tiles either.
+        OutOfMemoryError: The memory is too small for the tiles, too.
     """
     if decoding_fits(pipe, size, device):
         with suppress(OutOfMemoryError), memory_errors(size):
@@ -40,13 +40,13 @@ def decode_within_memory(pipe: Any, latents: Tensor, size: Size, device: torch.d
 
 
 def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
-    """Decode latents with a diffusers ``AutoencoderKL``, in the VAE's own dtype unless this picture overflows there.
+    """Decode latents with a diffusers ``AutoencoderKL``, in the VAE's dtype, or in fp32 if this picture overflows.
 
-    Such a picture alone is decoded in fp32: the VAE is afterwards what it was.
+    Only this picture is decoded in fp32: afterwards the VAE has its old dtype again.
 
     Args:
         vae: The autoencoder.
-        latents: Final latents [1, channels, height / 8, width / 8], scaled as the UNet has them.
+        latents: Final latents [1, channels, height / 8, width / 8], in the UNet's scale.
 
     Returns:
         Pixels [height, width, 3].
@@ -77,10 +77,10 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
 
 @torch.inference_mode()
 def overflows(vae: Any) -> bool:
-    """Whether an autoencoder computes no finite pixels, in its own dtype, from latents as pictures have them.
+    """Return whether an autoencoder overflows in its own dtype with latents like those of pictures.
 
-    The latents are the same at each call: normally distributed, as a UNet's are, once at their usual spread and once at
-    twice that.
+    The latents are the same at each call: normally distributed like a UNet's, once with the usual spread and once with
+    twice that spread.
     """
     generator = torch.Generator("cpu").manual_seed(0)
     latents = torch.randn((1, vae.config.latent_channels, _PROBE_SIDE, _PROBE_SIDE), generator=generator)
@@ -95,12 +95,12 @@ def pool(latents: Tensor) -> bytes:
 
 
 def upcast(vae: Any) -> None:
-    """Have an autoencoder compute in fp32."""
+    """Make an autoencoder compute in fp32."""
     _convert(vae, torch.float32)
 
 
 def _convert(vae: Any, dtype: torch.dtype) -> None:
-    # diffusers' own `to` warns of modules to be kept in fp32, also where there are none.
+    # diffusers' own `to` warns about modules to keep in fp32, even if there are none.
     torch.nn.Module.to(vae, dtype)
 
 
@@ -110,12 +110,12 @@ def _decode(vae: Any, latents: Tensor) -> Tensor:
 
 
 def _dtype(vae: Any) -> torch.dtype:
-    """What it computes in; its own `dtype` is looked for in all its layers, which takes a millisecond."""
+    """Return the dtype of the decoder; the VAE's own `dtype` searches all its layers and takes a millisecond."""
     return vae.decoder.conv_in.weight.dtype  # type: ignore[no-any-return]
 
 
 def denormalized(config: Any, latents: Tensor) -> Tensor:
-    """Latents as an autoencoder with this config decodes them, from those that the UNet has."""
+    """Convert latents from the UNet's scale to the autoencoder's."""
     moments = _moments(config, latents)
     if moments is None:
         return latents / config.scaling_factor  # type: ignore[no-any-return]
@@ -124,7 +124,7 @@ def denormalized(config: Any, latents: Tensor) -> Tensor:
 
 
 def normalized(config: Any, latents: Tensor) -> Tensor:
-    """Latents as the UNet has them, from those that an autoencoder with this config encodes."""
+    """Convert latents from the autoencoder's scale to the UNet's."""
     moments = _moments(config, latents)
     if moments is None:
         return latents * config.scaling_factor  # type: ignore[no-any-return]
@@ -133,7 +133,7 @@ def normalized(config: Any, latents: Tensor) -> Tensor:
 
 
 def _moments(config: Any, latents: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The mean and the deviation of each channel, where the config has them, as Playground 2.5's does."""
+    """Return each channel's mean and standard deviation, or None if the config has none; Playground 2.5's has them."""
     means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if means is None or stds is None:
         return None

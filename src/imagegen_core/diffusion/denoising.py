@@ -1,4 +1,4 @@
-"""The loop over denoising steps, one step at a time, for one request or several together."""
+"""Run denoising steps one at a time, for one request or for several together."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from imagegen_core.request import ResolvedRequest
 
 @dataclass
 class Denoising:
-    """One request between two steps, with a scheduler, a generator and latents of its own.
+    """A request between two steps, with its own scheduler, generator and latents.
 
     Attributes:
-        drawing: What is being drawn.
-        scheduler: A diffusers scheduler whose timesteps are set; it keeps state of its own.
-        generator: The CPU generator all of this picture's noise comes from.
+        drawing: The resolved request.
+        scheduler: A diffusers scheduler with its timesteps set; it keeps its own state.
+        generator: The CPU generator for all noise of this picture.
         latents: Noisy latents [1, channels, height / 8, width / 8], in the UNet's dtype.
-        conditionings: The prompt's; with classifier-free guidance the negative prompt's comes first.
-        adapters: The LoRAs it is drawn with: the mode's, then the style's.
+        conditionings: The prompt's; with classifier-free guidance, the negative prompt's first.
+        adapters: The request's LoRAs: the mode's, then the style's.
         guidance_embedding: [1, time_cond_proj_dim] for models distilled with guidance, else None.
-        step_options: What the scheduler's step takes beside the sample, as the request asks.
-        on_step: Told of each step that is done.
-        index: Steps done so far.
-        failure: What went wrong with this request alone in its last step.
+        step_options: The request's extra arguments for the scheduler's step.
+        on_step: Called after each step.
+        index: The number of completed steps.
+        failure: The error of this request in its last step, if any.
     """
 
     drawing: ResolvedRequest
@@ -49,29 +49,29 @@ class Denoising:
 
     @property
     def steps_left(self) -> int:
-        """Steps to go; at 0 its latents are final."""
+        """The number of remaining steps; at 0 the latents are final."""
         return len(self.scheduler.timesteps) - self.index
 
     @property
     def rows(self) -> int:
-        """How many rows of a forward pass it takes: one for each conditioning."""
+        """The request's number of rows in a forward pass: one row for each conditioning."""
         return len(self.conditionings)
 
     @property
     def timestep(self) -> Tensor:
-        """The timestep of the step to come, a scalar."""
+        """The timestep of the next step, a scalar."""
         return self.scheduler.timesteps[self.index]  # type: ignore[no-any-return]
 
     def unet_latents(self) -> Tensor:
-        """The latents as the UNet wants them, one row for each conditioning."""
+        """Return the scaled latents for the UNet, one row for each conditioning."""
         scaled: Tensor = self.scheduler.scale_model_input(self.latents, self.timestep)
         return scaled.expand(len(self.conditionings), -1, -1, -1)
 
     def advance(self, prediction: Tensor) -> None:
-        """Take the UNet's prediction, one row for each conditioning, and go one step on.
+        """Take one step with the UNet's prediction, which has one row for each conditioning.
 
         Raises:
-            ImagegenError: The latents have become infinite, or no numbers.
+            ImagegenError: The latents became infinite or NaN.
         """
         if len(prediction) > 1:
             negative, positive = prediction.chunk(2)
@@ -92,12 +92,12 @@ class Denoising:
 
 
 def rescaled(guided: Tensor, positive: Tensor, rescale: float) -> Tensor:
-    """Give a guided prediction the spread that the prompt's own has: https://arxiv.org/abs/2305.08891, section 3.4.
+    """Rescale a guided prediction to the prompt's own spread: https://arxiv.org/abs/2305.08891, section 3.4.
 
     Args:
-        guided: What guidance made of both predictions, [rows, channels, height, width].
+        guided: The prediction after guidance, [rows, channels, height, width].
         positive: The prediction for the prompt, of the same shape.
-        rescale: How far, from 0 to 1.
+        rescale: The share of the rescaled prediction, from 0 to 1.
     """
     others = tuple(range(1, guided.ndim))
     spread = guided * (positive.std(dim=others, keepdim=True) / guided.std(dim=others, keepdim=True))
@@ -105,29 +105,29 @@ def rescaled(guided: Tensor, positive: Tensor, rescale: float) -> Tensor:
 
 
 def step_together(unet: Callable[..., Any], states: Sequence[Denoising], padded: int | None = None) -> None:
-    """Take every state one step on, with one forward pass of `unet` for all their rows.
+    """Take one step of each state, with one forward pass of `unet` for all their rows.
 
-    What goes wrong with one state's scheduler becomes its `failure`; an error of the pass is raised, before any moves.
+    If a state's scheduler fails, the error becomes the state's `failure`. If the pass fails, no state has moved.
 
     Args:
         unet: A diffusers ``UNet2DConditionModel``, or its ``forward``.
         states: Requests of one group; their timesteps, guidance and schedulers may differ.
-        padded: Rows that the pass is filled up to, where it has fewer.
+        padded: The number of rows to fill the pass up to.
     """
     for state, prediction in zip(states, predict(unet, states, padded), strict=True):
         advance(state, prediction)
 
 
 def advance(state: Denoising, prediction: Tensor) -> None:
-    """Take one state one step on, or note why that fails."""
+    """Take one step of one state, or keep the error as its `failure`."""
     try:
         state.advance(prediction)
-    except Exception as error:  # noqa: BLE001 - whatever a scheduler raises, it is this request's
+    except Exception as error:  # noqa: BLE001 - any scheduler error concerns this request alone
         state.failure = error
 
 
 def predict(unet: Callable[..., Any], states: Sequence[Denoising], padded: int | None = None) -> Sequence[Tensor]:
-    """What `unet` predicts for each state's next step, in one forward pass; see `step_together`."""
+    """Return the prediction of `unet` for each state's next step, in one forward pass; see `step_together`."""
     conditionings = [conditioning for state in states for conditioning in state.conditionings]
     guidance = _guidance_embeddings(states)
 

@@ -1,4 +1,4 @@
-"""Where and in what precision a model computes."""
+"""Choose the device and the precision of a model, and configure its threads and memory."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ logger = logging.getLogger(__name__)
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
-# mallopt's parameters, from glibc's malloc.h.
+# Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 2**30
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # which torch reads, in this order
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # torch reads them in this order
 
 
 def choose_device(settings: Settings) -> torch.device:
-    """The device configured, or the first of them, else the first CUDA device, Apple's GPU, or the CPU with a warning.
+    """Return the configured device, or the first of them, else the first CUDA device, Apple's GPU, or the CPU.
+
+    The CPU is chosen with a warning.
 
     Raises:
-        SettingsError: The device configured is unknown to torch or not in this machine.
+        SettingsError: torch does not know the configured device, or this machine does not have it.
     """
     settings = settings.for_device()
     if settings.device is None:
@@ -54,7 +56,7 @@ def choose_device(settings: Settings) -> torch.device:
 
 
 def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
-    """The precision configured, else fp16 on a GPU, bf16 on a CPU that computes it natively, else fp32."""
+    """Return the configured precision, else fp16 on a GPU, bf16 on a CPU with native bf16, else fp32."""
     if settings.dtype is not None:
         return _DTYPES[settings.dtype]
     if device.type != "cpu":
@@ -63,10 +65,10 @@ def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
 
 
 def limit_threads() -> None:
-    """Compute on as many threads as there are CPUs for this process, where torch would take more.
+    """Limit torch to as many threads as there are CPUs for this process.
 
-    torch counts cores, and a container's quota of CPU time stops all of its threads when they have used it up. A number
-    that the environment or the program set stands, unless it is larger.
+    torch counts cores, not a container's quota of CPU time, and all threads stop after they use up the quota. A number
+    of threads from the environment stays. A number from the program stays, unless it is larger.
     """
     if not any(os.environ.get(name) for name in _THREAD_VARIABLES) and torch.get_num_threads() > (
         cpus := usable_cpus()
@@ -75,10 +77,10 @@ def limit_threads() -> None:
 
 
 def keep_large_buffers() -> None:
-    """Have glibc keep freed buffers for the next operator rather than hand them back to the kernel.
+    """Make glibc keep freed buffers for the next operator, and not return them to the kernel.
 
-    Without it every operator of a forward pass on the CPU pays for fresh, zeroed pages: 20,000 page
-    faults a 256 px picture. Other C libraries are left as they are.
+    Otherwise, every operator of a forward pass on the CPU pays for fresh, zeroed pages: 20,000 page faults for a 256 px
+    picture. Other C libraries stay as they are.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Textual-inversion files: diffusers', A1111's and kohya's layouts, and SDXL's with a part for each text encoder."""
+"""Read textual-inversion files: diffusers', A1111's and kohya's layouts, and SDXL's with two parts."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from imagegen_core.models.tensors import quoted
 _SUFFIXES = (".safetensors", ".pt", ".bin")
 _PARTS = ("clip_l", "clip_g")
 _UNUSED = "string_to_token."  # A1111's ids of the placeholder; its name is the file's
-_LISTED = 3  # keys that an error names
+_LISTED = 3  # the number of keys in an error
 
 
 def embedding_files(folder: Path) -> list[Path]:
-    """The files with an embedding's suffix in a folder and its sub-folders, linked ones too: the least deep first."""
+    """List the embedding files by suffix in a folder and its subfolders, also linked ones, the least deep first."""
     files = (place / name for place, _, names in folders_below(folder) for name in names)
-    found = (path for path in files if path.suffix.lower() in _SUFFIXES)
-    return sorted(found, key=lambda path: (len(path.parts), path))
+    paths = (path for path in files if path.suffix.lower() in _SUFFIXES)
+    return sorted(paths, key=lambda path: (len(path.parts), path))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read an embedding's tensors by their keys, those of nested dicts by the keys joined with dots.
+    """Read an embedding's tensors by their keys; dots join the keys of nested dicts.
 
     Raises:
         ModelLoadError: The file is damaged, or its pickle asks for more than weights need.
-        ValueError: It is no embedding; the message is a sentence's end.
+        ValueError: The file is no embedding; the message is the end of a sentence.
     """
     with WeightsFile(path) as file:
         tensors = file.header.tensors
-        found = contents(tensors)
-        if found is not None and found.kind != "embedding":
-            raise ValueError(f"it is of the kind {found.kind}")
+        content = contents(tensors)
+        if content is not None and content.kind != "embedding":
+            raise ValueError(f"it is of the kind {content.kind}")
         part_keys(tensors)
         read = {name: file.read(name) for name in tensors}
         file.check_unchanged()
@@ -44,10 +44,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def part_keys(keys: Iterable[str]) -> dict[str, str]:
-    """The key of each part of an embedding: of ``clip_l`` and ``clip_g``, or of "" where it has one alone.
+    """Return the key of each part of an embedding: the parts are ``clip_l`` and ``clip_g``, or a single part "".
 
     Raises:
-        ValueError: There is a key that an embedding lacks; the message is a sentence's end.
+        ValueError: An embedding has no such key; the message is the end of a sentence.
     """
     used = [key for key in keys if not key.startswith(_UNUSED)]
     parts = {key: key for key in _PARTS if key in used}

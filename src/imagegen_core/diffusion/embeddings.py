@@ -1,4 +1,4 @@
-"""Textual-inversion embeddings (https://arxiv.org/abs/2208.01618): names in prompts that mean vectors from files."""
+"""Textual-inversion embeddings (https://arxiv.org/abs/2208.01618): names in prompts for vectors from files."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PARTS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}  # in files for 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """A name that prompts can use, and what it means.
+    """A name for prompts, and its vectors.
 
     Attributes:
-        name: What prompts call it, in upper or lower case.
+        name: The name in prompts, in upper or lower case.
         vectors: For each text encoder, by its name in the pipeline, the vectors [count, width] that replace its token
-            embeddings, of its dtype and on its device. The counts are equal.
+            embeddings. They have the encoder's dtype and device. The counts are equal.
     """
 
     name: str
@@ -38,19 +38,19 @@ class Embedding:
 
 
 class Embeddings:
-    """The embeddings that prompts can name: those of a folder, and those that LoRAs bring."""
+    """The embeddings for prompts, from a folder and from LoRAs."""
 
     def __init__(self, pipe: Any, folder: Path | None, source: str) -> None:
-        """Read a folder's embeddings; those that do not fit are skipped, with a warning that says why.
+        """Read a folder's embeddings; skip unsuitable files with a warning that gives the reason.
 
         Args:
             pipe: A diffusers pipeline.
-            folder: Where the files lie, also in sub-folders; None for none. Prompts call them by their names without
-                suffix.
-            source: Where `folder` was configured, for errors.
+            folder: The folder of the files, with its subfolders; None for no files. Prompts use a file's name without
+                its suffix.
+            source: The setting of `folder`, for errors.
 
         Raises:
-            ModelNotFoundError: The folder is not there.
+            ModelNotFoundError: The folder does not exist.
         """
         self._encoders: dict[str, Any] = {
             name: getattr(pipe, name) for name in _TOKENIZERS if getattr(pipe, name, None) is not None
@@ -69,11 +69,11 @@ class Embeddings:
         """Make an embedding for the pipeline's text encoders.
 
         Args:
-            name: What prompts call it.
-            tensors: The vectors, by the keys that they have in an embedding's file.
+            name: The name in prompts.
+            tensors: The vectors, by their keys in an embedding's file.
 
         Raises:
-            ValueError: They do not fit, or are not all used; the message is a sentence's end.
+            ValueError: The vectors do not fit, or some are unused; the message is the end of a sentence.
         """
         keys = part_keys(tensors)
         for key in keys.values():
@@ -96,25 +96,25 @@ class Embeddings:
         return Embedding(name, vectors)
 
     def with_bundled(self, bundled: Sequence[Embedding]) -> Embeddings:
-        """These embeddings and `bundled`, which come first where two have one name."""
+        """Return these embeddings and `bundled`; for equal names, `bundled` wins."""
         if not bundled:
             return self
         view = copy.copy(self)
-        view._embeddings, view._others, view._of_encoders = tuple(bundled), self, {}  # noqa: SLF001 - of its own kind
+        view._embeddings, view._others, view._of_encoders = tuple(bundled), self, {}  # noqa: SLF001 - the same class
         return view
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """The number and width of each embedding's vectors, for the first of the text encoders, by its name."""
-        firsts = {one.name: next(iter(one.vectors.values())) for one in self._embeddings}
+        """The number and width of each embedding's vectors for the first text encoder, by the embedding's name."""
+        firsts = {embedding.name: next(iter(embedding.vectors.values())) for embedding in self._embeddings}
         return {name: (vectors.shape[0], vectors.shape[1]) for name, vectors in firsts.items()}
 
     def of(self, encoder: str) -> EncoderEmbeddings:
-        """The embeddings for one text encoder, by its name in the pipeline, such as ``text_encoder_2``."""
+        """Return the embeddings for one text encoder, by its name in the pipeline, such as ``text_encoder_2``."""
         if encoder not in self._of_encoders:
             vectors: dict[str, Tensor] = {}
-            for one in self._embeddings:
-                vectors.setdefault(one.name, one.vectors[encoder])
+            for embedding in self._embeddings:
+                vectors.setdefault(embedding.name, embedding.vectors[encoder])
             others = None if self._others is None else self._others.of(encoder)
             self._of_encoders[encoder] = EncoderEmbeddings(self._tokenizers[encoder], vectors, others)
         return self._of_encoders[encoder]
@@ -141,7 +141,7 @@ class Embeddings:
         return tuple(tokenizer(name, add_special_tokens=False).input_ids)
 
     def _vectors(self, encoder: str, tensor: Tensor | None) -> Tensor:
-        """Check a part, and bring it to its encoder as [count, width]."""
+        """Check a part, and convert it for its encoder as [count, width]."""
         width = self._encoders[encoder].config.hidden_size
         if tensor is None or tensor.shape[-1] != width:
             have = "none" if tensor is None else f"vectors {tensor.shape[-1]} wide"

@@ -1,4 +1,4 @@
-"""The embeddings of one text encoder, as prompts name them."""
+"""Find the embeddings of one text encoder in prompts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SYNTAX = re.compile(r"[()\[\]\\]")
 
 
 class EncoderEmbeddings:
-    """Finds embeddings in a prompt: by their names' token ids, as A1111 does, and odd names by their letters.
+    """Finds embeddings in a prompt by their names' token ids, as A1111 does, and odd names by their letters.
 
-    A1111 misses the name ``bad(hand)`` where its brackets are not escaped, or a comma follows: ``),`` is another token.
+    A1111 misses the name ``bad(hand)`` if its brackets are not escaped, or if a comma follows: ``),`` is another token.
 
     Attributes:
-        names: Finds, by its one group, the names that token ids would miss; None where there are none.
+        names: Finds, with its single group, the names that token ids would miss; None if there are none.
     """
 
     def __init__(self, tokenizer: Any, vectors: Mapping[str, Tensor], others: EncoderEmbeddings | None = None) -> None:
@@ -25,21 +25,21 @@ class EncoderEmbeddings:
 
         Args:
             tokenizer: The encoder's tokenizer.
-            vectors: Vectors [count, width] by the embedding's name; of names with the same tokens the first counts.
+            vectors: Vectors [count, width] by the embedding's name; of names with the same tokens, the first counts.
             others: Further embeddings, which count after these.
         """
         self._tokenizer = tokenizer
         self._by_name: dict[str, Tensor] = {}
         self._by_first: dict[int, list[tuple[list[int], Tensor]]] = {}
-        for name, found in vectors.items():
+        for name, tensor in vectors.items():
             for spelled in {name, _escaped(name)} if _is_odd(name) else ():
-                self._by_name.setdefault(spelled.casefold(), found)
+                self._by_name.setdefault(spelled.casefold(), tensor)
         names = list(vectors)
         tokenized = tokenizer(names, add_special_tokens=False, verbose=False).input_ids if names else ()
-        for ids, found in zip(tokenized, vectors.values(), strict=True):
-            self._by_first.setdefault(ids[0], []).append((ids, found))
+        for ids, tensor in zip(tokenized, vectors.values(), strict=True):
+            self._by_first.setdefault(ids[0], []).append((ids, tensor))
         if others is not None:
-            self._by_name = others._by_name | self._by_name  # noqa: SLF001 - of its own kind
+            self._by_name = others._by_name | self._by_name  # noqa: SLF001 - the same class
             for first, candidates in others._by_first.items():  # noqa: SLF001
                 self._by_first.setdefault(first, []).extend(candidates)
         for candidates in self._by_first.values():
@@ -47,18 +47,18 @@ class EncoderEmbeddings:
         self.names = _pattern(self._by_name) if self._by_name else None
 
     def named(self, name: str) -> Tensor | None:
-        """The vectors [count, width] of an embedding that `names` found; None where Unicode has no one lower case."""
+        """Return the vectors [count, width] of a name from `names`; None if Unicode has no single lower case for it."""
         return self._by_name.get(name.casefold())
 
     def find(self, ids: list[int], position: int) -> tuple[int, Tensor] | None:
-        """The embedding with the longest name that begins at `position`, if that is where a word begins.
+        """Find the embedding with the longest name at `position`, if a word begins there.
 
         Args:
             ids: The token ids of a piece of a prompt.
-            position: An index into them.
+            position: An index into `ids`.
 
         Returns:
-            How many tokens its name takes, and its vectors [count, width]; None if there is none.
+            The number of tokens in the name, and the vectors [count, width]; None if there is no embedding.
         """
         for name, vectors in self._by_first.get(ids[position], ()):
             if ids[position : position + len(name)] == name and self._begins_word(ids, position):
@@ -74,7 +74,7 @@ class EncoderEmbeddings:
 
 
 def _is_odd(name: str) -> bool:
-    """Whether a name holds the syntax of weights, or has an edge that may become one token with its neighbour."""
+    """Return whether a name holds weight syntax, or has an edge that may become one token with its neighbour."""
     return bool(_SYNTAX.search(name)) or not (name[0].isalnum() and name[-1].isalnum())
 
 
@@ -83,7 +83,7 @@ def _escaped(name: str) -> str:
 
 
 def _pattern(names: Iterable[str]) -> re.Pattern[str]:
-    """Finds the names as whole words, the longest first."""
+    """Return a pattern for the names as whole words, the longest first."""
     spelled = []
     for name in sorted(names, key=len, reverse=True):
         before = r"(?<!\w)" if re.match(r"\w", name) else ""

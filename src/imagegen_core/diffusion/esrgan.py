@@ -1,7 +1,7 @@
-"""ESRGAN's family of upscaling networks, under whichever names a training program gave their layers.
+"""ESRGAN's family of upscaling networks, with the layer names of any training program.
 
-RRDB networks: https://arxiv.org/abs/1809.00219, and https://arxiv.org/abs/2107.10833 for scales below 4. Compact ones:
-SRVGGNetCompact of https://github.com/xinntao/Real-ESRGAN.
+RRDB networks: https://arxiv.org/abs/1809.00219, and https://arxiv.org/abs/2107.10833 for scales below 4. Compact
+networks: SRVGGNetCompact of https://github.com/xinntao/Real-ESRGAN.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from imagegen_core.diffusion.upscaler_network import Network
 from imagegen_core.diffusion.upscaler_weights import Weights
 from imagegen_core.errors import ModelLoadError
 
-# How far a deep network looks in effect. In theory it is hundreds of pixels, and a tile would be mostly surroundings.
+# The practical reach of a deep network, in pixels. The theoretical reach is hundreds of pixels: a tile would be mostly
+# surroundings.
 DEEP_OVERLAP = 32
-_CONVOLUTION = 4  # the dimensions of such a layer's weight
+_CONVOLUTION = 4  # the dimensions of a convolution's weight
 
 _RRDB_BLOCK = re.compile(r"(?:body|RRDB_trunk|model\.1\.sub)\.(\d+)\.(?:rdb|RDB)([123])\.conv([1-5])(?:\.0)?")
 _OLD_TRUNK = re.compile(r"model\.1\.sub\.\d+")
@@ -41,10 +42,10 @@ _RRDB_LAYERS = {
 
 
 def esrgan_network(weights: Weights, path: Path) -> Network | str:
-    """The network of ESRGAN's family that the weights' names tell, or why they are of none, in words.
+    """Return the network of ESRGAN's family for these weights, or the reason why there is none, in words.
 
     Raises:
-        ModelLoadError: It is of ESRGAN's family, but lacks a layer or turns one number of channels into another.
+        ModelLoadError: The network is of ESRGAN's family, but lacks a layer, or its channels do not fit together.
     """
     layers = _count(weights, "body")
     if layers % 2 and weights.keys() == _compact_names(layers):
@@ -69,7 +70,7 @@ def esrgan_network(weights: Weights, path: Path) -> Network | str:
 
 
 def _channels(first: Tensor, last: Tensor, path: Path) -> tuple[int, int]:
-    """How many channels the first layer takes, and the last gives."""
+    """Return the first layer's input channels and the last layer's output channels."""
     if first.ndim != _CONVOLUTION or last.ndim != _CONVOLUTION or not first.numel() or not last.numel():
         raise ModelLoadError(
             f"Cannot run {path}: the first or the last layer of its ESRGAN network is no convolution; give another "
@@ -79,7 +80,7 @@ def _channels(first: Tensor, last: Tensor, path: Path) -> tuple[int, int]:
 
 
 def _root_of(many: int, channels: int, path: Path) -> int:
-    """The scale by which a pixel shuffle turns `many` channels into `channels`."""
+    """Return the scale of a pixel shuffle from `many` channels to `channels`."""
     scale = math.isqrt(many // channels)
     if channels * scale**2 != many:
         raise ModelLoadError(
@@ -140,7 +141,7 @@ def _compact(weights: Weights, layers: int, scale: int, image: Tensor) -> Tensor
 
 
 def _continued(image: Tensor, multiple: int) -> Tensor:
-    """The image with sides that `multiple` divides: mirrored beyond its end, or repeated where it is too small."""
+    """Pad the image to multiples of `multiple`: mirror it, or repeat its edge where it is too small."""
     down, right = (-side % multiple for side in image.shape[2:])
     mirrored = (0, min(right, image.shape[3] - 1), 0, min(down, image.shape[2] - 1))
     image = functional.pad(image, mirrored, mode="reflect")
@@ -148,7 +149,7 @@ def _continued(image: Tensor, multiple: int) -> Tensor:
 
 
 def _named_alike(weights: Weights) -> Weights | str:
-    """RRDB weights under one set of names, whichever program wrote them, or which name is of no such layer."""
+    """Return RRDB weights under uniform names, or a sentence about a name of no such layer."""
     numbered = sorted({int(match[1]) for name in weights if (match := re.fullmatch(r"model\.(\d+)\.weight", name))})
     roles = ("first", *(f"up.{number}" for number in range(len(numbered) - 3)), "high", "last")
     layers = _RRDB_LAYERS | {f"model.{number}": role for number, role in zip(numbered, roles, strict=False)}

@@ -1,4 +1,4 @@
-"""Giving a diffusers scheduler a noise schedule: by its options, or by the timesteps or noise levels themselves."""
+"""Give a diffusers scheduler a noise schedule: by its options, or by a list of timesteps or noise levels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from imagegen_core.schedules import Schedule
 
 SetSteps = Callable[[Any, int, torch.device], None]
 
-_HOOK = "use_exponential_sigmas"  # with it, a scheduler asks a method of its own for its noise levels
+_HOOK = "use_exponential_sigmas"  # with this option, a scheduler calls its own method for its noise levels
 _FLAGS = ("use_karras_sigmas", _HOOK, "use_beta_sigmas", "use_lu_lambdas")
 _EDM = {"Karras": {"sigma_schedule": "karras"}, "Exponential": {"sigma_schedule": "exponential"}}
 _EVEN = frozenset({"Uniform", "Normal"})  # near enough to whole timesteps for schedulers that take no others
@@ -28,7 +28,7 @@ _SMALLEST_ALPHA = 2**-24  # stands for zero terminal SNR, as in diffusers
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """A scheduler to copy for each request, and what sets the steps of a copy."""
+    """A scheduler to copy for each request, and a function to set the steps of a copy."""
 
     scheduler: Any
     set_steps: SetSteps
@@ -40,7 +40,7 @@ def own_steps(scheduler: Any, steps: int, device: torch.device) -> None:
 
 
 def scheduled(plain: Any, schedule: Schedule, tables: Mapping[str, Table]) -> Scheduled | None:
-    """A scheduler with a noise schedule; None where it does not take that.
+    """Return a scheduler with a noise schedule; None if the scheduler does not take it.
 
     Args:
         plain: The scheduler with its own schedule.
@@ -50,7 +50,7 @@ def scheduled(plain: Any, schedule: Schedule, tables: Mapping[str, Table]) -> Sc
     options, way = _options(plain, schedule), _way(plain, schedule, tables.get(schedule.name))
     if options is None and way is None:
         return None
-    if way is None or (options is not None and schedule.name != "DDIM"):  # leading steps are DDIM's for some alone
+    if way is None or (options is not None and schedule.name != "DDIM"):  # leading spacing is DDIM's only for some
         return Scheduled(_configured(plain, options or {}), own_steps)
     return Scheduled(
         _configured(plain, {_HOOK: True} if way.func is _set_levels and _HOOK in options_of(type(plain)) else {}), way
@@ -58,12 +58,12 @@ def scheduled(plain: Any, schedule: Schedule, tables: Mapping[str, Table]) -> Sc
 
 
 def takes_timesteps(scheduler: Any) -> bool:
-    """Whether a scheduler can be given its timesteps."""
+    """Return whether a scheduler accepts a list of timesteps."""
     return "timesteps" in inspect.signature(scheduler.set_timesteps).parameters
 
 
 def _options(plain: Any, schedule: Schedule) -> Mapping[str, Any] | None:
-    """The options of a scheduler that mean a schedule; None where it has none."""
+    """Return the options of a scheduler for a schedule; None if it has none."""
     if is_edm(type(plain)):
         return _EDM.get(schedule.name)
     known = options_of(type(plain))
@@ -75,7 +75,7 @@ def _options(plain: Any, schedule: Schedule) -> Mapping[str, Any] | None:
 
 
 def _way(plain: Any, schedule: Schedule, table: Table | None) -> partial[None] | None:
-    """What sets a schedule without an option for it; None where the scheduler has no way."""
+    """Return a function that sets a schedule without an option for it; None if the scheduler has no way."""
     if schedule.timesteps:
         return partial(_set_listed, schedule.timesteps) if takes_timesteps(plain) else None
     if table is None or not hasattr(plain, "alphas_cumprod"):
@@ -109,7 +109,7 @@ def _set_listed(timesteps: tuple[int, ...], scheduler: Any, steps: int, device: 
 
 
 def _set_rounded(table: Table, scheduler: Any, steps: int, device: torch.device) -> None:
-    """Set the whole timesteps that are nearest to a table's noise levels."""
+    """Set the whole timesteps nearest to a table's noise levels."""
     trained = _trained_sigmas(scheduler)
     timesteps = timesteps_at(trained, table(trained, steps)).round().astype(int).tolist()
     if len(set(timesteps)) < len(timesteps):
@@ -118,7 +118,7 @@ def _set_rounded(table: Table, scheduler: Any, steps: int, device: torch.device)
 
 
 def _set_timesteps(scheduler: Any, timesteps: list[int], device: torch.device) -> None:
-    """Set timesteps without the log's being told that LCM and TCD were distilled at others."""
+    """Set timesteps, without the log's note that LCM and TCD were distilled at others."""
     logger = logging.getLogger(type(scheduler).__module__)
     logger.addFilter(_no_timesteps)
     try:
@@ -132,7 +132,7 @@ def _no_timesteps(record: logging.LogRecord) -> bool:
 
 
 def _set_levels(table: Table, scheduler: Any, steps: int, device: torch.device) -> None:
-    """Set a table's noise levels; a scheduler with the hook works out the rest as for its own exponential ones."""
+    """Set a table's noise levels; a scheduler with the hook computes the rest as for its own exponential levels."""
     trained = _trained_sigmas(scheduler)
     levels = table(trained, steps)
     if _HOOK in options_of(type(scheduler)):
@@ -147,6 +147,6 @@ def _set_levels(table: Table, scheduler: Any, steps: int, device: torch.device) 
 
 
 def _trained_sigmas(scheduler: Any) -> Sigmas:
-    """The noise levels that a scheduler's network was trained with, rising."""
+    """Return the noise levels of a scheduler's training, rising."""
     alphas = scheduler.alphas_cumprod.double().clamp(min=_SMALLEST_ALPHA).numpy()
     return np.sqrt((1 - alphas) / alphas)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""What diffusers and transformers say, on the console and in their errors."""
+"""Control the console output of diffusers and transformers, and read their errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars and their note about torchvision, which nothing here needs, to themselves."""
+    """Hide the libraries' progress bars and their note about torchvision; nothing here needs torchvision."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -33,5 +33,5 @@ def _no_torchvision(record: logging.LogRecord) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says first, without its closing stop."""
+    """Return the first line of a library's error, without its final full stop."""
     return str(error).strip().partition("\n")[0].rstrip(".")

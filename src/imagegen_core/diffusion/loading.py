@@ -1,4 +1,4 @@
-"""Loading a checkpoint, offline, with errors that say what to do."""
+"""Load a checkpoint, offline, with errors that give advice."""
 
 from __future__ import annotations
 
@@ -38,16 +38,15 @@ def load_pipeline(
     Args:
         class_name: The pipeline's class in diffusers, such as ``StableDiffusionXLPipeline``.
         path: A diffusers-format folder, or a ``.safetensors`` or ``.ckpt`` file.
-        dtype: What the weights are converted to.
+        dtype: The dtype for the weights.
         configs: A diffusers-format folder of the family's configs, for single files.
-        base: A folder that supplies what a single file lacks; see `Settings.base_model`.
-        vae: An autoencoder's file or folder, which takes the place of the checkpoint's own; see `Settings.vae_path`.
-        prediction: What the network predicts; None leaves it to the checkpoint.
+        base: A folder that supplies the missing components of a single file; see `Settings.base_model`.
+        vae: An autoencoder's file or folder to use instead of the checkpoint's own; see `Settings.vae_path`.
+        prediction: The network's prediction type; None leaves it to the checkpoint.
         options: Further arguments of the pipeline, such as components to leave out.
 
     Raises:
-        ModelLoadError: A component is missing, damaged or of an architecture that is not drawn with, or the memory does
-            not take it.
+        ModelLoadError: A component is missing, damaged or of an unknown architecture, or the memory is too small.
     """
     with quiet(), memory_for(path):
         import diffusers
@@ -76,15 +75,15 @@ def load_pipeline(
 
 
 def load_vae(path: Path, dtype: torch.dtype, folder: Path) -> Any:
-    """An autoencoder of its own, from a file in either naming or a diffusers-format folder.
+    """Load a separate autoencoder, from a file in either naming or from a diffusers-format folder.
 
     Args:
         path: The file or folder.
-        dtype: What the weights are converted to.
-        folder: The folder whose ``config.json`` describes what a file's shapes do not tell.
+        dtype: The dtype for the weights.
+        folder: A folder with a ``config.json``; it supplies facts missing from a file's shapes.
 
     Raises:
-        ModelLoadError: There is no autoencoder of that family.
+        ModelLoadError: The path holds no autoencoder of this family.
     """
     from diffusers import AutoencoderKL
 
@@ -106,7 +105,7 @@ def _load_folder(path: Path, dtype: torch.dtype, leave_out: Mapping[str, Any]) -
 def _check_arguments(
     path: Path, class_name: str, parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]
 ) -> None:
-    """Check that a pipeline gets what it needs, and nothing that it does not have."""
+    """Check that a pipeline gets all its required arguments, and no unknown ones."""
     needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty} - {"self"}
     if missing := sorted(needed - arguments.keys()):
         raise ModelLoadError(
@@ -121,10 +120,12 @@ def _check_arguments(
 
 
 def check_fits_in_memory(path: Path, dtype: torch.dtype) -> None:
-    """Refuse a checkpoint whose loading could only end with the process killed; weights pass through the main memory.
+    """Refuse a checkpoint that is larger than the main memory: the system would kill the process.
+
+    Weights pass through the main memory on every device.
 
     Raises:
-        ModelLoadError: Its weights take more than the main memory in all.
+        ModelLoadError: The weights take more than the total main memory.
     """
     needed, total = needed_parameters(path) * dtype.itemsize, system_memory().total
     if needed > total:
@@ -136,10 +137,10 @@ def check_fits_in_memory(path: Path, dtype: torch.dtype) -> None:
 
 @contextmanager
 def memory_for(path: Path) -> Iterator[None]:
-    """Turn torch's errors about memory, while a checkpoint is loaded, into a sentence.
+    """Turn torch's memory errors while a checkpoint loads into a sentence.
 
     Raises:
-        ModelLoadError: The memory did not take it.
+        ModelLoadError: The memory was too small for the checkpoint.
     """
     try:
         yield

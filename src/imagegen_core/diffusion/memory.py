@@ -1,4 +1,4 @@
-"""What fits into a device's memory, and what is said when something did not."""
+"""Estimate the memory of pictures, check it against the device, and explain memory errors."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ _ADVICE = (
     "ask for a smaller size, set CUDA_DTYPE=fp16, CUDA_ENABLE_XFORMERS=1 or CUDA_ATTENTION_SLICING=1, "
     "or use a device with more memory"
 )
-_SPARE = 0.85  # of the free memory may be planned with
-_PROCESS = 500_000_000  # bytes: a server with the demo, at rest, takes 0.42 GB; a CUDA context takes about as much
-# Of a full-size feature map that live at the peak: with the demo on a CPU, at 512 and 1024 px, in fp32 and bf16, it
-# was 26 to 34 and 6.2 to 7.8.
+_SPARE = 0.85  # the share of free memory to plan with
+_PROCESS = 500_000_000  # bytes: an idle server with the demo takes 0.42 GB; a CUDA context takes about as much
+# The number of full-size feature maps in memory at the peak. Measured with the demo on a CPU, at 512 and 1024 px, in
+# fp32 and bf16: 26 to 34 for the UNet, and 6.2 to 7.8 for the VAE.
 _UNET_COPIES, _VAE_COPIES = 32, 8
 
 
 def row_bytes(pipe: Any, size: Size) -> int:
-    """The memory that one more row of a forward pass takes at its peak, roughly."""
+    """Estimate the peak memory of one more row in a forward pass, in bytes."""
     channels = pipe.unet.config.block_out_channels[0]
     scale = pipe.vae_scale_factor
-    item = pipe.unet.conv_in.weight.dtype.itemsize  # the module's own dtype is looked for in all its layers
+    item = pipe.unet.conv_in.weight.dtype.itemsize  # the module's own dtype property searches all its layers
     return int(_UNET_COPIES * channels * (size.width // scale) * (size.height // scale) * item)
 
 
 def decoding_bytes(pipe: Any, size: Size) -> int:
-    """The memory that decoding one picture takes at its peak, roughly."""
+    """Estimate the peak memory to decode one picture, in bytes."""
     channels = max(pipe.vae.config.block_out_channels[:2])
     item = pipe.vae.decoder.conv_in.weight.dtype.itemsize
     return int(_VAE_COPIES * channels * size.width * size.height * item)
 
 
 def weight_bytes(pipe: Any) -> int:
-    """The memory that a pipeline's parameters and buffers take; tensors of one storage count once.
+    """Return the memory of a pipeline's parameters and buffers, in bytes; tensors with one storage count once.
 
-    Of the device's memory before and after a load the difference would also hold what is drawn meanwhile.
+    The difference in device memory before and after a load is no substitute: it includes pictures in progress.
     """
     modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
@@ -52,11 +52,11 @@ def weight_bytes(pipe: Any) -> int:
 
 
 def device_memory(device: torch.device) -> DeviceMemory:
-    """What there is on `device`, in all and free."""
+    """Return the name of `device`, and its total and free memory."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         name = torch.cuda.get_device_name(device)
-        if torch.cuda.device_count() > 1:  # often alike
+        if torch.cuda.device_count() > 1:  # several GPUs are often of one model
             name = f"{name} (cuda:{device.index or 0})"
         return DeviceMemory(name, total, free)
     memory = system_memory()
@@ -64,7 +64,7 @@ def device_memory(device: torch.device) -> DeviceMemory:
 
 
 def free_bytes(device: torch.device) -> int:
-    """The memory that is free on `device` now, with what torch holds in reserve."""
+    """Return the free memory of `device` in bytes, including torch's reserve."""
     if device.type == "cuda":
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + reserve)
@@ -72,16 +72,16 @@ def free_bytes(device: torch.device) -> int:
 
 
 def check_fits(pipe: Any, size: Size, device: torch.device, weights: int) -> None:
-    """Refuse a picture that could only end with the process killed.
+    """Refuse a picture that is too large for the device: the system would kill the process.
 
     Args:
         pipe: The diffusers pipeline.
-        size: The picture's.
-        device: Where it computes.
-        weights: Bytes that the pipeline's weights take there.
+        size: The picture's size.
+        device: The pipeline's device.
+        weights: The memory of the pipeline's weights there, in bytes.
 
     Raises:
-        OutOfMemoryError: It takes more memory than the device has beside the model.
+        OutOfMemoryError: The picture takes more memory than the device has next to the model.
     """
     needed = row_bytes(pipe, size) + decoding_bytes(pipe, size)
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else system_memory().total
@@ -94,18 +94,18 @@ def check_fits(pipe: Any, size: Size, device: torch.device, weights: int) -> Non
 
 
 def rows_that_fit(pipe: Any, size: Size, device: torch.device) -> int:
-    """How many rows a forward pass may have in the memory that is free now, from 1."""
+    """Return how many rows of a forward pass fit in the free memory, at least 1."""
     return max(1, int(_SPARE * free_bytes(device) / row_bytes(pipe, size)))
 
 
 def decoding_fits(pipe: Any, size: Size, device: torch.device) -> bool:
-    """Whether a picture can be decoded in one piece in the memory that is free now."""
+    """Return whether the free memory is enough to decode a picture in one piece."""
     return decoding_bytes(pipe, size) <= _SPARE * free_bytes(device)
 
 
 @contextmanager
 def memory_errors(size: Size) -> Iterator[None]:
-    """Turn torch's errors about memory into one that says what to do.
+    """Turn torch's memory errors into an error with advice.
 
     Raises:
         OutOfMemoryError: A picture of `size` did not fit.

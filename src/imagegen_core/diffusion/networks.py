@@ -1,4 +1,4 @@
-"""Building a network around the tensors of weights files: each is used, known to be harmless, or refused by name."""
+"""Build a network from the tensors of weights files; each tensor is used, known to be harmless, or refused by name."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Weights:
         """Open the files and read their headers.
 
         Raises:
-            ModelLoadError: One of them is no weights file, or damaged.
+            ModelLoadError: A file is no weights file, or is damaged.
         """
         with ExitStack() as opened:
             self.files = [opened.enter_context(WeightsFile(path)) for path in paths]
@@ -58,14 +58,14 @@ class Weights:
         self._opened.close()
 
     def path(self, source: Source) -> Path:
-        """The file that a tensor comes from."""
+        """Return the file of a tensor."""
         return self._holders[source.name].path
 
     def read(self, source: Source, dtype: torch.dtype) -> Tensor:
-        """Read a network's tensor, scaled and turned as its source says.
+        """Read a network's tensor, scaled and transposed as its source says.
 
         Raises:
-            ModelLoadError: The file ends early or was changed, or its numbers are of a kind that is not read here.
+            ModelLoadError: The file ends early or was changed, or its number format is not supported.
         """
         if source.third is None:
             tensor = self._read(source, dtype)
@@ -78,7 +78,7 @@ class Weights:
         """Check that no file was written to since it was opened.
 
         Raises:
-            ModelLoadError: One was.
+            ModelLoadError: A file was changed.
         """
         for file in self.files:
             file.check_unchanged()
@@ -104,14 +104,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What a network is built from.
+    """The description of a network to build.
 
     Attributes:
-        component: Its name in a pipeline, such as ``unet``.
-        network: Its class in diffusers or transformers.
+        component: The network's name in a pipeline, such as ``unet``.
+        network: The network's class in diffusers or transformers.
         config: The class's arguments.
-        described_by: The file that the config is from, for errors.
-        advice: What to do where layers and config do not match.
+        described_by: The file of the config, for errors.
+        advice: What to do if layers and config do not match.
     """
 
     component: str
@@ -122,25 +122,25 @@ class Blueprint:
 
 
 def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype: torch.dtype) -> Any:
-    """A network around the layers' own tensors; nothing is filled in at random.
+    """Build a network with the layers' own tensors; no weight is random.
 
-    An autoencoder whose file has no encoder is built without one, as drawing needs the decoder alone.
+    An autoencoder without an encoder in its file is built without an encoder, because drawing needs only the decoder.
 
     Args:
         blueprint: The network's class and config.
-        layers: Where each of its tensors comes from.
-        weights: The files that they come from.
-        dtype: What the tensors are converted to.
+        layers: The source of each tensor.
+        weights: The files of the tensors.
+        dtype: The dtype for the tensors.
 
     Raises:
-        ModelLoadError: A layer is missing, is not the network's, or has another shape than its config says.
+        ModelLoadError: A layer is missing, is not the network's, or has another shape than in the config.
     """
     module = _empty(blueprint)
     if blueprint.component == "vae" and not any(name.startswith("encoder.") for name in layers):
         module.encoder = module.quant_conv = None
         layers = {name: source for name, source in layers.items() if not name.startswith("quant_conv.")}
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    plain = {name: name.removeprefix("text_model.") for name in shapes}  # transformers nests it in some classes
+    plain = {name: name.removeprefix("text_model.") for name in shapes}  # some transformers classes nest the encoder
     _check(blueprint, {plain[name]: shape for name, shape in shapes.items()}, layers, weights)
     state = {name: weights.read(layers[plain[name]], dtype).reshape(shape) for name, shape in shapes.items()}
     module.load_state_dict(state, assign=True)
@@ -165,7 +165,7 @@ def _empty(blueprint: Blueprint) -> Any:
 
 
 def _check(blueprint: Blueprint, expected: Mapping[str, Sequence[int]], layers: Layers, weights: Weights) -> None:
-    """Check that the layers are the network's, all of them and no others."""
+    """Check that the layers are exactly the network's layers."""
     place = f"{weights.files[0].path} does not match {blueprint.described_by}"
     for name, shape in expected.items():
         if name not in layers:
@@ -183,7 +183,7 @@ def _check(blueprint: Blueprint, expected: Mapping[str, Sequence[int]], layers: 
 
 
 def _without_ones(shape: Sequence[int]) -> list[int]:
-    """A convolution's weight of 1x1 as a linear layer has it."""
+    """Return a shape without its final 1x1: a 1x1 convolution's weight has the shape of a linear layer's."""
     kept = list(shape)
     while len(kept) > 2 and kept[-1] == 1:  # noqa: PLR2004 - rows and columns
         kept.pop()
@@ -191,7 +191,7 @@ def _without_ones(shape: Sequence[int]) -> list[int]:
 
 
 def _skipping_initialization() -> AbstractContextManager[None]:
-    """Draw no random weights, not even empty ones: it takes half of the time."""
+    """Skip the initialization of weights, which takes half of the time."""
     from transformers.initialization import no_init_weights
 
     return no_init_weights()  # type: ignore[no-any-return]

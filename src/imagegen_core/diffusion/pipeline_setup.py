@@ -1,4 +1,4 @@
-"""What is done to a loaded pipeline so that it computes well where it does."""
+"""Set up a loaded pipeline for its device."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(pipe: Any, device: torch.device, dtype: torch.dtype, settings: Settings) -> None:
-    """Bring a pipeline to its device and set it up as `settings` ask.
+    """Move a pipeline to its device and set it up as `settings` ask.
 
     Raises:
-        SettingsError: They ask for xformers, which cannot be used here.
+        SettingsError: The settings ask for xformers, but it does not work here.
     """
     if device.type == "cpu":
-        # Its convolutions at the picture's full size take three quarters of the time so.
+        # With this layout, its convolutions at the picture's full size take three quarters of the time.
         pipe.vae.to(memory_format=torch.channels_last)
     else:
         pipe.to(device)
@@ -41,7 +41,10 @@ def prepare(pipe: Any, device: torch.device, dtype: torch.dtype, settings: Setti
 
 
 def settle_vae(vae: Any) -> None:
-    """Have a VAE in fp16 that overflows there, as SDXL's first one does, compute in fp32, whatever is drawn later."""
+    """Make an fp16 VAE compute in fp32 if its config asks for it, or if it overflows, as SDXL's first VAE does.
+
+    The decision is made at load, so that no later picture changes it.
+    """
     if vae.config.force_upcast:
         upcast(vae)
     elif undisturbed(overflows, vae):
@@ -53,7 +56,7 @@ def settle_vae(vae: Any) -> None:
 
 @contextmanager
 def compile_errors(source: str) -> Iterator[None]:
-    """Turn what `torch.compile` raises into a sentence; `source` is the setting that asks for it.
+    """Turn the errors of `torch.compile` into a sentence; `source` is the setting that asks for it.
 
     Raises:
         SettingsError: The network could not be compiled.

@@ -1,7 +1,8 @@
-"""What a checkpoint's network predicts, as the configuration of a diffusers scheduler.
+"""The prediction type of a checkpoint's network, as the configuration of a diffusers scheduler.
 
-In order of strength: the setting, marks among a file's tensors, its metadata, the ``.yaml`` beside it, the
-configuration of the folder or family. Zero terminal SNR: https://arxiv.org/abs/2305.08891. EDM: https://arxiv.org/abs/2206.00364.
+The sources, the strongest first: the setting, marks among a file's tensors, its metadata, the ``.yaml`` next to it, the
+configuration of the folder or family. Zero terminal SNR: https://arxiv.org/abs/2305.08891. EDM:
+https://arxiv.org/abs/2206.00364.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ _EDM: Mapping[PredictionName, tuple[str, Mapping[str, Any]]] = {
 }
 _PLAYGROUND_SCALE = 0.5  # https://huggingface.co/playgroundai/playground-v2.5-1024px-aesthetic, vae/config.json
 _NORMALIZATION = ("scaling_factor", "latents_mean", "latents_std")
-# Stable Diffusion 2's two checkpoints differ in no shape; ComfyUI's SD20.model_type tells them by this weight's spread.
+# Stable Diffusion 2's two checkpoints have the same shapes; ComfyUI's SD20.model_type separates them by this weight's
+# spread.
 _SD2_WIDTH, _SD2_CHANNELS, _SD2_SPREAD = 1024, 4, 0.09
 _FIRST_LAYER = ("input_blocks.0.0.weight", "unet.conv_in.weight")
 _SD2_BIAS = (
@@ -58,23 +60,23 @@ _SD2_BIAS = (
 
 
 def is_edm(scheduler_class: type) -> bool:
-    """Whether a scheduler is of the EDM kind, with noise levels of its own."""
+    """Return whether a scheduler is of the EDM kind, with its own noise levels."""
     return "sigma_data" in options_of(scheduler_class)
 
 
 def options_of(scheduler_class: type) -> Container[str]:
-    """The options that a scheduler knows; its configuration also keeps those of classes that it was made from."""
+    """Return the options of a scheduler class; a configuration may also hold options of earlier classes."""
     return inspect.signature(scheduler_class.__init__).parameters  # type: ignore[misc] # of a class, not of an object
 
 
 def config_for(scheduler_class: type, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a scheduler's configuration that another class knows; diffusers warns of the rest, and drops it."""
+    """Return the part of a scheduler's configuration for another class; diffusers warns of the rest and drops it."""
     known = options_of(scheduler_class)
     return {name: value for name, value in config.items() if name in known or name.startswith("_")}
 
 
 def check_noise(path: Path, scheduler: Any) -> None:
-    """Check that samplers can take over the noise levels of a checkpoint's own scheduler.
+    """Check that samplers can use the noise levels of a checkpoint's own scheduler.
 
     Raises:
         ModelLoadError: The scheduler is of another kind, such as flow matching.
@@ -89,17 +91,17 @@ def check_noise(path: Path, scheduler: Any) -> None:
 def scheduler_of_file(
     path: Path, state: State, configs: Path, base: Path | None, setting: PredictionName | None
 ) -> Any:
-    """The scheduler that a single-file checkpoint is drawn with.
+    """Return the scheduler of a single-file checkpoint.
 
     Args:
         path: The file.
-        state: Its tensors.
+        state: The file's tensors.
         configs: The family's diffusers-format folder of configurations.
-        base: The folder of `Settings.base_model`, whose configuration comes before the family's.
-        setting: `Settings.prediction`, which comes before what the file says.
+        base: The folder of `Settings.base_model`; its configuration takes precedence over the family's.
+        setting: `Settings.prediction`; it takes precedence over the file.
 
     Raises:
-        ModelLoadError: What the file says contradicts itself, or is not drawn here.
+        ModelLoadError: The file contradicts itself, or asks for an unsupported prediction.
     """
     said = SaidOfNoise() if setting else said_of_noise(path, state, read_header(path).metadata)
     prediction = setting or said.prediction or (None if base else _prediction_of_weights(state))
@@ -113,19 +115,19 @@ def scheduler_of_file(
 
 
 def scheduler_of_folder(folder: Path, changes: Mapping[str, Any] | None = None) -> Any:
-    """The scheduler that a diffusers-format folder's ``scheduler_config.json`` describes, with `changes` to it."""
+    """Return the scheduler of a diffusers-format folder's ``scheduler_config.json``, with `changes` to it."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     return _diffusers_class(index["scheduler"][1]).from_config({**config, **(changes or {})})
 
 
 def with_prediction(own: Any, prediction: PredictionName, configs: Path) -> Any:
-    """A checkpoint's scheduler for a network that predicts something else.
+    """Return a checkpoint's scheduler for another prediction type.
 
     Args:
         own: The checkpoint's scheduler.
-        prediction: What the network predicts.
-        configs: The family's folder of configurations, for what an EDM scheduler does not say.
+        prediction: The network's prediction type.
+        configs: The family's folder of configurations, if an EDM scheduler lacks them.
     """
     if prediction in _EDM:
         class_name, config = _EDM[prediction]
@@ -138,7 +140,7 @@ def with_prediction(own: Any, prediction: PredictionName, configs: Path) -> Any:
 
 
 def normalize_latents(path: Path, vae: Any, state: State) -> None:
-    """Have a VAE undo the normalization that Playground 2.5's files carry as ``edm_mean`` and ``edm_std``.
+    """Make a VAE undo the normalization in Playground 2.5's files, stored as ``edm_mean`` and ``edm_std``.
 
     Raises:
         ModelLoadError: They are not one finite number for each of the VAE's channels.
@@ -155,7 +157,7 @@ def normalize_latents(path: Path, vae: Any, state: State) -> None:
 
 
 def take_normalization(vae: Any, config: Mapping[str, Any]) -> None:
-    """Have a VAE undo the normalization that the config of the VAE before it tells, as that is the network's."""
+    """Make a VAE undo the normalization in the replaced VAE's config, because the network was trained with it."""
     if config.get("latents_mean") is not None:
         vae.register_to_config(**{name: config[name] for name in _NORMALIZATION if name in config})
 
@@ -167,12 +169,12 @@ def _diffusers_class(name: str) -> Any:
 
 
 def _prediction_of_weights(state: State) -> PredictionName | None:
-    """What Stable Diffusion 2's weights tell; None of other families, which predict the noise by default."""
-    # A file's tensors are read one by one as they are asked for.
+    """Return the prediction type of Stable Diffusion 2's weights; None for other families, which predict noise."""
+    # Each access reads one tensor from the file, so search by name first.
     attention = next((name for name in state if name.endswith("attn2.to_k.weight")), None)
     first = next((name for name in state if name.endswith(_FIRST_LAYER)), None)
     bias = next((name for name in state if name.endswith(_SD2_BIAS)), None)
-    has_class_embeddings = any("label_emb" in name for name in state)  # as unCLIP has
+    has_class_embeddings = any("label_emb" in name for name in state)  # unCLIP has class embeddings
     if attention is None or first is None or bias is None or has_class_embeddings:
         return None
     if state[attention].shape[-1] != _SD2_WIDTH or state[first].shape[1] != _SD2_CHANNELS:
@@ -181,7 +183,7 @@ def _prediction_of_weights(state: State) -> PredictionName | None:
 
 
 def _stated_sigmas(path: Path, state: State) -> dict[str, float]:
-    """The noise levels that CosXL's files carry."""
+    """Return the noise levels in CosXL's files."""
     sigmas = {
         field: float(state[key])
         for field in ("sigma_min", "sigma_max")

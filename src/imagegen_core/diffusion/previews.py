@@ -1,4 +1,4 @@
-"""What a picture looks like so far: latents to RGB by a linear map, fitted to the VAE at hand."""
+"""Preview pictures: a linear map from latents to RGB, fitted to the loaded VAE."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from torch import Tensor
 
 from imagegen_core.diffusion.decoding import denormalized, normalized
 
-_SIDE = 64  # pixels of a picture that is fitted to
+_SIDE = 64  # the side of a picture for the fit, in pixels
 _PICTURES = 24
 
 
 class Previewer:
-    """Maps latents to pixels, one latent a pixel.
+    """Maps latents to pixels, one latent to each pixel.
 
-    The VAE's latents are close to an affine function of the colours they stand for (as T. A. Vass and others found for
-    SD1.5 and SDXL, whose factors are passed around). The function is fitted here by least squares, on colours
-    encoded by the checkpoint's own VAE, so that any VAE shows its colours.
+    The VAE's latents are close to an affine function of their colours. T. A. Vass and others found this for SD1.5 and
+    SDXL, and published factors for these. Here, a least-squares fit finds the function, with colours that the
+    checkpoint's own VAE encoded. So the colours are right for any VAE.
     """
 
     def __init__(self, vae: Any) -> None:
-        """Fit to `vae`; a few dozen pictures of 64 pixels are encoded, or decoded where it has no encoder."""
+        """Fit the map to `vae` with 24 pictures of 64 x 64 pixels.
+
+        The VAE encodes gradients of colours. Without an encoder, it decodes random latents.
+        """
         if vae.encoder is None:
             side, generator = _SIDE // 8, torch.Generator("cpu").manual_seed(0)
             shape = (_PICTURES, vae.config.latent_channels, side, side)
@@ -40,7 +43,7 @@ class Previewer:
         self._factors = torch.linalg.lstsq(_with_one(known), wanted).solution
 
     def pixels(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        """The colours of latents [1, channels, h, w], as pixels [h, w, 3]."""
+        """Return the colours of latents [1, channels, h, w], as pixels [h, w, 3]."""
         height, width = latents.shape[-2:]
         colours = _with_one(_flat(latents.float().cpu())) @ self._factors
         levels = (colours.reshape(height, width, 3) / 2 + 0.5).clamp(0, 1).mul(255).round()
@@ -56,7 +59,7 @@ def _with_one(rows: Tensor) -> Tensor:
 
 
 def _colours() -> npt.NDArray[np.float32]:
-    """Pictures of two colours each, one fading into the other, [N, side, side, 3] in 0..1."""
+    """Return pictures of two colours with a gradient between them, [N, side, side, 3] in 0..1."""
     ends = np.random.default_rng(0).random((_PICTURES, 2, 1, 1, 3), dtype=np.float32)
     share = np.linspace(0, 1, _SIDE, dtype=np.float32)[None, :, None, None]
     faded = ends[:, 0] * (1 - share) + ends[:, 1] * share

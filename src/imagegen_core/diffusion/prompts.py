@@ -1,8 +1,9 @@
-"""Prompts as people write them: weights in brackets, embeddings by name, in as many chunks as they take.
+"""Parse prompts: weights in brackets, names of embeddings, and any number of chunks.
 
-The syntax and what it means are A1111's (stable-diffusion-webui, ``modules/prompt_parser.py`` and
-``modules/sd_hijack_clip.py``): ``(word)`` weighs 1.1 times, ``[word]`` 1.1 times less, ``(word:1.3)`` 1.3 times; a
-backslash takes a bracket literally; ``BREAK`` starts a new chunk, also within brackets.
+The syntax and its meaning are A1111's (stable-diffusion-webui, ``modules/prompt_parser.py`` and
+``modules/sd_hijack_clip.py``). ``(word)`` multiplies the weight by 1.1, ``[word]`` divides it by 1.1, and
+``(word:1.3)`` multiplies it by 1.3. A backslash makes a bracket literal. ``BREAK`` starts a new chunk, also within
+brackets.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ if TYPE_CHECKING:
     from imagegen_core.diffusion.encoder_embeddings import EncoderEmbeddings
 
 _PIECE = re.compile(rf"[()\[\]]|{WEIGHT}|(?:[^\\()\[\]:]+|\\[()\[\]\\]?|:(?!{WEIGHT[1:]}))+")
-_ESCAPE = re.compile(r"\\([()\[\]\\]?)")  # a backslash before anything else vanishes
+_ESCAPE = re.compile(r"\\([()\[\]\\]?)")  # before any other character, the backslash disappears
 _BREAK = re.compile(r"\bBREAK\b")
 _COMMA_REACH = 20  # A1111's comma_padding_backtrack
-_PLACEHOLDER = 0  # what stands for an embedding's vectors: no end token, at which CLIP pools
+_PLACEHOLDER = 0  # stands for an embedding's vectors; it must not be the end token, because CLIP pools there
 
 
 class Fragment(NamedTuple):
-    """A piece of a prompt that is weighted alike.
+    """A piece of a prompt with one weight.
 
     Attributes:
         text: The piece; None starts a new chunk.
-        weight: The factor of its hidden states.
+        weight: The factor for its hidden states.
         is_name: Whether the piece is an embedding's name.
     """
 
@@ -42,12 +43,12 @@ class Fragment(NamedTuple):
 
 @dataclass
 class Chunk:
-    """As much of a prompt as a text encoder reads at once.
+    """The part of a prompt that a text encoder reads at once.
 
     Attributes:
         ids: Token ids, without start, end and padding.
         weights: The tokens' weights.
-        embeddings: Vectors [count, width] that replace as many tokens, by the index of the first one in `ids`.
+        embeddings: Vectors [count, width] for placeholder tokens, by the index of the first placeholder in `ids`.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -56,16 +57,16 @@ class Chunk:
 
     @property
     def is_weighted(self) -> bool:
-        """Whether any token weighs other than 1."""
+        """Whether any token has a weight other than 1."""
         return any(weight != 1.0 for weight in self.weights)
 
 
 def parse(prompt: str, names: re.Pattern[str] | None = None) -> list[Fragment]:
-    """Split a prompt into fragments with their weights; any text is a prompt, and unbalanced brackets reach its end.
+    """Split a prompt into weighted fragments; any text is valid, and an unclosed bracket reaches to the end.
 
     Args:
         prompt: The prompt.
-        names: Finds, by its one group, the names of embeddings that are taken as they are written, brackets and all.
+        names: Finds, with its single group, names of embeddings; these are read literally, with their brackets.
 
     >>> parse("a (red:1.5) [car]")
     [Fragment('a '), Fragment('red', 1.5), Fragment(' '), Fragment('car', 0.909...)]
@@ -97,7 +98,7 @@ def parse(prompt: str, names: re.Pattern[str] | None = None) -> list[Fragment]:
 
 
 class _Fragments:
-    """Joins neighbours of one weight, so that words are tokenized whole."""
+    """Joins neighbours with the same weight, so that words are tokenized whole."""
 
     def __init__(self) -> None:
         self._ended: list[Fragment] = []
@@ -105,14 +106,14 @@ class _Fragments:
         self._weight = 1.0
 
     def extend(self, text: str, weight: float) -> None:
-        """Add text, to the last fragment where that weighs as much."""
+        """Add text, to the last fragment if that has the same weight."""
         if weight != self._weight:
             self.end()
             self._weight = weight
         self._texts.append(text)
 
     def append(self, fragment: Fragment) -> None:
-        """Add a fragment of its own."""
+        """Add a separate fragment."""
         self.end().append(fragment)
 
     def end(self) -> list[Fragment]:
@@ -124,12 +125,12 @@ class _Fragments:
 
 
 def chunks(tokenizer: Any, fragments: Sequence[Fragment], embeddings: EncoderEmbeddings | None = None) -> list[Chunk]:
-    """Tokenize fragments into chunks, at least one, of at most the tokenizer's length less start and end.
+    """Split fragments into at least one chunk of tokens; each leaves room for the start and end tokens.
 
     Args:
         tokenizer: A CLIP tokenizer.
-        fragments: What `parse` gives.
-        embeddings: The embeddings that the fragments may name; None for none.
+        fragments: The result of `parse`.
+        embeddings: The embeddings that the fragments may name; None for no embeddings.
     """
     made = _Chunks(tokenizer.model_max_length - 2, tokenizer.convert_tokens_to_ids(",</w>"))
     texts = [fragment.text for fragment in fragments if fragment.text is not None]
@@ -145,12 +146,12 @@ def chunks(tokenizer: Any, fragments: Sequence[Fragment], embeddings: EncoderEmb
             continue
         position = 0
         while position < len(ids):
-            found = embeddings.find(ids, position) if embeddings is not None else None
-            if found is None:
+            match = embeddings.find(ids, position) if embeddings is not None else None
+            if match is None:
                 made.add_token(ids[position], fragment.weight)
                 position += 1
             else:
-                length, vectors = found
+                length, vectors = match
                 made.add_embedding(vectors, fragment.weight)
                 position += length
     return made.finished()
@@ -167,7 +168,7 @@ class _Chunks:
         self._last_comma: int | None = None  # its index in the chunk
 
     def add_token(self, token: int, weight: float) -> None:
-        """Add a token, to a new chunk where the last one is full."""
+        """Add a token, to a new chunk if the last chunk is full."""
         if token == self._comma:
             self._last_comma = len(self._chunk.ids)
         elif self._is_full:
@@ -178,7 +179,7 @@ class _Chunks:
         self._chunk.weights.append(weight)
 
     def add_embedding(self, vectors: Tensor, weight: float) -> None:
-        """Add an embedding's vectors [count, width], to a new chunk where the last one has no room for all."""
+        """Add an embedding's vectors [count, width], to a new chunk if they do not all fit into the last chunk."""
         if self._is_full:
             self._carry_over()
         if len(self._chunk.ids) + len(vectors) > self._length:
@@ -194,7 +195,7 @@ class _Chunks:
         self._last_comma = None
 
     def finished(self) -> list[Chunk]:
-        """All chunks; the last one counts if it holds anything, or is the only one."""
+        """Return all chunks; an empty last chunk counts only if it is the only chunk."""
         return [*self._ended, self._chunk] if self._chunk.ids or not self._ended else self._ended
 
     @property
@@ -202,7 +203,7 @@ class _Chunks:
         return len(self._chunk.ids) == self._length
 
     def _carry_over(self) -> None:
-        """Take the text after a near comma along into a new chunk."""
+        """Move the text after a near comma into a new chunk."""
         if self._last_comma is None or self._length - self._last_comma > _COMMA_REACH:
             return
         full, start = self._chunk, self._last_comma + 1

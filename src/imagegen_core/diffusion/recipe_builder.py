@@ -1,4 +1,4 @@
-"""What a picture's recipe says of the worker that drew it."""
+"""The worker's part of a picture's recipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
 class RecipeBuilder:
-    """Where one worker's pictures come from: its checkpoint, told by name and hash, and what computes."""
+    """Builds recipes for one worker's pictures, with its checkpoint's name and hash, its backend and its versions."""
 
     def __init__(
         self,
@@ -35,15 +35,15 @@ class RecipeBuilder:
         device: torch.device,
         prediction: PredictionName | None,
     ) -> None:
-        """Begin to hash the checkpoint, beside whatever is done meanwhile.
+        """Start to hash the checkpoint in the background.
 
         Args:
-            backend: The backend that draws.
-            checkpoint: Its checkpoint, a file or a folder.
-            models: The plugins' named models, whose names tell more than their paths.
+            backend: The worker's backend.
+            checkpoint: The worker's checkpoint, a file or a folder.
+            models: The plugins' named models; a model's name says more than its path.
             dtype: The precision of the weights.
-            device: Where it computes.
-            prediction: What the configuration says that the network predicts; None where the checkpoint says it.
+            device: The worker's device.
+            prediction: The configured prediction type; None if the checkpoint decides.
         """
         own = checkpoint.name if checkpoint.is_dir() else checkpoint.stem
         self._name = next((model.name for model in models if model.path == checkpoint), own)
@@ -55,7 +55,7 @@ class RecipeBuilder:
         executor.shutdown(wait=False)
 
     def recipe(self, drawing: ResolvedRequest, sampling: Sampling) -> Recipe:
-        """How a drawing was made; `sampling` has the full names of the sampler and the schedule it took."""
+        """Return the recipe of a picture; `sampling` has the full names of its sampler and schedule."""
         return Recipe(
             prompt=drawing.prompt,
             negative_prompt=drawing.negative_prompt,
@@ -83,7 +83,7 @@ class RecipeBuilder:
 
 
 def _hash(checkpoint: Path) -> str | None:
-    """The first ten hexadecimal digits of the SHA-256 of a file, or of a folder's UNet where it is one file."""
+    """Return the first ten hexadecimal digits of the SHA-256 of a file, or of a folder's only UNet file, else None."""
     files = [checkpoint] if checkpoint.is_file() else sorted((checkpoint / "unet").glob("*.safetensors"))
     if len(files) != 1:
         return None

@@ -1,4 +1,4 @@
-"""Which scheduler a request is denoised with: one of its own, since schedulers keep state between steps."""
+"""Make a separate scheduler for each request, because schedulers keep state between steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALIGNED_SIGMAS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399
 
 
 class Sampling(NamedTuple):
-    """The names of what a picture is sampled with, as its recipe has them."""
+    """The full names of a picture's sampler and schedule, for its recipe."""
 
     sampler: str
     schedule: str | None
@@ -33,8 +33,8 @@ class Schedulers:
     """Makes schedulers for one checkpoint, each configured from the checkpoint's own.
 
     Attributes:
-        own: What there is to know of the checkpoint's own.
-        default: The sampler where a request names none.
+        own: The facts about the checkpoint's own scheduler.
+        default: The sampler of requests without a sampler.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class Schedulers:
         """Prepare for a checkpoint.
 
         Args:
-            own: The scheduler that the checkpoint came with.
-            samplers: What requests may name.
-            default: The name that stands where a request names none; None is LCM, or an EDM checkpoint's own.
+            own: The checkpoint's own scheduler.
+            samplers: The samplers for requests.
+            default: The sampler of requests without a sampler; None is LCM, or an EDM checkpoint's own.
             aligned_sigmas: The eleven noise levels of the schedule Align Your Steps for the checkpoint's family.
 
         Raises:
@@ -64,76 +64,79 @@ class Schedulers:
         self._prototype(*self._find(None, None))
 
     def names(self, sampler: str | None, schedule: str | None = None) -> Sampling:
-        """The full names of what a request asks for, as a picture's recipe has them.
+        """Return the full names of a request's sampler and schedule, for its recipe.
 
         Raises:
             InvalidRequestError: A name is unknown.
         """
-        found, found_schedule = self._find(sampler, schedule)
-        return Sampling(found.name, found_schedule.name if found_schedule else None)
+        chosen, chosen_schedule = self._find(sampler, schedule)
+        return Sampling(chosen.name, chosen_schedule.name if chosen_schedule else None)
 
     def make(self, sampler: str | None, steps: int, device: torch.device, schedule: str | None = None) -> Any:
-        """A scheduler with its timesteps set.
+        """Make a scheduler with its timesteps set.
 
         Args:
             sampler: The sampler's name; None takes the default.
-            steps: How many denoising steps.
-            device: Where its timesteps are wanted.
+            steps: The number of denoising steps.
+            device: The device for its timesteps.
             schedule: The noise schedule's name; None takes the sampler's own.
 
         Raises:
-            InvalidRequestError: A name is unknown, the two do not go together or with this checkpoint, or they do not
-                take so many steps.
+            InvalidRequestError: A name is unknown, the sampler, schedule and checkpoint do not fit together, or they do
+                not take this number of steps.
         """
-        found, found_schedule = self._find(sampler, schedule)
-        prototype = self._prototype(found, found_schedule)
+        chosen, chosen_schedule = self._find(sampler, schedule)
+        prototype = self._prototype(chosen, chosen_schedule)
         scheduler = copy.deepcopy(prototype.scheduler)
-        check_steps(found, steps, self.own)
+        check_steps(chosen, steps, self.own)
         if steps == 1 and is_edm(type(scheduler)) and scheduler.config.sigma_schedule == "exponential":
-            raise InvalidRequestError(  # it would begin and end at the lowest noise level
-                f"Invalid num_inference_steps 1: the {found.name} scheduler takes 2 or more here", "num_inference_steps"
+            raise InvalidRequestError(  # the only step would begin and end at the lowest noise level
+                f"Invalid num_inference_steps 1: the {chosen.name} scheduler takes 2 or more here",
+                "num_inference_steps",
             )
         try:
             prototype.set_steps(scheduler, steps, device)
         except InvalidRequestError:
             raise
-        except (ValueError, IndexError) as error:  # some need more than one, or a divisor of the trained ones
+        except (ValueError, IndexError) as error:  # some need 2 or more, or a divisor of the trained steps
             raise InvalidRequestError(
-                f"Invalid num_inference_steps {steps}: the {found.name} scheduler refuses it ({error}); "
+                f"Invalid num_inference_steps {steps}: the {chosen.name} scheduler refuses it ({error}); "
                 "try another number",
                 "num_inference_steps",
             ) from error
-        if not is_edm(type(scheduler)) and scheduler.timesteps.min() < 0:  # where diffusers rounds to one step too many
+        if not is_edm(type(scheduler)) and scheduler.timesteps.min() < 0:  # diffusers rounded to one step too many
             raise InvalidRequestError(
-                f"Invalid num_inference_steps {steps}: the {found.name} scheduler cannot space so many; "
+                f"Invalid num_inference_steps {steps}: the {chosen.name} scheduler cannot space so many; "
                 "try another number",
                 "num_inference_steps",
             )
         if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)  # spares a search for the first timestep on the device
+            scheduler.set_begin_index(0)  # saves a search for the first timestep on the device
         return scheduler
 
     def step_options(self, sampler: str | None, scheduler: Any, asked: StepOptions) -> dict[str, float]:
-        """What a request asks of each step beside the sample, as its scheduler's step takes it.
+        """Return a request's options for each step, as the arguments of its scheduler's step.
 
         Args:
-            sampler: The sampler's name, as it was given to `make`.
-            scheduler: The scheduler that `make` returned.
-            asked: What is asked; None in it asks nothing.
+            sampler: The sampler's name, as in the call of `make`.
+            scheduler: The scheduler from `make`.
+            asked: The request's options; None leaves an option out.
 
         Raises:
-            InvalidRequestError: The scheduler does not take it.
+            InvalidRequestError: The scheduler does not take an option.
         """
         accepted = inspect.signature(scheduler.step).parameters
-        found, _ = self._find(sampler, None)
-        unasked = StepOptions(eta=found.eta or 0.0, s_churn=0.0, s_tmin=0.0, s_tmax=None, s_noise=1.0)
+        chosen, _ = self._find(sampler, None)
+        unasked = StepOptions(eta=chosen.eta or 0.0, s_churn=0.0, s_tmin=0.0, s_tmax=None, s_noise=1.0)
         for name, value in asked.given().items():
             if name not in accepted and value != getattr(unasked, name):
                 takers = [
-                    one.name for one in self._fitting() if name in inspect.signature(self._class(one).step).parameters
+                    fitting.name
+                    for fitting in self._fitting()
+                    if name in inspect.signature(self._class(fitting).step).parameters
                 ]
                 raise InvalidRequestError(
-                    f"Invalid {name} {value:g}: the {found.name} scheduler takes none; leave it out, or name one of "
+                    f"Invalid {name} {value:g}: the {chosen.name} scheduler takes none; leave it out, or name one of "
                     f"{', '.join(takers)}",
                     name,
                 )
@@ -164,14 +167,14 @@ class Schedulers:
         return getattr(import_module(module_name), class_name)
 
     def _plain(self, sampler: Sampler) -> Any:
-        """A sampler's scheduler with the noise schedule that it has by itself."""
+        """Return a sampler's scheduler with its own noise schedule."""
         if sampler.scheduler == CHECKPOINT_CHOICE:
             return self._own
         kind = self._class(sampler)
         return kind.from_config(config_for(kind, self._own.config), **sampler.options)
 
     def _refusal(self, sampler: Sampler) -> str | None:
-        """Why a sampler would draw something else than the checkpoint predicts, in words; None where it would not."""
+        """Return the reason why a sampler cannot draw this checkpoint, in words; None if it can."""
         kind, own = self._class(sampler), self._own
         if is_edm(kind) and not is_edm(type(own)):
             return "it draws EDM checkpoints alone, and this is none"
@@ -185,29 +188,29 @@ class Schedulers:
         return None
 
     def _scheduled(self, sampler: Sampler, plain: Any, schedule: Schedule) -> Scheduled:
-        found = scheduled(plain, schedule, self._tables)
-        if found is None:
-            taken = [AUTOMATIC, *(one.name for one in SCHEDULES if scheduled(plain, one, self._tables))]
+        result = scheduled(plain, schedule, self._tables)
+        if result is None:
+            taken = [AUTOMATIC, *(other.name for other in SCHEDULES if scheduled(plain, other, self._tables))]
             listed = ", ".join(taken) + (", or timesteps" if takes_timesteps(plain) else "")
             raise InvalidRequestError(
                 f"Invalid schedule {schedule.name!r}: the {sampler.name} scheduler takes {listed}", "schedule"
             )
-        return found
+        return result
 
     def _fitting(self) -> list[Sampler]:
-        """The samplers that draw this checkpoint."""
+        """Return the samplers that draw this checkpoint."""
         return [sampler for sampler in self._samplers if not self._refusal(sampler)]
 
 
 def step_arguments(
     scheduler: Any, generator: torch.Generator, options: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
-    """What a scheduler's step takes beside the sample, as the plain pipelines give it.
+    """Return the extra arguments of a scheduler's step, as the plain pipelines give them.
 
     Args:
         scheduler: The scheduler.
-        generator: Where fresh noise comes from.
-        options: What the request asks, such as ``eta``, which is 0 otherwise.
+        generator: The source of fresh noise.
+        options: The request's options, such as ``eta``; its default is 0.
     """
     known = {"generator": generator, "eta": 0.0, **(options or {})}
     accepted = inspect.signature(scheduler.step).parameters
@@ -215,7 +218,7 @@ def step_arguments(
 
 
 def _draws(scheduler: Any) -> bool:
-    """Whether a scheduler takes a step with what the network predicts; some refuse it only then."""
+    """Return whether a scheduler can step with the network's prediction type; some schedulers refuse only at a step."""
     trial = copy.deepcopy(scheduler)
     trial.set_timesteps(2)
     latents = torch.zeros(1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Loading single-file checkpoints, offline: weights and shapes from the file, the rest from a folder of configs."""
+"""Load single-file checkpoints, offline: weights and shapes from the file, the rest from a folder of configs."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ def load_single_file(
     vae: Any | None = None,
     prediction: PredictionName | None = None,
 ) -> dict[str, Any]:
-    """The components of a pipeline, from a ``.safetensors`` or ``.ckpt`` file.
+    """Load the components of a pipeline from a ``.safetensors`` or ``.ckpt`` file.
 
     Args:
-        path: The file, a whole checkpoint or a UNet alone.
-        dtype: What the weights are converted to.
+        path: The file, a whole checkpoint or only a UNet.
+        dtype: The dtype for the weights.
         configs: A diffusers-format folder of configs, without weights, for the file's family.
-        base: A diffusers-format folder that supplies what the file lacks, and its own configs instead of `configs`.
-        vae: An autoencoder that takes the place of the file's, which is then not looked at.
-        prediction: What the network predicts; None leaves it to the file.
+        base: A diffusers-format folder that supplies missing components; its configs replace `configs`.
+        vae: An autoencoder to use instead of the file's own; the file's own is then ignored.
+        prediction: The network's prediction type; None leaves it to the file.
 
     Raises:
-        ModelLoadError: The file lacks a component that `base` does not supply, holds what no component takes, or is of
-            an architecture that its family's classes do not have.
+        ModelLoadError: Neither the file nor `base` has a component, the file holds unknown tensors, or the family's
+            classes do not have its architecture.
     """
     folder = base or configs
     kinds = component_kinds(folder)
@@ -88,22 +88,22 @@ def load_single_file(
 
 
 def load_vae_file(path: Path, dtype: torch.dtype, folder: Path) -> Any:
-    """An autoencoder from a file of its own, in LDM's or diffusers' naming, or from a whole checkpoint.
+    """Load an autoencoder from its own file, in LDM's or diffusers' naming, or from a whole checkpoint.
 
     Args:
         path: The file.
-        dtype: What the weights are converted to.
-        folder: The folder whose ``config.json`` describes what the shapes of such an autoencoder do not tell.
+        dtype: The dtype for the weights.
+        folder: A folder with a ``config.json``; it supplies facts missing from the shapes.
 
     Raises:
-        ModelLoadError: The file is no autoencoder of that family.
+        ModelLoadError: The file holds no autoencoder of this family.
     """
     from diffusers import AutoencoderKL
 
     with Weights([path]) as weights:
         header = weights.files[0].header
-        found = contents(header.tensors)
-        layers = checkpoint_parts(header, otherwise="vae" if found and found.kind == "vae" else None).get("vae")
+        content = contents(header.tensors)
+        layers = checkpoint_parts(header, otherwise="vae" if content and content.kind == "vae" else None).get("vae")
         if layers is None:
             raise ModelLoadError(f"{path} holds no VAE: correct VAE_PATH")
         config = _config(path, "vae", layers, folder)
@@ -112,9 +112,9 @@ def load_vae_file(path: Path, dtype: torch.dtype, folder: Path) -> Any:
 
 
 def _parts(header: Header, folder: Path, kinds: Mapping[str, object]) -> Parts:
-    """The file's components, each with the layers that are drawn with."""
-    found = contents(header.tensors)
-    parts = checkpoint_parts(header, otherwise="unet" if found and found.kind == "unet" else None)
+    """Return the file's components, each with its layers that take part in drawing."""
+    content = contents(header.tensors)
+    parts = checkpoint_parts(header, otherwise="unet" if content and content.kind == "unet" else None)
     if strangers := sorted(parts.keys() - kinds.keys()):
         raise ModelLoadError(
             f"{header.path} holds a {strangers[0]}, which {folder / 'model_index.json'} does not name: set BASE_MODEL "
@@ -165,7 +165,7 @@ def _from_base(path: Path, name: str, base: Path | None, kind: tuple[str, str], 
 
 
 def _pad_token(configs: Path, name: str) -> str:
-    """What the family fills prompts up with, where its configs say so."""
+    """Return the padding token of a family's tokenizer, from its config or the default."""
     config = configs / name / "tokenizer_config.json"
     own = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     return str(own.get("pad_token", _PAD_TOKENS[name]))

@@ -1,4 +1,4 @@
-"""Upscaling networks of the many architectures that spandrel recognises by their weights."""
+"""Upscaling networks of the many architectures in spandrel, which it detects from their weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from imagegen_core.diffusion.upscaler_weights import Weights
 from imagegen_core.errors import ModelLoadError, PluginError
 from imagegen_core.importing import explain
 
-# Why a network that spandrel knows enlarges no picture here.
+# Reasons why a network known to spandrel cannot enlarge pictures here.
 _REFUSED_PURPOSES = {
     "Inpainting": "it fills masked parts and enlarges nothing",
     "FaceSR": "it restores cut-out faces of one size, and no whole pictures",
 }
 _REFUSED_ARCHITECTURES = {"AuraSR": "it adds noise of its own, so that no picture can be drawn twice"}
-# Of tensors that networks compute anew, and of counters that a profiler leaves behind.
+# Prefixes of tensor names: networks compute these tensors themselves, or a profiler left these counters.
 _HARMLESS = (
     "attn_mask",
     "relative_position_index",
@@ -32,17 +32,18 @@ _HARMLESS = (
 
 
 def spandrel_network(weights: Weights, device: torch.device, path: Path, unfit: str) -> Network:
-    """The network that spandrel recognises.
+    """Detect the architecture of weights with spandrel, and build the network.
 
     Args:
-        weights: Its weights by name.
-        device: Where it computes.
-        path: Their file, for messages.
-        unfit: Why it is no network of imagegen's own, for messages.
+        weights: The weights by name.
+        device: The network's device.
+        path: The weights' file, for messages.
+        unfit: The reason why imagegen's own networks do not fit, for messages.
 
     Raises:
         PluginError: spandrel does not import.
-        ModelLoadError: It knows no such network, or one that enlarges no pictures, or not with these weights.
+        ModelLoadError: spandrel knows no such network, the network does not enlarge pictures, or the weights do not
+            fit.
     """
     try:
         make_torchvision_importable()
@@ -52,8 +53,8 @@ def spandrel_network(weights: Weights, device: torch.device, path: Path, unfit: 
         raise PluginError(
             f"Cannot run {path}: {unfit}, and other networks need spandrel, but {failure.cause}; {failure.mend}"
         ) from error
-    architectures = (found.architecture for found in MAIN_REGISTRY.architectures("detection"))
-    architecture = next((found for found in architectures if found.detect(weights)), None)
+    architectures = (entry.architecture for entry in MAIN_REGISTRY.architectures("detection"))
+    architecture = next((known for known in architectures if known.detect(weights)), None)
     if architecture is None:
         raise ModelLoadError(
             f"Cannot run {path}: its tensors, such as {next(iter(weights))!r}, are of no architecture that spandrel "
@@ -63,7 +64,7 @@ def spandrel_network(weights: Weights, device: torch.device, path: Path, unfit: 
         raise _refused(path, architecture.name, refusal)
     try:
         model: Any = architecture.load(dict(weights)).to(device)
-    except Exception as error:  # each architecture fails in its own way on weights that it does not expect
+    except Exception as error:  # each architecture fails in its own way on unexpected weights
         cause = " ".join(str(error).split()) or type(error).__name__
         raise ModelLoadError(
             f"Cannot run {path}: spandrel takes it for {architecture.name}, and its weights do not fit that "
@@ -85,7 +86,10 @@ def _refused(path: Path, architecture: str, why: str) -> ModelLoadError:
 
 
 def _unused(weights: Weights, loaded: Weights) -> str | None:
-    """The first of the file's tensors that the network holds under no name, if any, and that is not harmless."""
+    """Return the name of the first tensor that the network does not use, except harmless tensors.
+
+    A tensor may have another name in the network.
+    """
     renamed = [loaded[name] for name in loaded.keys() - weights.keys()]
     for name, tensor in weights.items():
         if name in loaded or name.rpartition(".")[2].startswith(_HARMLESS):

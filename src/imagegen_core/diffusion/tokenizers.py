@@ -1,4 +1,4 @@
-"""CLIP's tokenizer for single-file checkpoints, which bring none: found on this machine, or fetched at last."""
+"""CLIP's tokenizer for single-file checkpoints, from this machine or else from the hub; such files contain none."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from imagegen_core.errors import ModelLoadError
 _HUB_NAME = "openai/clip-vit-large-patch14"
 _WHEELS = ("open_clip", "clip")
 _MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
-_MERGES = 49152 - 256 - 2  # as many as CLIP's own tokenizer takes from the file, after its first line
+_MERGES = 49152 - 256 - 2  # CLIP's own tokenizer takes this many from the file, after its first line
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
 def find_tokenizer(base: Path | None, name: str, pad_token: str) -> Any:
-    """CLIP's tokenizer: from a configured folder, the hub's local cache, an installed wheel, or the hub.
+    """Return CLIP's tokenizer from a configured folder, the hub's local cache, an installed wheel, or the hub.
 
     Args:
         base: A diffusers-format folder to look into first, or None.
         name: The tokenizer's folder in it, ``tokenizer`` or ``tokenizer_2``.
-        pad_token: What prompts are filled up with; a tokenizer from `base` keeps its own.
+        pad_token: The token to pad prompts with; a tokenizer from `base` keeps its own.
 
     Raises:
-        ModelLoadError: It is in none of the four places; the message names them.
+        ModelLoadError: None of the four places has the tokenizer; the message names them.
     """
     from transformers import CLIPTokenizer
 
@@ -42,7 +42,7 @@ def find_tokenizer(base: Path | None, name: str, pad_token: str) -> Any:
     for place in places:
         try:
             tokenizer = place()
-        except (OSError, ValueError):  # what the hub's client raises for what it cannot have
+        except (OSError, ValueError):  # the hub's client raises these for files that it cannot get
             continue
         tokenizer.pad_token = pad_token
         return tokenizer
@@ -54,7 +54,10 @@ def find_tokenizer(base: Path | None, name: str, pad_token: str) -> Any:
 
 
 def _from_hub(*, cached: bool) -> Any:
-    """The tokenizer from the hub's files, which transformers would replace by an empty one where they are missing."""
+    """Load the tokenizer from the hub's files.
+
+    The download raises for a missing file; transformers itself would return an empty tokenizer.
+    """
     from huggingface_hub import hf_hub_download
 
     files = [hf_hub_download(_HUB_NAME, name, local_files_only=cached) for name in ("vocab.json", "merges.txt")]
@@ -62,10 +65,10 @@ def _from_hub(*, cached: bool) -> Any:
 
 
 def _from_wheel() -> Any:
-    """The tokenizer from the merges inside an installed wheel, which is not imported: it would bring torchvision."""
+    """Load the tokenizer from the merges in an installed wheel, without importing it: the import needs torchvision."""
     for wheel in _WHEELS:
-        found = importlib.util.find_spec(wheel)
-        for folder in (found.submodule_search_locations or ()) if found else ():
+        spec = importlib.util.find_spec(wheel)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
             merges = Path(folder, _MERGES_FILE)
             if merges.is_file():
                 return _from_merges(merges)
@@ -94,7 +97,7 @@ def _read(folder: Path) -> Any:
 
 
 def _byte_letters() -> list[str]:
-    """A printable letter for each byte, in the order of CLIP's vocabulary (openai/CLIP, ``simple_tokenizer.py``)."""
+    """Return a letter for each byte, in the order of CLIP's vocabulary (openai/CLIP, ``simple_tokenizer.py``)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return [*map(chr, printable), *(chr(256 + index) for index in range(len(others)))]

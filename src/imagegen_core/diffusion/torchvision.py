@@ -1,8 +1,8 @@
-"""Making torchvision import beside a torch that its compiled operators are not made for.
+"""Make torchvision importable with a torch that its compiled operators were not built for.
 
-diffusers, transformers and spandrel import torchvision where it is installed, and use its Python parts alone. PyPI's
-wheels for Linux are made for CUDA. Beside a CPU torch their operators do not load. torchvision allows for that, but
-then fails to describe two of them to torch's compiler (https://github.com/pytorch/vision/issues/9085).
+diffusers, transformers and spandrel import torchvision where it is installed, and use only its Python parts. PyPI's
+wheels for Linux are built for CUDA. With a CPU torch, their operators do not load. torchvision allows for that, but
+then fails to describe two operators to torch's compiler (https://github.com/pytorch/vision/issues/9085).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _importing = threading.Lock()
 
 
 def make_torchvision_importable() -> None:
-    """Import torchvision where it is installed; where its operators do not load, declare those it describes.
+    """Import torchvision if it is installed; declare its operators if they do not load.
 
-    A declared operator has no kernel: calling one raises, as torchvision itself says it cannot compute.
+    A declared operator has no kernel: a call raises an error, just as torchvision's own operators do then.
 
     Raises:
-        Exception: What importing torchvision raises for another reason.
+        Exception: The import of torchvision failed for another reason.
     """
     with _importing:
         try:

@@ -1,4 +1,4 @@
-"""A network that enlarges, whatever its architecture."""
+"""An upscaling network of any architecture."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network that enlarges.
+    """An upscaling network.
 
     Attributes:
         run: Turns pictures [1, channels, h, w] in 0..1 into [1, channels, h * scale, w * scale].
-        channels: Of the picture it takes: 3 for RGB, 1 for grey.
-        overlap: How far around a tile it looks, in pixels.
+        channels: The channels of its input: 3 for RGB, 1 for grey.
+        overlap: The size of its surroundings around a tile, in pixels.
     """
 
     run: Callable[[Tensor], Tensor]

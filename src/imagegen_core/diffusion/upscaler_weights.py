@@ -1,4 +1,4 @@
-"""Reading the weights of an upscaler: which of a file's tensors they are, and whether they can be computed with."""
+"""Read the weights of an upscaler from a file, and check them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from imagegen_core.models.headers import read_header
 
 Weights = dict[str, Tensor]
 
-# What training programs file a network's weights under; where several are, the first. BasicSR draws with the moving
-# average ("ema") of its weights, and saves the last ones beside it.
+# Names under which training programs save a network's weights; the first match counts. BasicSR draws with the moving
+# average ("ema") of its weights, and saves the last weights next to it.
 _WRAPPERS = ("params_ema", "params-ema", "params", "model_state_dict", "state_dict", "model", "net")
-# What they save beside the weights to go on training with.
+# Names of data to continue a training; programs save them next to the weights.
 _TRAINING_STATE = (
     "optimizer",
     "optimizers",
@@ -30,29 +30,30 @@ _TRAINING_STATE = (
     "callbacks",
     "loops",
 )
-_PREFIXES = ("module.", "netG.")  # of networks that were trained on several GPUs, or beside a discriminator
+_PREFIXES = ("module.", "netG.")  # of networks trained on several GPUs, or together with a discriminator
 
 
 def read_weights(path: Path) -> Weights:
-    """The weights of an upscaler's file by name; floating-point ones as float32, none of them mapped from the file.
+    """Read the weights of an upscaler's file by name; floating-point weights as float32.
 
-    The content tells the format. Of a pickle nothing is run.
+    The content determines the format. No code in a pickle runs. No tensor is mapped from the file.
 
     Raises:
-        ModelNotFoundError: The file is not there.
-        ModelLoadError: It is damaged, holds no network's weights or more than those, or values that are not finite.
+        ModelNotFoundError: The file does not exist.
+        ModelLoadError: The file is damaged, holds no network's weights, holds other tensors too, or has values that are
+            not finite.
     """
     if not path.exists():
         raise ModelNotFoundError(f"No upscaler {path}: give the path of a {' or '.join(WEIGHTS_SUFFIXES)} file")
     if read_header(path).format == "safetensors":
         from safetensors.torch import load
 
-        # From memory, since a mapped file that is written to ends the process.
+        # From memory, because a mapped file ends the process if another program writes to it.
         held: Any = load(path.read_bytes())
     else:
         try:
             held = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch's errors about files have no base class in common
+        except Exception as error:  # torch's errors about files have no common base class
             cause = str(error).strip().partition("\n")[0].rstrip(".")
             raise ModelLoadError(
                 f"Cannot load the upscaler {path}: {cause}; save its weights alone, as a .safetensors file"
@@ -62,15 +63,15 @@ def read_weights(path: Path) -> Weights:
 
 
 def _unwrapped(held: Any, path: Path) -> Weights:
-    """The weights within what a training program saved."""
+    """Return the weights inside the data of a training program."""
     while isinstance(held, dict):
         wrapper = next((name for name in _WRAPPERS if isinstance(held.get(name), dict) and held[name]), None)
         if wrapper is None and len(held) == 1 and isinstance(next(iter(held.values())), dict):
             wrapper = next(iter(held))
         if wrapper is None:
             break
-        for name, beside in held.items():
-            if name != wrapper and name not in (*_WRAPPERS, *_TRAINING_STATE) and _has_tensors(beside):
+        for name, value in held.items():
+            if name != wrapper and name not in (*_WRAPPERS, *_TRAINING_STATE) and _has_tensors(value):
                 raise ModelLoadError(
                     f"Cannot use the upscaler {path}: it holds tensors under {name!r} beside the weights under "
                     f"{wrapper!r}; save its weights alone"

@@ -1,4 +1,4 @@
-"""Enlarging with a network: ESRGAN's family by itself, other architectures through spandrel where that is installed."""
+"""Enlarge pictures with a network: ESRGAN's family with own code, other architectures with spandrel if installed."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _CHANNELS = (1, 3)
 
 
 class NetworkUpscaler:
-    """A network from a file of weights, computing in float32, tile by tile; a grey one on each channel by itself.
+    """A network from a file of weights; it computes in float32, tile by tile, and a grey network channel by channel.
 
     Attributes:
-        name: The description's.
-        scale: What both sides grow by.
+        name: The description's name.
+        scale: The factor for both sides.
     """
 
     def __init__(self, description: UpscalerDef, settings: Settings) -> None:
         """Load the description's weights.
 
         Raises:
-            ModelNotFoundError: They are not there.
-            ModelLoadError: They are damaged, or of a network that cannot be used here; the message says why.
-            PluginError: They need spandrel, which does not import.
-            SettingsError: The device configured is not there.
+            ModelNotFoundError: The weights' file does not exist.
+            ModelLoadError: The weights are damaged, or their network cannot be used here; the message gives the reason.
+            PluginError: The weights need spandrel, but it does not import.
+            SettingsError: The configured device is not available.
         """
         path = description.weights
         if path is None:

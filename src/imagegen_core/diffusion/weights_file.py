@@ -1,6 +1,6 @@
-"""Reading the tensors of weights files, one at a time and straight into memory of their own.
+"""Read the tensors of weights files, one at a time, each into its own memory.
 
-Nothing is mapped: a mapped file that somebody truncates or overwrites ends the process with SIGBUS.
+No file is mapped: a mapped file that another program truncates or overwrites ends the process with SIGBUS.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from imagegen_core.models.headers import read_header
 from imagegen_core.models.networks.parts import unwrapped
 from imagegen_core.models.tensors import Header, Span, Tensor, quoted
 
-_CHUNK_BYTES = 4 * 2**20  # read at once where the precision changes
+_CHUNK_BYTES = 4 * 2**20  # the size of one read, where the precision changes
 
 
 class WeightsFile:
-    """One weights file of any format, open for reading; a context manager.
+    """A weights file of any format, open for reading; a context manager.
 
     Attributes:
         path: The file.
-        header: What it says about its tensors.
+        header: The file's description of its tensors.
     """
 
     def __init__(self, path: Path) -> None:
         """Open the file and read its header.
 
         Raises:
-            ModelLoadError: It is no weights file, is damaged, or its pickle asks for more than weights need.
+            ModelLoadError: The file is no weights file, is damaged, or its pickle asks for more than weights need.
         """
         self.path = path
         self._before = _stamp(path)
@@ -58,20 +58,20 @@ class WeightsFile:
         self._file.close()
 
     def check_unchanged(self) -> None:
-        """Check that the file is the one whose header was read.
+        """Check that the file has not changed since its header was read.
 
         Raises:
-            ModelLoadError: Somebody wrote to it meanwhile, so that what was read may be of two files.
+            ModelLoadError: The file was changed, so that the tensors may come from two versions.
         """
         if _stamp(self.path) != self._before:
             raise ModelLoadError(f"{self.path} was changed while it was read: load it again once it is complete")
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Read a tensor into memory of its own.
+        """Read a tensor into its own memory.
 
         Args:
-            name: Its name in the file.
-            dtype: What it is converted to; None keeps the file's element type.
+            name: The tensor's name in the file.
+            dtype: The dtype to convert to; None keeps the file's element type.
 
         Raises:
             ModelLoadError: The file ends early, or torch has no such element type.
@@ -103,7 +103,7 @@ class WeightsFile:
         return result
 
     def _read_view(self, tensor: Tensor, span: Span, stored: torch.dtype) -> torch.Tensor:
-        """A tensor whose elements do not follow each other, or that lies in a compressed record."""
+        """Read a tensor with strides, or a tensor in a compressed record."""
         strides = span.strides or torch.empty(tensor.shape, device="meta").stride()
         steps = zip(tensor.shape, strides, strict=True)
         elements = 1 + sum((extent - 1) * step for extent, step in steps) if tensor.elements else 0
@@ -136,10 +136,10 @@ class WeightsFile:
 
 
 class LazyTensors(Mapping[str, torch.Tensor]):
-    """The tensors of an open file by name, without a wrapper's prefix; each is read when it is asked for."""
+    """The tensors of an open file by name, without a wrapper's prefix; each is read on access."""
 
     def __init__(self, file: WeightsFile) -> None:
-        """Read nothing yet."""
+        """Take an open file, and read no tensor yet."""
         self._file = file
         self._names = unwrapped({name: name for name in file.header.tensors})
 
@@ -154,7 +154,7 @@ class LazyTensors(Mapping[str, torch.Tensor]):
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when somebody writes to a file, or puts another in its place; None where it is gone."""
+    """Return a value that changes if the file is written to or replaced; None if the file is gone."""
     try:
         status = path.stat()
     except OSError:

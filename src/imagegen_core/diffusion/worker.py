@@ -1,4 +1,4 @@
-"""The worker that the Stable Diffusion families share; a family adds how it reads prompts."""
+"""The base worker of the Stable Diffusion families; a family adds its prompt encoding."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ logger = logging.getLogger(__name__)
 _CHUNK = 77  # tokens
 _REMEMBERED_TOKENS = 128 * _CHUNK  # of all prompts together
 _LONGEST_REMEMBERED = 16 * _CHUNK  # so that a few long prompts do not displace all others
-_COMPILED_ROWS = (1, 2)  # torch takes the number of rows for one that varies when it sees a second
+_COMPILED_ROWS = (1, 2)  # with a second number of rows, torch compiles for a variable number
 
 
 class _Group(NamedTuple):
-    """What pictures of one forward pass have in common."""
+    """The common properties of pictures in one forward pass."""
 
     size: str
     tokens: int
@@ -66,7 +66,7 @@ class _Group(NamedTuple):
 
 
 class _PromptKey(NamedTuple):
-    """What a prompt's meaning depends on: LoRAs also change the text encoders."""
+    """The cache key of an encoded prompt; it includes the LoRAs, because these also change the text encoders."""
 
     prompt: str
     clip_skip: int
@@ -74,23 +74,22 @@ class _PromptKey(NamedTuple):
 
 
 class DiffusionWorker(SteppedWorkerBase[Denoising]):
-    """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `BatchInvariant` and their like.
+    """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `BatchInvariant` and others.
 
-    A family names its `backend` description, its diffusers pipeline and a folder with the configs that its single
-    files go without, and implements `encode`. Where it draws with several architectures, a folder in that one that is
-    called like an architecture has the configs of this one.
-    It may name the eleven noise levels of the schedule Align Your Steps.
+    A family names its `backend` description, its diffusers pipeline, and a folder of configs for single files. It
+    implements `encode`. A family with several architectures may have a subfolder of configs for each, with the
+    architecture's name. A family may name the eleven noise levels of the schedule Align Your Steps.
 
     Attributes:
-        worker_id: Tells workers of one process apart.
-        pipe: The diffusers pipeline, with ``text_encoder``, ``unet``, ``vae`` and what the family adds.
-        device: Where it computes.
+        worker_id: The worker's number in its process.
+        pipe: The diffusers pipeline, with ``text_encoder``, ``unet``, ``vae`` and the family's own components.
+        device: The pipeline's device.
         dtype: The precision of its weights.
-        checkpoint: Where the weights came from.
-        styles: The styles there are, those that fit this checkpoint and those that do not.
-        native_size: ``WIDTHxHEIGHT`` drawn where a request leaves its size out.
-        default_sampler: The sampler where a request names none.
-        own_scheduler: What there is to know of the checkpoint's own scheduler.
+        checkpoint: The file or folder of the weights.
+        styles: All styles, with a refusal for each that does not fit this checkpoint.
+        native_size: ``WIDTHxHEIGHT`` of a request without a size.
+        default_sampler: The sampler of a request without a sampler.
+        own_scheduler: The facts about the checkpoint's own scheduler.
     """
 
     backend: ClassVar[Backend]
@@ -103,13 +102,13 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         """Load the configured checkpoint.
 
         Args:
-            worker_id: Tells workers of one process apart.
+            worker_id: The worker's number in its process.
             settings: The configuration; None reads the environment and ``imagegen.toml``.
 
         Raises:
-            ModelNotFoundError: The checkpoint is not there.
-            ModelLoadError: It is damaged, incomplete, or another family's.
-            PluginError: A library that drawing needs does not import.
+            ModelNotFoundError: The checkpoint does not exist.
+            ModelLoadError: The checkpoint is damaged, incomplete, or of another family.
+            PluginError: A required library does not import.
             SettingsError: The device or an option is not available here.
         """
         settings = (settings or Settings.load()).for_backend(self.backend.environment_prefix)
@@ -160,76 +159,76 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
 
     @classmethod
     def import_libraries(cls) -> None:
-        """Import the pipeline, with the networks and tokenizers it has: see `imagegen_core.worker.NeedsLibraries`."""
+        """Import the pipeline with its networks and tokenizers: see `imagegen_core.worker.NeedsLibraries`."""
         make_torchvision_importable()
         with quiet():
             import_named(f"diffusers:{cls.pipeline_class}")
 
     @abstractmethod
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:
-        """Embed a prompt, by `encode_text` with `embeddings`; what depends on the picture's size comes with `sized`.
+        """Encode a prompt with `encode_text` and `embeddings`; `sized` adds the picture's size later.
 
-        A family may also have `encode_in_parts`, a generator that does the same by `encode_text_in_parts`: then a long
-        prompt does not keep others waiting.
+        A family may also have `encode_in_parts`, a generator that does the same with `encode_text_in_parts`. Then a
+        long prompt does not delay other requests.
 
         Args:
             prompt: The prompt.
-            clip_skip: Last layers to leave out, beyond those that the family always does.
+            clip_skip: The number of last layers to leave out, in addition to the family's usual number.
         """
 
     @property
     def embeddings(self) -> Embeddings:
-        """The textual-inversion embeddings that a prompt can name: the folder's, and those that active LoRAs bring."""
+        """The textual-inversion embeddings for prompts, from the folder and from active LoRAs."""
         return self._embeddings.with_bundled(self._adapters.embeddings)
 
     @property
     def embedding_sizes(self) -> dict[str, tuple[int, int]]:
-        """The number and width of the vectors of each embedding in the folder, by its name."""
+        """The number and width of each embedding's vectors, by name; only the folder's embeddings."""
         return self._embeddings.sizes
 
     def encode_absent(self, clip_skip: int) -> Conditioning:
-        """What stands for a negative prompt that was not given."""
+        """Encode the replacement for a missing negative prompt."""
         return completed(self._encoded("", clip_skip))
 
     def sized(self, conditioning: Conditioning, size: Size) -> Conditioning:  # noqa: ARG002 - for families
-        """Add what the network is told of the picture's size; nothing, unless the family says otherwise."""
+        """Add the picture's size to the conditioning; the default adds nothing."""
         return conditioning
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run `function` on the thread that the model computes on: see `imagegen_core.worker.Computing`."""
+        """Run `function` on the model's compute thread: see `imagegen_core.worker.Computing`."""
         return self._compute.run(undisturbed, function, *arguments)
 
     @computed
     @torch.inference_mode()
     def load_loras(self, loras: Sequence[LoraUse]) -> None:
-        """Put LoRAs beside the weights, so that what does not fit is known before a picture wants it.
+        """Load LoRAs next to the weights, so that unsuitable files are known before the first picture.
 
         Raises:
-            ModelNotFoundError: A LoRA's file is not there.
-            InvalidRequestError: It cannot be read, or does not fit the network.
+            ModelNotFoundError: A LoRA's file does not exist.
+            InvalidRequestError: A LoRA cannot be read, or does not fit the network.
         """
         self._adapters.use(tuple(self._lora(lora) for lora in loras))
 
     def memory_bytes(self) -> int:
-        """What the pipeline's weights take, with LoRAs; what several share counts once."""
+        """Return the memory of the pipeline's weights and LoRAs, in bytes; shared tensors count once."""
         return self._weights + self._adapters.memory_bytes
 
     def device_memory(self) -> DeviceMemory:
-        """What there is on the device, and what of it is free."""
+        """Return the device's name, and its total and free memory."""
         return device_memory(self.device)
 
     def compute_beside(self, other: Worker) -> None:
-        """Compute on another worker's thread from now on, where both are on one device; nobody draws meanwhile."""
+        """Use another worker's compute thread from now on, if both are on one device; no drawing may run meanwhile."""
         if isinstance(other, DiffusionWorker) and other.device == self.device:
-            self._compute = other._compute  # noqa: SLF001 - of its own kind
+            self._compute = other._compute  # noqa: SLF001 - the same class
 
     @computed
     @torch.inference_mode()
     def warm_up(self, on_step: Callable[[StepDone], None] | None = None) -> None:
-        """Compile the network at the native size, where the configuration asks for it.
+        """Compile the network at the native size, if the configuration asks for it.
 
         Raises:
-            SettingsError: It cannot be compiled here.
+            SettingsError: The network cannot be compiled here.
         """
         if not self._compiles:
             return
@@ -246,13 +245,13 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         """Check the request, encode its prompt and draw its noise.
 
         Raises:
-            InvalidRequestError: The request asks for what cannot be drawn.
-            OutOfMemoryError: It asks for a larger picture than the device takes.
+            InvalidRequestError: The request asks for something impossible.
+            OutOfMemoryError: The picture is too large for the device.
         """
         return completed(self._begun(job))
 
     def begin_in_parts(self, job: Job) -> Parts[Denoising]:
-        """Do what `begin` does, a chunk of the prompt at a time: see `imagegen_core.worker.BeginningInParts`."""
+        """Begin as `begin` does, one chunk of the prompt at a time: see `imagegen_core.worker.BeginningInParts`."""
         parts = self._begun(job)
         while (state := self.compute(_after_next, parts)) is None:
             yield
@@ -272,7 +271,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
             scheduler=scheduler,
             generator=generator,
             latents=self._noise(drawing.size, generator) * scheduler.init_noise_sigma,
-            conditionings=tuple(self.sized(one, drawing.size) for one in conditionings),
+            conditionings=tuple(self.sized(conditioning, drawing.size) for conditioning in conditionings),
             adapters=adapters,
             guidance_embedding=self._guidance_embedding(drawing.guidance_scale),
             step_options=step_options,
@@ -280,16 +279,16 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         )
 
     def group(self, state: Denoising) -> Hashable:
-        """Size, LoRAs and the prompt's length: what tensors and weights of a shared forward pass have in common."""
+        """Return the size, the LoRAs and the prompt's length, which must be equal in a shared forward pass."""
         return _Group(str(state.drawing.size), state.conditionings[0].tokens.shape[1], state.adapters)
 
     @computed
     @torch.inference_mode()
     def step(self, states: Sequence[Denoising]) -> None:
-        """Take each state one denoising step on, all in one forward pass; they are of one group.
+        """Take one denoising step of each state, all in one forward pass; the states are of one group.
 
         Raises:
-            OutOfMemoryError: The device's memory did not take it; no state has moved.
+            OutOfMemoryError: The device's memory was too small; no state has moved.
         """
         self._adapters.use(states[0].adapters)
         with memory_errors(states[0].drawing.size):
@@ -299,7 +298,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     @computed
     @torch.inference_mode()
     def trial(self, states: Sequence[Denoising]) -> bool:
-        """Take each state one step on by itself, and say whether together they would have come to the same bits."""
+        """Take one step of each state alone, and return whether a shared pass gives the same bits."""
         self._adapters.use(states[0].adapters)
         with memory_errors(states[0].drawing.size):
             network = self._network(states)
@@ -307,8 +306,9 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
             alone = [predict(network, [state], self._padded_rows)[0] for state in states]
         for state, prediction in zip(states, alone, strict=True):
             advance(state, prediction)
-        # What is not finite is equal to nothing, itself included, and proves nothing of the others.
-        finite = [(one, other) for one, other in zip(together, alone, strict=True) if other.isfinite().all()]
+        # NaN equals no value, not even itself. So a state with values that are not finite proves nothing about the
+        # others.
+        finite = [(shared, single) for shared, single in zip(together, alone, strict=True) if single.isfinite().all()]
         return bool(finite) and all(torch.equal(*pair) for pair in finite)
 
     def pad(self, rows: int | None) -> None:
@@ -316,22 +316,22 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         self._padded_rows = rows
 
     def rows_that_fit(self, state: Denoising) -> int:
-        """How many rows of this state's size a forward pass can have in the memory that is free now."""
+        """Return how many rows of this state's size a forward pass can have in the free memory."""
         return rows_that_fit(self.pipe, state.drawing.size, self.device)
 
     @computed
     @torch.inference_mode()
     def preview(self, state: Denoising) -> bytes:
-        """The latents as a PNG of one pixel each; see `Previewer`."""
+        """Return the latents as a PNG with one pixel for each latent; see `Previewer`."""
         return encode_png(self._previewer.pixels(state.latents), {})
 
     @computed
     @torch.inference_mode()
     def finish(self, state: Denoising) -> Callable[[], Picture]:
-        """Decode the latents of a state that is done; what is returned encodes the picture with its recipe.
+        """Decode a finished state's latents, and return a function that encodes the picture with its recipe.
 
         Raises:
-            OutOfMemoryError: The device's memory did not take it, not even in tiles.
+            OutOfMemoryError: The device's memory was too small, even for tiles.
         """
         pixels = decode_within_memory(self.pipe, state.latents, state.drawing.size, self.device)
         latents = pool(state.latents)
@@ -345,7 +345,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     def _with_adapters(
         self, adapters: tuple[Adapter, ...], parts: Parts[list[Conditioning]]
     ) -> Parts[list[Conditioning]]:
-        """Have LoRAs on in each part; others' steps have their own in between."""
+        """Activate the LoRAs before each part, because steps of other requests in between activate their own."""
         while True:
             self._adapters.use(adapters)
             try:
@@ -373,7 +373,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         absent = self.encode_absent(drawing.clip_skip)
         negative = absent if wanted is None else (yield from self._encoded(wanted, drawing.clip_skip))
         filler = absent if wanted is None else (yield from self._encoded("", drawing.clip_skip))
-        tokens = max(one.tokens.shape[1] for one in (negative, prompt))
+        tokens = max(conditioning.tokens.shape[1] for conditioning in (negative, prompt))
         return [negative.lengthened(filler, tokens), prompt.lengthened(filler, tokens)]
 
     def _check_clip_skip(self, clip_skip: int) -> None:
@@ -403,22 +403,22 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         return adapter
 
     def _network(self, states: Sequence[Denoising]) -> Callable[..., Any]:
-        """The UNet; with LoRAs not the compiled one, which knows nothing of their hooks."""
+        """Return the UNet; with LoRAs the uncompiled UNet, because the compiled one ignores their hooks."""
         unet = self.pipe.unet
         return unet.forward if self._compiles and states[0].adapters else unet  # type: ignore[no-any-return]
 
     def _encoded(self, prompt: str, clip_skip: int) -> Parts[Conditioning]:
         key = _PromptKey(prompt, clip_skip, self._adapters.active)
-        found = self._remembered.get(key)
-        if found is None:
+        conditioning = self._remembered.get(key)
+        if conditioning is None:
             family: Any = self
             if works_in_parts(self, "encode"):
-                found = yield from family.encode_in_parts(prompt, clip_skip)
+                conditioning = yield from family.encode_in_parts(prompt, clip_skip)
             else:
-                found = self.encode(prompt, clip_skip)
-            if _tokens(found) <= _LONGEST_REMEMBERED:
-                self._remembered[key] = found
-        return found
+                conditioning = self.encode(prompt, clip_skip)
+            if _tokens(conditioning) <= _LONGEST_REMEMBERED:
+                self._remembered[key] = conditioning
+        return conditioning
 
     def _check_length(self, prompt: str, field: str) -> None:
         count = len(prompt_chunks(self.pipe.tokenizer, prompt, self.embeddings.of("text_encoder"), field))
@@ -434,9 +434,9 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         return Previewer(self.pipe.vae)
 
     def _synchronize(self) -> None:
-        """Wait for the device, so that a step is over when it returns: it can be timed, and cancelled in time."""
+        """Wait for the device, so that a returned step is complete: it can be timed, and cancelled in time."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # and not the first one, whichever this is
+            torch.cuda.synchronize(self.device)  # the worker's own device, not torch's default device
         elif self.device.type != "cpu":
             getattr(torch, self.device.type).synchronize()
 
@@ -480,9 +480,9 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
 
 
 def _after_next(parts: Parts[Denoising]) -> Denoising | None:
-    """Do the next part; the state after the last one, None after others.
+    """Run the next part; return the state after the last part, and None after others.
 
-    A `StopIteration` that crossed to another thread would be kept by its own traceback, and with it the state.
+    A `StopIteration` from another thread would stay alive through its own traceback, and with it the state.
     """
     try:
         next(parts)

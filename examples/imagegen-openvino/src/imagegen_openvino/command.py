@@ -1,4 +1,4 @@
-"""``imagegen openvino``: make the folders that the backend loads."""
+"""``imagegen openvino``: make folders for the backend."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from imagegen_core import PluginError, Registry, Settings, locate
 
 
 def group() -> typer.Typer:
-    """The group of commands."""
+    """Return the group of commands."""
     app = typer.Typer(help="Draw with OpenVINO: make the folders that it loads.")
-    app.callback()(lambda: None)  # or typer takes the group for its only command
+    app.callback()(lambda: None)  # otherwise, typer replaces the group by its only command
     app.command("export")(export)
     return app
 

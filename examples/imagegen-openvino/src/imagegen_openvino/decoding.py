@@ -1,4 +1,4 @@
-"""From final latents to pixels, and to the small fingerprint that travels with a picture."""
+"""Decode final latents to pixels, and pool them to a small fingerprint for the picture's file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def decode(decoder: Network, latents: Floats) -> npt.NDArray[np.uint8]:
     """Decode latents [1, 4, h, w] to pixels [8 h, 8 w, 3].
 
     Raises:
-        ImagegenError: The networks computed no numbers.
+        ImagegenError: The pixels are not finite.
     """
     ((image,),) = decoder(latents=latents)
     if not np.isfinite(image).all():
@@ -28,7 +28,7 @@ def decode(decoder: Network, latents: Floats) -> npt.NDArray[np.uint8]:
 def pool(latents: Floats) -> bytes:
     """Average latents [1, 4, h, w] in float32 down to 8×8, as 512 bytes of little-endian float16, NCHW.
 
-    Where a side is no multiple of 8, windows overlap, as in torch's ``adaptive_avg_pool2d``.
+    If a side is no multiple of 8, windows overlap, as in torch's ``adaptive_avg_pool2d``.
     """
     rows, columns = (_windows(side) for side in latents.shape[2:])
     means = [[latents[:, :, row, column].mean(axis=(2, 3)) for column in columns] for row in rows]

@@ -1,4 +1,4 @@
-"""One request between two steps, and the forward pass for several of them."""
+"""The state of a request between two steps, and the forward pass for several requests."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from imagegen_openvino.text import Conditioning
 
 @dataclass
 class Denoising:
-    """One request between two steps.
+    """A request between two steps.
 
     Attributes:
-        drawing: What is being drawn.
-        scheduler: Takes its steps.
-        timesteps: From noise to picture.
-        noise: The generator that all of this picture's noise comes from.
+        drawing: The resolved request.
+        scheduler: The scheduler of its steps.
+        timesteps: The timesteps from noise to picture.
+        noise: The generator for all noise of this picture.
         latents: Noisy latents [1, 4, height / 8, width / 8].
-        conditionings: The prompt's; with classifier-free guidance the negative prompt's comes first.
-        on_step: Told of each step that is done.
-        index: Steps done so far.
-        failure: What went wrong with this request alone in its last step.
+        conditionings: The prompt's; with classifier-free guidance, the negative prompt's first.
+        on_step: Called after each step.
+        index: The number of completed steps.
+        failure: The error of this request in its last step, if any.
     """
 
     drawing: ResolvedRequest
@@ -44,37 +44,37 @@ class Denoising:
 
     @property
     def steps_left(self) -> int:
-        """Steps to go; at 0 its latents are final."""
+        """The number of remaining steps; at 0 the latents are final."""
         return len(self.timesteps) - self.index
 
     @property
     def rows(self) -> int:
-        """How many rows of a forward pass it takes: one for each conditioning."""
+        """The request's number of rows in a forward pass: one row for each conditioning."""
         return len(self.conditionings)
 
     def advance(self, prediction: Floats) -> None:
-        """Take the UNet's prediction, one row for each conditioning, and go one step on, or note why that fails."""
+        """Take one step with the UNet's prediction, one row for each conditioning, or keep the error as `failure`."""
         if len(prediction) > 1:
             negative, positive = prediction[:1], prediction[1:]
             prediction = negative + self.drawing.guidance_scale * (positive - negative)
-        timestep, *later = (int(one) for one in self.timesteps[self.index : self.index + 2])
+        timestep, *later = (int(value) for value in self.timesteps[self.index : self.index + 2])
         try:
             following = later[0] if later else None
             self.latents = self.scheduler.step(prediction, self.latents, timestep, following, self.noise)
             self.index += 1
             if self.on_step:
                 self.on_step(StepDone(self.index, len(self.timesteps)))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's
+        except Exception as error:  # noqa: BLE001 - any error here concerns this request alone
             self.failure = error
 
 
 def predict(unet: Network, states: Sequence[Denoising], padded: int | None = None) -> list[Floats]:
-    """What the UNet predicts for each state's next step, in one forward pass.
+    """Return the UNet's prediction for each state's next step, in one forward pass.
 
     Args:
         unet: The network.
         states: Requests of one size; their timesteps and guidance may differ.
-        padded: Rows that the pass is filled up to, where it has fewer.
+        padded: The number of rows to fill the pass up to.
     """
     rows = [(state, conditioning) for state in states for conditioning in state.conditionings]
     rows += rows[-1:] * ((padded or 0) - len(rows))
@@ -93,6 +93,6 @@ def predict(unet: Network, states: Sequence[Denoising], padded: int | None = Non
 
 
 def _time_ids(drawing: ResolvedRequest) -> list[int]:
-    """Original size, crop corner and target size, each as height, width."""
+    """Return the original size, crop corner and target size, each as height, width."""
     height, width = drawing.size.height, drawing.size.width
     return [height, width, 0, 0, height, width]

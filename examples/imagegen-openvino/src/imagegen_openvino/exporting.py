@@ -1,4 +1,4 @@
-"""From a diffusers-format checkpoint to OpenVINO's networks. This alone needs torch and diffusers."""
+"""Export a diffusers-format checkpoint to OpenVINO; only this module needs torch and diffusers."""
 
 from __future__ import annotations
 
@@ -22,28 +22,26 @@ _PIPELINES = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline
 _OPTIONS: dict[str, dict[str, Any]] = {"sd15": {"safety_checker": None, "requires_safety_checker": False}, "sdxl": {}}
 _HASH_DIGITS = 10
 _REDUCTION, _CHANNELS, _LARGEST = 8, 4, 8192
-_TRACED_ROWS, _TRACED_SIDES = 2, (33, 35)  # odd, or the sizes between up- and downsampling would be left out
+_TRACED_ROWS, _TRACED_SIDES = 2, (33, 35)  # odd, or the trace would lack the sizes between up- and downsampling
 
 
 def export_checkpoint(checkpoint: Path, folder: Path) -> None:
-    """Export a checkpoint.
-
-    Weights are written in float32, so that nothing is lost.
+    """Export a checkpoint, with weights in float32 so that nothing is lost.
 
     Args:
         checkpoint: A diffusers-format folder of the SD1.x, SD2.x or SDXL architecture.
-        folder: Where to; it must not hold anything yet.
+        folder: The target folder; it must be empty or new.
 
     Raises:
-        ModelLoadError: The checkpoint cannot be loaded, or is of an architecture that cannot be exported.
-        OutputError: `folder` is taken.
+        ModelLoadError: The checkpoint cannot be loaded, or its architecture cannot be exported.
+        OutputError: `folder` is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is there already: choose a folder that is empty or new")
     family = _family(checkpoint)
     pipe = _load(checkpoint, family)
     manifest = _manifest(pipe, family, checkpoint)
-    Lcm(manifest.scheduler)  # refuses what could not be drawn
+    Lcm(manifest.scheduler)  # refuses an unsupported scheduler
     folder.mkdir(parents=True, exist_ok=True)
     for name, marks in zip(TEXT_ENCODERS, manifest.marks, strict=False):
         encoder = TextEncoder(getattr(pipe, name), penultimate=family == "sdxl")
@@ -60,13 +58,13 @@ class TextEncoder(nn.Module):
     """A transformers CLIP text encoder as a function of token ids."""
 
     def __init__(self, encoder: Any, *, penultimate: bool) -> None:
-        """Take an encoder, and whether the layer before its last is what the UNet sees."""
+        """Take an encoder, and whether the UNet reads its penultimate layer."""
         super().__init__()
         self.encoder = encoder
         self.penultimate = penultimate
 
     def forward(self, ids: Tensor) -> tuple[Tensor, ...]:
-        """The hidden states [1, length, width], and the projection [1, width] where there is one."""
+        """Return the hidden states [1, length, width], and the projection [1, width] if the encoder has one."""
         output = self.encoder(ids, output_hidden_states=True)
         hidden = output.hidden_states[-2] if self.penultimate else output.last_hidden_state
         projected = getattr(output, "text_embeds", None)
@@ -74,21 +72,21 @@ class TextEncoder(nn.Module):
 
 
 class Sinusoids(nn.Module):
-    """The sinusoidal embeddings of whole numbers, looked up.
+    """The sinusoidal embeddings of whole numbers, as a lookup table.
 
-    Computed in bf16, which cannot tell 998 from 999, they would be those of another number: the demo's first prediction
-    was then off by forty times of what bf16 costs elsewhere.
+    bf16 cannot separate 998 from 999, so an embedding computed in bf16 belongs to another number. With it, the demo's
+    first prediction was off by forty times the usual error of bf16.
     """
 
     table: Tensor
 
     def __init__(self, embedding: Any, values: Tensor) -> None:
-        """Tabulate a diffusers ``Timesteps``; entries of `values` are looked up by their place."""
+        """Tabulate a diffusers ``Timesteps`` for `values`; a lookup takes the index of a value."""
         super().__init__()
         self.register_buffer("table", embedding(values))
 
     def forward(self, places: Tensor) -> Tensor:
-        """The embeddings [N, width] of places [N]."""
+        """Return the embeddings [N, width] of indexes [N]."""
         return nn.functional.embedding(places, self.table)
 
 
@@ -96,26 +94,26 @@ class Unet(nn.Module):
     """A diffusers ``UNet2DConditionModel`` as a function of tensors."""
 
     def __init__(self, unet: Any, timesteps: int) -> None:
-        """Take a UNet, whose time embedding is replaced by a table of `timesteps` rows."""
+        """Take a UNet, and replace its time embedding by a table of `timesteps` rows."""
         super().__init__()
         unet.time_proj = Sinusoids(unet.time_proj, torch.arange(timesteps))
         self.unet = unet
 
     def forward(self, latents: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
-        """What it predicts, of the latents' shape."""
+        """Return the prediction, in the latents' shape."""
         return self.unet(latents, timesteps, encoder_hidden_states=tokens, return_dict=False)[0]  # type: ignore[no-any-return]
 
 
 class SdxlUnet(Unet):
-    """SDXL's, which is also told the pooled prompt and the sizes."""
+    """SDXL's UNet, with the pooled prompt and the sizes as further inputs."""
 
     def __init__(self, unet: Any, timesteps: int) -> None:
-        """Take a UNet, whose embeddings of numbers are replaced by tables."""
+        """Take a UNet, and replace its embeddings of numbers by tables."""
         super().__init__(unet, timesteps)
         unet.add_time_proj = Sinusoids(unet.add_time_proj, torch.arange(0, _LARGEST + 1, _REDUCTION))
 
     def forward(self, latents: Tensor, timesteps: Tensor, tokens: Tensor, pooled: Tensor, time_ids: Tensor) -> Tensor:  # type: ignore[override]
-        """What it predicts, of the latents' shape; sizes in `time_ids` [rows, 6] are multiples of 8."""
+        """Return the prediction, in the latents' shape; sizes in `time_ids` [rows, 6] are multiples of 8."""
         added = {"text_embeds": pooled, "time_ids": time_ids // _REDUCTION}
         prediction: Tensor = self.unet(
             latents, timesteps, encoder_hidden_states=tokens, added_cond_kwargs=added, return_dict=False
@@ -138,7 +136,7 @@ class Decoder(nn.Module):
         self.register_buffer("factor", torch.tensor(deviations).view(1, -1, 1, 1) / vae.config.scaling_factor)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Pixels [1, 3, 8 h, 8 w] from -1 to 1 of the UNet's latents [1, 4, h, w]."""
+        """Decode the UNet's latents [1, 4, h, w] to pixels [1, 3, 8 h, 8 w] from -1 to 1."""
         return self.vae.decode(latents * self.factor + self.mean, return_dict=False)[0]  # type: ignore[no-any-return]
 
 
@@ -181,9 +179,9 @@ def _manifest(pipe: Any, family: Literal["sd15", "sdxl"], checkpoint: Path) -> M
         native_size=f"{side}x{side}",
         scheduler={name: value for name, value in scheduler.items() if not name.startswith("_")},
         marks=tuple(
-            Marks(one.bos_token_id, one.eos_token_id, one.pad_token_id, one.model_max_length)
-            for one in tokenizers
-            if one is not None
+            Marks(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.model_max_length)
+            for tokenizer in tokenizers
+            if tokenizer is not None
         ),
         absent_is_zero=bool(pipe.config.get("force_zeros_for_empty_prompt", False)),
         checkpoint_hash=_hash(checkpoint),
@@ -199,7 +197,7 @@ def _hash(checkpoint: Path) -> str | None:
 
 
 def _unet_inputs(pipe: Any) -> dict[str, Tensor]:
-    """Example inputs to trace by; only numbers of dimensions and types count, but for odd sides."""
+    """Return example inputs for the trace; only dimensions, types and odd sides matter."""
     inputs = {
         "latents": torch.zeros(_TRACED_ROWS, _CHANNELS, *_TRACED_SIDES),
         "timesteps": torch.zeros(_TRACED_ROWS, dtype=torch.long),
@@ -215,6 +213,6 @@ def _save(network: nn.Module, inputs: Mapping[str, Tensor], file: Path) -> None:
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # of tracing, which is how OpenVINO reads torch, and of widths that it holds fixed
+        )  # about tracing, the way OpenVINO reads torch, and about widths that become constant
         model = openvino.convert_model(network.eval(), example_input=dict(inputs))
     openvino.save_model(model, file, compress_to_fp16=False)

@@ -1,7 +1,8 @@
-"""The folder that a checkpoint is exported to, and the JSON file that says what the networks in it do not.
+"""The folder of an exported checkpoint, and its JSON file with the facts missing from the networks.
 
-It holds ``unet.xml``, ``decoder.xml`` and ``text_encoder.xml``, for SDXL also ``text_encoder_2.xml``, each with its
-weights beside it, a ``tokenizer.json`` for each text encoder, and ``imagegen-openvino.json``.
+The folder holds ``unet.xml``, ``decoder.xml`` and ``text_encoder.xml``, for SDXL also ``text_encoder_2.xml``. Each
+network has its weights next to it, and each text encoder its ``text_encoder.tokenizer.json``. The JSON file is
+``imagegen-openvino.json``.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """The token ids a text encoder's prompt is framed with.
+    """The special token ids around a text encoder's prompt.
 
     Attributes:
-        start: Before the prompt.
-        end: After it.
-        padding: Up to the length.
-        length: Tokens the text encoder reads, with all of these.
+        start: The token before the prompt.
+        end: The token after the prompt.
+        padding: The token to fill up to `length`.
+        length: The number of tokens in the encoder's input, including these.
     """
 
     start: int
@@ -39,16 +40,16 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What ``imagegen-openvino.json`` says.
+    """The content of ``imagegen-openvino.json``.
 
     Attributes:
-        family: Whose architecture it is.
-        native_size: ``WIDTHxHEIGHT`` it was trained at.
-        scheduler: The configuration of diffusers' ``LCMScheduler`` for it.
-        marks: Of each text encoder, in the order of `TEXT_ENCODERS`.
-        absent_is_zero: Whether zeros stand for a negative prompt that was not given, instead of an empty one.
-        checkpoint_hash: The first ten hexadecimal digits of the SHA-256 of the UNet's file it was exported from; None
-            where that was no single file.
+        family: The family of the architecture.
+        native_size: ``WIDTHxHEIGHT`` of the training pictures.
+        scheduler: The configuration of diffusers' ``LCMScheduler`` for the model.
+        marks: The special tokens of each text encoder, in the order of `TEXT_ENCODERS`.
+        absent_is_zero: Whether zeros replace a missing negative prompt, instead of an empty prompt.
+        checkpoint_hash: The first ten hexadecimal digits of the SHA-256 of the exported UNet's file; None if it had
+            several files.
     """
 
     family: Literal["sd15", "sdxl"]
@@ -60,10 +61,10 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read a folder's.
+        """Read a folder's manifest.
 
         Raises:
-            ModelLoadError: It has none, or one that is damaged or of a newer version of this plugin.
+            ModelLoadError: The folder has no manifest, or it is damaged or of a newer version of this plugin.
         """
         file = folder / MANIFEST
         try:
@@ -80,6 +81,6 @@ class Manifest:
             raise ModelLoadError(f"{file} is damaged ({error!r}): export the checkpoint anew") from error
 
     def write(self, folder: Path) -> None:
-        """Write it into a folder."""
+        """Write the manifest into a folder."""
         text = json.dumps({"format": _FORMAT} | asdict(self), indent=2)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Latent consistency sampling (https://arxiv.org/abs/2310.04378), as diffusers' ``LCMScheduler`` does it."""
+"""Latent consistency sampling (https://arxiv.org/abs/2310.04378), as in diffusers' ``LCMScheduler``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KNOWN = {
 
 
 class Lcm:
-    """The scheduler of one model; it keeps nothing between steps."""
+    """The scheduler of one model; it keeps no state between steps."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Prepare for a model.
@@ -32,7 +32,7 @@ class Lcm:
             config: The whole configuration of an ``LCMScheduler``.
 
         Raises:
-            ModelLoadError: It asks for what is not known here.
+            ModelLoadError: The configuration asks for something unsupported.
         """
         for name, known in _KNOWN.items():
             if config[name] not in known:
@@ -47,13 +47,13 @@ class Lcm:
         self._limit: float = config["clip_sample_range"] if config["clip_sample"] else math.inf
         self._alphas = np.cumprod(
             1 - _betas(config)
-        )  # of the signal in noisy latents, by timestep; squared in the paper
+        )  # the signal's share in noisy latents, by timestep; squared in the paper
 
     def timesteps(self, steps: int) -> npt.NDArray[np.int64]:
-        """The timesteps of so many steps, from noise to picture: evenly spaced among those that were distilled.
+        """Return timesteps from noise to picture, evenly spaced among the distilled timesteps.
 
         Raises:
-            InvalidRequestError: There are not so many.
+            InvalidRequestError: There are fewer distilled timesteps than `steps`.
         """
         if steps > self._distilled:
             raise InvalidRequestError(
@@ -64,14 +64,14 @@ class Lcm:
         return (self._distilled - places) * self._skipped - 1
 
     def step(self, prediction: Floats, latents: Floats, timestep: int, following: int | None, noise: Noise) -> Floats:
-        """Go from one timestep's latents to the next one's.
+        """Go from one timestep's latents to the next timestep's.
 
         Args:
-            prediction: What the network predicts for `latents`.
+            prediction: The network's prediction for `latents`.
             latents: Noisy latents [1, channels, h, w].
-            timestep: Theirs.
-            following: The next one; None after the last, when the result is the picture's latents.
-            noise: Where the next ones' noise is drawn.
+            timestep: The timestep of `latents`.
+            following: The next timestep; None after the last, if the result is the picture's latents.
+            noise: The source of the next timestep's noise.
         """
         scaled = timestep * self._scaling
         skip = _SIGMA_DATA**2 / (scaled**2 + _SIGMA_DATA**2)
@@ -83,7 +83,7 @@ class Lcm:
         return denoised * signal + noise.normal(*latents.shape) * deviation
 
     def _original(self, prediction: Floats, latents: Floats, timestep: int) -> Floats:
-        """The clean latents that the prediction means."""
+        """Return the clean latents for a prediction."""
         signal, deviation = self._rates(timestep)
         original: npt.NDArray[np.floating]
         match self._predicts:
@@ -96,7 +96,7 @@ class Lcm:
         return original.clip(-self._limit, self._limit).astype(np.float32, copy=False)
 
     def _rates(self, timestep: int) -> tuple[np.float32, np.float32]:
-        """By how much signal and noise are multiplied in a timestep's latents."""
+        """Return the factors of signal and noise in a timestep's latents."""
         alpha = self._alphas[timestep]
         return np.float32(alpha**0.5), np.float32((1 - alpha) ** 0.5)
 

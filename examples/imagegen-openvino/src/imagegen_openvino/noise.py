@@ -1,4 +1,4 @@
-"""The noise of torch's CPU generator, in numpy, so that a seed means the picture it means with torch."""
+"""The noise of torch's CPU generator in numpy, so that a seed gives the same picture as with torch."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-_VECTOR = 16  # numbers that torch draws at once; fewer are drawn one by one
-_FLOAT_BITS, _DOUBLE_BITS = 24, 53  # of a random integer, by which torch makes a fraction of it
+_VECTOR = 16  # torch draws this many numbers at once; it draws fewer numbers singly
+_FLOAT_BITS, _DOUBLE_BITS = 24, 53  # the bits of a random integer that torch turns into a fraction
 
 
 class Noise:
-    """Normal numbers as ``torch.randn`` gives them in float32, but for the last digit of some.
+    """Normal numbers as ``torch.randn`` gives them in float32, except for the last digit of some.
 
-    torch draws from a Mersenne Twister, and turns pairs of uniform numbers into normal ones by Box and Muller's method:
-    see ``normal_fill`` in ATen's ``native/cpu/DistributionTemplates.h``, and ``normal_distribution`` in
-    ``core/DistributionsHelper.h`` for what is smaller than 16 numbers.
+    torch draws from a Mersenne Twister, and turns pairs of uniform numbers into normal numbers by Box and Muller's
+    method. See ``normal_fill`` in ATen's ``native/cpu/DistributionTemplates.h``; for fewer than 16 numbers, see
+    ``normal_distribution`` in ``core/DistributionsHelper.h``.
     """
 
     def __init__(self, seed: int) -> None:
-        """Start from a seed, of which torch uses the lower 32 bits."""
+        """Start from a seed; torch uses its lower 32 bits."""
         self._bits = np.random.MT19937()
-        # numpy's own seeding of this generator is another; that of its old interface is torch's.
+        # numpy's own seeding of this generator differs; the seeding of its old interface equals torch's.
         self._bits.state = np.random.RandomState(seed % 2**32).get_state(legacy=False)  # type: ignore[assignment]
 
     def normal(self, *shape: int) -> Floats:
-        """Draw an array; its size is even."""
+        """Draw an array with an even number of elements."""
         size = math.prod(shape)
         return (self._many(size) if size >= _VECTOR else self._few(size)).reshape(shape)
 
@@ -37,7 +37,7 @@ class Noise:
         rest = size % _VECTOR
         uniform = self._uniform(size)
         numbers[: size - rest] = _normal(uniform[: size - rest])
-        if rest:  # torch draws the last sixteen numbers anew
+        if rest:  # torch draws the last sixteen numbers again
             numbers[-_VECTOR:] = _normal(self._uniform(_VECTOR))
         return numbers
 
@@ -54,7 +54,7 @@ class Noise:
 
 
 def _normal(uniform: Floats) -> Floats:
-    """Box and Muller's method, on pairs that lie eight apart."""
+    """Apply Box and Muller's method to pairs at a distance of eight."""
     length, turn = uniform.reshape(-1, 2, _VECTOR // 2).swapaxes(0, 1)
     radius, angle = np.sqrt(-2 * np.log(1 - length)), np.float32(2 * np.pi) * turn
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)

@@ -1,4 +1,4 @@
-"""What this plugin offers."""
+"""The plugin's hooks."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ BACKEND = Backend(
 
 @hookimpl
 def imagegen_backends() -> list[Backend]:
-    """OpenVINO. It loads folders of its own, so that no family of checkpoints leads to it: the configuration does."""
+    """Return the OpenVINO backend, without architectures: it loads its own folders, and only settings select it."""
     return [BACKEND]
 
 
 @hookimpl
 def imagegen_cli(app: typer.Typer) -> None:
-    """The command that makes such folders."""
+    """Add the export command."""
     from imagegen_openvino.command import group
 
     app.add_typer(group(), name="openvino")

@@ -1,4 +1,4 @@
-"""OpenVINO: which device and precision, and networks that compute there."""
+"""OpenVINO's device, its precision, and compiled networks."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _NAMES = {openvino.Type.f32: "fp32", openvino.Type.bf16: "bf16", openvino.Type.f
 
 
 class Runtime:
-    """A device, and how it is to compute.
+    """A device and its configuration.
 
     Attributes:
-        device: OpenVINO's name of it, such as ``CPU`` or ``GPU.0``.
+        device: OpenVINO's name of the device, such as ``CPU`` or ``GPU.0``.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Take the device and the precision that are configured; the CPU, and what OpenVINO finds best there, if none.
+        """Take the configured device, else the CPU, and the configured precision, else OpenVINO's choice.
 
         Raises:
-            SettingsError: The device is not there, or does not compute in that precision.
+            SettingsError: The device does not exist, or does not compute in this precision.
         """
         self._core = openvino.Core()
         self.device = _device(settings, self._core.available_devices)
@@ -45,7 +45,7 @@ class Runtime:
         """Read a network and compile it.
 
         Raises:
-            ModelLoadError: It is missing or damaged.
+            ModelLoadError: The network is missing or damaged.
         """
         try:
             return Network(self._core.compile_model(file, self.device, self._config))
@@ -55,10 +55,10 @@ class Runtime:
 
 
 class Network:
-    """A compiled network; one thread at a time calls it.
+    """A compiled network; only one thread may call it at a time.
 
     Attributes:
-        precision: What it computes in: ``fp32``, ``bf16`` or ``fp16``.
+        precision: The precision of its computations: ``fp32``, ``bf16`` or ``fp16``.
     """
 
     def __init__(self, compiled: openvino.CompiledModel) -> None:
@@ -68,9 +68,9 @@ class Network:
         self.precision = _NAMES[compiled.get_property("INFERENCE_PRECISION_HINT")]
 
     def __call__(self, **inputs: np.ndarray[Any, Any]) -> Sequence[Floats]:
-        """Compute the outputs, in order, each an array of its own."""
-        found = self._request.infer(inputs)
-        return [found[index] for index in range(self._outputs)]
+        """Compute the outputs, in order, each as a separate array."""
+        outputs = self._request.infer(inputs)
+        return [outputs[index] for index in range(self._outputs)]
 
 
 def _device(settings: Settings, available: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""From a prompt to what the UNet is told of it."""
+"""Encode prompts for the UNet."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from imagegen_openvino.runtime import Network
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """One prompt as the UNet takes it.
+    """An encoded prompt for the UNet.
 
     Attributes:
-        tokens: Embedded prompt [1, length, width] for cross-attention.
+        tokens: The embedded prompt [1, length, width] for cross-attention.
         pooled: The whole prompt's embedding [1, width]; None for SD1.5.
     """
 
@@ -28,20 +28,20 @@ class Conditioning:
     pooled: Floats | None
 
     def zeros(self) -> Conditioning:
-        """As much, and all zero."""
+        """Return a conditioning of zeros with the same shapes."""
         return Conditioning(np.zeros_like(self.tokens), None if self.pooled is None else np.zeros_like(self.pooled))
 
     def lengthened(self, filler: Conditioning, length: int) -> Conditioning:
-        """This prompt followed by as many of `filler`'s tokens as make it `length` long, a multiple of theirs."""
+        """Return this prompt with tokens of `filler` at its end, up to `length`, a multiple of the filler's length."""
         missing = (length - self.tokens.shape[1]) // filler.tokens.shape[1]
         return Conditioning(np.concatenate([self.tokens, *[filler.tokens] * missing], axis=1), self.pooled)
 
 
 class TextEncoder:
-    """A CLIP text encoder with its tokenizer. Prompts are plain text: brackets weigh nothing."""
+    """A CLIP text encoder with its tokenizer. Prompts are plain text: brackets have no meaning."""
 
     def __init__(self, network: Network, tokenizer: Path, marks: Marks) -> None:
-        """Take a network that makes of token ids [1, length] the hidden states to use, and perhaps a projection.
+        """Take a network from token ids [1, length] to hidden states, and perhaps a projection.
 
         Raises:
             ModelLoadError: The tokenizer's file is missing or damaged.
@@ -56,7 +56,7 @@ class TextEncoder:
         self._marks = marks
 
     def encode(self, prompt: str) -> Conditioning:
-        """Embed a prompt, in chunks of as many tokens as the encoder reads; the first one's projection counts."""
+        """Encode a prompt in chunks of the encoder's length; only the first chunk's projection counts."""
         marks = self._marks
         ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids
         room = marks.length - 2
@@ -71,6 +71,8 @@ class TextEncoder:
 
 
 def encode(encoders: Sequence[TextEncoder], prompt: str) -> Conditioning:
-    """Embed a prompt with all text encoders: their hidden states side by side, and the last one's projection."""
+    """Encode a prompt with all text encoders: join their hidden states by width, and keep the last projection."""
     embedded = [encoder.encode(prompt) for encoder in encoders]
-    return Conditioning(np.concatenate([one.tokens for one in embedded], axis=-1), embedded[-1].pooled)
+    return Conditioning(
+        np.concatenate([conditioning.tokens for conditioning in embedded], axis=-1), embedded[-1].pooled
+    )

@@ -1,4 +1,4 @@
-"""The worker: a model exported to OpenVINO, on one device."""
+"""The worker for a model exported to OpenVINO, on one device."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
     """Draws with a model exported to OpenVINO; implements `imagegen_core.SteppedWorker`, and proves its batches.
 
     Attributes:
-        worker_id: Tells workers of one process apart.
+        worker_id: The worker's number in its process.
         checkpoint: The model's folder.
-        device: Where it computes.
-        dtype: What it computes in.
-        native_size: ``WIDTHxHEIGHT`` drawn where a request leaves its size out.
+        device: The model's device.
+        dtype: The precision of its computations.
+        native_size: ``WIDTHxHEIGHT`` of a request without a size.
     """
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         """Load the configured model.
 
         Args:
-            worker_id: Tells workers of one process apart.
+            worker_id: The worker's number in its process.
             settings: The configuration; None reads the environment and ``imagegen.toml``.
 
         Raises:
-            ModelNotFoundError: The model is not there.
-            ModelLoadError: It is damaged, or was not exported to OpenVINO.
+            ModelNotFoundError: The model does not exist.
+            ModelLoadError: The model is damaged, or was not exported to OpenVINO.
             SettingsError: The device, the precision or an option is not available here.
         """
         settings = (settings or Settings.load()).for_backend(BACKEND.environment_prefix)
@@ -92,7 +92,7 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
         """Check the request, encode its prompt and draw its noise.
 
         Raises:
-            InvalidRequestError: The request asks for what cannot be drawn.
+            InvalidRequestError: The request asks for something impossible.
         """
         drawing = BACKEND.drawing(job.req, self.native_size)
         if drawing.scheduler is not None and not _is_lcm(drawing.scheduler):
@@ -111,16 +111,16 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
         )
 
     def group(self, state: Denoising) -> Hashable:
-        """Size and the prompt's length: what tensors of a shared forward pass have in common."""
+        """Return the size and the prompt's length; they must be equal in a shared forward pass."""
         return f"{state.drawing.size}, {state.conditionings[0].tokens.shape[1]} tokens"
 
     def step(self, states: Sequence[Denoising]) -> None:
-        """Take each state one denoising step on, all in one forward pass; they are of one group."""
+        """Take one denoising step of each state, all in one forward pass; the states are of one group."""
         for state, prediction in zip(states, predict(self._unet, states, self._padded_rows), strict=True):
             state.advance(prediction)
 
     def trial(self, states: Sequence[Denoising]) -> bool:
-        """Take each state one step on by itself, and say whether together they would have come to the same bits."""
+        """Take one step of each state alone, and return whether a shared pass gives the same bits."""
         together = predict(self._unet, states, self._padded_rows)
         alone = [predict(self._unet, [state], self._padded_rows)[0] for state in states]
         for state, prediction in zip(states, alone, strict=True):
@@ -132,16 +132,16 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
         self._padded_rows = rows
 
     def finish(self, state: Denoising) -> Callable[[], Picture]:
-        """Decode the latents of a state that is done; what is returned encodes the picture with its recipe."""
+        """Decode a finished state's latents, and return a function to encode the picture with its recipe."""
         pixels = decode(self._decoder, state.latents)
         latents = pool(state.latents)
         return lambda: Picture(encode_png(pixels, self._text(state.drawing)), state.drawing.seed, latents)
 
     def _settle(self) -> None:
-        """Draw something of many tokens before anything else.
+        """Draw a picture of many tokens before any other.
 
-        OpenVINO's attention on a CPU (2026.4) keeps what it chose for its first input. Where that is a single token,
-        as in an 8x8 picture, later pictures are wrong or NaN; after a larger one, all are what they are alone.
+        OpenVINO's attention on a CPU (2026.4) keeps its choices from the first input. If the first input is a single
+        token, as in an 8x8 picture, later pictures are wrong or NaN. After a larger input, all pictures are right.
         """
         state = self.begin(Job(req=GenerateRequest(prompt="", size="256x256", num_inference_steps=1, seed=0)))
         self.step([state])
@@ -157,7 +157,7 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
         if wanted is None and self._manifest.absent_is_zero:
             filler = filler.zeros()
         negative = filler if wanted is None else self._encoded(wanted)
-        length = max(one.tokens.shape[1] for one in (negative, prompt))
+        length = max(conditioning.tokens.shape[1] for conditioning in (negative, prompt))
         return negative.lengthened(filler, length), prompt.lengthened(filler, length)
 
     def _text(self, drawing: ResolvedRequest) -> dict[str, str]:
@@ -195,7 +195,7 @@ def _folder(settings: Settings) -> Path:
 
 
 def _refuse_unknown(settings: Settings) -> None:
-    """Refuse the options that other backends have."""
+    """Refuse options of other backends."""
     for field in _NOT_HERE:
         if getattr(settings, field):
             raise SettingsError(f"{settings.source(field)} asks for what the OpenVINO backend does not have: unset it")

@@ -1,1 +1,1 @@
-"""A backend for imagegen that draws clouds of colour."""
+"""A backend for imagegen: it draws clouds of colour."""

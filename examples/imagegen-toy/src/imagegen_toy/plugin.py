@@ -1,4 +1,4 @@
-"""What this plugin offers."""
+"""The plugin's hooks."""
 
 from imagegen_core import Backend, hookimpl
 
@@ -15,5 +15,5 @@ BACKEND = Backend(
 
 @hookimpl
 def imagegen_backends() -> list[Backend]:
-    """The toy."""
+    """Return the toy backend."""
     return [BACKEND]

@@ -1,4 +1,4 @@
-"""A worker with the shape of a diffusion model's: noise, steps towards what the prompt means, a decoder."""
+"""A worker in the shape of a diffusion worker: noise, steps towards the prompt, a decoder."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from imagegen_toy.plugin import BACKEND
 
 Array = npt.NDArray[np.float32]
 
-_REDUCTION = 8  # pixels for each latent, both ways
+_REDUCTION = 8  # pixels for each latent in both directions
 _TO_RGB = np.array([[0.9, 0.2, 0.1], [0.1, 0.8, 0.3], [0.2, 0.1, 0.9], [0.5, 0.5, 0.5]], np.float32)
 
 
 @dataclass(eq=False)
 class Denoising:
-    """Where one picture stands: its latents [4, height / 8, width / 8], on their way to `aim`."""
+    """The state of one picture: its latents [4, height / 8, width / 8] move towards `aim`."""
 
     job: Job
     drawing: ResolvedRequest
@@ -42,18 +42,18 @@ class Denoising:
 
     @property
     def steps_left(self) -> int:
-        """Steps to go."""
+        """The number of remaining steps."""
         return self.drawing.steps - self.steps_done
 
 
 class ToyWorker(SteppedWorkerBase[Denoising]):
-    """Draws clouds whose colours come from the prompt's words; implements `SteppedWorker` and `BatchInvariant`."""
+    """Draws clouds with colours from the prompt's words; implements `SteppedWorker` and `BatchInvariant`."""
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
-        """Nothing is loaded.
+        """Check the device; there is nothing to load.
 
         Raises:
-            SettingsError: Another device than the CPU is asked for.
+            SettingsError: The settings ask for another device than the CPU.
         """
         device = (settings or Settings.load()).device
         if device not in (None, "cpu"):
@@ -62,47 +62,47 @@ class ToyWorker(SteppedWorkerBase[Denoising]):
         self.native_size = BACKEND.default_size
 
     def begin(self, job: Job) -> Denoising:
-        """Check the request and draw its noise, from a generator of its own."""
+        """Check the request and draw its noise, from its own generator."""
         drawing = BACKEND.drawing(job.req)
         shape = (4, drawing.size.height // _REDUCTION, drawing.size.width // _REDUCTION)
         noise = np.random.default_rng(drawing.seed).standard_normal(shape, np.float32)
         return Denoising(job, drawing, noise, _aim(drawing, shape))
 
     def group(self, state: Denoising) -> Hashable:
-        """Latents of one shape go together."""
+        """Return the picture's size: latents of one shape share a pass."""
         return f"{state.drawing.size}"
 
     def step(self, states: Sequence[Denoising]) -> None:
-        """One step for each, all in one pass."""
+        """Take one step of each state, all in one pass."""
         for state, latents in zip(states, _denoised(states), strict=True):
             _advance(state, latents)
 
     def trial(self, states: Sequence[Denoising]) -> bool:
-        """One step for each by itself; whether together they would have come to the same bits."""
+        """Take one step of each state alone, and return whether a shared pass gives the same bits."""
         together = _denoised(states)
         for state in states:
             _advance(state, _denoised([state])[0])
-        return all(np.array_equal(state.latents, one) for state, one in zip(states, together, strict=True))
+        return all(np.array_equal(state.latents, shared) for state, shared in zip(states, together, strict=True))
 
     def pad(self, rows: int | None) -> None:
-        """Never needed: the arithmetic is done for each number by itself, whatever their count."""
+        """Do nothing: numpy computes each number independently, for any number of rows."""
 
     def finish(self, state: Denoising) -> Callable[[], Picture]:
-        """Decode now; encode the PNG whenever it suits the caller."""
+        """Decode now; the returned function encodes the PNG later."""
         pixels = _decode(state.latents)
         latents = _pooled(state.latents)
         return lambda: Picture(encode_png(pixels), state.drawing.seed, latents)
 
 
 def _aim(drawing: ResolvedRequest, shape: tuple[int, ...]) -> Array:
-    """Where the latents go: towards the prompt, and with guidance further, away from what it should not be."""
+    """Return the target of the latents: the prompt, and with guidance a point further from the negative prompt."""
     wanted = _clouds(drawing.prompt, shape)
     unwanted = _clouds(drawing.negative_prompt or "", shape)
     return unwanted + max(drawing.guidance_scale, 1.0) * (wanted - unwanted)
 
 
 def _clouds(prompt: str, shape: tuple[int, ...]) -> Array:
-    """A soft wave in each channel for every word, at a place and of a strength that the word decides."""
+    """Return a soft wave in each channel for every word; the word decides the wave's place and strength."""
     channels, height, width = shape
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j].astype(np.float32)
     clouds = np.zeros(shape, np.float32)
@@ -116,7 +116,7 @@ def _clouds(prompt: str, shape: tuple[int, ...]) -> Array:
 
 
 def _denoised(states: Sequence[Denoising]) -> Array:
-    """The latents of all states after one more step [states, 4, height, width]."""
+    """Return the latents of all states after one more step [states, 4, height, width]."""
     latents = np.stack([state.latents for state in states])
     aims = np.stack([state.aim for state in states])
     left = np.array([state.steps_left for state in states], np.float32).reshape(-1, 1, 1, 1)
@@ -131,7 +131,7 @@ def _advance(state: Denoising, latents: Array) -> None:
 
 
 def _decode(latents: Array) -> npt.NDArray[np.uint8]:
-    """RGB pixels [height, width, 3], eight for each latent both ways."""
+    """Return RGB pixels [height, width, 3], eight for each latent in both directions."""
     colours = np.einsum("chw,cr->rhw", latents, _TO_RGB)
     size = (latents.shape[2] * _REDUCTION, latents.shape[1] * _REDUCTION)
     smooth = [np.asarray(Image.fromarray(colour).resize(size, Image.Resampling.BICUBIC)) for colour in colours]
@@ -139,7 +139,7 @@ def _decode(latents: Array) -> npt.NDArray[np.uint8]:
 
 
 def _pooled(latents: Array) -> bytes:
-    """The latents averaged to 8×8, as little-endian float16 [1, 4, 8, 8]: the cells of torch's adaptive pooling."""
+    """Average the latents to 8×8, as little-endian float16 [1, 4, 8, 8], with the cells of torch's adaptive pooling."""
     rows, columns = ([(n * k // 8, -(-n * (k + 1) // 8)) for k in range(8)] for n in latents.shape[1:])
     cells = [[latents[:, a:b, c:d].mean(axis=(1, 2)) for c, d in columns] for a, b in rows]
     return np.array(cells).transpose(2, 0, 1).astype("<f2").tobytes()

@@ -1,1 +1,1 @@
-"""LoRAs in the networks: what each algorithm computes, how a file is read, and which adapters are on."""
+"""LoRAs in the networks: the computation of each algorithm, reading of files, and the active adapters."""

@@ -1,7 +1,7 @@
-"""The LoRAs of one pipeline: those in memory, and those that are on.
+"""The LoRAs of one pipeline: the loaded and the active ones.
 
-A forward hook on each layer adds what the active LoRAs change. The layers keep their weights and their class, so that
-with all LoRAs off each computes what it did before any was loaded, to the bit.
+A forward hook on each layer adds the changes of the active LoRAs. The layers keep their weights and their class. So
+with all LoRAs off, each layer computes exactly the same bits as before any LoRA was loaded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from imagegen_core.errors import InvalidRequestError, ModelLoadError, ModelNotFo
 from imagegen_core.resolution.style_catalog import CatalogedStyle
 from imagegen_core.styles import LoraUse
 
-_KEPT = 16  # LoRAs that stay in memory; the least recently used makes room
+_KEPT = 16  # LoRAs to keep in memory; the least recently used leaves first
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Adapter:
     """A LoRA at one strength.
 
     Attributes:
-        name: Tells files apart, and the states of one file.
-        title: What errors call it.
-        path: Its file.
-        weight: The factor it is added with.
+        name: A key for the file and its version.
+        title: The LoRA's name in errors.
+        path: The LoRA's file.
+        weight: The factor for its changes.
     """
 
     name: str
@@ -44,20 +44,20 @@ class Adapter:
 
     @classmethod
     def of_style(cls, style: CatalogedStyle, level: int) -> Adapter:
-        """The style at `level`, counted from 1; above the style's levels means the last of them.
+        """Return the adapter of a style at `level`, counted from 1; a level above the style's levels means the last.
 
         Raises:
-            ModelNotFoundError: Its file is not there.
+            ModelNotFoundError: The style's file does not exist.
         """
         weight = float(style.levels[min(level, len(style.levels)) - 1])
         return cls(_state(style.path), f"style {style.id!r}", style.path, weight)
 
     @classmethod
     def of_lora(cls, lora: LoraUse) -> Adapter:
-        """A mode's LoRA.
+        """Return the adapter of a mode's LoRA.
 
         Raises:
-            ModelNotFoundError: Its file is not there.
+            ModelNotFoundError: The LoRA's file does not exist.
         """
         return cls(_state(lora.path), f"LoRA {lora.adapter_name!r}", lora.path, lora.strength)
 
@@ -66,24 +66,24 @@ class Adapter:
 
 
 def _state(path: Path) -> str:
-    """A name for a file as it is now; a file that takes its place has another."""
+    """Return a key for the present version of a file; a replaced file has another key."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise ModelNotFoundError(f"There is no LoRA {path}: correct its path, or put the file back") from error
-    state = f"{path.absolute()} {found.st_size} {found.st_mtime_ns}"
+    state = f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
     return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
 @dataclass(slots=True)
 class _ActiveDeltas:
-    """What is added to each layer's output now: shared by the hooks, so that one assignment switches all."""
+    """The active changes of each layer's output; the hooks share this object, so that one assignment switches all."""
 
     by_layer: Mapping[LayerKey, tuple[tuple[Delta, float], ...]] = field(default_factory=dict)
 
 
 def _add(active: _ActiveDeltas, key: LayerKey, layer: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-    """A forward hook: the layer's output with the active changes, or None to leave it."""
+    """Return the layer's output with the active changes, as a forward hook; None keeps the output."""
     changes = active.by_layer.get(key)
     if changes is None:
         return None
@@ -97,18 +97,18 @@ class Adapters:
     """The LoRAs of one pipeline.
 
     Attributes:
-        layers: The pipeline's layers, which a LoRA's file is held against.
-        active: The LoRAs that are on, in the order in which they are added.
-        memory_bytes: The memory that the loaded LoRAs take.
+        layers: The shapes of the pipeline's layers, to check a LoRA's file against.
+        active: The active LoRAs, in the order of their addition.
+        memory_bytes: The memory of the loaded LoRAs, in bytes.
     """
 
     def __init__(self, pipe: Any, embeddings: Embeddings, most_idle_bytes: int) -> None:
-        """Look at the networks of a diffusers pipeline; nothing is loaded yet.
+        """Read the layers of a diffusers pipeline.
 
         Args:
             pipe: The pipeline.
-            embeddings: The pipeline's embeddings, which make those that a LoRA brings.
-            most_idle_bytes: The memory that LoRAs which are off may keep; full differences are as large as a model.
+            embeddings: The pipeline's embeddings; they convert a LoRA's embeddings.
+            most_idle_bytes: The memory limit for inactive LoRAs, in bytes; full differences are as large as a model.
         """
         self._embeddings = embeddings
         self._most_idle_bytes = most_idle_bytes
@@ -121,16 +121,16 @@ class Adapters:
         self._deltas = _ActiveDeltas()
 
     def has(self, adapter: Adapter) -> bool:
-        """Whether it is loaded already, at whatever strength."""
+        """Return whether an adapter's file is loaded, at any strength."""
         return adapter.name in self._loaded
 
     @property
     def embeddings(self) -> list[Embedding]:
-        """The embeddings that the active LoRAs bring."""
+        """The embeddings of the active LoRAs."""
         return [embedding for adapter in self.active for embedding in self._loaded[adapter.name].embeddings]
 
     def use(self, wanted: tuple[Adapter, ...]) -> None:
-        """Have these on and no others, loading those whose first use this is.
+        """Activate exactly these LoRAs, and load new ones.
 
         Raises:
             InvalidRequestError: A LoRA cannot be read, or does not fit the network; nothing has changed.
@@ -166,7 +166,7 @@ class Adapters:
         return lora
 
     def _make_room(self) -> None:
-        """Let go of LoRAs beyond those that are kept, and of the hooks of layers that none changes any more."""
+        """Remove the least recently used LoRAs above the limits, and the hooks of layers without changes."""
         active = {adapter.name for adapter in self.active}
         idle = [name for name in self._loaded if name not in active]
         idle_bytes = sum(self._loaded[name].memory_bytes for name in idle)

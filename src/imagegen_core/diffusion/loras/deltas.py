@@ -1,7 +1,7 @@
-"""What a LoRA adds to a layer's output, by each algorithm; the layer itself stays as it is.
+"""The output of each LoRA algorithm, added to a layer's output; the layer itself does not change.
 
-Every change is additive. At strength ``s`` a change ``ΔW`` turns a layer's output ``y = W x + b`` into ``y + s ΔW x``.
-So nothing is merged into the weights, and nothing has to be taken out again.
+Every change is additive. At strength ``s``, a change ``ΔW`` turns a layer's output ``y = W x + b`` into ``y + s ΔW x``.
+So nothing is merged into the weights, and nothing has to be removed later.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from imagegen_core.diffusion.batch_invariance import conv2d, linear
 
-_PLAIN = 2  # dimensions of a linear layer's weight
+_PLAIN = 2  # the dimensions of a linear layer's weight
 
 Factors = tuple[Tensor, ...]
-"""The matrix itself; [out, rank] and [rank, in]; or [rank, out], [rank, in] and a core [rank, rank, height, width]."""
+"""A single matrix; [out, rank] and [rank, in]; or [rank, out], [rank, in] and a core [rank, rank, height, width]."""
 
 
 class Delta(ABC):
@@ -27,19 +27,19 @@ class Delta(ABC):
 
     @abstractmethod
     def output(self, layer: Any, input: Tensor, output: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        """What the change adds to `output`, which `layer` computes of `input`; of the output's shape."""
+        """Return the change of `output`, which `layer` computed from `input`; both have the same shape."""
 
     @abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
-        """The tensors it holds, as they count in memory."""
+        """Return the change's tensors, to count their memory."""
 
 
 class Factored(Delta):
-    """A change that small matrices make."""
+    """A change as a product of small matrices."""
 
     @abstractmethod
     def weight(self) -> Tensor:
-        """``ΔW`` in float32, [out, ...] with the rest in one extent or several."""
+        """Return ``ΔW`` in float32, [out, ...] with one or several further dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ class LowRank(Factored):
     """LoRA (https://arxiv.org/abs/2106.09685): ``ΔW = scale · up @ down``.
 
     Attributes:
-        down: [rank, in], or [rank, in, height, width] for a convolution, whose stride and padding it takes.
+        down: [rank, in], or [rank, in, height, width] for a convolution, with the layer's stride and padding.
         up: [out, rank], or [out, rank, 1, 1].
         scale: alpha over rank.
-        bias: [out], added with the same scale; None for none.
+        bias: [out], multiplied by the same scale; None for no bias.
     """
 
     down: Tensor
@@ -77,7 +77,7 @@ class Hadamard(Factored):
 
     Attributes:
         first: Factors of [out, in].
-        second: The same.
+        second: Factors of [out, in].
         shape: The shape of the layer's weight.
         scale: alpha over rank.
     """
@@ -99,13 +99,13 @@ class Hadamard(Factored):
 
 @dataclass(frozen=True, slots=True)
 class Kronecker(Factored):
-    """LoKr (https://arxiv.org/abs/2309.14859): ``ΔW = scale · first ⊗ second``, each whole or a product.
+    """LoKr (https://arxiv.org/abs/2309.14859): ``ΔW = scale · first ⊗ second``, each a matrix or a product.
 
     Attributes:
         first: Factors of [a, b].
         second: Factors of [c, d] or [c, d, height, width]; the layer has a·c outputs and b·d inputs.
         shape: The shape of the layer's weight.
-        scale: alpha over rank, or 1 where both are whole.
+        scale: alpha over rank, or 1 if both are single matrices.
     """
 
     first: Factors
@@ -125,11 +125,11 @@ class Kronecker(Factored):
 
 @dataclass(frozen=True, slots=True)
 class Difference(Delta):
-    """A change of a layer's parameters that the file holds as it is.
+    """The direct difference of a layer's parameters, as stored in the file.
 
     Attributes:
-        weight: Of the shape of the layer's weight; None for none.
-        bias: Of the shape of its bias; None for none.
+        weight: The difference of the layer's weight, in its shape; None for no difference.
+        bias: The difference of the layer's bias, in its shape; None for no difference.
     """
 
     weight: Tensor | None
@@ -151,22 +151,22 @@ class Difference(Delta):
         return tuple(tensor for tensor in (self.weight, self.bias) if tensor is not None)
 
     def _norm_weight(self, layer: Any) -> Tensor:
-        """Zeros where the weight does not change: without a weight, a norm would multiply by 1."""
+        """Return zeros if the weight does not change: without a weight, a norm would multiply by 1."""
         return torch.zeros_like(layer.weight) if self.weight is None else self.weight
 
 
 @dataclass(frozen=True, slots=True)
 class Decomposed(Delta):
-    """DoRA (https://arxiv.org/abs/2402.09353): the changed weight ``W + ΔW``, each output (or input) scaled anew.
+    """DoRA (https://arxiv.org/abs/2402.09353): the changed weight ``W + ΔW``, with each output or input scaled again.
 
     ``W' = g ∘ (W + ΔW)`` with ``g = magnitude / ‖W + ΔW‖``. At strength s the weight is ``W + s (W' - W)``, as in A1111
     and ComfyUI.
 
     Attributes:
         inner: The change ``ΔW``.
-        excess: g - 1, which keeps its digits in half precision: [out], or [in] where the file normalizes each input,
-            as LyCORIS may.
-        by_input: Which of the two it is.
+        excess: g - 1, to keep its digits in half precision: [out], or [in] if the file normalizes each input, as
+            LyCORIS may.
+        by_input: Whether `excess` is [in].
     """
 
     inner: Factored
@@ -175,7 +175,7 @@ class Decomposed(Delta):
 
     @classmethod
     def of(cls, inner: Factored, magnitude: Tensor, layer: Any, *, by_input: bool) -> Decomposed:
-        """Measure the changed weight of `layer` against `magnitude`, [out] or [in] in float32."""
+        """Compare the changed weight of `layer` with `magnitude`, [out] or [in] in float32."""
         changed = layer.weight.float() + inner.weight().reshape(layer.weight.shape)
         norm = (changed.transpose(0, 1) if by_input else changed).flatten(1).norm(dim=1)
         gain = torch.where(norm > 0, magnitude.to(norm) / norm, torch.ones_like(norm))
@@ -195,7 +195,7 @@ class Decomposed(Delta):
 
 
 def _product(left: Tensor, right: Tensor | None = None, core: Tensor | None = None) -> Tensor:
-    """The matrix that factors stand for: [out, in], or with a Tucker core [out, in, height, width]."""
+    """Return the product of factors: [out, in], or with a Tucker core [out, in, height, width]."""
     if right is None:
         return left
     if core is None:
@@ -217,12 +217,12 @@ def _float(factors: Factors) -> Factors:
 
 
 def _apply(layer: Any, input: Tensor, weight: Tensor) -> Tensor:  # noqa: A002 - torch's name
-    """What the layer would compute with another weight and no bias."""
+    """Compute the layer with another weight and no bias."""
     if isinstance(layer, torch.nn.Linear):
         return linear(input, weight, None)
     return conv2d(input, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 def _along_channels(vector: Tensor, layer: Any, tensor: Tensor) -> Tensor:
-    """A vector over the channels of a layer's input or output, in a shape that multiplies `tensor`."""
+    """Reshape a vector over the channels of a layer's input or output, so that it multiplies `tensor`."""
     return vector.reshape(-1, *(1,) * (tensor.ndim - 2)) if isinstance(layer, torch.nn.Conv2d) else vector

@@ -1,4 +1,4 @@
-"""Reading a LoRA file into the changes of a pipeline's layers: a file is checked whole before any of it is used."""
+"""Read a LoRA file as changes of a pipeline's layers; the whole file is checked before any part is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from imagegen_core.models.loras.tensor_names import NETWORKS, UNET
 from imagegen_core.models.tensors import quoted
 
 LayerKey = tuple[str, str]
-"""A network's name in the pipeline, and a module's in the network, without ``text_model.``."""
+"""A network's name in the pipeline and a module's name in the network, without ``text_model.``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class LoadedLora:
 
     Attributes:
         deltas: The changes of each layer.
-        embeddings: The words that it brings.
-        memory_bytes: The memory that its deltas take.
+        embeddings: The LoRA's textual-inversion embeddings.
+        memory_bytes: The memory of its deltas, in bytes.
     """
 
     deltas: Mapping[LayerKey, tuple[Delta, ...]]
@@ -39,7 +39,7 @@ class LoadedLora:
 
 
 def pipeline_layers(pipe: Any) -> dict[LayerKey, Any]:
-    """The modules of a pipeline's networks."""
+    """Return the modules of a pipeline's networks."""
     networks = ((name, getattr(pipe, name, None)) for name in NETWORKS)
     return {
         (name, module_name if name == UNET else module_name.removeprefix("text_model.")): module
@@ -50,7 +50,7 @@ def pipeline_layers(pipe: Any) -> dict[LayerKey, Any]:
 
 
 def layer_shapes(pipe: Any) -> CheckpointLayers:
-    """The shapes of a pipeline's networks, which LoRAs are held against."""
+    """Return the shapes of a pipeline's networks, to check LoRAs against."""
     networks = {name: getattr(pipe, name, None) for name in NETWORKS}
     return CheckpointLayers(
         {
@@ -68,12 +68,12 @@ def load_lora(
 
     Args:
         path: The file.
-        layers: The pipeline's layers: see `layer_shapes`.
-        modules: Its modules: see `pipeline_layers`.
-        embeddings: Its embeddings, which make those that the file brings.
+        layers: The shapes of the pipeline's layers: see `layer_shapes`.
+        modules: The pipeline's modules: see `pipeline_layers`.
+        embeddings: The pipeline's embeddings; they convert the file's embeddings.
 
     Raises:
-        ModelLoadError: The file is damaged, or does not fit the pipeline; the message says why.
+        ModelLoadError: The file is damaged, or does not fit the pipeline; the message gives the reason.
     """
     with WeightsFile(path) as file:
         plan = plan_lora(file.header, layers)
@@ -128,7 +128,7 @@ def _factored(change: LayerChange, tensor: Any, shape: tuple[int, ...], scale: f
         return Kronecker(first, factors("lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"), shape, scale)
     down, up = tensor("down"), tensor("up")
     if "mid" in change.tensors:
-        # A core between two 1x1 convolutions is one convolution with the core's kernel.
+        # A core between two 1x1 convolutions equals one convolution with the core's kernel.
         down = torch.einsum("abhw,bi->aihw", tensor("mid"), down.flatten(1))
     bias = tensor("up_bias") if "up_bias" in change.tensors else None
     kernel = (1,) * len(shape[2:])
@@ -136,7 +136,7 @@ def _factored(change: LayerChange, tensor: Any, shape: tuple[int, ...], scale: f
 
 
 def _parameter(change: LayerChange, held: Tensor, parameter: Tensor, name: str) -> Tensor:
-    """The difference to a parameter, in its dtype."""
+    """Return the difference to a parameter, in the parameter's dtype."""
     difference = held.reshape(parameter.shape)
     if change.algorithm == "whole":
         difference = difference - parameter.float()
@@ -144,7 +144,7 @@ def _parameter(change: LayerChange, held: Tensor, parameter: Tensor, name: str) 
 
 
 def _scale(change: LayerChange, file: WeightsFile) -> float:
-    """The factor of a layer's change: alpha over rank, or what the file says in its place."""
+    """Return the factor of a layer's change: alpha over rank, or the file's own factor."""
     if "scale" in change.tensors:
         return float(_finite(file, change.tensors["scale"], torch.float32))
     if "alpha" in change.tensors:
