@@ -20,7 +20,6 @@ class ReadWriteLock:
     """A lock for many threads that read, or for one thread that changes things."""
 
     def __init__(self) -> None:
-        """Create an unlocked lock."""
         self._changed = threading.Condition()
         self._passing = 0
         self._depths = threading.local()

@@ -139,7 +139,6 @@ class LazyTensors(Mapping[str, torch.Tensor]):
     """The tensors of an open file by name, without a wrapper's prefix; each is read on access."""
 
     def __init__(self, file: WeightsFile) -> None:
-        """Take an open file, and read no tensor yet."""
         self._file = file
         self._names = unwrapped({name: name for name in file.header.tensors})
 

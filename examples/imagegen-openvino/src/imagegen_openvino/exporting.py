@@ -128,7 +128,6 @@ class Decoder(nn.Module):
     factor: Tensor
 
     def __init__(self, vae: Any) -> None:
-        """Take an autoencoder."""
         super().__init__()
         self.vae = vae
         means, deviations = vae.config.latents_mean or [0.0], vae.config.latents_std or [1.0]

@@ -62,7 +62,6 @@ class Network:
     """
 
     def __init__(self, compiled: openvino.CompiledModel) -> None:
-        """Take a compiled network."""
         self._request = compiled.create_infer_request()
         self._outputs = len(compiled.outputs)
         self.precision = _NAMES[compiled.get_property("INFERENCE_PRECISION_HINT")]
