@@ -130,7 +130,7 @@ def generate(
 
 
 def draw(worker: Worker, request: GenerateRequest, title: str) -> tuple[Picture, float]:
-    """Draw with a bar that counts steps; return the picture and the seconds."""
+    """Draw with a progress bar; return the picture and the seconds."""
     from imagegen_core.job import Job
     from imagegen_core.picture import Picture
 

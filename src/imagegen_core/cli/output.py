@@ -92,7 +92,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
+    """Return the process's umask; it can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -22,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("list")
 def list_plugins(as_json: Json = False) -> None:
-    """List the installed plugins and what they offer."""
+    """List the installed plugins and their offers."""
     from imagegen_core.cli.app import build_app
 
     registry = Registry.discover()

@@ -1,4 +1,4 @@
-"""Read and write the few Exif tags that imagegen uses.
+"""Read and write the few Exif tags of imagegen.
 
 Pillow's reader is not used for foreign pictures: it unpacks all tags at once, and 65,535 tags may share the same bytes.
 """
@@ -27,7 +27,7 @@ _UNICODE, _ASCII, _JIS, _UNKNOWN = b"UNICODE\0", b"ASCII\0\0\0", b"JIS\0\0\0\0\0
 
 
 class ExifTags(NamedTuple):
-    """The tags that imagegen uses.
+    """The Exif tags of imagegen.
 
     Attributes:
         orientation: The rotation of the picture, 1 to 8; 1 is upright.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def enlarge_in_tiles(
     enlarge: Callable[[Pixels], Pixels], pixels: Pixels, *, scale: int, tile: int, overlap: int
 ) -> Pixels:
-    """Enlarge tile after tile, each with an overlap that is cut off again.
+    """Enlarge tile after tile with an overlap, and cut the overlap off.
 
     There is no seam if every pixel depends only on pixels within `overlap`, the receptive radius of a convolutional
     network. Each tile then has the same result as in the whole picture.

@@ -20,7 +20,7 @@ _NETWORK = "imagegen_core.diffusion.upscaling:NetworkUpscaler"
 
 
 class Upscaler(Protocol):
-    """An object that enlarges pictures by a fixed factor.
+    """The interface to enlarge pictures by a fixed factor.
 
     Attributes:
         name: Its name in a picture's recipe.
@@ -37,7 +37,7 @@ class Upscaler(Protocol):
 
 @runtime_checkable
 class Shared(Upscaler, Protocol):
-    """An upscaler that can compute in a model's worker, tile by tile between its steps."""
+    """An upscaler with its computation in a model's worker, tile by tile between steps."""
 
     def compute_through(self, run: Callable[..., Any]) -> None:
         """From now on, run the network's computation through ``run(function, *arguments)``."""

@@ -1,4 +1,4 @@
-"""The families of checkpoints, and the marks that identify them."""
+"""The families of checkpoints, and their identifying marks."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def folder_size(folder: Path) -> str | None:
 
 
 def components(folder: Path) -> tuple[str, ...]:
-    """Return the components that ``model_index.json`` names, present or not.
+    """Return the components in ``model_index.json``, present or not.
 
     Raises:
         ModelLoadError: The folder has no readable ``model_index.json``.

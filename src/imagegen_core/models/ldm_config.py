@@ -30,7 +30,7 @@ _NOISE = {"linear_start": "beta_start", "linear_end": "beta_end", "timesteps": "
 
 @dataclass(frozen=True, slots=True)
 class SaidOfNoise:
-    """The prediction type and the noise schedule that a checkpoint states.
+    """The stated prediction type and noise schedule of a checkpoint.
 
     Attributes:
         prediction: The prediction type of the network; None if not stated.

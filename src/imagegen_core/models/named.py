@@ -1,4 +1,4 @@
-"""Checkpoints that plugins provide under a name."""
+"""Named checkpoints of plugins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """A checkpoint that a configuration can name without its path.
+    """A named checkpoint, for configurations without its path.
 
     Attributes:
         name: The value for ``MODEL`` or ``--model``, such as ``demo``.

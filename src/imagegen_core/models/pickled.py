@@ -1,4 +1,4 @@
-"""The names that a pickle of weights may contain, and the plain descriptions that replace them."""
+"""The allowed names in a pickle of weights, and their plain descriptions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class DamagedPickleError(Exception):
 
 
 class RefusedPickleError(Exception):
-    """The name of an object in a pickle that weights do not need."""
+    """The name of a pickled object without a use for weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A run of elements in the file that tensors are views of.
+    """A run of elements in the file, with tensors as its views.
 
     Attributes:
         key: Its name in the file.
@@ -106,7 +106,7 @@ OPAQUE = {
 
 
 def named(module: str, name: str) -> Global:
-    """Describe a name in a pickle. Protocol 2, which torch writes, uses Python 2's names.
+    """Describe a name in a pickle. Torch's protocol 2 uses Python 2's names.
 
     Raises:
         RefusedPickleError: Weights do not need it.

@@ -71,7 +71,7 @@ def said_of_noise(path: Path, names: Container[str], metadata: Mapping[str, str]
 
 
 def _marked(path: Path, names: Container[str]) -> PredictionName | None:
-    """Return the prediction type that marker tensors state, as ComfyUI writes and reads them; None without any.
+    """Return the prediction type by marker tensors, as ComfyUI writes and reads them; None without any.
 
     Args:
         path: The file, for messages.

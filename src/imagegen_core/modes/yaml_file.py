@@ -105,7 +105,7 @@ def _parse(path: Path) -> tuple[Any, Lines]:
 
 
 class _Lines:
-    """Find the line of each key, and refuse files that would take endless time to read.
+    """Find the line of each key, and refuse endless files.
 
     Attributes:
         found: The lines by keys.

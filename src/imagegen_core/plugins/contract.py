@@ -1,4 +1,4 @@
-"""The version of the contract between imagegen-core and its plugins, and the version that a plugin declares.
+"""The version of the contract between imagegen-core and its plugins, and a plugin's declared version.
 
 The contract is everything that a plugin may rely on: the names that `imagegen_core` and `imagegen_core.diffusion`
 export, the hooks, the protocols, the settings' names and the HTTP routes. A plugin module declares its version by

@@ -30,7 +30,7 @@ def examine(own_commands: Iterable[str] = ()) -> Iterator[Plugin]:
 
 
 def broken_neighbours() -> list[BrokenDistribution]:
-    """List the distributions without plugins whose metadata cannot be read."""
+    """List the distributions without plugins and with unreadable metadata."""
     return [broken for broken in broken_distributions() if not broken.names(ENTRY_POINT_GROUP)]
 
 
@@ -62,7 +62,7 @@ def examined(
 
 
 def _ask(what: str, plugin: Plugin, limit: float) -> tuple[Plugin, dict[str, str]]:
-    """Check a plugin in a separate process; return its state, and the references that remain to import."""
+    """Check a plugin in a separate process; return its state, and the remaining references to import."""
     with tempfile.TemporaryDirectory(prefix="imagegen-doctor-") as folder:
         path = Path(folder, "report.json")
         # -P: a module in the working directory must not replace a module of an installed plugin.

@@ -1,4 +1,4 @@
-"""The hooks that a plugin may implement.
+"""The hooks for plugins.
 
 A plugin is a module that an entry point of the group ``imagegen.plugins`` names. It describes its offers without heavy
 imports. imagegen imports an offer on first use.
@@ -45,7 +45,7 @@ def imagegen_styles() -> Iterable[StyleDef]:  # type: ignore[empty-body]
 
 @hookspec
 def imagegen_samplers() -> Iterable[Sampler]:  # type: ignore[empty-body]
-    """Return the schedulers that this plugin adds for requests."""
+    """Return this plugin's additional schedulers for requests."""
 
 
 @hookspec
@@ -55,7 +55,7 @@ def imagegen_upscalers() -> Iterable[UpscalerDef]:  # type: ignore[empty-body]
 
 @hookspec
 def imagegen_stores() -> Iterable[StoreDef]:  # type: ignore[empty-body]
-    """Return the kinds of storage that this plugin adds for ``STORAGE_PROVIDER``."""
+    """Return this plugin's additional kinds of storage for ``STORAGE_PROVIDER``."""
 
 
 @hookspec

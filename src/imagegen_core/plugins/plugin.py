@@ -42,7 +42,7 @@ class Plugin:
 
     @property
     def disable(self) -> str:
-        """The remedy that always helps."""
+        """The remedy for all other faults."""
         return f"disable it with {DENY_VARIABLE}={self.name}, and {self.update}"
 
     def broke(self, cause: str, mend: str) -> None:

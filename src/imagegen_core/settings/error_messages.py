@@ -26,7 +26,7 @@ def sentence(error: ValidationError, found: Mapping[str, Value], fields: Collect
 
 
 def _unknown_key(keys: Sequence[str], value: Value) -> str:
-    """Describe a key that is unknown in its table."""
+    """Describe an unknown key of a table."""
     place = "" if value.file is None else f" in {value.file}{line(keys, value.text)}"
     table = LoraSettings if "loras" in keys[:-1] else ModeSettings if keys[0] == "modes" else StyleSettings
     return f"Unknown key {'.'.join(keys)}{place}: expected one of {', '.join(sorted(table.model_fields))}"

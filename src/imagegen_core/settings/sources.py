@@ -82,7 +82,7 @@ def variables(field: str, prefixes: Iterable[str] = ()) -> list[str]:
 
 
 def from_environment(environ: Mapping[str, str], fields: Iterable[str]) -> dict[str, Value]:
-    """Read the fields that the environment sets."""
+    """Read the fields set by the environment."""
     values = {}
     for field in fields:
         # An empty variable counts as unset, since shells and compose files leave them empty.
@@ -92,7 +92,7 @@ def from_environment(environ: Mapping[str, str], fields: Iterable[str]) -> dict[
 
 
 def from_backends_own(environ: Mapping[str, str], prefix: str) -> dict[str, Value]:
-    """Read the fields that a backend's own variables set."""
+    """Read the fields set by a backend's own variables."""
     own = {field: f"{prefix}_{name}" for field, name in _PER_BACKEND.items()}
     return {field: Value(environ[name], name) for field, name in own.items() if environ.get(name)}
 

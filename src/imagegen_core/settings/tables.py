@@ -32,7 +32,7 @@ class StyleSettings(BaseModel):
 
 
 class LoraSettings(BaseModel):
-    """A LoRA that a mode always uses.
+    """A LoRA of a mode, always on.
 
     Attributes:
         path: Its file; a relative path starts at `lora_root`, or without one at `model_root`.

@@ -1,4 +1,4 @@
-"""The keys of pictures: those chosen by clients, and those made by the server, which identify their owner."""
+"""The keys of pictures: chosen by clients, or made by the server with a mark of their owner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RANDOM_BITS = 74
 
 
 def new_key(owner: str = "") -> str:
-    """Make a key that cannot be guessed and that identifies its owner: see `is_owned`.
+    """Make a secret key with a mark of its owner: see `is_owned`.
 
     It is a UUID of version 8 (RFC 9562, section 5.8): 48 bits of mark in ``custom_a``, and 74 random bits.
     """

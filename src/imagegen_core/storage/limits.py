@@ -30,7 +30,7 @@ class Superfluous(NamedTuple):
 
 
 class OwnPictures:
-    """The pictures that one store put. The oldest are removed if there are too many, or if they are too large together.
+    """The pictures of one store. The oldest are removed if there are too many, or if they are too large together.
 
     Pictures of other stores in the same place do not count. Neither do pictures from before a restart; they stay until
     they
@@ -46,7 +46,7 @@ class OwnPictures:
         self._lock = threading.Lock()
 
     def check(self, data: bytes) -> None:
-        """Refuse a picture that is larger than the limit for all pictures.
+        """Refuse a picture larger than the limit for all pictures.
 
         Raises:
             StorageError: It is.
@@ -76,7 +76,7 @@ class OwnPictures:
             return superfluous
 
     def discard(self, key: str) -> None:
-        """Record that a picture was deleted."""
+        """Record a picture's deletion."""
         with self._lock:
             self._forget(key)
 
@@ -86,7 +86,7 @@ class OwnPictures:
 
 
 def check_size(data: bytes, limit: int) -> None:
-    """Refuse a picture that is larger than the limit for all pictures.
+    """Refuse a picture larger than the limit for all pictures.
 
     Raises:
         StorageError: It is.

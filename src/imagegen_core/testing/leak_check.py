@@ -21,7 +21,7 @@ _ROUNDS = 3
 
 
 def left_behind(work: Callable[[int], object], jobs: int, warming_up: int) -> list[str]:
-    """Describe the resources that every job leaks; return nothing if a round of jobs leaks nothing.
+    """Describe the leaks of every job; return nothing if a round of jobs leaks nothing.
 
     A leak appears in each round. Growth that ends, as in caches, is no leak.
 
@@ -115,7 +115,7 @@ class Held:
 
 
 def _objects() -> Counter[str]:
-    """Count the objects that the garbage collector tracks, by their class."""
+    """Count the garbage collector's objects by their class."""
     classes: dict[type, int] = {}
     for tracked in gc.get_objects():
         classes[type(tracked)] = classes.get(type(tracked), 0) + 1

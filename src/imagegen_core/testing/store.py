@@ -77,7 +77,7 @@ class StoreConformance:
     @example(key="a" * 128 + ".abcdefgh", data=bytes(range(256)) * 4000)
     @example(key="empty.png", data=b"")
     def test_what_is_put_is_got_byte_for_byte(self, open_store: OpenStore, key: str, data: bytes) -> None:
-        """A picture that comes back changed is damaged."""
+        """A changed picture is a damaged picture."""
         store = open_store()
         store.put(key, data)
         got = store.get(key)
@@ -145,7 +145,7 @@ class StoreConformance:
         assert [key for key in keys if store.get(key) is None] == keys[:-3]
 
     def test_putting_again_makes_a_picture_the_youngest(self, open_store: OpenStore) -> None:
-        """The picture that was stored last is removed last, even if it was stored before."""
+        """The picture stored last is removed last, even if it was stored before."""
         store = open_store(storage_max_items=2, storage_ttl_image=100_000)
         first, second, third = (new_key() for _ in range(3))
         for key in (first, second, first, third):

@@ -44,7 +44,7 @@ class StyleConformance(Configured):
     @pytest.fixture(scope="class")
     @classmethod
     def worker(cls, settings: Settings) -> Worker:
-        """Make a worker with a checkpoint that fits the style."""
+        """Make a worker with a fitting checkpoint for the style."""
         try:
             worker = load_worker(settings=settings)
         except ImagegenError as error:

@@ -1,1 +1,1 @@
-"""LoRA files, read by their headers: their naming schemes, and the layers of the checkpoint that they change."""
+"""LoRA files, read by their headers: their naming schemes, and the changed layers of the checkpoint."""

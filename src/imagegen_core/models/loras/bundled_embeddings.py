@@ -1,4 +1,4 @@
-"""The textual inversions that OneTrainer bundles with a LoRA under ``bundle_emb.WORD``."""
+"""OneTrainer's textual inversions, bundled with a LoRA under ``bundle_emb.WORD``."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class CheckpointLayers:
 
     @cached_property
     def cross_attention_dim(self) -> int | None:
-        """The width of the prompt embeddings that the UNet takes; None without cross-attention."""
+        """The width of the UNet's prompt embeddings; None without cross-attention."""
         unet = self.networks.get(UNET, {})
         return next((shape[1] for name, shape in unet.items() if _WIDTH.search(name)), None)
 

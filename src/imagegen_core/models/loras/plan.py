@@ -1,4 +1,4 @@
-"""The changes that a LoRA file makes: each of its tensors, by the layer of the checkpoint and its role there.
+"""The changes of a LoRA file: each of its tensors, by the layer of the checkpoint and its role there.
 
 The plan is made from headers alone. A file has a plan only if every tensor is used and every layer fits.
 """
@@ -162,7 +162,7 @@ def _changes(
 
 
 def _located(group: _Group, layer_shapes: Mapping[str, Shape], layers: CheckpointLayers) -> tuple[str, str]:
-    """Return the network and the module that a layer's name means."""
+    """Return the network and the module of a layer's name."""
     places = [(net, module) for net in group.networks if (module := layers.find(net, group.layer)) is not None]
     if len(places) > 1:
         places = [place for place in places if _could_fit(layer_shapes, layers.shape(*place))] or places
@@ -196,7 +196,7 @@ def _factored(
     layers: CheckpointLayers,
     config: AdapterConfig,
 ) -> LayerChange:
-    """Return the change that a layer's small matrices make."""
+    """Return the change from a layer's small matrices."""
     roles = {role for role in layer_shapes if role not in _PARAMETERS}
     algorithm = _algorithm(group, roles)
     weight = layers.shape(network, module)

@@ -1,4 +1,4 @@
-"""Parse the names of a LoRA's tensors, in the dialect of any program that writes them.
+"""Parse the names of a LoRA's tensors, in the dialect of any program.
 
 A name has three parts: the network, the layer, and the tensor's role in the layer's change. kohya-ss and LyCORIS join
 a layer's path by underscores (``lora_unet_down_blocks_0_...``), the others by dots.
@@ -112,7 +112,7 @@ def parse(name: str) -> TensorName | None:
 
 
 def refused_algorithm(name: str) -> str | None:
-    """Return the unsupported algorithm that a tensor's name belongs to; else None."""
+    """Return the unsupported algorithm of a tensor's name; None for a supported one."""
     return _refused(".".join(name.split(".")[-_LONGEST:]))
 
 

@@ -1,4 +1,4 @@
-"""Refuse UNets that take more than latents: they need an input picture, which is not supported here."""
+"""Refuse UNets that take more than latents: they need an unsupported input picture."""
 
 from __future__ import annotations
 

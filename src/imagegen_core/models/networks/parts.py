@@ -68,7 +68,7 @@ def component_layers(component: str, layers: Layers) -> dict[str, Source]:
 
 
 def refuse_unused(header: Header, names: Iterable[str]) -> None:
-    """Refuse a file with tensors that no network takes.
+    """Refuse a file with tensors of no network.
 
     Raises:
         ModelLoadError: There are such tensors; it names the first.

@@ -71,7 +71,7 @@ def _transformers_name(name: str) -> str:
 
 
 def without_unused_layer(layers: Layers, family: Mapping[str, Any]) -> dict[str, Source]:
-    """Drop open_clip's last layer, which Stable Diffusion 2 does not use.
+    """Drop open_clip's last layer: Stable Diffusion 2 does not use it.
 
     The files of Stable Diffusion 2 hold all 24 layers of OpenCLIP-H. Its config has 23.
     """

@@ -54,7 +54,7 @@ def _diffusers_name(name: str, places: dict[str, str]) -> str:
 
 
 def _heads(name: str) -> list[str]:
-    """Return the modules that contain a tensor, the innermost first."""
+    """Return a tensor's parent modules, the innermost first."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
 

@@ -36,7 +36,7 @@ class BackendKit(Configured):
     @pytest.fixture(scope="class")
     @classmethod
     def worker(cls, description: Backend, settings: Settings) -> Worker:
-        """Make one worker for all checks that need no separate one."""
+        """Make one worker, shared by most checks."""
         return description.load()(worker_id=0, settings=settings)
 
     @pytest.fixture(scope="class")
@@ -58,7 +58,7 @@ class BackendKit(Configured):
         return Picture(*worker.run_job_with_latents(Job(req=self.ask(**fields))))
 
     def pixels(self, worker: Worker, **fields: Any) -> bytes:
-        """Draw the pixels without the recipe, to compare pictures that should differ."""
+        """Draw the pixels without the recipe, for comparisons of different pictures."""
         return self.draw(worker, **fields).image.tobytes()
 
     def draw_by_steps(self, worker: Any, **fields: Any) -> Picture:
@@ -66,7 +66,7 @@ class BackendKit(Configured):
         return finished(worker, worker.begin(Job(req=self.ask(**fields))))
 
     def wide(self, description: Backend) -> Size:
-        """Return a size that is wider than high, or the backend's only size."""
+        """Return a size in landscape format, or the backend's only size."""
         if "size" in description.without:
             return Size.parse(description.default_size)
         size = Size.parse(self.size)

@@ -94,7 +94,7 @@ class SeedChecks(BackendKit):
 
 
 def _generators() -> list[Any]:
-    """Return the functions that seed this process's generators."""
+    """Return the seed functions of this process's generators."""
     seeders: list[Any] = [random.seed]
     if numpy := sys.modules.get("numpy"):
         seeders.append(numpy.random.seed)

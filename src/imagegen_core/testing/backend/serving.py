@@ -1,4 +1,4 @@
-"""Checks of a worker that the engine runs."""
+"""Checks of a worker in the engine."""
 
 from __future__ import annotations
 

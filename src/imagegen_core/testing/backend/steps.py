@@ -1,4 +1,4 @@
-"""Checks of a worker whose steps can be interleaved, which the engine's continuous batching needs."""
+"""Checks of a worker with interleaved steps: the engine's continuous batching needs them."""
 
 from __future__ import annotations
 
