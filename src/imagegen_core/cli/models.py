@@ -87,28 +87,28 @@ def _row(name: str, path: Path, note: str) -> dict[str, str]:
     }
 
 
-def _loaders(found: Description, registry: Registry) -> list[str]:
+def _loaders(description: Description, registry: Registry) -> list[str]:
     """List the installed backends for a model's family."""
     from imagegen_core.resolution.backends import backends_for
 
-    return [backend.name for backend in backends_for(registry, found.family)] if found.family else []
+    return [backend.name for backend in backends_for(registry, description.family)] if description.family else []
 
 
-def _facts(found: Description, loaders: list[str]) -> dict[str, Any]:
+def _facts(description: Description, loaders: list[str]) -> dict[str, Any]:
     return {
-        "path": _printable(found.path),
-        "kind": f"{found.kind} ({found.algorithm})" if found.algorithm not in (None, found.kind) else found.kind,
-        "family": found.family or "not told by its tensors",
-        "layout": f"{found.layout} ({found.format})",
-        "holds": ", ".join(found.components),
-        "lacks": ", ".join(found.missing),
-        "cross-attention": found.cross_attention_dim,
-        "input channels": found.input_channels,
-        "native size": found.native_size,
-        "dtype": ", ".join(found.dtypes),
-        "parameters": _human(found.parameters / _THOUSAND, "k", "M", "B"),
-        "size on disk": _human(found.size / _THOUSAND, "kB", "MB", "GB"),
-        "loaded by": _advice(found.family, loaders),
+        "path": _printable(description.path),
+        "kind": f"{description.kind} ({description.algorithm})" if description.algorithm not in (None, description.kind) else description.kind,
+        "family": description.family or "not told by its tensors",
+        "layout": f"{description.layout} ({description.format})",
+        "holds": ", ".join(description.components),
+        "lacks": ", ".join(description.missing),
+        "cross-attention": description.cross_attention_dim,
+        "input channels": description.input_channels,
+        "native size": description.native_size,
+        "dtype": ", ".join(description.dtypes),
+        "parameters": _human(description.parameters / _THOUSAND, "k", "M", "B"),
+        "size on disk": _human(description.size / _THOUSAND, "kB", "MB", "GB"),
+        "loaded by": _advice(description.family, loaders),
     }
 
 

@@ -96,9 +96,9 @@ def _worker(recipe: Recipe) -> Worker:
     return load(model=None if configured else recipe.checkpoint, settings=settings)
 
 
-def _differences(wanted: Recipe, found: Recipe) -> list[str]:
+def _differences(wanted: Recipe, drawn: Recipe) -> list[str]:
     """Describe the differences from the recipe, in words."""
-    then, now = asdict(wanted), asdict(found)
+    then, now = asdict(wanted), asdict(drawn)
     versions = {name: (then["versions"].get(name), now["versions"].get(name)) for name in then["versions"]}
     named = {name: (then[name], now[name]) for name in then if name not in ("versions", "upscalings")} | versions
     return [

@@ -59,8 +59,7 @@ class Recipe:
         loras: The LoRAs in addition to the style, from a mode.
         checkpoint: The checkpoint's name.
         checkpoint_hash: The first ten hexadecimal digits of its file's SHA-256, A1111's model hash; for a folder, of
-            its
-            UNet's file; None if that is no single file.
+            its UNet's file; None if that is no single file.
         backend: The backend's name.
         dtype: ``fp16``, ``bf16`` or ``fp32``.
         device: The device, such as ``cuda:0``.

@@ -54,8 +54,7 @@ class UpscalerDef:
         scale: The factor for both sides; None if only the weights show it.
         weights: The network's file, with one of `WEIGHTS_SUFFIXES`; None without a network.
         factory: ``module:callable`` that makes the `Upscaler`, imported on first use and called with this description
-            and
-            the `Settings`. The default runs the network in `weights`.
+            and the `Settings`. The default runs the network in `weights`.
     """
 
     name: str

@@ -46,7 +46,7 @@ def contents(tensors: Tensors) -> Contents | None:
     """Identify the tensors; return None if they are unknown."""
     tensors = unwrapped(tensors)
     kinds = (lora_contents, _diffusion, _upscaler, _text_encoder, _embedding)
-    return next((contents for told in kinds if (contents := told(tensors))), None)
+    return next((description for identify in kinds if (description := identify(tensors))), None)
 
 
 def _diffusion(tensors: Tensors) -> Contents | None:

@@ -16,13 +16,11 @@ class Contents:
     Attributes:
         kind: The kind of model.
         layout: The naming scheme of its tensors: ``ldm`` or ``diffusers``. For a LoRA ``kohya``, ``diffusers`` or
-            ``peft``;
-            for a text encoder ``ldm``, ``transformers`` or ``open_clip``; for an upscaler its architecture; for an
-            embedding ``a1111``, ``diffusers`` or ``sdxl``.
+            ``peft``; for a text encoder ``ldm``, ``transformers`` or ``open_clip``; for an upscaler its architecture;
+            for an embedding ``a1111``, ``diffusers`` or ``sdxl``.
         family: ``sd15``, ``sd2``, ``sdxl`` or ``sdxl-refiner``; None if unknown.
         cross_attention_dim: The width of the prompt embeddings that the UNet takes. For a LoRA, the width of its UNet;
-            for
-            an embedding, its own width; None if unknown.
+            for an embedding, its own width; None if unknown.
         input_channels: The number of channels that the UNet takes: 4, or 9 for inpainting.
         algorithm: For a LoRA ``lora``, ``dora``, ``loha``, ``lokr`` or another name; else None.
         components: The components in a checkpoint: ``unet``, ``vae``, ``text_encoder``, ...

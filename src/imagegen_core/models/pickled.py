@@ -14,7 +14,7 @@ class DamagedPickleError(Exception):
 
 
 class RefusedPickleError(Exception):
-    """The name of a pickled object without a use for weights."""
+    """The name of a refused object in a pickle: weights do not need it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Read a pickle of weights without running any of its code.
 
-A pickle is a program for a stack machine. Python's own machine calls the functions that the program names. This
-machine knows only the instructions of ``torch.save``, like torch's weights-only loading. It builds plain descriptions:
-it imports nothing, and calls only the functions below.
+A pickle is a program for a stack machine. Python's own machine calls the functions that the program names. This machine
+knows only the instructions of ``torch.save``, like torch's weights-only loading. It builds plain descriptions: it
+imports nothing, and calls only the functions below.
 """
 
 from __future__ import annotations

@@ -20,8 +20,7 @@ def load_modes(settings: Settings) -> ModeSet:
 
     Raises:
         SettingsError: A file is malformed or unreadable, a key or the default mode is unknown, or modes are configured
-            in
-            both places.
+            in both places.
     """
     path = modes_path(settings)
     if path is not None and settings.modes:

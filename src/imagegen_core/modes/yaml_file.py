@@ -120,8 +120,7 @@ class _Lines:
 
         Raises:
             SettingsError: A key occurs twice or is no text, there are too many entries once aliases are followed, they
-                are
-                nested too deep, or a text is no Unicode.
+                are nested too deep, or a text is no Unicode.
         """
         if node is None:
             return

@@ -32,8 +32,7 @@ def contained(
     """Contain the exceptions, the output and the hangs of a plugin's code.
 
     An error marks the plugin as broken, and the code after the block continues. Output does not reach stdout, which is
-    for
-    pictures and JSON, but becomes a remark. Only the user's Ctrl-C is raised.
+    for pictures and JSON, but becomes a remark. Only the user's Ctrl-C is raised.
 
     Args:
         plugin: The plugin.

@@ -42,7 +42,7 @@ class Plugin:
 
     @property
     def disable(self) -> str:
-        """The remedy for all other faults."""
+        """The remedy for any fault."""
         return f"disable it with {DENY_VARIABLE}={self.name}, and {self.update}"
 
     def broke(self, cause: str, mend: str) -> None:

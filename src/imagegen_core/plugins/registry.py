@@ -84,7 +84,11 @@ class Registry:
 
     @classmethod
     def discover(cls, environ: Mapping[str, str] | None = None) -> Registry:
-        """Build the registry of the installed plugins; `environ` (None: this process's) has the two lists of names."""
+        """Build the registry of the installed plugins.
+
+        Args:
+            environ: The environment with the allow- and deny-list; None means this process's.
+        """
         return cls(discover(Selection.from_environment(environ)))
 
     def backend(self, name: str) -> Backend:

@@ -22,7 +22,7 @@ def select_backend(registry: Registry, settings: Settings) -> Backend:
         BackendNotFoundError: No installed backend fits, or several do; the message names them and the remedy.
         PluginError: The configured backend belongs to a plugin that is broken or disabled.
         ModelNotFoundError: The configured checkpoint does not exist.
-        ModelLoadError: The configured checkpoint is of an unknown family.
+        ModelLoadError: The configured checkpoint is damaged, or of an unknown family.
     """
     if settings.backend:
         return registry.backend(settings.backend)

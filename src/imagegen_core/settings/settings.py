@@ -183,8 +183,7 @@ class Settings(BaseModel):
         """Gather the settings; arguments override the environment, and the environment overrides the file.
 
         The file is ``$IMAGEGEN_CONFIG``. Otherwise ``imagegen.toml`` in the working directory overrides the one in the
-        user's
-        ``~/.config/imagegen``; both are optional.
+        user's ``~/.config/imagegen``; both are optional.
 
         Args:
             environ: The environment; None means this process's.
@@ -261,11 +260,11 @@ class Settings(BaseModel):
         return {field: Value(getattr(self, field), self.source(field)) for field in self.model_fields_set}
 
     @classmethod
-    def _of(cls, found: Mapping[str, Value], environ: Mapping[str, str]) -> Settings:
+    def _of(cls, values: Mapping[str, Value], environ: Mapping[str, str]) -> Settings:
         try:
-            settings = cls(**{field: given.value for field, given in found.items()})
+            settings = cls(**{field: given.value for field, given in values.items()})
         except ValidationError as error:
-            raise SettingsError(sentence(error, found, cls.model_fields)) from error
-        settings._sources.update((field, given.source) for field, given in found.items())
+            raise SettingsError(sentence(error, values, cls.model_fields)) from error
+        settings._sources.update((field, given.source) for field, given in values.items())
         settings._environ = environ
         return settings

@@ -44,10 +44,8 @@ class FilesystemStore:
     """Store each picture in a file, its key followed by ``.picture``; see `ImageStore`.
 
     In a folder, a picture is written next to its place and then moved, which is atomic. Object stores write atomically.
-    In
-    a folder, a file's time of modification is the time of its expiry, so that servers with other settings respect it.
-    Only
-    the file's owner can read it, whatever the umask.
+    In a folder, a file's time of modification is the time of its expiry, so that servers with other settings respect
+    it. Only the file's owner can read it, whatever the umask.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -55,8 +53,7 @@ class FilesystemStore:
 
         Raises:
             SettingsError: No folder is configured, its kind needs a package that is not installed, or its kind is
-                read-only,
-                such as ``zip://``.
+                read-only, such as ``zip://``.
             StorageError: It cannot be created.
         """
         if not settings.storage_url:

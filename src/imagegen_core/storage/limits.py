@@ -33,8 +33,7 @@ class OwnPictures:
     """The pictures of one store. The oldest are removed if there are too many, or if they are too large together.
 
     Pictures of other stores in the same place do not count. Neither do pictures from before a restart; they stay until
-    they
-    expire.
+    they expire.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -25,7 +25,7 @@ from imagegen_core.worker import Worker
 class StyleConformance(Configured):
     """The contract of a `StyleDef`, to inherit from: set `style` to its id.
 
-    It is drawn with the configured checkpoint, if it fits; override the fixture ``settings`` to choose one.
+    The style is drawn with the configured checkpoint, if it fits; override the fixture ``settings`` to choose one.
 
     Attributes:
         style: The style's id.

@@ -27,8 +27,7 @@ class Structure:
         width: Stored width in pixels, before Exif rotates the picture.
         height: Stored height in pixels.
         parts: The parts for the pixels' decoder, in order, without metadata: Pillow unpacks some metadata without a
-            limit,
-            or warns about them by process-wide filters.
+            limit, or warns about them by process-wide filters.
         text: Text by keyword, from a PNG's tEXt, zTXt and iTXt chunks.
         exif: The TIFF structure of its Exif, or nothing.
     """

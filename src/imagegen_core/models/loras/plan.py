@@ -99,8 +99,7 @@ def plan_lora(header: Header, layers: CheckpointLayers) -> LoraPlan:
 
     Raises:
         LoraError: The file holds an unknown tensor, an unsupported algorithm, or a layer that the checkpoint lacks or
-            has
-            in another shape.
+            has in another shape.
     """
     for name in header.tensors:
         if algorithm := tensor_names.refused_algorithm(name):

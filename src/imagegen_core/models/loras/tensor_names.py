@@ -1,7 +1,7 @@
 """Parse the names of a LoRA's tensors, in the dialect of any program.
 
-A name has three parts: the network, the layer, and the tensor's role in the layer's change. kohya-ss and LyCORIS join
-a layer's path by underscores (``lora_unet_down_blocks_0_...``), the others by dots.
+A name has three parts: the network, the layer, and the tensor's role in the layer's change. kohya-ss and LyCORIS join a
+layer's path by underscores (``lora_unet_down_blocks_0_...``), the others by dots.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _ROLES = {
     "bias": rf"(?:modules_to_save{_ADAPTER}\.|base_layer\.)?bias",
 }
 _ROLE = re.compile("|".join(f"(?P<{role}>{end})" for role, end in _ROLES.items()))
-_LONGEST = 3  # the most parts between dots in a role
+_LONGEST = 3  # the maximum number of parts between dots in a role
 _PROCESSORS = {"_lora.down.weight": "down", "_lora.up.weight": "up"}  # diffusers' oldest: ``to_q_lora.down.weight``
 
 _REFUSED = {

@@ -24,8 +24,7 @@ def unet_config(layers: Layers, family: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of a UNet with these layers.
 
     Some UNets fit no config, for example with attention after only some of a block's resnets. They show when the
-    network
-    is built: its layers then differ.
+    network is built: its layers then differ.
 
     Args:
         layers: The layers by diffusers' names.
@@ -83,7 +82,7 @@ def _transformers(down: Depths, up: Depths, middle: int) -> dict[str, Any]:
     """Return the transformer layers of each down block, and of each up block unless these mirror them."""
     below: list[Any] = [_merged(block) if any(block) else 1 for block in down]
     if middle and not any(down[-1]):
-        below[-1] = middle  # the mid block takes the last value
+        below[-1] = middle  # the mid block uses the last entry
     mirrored = below[::-1]
     above: list[Any] = [_merged(block) if any(block) else mirrored[index] for index, block in enumerate(up)]
     is_mirrored = above == mirrored and not any(isinstance(depth, list) for depth in below)
