@@ -97,7 +97,9 @@ def _loaders(description: Description, registry: Registry) -> list[str]:
 def _facts(description: Description, loaders: list[str]) -> dict[str, Any]:
     return {
         "path": _printable(description.path),
-        "kind": f"{description.kind} ({description.algorithm})" if description.algorithm not in (None, description.kind) else description.kind,
+        "kind": f"{description.kind} ({description.algorithm})"
+        if description.algorithm not in (None, description.kind)
+        else description.kind,
         "family": description.family or "not told by its tensors",
         "layout": f"{description.layout} ({description.format})",
         "holds": ", ".join(description.components),

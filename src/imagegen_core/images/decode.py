@@ -22,7 +22,7 @@ MAX_PIXELS = 89_478_485
 COMMENT = "parameters"
 """The keyword of A1111's text. JPEG and WebP carry this text as Exif's user comment."""
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow runs programs for others, or libraries that print
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # for others Pillow runs programs, or libraries that write output
 _EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 _UPRIGHT = {  # by Exif 2.3, section 4.6.4, tag 274

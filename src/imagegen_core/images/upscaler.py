@@ -37,7 +37,7 @@ class Upscaler(Protocol):
 
 @runtime_checkable
 class Shared(Upscaler, Protocol):
-    """An upscaler with its computation in a model's worker, tile by tile between steps."""
+    """An upscaler for computation in a model's worker, tile by tile between its steps."""
 
     def compute_through(self, run: Callable[..., Any]) -> None:
         """From now on, run the network's computation through ``run(function, *arguments)``."""

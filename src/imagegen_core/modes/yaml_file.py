@@ -105,7 +105,7 @@ def _parse(path: Path) -> tuple[Any, Lines]:
 
 
 class _Lines:
-    """Find the line of each key, and refuse endless files.
+    """Find the line of each key, and refuse too large or too deeply nested files.
 
     Attributes:
         found: The lines by keys.

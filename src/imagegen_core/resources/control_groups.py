@@ -20,7 +20,7 @@ class MemoryLimit(NamedTuple):
 
     Attributes:
         total: The tightest limit.
-        available: The smallest rest of all groups; page cache that the kernel can drop counts as free.
+        available: The least memory left in any group; page cache that the kernel can drop counts as free.
     """
 
     total: int

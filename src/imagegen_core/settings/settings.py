@@ -105,7 +105,8 @@ class Settings(BaseModel):
             ``disabled``.
         storage_url: The folder, object store or Redis server, as a path or URL.
         storage_max_items: The maximum number of stored pictures.
-        storage_max_bytes: The maximum size of all stored pictures, and of all results of posted jobs, such as ``1GB``.
+        storage_max_bytes: The maximum size of all stored pictures, and separately of all finished jobs, such as
+            ``1GB``.
         storage_ttl_image: Seconds until a stored picture expires.
         storage_enable_http: Whether a server has the routes below ``/storage``.
     """

@@ -14,7 +14,7 @@ from imagegen_core.settings.config_file import read_config
 DEFAULT_FILE = "imagegen.toml"
 FILE_VARIABLE = "IMAGEGEN_CONFIG"
 
-# Each field's other name in the environment. IMAGEGEN_ and the field's own name has precedence.
+# Each field's other name in the environment. The name of IMAGEGEN_ and the field has precedence.
 _ALSO_CALLED = {
     "backend": "BACKEND",
     "use_sdxl": "USE_SDXL",

@@ -36,7 +36,7 @@ class LoraSettings(BaseModel):
 
     Attributes:
         path: Its file; a relative path starts at `lora_root`, or without one at `model_root`.
-        strength: The factor.
+        strength: The factor of its change.
         adapter_name: Its name in listings of the mode; by default ``lora_`` and the file's name.
     """
 

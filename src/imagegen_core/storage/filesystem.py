@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _ENDING = ".picture"  # marks the store's files; other files in the folder are left alone
 _PARTIAL = ".part-"
 _PRUNED_EVERY = 60.0  # seconds: listing a folder, or a bucket, takes time
-_PARTIAL_FOR = 600.0  # seconds until the rest of an interrupted write is removed
+_PARTIAL_FOR = 600.0  # seconds until the remains of an interrupted write are removed
 _OWNERS_FILE, _OWNERS_FOLDER = 0o600, 0o700
 _WRITABLE = "name a folder, or an object store that pictures can be written to"
 _MENDS = {
@@ -202,7 +202,7 @@ class FilesystemStore:
             self._pruning.release()
 
     def _over(self) -> Iterator[str]:
-        """Yield the expired pictures, and the rests of interrupted writes."""
+        """Yield the expired pictures, and the remains of interrupted writes."""
         self._files.invalidate_cache()
         for file in self._files.ls(self._root, detail=True):
             path = file["name"]

@@ -18,7 +18,7 @@ _RANDOM_BITS = 74
 
 
 def new_key(owner: str = "") -> str:
-    """Make a secret key with a mark of its owner: see `is_owned`.
+    """Make an unguessable key with a mark of its owner: see `is_owned`.
 
     It is a UUID of version 8 (RFC 9562, section 5.8): 48 bits of mark in ``custom_a``, and 74 random bits.
     """

@@ -37,8 +37,8 @@ _SUM = 32
 class StoreConformance:
     """The contract of an `ImageStore`, to inherit from: set `store` to its name.
 
-    The store is opened at ``STORAGE_URL``, or in a new folder if that is not set. Override the fixture ``place`` for another
-    place. A `StoreDef` that is not `shared` skips the check of two stores in one place.
+    The store is opened at ``STORAGE_URL``, or in a new folder if that is not set. Override the fixture ``place`` for
+    another place. A `StoreDef` that is not `shared` skips the check of two stores in one place.
 
     Attributes:
         store: The store's name in its plugin.

@@ -31,7 +31,7 @@ class ServingChecks(BackendKit):
         engine.close(drain=False)
 
     def test_pictures_drawn_together_are_those_drawn_alone(self, worker: Worker, description: Backend) -> None:
-        """A picture does not depend on other requests at the same time: its bytes are the same as alone."""
+        """A picture does not depend on other requests at the same time: its bytes are the same as when drawn alone."""
         asks: list[dict[str, Any]] = [{"seed": seed, "num_inference_steps": 2 + seed % 3} for seed in range(6)]
         asks += [{"seed": 7, "size": str(self.wide(description))}, {"seed": 8, "size": str(self.wide(description))}]
         asks += [] if "guidance_scale" in description.without else [{"seed": 9, "guidance_scale": 3.0}]
