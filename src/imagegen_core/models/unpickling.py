@@ -173,7 +173,7 @@ def _bytes(form: str) -> Callable[[_Machine], None]:
     return skip
 
 
-# Instructions of protocol 0 and of 3 and later. They are read so that an error can name what such a pickle asks for;
+# Instructions of protocol 0 and of 3 and later. They are read so that an error can name the objects of such a pickle;
 # then the pickle is refused.
 _FOREIGN: dict[bytes, Callable[[_Machine], None]] = {
     pickle.FRAME: lambda machine: machine.number("<Q"),

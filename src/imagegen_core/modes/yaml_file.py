@@ -119,8 +119,8 @@ class _Lines:
         """Walk a parsed node; refuse duplicate keys, since YAML itself would silently keep the last.
 
         Raises:
-            SettingsError: A key occurs twice or is no text, there are too many entries once aliases are followed, they
-                are nested too deep, or a text is no Unicode.
+            SettingsError: A key occurs twice or is no text, or a text is no Unicode. Or there are too many or
+                too deeply nested entries, including those of aliases.
         """
         if node is None:
             return

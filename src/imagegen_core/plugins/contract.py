@@ -18,7 +18,7 @@ from imagegen_core.plugins.plugin import CORE, Plugin
 CONTRACT_VERSION = "1.0"
 """MAJOR.MINOR: a greater minor adds, a greater major also removes."""
 OLDEST_SUPPORTED = "1.0"
-"""The oldest contract whose plugins still work."""
+"""The oldest contract with support for its plugins."""
 DECLARATION = "requires_contract"
 
 _FORM = re.compile(r"(\d{1,4})\.(\d{1,4})", re.ASCII)

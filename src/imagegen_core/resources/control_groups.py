@@ -1,4 +1,4 @@
-"""The limits of memory and CPU time that Linux control groups set, as containers and service managers use them.
+"""The memory and CPU limits of Linux control groups, as set by containers and service managers.
 
 Sources: the kernel's ``admin-guide/cgroup-v2.rst``, ``admin-guide/cgroup-v1/memory.rst``, ``scheduler/sched-bwc.rst``,
 cgroups(7) and proc_pid_mountinfo(5). A limit also holds for all child groups. So the tightest limit counts, from the

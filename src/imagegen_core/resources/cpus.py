@@ -1,4 +1,4 @@
-"""The CPUs that this process may use."""
+"""The available CPUs of this process."""
 
 from __future__ import annotations
 

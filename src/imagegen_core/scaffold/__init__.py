@@ -1,1 +1,1 @@
-"""Create a plugin project: a small project that works and passes the conformance kit."""
+"""Create a small plugin project. It works, and passes the conformance kit."""

@@ -73,7 +73,7 @@ class PluginName:
 
 
 def refuse_taken(name: PluginName, kind: Kind, registry: Registry) -> None:
-    """Check that nothing installed clashes with a new plugin.
+    """Refuse the name of a new plugin if an installed one clashes.
 
     Raises:
         ProjectError: The name is taken, by imagegen itself or by a plugin.
