@@ -23,7 +23,7 @@ def imagegen_cli(app):
 GOOD_WORKER = """
 import io
 from PIL import Image
-from imagegen_core import Drawing
+from imagegen_core import ResolvedRequest
 
 class Grey:
     def __init__(self, worker_id=0, settings=None):
@@ -33,7 +33,7 @@ class Grey:
         return self.run_job_with_latents(job)[:2]
 
     def run_job_with_latents(self, job):
-        drawing = Drawing.of(job.req, native_size="64x64")
+        drawing = ResolvedRequest.of(job.req, native_size="64x64")
         png = io.BytesIO()
         Image.new("RGB", (64, 64), "grey").save(png, "PNG")
         return png.getvalue(), drawing.seed, bytes(512)

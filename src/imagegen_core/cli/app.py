@@ -1,4 +1,4 @@
-"""The ``imagegen`` command: its groups, its exit codes, and one sentence for whatever goes wrong."""
+"""The ``imagegen`` command: its groups, its exit codes, and one sentence per error."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from imagegen_core.plugins.registry import Registry
 
 _FAILED = 1
 _WRONG_INPUT = 2
-_INTERRUPTED = 130  # 128 + SIGINT, as shells count it
-_NOBODY_READS = 1  # as typer has it where it finds out first
+_INTERRUPTED = 130  # 128 + SIGINT, as in shells
+_NOBODY_READS = 1  # the same code as typer's, which may detect it first
 _OF_STREAMS = (errno.EBADF, errno.EIO, errno.ENOSPC)
 _FAILURES = (DeadlineError, EngineClosedError, OutOfMemoryError, StorageError, WriteError)
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except typer.TyperException as error:
         console.complain(_usage_sentence(error))
         code = error.exit_code
-    except BrokenPipeError:  # as `head` leaves it, which wants to hear no more
+    except BrokenPipeError:  # `head` closes the pipe after enough lines
         code = _NOBODY_READS
     except ImagegenError as error:
         console.complain(str(error))
@@ -81,13 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.complain("Interrupted")
     try:
         streams.flush()
-    except (OSError, WriteError):  # told above
+    except (OSError, WriteError):  # reported above
         streams.discard(sys.stdout)
     sys.exit(code)
 
 
 def _name_temporary_folder() -> None:
-    """Where no folder can be written to, have `tempfile` name one all the same: torch asks for it when imported."""
+    """Name a temporary folder even if none is writable: torch asks `tempfile` for one at import."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:
@@ -97,20 +97,20 @@ def _name_temporary_folder() -> None:
 def _run(words: Sequence[str]) -> int:
     app = build_app()
     if next((word for word in words if not word.startswith("-")), None) not in own_commands(app):
-        Registry.discover().add_commands(app)  # imagegen's own commands do not wait for plugins they do not need
+        Registry.discover().add_commands(app)  # imagegen's own commands do not wait for plugins
     code: int = app(args=words, prog_name="imagegen", standalone_mode=False)
     return code
 
 
 def own_commands(app: typer.Typer) -> list[str]:
-    """The names of the commands and groups that `build_app` made."""
+    """List the names of the commands and groups from `build_app`."""
     commands = [command.name for command in app.registered_commands]
     return [str(name) for name in (*commands, *(group.name for group in app.registered_groups))]
 
 
 def build_app() -> typer.Typer:
-    """The command line with imagegen's own commands; a registry adds its plugins'."""
-    app = typer.Typer(rich_markup_mode=None)  # rich takes a third of the time that a command needs to start
+    """Build the command line with imagegen's own commands; a registry adds those of plugins."""
+    app = typer.Typer(rich_markup_mode=None)  # rich takes a third of a command's start time
     app.callback(invoke_without_command=True)(_options)
     app.command("generate")(generate.generate)
     app.command("bench")(bench.bench)
@@ -132,7 +132,7 @@ def _print_version(wanted: bool) -> None:
 
 
 def _system_sentence(error: OSError) -> str:
-    """What the system refused: to use a file, or to write to a stream, whose errors name none."""
+    """Describe a refusal by the system: to use a file, or to write to a stream, whose errors name no file."""
     if error.filename is not None:
         return f"Cannot use {error.filename}: {error.strerror}"
     return str(streams.cannot_write(error)) if error.errno in _OF_STREAMS else unexpected(error)

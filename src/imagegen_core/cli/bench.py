@@ -1,4 +1,4 @@
-"""``imagegen bench``: how fast this machine draws, and how many pictures at a time pay."""
+"""``imagegen bench``: measure this machine's speed, and its best batch size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure each number of requests.")] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measure pictures a second and latency at 1 to 16 requests at a time."""
+    """Measure pictures per second and latency at 1 to 16 concurrent requests."""
     from dataclasses import asdict
 
     from imagegen_core.engine import LocalEngine
@@ -43,7 +43,7 @@ def bench(
     request = GenerateRequest.given(
         prompt="a lighthouse on a cliff", num_inference_steps=steps, guidance_scale=guidance, size=size
     )
-    check_request(request)  # before a model is loaded
+    check_request(request)  # refuse an invalid request before loading a model
     worker = load(backend, model)
     with status("Testing how many to draw at a time"):
         engine = LocalEngine(worker, batching=Settings.load().batching)
@@ -54,21 +54,21 @@ def bench(
                 measured.append(measure(engine, _requests(request), clients, seconds))
         report = engine.report()
     if as_json:
-        console.json_data({"measured": [asdict(one) for one in measured], "engine": asdict(report)})
+        console.json_data({"measured": [asdict(measurement) for measurement in measured], "engine": asdict(report)})
         return
     console.table(
         {
-            "at a time": [str(one.clients) for one in measured],
-            "pictures a second": [f"{one.per_second:.2f}" for one in measured],
-            "seconds, median": [f"{one.median:.2f}" for one in measured],
-            "seconds, 95 %": [f"{one.p95:.2f}" for one in measured],
+            "at a time": [str(measurement.clients) for measurement in measured],
+            "pictures a second": [f"{measurement.per_second:.2f}" for measurement in measured],
+            "seconds, median": [f"{measurement.median:.2f}" for measurement in measured],
+            "seconds, 95 %": [f"{measurement.p95:.2f}" for measurement in measured],
         }
     )
     console.say(_advice(report))
 
 
 def _requests(request: GenerateRequest) -> Iterator[GenerateRequest]:
-    """The same picture from one seed after another, its prompt always new, as a server's mostly are."""
+    """Yield the same request with new seeds and new prompts, like a server's requests."""
     return (request.model_copy(update={"seed": n, "prompt": f"{request.prompt}, {n}"}) for n in count())
 
 

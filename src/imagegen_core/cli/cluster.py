@@ -1,4 +1,4 @@
-"""``imagegen cluster``: serving from many machines, by Ray Serve."""
+"""``imagegen cluster``: serve from many machines, with Ray Serve."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def config(
     port: Annotated[int | None, typer.Option(help="Port that each machine listens on. [default: 4200]")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
 ) -> None:
-    """Write the configuration that `serve deploy` takes, from these settings."""
+    """Write the configuration for `serve deploy`, from these settings."""
     from imagegen_core.settings import Settings
 
     settings = Settings.load(

@@ -1,4 +1,4 @@
-"""``imagegen config``: the settings in force, and where each came from."""
+"""``imagegen config``: the settings in force, and the source of each."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ app = typer.Typer(help="See the settings in force.")
 
 @app.callback()
 def _group() -> None:
-    """Keeps `show` a subcommand while it is the only one."""
+    """Keep `show` a subcommand while it is the only one."""
 
 
 @app.command()
 def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show each setting, its value, and where that came from; then what single backends have instead, and the modes."""
+    """Show each setting with its value and source; then the settings of single backends, and the modes."""
     from imagegen_core.modes import load_modes, modes_path
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.settings import Settings
@@ -44,7 +44,7 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
 
 def _shown(name: str, value: Any) -> Any:
-    """A value without what is secret in it."""
+    """Hide the secrets of a value."""
     from imagegen_core.redaction import redact
 
     if name in ("api_keys", "admin_keys"):

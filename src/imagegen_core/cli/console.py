@@ -1,4 +1,4 @@
-"""Where the command line's words go: data to stdout, everything said to people to stderr."""
+"""The output of the command line: data to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def data(line: str) -> None:
     """Write a line of data to stdout.
 
     Raises:
-        BrokenPipeError: Nobody reads it any more.
+        BrokenPipeError: The reader closed the pipe.
         WriteError: It is closed, or the disk is full.
     """
     try:
@@ -26,26 +26,26 @@ def data(line: str) -> None:
 
 
 def json_data(value: Any) -> None:
-    """Write `value` to stdout as indented JSON, with escapes where stdout's encoding is not Unicode's."""
+    """Write `value` to stdout as indented JSON, with escapes if stdout's encoding is not Unicode's."""
     encoding = (sys.stdout.encoding or "").lower()
     data(json.dumps(value, indent=2, ensure_ascii=not encoding.startswith("utf")))
 
 
 def say(line: str) -> None:
-    """Tell the person at the terminal, if there is any."""
+    """Write a message to stderr, if it is open."""
     try:
         sys.stderr.write(f"{line}\n")
-    except OSError:  # there is nowhere left to say so
+    except OSError:  # stderr is the last place for a message
         streams.discard(sys.stderr)
 
 
 def complain(sentence: str) -> None:
-    """Tell what is wrong."""
+    """Write an error message."""
     say(f"Error: {sentence}")
 
 
 def table(columns: dict[str, list[str]]) -> None:
-    """Show columns under their headings on stdout: a table for people, tab-separated lines for a pipe."""
+    """Print columns with headings to stdout: a table on a terminal, tab-separated lines in a pipe."""
     rows = list(zip(*columns.values(), strict=True))
     if not sys.stdout.isatty():
         for row in rows:
@@ -61,8 +61,8 @@ def table(columns: dict[str, list[str]]) -> None:
 
 
 class LogHandler(logging.Handler):
-    """Shows log records as lines to the person, above a progress bar where one runs."""
+    """Prints log records as messages, above a progress bar if one is active."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one record."""
+        """Print one record."""
         say(self.format(record))

@@ -112,9 +112,9 @@ def generate(
     if mode is not None:
         if model is not None or backend is not None:
             raise typer.BadParameter("a mode says which model draws: leave --model and --backend out")
-        found = load_modes(Settings.load()).find(mode)
-        request, settings = found.complete(request), found.settings.override(prediction=prediction)
-    requests = with_counted_seeds(request, count)  # checked before a model is loaded
+        chosen = load_modes(Settings.load()).find(mode)
+        request, settings = chosen.complete(request), chosen.settings.override(prediction=prediction)
+    requests = with_counted_seeds(request, count)  # refuse an invalid request before loading a model
     worker = load(backend, model, settings)
     if request.loras and not isinstance(worker, SupportsLoras):
         raise ImagegenError(f"Mode {mode} has LoRAs, and {type(worker).__name__} draws with none: leave them out")
@@ -129,7 +129,7 @@ def generate(
 
 
 def draw(worker: Worker, request: GenerateRequest, title: str) -> tuple[Picture, float]:
-    """Draw with a bar that counts steps; also the seconds it took."""
+    """Draw with a progress bar; return the picture and the seconds."""
     from imagegen_core.job import Job
     from imagegen_core.picture import Picture
 
@@ -140,7 +140,7 @@ def draw(worker: Worker, request: GenerateRequest, title: str) -> tuple[Picture,
 
 
 def _draw_all(worker: Worker, requests: Sequence[GenerateRequest]) -> Iterator[tuple[Picture, float]]:
-    """The pictures in order, several in the making at a time, each with the seconds since it was asked for."""
+    """Yield the pictures in order, several in progress at a time, each with the seconds since the start."""
     if len(requests) == 1:
         yield draw(worker, requests[0], "Drawing")
         return

@@ -1,4 +1,4 @@
-"""``imagegen models``: the checkpoints that can be named, and what a file is."""
+"""``imagegen models``: list the available checkpoints, and describe files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """List the plugins' named models and what lies below the model root, the unusable with their reason."""
+    """List the plugins' named models and the checkpoints below the model root; give a reason for unusable ones."""
     from imagegen_core.models.locate import checkpoints_below
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.settings import Settings
@@ -51,19 +51,19 @@ def inspect_model(
     ],
     as_json: Json = False,
 ) -> None:
-    """Say what a model is, from its header alone, and who loads it."""
+    """Describe a model by its header alone, and list the backends for it."""
     from imagegen_core.models.inspect import describe
     from imagegen_core.models.locate import locate
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.settings import Settings
 
     registry = Registry.discover()
-    found = describe(locate(path, Settings.load().model_root, registry.models))
-    loaders = _loaders(found, registry)
+    description = describe(locate(path, Settings.load().model_root, registry.models))
+    loaders = _loaders(description, registry)
     if as_json:
-        console.json_data({**asdict(found), "path": _printable(found.path), "loaded_by": loaders})
+        console.json_data({**asdict(description), "path": _printable(description.path), "loaded_by": loaders})
         return
-    for name, value in _facts(found, loaders).items():
+    for name, value in _facts(description, loaders).items():
         if value:
             console.data(f"{name:<17}{value}")
 
@@ -74,41 +74,43 @@ def _row(name: str, path: Path, note: str) -> dict[str, str]:
 
     row = {"name": name, "kind": "", "family": "unusable", "size": "", "note": note, "path": str(path)}
     try:
-        found = describe(path)
+        description = describe(path)
     except ModelLoadError as error:
         return {**row, "note": str(error)}
-    missing = f"incomplete: without {', '.join(found.missing)}" if found.missing else ""
+    missing = f"incomplete: without {', '.join(description.missing)}" if description.missing else ""
     return {
         **row,
-        "kind": found.kind,
-        "family": found.family or "",
-        "size": found.native_size or "",
+        "kind": description.kind,
+        "family": description.family or "",
+        "size": description.native_size or "",
         "note": "; ".join(part for part in (note, missing) if part),
     }
 
 
-def _loaders(found: Description, registry: Registry) -> list[str]:
-    """The names of the installed backends that load a model's family."""
+def _loaders(description: Description, registry: Registry) -> list[str]:
+    """List the installed backends for a model's family."""
     from imagegen_core.resolution.backends import backends_for
 
-    return [backend.name for backend in backends_for(registry, found.family)] if found.family else []
+    return [backend.name for backend in backends_for(registry, description.family)] if description.family else []
 
 
-def _facts(found: Description, loaders: list[str]) -> dict[str, Any]:
+def _facts(description: Description, loaders: list[str]) -> dict[str, Any]:
     return {
-        "path": _printable(found.path),
-        "kind": f"{found.kind} ({found.algorithm})" if found.algorithm not in (None, found.kind) else found.kind,
-        "family": found.family or "not told by its tensors",
-        "layout": f"{found.layout} ({found.format})",
-        "holds": ", ".join(found.components),
-        "lacks": ", ".join(found.missing),
-        "cross-attention": found.cross_attention_dim,
-        "input channels": found.input_channels,
-        "native size": found.native_size,
-        "dtype": ", ".join(found.dtypes),
-        "parameters": _human(found.parameters / _THOUSAND, "k", "M", "B"),
-        "size on disk": _human(found.size / _THOUSAND, "kB", "MB", "GB"),
-        "loaded by": _advice(found.family, loaders),
+        "path": _printable(description.path),
+        "kind": f"{description.kind} ({description.algorithm})"
+        if description.algorithm not in (None, description.kind)
+        else description.kind,
+        "family": description.family or "not told by its tensors",
+        "layout": f"{description.layout} ({description.format})",
+        "holds": ", ".join(description.components),
+        "lacks": ", ".join(description.missing),
+        "cross-attention": description.cross_attention_dim,
+        "input channels": description.input_channels,
+        "native size": description.native_size,
+        "dtype": ", ".join(description.dtypes),
+        "parameters": _human(description.parameters / _THOUSAND, "k", "M", "B"),
+        "size on disk": _human(description.size / _THOUSAND, "kB", "MB", "GB"),
+        "loaded by": _advice(description.family, loaders),
     }
 
 
@@ -121,7 +123,7 @@ def _advice(family: str | None, loaders: list[str]) -> str:
 
 
 def _human(number: float, *units: str) -> str:
-    """A number with one decimal in the largest of its units, a thousand apart, that it reaches: ``859.5 M``."""
+    """Format a number with one decimal in the largest fitting unit, in steps of a thousand: ``859.5 M``."""
     for unit in units[:-1]:
         if round(number, 1) < _THOUSAND:
             return f"{number:.1f} {unit}"
@@ -130,5 +132,5 @@ def _human(number: float, *units: str) -> str:
 
 
 def _printable(text: object) -> str:
-    """A path's text, where the file system allows names that are no text."""
+    """Return a path as text, escaping names that are no valid text."""
     return str(text).encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Where pictures are written: whole or not at all."""
+"""Write pictures atomically."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Output:
 
     Attributes:
         path: The file, or None for stdout.
-        count: How many pictures will come; more than one are numbered, ``out-1.png``.
+        count: The number of pictures; several are numbered, ``out-1.png``.
     """
 
     path: Path | None
@@ -55,13 +55,13 @@ class Output:
         return self.path is None
 
     def write(self, png: bytes, number: int) -> Path | None:
-        """Write picture `number`, counted from 0, whole or not at all.
+        """Write picture `number`, counted from 0, completely or not at all.
 
         Returns:
             The file written, or None for stdout.
 
         Raises:
-            WriteError: The disk is full, the folder is gone, or nobody reads stdout any more.
+            WriteError: The disk is full, the folder is gone, or stdout's reader closed it.
         """
         if self.path is None:
             try:
@@ -79,7 +79,7 @@ class Output:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write beside `path` and move into place, so that an interruption leaves what was there."""
+    """Write next to `path` and move into place, so that an interruption keeps the old file."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -92,7 +92,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
+    """Return the process's umask; it can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""``imagegen plugins``: what is installed, and what is wrong with it."""
+"""``imagegen plugins``: list the installed plugins, and diagnose their faults."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("list")
 def list_plugins(as_json: Json = False) -> None:
-    """List the installed plugins and what they offer."""
+    """List the installed plugins and their offers."""
     from imagegen_core.cli.app import build_app
 
     registry = Registry.discover()
     registry.add_commands(build_app())
-    found = registry.plugins
+    plugins = registry.plugins
     if as_json:
-        console.json_data([asdict(plugin) for plugin in found])
+        console.json_data([asdict(plugin) for plugin in plugins])
         return
-    if not found:
+    if not plugins:
         console.say("No plugin is installed: pip install imagegen-sdxl, and imagegen-demo for a first picture")
     console.table(
         {
-            "plugin": [plugin.name for plugin in found],
-            "distribution": [f"{plugin.distribution} {plugin.version}" for plugin in found],
-            "status": [plugin.status for plugin in found],
-            "offers": [", ".join(plugin.offers) for plugin in found],
+            "plugin": [plugin.name for plugin in plugins],
+            "distribution": [f"{plugin.distribution} {plugin.version}" for plugin in plugins],
+            "status": [plugin.status for plugin in plugins],
+            "offers": [", ".join(plugin.offers) for plugin in plugins],
         }
     )
-    broken = sum(plugin.status == "broken" for plugin in found)
+    broken = sum(plugin.status == "broken" for plugin in plugins)
     if broken:
         console.say(f"{broken} broken: `imagegen plugins doctor` says why")
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Look at every plugin in a process of its own, and say what is wrong and what mends it."""
+    """Check every plugin in a separate process; report each fault and its remedy."""
     from imagegen_core.cli.app import build_app, own_commands
     from imagegen_core.plugins.doctor import broken_neighbours, examine
 
     if not limits_apply():
         console.say(f"Here a plugin that hangs is not interrupted after {LIMIT:g} s, except by this command")
-    found = []
+    plugins = []
     for plugin in examine(own_commands(build_app())):
-        found.append(plugin)
+        plugins.append(plugin)
         if not as_json:
             console.data(_finding(plugin))
     neighbours = [_neighbour(broken) for broken in broken_neighbours()]
@@ -64,8 +64,8 @@ def doctor(as_json: Json = False) -> None:
     for row in neighbours if not as_json else ():
         console.data("{distribution} ({path}): {status}\n  cause: {cause}\n  mend: {mend}".format(**row))
     if as_json:
-        console.json_data([*map(asdict, found), *neighbours])
-    raise typer.Exit(1 if any(plugin.status == "broken" for plugin in found) else 0)
+        console.json_data([*map(asdict, plugins), *neighbours])
+    raise typer.Exit(1 if any(plugin.status == "broken" for plugin in plugins) else 0)
 
 
 def _neighbour(broken: BrokenDistribution) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``imagegen plugins check``: the conformance kit, run on what is installed."""
+"""``imagegen plugins check``: run the conformance kit on an installed plugin."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check(
     name: Annotated[str, typer.Argument(help="A plugin, or one of its offers; see `imagegen plugins list`.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check that a plugin keeps the contract, and say what each check protects where it fails.
+    """Check that a plugin keeps the contract; explain each failed check.
 
     Backends are checked with the configured checkpoint.
     """
@@ -43,7 +43,7 @@ def check(
 
 
 def _offers(name: str) -> Sequence[str]:
-    """What a plugin offers, or the one offer of that name."""
+    """List a plugin's offers, or the one offer of that name."""
     plugins = Registry.discover().plugins
     for plugin in plugins:
         if plugin.name == name:

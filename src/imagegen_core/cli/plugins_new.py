@@ -1,4 +1,4 @@
-"""``imagegen plugins new``: a project to begin a plugin with."""
+"""``imagegen plugins new``: create a project for a new plugin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def new(
         Path | None, typer.Option("--folder", "-o", help="Where its project is written.", show_default="imagegen-NAME")
     ] = None,
 ) -> None:
-    """Write the project of a new plugin, which works and passes the conformance kit as it is."""
+    """Write the project of a new plugin that works and passes the conformance kit as it is."""
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.scaffold.names import PluginName, refuse_taken
     from imagegen_core.scaffold.project import write_project

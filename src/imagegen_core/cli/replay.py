@@ -1,4 +1,4 @@
-"""``imagegen replay``: draw a picture again from the recipe it carries."""
+"""``imagegen replay``: draw a picture again from its recipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def replay(
     ] = "replayed.png",
     force: Annotated[bool, typer.Option(help="Write the nearest picture where the same one cannot be drawn.")] = False,
 ) -> None:
-    """Draw a picture again, to the same bytes, or say what differs from when it was drawn."""
+    """Draw a picture again, to the same bytes, or report the differences."""
     from imagegen_core.images.recipe import read_recipe
 
     target = Output.parse(output, count=1)
@@ -75,16 +75,16 @@ def _request(recipe: Recipe) -> GenerateRequest:
 
 
 def _loras(recipe: Recipe) -> list[LoraUse]:
-    """Those of the recipe's LoRAs that a configured mode has; of the others the picture will lack."""
+    """Select the recipe's LoRAs that a configured mode has; the picture lacks the others."""
     from imagegen_core.modes import load_modes
     from imagegen_core.settings import Settings
 
     known = {lora.path.stem: lora for mode in load_modes(Settings.load()).modes.values() for lora in mode.loras}
-    return [replace(known[one.name], strength=one.strength) for one in recipe.loras if one.name in known]
+    return [replace(known[lora.name], strength=lora.strength) for lora in recipe.loras if lora.name in known]
 
 
 def _worker(recipe: Recipe) -> Worker:
-    """The recipe's backend with the configured checkpoint, or else the one of the recipe's name, in its precision."""
+    """Load the recipe's backend, in its precision, with the configured checkpoint, or else the recipe's."""
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.settings import Settings
 
@@ -96,11 +96,13 @@ def _worker(recipe: Recipe) -> Worker:
     return load(model=None if configured else recipe.checkpoint, settings=settings)
 
 
-def _differences(wanted: Recipe, found: Recipe) -> list[str]:
-    """What is not as the recipe has it, in words."""
-    then, now = asdict(wanted), asdict(found)
+def _differences(wanted: Recipe, drawn: Recipe) -> list[str]:
+    """Describe the differences from the recipe, in words."""
+    then, now = asdict(wanted), asdict(drawn)
     versions = {name: (then["versions"].get(name), now["versions"].get(name)) for name in then["versions"]}
     named = {name: (then[name], now[name]) for name in then if name not in ("versions", "upscalings")} | versions
     return [
-        f"{name.replace('_', ' ')} was {one}, and is {other}" for name, (one, other) in named.items() if one != other
+        f"{name.replace('_', ' ')} was {before}, and is {after}"
+        for name, (before, after) in named.items()
+        if before != after
     ]

@@ -1,4 +1,4 @@
-"""``imagegen serve``: the engine behind HTTP."""
+"""``imagegen serve``: run the HTTP server."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def serve(
     ] = None,
     replicas: Annotated[int | None, typer.Option(help="Processes that draw on the cluster. [default: 1]")] = None,
 ) -> None:
-    """Serve pictures over HTTP, and a page to play on."""
+    """Serve pictures over HTTP, with a web page to try it."""
     from imagegen_core.settings import Settings
 
-    # The first process of a container gets no signal that it does not handle; the server has handlers once it runs.
+    # A container's first process ignores signals without a handler. The server sets its own handlers once it runs.
     signal.signal(signal.SIGTERM, _end)
     settings = Settings.load(host=host, port=port, model=model, backend=backend, engine=engine, replicas=replicas)
     serve = "imagegen_core.cluster.run:serve" if settings.engine == "ray" else "imagegen_core.server.run:serve"

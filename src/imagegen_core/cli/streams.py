@@ -1,4 +1,4 @@
-"""The standard streams, also where they are closed, full, of another encoding, or read by nobody any more."""
+"""The standard streams, including closed and full ones, and streams with other encodings or closed pipes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _STDIN, _STDOUT, _STDERR = range(3)
 
 
 def prepare() -> None:
-    """Make the standard streams usable whatever the process was started with.
+    """Make the standard streams usable, whatever the process was started with.
 
-    A closed descriptor would be given to the next file that is opened, and what a library prints would go into that
-    file. What the terminal's encoding lacks is written as an escape.
+    The next opened file would get the number of a closed descriptor, and a library's output would go into that file.
+    Characters that the terminal's encoding lacks are written as escapes.
     """
     for descriptor, flags in ((_STDIN, os.O_RDONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
         if _is_closed(descriptor):
-            os.open(os.devnull, flags)  # takes the lowest number that is free; stdout still refuses what is written
+            os.open(os.devnull, flags)  # takes the lowest free number; stdout still refuses writes
     if sys.stdout is None:
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(_STDOUT, "w", closefd=False)), encoding="utf-8")
     if sys.stderr is None:
@@ -30,10 +30,10 @@ def prepare() -> None:
 
 
 def flush() -> None:
-    """Have everything written to stdout.
+    """Write all buffered output to stdout.
 
     Raises:
-        BrokenPipeError: Nobody reads it any more.
+        BrokenPipeError: The reader closed the pipe.
         WriteError: It is closed, or the disk is full.
     """
     try:
@@ -45,19 +45,19 @@ def flush() -> None:
 
 
 def cannot_write(error: OSError) -> WriteError:
-    """The error to raise where writing to stdout raised `error`."""
+    """Return the error to raise after a failed write to stdout."""
     return WriteError(f"Cannot write to stdout: {error.strerror}")
 
 
 def discard(stream: TextIO) -> None:
-    """Give up what a stream holds and gets, so that Python does not try to write it when the process ends.
+    """Discard a stream's buffered and later output, so that Python does not try to write it at exit.
 
     See https://docs.python.org/3/library/signal.html#note-on-sigpipe.
     """
     null = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, stream.fileno())
-    except (OSError, ValueError):  # a stream of the program's own, without a descriptor
+    except (OSError, ValueError):  # the program replaced the stream by one without a descriptor
         pass
     finally:
         os.close(null)

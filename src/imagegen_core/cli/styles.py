@@ -1,4 +1,4 @@
-"""``imagegen styles``: the styles that requests can ask for."""
+"""``imagegen styles``: the styles for requests."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ app = typer.Typer(help="See the styles that requests can ask for.")
 
 @app.callback()
 def _group() -> None:
-    """Keeps `list` a subcommand while it is the only one."""
+    """Keep `list` a subcommand while it is the only one."""
 
 
 @app.command("list")
 def list_styles(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List all styles, those that do not fit the configured checkpoint with the reason."""
+    """List all styles, with the reason if one does not fit the configured checkpoint."""
     rows = _rows()
     if as_json:
         console.json_data(rows)

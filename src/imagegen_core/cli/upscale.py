@@ -22,7 +22,7 @@ def upscale(
         typer.Option(help="A plugin's upscaler, lanczos, or a .pth or .safetensors file. [default: a plugin's first]"),
     ] = None,
 ) -> None:
-    """Enlarge a picture; a recipe in it is kept, with the enlargement added."""
+    """Enlarge a picture; keep its recipe, and add the enlargement to it."""
     import numpy as np
 
     from imagegen_core.images.decode import PictureFile, as_rgb

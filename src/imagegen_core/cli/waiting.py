@@ -1,4 +1,4 @@
-"""What a terminal shows while one waits."""
+"""Progress display on a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def load(backend: str | None = None, model: str | None = None, settings: Settings | None = None) -> Worker:
-    """Load as `load_worker` does, with a spinner, and warm up with a bar."""
+    """Load like `load_worker`, with a spinner, and warm up with a bar."""
     from imagegen_core.shortcuts import load_worker
     from imagegen_core.worker import WarmingUp
 
@@ -29,7 +29,7 @@ def load(backend: str | None = None, model: str | None = None, settings: Setting
 
 @contextmanager
 def status(title: str) -> Iterator[None]:
-    """A spinner on stderr, where that is a terminal."""
+    """Show a spinner on stderr, if it is a terminal."""
     if not sys.stderr.isatty():
         yield
         return
@@ -41,7 +41,7 @@ def status(title: str) -> Iterator[None]:
 
 @contextmanager
 def step_bar(title: str, steps: int) -> Iterator[Callable[[StepDone], None] | None]:
-    """A progress bar on stderr, where that is a terminal, and what moves it."""
+    """Show a progress bar on stderr, if it is a terminal; yield a function to update it."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,1 +1,1 @@
-"""Pictures once they are drawn: PNG with its recipe, reading, enlarging."""
+"""Finished pictures: PNG with a recipe, reading, enlarging."""

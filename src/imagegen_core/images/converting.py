@@ -1,4 +1,4 @@
-"""A finished picture in another encoding, and a preview at the size of a picture."""
+"""Convert a finished picture to another encoding, and a preview to the size of a picture."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Encoding = Literal["png", "jpeg", "webp"]
 
 
 def convert(png: bytes, encoding: Encoding, quality: int) -> bytes:
-    """A picture of ours in another encoding; a PNG stays as it is, byte for byte.
+    """Convert one of our pictures to another encoding; a PNG stays as it is, byte for byte.
 
     Args:
         png: The picture, with its recipe.
-        encoding: What to make of it.
+        encoding: The new encoding.
         quality: 0 to 100, for JPEG and WebP.
     """
     if encoding == "png":
@@ -35,7 +35,7 @@ def convert(png: bytes, encoding: Encoding, quality: int) -> bytes:
 
 
 def enlarge_preview(preview: bytes, encoding: Encoding) -> bytes:
-    """A preview, which has a pixel for each latent, as large as the picture will be."""
+    """Enlarge a preview, one pixel per latent, to the size of the final picture."""
     with Image.open(io.BytesIO(preview)) as image:
         size = (image.width * VAE_REDUCTION, image.height * VAE_REDUCTION)
         enlarged = image.resize(size, Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""Reading pictures from outside: whatever is wrong with one is a sentence."""
+"""Read pictures from outside; every fault becomes an error with one sentence."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from imagegen_core.images.parsing import bmp, gif, jpeg, png, webp
 from imagegen_core.images.parsing.structure import RefusedError, Structure
 
 MAX_PIXELS = 89_478_485
-"""The largest picture: beyond it, Pillow takes a file for a decompression bomb. Some 9,400 pixels square."""
+"""The largest picture in pixels, about 9,400 square. Pillow rejects larger ones as decompression bombs."""
 COMMENT = "parameters"
-"""The keyword of A1111's text, which a JPEG and a WebP carry as Exif's user comment."""
+"""The keyword of A1111's text. JPEG and WebP carry this text as Exif's user comment."""
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # for others Pillow runs outside programs, or libraries that write
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # for others Pillow runs programs, or libraries that write output
 _EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 _UPRIGHT = {  # by Exif 2.3, section 4.6.4, tag 274
@@ -34,16 +34,16 @@ _UPRIGHT = {  # by Exif 2.3, section 4.6.4, tag 274
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ON_ITS_SIDE = 5  # from here on, width and height change places
+_ON_ITS_SIDE = 5  # from here on, width and height are swapped
 
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture whose size and text are known, and whose pixels are not unpacked yet.
+    """A picture file with known size and text, but without unpacked pixels.
 
     Attributes:
-        name: What errors call it.
-        structure: The file, taken apart.
+        name: Its name in error messages.
+        structure: The parsed file.
     """
 
     name: str
@@ -51,7 +51,7 @@ class PictureFile:
 
     @classmethod
     def read(cls, source: bytes | Path, *, png_only: bool = False) -> Self:
-        """Read a picture file's structure; of an animation, the first picture counts.
+        """Read a picture file's structure; for an animation, its first picture.
 
         Args:
             source: The PNG, JPEG, WebP, BMP or GIF, or its path.
@@ -90,7 +90,7 @@ class PictureFile:
 
     @property
     def text(self) -> dict[str, str]:
-        """A PNG's text by keyword; of other formats the user comment, as ``parameters``."""
+        """A PNG's text by keyword; for other formats the user comment, as ``parameters``."""
         comment = {COMMENT: self._exif.comment} if self._exif.comment else {}
         return comment | dict(self.structure.text)
 
@@ -141,27 +141,27 @@ def read_text(source: bytes | Path) -> dict[str, str]:
 
 
 def as_rgb(image: Image.Image, name: str) -> Image.Image:
-    """The image in RGB; `name` is what errors call it.
+    """Convert the image to RGB; error messages call it `name`.
 
     Raises:
-        PictureError: It has transparent parts or more than 8 bits a channel, which RGB would lose.
+        PictureError: It has transparent parts or more than 8 bits per channel, which RGB would lose.
     """
     if image.mode not in _EIGHT_BIT_MODES:
         raise PictureError(f"Cannot use {name}: it has more than 8 bits a channel; save it with 8 bits first")
     if image.has_transparency_data:
-        image = image.convert("RGBA")  # from a palette with transparency, Pillow converts to RGB with a warning
+        image = image.convert("RGBA")  # Pillow warns when it converts a palette with transparency to RGB directly
         if image.getchannel("A").getextrema() != (255, 255):
             raise PictureError(f"Cannot use {name}: it has transparent parts; fill its background first")
     return image.convert("RGB")
 
 
 def called(source: bytes | Path) -> str:
-    """What errors call a picture."""
+    """Return a picture's name for error messages."""
     return "the picture" if isinstance(source, bytes) else str(source)
 
 
 def _parsed(data: bytes) -> Structure | None:
-    """The file's structure; None where its beginning is of no format that is read here."""
+    """Parse the file's structure; return None if its format is unknown."""
     if data.startswith(png.SIGNATURE):
         return png.parse_png(data)
     if data.startswith(jpeg.SIGNATURE):

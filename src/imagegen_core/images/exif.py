@@ -1,6 +1,6 @@
-"""Exif in a picture: the few tags that count here.
+"""Read and write the few Exif tags of imagegen.
 
-Pillow's reader is not used for foreign pictures: it unpacks all tags at once, of which 65,535 may share the same bytes.
+Pillow's reader is not used for foreign pictures: it unpacks all tags at once, and 65,535 tags may share the same bytes.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _USER_COMMENT = 0x9286
 _TIFF = 42
 _ENTRY = 12  # bytes
 _INLINE = 4
-_MAX_COMMENT = 65_000  # bytes: a JPEG segment holds 65,533 with what stands around the comment
+_MAX_COMMENT = 65_000  # bytes: a JPEG segment holds 65,533, including the bytes around the comment
 _UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 7: 1}  # bytes of BYTE, ASCII, SHORT, LONG and UNDEFINED
 
 _UNICODE, _ASCII, _JIS, _UNKNOWN = b"UNICODE\0", b"ASCII\0\0\0", b"JIS\0\0\0\0\0", bytes(8)
 
 
 class ExifTags(NamedTuple):
-    """The tags that count here.
+    """The Exif tags of imagegen.
 
     Attributes:
-        orientation: How the picture is turned, 1 to 8; 1 is upright.
-        comment: The user comment, where A1111 keeps its ``parameters``; empty where there is none.
+        orientation: The rotation of the picture, 1 to 8; 1 is upright.
+        comment: The user comment, with A1111's ``parameters``; empty if there is none.
     """
 
     orientation: int
@@ -39,7 +39,7 @@ class ExifTags(NamedTuple):
 
 
 def read_exif(data: bytes) -> ExifTags:
-    """Read the tags out of a TIFF structure; what is damaged counts as absent, as in cameras' files it often is."""
+    """Read the tags from a TIFF structure. Damaged tags count as absent: they are common in cameras' files."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     try:
         if order is None or struct.unpack_from(f"{order}H", data, 2)[0] != _TIFF:
@@ -54,9 +54,9 @@ def read_exif(data: bytes) -> ExifTags:
 
 
 def encode_exif(comment: str) -> bytes:
-    """Exif with a user comment, as A1111 writes it by ``piexif.helper.UserComment``; nothing for an empty comment.
+    """Encode Exif with a user comment, as A1111's ``piexif.helper.UserComment``; return nothing for an empty comment.
 
-    A comment that no JPEG's segment holds is cut, and the log says so.
+    A comment longer than a JPEG segment is cut, with a warning in the log.
     """
     if not comment:
         return b""
@@ -69,7 +69,7 @@ def encode_exif(comment: str) -> bytes:
 
 
 def _value(data: bytes, order: str, directory: int, wanted: int) -> bytes:
-    """A tag's bytes; none where the directory has no such tag."""
+    """Return a tag's bytes; no bytes if the directory lacks the tag."""
     (count,) = struct.unpack_from(f"{order}H", data, directory)
     for position in range(directory + 2, directory + 2 + count * _ENTRY, _ENTRY):
         tag, kind, length = struct.unpack_from(f"{order}HHI", data, position)
@@ -85,7 +85,7 @@ def _number(data: bytes, order: str, directory: int, wanted: int) -> int:
 
 
 def _comment(data: bytes) -> str:
-    """A user comment's text, by the eight bytes that name its encoding; without them it is UTF-8, as A1111 reads it."""
+    """Decode a user comment. Its first eight bytes name the encoding; without them it is UTF-8, as in A1111."""
     encoding, text = data[:8], data[8:]
     if encoding == _UNICODE:
         if text.startswith(codecs.BOM_UTF16_LE):

@@ -1,4 +1,4 @@
-"""PNG encoding: fast, lossless, with text beside the pixels."""
+"""PNG encoding: fast, lossless, with text chunks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def encode_png(pixels: npt.NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
-    """Encode a picture; the same input gives the same bytes for as long as Pillow and its zlib stay the same.
+    """Encode a picture; the same input gives the same bytes with the same Pillow and zlib.
 
     Args:
         pixels: RGB levels [height, width, 3].
-        text: Text chunks by keyword, 1 to 79 Latin-1 characters. What is Latin-1 becomes a tEXt chunk, the rest
-            an iTXt chunk in UTF-8; lone surrogates, which UTF-8 has no form for, become ``?``.
+        text: Text chunks by keyword, 1 to 79 Latin-1 characters. Latin-1 text becomes a tEXt chunk, other text an iTXt
+            chunk in UTF-8. Lone surrogates, which UTF-8 cannot encode, become ``?``.
     """
     buffer = io.BytesIO()
     write_png(buffer, pixels, text)
@@ -33,6 +33,6 @@ def write_png(buffer: io.BytesIO, pixels: npt.NDArray[np.uint8], text: Mapping[s
     chunks = PngInfo()
     for keyword, value in (text or {}).items():
         chunks.add_text(keyword, value.encode("utf-8", "replace").decode())
-    # Searching for repetitions takes most of an encoder's time and finds next to none in a filtered photo: run
-    # lengths and Huffman codes alone are several times faster and no larger (benchmarks/png.py).
+    # The search for repetitions takes most of an encoder's time, and finds almost none in a filtered photo. Run lengths
+    # and Huffman codes alone are several times faster, and the file is no larger (benchmarks/png.py).
     Image.fromarray(pixels).save(buffer, format="PNG", compress_type=zlib.Z_RLE, pnginfo=chunks)

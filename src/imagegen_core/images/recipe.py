@@ -1,4 +1,4 @@
-"""How a picture was made, written into its PNG in two forms: our own, and the one A1111's tools read."""
+"""The recipe of a picture: its inputs, stored in its PNG in our own form and in A1111's."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 OWN_CHUNK = "imagegen"
 A1111_CHUNK = COMMENT
 _FORMAT = 1
-_DDIM = ("DDIM", "DDIMScheduler")  # A1111 names their eta apart from the others'
-_LATER = frozenset(  # left out where they ask nothing, so that a picture has the bytes it had before there were any
+_DDIM = ("DDIM", "DDIMScheduler")  # A1111 has a separate name for their eta
+_LATER = frozenset(  # left out when unset, so that old pictures keep their bytes
     {"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "prediction"}
 )
 
@@ -33,7 +33,7 @@ class Upscaling:
 
 @dataclass(frozen=True, slots=True)
 class UsedLora:
-    """A picture was drawn with a LoRA beside its style: the file's name without its suffix, and the strength."""
+    """A LoRA in addition to the style: the file's name without its suffix, and the strength."""
 
     name: str
     strength: float
@@ -41,38 +41,38 @@ class UsedLora:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a picture followed from.
+    """All inputs of a picture.
 
     Attributes:
-        prompt: What it was to show.
-        negative_prompt: What it was not to show.
-        seed: Where its noise came from.
-        width: Pixels, as it was drawn.
-        height: Pixels, as it was drawn.
-        steps: Denoising steps.
-        guidance_scale: Strength of the prompt.
+        prompt: The prompt.
+        negative_prompt: The negative prompt.
+        seed: The seed of the noise.
+        width: The width in pixels, before enlarging.
+        height: The height in pixels, before enlarging.
+        steps: The number of denoising steps.
+        guidance_scale: The guidance scale.
         scheduler: The sampler's name, such as ``LCM`` or ``DPM++ 2M Karras``.
-        clip_skip: At which of the text encoder's layers, counted from the last as 1, the prompt was read; None is
-            the checkpoint's own.
-        style: The style's id, or None for none.
-        style_level: 0 without a style.
-        loras: The LoRAs it was drawn with beside the style, as a mode has them.
+        clip_skip: The text encoder's layer that reads the prompt, counted from the last as 1; None is the checkpoint's
+            own.
+        style: The style's id, or None.
+        style_level: The style's level; 0 without a style.
+        loras: The LoRAs in addition to the style, from a mode.
         checkpoint: The checkpoint's name.
-        checkpoint_hash: The first ten hexadecimal digits of its file's SHA-256, which A1111 calls the model hash, or
-            of its UNet's where it is a folder; None where that is no single file.
-        backend: Name of the backend that drew.
+        checkpoint_hash: The first ten hexadecimal digits of its file's SHA-256, A1111's model hash; for a folder, of
+            its UNet's file; None if that is no single file.
+        backend: The backend's name.
         dtype: ``fp16``, ``bf16`` or ``fp32``.
-        device: Such as ``cuda:0``.
-        versions: The versions of the distributions that took part, by name.
-        upscalings: What enlarged it afterwards, in order.
-        schedule: The noise schedule, where it is not the sampler's own.
-        guidance_rescale: See `imagegen_core.GenerateRequest`; None where it was not asked, as with those below.
+        device: The device, such as ``cuda:0``.
+        versions: The versions of the distributions involved, by name.
+        upscalings: The enlargements after drawing, in order.
+        schedule: The noise schedule; None is the sampler's own.
+        guidance_rescale: See `imagegen_core.GenerateRequest`; None if not requested, like the next ones.
         eta: See `imagegen_core.GenerateRequest`.
         s_churn: See `imagegen_core.GenerateRequest`.
         s_tmin: See `imagegen_core.GenerateRequest`.
         s_tmax: See `imagegen_core.GenerateRequest`.
         s_noise: See `imagegen_core.GenerateRequest`.
-        prediction: What the network predicts, where the configuration said it.
+        prediction: The prediction type, if the configuration sets it.
     """
 
     prompt: str
@@ -105,9 +105,9 @@ class Recipe:
 
 
 def to_text(recipe: Recipe) -> dict[str, str]:
-    """The text chunks that carry a recipe: ``imagegen``, exact, and ``parameters`` as A1111 writes it.
+    """Return the text chunks of a recipe: ``imagegen``, exact, and ``parameters`` in A1111's form.
 
-    Lone surrogates, which no encoder can be given, become ``?`` in both.
+    Lone surrogates, which no encoder accepts, become ``?`` in both.
     """
     stated = {name: value for name, value in asdict(recipe).items() if value is not None or name not in _LATER}
     own = json.dumps({"format": _FORMAT} | stated, ensure_ascii=False)
@@ -115,13 +115,13 @@ def to_text(recipe: Recipe) -> dict[str, str]:
 
 
 def read_recipe(source: bytes | Path) -> Recipe:
-    """Read the recipe out of a PNG.
+    """Read the recipe from a PNG.
 
     Args:
         source: The PNG itself, or its path.
 
     Raises:
-        PictureError: It is no PNG, carries no recipe, or one that is damaged or of a newer imagegen.
+        PictureError: It is no PNG, has no recipe, or has one that is damaged or from a newer imagegen.
     """
     file = PictureFile.read(source, png_only=True)
     text = file.text
@@ -131,10 +131,10 @@ def read_recipe(source: bytes | Path) -> Recipe:
 
 
 def parse_recipe(text: str, name: str) -> Recipe:
-    """Read an ``imagegen`` chunk's text; `name` is what errors call its picture.
+    """Parse the text of an ``imagegen`` chunk; error messages call its picture `name`.
 
     Raises:
-        PictureError: The text is damaged or of a newer imagegen.
+        PictureError: The text is damaged or from a newer imagegen.
     """
     from pydantic import TypeAdapter
 
@@ -151,7 +151,7 @@ def parse_recipe(text: str, name: str) -> Recipe:
 
 
 def with_upscaling(text: Mapping[str, str], done: Upscaling, name: str) -> dict[str, str]:
-    """A picture's text chunks with `done` added to its recipe; foreign text, and what is damaged, stays as it is."""
+    """Add `done` to the recipe in a picture's text chunks; foreign and damaged text stays as it is."""
     if OWN_CHUNK not in text:
         return dict(text)
     try:
@@ -163,7 +163,7 @@ def with_upscaling(text: Mapping[str, str], done: Upscaling, name: str) -> dict[
 
 
 def _infotext(recipe: Recipe) -> str:
-    """A1111's text of a recipe, by ``create_infotext`` in its ``modules/processing.py`` (1.10)."""
+    """Return A1111's text of a recipe, by ``create_infotext`` in its ``modules/processing.py`` (1.10)."""
     factor = 1
     for upscaling in recipe.upscalings:
         factor *= upscaling.factor
@@ -196,7 +196,7 @@ def _infotext(recipe: Recipe) -> str:
 
 
 def _quoted(value: object) -> str:
-    """A value as ``quote`` in A1111's ``modules/infotext_utils.py`` writes it."""
+    """Quote a value like ``quote`` in A1111's ``modules/infotext_utils.py``."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if any(sign in text for sign in ",\n:") else text
 

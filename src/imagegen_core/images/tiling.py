@@ -1,4 +1,4 @@
-"""Enlarging a picture tile by tile, so that memory does not grow with it."""
+"""Enlarge a picture in tiles, so that memory does not grow with the picture."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 def enlarge_in_tiles(
     enlarge: Callable[[Pixels], Pixels], pixels: Pixels, *, scale: int, tile: int, overlap: int
 ) -> Pixels:
-    """Enlarge tile after tile, each with some of its surroundings, which are cut off again.
+    """Enlarge tile after tile with an overlap, and cut the overlap off.
 
-    There is no seam where a pixel depends on nothing farther away than `overlap`, the receptive radius of a
-    convolutional network: each tile then computes what the whole picture would have.
+    There is no seam if every pixel depends only on pixels within `overlap`, the receptive radius of a convolutional
+    network. Each tile then has the same result as in the whole picture.
 
     Args:
         enlarge: Turns pixels [h, w, 3] into pixels [h * scale, w * scale, 3].
         pixels: The picture [height, width, 3].
-        scale: What both sides grow by.
-        tile: Side of a tile's own square, in pixels of `pixels`.
-        overlap: Width of the surroundings on each side, in pixels of `pixels`.
+        scale: The factor for both sides.
+        tile: The side of a tile without overlap, in pixels of `pixels`.
+        overlap: The width of the overlap on each side, in pixels of `pixels`.
 
     Returns:
         Pixels [height * scale, width * scale, 3].
@@ -44,7 +44,7 @@ def enlarge_in_tiles(
 
 
 def _spans(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:
-    """A side cut into tiles: each one's begin and end, and those with its surroundings."""
+    """Yield for each tile of a side its begin and end, then both with overlap."""
     for begin in range(0, length, tile):
         end = min(begin + tile, length)
         yield begin, end, max(begin - overlap, 0), min(end + overlap, length)

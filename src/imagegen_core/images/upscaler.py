@@ -1,4 +1,4 @@
-"""What an upscaler is, and the description by which a plugin offers one."""
+"""The interface of an upscaler, and the description for plugins to offer one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _NETWORK = "imagegen_core.diffusion.upscaling:NetworkUpscaler"
 
 
 class Upscaler(Protocol):
-    """Enlarges pictures by a fixed factor.
+    """The interface to enlarge pictures by a fixed factor.
 
     Attributes:
-        name: What a picture's recipe calls it.
-        scale: What both sides grow by.
+        name: Its name in a picture's recipe.
+        scale: The factor for both sides.
     """
 
     name: str
@@ -37,24 +37,24 @@ class Upscaler(Protocol):
 
 @runtime_checkable
 class Shared(Upscaler, Protocol):
-    """An upscaler whose network can compute where a model does, tile by tile between its steps."""
+    """An upscaler for computation in a model's worker, tile by tile between its steps."""
 
     def compute_through(self, run: Callable[..., Any]) -> None:
-        """Have ``run(function, *arguments)`` call what computes from now on."""
+        """From now on, run the network's computation through ``run(function, *arguments)``."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class UpscalerDef:
-    """A way to enlarge, described without importing what it takes.
+    """The description of an upscaler, made without importing its dependencies.
 
     Attributes:
-        name: What ``--upscaler`` and a picture's recipe call it.
+        name: Its name in ``--upscaler`` and in a picture's recipe.
         summary: One line for lists.
-        scale: What both sides grow by; None where only the weights say.
-        weights: The network's file, of one of `WEIGHTS_SUFFIXES`, where it is one.
-        factory: ``module:callable`` that makes the `Upscaler`, imported on first use and called with this
-            description and the `Settings`. Left out, it is the one that runs the network in `weights`.
+        scale: The factor for both sides; None if only the weights show it.
+        weights: The network's file, with one of `WEIGHTS_SUFFIXES`; None without a network.
+        factory: ``module:callable`` that makes the `Upscaler`, imported on first use and called with this description
+            and the `Settings`. The default runs the network in `weights`.
     """
 
     name: str
@@ -64,13 +64,13 @@ class UpscalerDef:
     factory: str = _NETWORK
 
     def load(self, settings: Settings) -> Upscaler:
-        """Make the upscaler, on the device that `settings` name, or the first of them.
+        """Make the upscaler, on the first device of `settings`.
 
         Raises:
             PluginError: The factory's module does not import, or has no such name.
-            ModelNotFoundError: The weights are not there.
-            ModelLoadError: The weights are damaged, or of a network that is not known.
-            SettingsError: The device is not there.
+            ModelNotFoundError: The weights do not exist.
+            ModelLoadError: The weights are damaged, or of an unknown network.
+            SettingsError: The device does not exist.
         """
         factory = load_named(f"Upscaler '{self.name}'", self.factory)
         return cast("Upscaler", factory(self, settings.for_device()))

@@ -1,4 +1,4 @@
-"""Enlarging a picture."""
+"""Enlarge a picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_PASSES = 3
 
 
 class Lanczos:
-    """Lanczos interpolation: doubles both sides, and invents nothing."""
+    """Lanczos interpolation: doubles both sides, without adding detail."""
 
     name = "lanczos"
     scale = 2

@@ -1,4 +1,4 @@
-"""WebP encoding, with the text that goes with a picture."""
+"""WebP encoding, with the text of a picture."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def encode_webp(pixels: npt.NDArray[np.uint8], text: Mapping[str, str] | None = None, quality: int = 80) -> bytes:
-    """Encode a picture, lossy, with A1111's form of its recipe where its tools look for it.
+    """Encode a picture, lossy, with its recipe in A1111's form as Exif, where A1111's tools read it.
 
     Args:
         pixels: RGB levels [height, width, 3].
-        text: As `encode_png` takes it; of it, ``parameters`` is kept, as Exif's user comment.
+        text: As for `encode_png`; only ``parameters`` is kept, as Exif's user comment.
         quality: 0 to 100.
     """
     buffer = io.BytesIO()

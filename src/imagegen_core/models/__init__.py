@@ -1,1 +1,1 @@
-"""What a checkpoint is, and how a configured name becomes its path; nothing here imports torch."""
+"""Model files: their contents, and the path of a configured name. Nothing here imports torch."""

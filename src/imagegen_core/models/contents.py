@@ -1,4 +1,4 @@
-"""What a weights file is, told by the names and shapes of its tensors."""
+"""Identify the contents of a weights file by the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from imagegen_core.models.tensors import Tensor
 Tensors = Mapping[str, Tensor]
 
 _CROSS_ATTENTION = "attn2.to_k.weight"
-# A UNet by its first and its last layer and a block of its second half, which a ControlNet lacks; then SDXL's text-time
-# embeddings. SD2's upscaler has a label_emb as well: one table, not two layers.
+# A UNet is known by its first layer, its last layer and a block of its second half. A ControlNet lacks that block. The
+# fourth name is SDXL's text-time embedding. SD2's upscaler also has a label_emb, but as one table instead of two
+# layers.
 _UNETS = {
     "ldm": ("input_blocks.0.0.weight", "out.2.weight", "output_blocks.0.0.", "label_emb.0.0.weight"),
     "diffusers": ("conv_in.weight", "conv_out.weight", "up_blocks.0.", "add_embedding.linear_1.weight"),
 }
 _VAES = {"ldm": "decoder.up.", "diffusers": "decoder.up_blocks."}
-# Upscalers by their first convolution and a layer that only this architecture has, or none above it in this list.
+# An upscaler is known by its first convolution and by a layer that no architecture above it in this list has.
 _UPSCALERS = {
     "esrgan-old": ("model.0.weight", re.compile(r"model\.1\.sub\.0\.RDB1\.conv1\.0\.weight")),
     "esrgan": ("conv_first.weight", re.compile(r"(body|RRDB_trunk)\.0\.(rdb1|RDB1)\.conv1\.weight")),
@@ -38,18 +39,18 @@ _UPSCALERS = {
     "rcan": ("tail.1.weight", re.compile(r"body\.0\.body\.0\.body\.3\.conv_du\.0\.weight")),
     "compact": ("body.0.weight", re.compile(r"body\.2\.weight")),
 }
-_LINEAR, _CONVOLUTION = 2, 4  # the dimensions of such a layer's weight
+_LINEAR, _CONVOLUTION = 2, 4  # the dimensions of a layer's weight
 
 
 def contents(tensors: Tensors) -> Contents | None:
-    """What the tensors are; None if they are nothing known here."""
+    """Identify the tensors; return None if they are unknown."""
     tensors = unwrapped(tensors)
     kinds = (lora_contents, _diffusion, _upscaler, _text_encoder, _embedding)
-    return next((found for told in kinds if (found := told(tensors))), None)
+    return next((description for identify in kinds if (description := identify(tensors))), None)
 
 
 def _diffusion(tensors: Tensors) -> Contents | None:
-    """A checkpoint, or its UNet or VAE alone."""
+    """Identify a checkpoint, or a UNet or VAE alone."""
     unet, vae = _unet(tensors), _vae(tensors)
     encoders = [(component, family) for prefix, component, family in TEXT_ENCODERS if _any(tensors, prefix)]
     by_encoder = encoders[0][1] if encoders else None
@@ -58,7 +59,7 @@ def _diffusion(tensors: Tensors) -> Contents | None:
     prefix, layout = unet
     first, _, _, text_time = _UNETS[layout]
     width = _width(tensors, prefix)
-    # SD2's unCLIP has such embeddings too, beside SD2's text encoder.
+    # SD2's unCLIP also has such embeddings, together with SD2's text encoder.
     has_text_time = prefix + text_time in tensors and by_encoder not in ("sd15", "sd2")
     family = family_of(width, text_time=has_text_time, otherwise=by_encoder)
     convolution = tensors[prefix + first].shape
@@ -77,7 +78,7 @@ def _diffusion(tensors: Tensors) -> Contents | None:
 
 
 def _unet(tensors: Tensors) -> tuple[str, str] | None:
-    """The prefix and the layout of a UNet's names."""
+    """Return the prefix and the layout of a UNet's names."""
     for prefix in (*UNET_PREFIXES, ""):
         for layout, (first, last, block, _) in _UNETS.items():
             if prefix + first in tensors and prefix + last in tensors and _any(tensors, prefix + block):
@@ -93,7 +94,7 @@ def _width(tensors: Tensors, prefix: str) -> int | None:
 
 
 def _vae(tensors: Tensors) -> str | None:
-    """The layout of a VAE's names."""
+    """Return the layout of a VAE's names."""
     for prefix in (*VAE_PREFIXES, ""):
         for layout, blocks in _VAES.items():
             if f"{prefix}decoder.conv_in.weight" in tensors and _any(tensors, prefix + blocks):
@@ -113,7 +114,7 @@ def _text_encoder(tensors: Tensors) -> Contents | None:
     for prefix, _, family in TEXT_ENCODERS:
         if _any(tensors, prefix):
             return Contents(kind="text-encoder", layout="ldm", family=family)
-    # transformers 5 writes these names with or without their first part, by the class.
+    # transformers 5 writes these names with or without their first part, depending on the class.
     if _any(tensors, "text_model.embeddings.token_embedding.") or _any(tensors, "embeddings.token_embedding."):
         return Contents(kind="text-encoder", layout="transformers")
     if "token_embedding.weight" in tensors and _any(tensors, "transformer.resblocks.0.attn."):
@@ -122,7 +123,7 @@ def _text_encoder(tensors: Tensors) -> Contents | None:
 
 
 def _embedding(tensors: Tensors) -> Contents | None:
-    """A textual inversion: some vectors that stand for a word, each as wide as the text encoder."""
+    """Identify a textual inversion: vectors for a word, each as wide as the text encoder."""
     widths = {name: tensor.shape[-1] for name, tensor in tensors.items() if 1 <= len(tensor.shape) <= _LINEAR}
     if widths.keys() == tensors.keys() == {"clip_l", "clip_g"}:
         return Contents(kind="embedding", layout="sdxl", family="sdxl", cross_attention_dim=sum(widths.values()))
@@ -132,7 +133,7 @@ def _embedding(tensors: Tensors) -> Contents | None:
         (name,), layout = widths, "diffusers"
     if name is None:
         return None
-    family = WIDTHS[widths[name]] if widths[name] in (768, 1024) else None  # SDXL's are for two encoders
+    family = WIDTHS[widths[name]] if widths[name] in (768, 1024) else None  # SDXL's embeddings have two encoders
     return Contents(kind="embedding", layout=layout, family=family, cross_attention_dim=widths[name])
 
 

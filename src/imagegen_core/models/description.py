@@ -1,4 +1,4 @@
-"""The description of a model: what it is, and how much of it there is."""
+"""The description of a model: its kind, family and size."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ Kind = Literal["checkpoint", "unet", "vae", "text-encoder", "lora", "embedding",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What the names and shapes of tensors tell.
+    """The kind and the family of a set of tensors, read from their names and shapes.
 
     Attributes:
-        kind: What it is for.
-        layout: Whose names its tensors go by: ``ldm`` or ``diffusers``; of a LoRA ``kohya``, ``diffusers`` or
-            ``peft``; of a text encoder ``ldm``, ``transformers`` or ``open_clip``; of an upscaler its architecture; of
-            an embedding ``a1111``, ``diffusers`` or ``sdxl``.
-        family: ``sd15``, ``sd2``, ``sdxl`` or ``sdxl-refiner``; None where nothing tells.
-        cross_attention_dim: The width at which the UNet takes the prompt's embeddings, of a LoRA the width it was
-            made for, of an embedding its own; None where nothing shows it.
-        input_channels: How many channels the UNet takes: 4, or 9 where it fills in masked parts.
-        algorithm: Of a LoRA ``lora``, ``dora``, ``loha`` or ``lokr``; else None.
-        components: The parts of a checkpoint that are there: ``unet``, ``vae``, ``text_encoder``, ...
-        missing: The parts it needs that are not there.
+        kind: The kind of model.
+        layout: The naming scheme of its tensors: ``ldm`` or ``diffusers``. For a LoRA ``kohya``, ``diffusers`` or
+            ``peft``; for a text encoder ``ldm``, ``transformers`` or ``open_clip``; for an upscaler its architecture;
+            for an embedding ``a1111``, ``diffusers`` or ``sdxl``.
+        family: ``sd15``, ``sd2``, ``sdxl`` or ``sdxl-refiner``; None if unknown.
+        cross_attention_dim: The width of the prompt embeddings that the UNet takes. For a LoRA, the width of its UNet;
+            for an embedding, its own width; None if unknown.
+        input_channels: The number of channels that the UNet takes: 4, or 9 for inpainting.
+        algorithm: For a LoRA ``lora``, ``dora``, ``loha``, ``lokr`` or another name; else None.
+        components: The components in a checkpoint: ``unet``, ``vae``, ``text_encoder``, ...
+        missing: The components that the family needs and the checkpoint lacks.
     """
 
     kind: Kind
@@ -39,15 +39,15 @@ class Contents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description(Contents):
-    """What a file or folder is, told without loading it.
+    """The description of a file or folder, made without loading it.
 
     Attributes:
         path: The file or folder.
-        format: ``folder``, or the file's: ``safetensors``, ``torch`` or ``torch-legacy``.
-        dtypes: The element types by torch's names, the one most used first.
-        parameters: How many numbers it holds.
-        size: Its size on disk, in bytes; of a folder that of the weights it is loaded from.
-        native_size: The size it was trained at, as ``WIDTHxHEIGHT``; None where it does not say.
+        format: ``folder``, or the format of the file: ``safetensors``, ``torch`` or ``torch-legacy``.
+        dtypes: The element types by torch's names, the most frequent first.
+        parameters: The number of elements in all tensors.
+        size: The size on disk in bytes. For a folder, the size of the weights that are loaded.
+        native_size: The training resolution as ``WIDTHxHEIGHT``; None if the files do not say.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""What a diffusers-format folder is, told by its small JSON files and its weights' headers."""
+"""Read diffusers-format folders: their small JSON files, and the names of their weights files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.families import family_of
 
 LIBRARIES = ("diffusers", "transformers")
-"""The libraries whose classes a folder's components may be of."""
+"""The libraries that a folder's components may come from."""
 
 _CLASSES = {"StableDiffusionPipeline": "sd15", "StableDiffusionXLPipeline": "sdxl"}
-# Components that look at pictures, which a prompt alone has no use for; the checker's class is of a pipeline's module.
+# Components for input pictures, not needed to draw from a prompt. The safety checker's class is in a pipeline's module.
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 _OF_PIPELINES = ("stable_diffusion", "stable_diffusion_xl")
-_ABSENT = [None, None]  # a component that the pipeline goes without
-_LATENT_REDUCTION = 8  # of the autoencoders of all families here, where none is there to ask
+_ABSENT = [None, None]  # a component that the pipeline does not have
+_LATENT_REDUCTION = 8  # of the autoencoders of all families here, for folders without an autoencoder
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<before>\w+))?(?:-(?P<number>\d+)-of-(?P<count>\d+))?"
     r"(?:\.(?P<after>\w+))?\.(?P<suffix>safetensors|bin)"
@@ -27,10 +27,10 @@ _WEIGHTS = re.compile(
 
 
 def folder_family(folder: Path) -> str:
-    """The family of a diffusers-format folder.
+    """Return the family of a diffusers-format folder.
 
     Raises:
-        ModelLoadError: It is not such a folder, or not one of a family known here.
+        ModelLoadError: The folder is not in this format, or its family is unknown.
     """
     index, unet = read_json(folder, "model_index.json"), read_json(folder, "unet/config.json")
     width, pipeline = unet.get("cross_attention_dim"), index.get("_class_name")
@@ -53,7 +53,7 @@ def folder_family(folder: Path) -> str:
 
 
 def folder_size(folder: Path) -> str | None:
-    """The size a folder's checkpoint was trained at, as ``WIDTHxHEIGHT``; None where it does not say.
+    """Return the training resolution of a folder's checkpoint as ``WIDTHxHEIGHT``; None if it does not say.
 
     Raises:
         ModelLoadError: A configuration is missing or damaged.
@@ -71,20 +71,21 @@ def folder_size(folder: Path) -> str | None:
 
 
 def components(folder: Path) -> tuple[str, ...]:
-    """The components that a folder's ``model_index.json`` names, whether they are there or not.
+    """Return the components in ``model_index.json``, present or not.
 
     Raises:
-        ModelLoadError: It is not such a folder.
+        ModelLoadError: The folder has no readable ``model_index.json``.
     """
     index = read_json(folder, "model_index.json")
     return tuple(name for name, kind in index.items() if isinstance(kind, list) and kind and kind[0] is not None)
 
 
 def component_kinds(folder: Path) -> dict[str, tuple[str, str]]:
-    """The library and the class of each component that draws, as a folder's ``model_index.json`` names them.
+    """Return the library and the class of each component for drawing, as ``model_index.json`` names them.
 
     Raises:
-        ModelLoadError: It is not such a folder, or it names code of a library that is not loaded from.
+        ModelLoadError: The folder has no readable ``model_index.json``, or it names code of a library that is not
+            allowed.
     """
     index = read_json(folder, "model_index.json")
     place = folder / "model_index.json"
@@ -108,19 +109,19 @@ def component_kinds(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def weights(component: Path) -> list[Path]:
-    """The files that a component's weights are loaded from: none where it has none, several where it is sharded.
+    """Return the files of a component's weights: several if it is sharded, none if it has none.
 
-    A folder may hold its weights several times over: as ``.bin`` too, or in a variant such as ``fp16``. Of those that
-    are whole, safetensors files come first, then those of no variant; ``non_ema`` last, as its weights are others.
+    A folder may hold its weights several times: also as ``.bin``, or in a variant such as ``fp16``. Among the complete
+    sets, safetensors files come first, then sets without a variant. ``non_ema`` comes last, since its weights differ.
 
     Raises:
         ModelLoadError: Shards are missing.
     """
     groups: dict[tuple[bool, bool, str, int], list[Path]] = {}
     for file in sorted(component.iterdir()) if component.is_dir() else ():
-        if found := _WEIGHTS.fullmatch(file.name):
-            variant = found["before"] or found["after"] or ""
-            rank = (variant == "non_ema", found["suffix"] == "bin", variant, int(found["count"] or 1))
+        if match := _WEIGHTS.fullmatch(file.name):
+            variant = match["before"] or match["after"] or ""
+            rank = (variant == "non_ema", match["suffix"] == "bin", variant, int(match["count"] or 1))
             groups.setdefault(rank, []).append(file)
     whole = [rank for rank, files in groups.items() if len(files) == rank[-1]]
     if groups and not whole:
@@ -133,7 +134,7 @@ def weights(component: Path) -> list[Path]:
 
 
 def read_json(folder: Path, name: str) -> Mapping[str, Any]:
-    """The JSON object in a folder's file.
+    """Return the JSON object in a folder's file.
 
     Raises:
         ModelLoadError: The file is missing or damaged.

@@ -1,4 +1,4 @@
-"""The tensor table of a weights file of any format, told by its first bytes rather than by its name."""
+"""Read the tensor table of a weights file. The first bytes decide its format, not its name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imagegen_core.models.tensors import Header
 
 _TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 _TORCH = (b"PK", b"\x80")  # a zip archive, or a pickle
-# What lies where weights should be, by its first bytes, and what to do about it.
+# The first bytes of files that are not weights, and the advice for each.
 _NO_WEIGHTS = {
     b"version https://git-lfs": "a Git LFS pointer in place of the weights: run `git lfs pull` in its folder",
     b"<!DOCTYPE": "a web page, not a model: download the file itself, logged in where the site asks for it",
@@ -20,20 +20,20 @@ _NO_WEIGHTS = {
 
 
 def read_header(path: Path) -> Header:
-    """Read what `path` says about its tensors; of weights, not a byte.
+    """Read the tensor table of `path` without reading the weights.
 
     Raises:
-        ModelLoadError: It is no weights file, is damaged, or its pickle asks for more than weights need.
+        ModelLoadError: The file is no weights file, is damaged, or its pickle asks for more than weights need.
     """
     try:
         if not path.is_file():
             raise ModelLoadError(f"{path} is no file: name a weights file or a diffusers-format folder")
         with path.open("rb") as file:
             start = file.read(32)
-        for mark, found in _NO_WEIGHTS.items():
+        for mark, fault in _NO_WEIGHTS.items():
             if start.lower().startswith(mark.lower()):
-                raise ModelLoadError(f"{path} is {found}")
-        # A safetensors file begins with a length, whose bytes may spell anything, and then a brace.
+                raise ModelLoadError(f"{path} is {fault}")
+        # A safetensors file begins with a length of 8 arbitrary bytes, and then a brace.
         is_torch = start.startswith(_TORCH) or path.suffix.lower() in _TORCH_SUFFIXES
         if start[8:9] == b"{" or not is_torch:
             header = read_safetensors(path)

@@ -1,4 +1,4 @@
-"""What a model is, told by its header or its small JSON files alone: in milliseconds, and without torch."""
+"""Describe a model by its header or its small JSON files alone: in milliseconds, and without torch."""
 
 from __future__ import annotations
 
@@ -22,51 +22,53 @@ _RESOLUTION = re.compile(r"[1-9]\d{0,4}x[1-9]\d{0,4}")
 
 
 def architecture(path: Path) -> str:
-    """The family of a checkpoint, file or folder, or of a UNet alone: ``sd15``, ``sd2``, ``sdxl``, ``sdxl-refiner``.
+    """Return the family of a checkpoint or of a single UNet: ``sd15``, ``sd2``, ``sdxl`` or ``sdxl-refiner``.
 
-    SDXL is told by its text-time embeddings at any cross-attention width.
+    Text-time embeddings identify SDXL at any cross-attention width.
 
     Raises:
-        ModelLoadError: `path` is damaged, no checkpoint, or not one of a family known here.
+        ModelLoadError: `path` is damaged, no checkpoint, or of an unknown family.
     """
     if _is_folder(path):
         return folder_family(path)
-    found = describe(path)
-    if found.kind in _ADDITIONS:
+    description = describe(path)
+    if description.kind in _ADDITIONS:
         _refuse_averages(read_header(path))
-        raise ModelLoadError(f"{path} is no checkpoint but {_ADDITIONS[found.kind]}: name a checkpoint to draw with")
-    if found.family is None:
         raise ModelLoadError(
-            f"Cannot tell what {path} is: its UNet's cross-attention width is {found.cross_attention_dim}; "
+            f"{path} is no checkpoint but {_ADDITIONS[description.kind]}: name a checkpoint to draw with"
+        )
+    if description.family is None:
+        raise ModelLoadError(
+            f"Cannot tell what {path} is: its UNet's cross-attention width is {description.cross_attention_dim}; "
             "expected Stable Diffusion 1.x, 2.x or XL"
         )
-    return found.family
+    return description.family
 
 
 def native_size(path: Path, default: str) -> str:
-    """The size a checkpoint was trained at, as ``WIDTHxHEIGHT``; `default` where it does not say.
+    """Return the training resolution of a checkpoint as ``WIDTHxHEIGHT``; `default` if it does not say.
 
     Raises:
-        ModelLoadError: `path` is damaged, or not there.
+        ModelLoadError: `path` is damaged, or does not exist.
     """
     size = folder_size(path) if _is_folder(path) else _resolution(read_header(path))
     return size or default
 
 
 def describe(path: Path) -> Description:
-    """What a weights file or a diffusers-format folder is.
+    """Describe a weights file or a diffusers-format folder.
 
     Raises:
-        ModelLoadError: `path` is damaged, not there, or nothing known here.
+        ModelLoadError: `path` is damaged, does not exist, or is of an unknown kind.
     """
     return _describe_folder(path) if _is_folder(path) else _describe_file(path)
 
 
 def needed_parameters(path: Path) -> int:
-    """How many numbers of a checkpoint its pictures depend on: moving averages and the like are left out.
+    """Count the numbers of a checkpoint that its pictures depend on, without moving averages and the like.
 
     Raises:
-        ModelLoadError: `path` is damaged, or not there.
+        ModelLoadError: `path` is damaged, or does not exist.
     """
     if _is_folder(path):
         return _describe_folder(path).parameters
@@ -74,7 +76,7 @@ def needed_parameters(path: Path) -> int:
     return sum(tensor.elements for name, tensor in tensors.items() if not is_harmless(name))
 
 
-# What draws nothing by itself.
+# Kinds of files that cannot draw alone.
 _ADDITIONS = {
     "vae": "a VAE",
     "text-encoder": "a text encoder",
@@ -92,20 +94,20 @@ def _is_folder(path: Path) -> bool:
 
 
 def contents_of(header: Header) -> Contents:
-    """What a weights file's tensors are.
+    """Identify the tensors of a weights file.
 
     Raises:
-        ModelLoadError: They are nothing known here.
+        ModelLoadError: They are unknown.
     """
-    found = contents(header.tensors)
-    if found is None:
+    known = contents(header.tensors)
+    if known is None:
         _refuse_averages(header)
         names = ", ".join(quoted(name) for name in islice(header.tensors, 3))
         raise ModelLoadError(
             f"Cannot tell what {header.path} is: its tensors, such as {names}, are of no model known here; expected "
             "one of the Stable Diffusion 1.x, 2.x or XL families, a LoRA, an embedding, or an upscaler"
         )
-    return found
+    return known
 
 
 def _describe_file(path: Path) -> Description:

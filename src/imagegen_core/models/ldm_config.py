@@ -1,4 +1,4 @@
-"""The ``.yaml`` beside a single-file checkpoint: the training code's own configuration, of which the noise counts here.
+"""Read the noise settings in the ``.yaml`` next to a single-file checkpoint: its training configuration.
 
 Its two forms: https://github.com/CompVis/stable-diffusion/blob/main/configs and
 https://github.com/Stability-AI/generative-models/tree/main/configs/inference.
@@ -17,7 +17,7 @@ from imagegen_core.settings import PredictionName
 
 SET_IT = "set IMAGEGEN_PREDICTION, or prediction in its mode, to what its author says"
 
-_LARGEST = 1_000_000  # bytes; the published ones have a few thousand
+_LARGEST = 1_000_000  # bytes; the published files have a few thousand
 _PARAMETERIZATIONS: Mapping[str, PredictionName] = {"eps": "epsilon", "v": "v", "x0": "sample"}
 _SCALINGS: Mapping[str, PredictionName] = {
     "EpsScaling": "epsilon",
@@ -30,10 +30,10 @@ _NOISE = {"linear_start": "beta_start", "linear_end": "beta_end", "timesteps": "
 
 @dataclass(frozen=True, slots=True)
 class SaidOfNoise:
-    """What is said of the noise that a checkpoint was trained with.
+    """The stated prediction type and noise schedule of a checkpoint.
 
     Attributes:
-        prediction: What its network predicts; None where nothing says it.
+        prediction: The prediction type of the network; None if not stated.
         noise: Values for a diffusers scheduler's configuration: ``beta_start``, ``beta_end``, ``num_train_timesteps``.
     """
 
@@ -42,10 +42,10 @@ class SaidOfNoise:
 
 
 def read_ldm_config(checkpoint: Path) -> SaidOfNoise:
-    """Read the configuration beside a checkpoint, which has its name and the suffix ``.yaml``; empty without one.
+    """Read the ``.yaml`` file with the checkpoint's name; return an empty result without one.
 
     Raises:
-        ModelLoadError: It cannot be read, or says what is not drawn here.
+        ModelLoadError: The file cannot be read, or has a value that is not supported here.
     """
     path = next((file for suffix in (".yaml", ".yml") if (file := checkpoint.with_suffix(suffix)).is_file()), None)
     if path is None:
@@ -56,7 +56,7 @@ def read_ldm_config(checkpoint: Path) -> SaidOfNoise:
     scaling = str(target).rpartition(".")[2] if target is not None else None
     prediction = _known(path, "parameterization", parameters.get("parameterization"), _PARAMETERIZATIONS)
     prediction = prediction or _known(path, "the denoiser's scaling", scaling, _SCALINGS)
-    # LDM calls linear what is linear in the square root: diffusers' scaled_linear.
+    # LDM's "linear" is linear in the square root: diffusers' scaled_linear.
     _known(path, "beta_schedule", parameters.get("beta_schedule"), {"linear": "epsilon"})
     noise = {ours: _number(path, key, parameters[key]) for key, ours in _NOISE.items() if key in parameters}
     return SaidOfNoise(prediction, noise)

@@ -1,7 +1,7 @@
-"""LDM's names of a UNet's layers, from diffusers' names: they follow from the blocks that the UNet has.
+"""Translate diffusers' names of a UNet's layers to LDM's names.
 
-LDM (https://github.com/CompVis/latent-diffusion) counts its blocks through: each layer of a block is an input block of
-its own, and so is each downsampler. diffusers counts blocks, and layers inside them.
+LDM (https://github.com/CompVis/latent-diffusion) numbers its blocks consecutively: each layer of a block is an input
+block of its own, and so is each downsampler. diffusers numbers the blocks, and the layers in each block.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PART = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|u
 
 @dataclass
 class _Block:
-    """One down or up block: how many layers it has, whether they attend, whether a sampler ends it."""
+    """A down or up block: its number of layers, and whether it has attention and a sampler at its end."""
 
     layers: int = 0
     attends: bool = False
@@ -43,20 +43,20 @@ class _Block:
 
 
 def to_ldm(names: Iterable[str]) -> dict[str, str]:
-    """Name a UNet's layers or parameters as LDM does.
+    """Return LDM's names for a UNet's layers or parameters.
 
     Args:
-        names: All of the UNet's names, as diffusers' ``state_dict`` has them.
+        names: All names of the UNet, as in diffusers' ``state_dict``.
 
     Returns:
-        LDM's name by diffusers' name; names of other layers are left out.
+        LDM's name by diffusers' name, without names of unknown layers.
     """
     names = list(names)
     return _renamed(names, dict(_pairs(_blocks(names, "down"), _blocks(names, "up"))))
 
 
 def _pairs(down: list[_Block], up: list[_Block]) -> Iterator[tuple[str, str]]:
-    """The beginnings of names: diffusers' and LDM's."""
+    """Yield the beginnings of names: diffusers' and LDM's."""
     yield from _FIXED.items()
     for side, numbered, blocks in (("down", "input_blocks", down), ("up", "output_blocks", up)):
         position = 1 if side == "down" else 0

@@ -1,4 +1,4 @@
-"""How a configured name becomes a path."""
+"""Resolve a configured name to a path."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def locate(name: str, root: Path | None, models: Mapping[str, NamedModel]) -> Pa
     """Find a checkpoint: below `root`, else a plugin's named model, else a path.
 
     Args:
-        name: What the configuration says.
+        name: The configured name.
         root: The model root, or None.
         models: The plugins' named models.
 
     Raises:
-        ModelNotFoundError: It is none of the three; the message says where it was looked for.
+        ModelNotFoundError: None of the three exists. The message lists the places that were searched.
     """
     if root is not None and (root / name).exists():
         return root / name
@@ -42,33 +42,33 @@ def locate(name: str, root: Path | None, models: Mapping[str, NamedModel]) -> Pa
 
 
 def checkpoints_below(root: Path) -> list[Path]:
-    """The diffusers-format folders and the weights files below `root`, sorted; not the files that make up a folder.
+    """List the diffusers-format folders and the weights files below `root`, sorted, without the files in such folders.
 
     Raises:
         ModelNotFoundError: `root` is not a folder.
     """
     if not root.is_dir():
         raise ModelNotFoundError(f"The model root {root} is not a folder: correct MODEL_ROOT")
-    found = []
+    paths = []
     for folder, below, files in folders_below(root):
         if "model_index.json" in files:
-            found.append(folder)
+            paths.append(folder)
             below.clear()  # its components
         else:
-            found += [folder / name for name in files if name.lower().endswith(_LISTED)]
-    return sorted(found)
+            paths += [folder / name for name in files if name.lower().endswith(_LISTED)]
+    return sorted(paths)
 
 
 def folders_below(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Walk the folders below `root`, linked ones too, each once.
+    """Walk the folders below `root` and linked folders, each once.
 
     Yields:
-        A folder, the names of the folders in it, which a caller may clear, and the names of its files.
+        A folder, the names of its subfolders, and the names of its files. A caller may clear the list of subfolders.
     """
     seen = set()
     for folder, below, files in os.walk(root, onerror=_warn, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link back up, or to a folder that has been walked
+        if real in seen:  # a link to a parent, or to a folder visited before
             below.clear()
             continue
         seen.add(real)

@@ -1,4 +1,4 @@
-"""Checkpoints that plugins bring along under a name."""
+"""Named checkpoints of plugins."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """A checkpoint a configuration can name without knowing where it lies.
+    """A named checkpoint, for configurations without its path.
 
     Attributes:
-        name: What ``MODEL`` or ``--model`` calls it, such as ``demo``.
+        name: The value for ``MODEL`` or ``--model``, such as ``demo``.
         summary: One line for ``imagegen models list``.
         path: The checkpoint: a diffusers-format folder.
-        fallback: Whether it answers where no checkpoint is configured at all.
+        fallback: Whether it is used if no checkpoint is configured.
     """
 
     name: str
@@ -25,5 +25,5 @@ class NamedModel:
 
 
 def fallback_model(models: Iterable[NamedModel]) -> NamedModel | None:
-    """The model that answers where none is configured; of several, the first by name."""
+    """Return the model to use if none is configured; of several, the first by name."""
     return min((model for model in models if model.fallback), key=lambda model: model.name, default=None)

@@ -1,4 +1,4 @@
-"""What a pickle of weights may name, and the plain description that each becomes."""
+"""The allowed names in a pickle of weights, and their plain descriptions."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from imagegen_core.models.tensors import DTYPES, Tensor, elements_within, quoted
 
 
 class DamagedPickleError(Exception):
-    """What is wrong with a pickle; its file's reader says in which file."""
+    """A fault in a pickle; the file's reader adds the path."""
 
 
 class RefusedPickleError(Exception):
-    """The name of what a pickle asks for and weights do not need."""
+    """The name of a refused object in a pickle: weights do not need it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """A function, class or dtype by its full name; never the thing itself."""
+    """A function, class or dtype by its full name; never the object itself."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """Something that is no weight, by the name of what would have made it."""
+    """An object that is no weight, by the name of its constructor."""
 
     name: str
 
@@ -38,7 +38,7 @@ class View:
     Attributes:
         tensor: Its element type and shape.
         storage: The key of the storage.
-        offset: The storage's elements before the first one, in the tensor's own element type.
+        offset: The number of storage elements before the first one, in the tensor's element type.
         strides: The elements from one index to the next, for each dimension.
     """
 
@@ -50,12 +50,12 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A run of elements in the file, which tensors are views of.
+    """A run of elements in the file, with tensors as its views.
 
     Attributes:
         key: Its name in the file.
-        dtype: The element type, or None where it is bytes that each tensor reads in its own way.
-        elements: How many; bytes where `dtype` is None.
+        dtype: The element type; None for bytes, if each tensor states its own type.
+        elements: The number of elements; of bytes if `dtype` is None.
     """
 
     key: str
@@ -64,7 +64,7 @@ class Storage:
 
     @property
     def bits(self) -> int:
-        """Its length in bits."""
+        """The length in bits."""
         return self.elements * (BITS[self.dtype] if self.dtype else 8)
 
 
@@ -102,11 +102,11 @@ OPAQUE = {
     "torch.Tensor",
     "torch.device",
 }
-"""Names of what is harmless and no weights: devices, and what Lightning notes down beside them."""
+"""Names of harmless objects that are no weights: devices, and Lightning's notes."""
 
 
 def named(module: str, name: str) -> Global:
-    """The description of what a pickle names; protocol 2, torch's, writes Python 2's names.
+    """Describe a name in a pickle. Torch's protocol 2 uses Python 2's names.
 
     Raises:
         RefusedPickleError: Weights do not need it.
@@ -119,7 +119,7 @@ def named(module: str, name: str) -> Global:
 
 
 def call(function: Global, arguments: tuple[object, ...]) -> object:
-    """The description of what a call would return."""
+    """Describe the result of a call."""
     if function.name in OPAQUE:
         return Opaque(function.name)
     if function.name in _CALLS:
@@ -128,10 +128,9 @@ def call(function: Global, arguments: tuple[object, ...]) -> object:
 
 
 def stored(persistent: object) -> Storage:
-    """The storage that a persistent id stands for: ``("storage", type, key, location, elements, ...)``.
+    """Return the storage for a persistent id: ``("storage", type, key, location, elements, ...)``.
 
-    Source: ``torch.serialization``. The legacy format adds a view's metadata, which is None in all it has
-    written since torch 0.4.
+    Source: ``torch.serialization``. The legacy format adds a view's metadata, which is always None since torch 0.4.
     """
     match persistent:
         case ("storage", Global(name), str(key), _, int(elements), *view) if view in ([], [None]):
@@ -141,7 +140,7 @@ def stored(persistent: object) -> Storage:
 
 
 def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> View:
-    """``torch._utils._rebuild_tensor_v2`` and its older form: a view of a storage that knows its dtype."""
+    """``torch._utils._rebuild_tensor_v2`` and its older form: a view of a storage with a dtype."""
     if not isinstance(storage, Storage) or storage.dtype is None:
         raise DamagedPickleError("its pickle makes a tensor of what is no storage")
     return _view(storage, storage.dtype, offset, shape, strides)
@@ -172,7 +171,7 @@ def _view(storage: Storage, dtype: str, offset: object, shape: object, strides: 
 
 
 def _counts(value: object) -> tuple[int, ...]:
-    counts = tuple(one for one in value if type(one) is int and one >= 0) if isinstance(value, tuple) else ()
+    counts = tuple(count for count in value if type(count) is int and count >= 0) if isinstance(value, tuple) else ()
     if not isinstance(value, tuple) or len(counts) < len(value):
         raise DamagedPickleError("its pickle holds a tensor whose shape is no list of counts")
     return counts
@@ -183,14 +182,14 @@ def _parameter(data: object, *_: object) -> object:
 
 
 def _subclass(function: object, _type: object, arguments: object, _state: object) -> object:
-    """``torch._tensor._rebuild_from_type_v2``: a tensor that has attributes."""
+    """``torch._tensor._rebuild_from_type_v2``: a tensor with attributes."""
     if not isinstance(function, Global) or not isinstance(arguments, tuple) or function.name not in _TENSORS:
         raise DamagedPickleError("its pickle makes a tensor of what is none")
     return _TENSORS[function.name](*arguments)
 
 
 def _dictionary(*pairs: object) -> dict[str, object]:
-    """An OrderedDict; Python 2 wrote its items along, as a list of pairs."""
+    """Rebuild an OrderedDict; Python 2 wrote its items along, as a list of pairs."""
     match pairs:
         case ():
             return {}

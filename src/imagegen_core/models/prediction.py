@@ -1,4 +1,4 @@
-"""What a single-file checkpoint says that its network predicts: by marks among its tensors, or in its metadata."""
+"""The prediction type of a single-file checkpoint, from marker tensors, metadata or its ``.yaml``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["SET_IT", "SaidOfNoise", "own_scheduler", "said_of_noise"]
 
 _SCHEDULER = "scheduler/scheduler_config.json"
 _EDM = ("edm", "edm-v")
-# https://github.com/Stability-AI/ModelSpec; ComfyUI saves the same under modelspec.predict_key.
+# https://github.com/Stability-AI/ModelSpec; ComfyUI saves the same value under modelspec.predict_key.
 _MODELSPEC = ("modelspec.prediction_type", "modelspec.predict_key")
 _NAMES: Mapping[str, PredictionName] = {
     "epsilon": "epsilon",
@@ -32,18 +32,18 @@ _NAMES: Mapping[str, PredictionName] = {
 
 
 def own_scheduler(path: Path, setting: PredictionName | None) -> OwnScheduler:
-    """What a checkpoint's files say of its own scheduler.
+    """Return a checkpoint's own scheduler, from its files.
 
     Args:
         path: A single file or a diffusers-format folder.
-        setting: `Settings.prediction`, which comes before what the files say.
+        setting: `Settings.prediction`, which overrides the files.
 
     Raises:
-        ModelLoadError: The files are not there, damaged, or contradict themselves.
+        ModelLoadError: The files are missing, damaged or contradictory.
     """
     if path.is_dir():
-        found = OwnScheduler.of(_scheduler_class(path), read_json(path, _SCHEDULER))
-        return found if setting is None else replace(found, is_edm=setting in _EDM)
+        scheduler = OwnScheduler.of(_scheduler_class(path), read_json(path, _SCHEDULER))
+        return scheduler if setting is None else replace(scheduler, is_edm=setting in _EDM)
     header = read_header(path)
     said = SaidOfNoise() if setting else said_of_noise(path, header.tensors, header.metadata)
     return replace(OwnScheduler.of("", said.noise), is_edm=(setting or said.prediction) in _EDM)
@@ -55,7 +55,7 @@ def _scheduler_class(folder: Path) -> str:
 
 
 def said_of_noise(path: Path, names: Container[str], metadata: Mapping[str, str]) -> SaidOfNoise:
-    """What a file says of its noise: by its marks, else its metadata, else the ``.yaml`` beside it.
+    """Return a file's prediction type and noise schedule: from marks, else metadata, else the ``.yaml`` next to it.
 
     Args:
         path: The file.
@@ -63,7 +63,7 @@ def said_of_noise(path: Path, names: Container[str], metadata: Mapping[str, str]
         metadata: Its metadata.
 
     Raises:
-        ModelLoadError: What it says contradicts itself, or is not drawn here.
+        ModelLoadError: The values are contradictory or not supported here.
     """
     beside = read_ldm_config(path)
     prediction = _marked(path, names) or _described(path, metadata) or beside.prediction
@@ -71,7 +71,7 @@ def said_of_noise(path: Path, names: Container[str], metadata: Mapping[str, str]
 
 
 def _marked(path: Path, names: Container[str]) -> PredictionName | None:
-    """The prediction that marker tensors tell, as ComfyUI writes and reads them; None without any.
+    """Return the prediction type by marker tensors, as ComfyUI writes and reads them; None without any.
 
     Args:
         path: The file, for messages.
@@ -93,14 +93,14 @@ def _marked(path: Path, names: Container[str]) -> PredictionName | None:
 
 
 def _described(path: Path, metadata: Mapping[str, str]) -> PredictionName | None:
-    """The prediction that a file's metadata tells, as ModelSpec and kohya's scripts write it; None without any.
+    """Return the prediction type in a file's metadata, as ModelSpec and kohya's scripts write it; None without any.
 
     Args:
         path: The file, for messages.
         metadata: Its metadata.
 
     Raises:
-        ModelLoadError: The metadata names a prediction that is not drawn here, or contradicts itself.
+        ModelLoadError: The metadata is contradictory, or its prediction type is not supported here.
     """
     told: dict[str, PredictionName] = {}
     for key in _MODELSPEC:

@@ -1,4 +1,4 @@
-"""The tensor table of a ``.safetensors`` file, checked as strictly as the format asks.
+"""The tensor table of a ``.safetensors`` file, checked as strictly as the format requires.
 
 The format: https://huggingface.co/docs/safetensors/index#format
 """
@@ -20,7 +20,7 @@ _METADATA = "__metadata__"
 
 
 def read_safetensors(path: Path) -> Header:
-    """Read the header, and hold it against the file's length.
+    """Read the header, and check it against the file's length.
 
     Raises:
         ModelLoadError: The file is cut short, damaged, or its header contradicts itself.
@@ -41,7 +41,7 @@ def read_safetensors(path: Path) -> Header:
 
 
 class _HeaderError(Exception):
-    """What is wrong with a header."""
+    """A fault in a header."""
 
 
 def _header_length(prefix: bytes, size: int) -> int:
@@ -64,7 +64,7 @@ def _parse(header: bytes) -> dict[str, Any]:
         entries = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise _HeaderError(f"its header is no JSON object ({error})") from error
-    return entries  # type: ignore[no-any-return]  # begins with '{', so an object it is
+    return entries  # type: ignore[no-any-return]  # it begins with '{', so it is an object
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _metadata(entry: Any) -> dict[str, str]:
 
 
 def _tensors(entries: dict[str, Any], size: int) -> dict[str, Tensor]:
-    """The tensors that fill `size` bytes of data without overlap or hole."""
+    """Return the tensors, which must fill `size` bytes of data without overlap or gap."""
     tensors = {}
     spans = []
     for name, entry in entries.items():
@@ -117,12 +117,12 @@ def _tensor(name: str, entry: Any, size: int) -> tuple[Tensor, tuple[int, int]]:
 
 
 def _are_counts(value: Any) -> bool:
-    # An exact type, as JSON's true would pass for 1.
-    return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
+    # The exact type is required, since JSON's true would pass for 1.
+    return isinstance(value, list) and all(type(count) is int and count >= 0 for count in value)
 
 
 def _covered(spans: Iterable[tuple[int, int, str]]) -> int:
-    """The byte at which the last of the sorted spans ends."""
+    """Return the end of the last of the sorted spans, in bytes."""
     position = 0
     for begin, end, name in spans:
         if begin != position:

@@ -1,4 +1,4 @@
-"""What a weights file holds, as its header tells it: names, element types and shapes, and no weights."""
+"""The header of a weights file: names, element types and shapes, without the weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Element types by the name safetensors gives them: torch's name, and the bits of one element.
+# Element types by their safetensors names: torch's name, and the bits of one element.
 DTYPES = {
     "BOOL": ("bool", 8),
     "F4": ("float4_e2m1fn_x2", 4),
@@ -48,18 +48,18 @@ class Tensor:
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where a tensor's elements lie.
+    """The location of a tensor's elements.
 
     Attributes:
-        begin: The byte of the first element, counted from the file's beginning; in a compressed record, from its own.
-        strides: The elements from one index to the next, for each dimension; None where they follow each other.
-        record: The compressed record of a zip archive that holds them; None where they lie in the file as they are.
+        begin: The byte of the first element, counted from the start of the file or of the compressed record.
+        strides: The elements from one index to the next, for each dimension; None if the tensor is contiguous.
+        record: The compressed record of a zip archive that holds them; None if they are stored uncompressed.
     """
 
     begin: int
@@ -69,14 +69,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a weights file says about itself.
+    """The header of a weights file.
 
     Attributes:
         path: The file.
         format: ``safetensors``, ``torch`` (a zip archive) or ``torch-legacy`` (before torch 1.6).
         tensors: Its tensors by name.
-        metadata: The text that a safetensors file carries along, such as ``modelspec.resolution``.
-        spans: Where each tensor lies in the file.
+        metadata: The texts in a safetensors file's header, such as ``modelspec.resolution``.
+        spans: The location of each tensor in the file.
     """
 
     path: Path
@@ -87,9 +87,9 @@ class Header:
 
 
 def elements_within(shape: tuple[int, ...], limit: int) -> int:
-    """The number of elements of `shape`, or any number above `limit` where there are more.
+    """Return the number of elements of `shape`, or any number above `limit` if there are more.
 
-    A header may list a million extents of a billion each, whose product would take hours.
+    A header may list a million extents of a billion each. Their product would take hours.
     """
     if 0 in shape:
         return 0
@@ -102,6 +102,6 @@ def elements_within(shape: tuple[int, ...], limit: int) -> int:
 
 
 def quoted(name: object) -> str:
-    """A name out of a stranger's file, fit for a one-line message."""
+    """Quote a name from an untrusted file for a one-line message."""
     text = repr(name)
     return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 - a line of a terminal

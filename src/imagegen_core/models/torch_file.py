@@ -1,7 +1,7 @@
 """The tensor table of a torch file (``.ckpt``, ``.pt``, ``.pth``, ``.bin``), read without running its pickle.
 
-Two formats, both described by ``torch/serialization.py``: a zip archive with a pickle in ``data.pkl`` and a
-record for each storage, and before torch 1.6 five pickles followed by the storages.
+``torch/serialization.py`` describes the two formats. The first is a zip archive with a pickle in ``data.pkl`` and a
+record per storage. The second, from before torch 1.6, has five pickles and then the storages.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from imagegen_core.models.pickled import BITS, DamagedPickleError, RefusedPickle
 from imagegen_core.models.tensors import Header, Span, quoted
 from imagegen_core.models.unpickling import unpickle
 
-_LONGEST_PICKLE = 16 * 2**20  # in bytes; a checkpoint's takes half a megabyte
+_LONGEST_PICKLE = 16 * 2**20  # in bytes; a checkpoint's pickle takes half a megabyte
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_LENGTH_BYTES = 8  # before each storage's elements
 _LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip's record: the lengths of its name and of its extra field
-# What a training run or an upscaler's author wraps the weights in.
+# Keys around the weights, from training runs or upscalers' authors.
 _WRAPPERS = ("state_dict", "model", "module", "params_ema", "params")
 _DEPTH = 3
 
 
 def read_torch(path: Path) -> Header:
-    """Read the tensor table; of a Lightning checkpoint, what lies below ``state_dict``.
+    """Read the tensor table; for a Lightning checkpoint, the part below ``state_dict``.
 
     Raises:
         ModelLoadError: The file is cut short, damaged, or its pickle asks for more than weights need.
@@ -55,16 +55,16 @@ def read_torch(path: Path) -> Header:
 
 
 def _span(view: View, places: Mapping[str, Span]) -> Span:
-    """Where a view's elements lie, by the place of its storage."""
+    """Locate a view's elements by the place of its storage."""
     shape, place = view.tensor.shape, places[view.storage]
-    steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]  # of elements that follow each other
+    steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]  # of a contiguous tensor
     is_plain = all(own == step or extent == 1 for own, step, extent in zip(view.strides, steps, shape, strict=True))
     begin = place.begin + view.offset * BITS[view.tensor.dtype] // 8
     return Span(begin, None if is_plain else view.strides, place.record)
 
 
 def _read_zip(path: Path) -> tuple[object, dict[str, Span]]:
-    """What the archive's pickle holds, and where the storages lie."""
+    """Return the content of the archive's pickle, and the places of the storages."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = {record.filename: record for record in archive.infolist()}
@@ -88,7 +88,7 @@ def _read_zip(path: Path) -> tuple[object, dict[str, Span]]:
 
 
 def _place(file: BinaryIO, record: zipfile.ZipInfo | None, storage: Storage) -> Span:
-    """Where a storage's record lies in the archive."""
+    """Locate a storage's record in the archive."""
     record_size = record.file_size if record else 0
     if record is None or record_size * 8 < storage.bits:
         raise DamagedPickleError(
@@ -105,7 +105,7 @@ def _place(file: BinaryIO, record: zipfile.ZipInfo | None, storage: Storage) -> 
 
 
 def _read_legacy(path: Path) -> tuple[object, dict[str, Span]]:
-    """What the file's pickles hold, and where the storages lie behind them."""
+    """Return the content of the file's pickles, and the places of the storages after them."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         programs = BytesIO(file.read(_LONGEST_PICKLE))
@@ -130,7 +130,7 @@ def _read_legacy(path: Path) -> tuple[object, dict[str, Span]]:
 
 
 def _views(content: object) -> Iterator[tuple[str, View]]:
-    """The tensors by their keys, those of nested dicts by the keys joined with dots."""
+    """Yield the tensors by their keys; in nested dicts, by the keys joined with dots."""
     level = {"": _unwrapped(content)}
     seen = set()  # a pickle may nest a dict in itself
     for _ in range(_DEPTH):

@@ -1,8 +1,8 @@
-"""Reads a pickle of weights without running anything of it.
+"""Read a pickle of weights without running any of its code.
 
-A pickle is a program for a stack machine. Python's own machine calls what the program names; this one
-knows the instructions that ``torch.save`` writes, the same that torch's weights-only loading allows,
-and builds plain descriptions: nothing is imported, and nothing is called but the functions below.
+A pickle is a program for a stack machine. Python's own machine calls the functions that the program names. This machine
+knows only the instructions of ``torch.save``, like torch's weights-only loading. It builds plain descriptions: it
+imports nothing, and calls only the functions below.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from imagegen_core.models.tensors import quoted
 
 
 def unpickle(data: BytesIO, storages: dict[str, Storage]) -> object:
-    """Read one pickle, and leave `data` behind its end.
+    """Read one pickle, and leave `data` at its end.
 
     Args:
-        data: The pickle, and what follows it.
-        storages: Takes up the storages that the pickle refers to, by their keys.
+        data: The pickle, and the bytes after it.
+        storages: Receives the storages that the pickle refers to, by their keys.
 
     Returns:
         Dicts with texts as keys, lists, tuples, numbers, texts, `View`, `Storage`, and `Opaque` for the rest.
@@ -41,8 +41,8 @@ class _Machine:
     """The stack machine.
 
     Attributes:
-        stack: What is being built.
-        foreign: Whether an instruction came up that torch's weights-only loading does not read.
+        stack: The values under construction.
+        foreign: Whether the pickle has an instruction that torch's weights-only loading does not read.
     """
 
     def __init__(self, data: BytesIO, storages: dict[str, Storage]) -> None:
@@ -64,14 +64,14 @@ class _Machine:
         return self.stack.pop()
 
     def take(self, length: int) -> bytes:
-        """The next bytes of the program."""
+        """Return the next bytes of the program."""
         taken = self._data.read(length)
         if len(taken) < length:
             raise DamagedPickleError("its pickle is cut short")
         return taken
 
     def number(self, form: str) -> Any:
-        """The next bytes as a number of a `struct` form."""
+        """Read the next bytes as a number in a `struct` format."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def line(self) -> str:
@@ -98,7 +98,7 @@ class _Machine:
         self.stack.append(self._memo[index])
 
     def bundle(self, count: int) -> None:
-        """The topmost values as a tuple."""
+        """Replace the topmost values by a tuple of them."""
         if len(self.stack) < count:
             raise DamagedPickleError("its pickle is damaged")
         self.stack[-count:] = [tuple(self.stack[-count:])]
@@ -113,7 +113,8 @@ class _Machine:
         target = self.stack[-1]
         if not isinstance(target, dict):
             raise DamagedPickleError("its pickle sets an item of what is no dict")
-        # State dicts have texts as keys. Others are left out, as hashing a deeply nested tuple ends the process.
+        # State dicts have texts as keys. Other keys are left out: hashing a deeply nested tuple would crash the
+        # process.
         pairs = zip(items[::2], items[1::2], strict=True)
         target.update((key, value) for key, value in pairs if isinstance(key, str))
 
@@ -140,21 +141,21 @@ class _Machine:
         self.stack.append(call(function, arguments))
 
     def build(self) -> None:
-        """Attributes of an object: of none that matters, so they are dropped."""
+        """Drop the attributes of an object, since none matters here."""
         self.stack.pop()
         if not isinstance(self.stack[-1], dict | Opaque):
             raise DamagedPickleError("its pickle changes what it may not")
 
     def storage(self) -> None:
-        found = stored(self.stack.pop())
-        if self._storages.setdefault(found.key, found) != found:
-            raise DamagedPickleError(f"its pickle describes the storage {quoted(found.key)} in two ways")
-        self.stack.append(found)
+        storage = stored(self.stack.pop())
+        if self._storages.setdefault(storage.key, storage) != storage:
+            raise DamagedPickleError(f"its pickle describes the storage {quoted(storage.key)} in two ways")
+        self.stack.append(storage)
 
 
 def _pushing(value: Callable[[_Machine], object]) -> Callable[[_Machine], None]:
     def push(machine: _Machine) -> None:
-        made = value(machine)  # may go back to the stack below a mark
+        made = value(machine)  # may restore the stack from before a mark
         machine.stack.append(made)
 
     return push
@@ -172,7 +173,8 @@ def _bytes(form: str) -> Callable[[_Machine], None]:
     return skip
 
 
-# Of protocols 0 and 3 upwards: read so that what such a pickle names can be told, and then refused.
+# Instructions of protocol 0 and of 3 and later. They are read so that an error can name the objects of such a pickle;
+# then the pickle is refused.
 _FOREIGN: dict[bytes, Callable[[_Machine], None]] = {
     pickle.FRAME: lambda machine: machine.number("<Q"),
     pickle.MEMOIZE: _Machine.memoize,

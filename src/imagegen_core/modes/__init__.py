@@ -1,4 +1,4 @@
-"""Modes: a checkpoint, the LoRAs it always draws with, and defaults, under a name that requests can ask for."""
+"""Modes for requests: each is a name for a checkpoint, its LoRAs, and defaults."""
 
 from imagegen_core.modes.loader import load_modes, modes_path
 from imagegen_core.modes.mode import DEFAULT_MODE, Mode, ModelKey, ModeSet

@@ -1,4 +1,4 @@
-"""Where modes are configured: tables of ``imagegen.toml``, or the ``modes.yaml`` that servers before this one read."""
+"""Load the modes from tables of ``imagegen.toml``, or from the ``modes.yaml`` of earlier servers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _NAMES = ("modes.yaml", "modes.yml")
 
 
 def load_modes(settings: Settings) -> ModeSet:
-    """The modes that are configured, or one that stands for the whole configuration.
+    """Load the configured modes, or one mode for the whole configuration.
 
     Raises:
-        SettingsError: A file is malformed or unreadable, a key unknown, the default mode not among the modes, or modes
-            are configured in both places.
+        SettingsError: A file is malformed or unreadable, a key or the default mode is unknown, or modes are configured
+            in both places.
     """
     path = modes_path(settings)
     if path is not None and settings.modes:
@@ -39,19 +39,19 @@ def load_modes(settings: Settings) -> ModeSet:
 
 
 def modes_path(settings: Settings) -> Path | None:
-    """The ``modes.yaml`` that is read: the one named, else one beside a configuration file or in the working directory.
+    """Locate ``modes.yaml``: the configured one, else one next to a configuration file or in the working directory.
 
     Raises:
-        SettingsError: The one that is named is not there.
+        SettingsError: The configured file does not exist.
     """
     named = settings.modes_file
     if named is None:
         folders = [file.parent for file in reversed(settings.files)] if settings.files else [Path()]
         return next((folder / name for folder in folders for name in _NAMES if (folder / name).exists()), None)
-    found = [named / name for name in _NAMES if (named / name).exists()] if named.is_dir() else [named]
-    if not found or not found[0].exists():
+    paths = [named / name for name in _NAMES if (named / name).exists()] if named.is_dir() else [named]
+    if not paths or not paths[0].exists():
         raise SettingsError(f"There is no file of modes {named}: correct {settings.source('modes_file')}")
-    return found[0]
+    return paths[0]
 
 
 def _from_yaml(read: YamlModes, path: Path, settings: Settings) -> ModeSet:

@@ -1,4 +1,4 @@
-"""What a mode is once its table is read: settings to load a model with, and what its requests leave out."""
+"""A mode with its table read: settings to load a model, and defaults for requests."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from imagegen_core.settings import ModeSettings, PredictionName, Settings
 from imagegen_core.styles import LoraUse
 
 DEFAULT_MODE = "default"
-"""The only mode where none is configured."""
+"""The only mode if none is configured."""
 
 Request = TypeVar("Request", bound=GenerateRequest)
 
 
 class ModelKey(NamedTuple):
-    """What tells models apart: modes of equal keys share one model."""
+    """The identity of a model: modes with equal keys share one model."""
 
     backend: str | None
     model: str | None
@@ -34,8 +34,8 @@ class Mode:
     """One of a server's modes.
 
     Attributes:
-        name: What requests call it.
-        settings: How its model is loaded.
+        name: Its name in requests.
+        settings: The settings to load its model.
         table: Its table in the configuration.
         loras: The LoRAs that are always on.
     """
@@ -47,18 +47,18 @@ class Mode:
 
     @property
     def key(self) -> ModelKey:
-        """Which model it draws with."""
+        """The key of its model."""
         settings = self.settings
         return ModelKey(settings.backend, settings.model, str(settings.model_root or ""), settings.prediction)
 
     def complete(self, request: Request) -> Request:
-        """The request with the mode's LoRAs, and with its defaults where it leaves a field out."""
+        """Add the mode's LoRAs to a request, and the mode's defaults for missing fields."""
         defaults: Mapping[str, Any] = {
             "size": self.table.default_size,
             "num_inference_steps": self.table.default_steps,
             "guidance_scale": self.table.default_guidance,
             "scheduler": self.table.scheduler,
-            "schedule": None if request.scheduler else self.table.schedule,  # which goes with the mode's sampler
+            "schedule": None if request.scheduler else self.table.schedule,  # it belongs to the mode's sampler
         }
         left_out = {
             field: value
@@ -70,12 +70,12 @@ class Mode:
 
 @dataclass(frozen=True)
 class ModeSet:
-    """The modes there are.
+    """All modes.
 
     Attributes:
         modes: The modes by name; at least one.
-        default: The name of the one that draws where a request names none.
-        configured: Whether the configuration names them; else there is one that stands for the whole configuration.
+        default: The name of the mode for requests without one.
+        configured: Whether the configuration names them; else one mode stands for the whole configuration.
     """
 
     modes: Mapping[str, Mode]
@@ -83,10 +83,10 @@ class ModeSet:
     configured: bool = True
 
     def find(self, name: str | None) -> Mode:
-        """The mode of that name; None is the default.
+        """Return the mode of that name; None is the default.
 
         Raises:
-            InvalidRequestError: There is none of that name; the message lists those there are.
+            InvalidRequestError: There is none of that name; the message lists the available ones.
         """
         name = self.default if name is None else name
         if name not in self.modes:
@@ -94,7 +94,7 @@ class ModeSet:
         return self.modes[name]
 
     def names_by_key(self) -> dict[ModelKey, list[str]]:
-        """The names of the modes that share each model."""
+        """Return the names of the modes that share each model."""
         names: dict[ModelKey, list[str]] = {}
         for mode in self.modes.values():
             names.setdefault(mode.key, []).append(mode.name)

@@ -1,4 +1,4 @@
-"""``modes.yaml`` in the form of the servers that had it first: roots, a default mode, and modes with their LoRAs."""
+"""Read ``modes.yaml`` in the form of earlier servers: roots, a default mode, and modes with their LoRAs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imagegen_core.settings.config_file import read_config
 _MAX_ENTRIES, _MAX_DEPTH = 10_000, 32
 _TOO_DEEP = f"it is nested over {_MAX_DEPTH} levels deep, or contains itself; write it out"
 
-# What those servers draw with where a mode does not say it.
+# The defaults of those servers for keys that a mode leaves out.
 _DEFAULTS = {"default_size": "512x512", "default_steps": 4, "default_guidance": 1.0}
 
 
@@ -33,13 +33,13 @@ class _File(BaseModel):
 
 
 class YamlModes(BaseModel):
-    """What a ``modes.yaml`` says.
+    """The content of a ``modes.yaml``.
 
     Attributes:
-        model_root: The folder that checkpoints' names start from.
-        lora_root: The folder that LoRAs' names start from.
+        model_root: The base folder of checkpoints' names.
+        lora_root: The base folder of LoRAs' names.
         default_mode: The name of the default mode.
-        modes: The modes by name, those servers' own defaults filled in.
+        modes: The modes by name, including the earlier servers' own defaults.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -54,7 +54,8 @@ def read_yaml(path: Path) -> YamlModes:
     """Read a file of modes.
 
     Raises:
-        SettingsError: It cannot be read, is no YAML, or has a key or value that it cannot have; the message says where.
+        SettingsError: It cannot be read, is no YAML, or has an unknown key or a wrong value; the message names the
+            line.
     """
     content, lines = _parse(path)
     try:
@@ -72,7 +73,7 @@ def read_yaml(path: Path) -> YamlModes:
 
 
 Lines = Mapping[tuple[str, ...], int]
-"""In which line each key stands, by the keys on the way to it."""
+"""The line of each key, by the keys on the way to it."""
 
 
 def _parse(path: Path) -> tuple[Any, Lines]:
@@ -99,12 +100,12 @@ def _parse(path: Path) -> tuple[Any, Lines]:
         raise SettingsError(f"Cannot read the modes {path}{where}: {said}") from error
     except RecursionError as error:
         raise SettingsError(f"Cannot read the modes {path}: {_TOO_DEEP}") from error
-    except Exception as error:  # PyYAML lets through what a wrong value raises, such as !!timestamp x AttributeError
+    except Exception as error:  # PyYAML lets errors of wrong values through, such as !!timestamp x AttributeError
         raise SettingsError(f"Cannot read the modes {path} ({error!r}): correct its YAML") from error
 
 
 class _Lines:
-    """Finds in which line each key stands, and refuses what would take a reader without end.
+    """Find the line of each key, and refuse too large or too deeply nested files.
 
     Attributes:
         found: The lines by keys.
@@ -115,11 +116,11 @@ class _Lines:
         self._path, self._entries = path, 0
 
     def note(self, node: Any, keys: tuple[str, ...]) -> None:
-        """Walk a parsed node; of a key that stands twice YAML itself would keep the last and say nothing.
+        """Walk a parsed node; refuse duplicate keys, since YAML itself would silently keep the last.
 
         Raises:
-            SettingsError: A key stands twice or is no text, there are too many entries once aliases are followed, they
-                are nested too deep, or a text is no Unicode.
+            SettingsError: A key occurs twice or is no text, or a text is no Unicode. Or there are too many or
+                too deeply nested entries, including those of aliases.
         """
         if node is None:
             return
@@ -127,7 +128,7 @@ class _Lines:
             self._check_text(node)
             return
         for number, (key, value) in enumerate(
-            node.value if node.id == "mapping" else [(None, one) for one in node.value]
+            node.value if node.id == "mapping" else [(None, item) for item in node.value]
         ):
             below = (*keys, str(number) if key is None else self._name(key))
             line = (value if key is None else key).start_mark.line + 1
@@ -166,7 +167,7 @@ def _with_defaults(content: Any) -> Any:
 
 
 def _sentence(error: ValidationError, path: Path, lines: Lines) -> str:
-    """The first thing that is wrong, with its line."""
+    """Describe the first error, with its line."""
     first = error.errors(include_url=False)[0]
     keys = tuple(str(part) for part in first["loc"])
     where, name = f"{path}{_at(keys, lines)}", ".".join(keys)
@@ -183,7 +184,7 @@ def _sentence(error: ValidationError, path: Path, lines: Lines) -> str:
 
 
 def _at(keys: tuple[str, ...], lines: Lines) -> str:
-    """The line of a key, or of the nearest one above it that the file has."""
+    """Return the line of a key, or of its nearest parent in the file."""
     above = (keys[:length] for length in range(len(keys), 0, -1))
-    line = next((lines[some] for some in above if some in lines), None)
+    line = next((lines[prefix] for prefix in above if prefix in lines), None)
     return "" if line is None else f", line {line}"

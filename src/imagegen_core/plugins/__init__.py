@@ -1,1 +1,1 @@
-"""How backends, named models and styles come in: entry points, pluggy hooks, and a look at what went wrong."""
+"""The plugin system: discovery by entry points, pluggy hooks, and diagnosis of faults."""

@@ -1,4 +1,4 @@
-"""What plugins add to the command line: each by itself first, so that none displaces a command of imagegen's own."""
+"""The commands that plugins add. Each plugin adds to a separate app first, so none replaces imagegen's commands."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from imagegen_core.plugins.plugin import Plugin
 
 
 def scratch() -> typer.Typer:
-    """An empty command line, for one plugin to add to."""
+    """Return an empty command line for one plugin to add to."""
     return typer.Typer(rich_markup_mode=None)
 
 
 def parts(added: typer.Typer) -> Iterator[tuple[list[str], typer.Typer]]:
-    """Each command and group of a command line as one of its own, with the names it has there.
+    """Yield each command and group of a command line as a command line of its own, with its names.
 
-    typer makes commands of functions late: what it cannot make one of raises here.
+    typer builds commands from functions late. A function that it cannot use raises here.
     """
     for command in added.registered_commands:
         part = scratch()
@@ -31,13 +31,13 @@ def parts(added: typer.Typer) -> Iterator[tuple[list[str], typer.Typer]]:
 
 
 def merge(plugin: Plugin, made: list[tuple[list[str], typer.Typer]], app: typer.Typer, owners: dict[str, str]) -> None:
-    """Put a plugin's commands into `app`, but for those whose names are taken, which mark the plugin as broken.
+    """Merge a plugin's commands into `app`. A command with a taken name is left out, and marks the plugin as broken.
 
     Args:
-        plugin: Whose they are.
-        made: What `parts` made of them.
+        plugin: The plugin.
+        made: Its commands from `parts`.
         app: The command line.
-        owners: The distribution that each command is from, by name; gains the plugin's.
+        owners: The distribution of each command, by name; gains the plugin's commands.
     """
     for names, part in made:
         if taken := [name for name in names if name in owners]:

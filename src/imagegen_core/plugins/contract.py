@@ -1,8 +1,8 @@
-"""The version of the contract between imagegen-core and its plugins, and what a plugin declares of it.
+"""The version of the contract between imagegen-core and its plugins, and a plugin's declared version.
 
-The contract is what a plugin may rely on: the names that `imagegen_core` and `imagegen_core.diffusion` export, the
-hooks, the protocols, the settings' names and the HTTP routes. A plugin module declares the version it is written for
-by ``requires_contract = "1.0"``.
+The contract is everything that a plugin may rely on: the names that `imagegen_core` and `imagegen_core.diffusion`
+export, the hooks, the protocols, the settings' names and the HTTP routes. A plugin module declares its version by
+``requires_contract = "1.0"``.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from imagegen_core.distributions import installed_version
 from imagegen_core.plugins.plugin import CORE, Plugin
 
 CONTRACT_VERSION = "1.0"
-"""MAJOR.MINOR: a greater minor adds, a greater major also takes away."""
+"""MAJOR.MINOR: a greater minor adds, a greater major also removes."""
 OLDEST_SUPPORTED = "1.0"
-"""The oldest contract whose plugins still work."""
+"""The oldest contract with support for its plugins."""
 DECLARATION = "requires_contract"
 
 _FORM = re.compile(r"(\d{1,4})\.(\d{1,4})", re.ASCII)
 
 
 def objection(declared: object, plugin: Plugin) -> tuple[str, str] | None:
-    """Cause and mend where a plugin is written for a contract that is not this one.
+    """Return cause and mend if a plugin is written for an unsupported contract.
 
     Args:
-        declared: Its ``requires_contract``; None, where it declares nothing, is the present major's first.
-        plugin: Whose it is.
+        declared: Its ``requires_contract``; None means the first version of the current major.
+        plugin: The plugin.
     """
     if declared is None:
         declared = f"{CONTRACT_VERSION.partition('.')[0]}.0"
@@ -52,7 +52,7 @@ def objection(declared: object, plugin: Plugin) -> tuple[str, str] | None:
 
 
 def declared_in_source(module: str) -> object:
-    """What a module that does not import declares, read from its source; None where that is not to be found."""
+    """Read the declaration of a module that does not import from its source; return None if there is none."""
     spec = _find(module)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return None
@@ -70,7 +70,7 @@ def declared_in_source(module: str) -> object:
 
 
 def _find(module: str) -> ModuleSpec | None:
-    """Where a module lies, found without importing the packages it is in."""
+    """Find a module's spec without importing its packages."""
     path, spec = None, None
     parts = module.split(".")
     for count in range(1, len(parts) + 1):

@@ -1,4 +1,4 @@
-"""Finding plugins and importing each by itself, so that a broken one breaks nothing else."""
+"""Find plugins, and import each separately, so that a broken plugin breaks nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALLOW_VARIABLE = "IMAGEGEN_PLUGINS"
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which entry points may be imported: all, or those allowed, and never those denied."""
+    """The entry points that may be imported: all or the allowed ones, without the denied ones."""
 
     allowed: frozenset[str] | None = None
     denied: frozenset[str] = frozenset()
@@ -34,7 +34,7 @@ class Selection:
         return cls(allowed or None, denied)
 
     def refusal(self, name: str) -> tuple[str, str] | None:
-        """Cause and mend where `name` must not be imported."""
+        """Return cause and mend if `name` must not be imported."""
         if name in self.denied:
             return f"{DENY_VARIABLE} names it", f"take it out of {DENY_VARIABLE}"
         if self.allowed is not None and name not in self.allowed:
@@ -43,7 +43,7 @@ class Selection:
 
 
 def find(selection: Selection) -> Iterator[tuple[Plugin, EntryPoint]]:
-    """The installed entry points in order of their names, those that must not be imported marked; none is imported."""
+    """Yield the installed entry points in order of their names, the forbidden ones marked; import none."""
     taken: dict[str, Plugin] = {}
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
         plugin = Plugin(entry.name, *_distribution(entry))
@@ -65,7 +65,7 @@ def discover(selection: Selection) -> Iterator[tuple[Plugin, ModuleType | None]]
     """Import the allowed entry points one by one, in order of their names.
 
     Yields:
-        Each plugin with its module, which is None where it is disabled or broken.
+        Each plugin with its module; the module is None if the plugin is disabled or broken.
     """
     for plugin, entry in find(selection):
         yield plugin, _import(entry, plugin) if plugin.status == "ok" else None
@@ -74,7 +74,7 @@ def discover(selection: Selection) -> Iterator[tuple[Plugin, ModuleType | None]]
 
 
 def unreadable(selection: Selection) -> Iterator[Plugin]:
-    """The plugins of distributions whose metadata cannot be read."""
+    """Yield the plugins of distributions with unreadable metadata."""
     for distribution in broken_distributions():
         for name in distribution.names(ENTRY_POINT_GROUP):
             plugin = Plugin(name, distribution.name, distribution.version)
@@ -86,12 +86,12 @@ def unreadable(selection: Selection) -> Iterator[Plugin]:
 
 
 def import_failure(error: BaseException, what: str, plugin: Plugin) -> tuple[str, str]:
-    """Cause and mend of a failed import.
+    """Return cause and mend of a failed import.
 
     Args:
-        error: What it raised.
-        what: What was imported, ``module`` or ``module:name``.
-        plugin: Whose it is.
+        error: The exception.
+        what: The imported name, ``module`` or ``module:name``.
+        plugin: The plugin.
     """
     match error:
         case ImportError(name=str(lacking)) if lacking.partition(".")[0] == "imagegen_core":
@@ -104,10 +104,10 @@ def import_failure(error: BaseException, what: str, plugin: Plugin) -> tuple[str
 
 
 def _import(entry: EntryPoint, plugin: Plugin) -> ModuleType | None:
-    """The module an entry point names, where it imports and is written for this contract."""
+    """Import the module of an entry point; return None if it fails or is for another contract."""
 
     def diagnose(error: BaseException) -> tuple[str, str]:
-        # A plugin for another contract fails in many ways, of which this is the reason.
+        # A plugin for another contract fails in many ways; report the contract as the reason.
         reason = contract.objection(contract.declared_in_source(entry.module), plugin)
         return reason or import_failure(error, entry.value, plugin)
 

@@ -1,4 +1,4 @@
-"""A closer look at the plugins: each in a process of its own, whose end is none of imagegen's."""
+"""Diagnose plugins, each in a separate process, so that a crash does not end imagegen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imagegen_core.plugins.probe import Report
 
 
 def examine(own_commands: Iterable[str] = ()) -> Iterator[Plugin]:
-    """Look at each installed plugin, as `examined` does; a disabled one is imported nowhere.
+    """Check each installed plugin, as `examined` does, without importing disabled ones.
 
     Args:
         own_commands: The names of imagegen's own commands, which no plugin may take.
@@ -30,7 +30,7 @@ def examine(own_commands: Iterable[str] = ()) -> Iterator[Plugin]:
 
 
 def broken_neighbours() -> list[BrokenDistribution]:
-    """The distributions beside imagegen and its plugins whose metadata cannot be read."""
+    """List the distributions without plugins and with unreadable metadata."""
     return [broken for broken in broken_distributions() if not broken.names(ENTRY_POINT_GROUP)]
 
 
@@ -40,15 +40,15 @@ def examined(
     describe_limit: float = probe.DESCRIBE_LIMIT,
     load_limit: float = probe.LOAD_LIMIT,
 ) -> Plugin:
-    """What is found out about a plugin by its import, its hooks, and the import of what it describes.
+    """Check a plugin by importing it, calling its hooks, and importing its offers.
 
-    All of it happens in processes of their own, so that nothing is left of it in this one.
+    All of this happens in separate processes, so that nothing of it remains in this one.
 
     Args:
-        plugin: One that may be imported.
-        owners: The distribution that each offer is from already; gains the plugin's.
-        describe_limit: Seconds in which it must say what it offers.
-        load_limit: Seconds in which what it describes must be imported.
+        plugin: A plugin that may be imported.
+        owners: The distribution of each earlier offer; gains the plugin's offers.
+        describe_limit: Seconds to state its offers.
+        load_limit: Seconds to import its offers.
     """
     described, references = _ask("describe", plugin, describe_limit)
     owners = {} if owners is None else owners
@@ -62,10 +62,10 @@ def examined(
 
 
 def _ask(what: str, plugin: Plugin, limit: float) -> tuple[Plugin, dict[str, str]]:
-    """What a process of its own finds out about a plugin, and what else of it there is to import."""
+    """Check a plugin in a separate process; return its state, and the remaining references to import."""
     with tempfile.TemporaryDirectory(prefix="imagegen-doctor-") as folder:
         path = Path(folder, "report.json")
-        # -P: a module in the working directory is not taken for one of an installed plugin's.
+        # -P: a module in the working directory must not replace a module of an installed plugin.
         command = [sys.executable, "-P", "-m", probe.__name__, what, plugin.name, str(path)]
         null = subprocess.DEVNULL
         try:

@@ -1,7 +1,7 @@
-"""The hooks a plugin may implement.
+"""The hooks for plugins.
 
-A plugin is a module that an entry point of the group ``imagegen.plugins`` names. It describes what it
-offers and imports nothing heavy: what it describes is imported on first use.
+A plugin is a module that an entry point of the group ``imagegen.plugins`` names. It describes its offers without heavy
+imports. imagegen imports an offer on first use.
 """
 
 from __future__ import annotations
@@ -30,46 +30,47 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def imagegen_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
-    """The backends this plugin offers."""
+    """Return the backends of this plugin."""
 
 
 @hookspec
 def imagegen_models() -> Iterable[NamedModel]:  # type: ignore[empty-body]
-    """Checkpoints this plugin brings along, which a configuration can name."""
+    """Return the checkpoints of this plugin, for configurations to name."""
 
 
 @hookspec
 def imagegen_styles() -> Iterable[StyleDef]:  # type: ignore[empty-body]
-    """The styles this plugin brings along, with absolute LoRA paths."""
+    """Return the styles of this plugin, with absolute LoRA paths."""
 
 
 @hookspec
 def imagegen_samplers() -> Iterable[Sampler]:  # type: ignore[empty-body]
-    """Schedulers this plugin adds to those that requests can name."""
+    """Return this plugin's additional schedulers for requests."""
 
 
 @hookspec
 def imagegen_upscalers() -> Iterable[UpscalerDef]:  # type: ignore[empty-body]
-    """The upscalers this plugin offers."""
+    """Return the upscalers of this plugin."""
 
 
 @hookspec
 def imagegen_stores() -> Iterable[StoreDef]:  # type: ignore[empty-body]
-    """Kinds of storage this plugin adds to those that ``STORAGE_PROVIDER`` can name."""
+    """Return this plugin's additional kinds of storage for ``STORAGE_PROVIDER``."""
 
 
 @hookspec
 def imagegen_routes(app: APIRouter) -> None:
-    """Add routes to the server. They are behind its API keys, and come after its own; if this raises, none is added.
+    """Add routes to the server, behind its API keys and after its own routes. If this raises, none is added.
 
-    A route that changes the server for everybody takes admin keys alone where the server has them, by
-    ``dependencies=[Depends(imagegen_core.server.require_admin)]``.
+    A route that changes the server for all clients must require an admin key, by
+    ``dependencies=[Depends(imagegen_core.server.require_admin)]``. It then takes admin keys alone, if the server has
+    them.
     """
 
 
 @hookspec
 def imagegen_cli(app: typer.Typer) -> None:
-    """Add commands to ``imagegen``, whose own keep their names.
+    """Add commands to ``imagegen``; its own commands keep their names.
 
-    Import what a command needs inside it, so that others start fast.
+    Import a command's dependencies inside the command, so that other commands start fast.
     """

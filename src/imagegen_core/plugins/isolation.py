@@ -1,4 +1,4 @@
-"""Running a plugin's code so that whatever it does stays with it: errors, exits, endless loops, printing."""
+"""Run a plugin's code in isolation from its errors, exits, endless loops and output."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from types import FrameType
 from imagegen_core.plugins.plugin import Plugin
 
 LIMIT = 10.0
-"""Seconds that one plugin's import, or one of its hooks, may take."""
+"""The time limit of a plugin's import or of one of its hooks, in seconds."""
 _QUOTED = 60  # characters
-_AGAIN = 1.0  # seconds after which an interruption that the plugin swallowed is repeated
+_AGAIN = 1.0  # seconds until an interruption is repeated, in case the plugin caught it
 
 _log = logging.getLogger(__name__)
 
 
 class LimitReachedError(BaseException):
-    """The plugin's time is up; no Exception, so that a plugin that catches those does not catch it."""
+    """The plugin's time is up. Not an Exception, so that a plugin's ``except Exception`` does not catch it."""
 
 
 @contextlib.contextmanager
 def contained(
     plugin: Plugin, doing: str, diagnose: Callable[[BaseException], tuple[str, str]], limit: float = LIMIT
 ) -> Iterator[None]:
-    """Keep what a block of a plugin's code raises, prints or hangs on with that plugin.
+    """Contain the exceptions, the output and the hangs of a plugin's code.
 
-    An error marks the plugin as broken, and the code after the block goes on. What it prints does not reach stdout,
-    where pictures and JSON go, and becomes a remark. Only the user's Ctrl-C comes through.
+    An error marks the plugin as broken, and the code after the block continues. Output does not reach stdout, which is
+    for pictures and JSON, but becomes a remark. Only the user's Ctrl-C is raised.
 
     Args:
-        plugin: Whose code it is.
-        doing: When it runs, such as ``when it is imported``.
-        diagnose: Cause and mend of an error.
-        limit: Seconds after which the block is interrupted, where `limits_apply`.
+        plugin: The plugin.
+        doing: The occasion, such as ``when it is imported``.
+        diagnose: Returns cause and mend of an error.
+        limit: Seconds until the block is interrupted, if `limits_apply`.
     """
-    # With a buffer of bytes beneath, as the real one has.
+    # On a buffer of bytes, like the real stdout.
     printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="replace", write_through=True)
     try:
         with contextlib.redirect_stdout(printed), _time_limit(limit):
@@ -62,16 +62,16 @@ def contained(
 
 
 def limits_apply() -> bool:
-    """Whether a plugin that hangs can be interrupted: on the main thread of a POSIX process."""
+    """Return whether a hanging plugin can be interrupted: on the main thread of a POSIX process."""
     return (
         hasattr(signal, "setitimer")
         and threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGALRM) is not None  # set from outside Python, it could not be put back
+        and signal.getsignal(signal.SIGALRM) is not None  # a handler set outside Python could not be restored
     )
 
 
 def quoted(text: bytes) -> str:
-    """The beginning of what was printed, in quotes; nothing where it is blank."""
+    """Quote the beginning of the output; return an empty text if it is blank."""
     words = text.decode(errors="replace").strip()
     return repr(f"{words[:_QUOTED]}..." if len(words) > _QUOTED else words) if words else ""
 
@@ -83,7 +83,7 @@ def _held(printed: io.TextIOWrapper) -> str:
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise `LimitReachedError` in the block after `seconds`; the alarm that was set before goes on afterwards."""
+    """Raise `LimitReachedError` in the block after `seconds`; restore the earlier alarm afterwards."""
     if not limits_apply():
         yield
         return

@@ -1,4 +1,4 @@
-"""What is known of one plugin: where it comes from, what it offers, and what is wrong with it."""
+"""The state of one plugin: its origin, its offers and its faults."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Status = Literal["ok", "disabled", "broken"]
 
 @dataclass(slots=True)
 class Plugin:
-    """One entry point and what became of it.
+    """One entry point and its state.
 
     Attributes:
-        name: The entry point's name, by which the allow- and deny-list know it.
-        distribution: Name of the installed distribution it comes with.
+        name: The entry point's name, used in the allow- and deny-list.
+        distribution: The name of its installed distribution.
         version: That distribution's version.
         status: ``ok``, ``disabled`` by a list, or ``broken``.
-        cause: Why it is not ``ok``, in a sentence.
-        mend: What to do about it, in a sentence.
-        offers: What it brought, such as ``backend sdxl``.
-        remarks: What is wrong although it works, and what to do about it, a sentence each.
+        cause: The reason why it is not ``ok``, in a sentence.
+        mend: The remedy, in a sentence.
+        offers: Its offers, such as ``backend sdxl``.
+        remarks: Its faults while it works, and the remedy for each, a sentence each.
     """
 
     name: str
@@ -37,16 +37,16 @@ class Plugin:
 
     @property
     def update(self) -> str:
-        """The mend where only its authors can help."""
+        """The remedy if only its authors can help."""
         return f"update {self.distribution}, or report it to its authors"
 
     @property
     def disable(self) -> str:
-        """The mend that always helps."""
+        """The remedy for any fault."""
         return f"disable it with {DENY_VARIABLE}={self.name}, and {self.update}"
 
     def broke(self, cause: str, mend: str) -> None:
-        """Mark the plugin as broken; the first cause stands."""
+        """Mark the plugin as broken; the first cause is kept."""
         if self.status == "ok":
             self.status, self.cause, self.mend = "broken", cause, mend
 
@@ -55,7 +55,7 @@ class Plugin:
 
         Args:
             offer: Noun and name, such as ``backend sdxl``.
-            owner: The distribution whose offer stands.
+            owner: The distribution whose offer is kept.
         """
         noun, _, name = offer.partition(" ")
         if owner == CORE:
@@ -70,6 +70,6 @@ class Plugin:
             )
 
     def remark(self, sentence: str) -> None:
-        """Note what is wrong although the plugin works, once."""
+        """Record a fault of a working plugin, once."""
         if sentence not in self.remarks:
             self.remarks.append(sentence)

@@ -1,4 +1,4 @@
-"""A look at one plugin, in a process of its own that `doctor` starts and a plugin may well bring down."""
+"""Check one plugin in a separate process. `doctor` starts it, since a plugin may crash it."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
 
 DESCRIBE_LIMIT = 20.0
-"""Seconds in which a plugin must have said what it offers."""
+"""Time limit for a plugin to state its offers, in seconds."""
 LOAD_LIMIT = 90.0
-"""Seconds in which what it describes must have been imported: torch takes its time from a cold disk."""
+"""Time limit to import its offers, in seconds; torch is slow to load from a cold disk."""
 
 _HEAVY = ("torch", "diffusers", "transformers", "tensorflow", "jax")
-_SLOW = 2.0  # seconds that every command would feel
+_SLOW = 2.0  # seconds that would delay every command
 
 
 @dataclass(slots=True)
 class Report:
-    """What the process tells the one that started it, whole again after every step.
+    """The process's report to its parent, complete after every step.
 
     Attributes:
-        path: The file that holds it.
-        stage: What is done at the moment, such as ``when it is imported``.
-        plugin: What is known of the plugin so far.
-        references: The ``module:name`` of what the plugin describes, by offer.
-        finished: Whether all that was asked for is done.
+        path: The file of the report.
+        stage: The current step, such as ``when it is imported``.
+        plugin: The state of the plugin so far.
+        references: The ``module:name`` of each offer of the plugin.
+        finished: Whether all requested steps are done.
     """
 
     path: Path
@@ -52,14 +52,14 @@ class Report:
     finished: bool = False
 
     def write(self, stage: str) -> None:
-        """Say what is about to be done."""
+        """Write the report before the next step."""
         self.stage = stage
         told = {key: value for key, value in asdict(self).items() if key != "path"}
         self.path.write_text(json.dumps(told), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Report:
-        """What a process has told."""
+        """Read a process's report."""
         if not path.exists():
             return cls(path)
         told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -68,14 +68,14 @@ class Report:
 
 
 def describe(name: str, report: Report) -> Registry:
-    """Import the plugin of that name alone and ask what it offers, as every command does, and note how it behaves."""
+    """Import the named plugin alone, ask for its offers as every command does, and record its behaviour."""
     with _descriptors() as written:
         report.write("when it is imported")
         started = time.monotonic()
-        found = list(discover(Selection(allowed=frozenset((name,)))))
-        report.plugin = plugin = next(plugin for plugin, _ in found if plugin.name == name)
+        plugins = list(discover(Selection(allowed=frozenset((name,)))))
+        report.plugin = plugin = next(plugin for plugin, _ in plugins if plugin.name == name)
         report.write("when it says what it offers")
-        registry = Registry(found)
+        registry = Registry(plugins)
         report.write("when it adds its commands")
         registry.add_commands(typer.Typer())
         if plugin.status == "ok":
@@ -95,7 +95,7 @@ def describe(name: str, report: Report) -> Registry:
 
 
 def load(report: Report) -> None:
-    """Import what the plugin describes, as the first use of each would."""
+    """Import the plugin's offers, as the first use of each would."""
     plugin = report.plugin
     for offer, reference in (report.references or {}).items():
         if plugin is None or plugin.status != "ok":
@@ -117,13 +117,13 @@ def _load(plugin: Plugin, offer: str, reference: str, doing: str) -> None:
         if isinstance(described, NeedsLibraries):
             described.import_libraries()
     if plugin.status != before and reference.startswith("imagegen_core."):
-        # The plugin is in order, and an extra of the core's not installed.
+        # The plugin works, but an extra of the core is not installed.
         plugin.remark(f"{plugin.cause}; {plugin.mend}")
         plugin.status, plugin.cause, plugin.mend = "ok", "", ""
 
 
 def _references(registry: Registry) -> dict[str, str]:
-    """What the plugin's offers name to be imported, by offer; the core's own offers are not looked at."""
+    """Return the import references of the plugin's offers, by offer, without the core's own."""
     offered = {offer for plugin in registry.plugins for offer in plugin.offers}
     named = {
         **{f"backend {offer.name}": offer.worker for offer in registry.backends.values()},
@@ -150,7 +150,7 @@ def _remark_cost(plugin: Plugin, seconds: float) -> None:
 
 @contextlib.contextmanager
 def _descriptors() -> Iterator[dict[str, str]]:
-    """Take what is written to the process's own stdout and stderr, past Python or not; known after the block."""
+    """Capture writes to the process's own stdout and stderr, from Python or not; filled after the block."""
     written: dict[str, str] = {}
     files = {"stdout": tempfile.TemporaryFile(), "stderr": tempfile.TemporaryFile()}  # noqa: SIM115
     for descriptor, file in enumerate(files.values(), start=1):
@@ -165,17 +165,17 @@ def _descriptors() -> Iterator[dict[str, str]]:
 
 
 def main() -> None:
-    """Look at the plugin that the command line names: ``describe`` or ``load``, its name, the report's file."""
+    """Check the plugin on the command line: ``describe`` or ``load``, its name, and the report's file."""
     what, name, path = sys.argv[1:]
     leave_out_broken_distributions()
-    logging.getLogger("imagegen_core").addHandler(logging.NullHandler())  # what imagegen warns of is in the report
+    logging.getLogger("imagegen_core").addHandler(logging.NullHandler())  # the report contains imagegen's warnings
     report = Report(Path(path))
     describe(name, report)
     if what == "load":
         load(report)
     report.finished = True
     report.write("done")
-    os._exit(0)  # threads and exit handlers that the plugin left behind are not waited for
+    os._exit(0)  # do not wait for the plugin's threads and exit handlers
 
 
 if __name__ == "__main__":

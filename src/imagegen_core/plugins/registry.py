@@ -1,4 +1,4 @@
-"""What the installed plugins offer, under the names by which it is asked for."""
+"""The offers of the installed plugins, by name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Offer = TypeVar("Offer", Backend, NamedModel, Sampler, StoreDef, StyleDef, UpscalerDef)
 
-# The fields whose value every command relies on, by the annotation that they have.
+# Fields with values that every command relies on: the required type by the field's annotation.
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "str": str,
     "str | None": (str, type(None)),
@@ -45,20 +45,20 @@ _log = logging.getLogger(__name__)
 
 
 class Registry:
-    """The plugins found, and the backends, named models and styles of those that work.
+    """The plugins, and the offers of the working ones.
 
     Attributes:
-        plugins: Every entry point of the group, also the disabled and the broken.
+        plugins: Every entry point of the group, including disabled and broken ones.
         backends: The backends by name.
         models: The named models by name.
         styles: The plugins' styles by id.
-        samplers: The samplers by name, the core's own among them.
-        upscalers: The upscalers by name, lanczos among them.
-        stores: The kinds of storage by name, the core's own among them.
+        samplers: The samplers by name, including the core's own.
+        upscalers: The upscalers by name, including lanczos.
+        stores: The kinds of storage by name, including the core's own.
     """
 
     def __init__(self, found: Iterable[tuple[Plugin, ModuleType | None]]) -> None:
-        """Ask the plugins what they offer; one that fails is marked as broken and left out.
+        """Ask the plugins for their offers. A failing plugin is marked as broken and left out.
 
         Args:
             found: Plugins with their modules, as `discover` yields them.
@@ -84,15 +84,19 @@ class Registry:
 
     @classmethod
     def discover(cls, environ: Mapping[str, str] | None = None) -> Registry:
-        """The registry of the installed plugins; `environ` (None: this process's) holds the allow- and deny-list."""
+        """Build the registry of the installed plugins.
+
+        Args:
+            environ: The environment with the allow- and deny-list; None means this process's.
+        """
         return cls(discover(Selection.from_environment(environ)))
 
     def backend(self, name: str) -> Backend:
-        """The backend called `name`.
+        """Return the backend called `name`.
 
         Raises:
             BackendNotFoundError: No plugin offers it.
-            PluginError: The plugin that should is broken or disabled.
+            PluginError: Its plugin is broken or disabled.
         """
         if name in self.backends:
             return self.backends[name]
@@ -102,11 +106,11 @@ class Registry:
         )
 
     def upscaler(self, name: str | None = None) -> UpscalerDef:
-        """The upscaler called `name`, or the network in the file of that path; None: a plugin's first, else lanczos.
+        """Return the upscaler called `name`, or one for the file at that path; for None a plugin's first, else lanczos.
 
         Raises:
-            ModelNotFoundError: No plugin offers it, and it is no path of a ``.pth`` or ``.safetensors`` file.
-            PluginError: The plugin that should offer it is broken or disabled.
+            ModelNotFoundError: No plugin offers it, and it is no path with one of `WEIGHTS_SUFFIXES`.
+            PluginError: Its plugin is broken or disabled.
         """
         if name is None:
             return next((offer for offer in self.upscalers.values() if offer is not LANCZOS), LANCZOS)
@@ -122,11 +126,11 @@ class Registry:
         )
 
     def store(self, name: str) -> StoreDef:
-        """The kind of storage called `name`.
+        """Return the kind of storage called `name`.
 
         Raises:
             SettingsError: There is none.
-            PluginError: The plugin that should offer it is broken or disabled.
+            PluginError: Its plugin is broken or disabled.
         """
         if name in self.stores:
             return self.stores[name]
@@ -134,13 +138,13 @@ class Registry:
         raise SettingsError(f"Unknown storage '{name}': expected {', '.join(sorted(self.stores))} or disabled")
 
     def installed(self) -> str:
-        """The installed backends, in words for an error message."""
+        """List the installed backends, in words for an error message."""
         if not self.backends:
             return "no backend is installed at all"
         return f"installed {'is' if len(self.backends) == 1 else 'are'} {', '.join(sorted(self.backends))}"
 
     def add_commands(self, app: typer.Typer) -> None:
-        """Let the plugins add their commands to `app`, whose own keep their names."""
+        """Let the plugins add their commands to `app`; its own commands keep their names."""
         from imagegen_core.plugins import additions
 
         owners = {name: CORE for names, _ in additions.parts(app) for name in names}
@@ -153,7 +157,7 @@ class Registry:
                 plugin.broke("it sets the callback of the whole command line, which is imagegen's own", plugin.update)
 
     def add_routes(self, app: APIRouter) -> None:
-        """Let the plugins add their routes to the server; of one whose hook raises, none are added."""
+        """Let the plugins add their routes to the server. If a plugin's hook raises, none of its routes are added."""
         from fastapi import APIRouter
 
         for plugin in self.plugins:
@@ -166,7 +170,7 @@ class Registry:
                 _log.warning("The plugin %s adds no routes: %s; %s", plugin.name, plugin.cause, plugin.mend)
 
     def _refuse_if_not_ok(self, noun: str, name: str) -> None:
-        """Say why what is called as a plugin is not there, where that plugin is broken or disabled."""
+        """Raise an error if `name` is a broken or disabled plugin."""
         for plugin in self.plugins:
             if name in (plugin.name, plugin.distribution) and plugin.status != "ok":
                 raise PluginError(
@@ -204,7 +208,7 @@ class Registry:
             plugin.offers.append(f"{noun} {name}")
 
     def _call(self, plugin: Plugin, hook: str, **arguments: Any) -> list[Any]:
-        """What one plugin's hook returns; a hook that fails breaks its plugin alone."""
+        """Call one plugin's hook and return its results; a failing hook breaks its plugin alone."""
         others = [module for name, module in self._manager.list_name_plugin() if name != plugin.name]
 
         def call() -> Iterator[Any]:
@@ -214,7 +218,7 @@ class Registry:
         return self._ask(plugin, hook, call)
 
     def _ask(self, plugin: Plugin, hook: str, ask: Callable[[], Iterator[Any]]) -> list[Any]:
-        """All that `ask` yields; nothing where it fails, or the plugin is not ok in the first place."""
+        """Return everything that `ask` yields; nothing if it fails, or if the plugin is not ok."""
         answers: list[Any] = []
         if plugin.status == "ok":
             with contained(plugin, f"in {hook}", lambda error: (f"{hook} raised {in_words(error)}", plugin.update)):
@@ -234,7 +238,7 @@ def _hook_names(module: ModuleType) -> list[str]:
 
 
 def _wrong_field(offer: Offer) -> str | None:
-    """The first field of a description that is not what every command takes it for, in words."""
+    """Return the first field of a description with a wrong type, in words."""
     for field in fields(offer):
         value, kind = getattr(offer, field.name), _KINDS.get(str(field.type))
         if kind and not isinstance(value, kind):

@@ -1,1 +1,1 @@
-"""How a name becomes a checkpoint, a style or a backend."""
+"""Resolve names to checkpoints, styles and backends."""

@@ -1,4 +1,4 @@
-"""Which backend draws: the one named, USE_SDXL's, the one its checkpoint needs, or the only one there is."""
+"""Choose the backend: the configured one, USE_SDXL's, the one for the checkpoint, or the only one installed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from imagegen_core.settings import Settings
 
 
 def select_backend(registry: Registry, settings: Settings) -> Backend:
-    """Choose by `settings.backend`, then `settings.use_sdxl`, then the checkpoint, then by what is installed.
+    """Choose by `settings.backend`, then `settings.use_sdxl`, then the checkpoint, then the installed backends.
 
     Raises:
-        BackendNotFoundError: Nothing installed fits, or several do; the message names them and what to do.
-        PluginError: The backend named belongs to a plugin that is broken or disabled.
-        ModelNotFoundError: The configured checkpoint is not there.
-        ModelLoadError: The configured checkpoint is there but cannot be told.
+        BackendNotFoundError: No installed backend fits, or several do; the message names them and the remedy.
+        PluginError: The configured backend belongs to a plugin that is broken or disabled.
+        ModelNotFoundError: The configured checkpoint does not exist.
+        ModelLoadError: The configured checkpoint is damaged, or of an unknown family.
     """
     if settings.backend:
         return registry.backend(settings.backend)
@@ -40,7 +40,7 @@ def select_backend(registry: Registry, settings: Settings) -> Backend:
 
 
 def backends_for(registry: Registry, family: str) -> list[Backend]:
-    """The installed backends that load checkpoints of an architecture."""
+    """List the installed backends for a checkpoint family."""
     return [backend for backend in registry.backends.values() if family in backend.architectures]
 
 

@@ -1,4 +1,4 @@
-"""From configuration to the checkpoint that a backend's worker loads."""
+"""Resolve the configuration to the checkpoint of a backend's worker."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_checkpoint(settings: Settings, backend: Backend, registry: Registry) -> Path:
-    """The configured checkpoint, or the fallback model where none is configured.
+    """Return the configured checkpoint, or the fallback model if none is configured.
 
     Raises:
-        ModelNotFoundError: Nothing is configured and no plugin's model fits, or the configured name leads nowhere.
-        ModelLoadError: The checkpoint is not of a family that `backend` loads; the message names who does.
+        ModelNotFoundError: The configured checkpoint does not exist, or none is configured and no plugin's model fits.
+        ModelLoadError: `backend` does not load the checkpoint's family; the message names a backend that does.
     """
     variable = f"{backend.environment_prefix}_MODEL"
     if settings.model is not None:

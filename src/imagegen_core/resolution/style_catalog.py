@@ -1,4 +1,4 @@
-"""All styles there are, whoever brought them, and whether each fits the checkpoint that draws."""
+"""All styles from all sources, with a check that each fits the checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imagegen_core.settings import Settings
 from imagegen_core.styles import MAX_STRENGTH, STYLE_REGISTRY, StyleDef
 
 _SCANNED_LEVELS = (0.4, 0.7, 1.0)
-_SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")  # of two files of one name the first counts as the plain one
+_SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")  # if two files share a name, the first suffix gets it
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,12 @@ class CatalogedStyle:
     """A style, and whether a checkpoint can draw it.
 
     Attributes:
-        id: The name that requests use.
-        title: The name that people are shown.
+        id: Its name in requests.
+        title: Its name for display.
         levels: Adapter weights: level 1 means ``levels[0]``.
         path: Its LoRA file.
-        source: Where the style is described, such as ``LORA_ROOT`` or ``plugin demo``.
-        refusal: Why it is skipped, in words; None where it fits.
+        source: The source of its description, such as ``LORA_ROOT`` or ``plugin demo``.
+        refusal: The reason to skip it, in words; None if it fits.
     """
 
     id: str
@@ -43,7 +43,7 @@ class CatalogedStyle:
 
 
 class StyleCatalog(Mapping[str, CatalogedStyle]):
-    """The styles by id. Of two with one id the first counts: by hand, in the configuration, a plugin's, a file's."""
+    """The styles by id. If sources share an id, the order is: STYLE_REGISTRY, configuration, plugins, files."""
 
     def __init__(
         self,
@@ -53,17 +53,17 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
         family: str | None = None,
         layers: CheckpointLayers | None = None,
     ) -> None:
-        """Gather the styles for a checkpoint; each file's header is read, none is loaded.
+        """Gather the styles for a checkpoint; read each file's header, load none.
 
         Args:
-            settings: Where to look.
+            settings: The settings with the styles and folders.
             registry: The plugins.
-            width: The checkpoint's cross-attention width; None where there is none to fit.
-            family: The checkpoint's family, which tells where a file's width does not.
-            layers: The checkpoint's layers, which every layer of a file must fit; None leaves that to the worker.
+            width: The checkpoint's cross-attention width; None skips this check.
+            family: The checkpoint's family, checked if a file's width is unknown.
+            layers: The checkpoint's layers, which every layer of a file must fit; None leaves this check to the worker.
 
         Raises:
-            ModelNotFoundError: The folder of styles that the configuration names is not there.
+            ModelNotFoundError: The configured folder of styles does not exist.
         """
         self._width, self._family, self._layers = width, family, layers
         self._styles: dict[str, CatalogedStyle] = {}
@@ -86,11 +86,11 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
         return len(self._styles)
 
     def refusal(self, path: Path, required_width: int | None = None) -> str | None:
-        """Why a LoRA's file does not fit the checkpoint, in words; None where it does.
+        """Say why a LoRA file does not fit the checkpoint; return None if it does.
 
         Args:
             path: The file.
-            required_width: The cross-attention width of the checkpoints it fits; None reads it from the file.
+            required_width: The cross-attention width of fitting checkpoints; None reads it from the file.
         """
         try:
             header = read_header(path)
@@ -112,31 +112,31 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
         return None
 
     def usable(self, style_id: str) -> CatalogedStyle:
-        """The style that a request asks for.
+        """Return the style of a request.
 
         Raises:
-            InvalidRequestError: There is none of that id, or it is skipped; the message says why.
+            InvalidRequestError: No style has this id, or it is skipped; the message says why.
         """
-        found = self.get(style_id)
-        if found is None:
-            fitting = sorted(name for name, one in self.items() if one.refusal is None)
+        style = self.get(style_id)
+        if style is None:
+            fitting = sorted(name for name, candidate in self.items() if candidate.refusal is None)
             known = f"expected one of {', '.join(fitting)}" if fitting else "no style is installed"
             raise InvalidRequestError(f"Unknown style {style_id[:64]!r}: {known}", "style_lora.style")
-        if found.refusal is not None:
-            raise InvalidRequestError(f"The style {style_id!r} cannot be used: {found.refusal}", "style_lora.style")
-        return found
+        if style.refusal is not None:
+            raise InvalidRequestError(f"The style {style_id!r} cannot be used: {style.refusal}", "style_lora.style")
+        return style
 
 
 def _wrong_levels(levels: Sequence[float]) -> str | None:
-    """Why a style cannot be drawn with its levels, in words; None where it can."""
+    """Say why a style's levels are invalid; return None if they are valid."""
     if not levels:
         return "it has no levels: give at least one strength"
-    wrong = [level for level in levels if not abs(level) <= MAX_STRENGTH]  # which finds NaN, too
+    wrong = [level for level in levels if not abs(level) <= MAX_STRENGTH]  # also finds NaN
     return f"its level {wrong[0]:g} is no number from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}" if wrong else None
 
 
 def _offered(settings: Settings, registry: Registry) -> Iterator[tuple[str, StyleDef, str]]:
-    """Each style with its id and where it is described."""
+    """Yield each style with its id and the source of its description."""
     for key, style in STYLE_REGISTRY.items():
         yield style.id or key, style, "STYLE_REGISTRY"
     for style_id, table in settings.styles.items():
@@ -160,17 +160,17 @@ def _offered(settings: Settings, registry: Registry) -> Iterator[tuple[str, Styl
 
 
 def _files_below(root: Path, source: str) -> dict[str, Path]:
-    """The files of LoRAs by their path without its suffix, which a second file of that path keeps."""
+    """Map ids to LoRA files. An id is the path without suffix, or with it if another file has this id."""
     if not root.is_dir():
         raise ModelNotFoundError(f"The folder of styles {root} is not there: correct {source}")
     files = [folder / name for folder, _, names in folders_below(root) for name in names]
-    found: dict[str, Path] = {}
+    styles: dict[str, Path] = {}
     for suffix in _SUFFIXES:
         for file in sorted(file for file in files if file.suffix.lower() == suffix):
             whole = file.relative_to(root)
             name = whole.with_suffix("").as_posix()
-            found[whole.as_posix() if name in found else name] = file.absolute()
-    return found
+            styles[whole.as_posix() if name in styles else name] = file.absolute()
+    return styles
 
 
 def _path(style: StyleDef, settings: Settings) -> Path:

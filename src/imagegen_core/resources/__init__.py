@@ -1,1 +1,1 @@
-"""The memory and the CPUs that this process may use, also in a container."""
+"""The available memory and CPUs of this process, also in a container."""

@@ -1,7 +1,7 @@
-"""The limits of memory and CPU time that Linux control groups set, as containers and service managers use them.
+"""The memory and CPU limits of Linux control groups, as set by containers and service managers.
 
 Sources: the kernel's ``admin-guide/cgroup-v2.rst``, ``admin-guide/cgroup-v1/memory.rst``, ``scheduler/sched-bwc.rst``,
-cgroups(7) and proc_pid_mountinfo(5). A limit holds for all groups below, so that the tightest counts, from the
+cgroups(7) and proc_pid_mountinfo(5). A limit also holds for all child groups. So the tightest limit counts, from the
 process's own group up to the mounted root.
 """
 
@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-_OCTAL = re.compile(r"\\([0-7]{3})")  # how mountinfo writes spaces
+_OCTAL = re.compile(r"\\([0-7]{3})")  # the form of spaces in mountinfo
 
 
 class MemoryLimit(NamedTuple):
-    """What the control groups leave of the memory, in bytes.
+    """The memory limit of the control groups, in bytes.
 
     Attributes:
         total: The tightest limit.
-        available: The least that a group has left; page cache that the kernel can drop counts as free.
+        available: The least memory left in any group; page cache that the kernel can drop counts as free.
     """
 
     total: int
@@ -28,23 +28,23 @@ class MemoryLimit(NamedTuple):
 
 
 class _MemoryFiles(NamedTuple):
-    """The names of a version's files."""
+    """The file names of one cgroup version."""
 
     limits: tuple[str, ...]
     usage: str
     droppable: str  # a line of memory.stat
 
 
-# Beyond memory.high a process is not killed, but made to wait until it hardly proceeds.
+# Beyond memory.high the kernel does not kill a process, but throttles it until it hardly proceeds.
 _V2 = _MemoryFiles(("memory.max", "memory.high"), "memory.current", "inactive_file")
 _V1 = _MemoryFiles(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 
 
 def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
-    """The memory that this process's control groups allow; None where none sets a limit.
+    """Return the memory limit of this process's control groups; None without a limit.
 
     Args:
-        root: Where ``/proc`` and the mounted hierarchies are.
+        root: The folder with ``/proc`` and the mounted hierarchies.
     """
     limits = [
         limit
@@ -58,10 +58,10 @@ def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
 
 
 def cpu_limit(root: Path = Path("/")) -> float | None:
-    """The CPUs' time that this process's control groups allow, in CPUs, such as 1.5; None where none sets a limit.
+    """Return the CPU limit of this process's control groups, in CPUs, such as 1.5; None without a limit.
 
     Args:
-        root: Where ``/proc`` and the mounted hierarchies are.
+        root: The folder with ``/proc`` and the mounted hierarchies.
     """
     quotas = [_quota(_text(group / "cpu.max").split()) for group in _groups("", root)]
     quotas += [
@@ -82,7 +82,7 @@ def _memory_limit(group: Path, files: _MemoryFiles) -> MemoryLimit | None:
 
 
 def _quota(words: list[str]) -> float | None:
-    """The CPUs of a quota and its period, both in microseconds; a quota of ``max`` or -1 is none."""
+    """Return the CPUs of a quota and its period, both in microseconds; None for a quota of ``max`` or -1."""
     numbers = [_number(word) for word in words]
     match numbers:
         case [int(quota), int(period)] if quota > 0 and period > 0:
@@ -91,11 +91,11 @@ def _quota(words: list[str]) -> float | None:
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
-    """This process's group in a controller's hierarchy and those above it, as folders.
+    """Yield the folders of this process's group in a controller's hierarchy and of its parents.
 
     Args:
         controller: A controller of version 1; "" is the hierarchy of version 2.
-        root: Where ``/proc`` and the mounted hierarchies are.
+        root: The folder with ``/proc`` and the mounted hierarchies.
     """
     path = _own_group(controller, root)
     mount = _mount(controller, root)
@@ -104,7 +104,7 @@ def _groups(controller: str, root: Path) -> Iterator[Path]:
     top, point = mount
     try:
         below = PurePosixPath(path).relative_to(top)
-    except ValueError:  # a container without a namespace of its own sees its host's path here
+    except ValueError:  # a container without its own namespace sees its host's path here
         below = PurePosixPath()
     if ".." in below.parts:
         below = PurePosixPath()
@@ -123,7 +123,7 @@ def _own_group(controller: str, root: Path) -> str | None:
 
 
 def _mount(controller: str, root: Path) -> tuple[str, str] | None:
-    """The group that a hierarchy's mount shows as its root, and where it is mounted."""
+    """Return the root group of a hierarchy's mount, and the mount point."""
     for line in _text(root / "proc/self/mountinfo").splitlines():
         mount, _, system = line.partition(" - ")
         match mount.split(), system.split():
@@ -135,11 +135,11 @@ def _mount(controller: str, root: Path) -> tuple[str, str] | None:
 
 
 def _unescaped(text: str) -> str:
-    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), text)
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
 
 
 def _text(path: Path) -> str:
-    """A file's text; "" where this system has no such file or lets nobody read it."""
+    """Return a file's text; "" if the file does not exist or is not readable."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape").strip()
     except OSError:

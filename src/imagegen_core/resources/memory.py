@@ -1,4 +1,4 @@
-"""The memory of this machine, or of the container that this process is in."""
+"""The memory of this machine, or of this process's container."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class SystemMemory(NamedTuple):
     """Memory in bytes.
 
     Attributes:
-        total: What this process could use at most.
-        available: What is free now, with what the kernel can free at once.
+        total: The maximum for this process.
+        available: The free memory, including memory that the kernel can free at once.
     """
 
     total: int
@@ -23,10 +23,10 @@ class SystemMemory(NamedTuple):
 
 
 def system_memory(root: Path = Path("/")) -> SystemMemory:
-    """The machine's memory, or what control groups leave of it where that is less.
+    """Return the machine's memory, or the control groups' limit if that is less.
 
     Args:
-        root: Where the control groups are looked for; see `control_groups`.
+        root: The folder to search for control groups; see `control_groups`.
     """
     machine = psutil.virtual_memory()
     limit = memory_limit(root)

@@ -1,1 +1,1 @@
-"""The beginnings of a plugin: a small project that draws, enlarges or stores, and passes the conformance kit."""
+"""Create a small plugin project. It works, and passes the conformance kit."""

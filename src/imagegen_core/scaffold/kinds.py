@@ -1,4 +1,4 @@
-"""The kinds of plugin that a project can be begun for, and how each project differs from the others."""
+"""The kinds of plugin projects, and the differences between them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What a plugin offers; the words are those of ``imagegen plugins list``."""
+    """The kind of a plugin's offer, by the words of ``imagegen plugins list``."""
 
     BACKEND = "backend"
     UPSCALER = "upscaler"
@@ -18,15 +18,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """How a kind's project differs from the others, beside its files.
+    """The differences of a kind's project from the others, apart from its files.
 
     Attributes:
-        summary: What it does as it is written, in a line.
-        class_suffix: What the name of its class ends in.
-        dependencies: What it needs, beside imagegen-core or an extra of it.
-        testing: What its tests need, beside ``imagegen-core[testing]``.
-        core: Its requirement of imagegen-core, before the versions.
-        untyped: Modules without types, which mypy must leave alone.
+        summary: Its function as generated, in a line.
+        class_suffix: The ending of its class name.
+        dependencies: Its dependencies in addition to imagegen-core.
+        testing: Its tests' dependencies in addition to ``imagegen-core[testing]``.
+        core: Its requirement of imagegen-core, without the versions.
+        untyped: Modules without types, which mypy must skip.
     """
 
     summary: str
@@ -37,7 +37,7 @@ class Traits:
     untyped: tuple[str, ...] = ()
 
 
-_DRAWN_WITH = ("imagegen-demo", "imagegen-sdxl")  # a style or sampler is nothing without a checkpoint and a backend
+_DRAWN_WITH = ("imagegen-demo", "imagegen-sdxl")  # a style or sampler needs a checkpoint and a backend
 
 TRAITS = {
     Kind.BACKEND: Traits("clouds of colour, until it has a model", "Worker", dependencies=("numpy>=1.26",)),

@@ -1,4 +1,4 @@
-"""A small LoRA to begin with, written without torch: its author replaces it by a trained one."""
+"""A small sample LoRA, written without torch; its author replaces it by a trained one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import struct
 
 _RANK = 4
-_STRENGTH = 0.25  # standard deviation of each matrix's numbers: plain to see at a weight of 1
+_STRENGTH = 0.25  # standard deviation of each matrix's numbers: clearly visible at a weight of 1
 _TEXT_WIDTH = 128
 # The cross-attention layers of a tiny SDXL UNet, imagegen-demo's, and the width of each.
 _ATTENTIONS = {
@@ -22,7 +22,7 @@ _ATTENTIONS = {
 
 
 def sample_lora() -> bytes:
-    """A safetensors file of random float16 matrices in diffusers' naming, the same each time.
+    """Build a safetensors file of random float16 matrices in diffusers' naming, the same each time.
 
     The format: https://huggingface.co/docs/safetensors/index#format
     """

@@ -1,4 +1,4 @@
-"""What a new plugin may be called."""
+"""The names of a new plugin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imagegen_core.samplers import CHECKPOINT_CHOICE, find_sampler
 from imagegen_core.scaffold.kinds import Kind
 
 _FORM = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
-_LONGEST = 30  # lines of the project stay as short as they are formatted
+_LONGEST = 30  # keeps the project's lines within the formatted length
 _RESERVED = {
     (Kind.STORE, "disabled"): "STORAGE_PROVIDER=disabled turns storage off",
     (Kind.SAMPLER, CHECKPOINT_CHOICE): "it stands for the checkpoint's own scheduler",
@@ -21,15 +21,15 @@ _RESERVED = {
 
 
 class ProjectError(ImagegenError):
-    """A plugin's project cannot be begun under that name, or in that folder."""
+    """A plugin's project cannot be created under that name, or in that folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class PluginName:
-    """A plugin's name, and those that follow from it.
+    """A plugin's name, and the names derived from it.
 
     Attributes:
-        name: What people call it, such as ``my-clouds``.
+        name: The plain name, such as ``my-clouds``.
     """
 
     name: str
@@ -39,7 +39,7 @@ class PluginName:
         """Check a name's form.
 
         Raises:
-            ProjectError: No package or class can be called so.
+            ProjectError: It is no valid name for a package or class.
         """
         if not _FORM.fullmatch(text) or len(text) > _LONGEST:
             raise ProjectError(
@@ -53,27 +53,27 @@ class PluginName:
 
     @property
     def distribution(self) -> str:
-        """What pip calls it."""
+        """The name of the distribution for pip."""
         return f"imagegen-{self.name}"
 
     @property
     def package(self) -> str:
-        """What Python imports."""
+        """The name of the package to import."""
         return f"imagegen_{self.identifier}"
 
     @property
     def identifier(self) -> str:
-        """The name as Python takes it."""
+        """The name as a Python identifier."""
         return self.name.replace("-", "_")
 
     @property
     def camel_case(self) -> str:
-        """The name as classes are called."""
+        """The name in the form of a class name."""
         return "".join(part.capitalize() for part in self.name.split("-"))
 
 
 def refuse_taken(name: PluginName, kind: Kind, registry: Registry) -> None:
-    """See that nothing installed would clash with a new plugin.
+    """Refuse the name of a new plugin if an installed one clashes.
 
     Raises:
         ProjectError: The name is taken, by imagegen itself or by a plugin.

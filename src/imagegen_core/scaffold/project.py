@@ -1,4 +1,4 @@
-"""Writing a plugin's project from the templates beside this file."""
+"""Write a plugin's project from the templates next to this file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imagegen_core.scaffold.names import PluginName, ProjectError
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _SUFFIX = ".tmpl"
-_ABOUT = "about.md"  # the part of the README that is a kind's own
+_ABOUT = "about.md"  # the part of the README for one kind
 _VERSIONS = ">=0.1,<0.2"
 _UNTYPED = """
 [[tool.mypy.overrides]]
@@ -27,15 +27,15 @@ def write_project(name: PluginName, kind: Kind, folder: Path) -> list[Path]:
     """Write the project of a new plugin.
 
     Args:
-        name: What the plugin and what it offers are called.
-        kind: What it offers.
-        folder: Where to; made where it is missing.
+        name: The name of the plugin and its offer.
+        kind: The kind of its offer.
+        folder: The target; created if it is missing.
 
     Returns:
         The files written, relative to `folder`, in order of their names.
 
     Raises:
-        ProjectError: The folder has something in it already, or cannot be written to.
+        ProjectError: The folder is not empty, or cannot be written to.
     """
     files = _files(name, kind)
     try:
@@ -52,7 +52,7 @@ def write_project(name: PluginName, kind: Kind, folder: Path) -> list[Path]:
 
 
 def _files(name: PluginName, kind: Kind) -> dict[Path, bytes]:
-    """What a project consists of, by path."""
+    """Return the files of a project, by path."""
     values = _values(name, kind, TRAITS[kind])
     values["about"] = _filled(_TEMPLATES / kind / f"{_ABOUT}{_SUFFIX}", values).strip()
     files = {Path(name.package, "py.typed"): b""}
@@ -72,7 +72,7 @@ def _filled(template: Path, values: dict[str, str]) -> str:
 
 
 def _values(name: PluginName, kind: Kind, traits: Traits) -> dict[str, str]:
-    """What the templates' placeholders stand for."""
+    """Return the values of the templates' placeholders."""
     article = "an" if kind[0] in "aeiou" else "a"
     class_name = name.camel_case.removesuffix(traits.class_suffix) + traits.class_suffix
     return {

@@ -1,4 +1,4 @@
-"""Reading a configuration file, whatever lies under its name."""
+"""Read a configuration file safely."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_BYTES = 256 * 1024
 
 
 def read_config(path: Path) -> str:
-    """Return the text of a configuration file; a pipe or device does not hold the caller up.
+    """Return the text of a configuration file; a pipe or device does not block.
 
     Raises:
         OSError: It cannot be opened.

@@ -1,4 +1,4 @@
-"""What is said of settings that are wrong."""
+"""Error messages for invalid settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imagegen_core.settings.tables import LoraSettings, ModeSettings, StyleSetti
 
 
 def sentence(error: ValidationError, found: Mapping[str, Value], fields: Collection[str]) -> str:
-    """The first thing that is wrong, said with the name under which the value was given."""
+    """Describe the first error, with the name of the value's source."""
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0])
     source = found[field].source
@@ -26,7 +26,7 @@ def sentence(error: ValidationError, found: Mapping[str, Value], fields: Collect
 
 
 def _unknown_key(keys: Sequence[str], value: Value) -> str:
-    """What is said of a key that its table does not have."""
+    """Describe an unknown key of a table."""
     place = "" if value.file is None else f" in {value.file}{line(keys, value.text)}"
     table = LoraSettings if "loras" in keys[:-1] else ModeSettings if keys[0] == "modes" else StyleSettings
     return f"Unknown key {'.'.join(keys)}{place}: expected one of {', '.join(sorted(table.model_fields))}"

@@ -34,79 +34,80 @@ from imagegen_core.settings.values import (
 
 
 class Settings(BaseModel):
-    """How this process draws and serves: built by `Settings.load`, or by hand with the fields as keywords.
+    """The configuration of this process: built by `Settings.load`, or directly with the fields as keywords.
 
     Attributes:
-        backend: Name of the backend to draw with; None chooses it from the checkpoint.
-        use_sdxl: True chooses a backend for SDXL checkpoints; `backend` comes first.
+        backend: The name of the backend; None chooses it by the checkpoint.
+        use_sdxl: True chooses a backend for SDXL checkpoints; `backend` has precedence.
         model: A checkpoint: a path, a name below `model_root`, or a plugin's named model such as ``demo``.
-        model_root: Folder that checkpoint names and relative LoRA paths start from.
-        device: ``cuda:0``, ``mps``, ``cpu``; None takes the first of these that is there. With several, such as
+        model_root: The base folder of checkpoint names and relative LoRA paths.
+        device: ``cuda:0``, ``mps``, ``cpu``; None takes the first that is available. With several, such as
             ``cuda:0,cuda:1``, a server draws on all of them, and everything else on the first.
-        dtype: ``fp16``, ``bf16`` or ``fp32``; None takes what suits the device.
-        vae_path: A VAE of its own, a file or a diffusers-format folder, instead of the checkpoint's.
-        base_model: Diffusers-format folder that supplies what a single-file checkpoint lacks: its tokenizers, and
-            configs and components where it has none or is of an unusual width.
-        lora_root: Folder whose LoRA files are styles, each by its name.
+        dtype: ``fp16``, ``bf16`` or ``fp32``; None takes the best one for the device.
+        vae_path: A VAE file or diffusers-format folder, instead of the checkpoint's VAE.
+        base_model: A diffusers-format folder for the missing parts of a single-file checkpoint: its tokenizers, and
+            configs and components if it has none or has an unusual width.
+        lora_root: A folder of LoRA files, each a style with the file's name.
         styles: Styles by id, each a table ``[styles.NAME]`` in the file.
         modes: Modes by name, each a table ``[modes.NAME]`` in the file; see `imagegen_core.modes`.
-        modes_file: A ``modes.yaml`` instead, or the folder it is in; None looks for one beside the configuration file.
-        default_mode: The mode where a request names none; None is the first.
-        memory_budget: Bytes that the models of a server may take together on each device, such as ``6GB``; None is 0.8
-            of what was free there before the first.
-        embeddings_root: Folder of textual-inversion embeddings; prompts name them by their files' names.
-        scheduler: The sampler where a request names none; see `imagegen_core.samplers`. Left out, it is LCM, and an EDM
-            checkpoint's own.
-        prediction: What the checkpoint's network predicts: ``epsilon``, ``v``, ``v-zsnr``, ``sample``, ``edm`` or
-            ``edm-v``; None leaves it to what the checkpoint says of itself.
-        recipe: Whether pictures carry how they were made; see `imagegen_core.images.recipe`.
-        batching: ``exact`` has an engine share forward passes only where that leaves every picture as it is, ``fast``
-            regardless.
-        compile: Compile the network with ``torch.compile``: minutes more to start, for faster steps on most GPUs.
+        modes_file: A ``modes.yaml`` instead, or its folder; None looks for one next to the configuration file.
+        default_mode: The mode if a request names none; None is the first.
+        memory_budget: Bytes for all models of a server together on each device, such as ``6GB``; None is 0.8 of the
+            memory that is free there before the first model.
+        embeddings_root: A folder of textual-inversion embeddings; prompts name them by their files' names.
+        scheduler: The sampler if a request names none; see `imagegen_core.samplers`. The default is LCM, or for an EDM
+            checkpoint its own.
+        prediction: The prediction type of the checkpoint: ``epsilon``, ``v``, ``v-zsnr``, ``sample``, ``edm`` or
+            ``edm-v``; None reads it from the checkpoint.
+        recipe: Whether pictures carry their recipe; see `imagegen_core.images.recipe`.
+        batching: With ``exact``, an engine shares forward passes only if every picture stays the same; with ``fast``
+            always.
+        compile: Compile the network with ``torch.compile``: minutes more to start, but faster steps on most GPUs.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
-        num_workers: Copies of the model that a server draws with, dealt to the devices in turn; None is one a device.
+        num_workers: The number of copies of the model in a server, assigned to the devices in turn; None is one per
+            device.
         engine: ``local`` draws in the server's process, ``ray`` on a Ray cluster.
-        replicas: Processes that draw on the cluster; the least, where `max_replicas` is given.
-        max_replicas: The most, which come and go by load; None keeps their number.
-        replica_gpus: GPUs that a replica has to itself; None is one for each device that is configured, or one where
-            the cluster has any.
-        replica_cpus: CPU cores that a replica has to itself.
-        queue_max: Requests that may wait in a server; more are refused.
-        queue_per_key: Of them, those of one API key; None sets no limit of its own.
-        host: The address a server listens on.
-        port: The port it listens on.
-        root_path: The path below which a proxy serves it, such as ``/ai``.
-        trusted_proxies: Addresses and networks of proxies whose ``X-Forwarded-For``, ``-Proto``, ``-Host`` and
-            ``-Prefix`` count.
-        max_connections: Connections that a server keeps open at a time.
-        read_timeout: Seconds in which a request's headers must be complete, and in which a slow client must move on.
-        default_timeout: Seconds after which a server gives a request up.
-        default_size: The size where a request to a server names none; None is the checkpoint's own.
-        default_steps: The denoising steps where a request to a server names none.
-        default_guidance: The guidance scale where a request to a server names none.
-        max_steps: The most denoising steps a server takes.
-        max_prompt_chars: The longest prompt, and the longest negative prompt, that a server takes, in characters.
-        max_prompt_chunks: The longest that is drawn, in chunks of up to 75 tokens.
-        max_pixels: The largest picture a server draws, in pixels.
-        max_upscaled_pixels: The largest picture a server upscales to, in pixels.
-        max_body_bytes: The largest request a server reads.
-        max_json_bytes: The largest of its JSON bodies that hold no picture.
-        upscaler: The upscaler a server enlarges with: a plugin's, ``lanczos`` or a file; None is a plugin's first.
-        api_keys: What clients of a server show to be let in; none lets everyone in.
-        admin_keys: API keys that may also change the server for everybody; none leaves that to all keys.
-        allow_no_keys: Listen on other addresses than loopback without API keys.
-        cors_origins: Origins whose web pages may use a server, such as ``https://example.org``; ``*`` is any.
-        allowed_hosts: Names by which clients reach a server, beside loopback's and the one it listens on;
-            ``*.example.org`` is all below it, ``*`` any.
-        log_prompts: Whether a server's logs hold prompts.
-        shutdown_limit: Seconds that a server takes at most to finish what it has, once told to stop.
-        storage_provider: Where a server keeps pictures: ``memory``, ``filesystem``, ``redis``, a plugin's, or
+        replicas: The number of processes that draw on the cluster; the minimum if `max_replicas` is set.
+        max_replicas: The maximum when the number follows the load; None keeps the number fixed.
+        replica_gpus: GPUs reserved for a replica; None is one per configured device, or one if the cluster has GPUs.
+        replica_cpus: CPU cores reserved for a replica.
+        queue_max: The maximum number of waiting requests in a server; more are refused.
+        queue_per_key: The maximum of these for one API key; None sets no separate limit.
+        host: The address for a server to listen on.
+        port: The port for a server to listen on.
+        root_path: The path prefix of the server behind a proxy, such as ``/ai``.
+        trusted_proxies: Addresses and networks of proxies with trusted ``X-Forwarded-For``, ``-Proto``, ``-Host`` and
+            ``-Prefix`` headers.
+        max_connections: The maximum number of open connections of a server.
+        read_timeout: Seconds to complete a request's headers, and for a slow client to make progress.
+        default_timeout: Seconds until a server gives up a request.
+        default_size: The size if a request to a server names none; None is the checkpoint's native size.
+        default_steps: The denoising steps if a request to a server names none.
+        default_guidance: The guidance scale if a request to a server names none.
+        max_steps: The maximum number of denoising steps in a server.
+        max_prompt_chars: The maximum length of a prompt and of a negative prompt in a server, in characters.
+        max_prompt_chunks: The maximum length of a prompt in chunks of up to 75 tokens.
+        max_pixels: The largest picture that a server draws, in pixels.
+        max_upscaled_pixels: The largest upscaled picture of a server, in pixels.
+        max_body_bytes: The largest request body, in bytes.
+        max_json_bytes: The largest JSON body without a picture, in bytes.
+        upscaler: The upscaler of a server: a plugin's, ``lanczos`` or a file; None is a plugin's first.
+        api_keys: The API keys that clients of a server need; without any, all clients have access.
+        admin_keys: The API keys that may also change the server for all clients; without any, all keys may.
+        allow_no_keys: Allow other addresses than loopback without API keys.
+        cors_origins: Origins of web pages that may use a server, such as ``https://example.org``; ``*`` is any.
+        allowed_hosts: Host names of a server, in addition to loopback and the address it listens on; ``*.example.org``
+            is every host below it, ``*`` any.
+        log_prompts: Whether a server's logs contain prompts.
+        shutdown_limit: The maximum number of seconds to finish requests at shutdown.
+        storage_provider: The picture store of a server: ``memory``, ``filesystem``, ``redis``, a plugin's, or
             ``disabled``.
         storage_url: The folder, object store or Redis server, as a path or URL.
-        storage_max_items: Pictures that a server keeps.
-        storage_max_bytes: What they may take together, and likewise the posted jobs that are done; such as ``1GB``.
-        storage_ttl_image: Seconds for which a picture is kept.
+        storage_max_items: The maximum number of stored pictures.
+        storage_max_bytes: The maximum size of all stored pictures, and separately of all finished jobs, such as
+            ``1GB``.
+        storage_ttl_image: Seconds until a stored picture expires.
         storage_enable_http: Whether a server has the routes below ``/storage``.
     """
 
@@ -180,14 +181,14 @@ class Settings(BaseModel):
 
     @classmethod
     def load(cls, *, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
-        """Gather the settings; arguments outrank the environment, which outranks the file.
+        """Gather the settings; arguments override the environment, and the environment overrides the file.
 
-        The file is ``$IMAGEGEN_CONFIG``; else ``imagegen.toml`` in the working directory, and beneath it the one in the
-        user's ``~/.config/imagegen``, where they are.
+        The file is ``$IMAGEGEN_CONFIG``. Otherwise ``imagegen.toml`` in the working directory overrides the one in the
+        user's ``~/.config/imagegen``; both are optional.
 
         Args:
             environ: The environment; None means this process's.
-            given: Fields set by hand; None leaves a field to the other sources.
+            given: Fields as arguments; None leaves a field to the other sources.
 
         Raises:
             SettingsError: A value is malformed, a key unknown, or the file unreadable.
@@ -197,11 +198,11 @@ class Settings(BaseModel):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The configuration files that these settings were read from, those that count more last."""
+        """The configuration files of these settings; a later file overrides an earlier one."""
         return self._files
 
     def reread(self) -> Settings:
-        """The same settings from the same files as they are now; what was given by hand stays.
+        """Read the same files again; arguments stay.
 
         Raises:
             SettingsError: A value is malformed, a key unknown, or a file unreadable.
@@ -217,7 +218,7 @@ class Settings(BaseModel):
         return settings
 
     def override(self, **given: Any) -> Settings:
-        """These settings with fields set by hand; None leaves a field as it is.
+        """Return a copy with some fields as arguments; None leaves a field as it is.
 
         Raises:
             SettingsError: A value is malformed.
@@ -228,9 +229,9 @@ class Settings(BaseModel):
         return settings
 
     def for_backend(self, environment_prefix: str) -> Settings:
-        """These settings with a backend's own variables, such as ``SDXL_MODEL`` for ``SDXL``, put first.
+        """Return a copy that prefers a backend's own variables, such as ``SDXL_MODEL`` for ``SDXL``.
 
-        What was given as an argument stays, and settings built by hand have no variables to look at.
+        Arguments stay. Settings that were built directly have no variables to read.
         """
         own = from_backends_own(self._environ, environment_prefix)
         own = {field: value for field, value in own.items() if self.source(field) != field}
@@ -238,33 +239,33 @@ class Settings(BaseModel):
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The devices that `device` names; none where the choice is left to the worker."""
+        """The device names in `device`; none if the worker chooses."""
         return tuple(self.device.split(",")) if self.device else ()
 
     def for_device(self, number: int = 0) -> Settings:
-        """These settings with one of several devices, as a worker is given them.
+        """Return a copy with one of the devices, for a worker.
 
         Args:
-            number: Which of them, from 0; beyond the last it begins again.
+            number: The device's index, from 0; after the last it starts again.
         """
         if len(self.devices) <= 1:
             return self
-        one = Value(self.devices[number % len(self.devices)], self.source("device"))
-        return self._of(self._found() | {"device": one}, self._environ)
+        device = Value(self.devices[number % len(self.devices)], self.source("device"))
+        return self._of(self._found() | {"device": device}, self._environ)
 
     def source(self, field: str) -> str:
-        """Where it came from: ``SDXL_MODEL``, ``dtype in imagegen.toml, line 1``, ``dtype`` by hand, ``default``."""
+        """Return a field's source: ``SDXL_MODEL``, ``dtype in imagegen.toml, line 1``, ``dtype`` or ``default``."""
         return self._sources.get(field, field if field in self.model_fields_set else "default")
 
     def _found(self) -> dict[str, Value]:
         return {field: Value(getattr(self, field), self.source(field)) for field in self.model_fields_set}
 
     @classmethod
-    def _of(cls, found: Mapping[str, Value], environ: Mapping[str, str]) -> Settings:
+    def _of(cls, values: Mapping[str, Value], environ: Mapping[str, str]) -> Settings:
         try:
-            settings = cls(**{field: given.value for field, given in found.items()})
+            settings = cls(**{field: given.value for field, given in values.items()})
         except ValidationError as error:
-            raise SettingsError(sentence(error, found, cls.model_fields)) from error
-        settings._sources.update((field, given.source) for field, given in found.items())
+            raise SettingsError(sentence(error, values, cls.model_fields)) from error
+        settings._sources.update((field, given.source) for field, given in values.items())
         settings._environ = environ
         return settings

@@ -1,4 +1,4 @@
-"""Where settings come from: the environment and ``imagegen.toml``, each value with its source."""
+"""The sources of settings: the environment and ``imagegen.toml``, each value with its source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imagegen_core.settings.config_file import read_config
 DEFAULT_FILE = "imagegen.toml"
 FILE_VARIABLE = "IMAGEGEN_CONFIG"
 
-# What each field is also called in the environment, beside IMAGEGEN_ and its own name, which comes first.
+# Each field's other name in the environment. The name of IMAGEGEN_ and the field has precedence.
 _ALSO_CALLED = {
     "backend": "BACKEND",
     "use_sdxl": "USE_SDXL",
@@ -44,21 +44,21 @@ _ALSO_CALLED = {
     "storage_ttl_image": "STORAGE_TTL_IMAGE",
     "storage_enable_http": "STORAGE_ENABLE_HTTP",
 }
-_MAX_KEYS = 1000  # at the top of a file
+_MAX_KEYS = 1000  # at the top level of a file
 _FILE_ONLY = {"styles", "modes"}
-# Fields that a backend may have a variable of its own for, which comes before those above: SDXL_MODEL.
+# Fields with a variable per backend, such as SDXL_MODEL. It has precedence over the names above.
 _PER_BACKEND = {"model": "MODEL", "model_root": "MODEL_ROOT"}
-_PLACES = {FILE_VARIABLE, "XDG_CONFIG_HOME", "HOME"}  # where the files are
+_PLACES = {FILE_VARIABLE, "XDG_CONFIG_HOME", "HOME"}  # variables for the places of the files
 
 
 class Value(NamedTuple):
-    """A value that was found.
+    """A value from a source.
 
     Attributes:
-        value: As it is written there.
-        source: Where, in words: the variable, the key and its file and line, or the field that was set by hand.
-        file: The file, where it is one.
-        text: What stands in the file.
+        value: The value as written in the source.
+        source: The source in words: the variable, the key and its file and line, or the argument's field.
+        file: The file, if it comes from one.
+        text: The text of the file.
     """
 
     value: Any
@@ -68,11 +68,11 @@ class Value(NamedTuple):
 
 
 def variables(field: str, prefixes: Iterable[str] = ()) -> list[str]:
-    """What sets a field in the environment; the first that is set counts.
+    """List the environment variables of a field; the first that is set counts.
 
     Args:
         field: The field's name.
-        prefixes: Of backends, such as ``SDXL``, whose own variables come before the general ones.
+        prefixes: Prefixes of backends, such as ``SDXL``. Their own variables come before the general ones.
     """
     if field in _FILE_ONLY:
         return []
@@ -82,30 +82,30 @@ def variables(field: str, prefixes: Iterable[str] = ()) -> list[str]:
 
 
 def from_environment(environ: Mapping[str, str], fields: Iterable[str]) -> dict[str, Value]:
-    """The fields that the environment sets."""
-    found = {}
+    """Read the fields set by the environment."""
+    values = {}
     for field in fields:
-        # An empty variable counts as unset, as shells and compose files leave them.
+        # An empty variable counts as unset, since shells and compose files leave them empty.
         if variable := next((name for name in variables(field) if environ.get(name)), None):
-            found[field] = Value(environ[variable], variable)
-    return found
+            values[field] = Value(environ[variable], variable)
+    return values
 
 
 def from_backends_own(environ: Mapping[str, str], prefix: str) -> dict[str, Value]:
-    """The fields that a backend's own variables set."""
+    """Read the fields set by a backend's own variables."""
     own = {field: f"{prefix}_{name}" for field, name in _PER_BACKEND.items()}
     return {field: Value(environ[name], name) for field, name in own.items() if environ.get(name)}
 
 
 def ours(environ: Mapping[str, str], fields: Iterable[str]) -> dict[str, str]:
-    """Of an environment, what settings can come from: they go to other processes, and secrets of others do not."""
+    """Select the environment variables for settings. Other processes get these, and no foreign secrets."""
     names = {name for field in fields for name in variables(field)} | _PLACES
     own = tuple(f"_{name}" for name in _PER_BACKEND.values())
     return {name: value for name, value in environ.items() if name in names or name.endswith(own)}
 
 
 def find_files(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """The file that is named, else the user's and above it the working directory's."""
+    """Return the named file; else the user's, then the working directory's, which overrides it."""
     if named := environ.get(FILE_VARIABLE):
         return (Path(named),)
     return tuple(
@@ -114,9 +114,9 @@ def find_files(environ: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def _user_folder(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where the user's own configuration lies: https://specifications.freedesktop.org/basedir-spec, on every system.
+    """Locate the user's configuration folder: https://specifications.freedesktop.org/basedir-spec, on every system.
 
-    A container's user may have no home folder, and then has no configuration of their own.
+    A container's user may have no home folder, and then has no configuration.
     """
     if configured := environ.get("XDG_CONFIG_HOME"):
         return (Path(configured, "imagegen"),)
@@ -129,12 +129,12 @@ def _user_folder(environ: Mapping[str, str]) -> tuple[Path, ...]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except PermissionError:  # a home folder that is another user's
+    except PermissionError:  # a home folder of another user
         return False
 
 
 def from_file(path: Path) -> dict[str, Value]:
-    """The values that a file has, by their keys.
+    """Read a file's values by their keys.
 
     Raises:
         SettingsError: It cannot be read.
@@ -146,7 +146,7 @@ def from_file(path: Path) -> dict[str, Value]:
         is_there = isinstance(error, PermissionError)
         mend = "correct its permissions" if is_there else f"correct {FILE_VARIABLE} or unset it"
         raise SettingsError(f"Cannot read the configuration {path} ({error.strerror}): {mend}") from error
-    except ValueError as error:  # of TOML, or of a number with thousands of digits
+    except ValueError as error:  # from TOML, or from a number with thousands of digits
         raise SettingsError(f"Cannot read the configuration {path}: {error}; correct its TOML") from error
     except RecursionError as error:
         raise SettingsError(f"Cannot read the configuration {path}: it is nested too deep; correct its TOML") from error
@@ -156,13 +156,13 @@ def from_file(path: Path) -> dict[str, Value]:
 
 
 def line(keys: Sequence[str], text: str) -> str:
-    """Where a key below others stands in a file, in words; nothing where that is hard to find."""
+    """Say in words on which line a nested key stands; return an empty text if the search fails."""
     names = [rf"""["']?{re.escape(key)}["']?""" for key in keys]
-    lines, found = text.splitlines(), 0
+    lines, row = text.splitlines(), 0
     for depth, name in enumerate(names, start=1):
         table = r"\s*\.\s*".join(names[:depth])
         stands = re.compile(rf"(\s*\[+\s*{table}\s*[.\]]|\s*{name}\s*[=.])")
-        found = next((number for number in range(max(found, 1), len(lines) + 1) if stands.match(lines[number - 1])), 0)
-        if not found:
+        row = next((number for number in range(max(row, 1), len(lines) + 1) if stands.match(lines[number - 1])), 0)
+        if not row:
             return ""
-    return f", line {found}"
+    return f", line {row}"

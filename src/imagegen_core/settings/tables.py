@@ -1,4 +1,4 @@
-"""The tables of the configuration file, each a section with keys of its own."""
+"""The tables of the configuration file, each a section with its own keys."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from imagegen_core.request import MAX_GUIDANCE, Size
 from imagegen_core.settings.values import PredictionName
 from imagegen_core.styles import MAX_STRENGTH
 
-_MODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+:/-]{0,63}")  # it stands in headers and addresses
+_MODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+:/-]{0,63}")  # used in headers and addresses
 
 
 Strength = Annotated[float, Field(ge=-MAX_STRENGTH, le=MAX_STRENGTH)]
-"""The factor that a LoRA is added with."""
+"""The factor of a LoRA."""
 
 
 class StyleSettings(BaseModel):
-    """A style as the configuration describes it; see `imagegen_core.StyleDef`."""
+    """A style in the configuration; see `imagegen_core.StyleDef`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,12 +32,12 @@ class StyleSettings(BaseModel):
 
 
 class LoraSettings(BaseModel):
-    """A LoRA that a mode always draws with.
+    """A LoRA of a mode, always on.
 
     Attributes:
-        path: Its file; a relative path starts at the root of LoRAs, or of models where there is none.
-        strength: The factor it is added with.
-        adapter_name: What the mode's listings call it; left out, ``lora_`` and the file's name.
+        path: Its file; a relative path starts at `lora_root`, or without one at `model_root`.
+        strength: The factor of its change.
+        adapter_name: Its name in listings of the mode; by default ``lora_`` and the file's name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,20 +52,20 @@ def _as_table(value: object) -> object:
 
 
 class ModeSettings(BaseModel):
-    """A mode as the configuration describes it: a checkpoint, what it always draws with, and its defaults.
+    """A mode in the configuration: a checkpoint, its LoRAs, and its defaults.
 
     Attributes:
-        model: The checkpoint, as `Settings.model` names it; None is that one.
-        backend: The backend; None chooses it from the checkpoint.
-        loras: The LoRAs that are always on; a plain path stands for one of strength 1.
-        default_size: The size where a request names none; None is the server's, or the checkpoint's own.
-        default_steps: The denoising steps where a request names none; None is the server's.
-        default_guidance: The guidance scale where a request names none; None is the server's.
-        scheduler: The sampler where a request names none; None is the configured one.
-        schedule: The noise schedule where a request names none.
-        prediction: What the checkpoint's network predicts, as `Settings.prediction` has it; None is that value.
-        description: What people are told of it.
-        metadata: Notes of any kind, which listings show and nothing else reads.
+        model: The checkpoint, like `Settings.model`; None takes that value.
+        backend: The backend; None chooses it by the checkpoint.
+        loras: The LoRAs that are always on; a plain path means strength 1.
+        default_size: The size if a request names none; None takes the server's, or the checkpoint's native size.
+        default_steps: The denoising steps if a request names none; None takes the server's.
+        default_guidance: The guidance scale if a request names none; None takes the server's.
+        scheduler: The sampler if a request names none; None takes the configured one.
+        schedule: The noise schedule if a request names none.
+        prediction: The prediction type, like `Settings.prediction`; None takes that value.
+        description: A description for display.
+        metadata: Notes of any kind, shown in listings and otherwise unused.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -96,4 +96,4 @@ def _check_names(modes: Mapping[str, ModeSettings]) -> Mapping[str, ModeSettings
 
 
 ModeTables = Annotated[Mapping[str, ModeSettings], AfterValidator(_check_names)]
-"""Modes by name; the names can stand in a header."""
+"""Modes by name; the names are valid in headers."""

@@ -1,4 +1,4 @@
-"""Values that are written in the file and the environment otherwise than they are held."""
+"""Setting types with another form in the file and the environment than in memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator
 
 PredictionName = Literal["epsilon", "v", "v-zsnr", "sample", "edm", "edm-v"]
-"""What a network predicts of a noisy picture.
+"""The prediction type of a network for a noisy picture.
 
-The noise (``epsilon``), the velocity (``v``), the velocity where training began at pure noise (``v-zsnr``), or the
-picture (``sample``); ``edm`` and ``edm-v`` are Playground 2.5's and CosXL's form of the first two.
+It is the noise (``epsilon``), the velocity (``v``), the velocity with training from pure noise (``v-zsnr``), or the
+picture (``sample``). ``edm`` and ``edm-v`` are Playground 2.5's and CosXL's form of the first two.
 """
 
 _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~@+-]+)*")
@@ -24,7 +24,7 @@ def _split(value: object) -> object:
 
 
 CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
-"""Several words: an array in the file, with commas between them in the environment."""
+"""Several words: an array in the file, separated by commas in the environment."""
 
 
 _ORIGIN = re.compile(r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^/?#@*\s]+/?")  # as browsers write it: RFC 6454, section 6.2
@@ -54,7 +54,7 @@ HostNames = Annotated[CommaSeparated, AfterValidator(_check_hosts)]
 
 
 def _joined(value: object) -> object:
-    """Devices as one text with commas, also where they are an array."""
+    """Join devices to one text with commas, also from an array."""
     words = _split(value)
     if isinstance(words, list | tuple) and all(isinstance(word, str) for word in words):
         return ",".join(words)
@@ -62,11 +62,11 @@ def _joined(value: object) -> object:
 
 
 DeviceNames = Annotated[str, BeforeValidator(_joined)]
-"""A device, or several with commas between them; in the file also an array."""
+"""A device, or several separated by commas; in the file also an array."""
 
 
 def _bytes(value: object) -> object:
-    """A number of bytes as people write it: ``6GB``, ``512 MiB``; a bare number is bytes."""
+    """Parse a number of bytes with an optional unit: ``6GB``, ``512 MiB``; a bare number is bytes."""
     if not isinstance(value, str):
         return value
     match = _BYTES.fullmatch(value)
@@ -93,7 +93,7 @@ def root_path(value: str) -> str:
 
 
 RootPath = Annotated[str, AfterValidator(root_path)]
-"""The path below which a server's own paths begin for its clients; empty where it has the whole host."""
+"""The path prefix of a server's own paths for its clients; empty if it has the whole host."""
 
 
 def _networks(values: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Where finished pictures are kept for a while, so that they can be fetched again."""
+"""Stores for finished pictures: they keep pictures for a while, so that clients can fetch them again."""
 
 from imagegen_core.storage.keys import check_key as check_key
 from imagegen_core.storage.keys import is_owned as is_owned

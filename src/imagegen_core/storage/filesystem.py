@@ -1,4 +1,4 @@
-"""Pictures kept as files, in a folder or in whatever else fsspec reaches."""
+"""A store of pictures as files, in a folder or any other file system of fsspec."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from imagegen_core.storage.limits import OwnPictures, Superfluous
 
 logger = logging.getLogger(__name__)
 
-_ENDING = ".picture"  # tells the store's files from others in the folder, which it leaves alone
+_ENDING = ".picture"  # marks the store's files; other files in the folder are left alone
 _PARTIAL = ".part-"
 _PRUNED_EVERY = 60.0  # seconds: listing a folder, or a bucket, takes time
-_PARTIAL_FOR = 600.0  # seconds after which the rest of a write that was interrupted goes
+_PARTIAL_FOR = 600.0  # seconds until the remains of an interrupted write are removed
 _OWNERS_FILE, _OWNERS_FOLDER = 0o600, 0o700
 _WRITABLE = "name a folder, or an object store that pictures can be written to"
 _MENDS = {
@@ -41,20 +41,20 @@ _MENDS = {
 
 
 class FilesystemStore:
-    """Keeps each picture in a file, its key followed by ``.picture``; see `ImageStore`.
+    """Store each picture in a file, its key followed by ``.picture``; see `ImageStore`.
 
-    In a folder, a picture is written beside its place and moved there, which is atomic; object stores are so by
-    themselves. A file in a folder has the time until which it is kept as its time of modification, so that servers
-    with other settings leave it for that long. Only its owner reads it, whatever the umask.
+    In a folder, a picture is written next to its place and then moved, which is atomic. Object stores write atomically.
+    In a folder, a file's time of modification is the time of its expiry, so that servers with other settings respect
+    it. Only the file's owner can read it, whatever the umask.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Open the folder, and make it where it is missing.
+        """Open the folder, and create it if it is missing.
 
         Raises:
-            SettingsError: No folder is configured, its kind needs a package that is not installed, or cannot be
-                written to by its nature, such as ``zip://``.
-            StorageError: It cannot be made.
+            SettingsError: No folder is configured, its kind needs a package that is not installed, or its kind is
+                read-only, such as ``zip://``.
+            StorageError: It cannot be created.
         """
         if not settings.storage_url:
             raise SettingsError(
@@ -62,13 +62,13 @@ class FilesystemStore:
                 "s3://bucket/pictures"
             )
         try:
-            # A listing that is remembered would hide what other processes put into a bucket meanwhile.
+            # A cached listing would hide pictures that other processes add to a bucket.
             self._files, root = fsspec.url_to_fs(settings.storage_url, use_listings_cache=False)
         except OSError as error:
             said = f"{settings.source('storage_url')}={redact(settings.storage_url)}"
             cause = redact(str(error))
             raise StorageError(f"{said} cannot be opened ({cause}): {_mend(error)}") from error
-        except Exception as error:  # each kind of file system has errors of its own
+        except Exception as error:  # each kind of file system raises its own errors
             said = f"{settings.source('storage_url')}={redact(settings.storage_url)}"
             raise SettingsError(f"{said}: {redact(str(error))}; {_WRITABLE}") from error
         self._root = root.rstrip("/")
@@ -87,7 +87,7 @@ class FilesystemStore:
                 version = self._write(self._path(key), data)
                 self._let_go(self._own.add(key, len(data), version))
         finally:
-            self._prune()  # all the more when there was no room
+            self._prune()  # also, and above all, if there was no room
 
     def get(self, key: str) -> bytes | None:
         """See `ImageStore.get`."""
@@ -111,14 +111,14 @@ class FilesystemStore:
         return was_there
 
     def check(self) -> None:
-        """Write a few bytes, read them, and take them away again; see `ImageStore.check`."""
+        """Write a few bytes, read them, and remove them; see `ImageStore.check`."""
         with self._errors(), self._partial() as probe:
             self._files.pipe_file(probe, b"imagegen")
             self._modified(probe)
             self._files.cat_file(probe)
 
     def _write(self, path: str, data: bytes) -> float:
-        """Write a picture whole, and return its time of modification, or 0 where it is gone already."""
+        """Write a picture atomically, and return its time of modification, or 0 if it is gone already."""
         if not self._is_folder:
             self._files.pipe_file(path, data)
             try:
@@ -133,7 +133,7 @@ class FilesystemStore:
         return version
 
     def _make(self) -> None:
-        """Make the folder where it is missing; one that is made here is its owner's alone."""
+        """Create the folder if it is missing, accessible to its owner only."""
         with self._errors():
             if not self._is_folder:
                 self._files.makedirs(self._root, exist_ok=True)
@@ -142,10 +142,10 @@ class FilesystemStore:
                 Path(self._root).chmod(_OWNERS_FOLDER)
 
     def _probe(self, settings: Settings) -> None:
-        """Refuse what can never be written to; what does not work at the moment costs no more than its pictures.
+        """Refuse a read-only kind of storage; a temporary failure only logs a warning.
 
         Raises:
-            SettingsError: It is of such a kind.
+            SettingsError: The storage is of such a kind.
         """
         try:
             self.check()
@@ -164,7 +164,7 @@ class FilesystemStore:
 
     @contextlib.contextmanager
     def _partial(self) -> Iterator[str]:
-        """A file beside the pictures, which goes in the end unless it was moved to its place."""
+        """Provide a file next to the pictures, and remove it at the end unless it was moved to its place."""
         path = f"{self._root}/{_PARTIAL}{secrets.token_hex(8)}"
         try:
             if self._is_folder:
@@ -179,18 +179,18 @@ class FilesystemStore:
         return (modified if modified.tzinfo else modified.replace(tzinfo=UTC)).timestamp()
 
     def _is_over(self, path: str) -> bool:
-        """Whether the time is over for which a picture is kept."""
+        """Return whether a picture has expired."""
         return time.time() > self._modified(path) + (0 if self._is_folder else self._seconds)
 
     def _let_go(self, pictures: Iterable[Superfluous]) -> None:
-        """Take pictures away, unless another store put others in their places."""
+        """Remove pictures, unless another store replaced them."""
         for picture in pictures:
             with contextlib.suppress(FileNotFoundError):
                 if self._modified(self._path(picture.key)) == picture.version:
                     self._remove(self._path(picture.key))
 
     def _prune(self) -> None:
-        """Take away the pictures whose time is over, now and then, one thread at a time."""
+        """Remove expired pictures from time to time, one thread at a time."""
         if time.monotonic() < self._next_pruning or not self._pruning.acquire(blocking=False):
             return
         try:
@@ -202,7 +202,7 @@ class FilesystemStore:
             self._pruning.release()
 
     def _over(self) -> Iterator[str]:
-        """The pictures whose time is over, and what is left of writes that were interrupted."""
+        """Yield the expired pictures, and the remains of interrupted writes."""
         self._files.invalidate_cache()
         for file in self._files.ls(self._root, detail=True):
             path = file["name"]
@@ -224,12 +224,12 @@ class FilesystemStore:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Whatever goes wrong becomes a `StorageError`, but for a file that is not there."""
+        """Turn every error into a `StorageError`."""
         try:
             yield
         except FileNotFoundError as error:
             raise StorageError(f"The storage {redact(self._root)} is gone: make it again") from error
-        except Exception as error:  # each kind of file system has errors of its own
+        except Exception as error:  # each kind of file system raises its own errors
             cause = redact(str(getattr(error, "strerror", None) or error))
             raise StorageError(f"The storage {redact(self._root)} does not work ({cause}): {_mend(error)}") from error
 

@@ -1,4 +1,4 @@
-"""The keys of pictures: those that clients choose, and those that the server makes, which say whose they are."""
+"""The keys of pictures: chosen by clients, or made by the server with a mark of their owner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import uuid
 
 from imagegen_core.errors import InvalidRequestError
 
-# Letters, digits and signs that mean nothing to any file system or URL; never hidden, never a way up.
+# Letters, digits and signs without a meaning in file systems and URLs; never a hidden file or a parent folder.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}(\.[A-Za-z0-9]{1,8})?")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _MARK_BITS = 48
@@ -18,7 +18,7 @@ _RANDOM_BITS = 74
 
 
 def new_key(owner: str = "") -> str:
-    """A key that nobody guesses, and that its owner is known by: see `is_owned`.
+    """Make an unguessable key with a mark of its owner: see `is_owned`.
 
     It is a UUID of version 8 (RFC 9562, section 5.8): 48 bits of mark in ``custom_a``, and 74 random bits.
     """
@@ -28,12 +28,12 @@ def new_key(owner: str = "") -> str:
 
 
 def is_uuid(key: str) -> bool:
-    """Whether a key has the form of those that `new_key` makes."""
+    """Return whether a key has the form of `new_key`'s keys."""
     return _UUID.fullmatch(key) is not None
 
 
 def is_owned(key: str, owner: str) -> bool:
-    """Whether `new_key` made a key for this owner."""
+    """Return whether `new_key` made a key for this owner."""
     if not is_uuid(key):
         return False
     value = uuid.UUID(key).int
@@ -43,17 +43,17 @@ def is_owned(key: str, owner: str) -> bool:
 
 
 def key_of(owner: str, key: str) -> str:
-    """The key that a store is given for one that a client chose, so that clients do not reach each other's pictures.
+    """Return the store's key for a client's key, so that clients cannot reach each other's pictures.
 
     Args:
-        owner: Whose key it is; empty on a server without API keys, where all clients share their keys.
-        key: What the client calls the picture.
+        owner: The key's owner; empty on a server without API keys, so that all clients share their keys.
+        key: The client's name of the picture.
     """
     return key if not owner else hashlib.sha256(f"{owner}/{key}".encode()).hexdigest()
 
 
 def check_key(key: str) -> str:
-    """The key itself, where it is one.
+    """Return a key if it is valid.
 
     Raises:
         InvalidRequestError: It could lead out of the store, or is too long.

@@ -1,4 +1,4 @@
-"""How much one store keeps, where others may keep their pictures in the same place."""
+"""The limits of one store, if several stores keep their pictures in the same place."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class _Kept(NamedTuple):
 
 
 class Superfluous(NamedTuple):
-    """A picture that is to go.
+    """A picture to remove.
 
     Attributes:
         key: Its key.
-        version: As it was put; another in its place is another store's.
+        version: Its version when it was put; another version in its place belongs to another store.
     """
 
     key: str
@@ -30,14 +30,14 @@ class Superfluous(NamedTuple):
 
 
 class OwnPictures:
-    """The pictures that one store put; the oldest are to go where they become too many, or too large together.
+    """The pictures of one store. The oldest are removed if there are too many, or if they are too large together.
 
-    Pictures of other stores in the same place do not count, nor do those from before a restart, which stay for their
-    time.
+    Pictures of other stores in the same place do not count. Neither do pictures from before a restart; they stay until
+    they expire.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """There are none yet."""
+        """Take the limits from `settings`."""
         self._items, self._bytes = settings.storage_max_items, settings.storage_max_bytes
         self._seconds = settings.storage_ttl_image
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
@@ -45,7 +45,7 @@ class OwnPictures:
         self._lock = threading.Lock()
 
     def check(self, data: bytes) -> None:
-        """Refuse a picture that is larger than all pictures may be together.
+        """Refuse a picture larger than the limit for all pictures.
 
         Raises:
             StorageError: It is.
@@ -53,12 +53,12 @@ class OwnPictures:
         check_size(data, self._bytes)
 
     def add(self, key: str, size: int, version: float = 0.0) -> list[Superfluous]:
-        """Note a picture that was put; the pictures that are to go for it.
+        """Record a picture, and return the pictures to remove for it.
 
         Args:
             key: Its key.
             size: Its bytes.
-            version: What tells it from another under its key, such as the time when it was written.
+            version: Distinguishes it from another picture with its key, such as the time of writing.
         """
         now = time.monotonic()
         with self._lock:
@@ -66,7 +66,7 @@ class OwnPictures:
             self._kept[key] = _Kept(size, now + self._seconds, version)
             self._sum += size
             while self._kept[oldest := next(iter(self._kept))].until < now:
-                self._forget(oldest)  # the store itself lets it go
+                self._forget(oldest)  # the store itself removes it
             superfluous = []
             while len(self._kept) > self._items or self._sum > self._bytes:
                 oldest, kept = next(iter(self._kept.items()))
@@ -75,7 +75,7 @@ class OwnPictures:
             return superfluous
 
     def discard(self, key: str) -> None:
-        """Note that a picture was deleted."""
+        """Record a picture's deletion."""
         with self._lock:
             self._forget(key)
 
@@ -85,7 +85,7 @@ class OwnPictures:
 
 
 def check_size(data: bytes, limit: int) -> None:
-    """Refuse a picture that is larger than all pictures may be together.
+    """Refuse a picture larger than the limit for all pictures.
 
     Raises:
         StorageError: It is.

@@ -1,4 +1,4 @@
-"""Pictures kept in this process."""
+"""A store of pictures in this process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from imagegen_core.storage.limits import check_size
 
 
 class MemoryStore:
-    """Keeps the pictures stored last, each for a time; see `ImageStore`."""
+    """Keep the latest pictures, each for a time; see `ImageStore`."""
 
     def __init__(self, settings: Settings) -> None:
-        """Nothing is kept yet."""
+        """Take the limits from `settings`."""
         self._items, self._bytes = settings.storage_max_items, settings.storage_max_bytes
         self._kept: TTLCache[str, bytes] = TTLCache(self._bytes, settings.storage_ttl_image, getsizeof=len)
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Pictures kept by a Redis server, where several processes and machines find them."""
+"""A store of pictures on a Redis server, shared by several processes and machines."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PATIENCE = 2.0  # seconds to wait for an answer
 
 
 class RedisStore:
-    """Keeps each picture under a key that expires; see `ImageStore`."""
+    """Store each picture under a key that expires; see `ImageStore`."""
 
     def __init__(self, settings: Settings) -> None:
-        """Connect when first used, so that a server that is down at the moment does not matter.
+        """Prepare the connection. It opens at first use, so that the server may be down now.
 
         Raises:
             SettingsError: The URL is no Redis URL.

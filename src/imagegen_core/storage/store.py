@@ -1,4 +1,4 @@
-"""What a store of pictures is, and the description by which a plugin offers one."""
+"""The interface of a picture store, and the description for plugins to offer one."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ if TYPE_CHECKING:
 
 
 class ImageStore(Protocol):
-    """Keeps encoded pictures by key, for a time and up to a number; called from any thread.
+    """A store of encoded pictures by key, limited in time and number; called from any thread.
 
-    A picture is there whole or not at all, whatever interrupts a `put`. What goes wrong with the store itself is a
+    A picture is stored completely or not at all, even if a `put` is interrupted. Failures of the store raise
     `StorageError`.
     """
 
     def put(self, key: str, data: bytes) -> None:
-        """Keep `data` under `key`, in place of what was there."""
+        """Store `data` under `key`, replacing an earlier picture."""
         ...
 
     def get(self, key: str) -> bytes | None:
-        """What is kept under `key`; None where nothing is, or no longer."""
+        """Return the picture under `key`; None if there is none, or it has expired."""
         ...
 
     def delete(self, key: str) -> bool:
-        """Let go of what is kept under `key`; whether anything was."""
+        """Remove the picture under `key`; return whether there was one."""
         ...
 
     def check(self) -> None:
-        """Raise a `StorageError` where the store cannot be used at the moment."""
+        """Raise a `StorageError` if the store is not usable now."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StoreDef:
-    """A kind of store, described without importing what it takes.
+    """The description of a kind of store, made without importing its dependencies.
 
     Attributes:
-        name: What ``STORAGE_PROVIDER`` calls it.
+        name: Its name in ``STORAGE_PROVIDER``.
         summary: One line for lists.
         factory: ``module:callable`` that makes the `ImageStore`, imported on first use and called with the `Settings`.
-        extra: The extra of imagegen-core that it needs, if any.
-        shared: Whether several processes that open it in one place see each other's pictures.
+        extra: The required extra of imagegen-core, if any.
+        shared: Whether several processes see each other's pictures in the same place.
     """
 
     name: str
@@ -58,7 +58,7 @@ class StoreDef:
 
         Raises:
             PluginError: The factory's module does not import, or has no such name.
-            SettingsError: The settings do not say where to store, or say it wrongly.
+            SettingsError: The settings lack a place for the pictures, or name an invalid one.
         """
         factory = load_named(f"Storage '{self.name}'", self.factory, self.extra)
         return cast("ImageStore", factory(settings))

@@ -1,6 +1,6 @@
-"""The conformance kit: an author's test class inherits from one of these, and has the whole contract tested.
+"""The conformance kit: a test class inherits from a kit, and tests the whole contract.
 
-A test module of one class is a whole proof::
+A complete test module has one class::
 
     from imagegen_core.testing import BackendConformance
 
@@ -8,9 +8,9 @@ A test module of one class is a whole proof::
     class TestMyBackend(BackendConformance):
         backend = "mine"
 
-Each check has a name, and a docstring that says what it protects, which pytest shows where the check fails. Checks that
-what is tested does not take part in are skipped with the reason. ``imagegen plugins check NAME`` runs the same checks
-without a test file. It takes ``pip install 'imagegen-core[testing]'``.
+Each check has a name, and a docstring with its purpose. pytest shows it if the check fails. Checks that do not apply
+are skipped with the reason. ``imagegen plugins check NAME`` runs the same checks without a test file. The kit needs
+``pip install 'imagegen-core[testing]'``.
 """
 
 from imagegen_core.testing.backend import BackendConformance

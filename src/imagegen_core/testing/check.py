@@ -1,4 +1,4 @@
-"""The conformance kit without a test file: what ``imagegen plugins check`` runs."""
+"""The conformance kit without a test file, for ``imagegen plugins check``."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ KITS = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one check came out.
+    """The result of one check.
 
     Attributes:
-        offer: What was checked, such as ``backend sdxl``.
+        offer: The offer, such as ``backend sdxl``.
         check: The check's name, such as ``a seed means the same picture``.
         outcome: ``passed``, ``failed`` or ``skipped``.
-        why: What is wrong, or why it was skipped.
-        protects: What the check is for.
+        why: The fault, or the reason for skipping.
+        protects: The check's purpose.
     """
 
     offer: str
@@ -46,17 +46,17 @@ class Result:
 
 
 def run_checks(offers: Iterable[str]) -> list[Result]:
-    """Run the kit for each of a plugin's offers, such as ``backend sdxl``; those that have none are left out.
+    """Run the kit for each of a plugin's offers, such as ``backend sdxl``; skip offers without a kit.
 
-    What the checked code prints goes nowhere.
+    Output of the checked code is discarded.
 
     Raises:
-        PluginError: pytest itself did not work.
+        PluginError: pytest itself failed.
     """
     collected = _Collector()
     with tempfile.TemporaryDirectory(prefix="imagegen-check-") as folder:
         configuration = Path(folder, "pytest.ini")
-        configuration.write_text("[pytest]\n", encoding="utf-8")  # and none that lies about elsewhere
+        configuration.write_text("[pytest]\n", encoding="utf-8")  # so that pytest reads no other configuration
         options = ["-q", "-c", str(configuration), "--rootdir", folder, "-p", "no:cacheprovider"]
         for number, offer in enumerate(offers):
             noun, _, name = offer.partition(" ")
@@ -86,7 +86,7 @@ class TestOffer({kit}):
 
 
 class _Collector:
-    """Takes pytest's reports down."""
+    """Collects pytest's reports."""
 
     def __init__(self) -> None:
         self.offer = ""
@@ -94,13 +94,13 @@ class _Collector:
         self._unmade = ""
 
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-        """Leave it at the first error where what is checked cannot be made, as for want of a checkpoint."""
+        """Stop at the first error if the offer cannot be created, for example without a checkpoint."""
         error = call.excinfo and call.excinfo.value
         if call.when == "setup" and isinstance(error, ImagegenError):
             self._unmade = item.session.shouldfail = str(error)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note a check that is over: it was called, or did not get so far."""
+        """Record a finished check: it was called, or failed before that."""
         if report.when != "call" and report.passed:
             return
         if self._unmade:
@@ -112,13 +112,13 @@ class _Collector:
         self.results.append(Result(self.offer, name, report.outcome, _why(report), protects))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Note what could not even be collected."""
+        """Record a failed collection."""
         if report.failed:
             self.results.append(Result(self.offer, "the checks can be collected", "failed", report.longreprtext, ""))
 
 
 def _why(report: pytest.TestReport) -> str:
-    """The last word of a failure, or the reason of a skip."""
+    """Return the message of a failure, or the reason of a skip."""
     if report.skipped and isinstance(report.longrepr, tuple):
         return str(report.longrepr[2]).removeprefix("Skipped: ")
     crash = getattr(report.longrepr, "reprcrash", None)

@@ -1,4 +1,4 @@
-"""How what is checked is configured."""
+"""The settings of the checked object."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from imagegen_core.settings import Settings
 
 
 class Configured:
-    """For the kits whose subject is made from `Settings`."""
+    """The base of kits whose subject is made from `Settings`."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def settings(cls) -> Settings:
-        """By the environment and ``imagegen.toml``, unless a test class overrides it."""
+        """Load the environment and ``imagegen.toml``, unless a test class overrides this."""
         return Settings.load()

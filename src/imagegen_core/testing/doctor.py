@@ -1,4 +1,4 @@
-"""The doctor's word on the plugin whose offer is checked."""
+"""The doctor's check of the plugin with the offer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from imagegen_core.plugins.registry import Registry
 
 
 def check_plugin(noun: str, name: str) -> None:
-    """Fail where the doctor finds fault with the plugin that offers, say, the ``backend`` called `name`."""
-    offering = next((one for one in Registry.discover().plugins if f"{noun} {name}" in one.offers), None)
+    """Fail if the doctor finds a fault in the plugin with, say, the ``backend`` called `name`."""
+    offering = next((plugin for plugin in Registry.discover().plugins if f"{noun} {name}" in plugin.offers), None)
     if offering is None:
         pytest.skip(f"the {noun} {name} is imagegen's own, and comes with no plugin")
     plugin = examined(offering)

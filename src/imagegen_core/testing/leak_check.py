@@ -1,4 +1,4 @@
-"""What this process holds: objects, memory, threads, open files."""
+"""Measure the resources of this process: objects, memory, threads, open files."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_BYTES_A_JOB = 1024  # of Python's own memory; free lists fill up by half of it at first
-_RESIDENT_A_JOB = 2**20  # of all memory: allocators keep what they were given, so little says nothing
+_BYTES_A_JOB = 1024  # of Python's own memory; free lists initially fill up by half of it
+_RESIDENT_A_JOB = 2**20  # of all memory: allocators keep freed memory, so small growth means nothing
 
 
 _ROUNDS = 3
 
 
 def left_behind(work: Callable[[int], object], jobs: int, warming_up: int) -> list[str]:
-    """What every job leaves behind, in words; nothing where a round of jobs leaves nothing.
+    """Describe the leaks of every job; return nothing if a round of jobs leaks nothing.
 
-    A leak is there in each round. What fills up once, as caches do, also those of others in this process, is none.
+    A leak appears in each round. Growth that ends, as in caches, is no leak.
 
     Args:
         work: Does the job of a number.
-        jobs: How many a round has.
-        warming_up: How many are done before the first.
+        jobs: The number of jobs in a round.
+        warming_up: The number of jobs before the first round.
     """
     grown: list[str] = []
     with Held.counting():
@@ -42,7 +42,7 @@ def left_behind(work: Callable[[int], object], jobs: int, warming_up: int) -> li
 
 
 def _grown(work: Callable[[int], object], jobs: int) -> list[str]:
-    """What has grown over a round; what is measured is gone before the next begins."""
+    """Describe the growth over one round; free the measurements before the next."""
     before = Held.now()
     for number in range(jobs):
         work(number)
@@ -51,16 +51,16 @@ def _grown(work: Callable[[int], object], jobs: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Held:
-    """What is held at one moment.
+    """The resources at one moment.
 
     Attributes:
-        objects: Objects that the collector knows, by their class.
+        objects: Objects that the garbage collector tracks, by their class.
         bytes: Memory that Python allocated, while `counting`.
-        own: Of such memory, what this object takes.
-        resident: Memory of the process, where the system tells.
+        own: The part of this memory for this object.
+        resident: Memory of the process, if the system reports it.
         device: Memory allocated on CUDA devices.
         threads: Python's threads.
-        files: Open files and sockets, where the system tells.
+        files: Open files and sockets, if the system reports them.
     """
 
     objects: Counter[str]
@@ -74,7 +74,7 @@ class Held:
     @staticmethod
     @contextmanager
     def counting() -> Iterator[None]:
-        """Have Python's memory counted meanwhile."""
+        """Count Python's memory within the block."""
         counts_already = tracemalloc.is_tracing()
         if not counts_already:
             tracemalloc.start()
@@ -84,7 +84,7 @@ class Held:
 
     @classmethod
     def now(cls) -> Held:
-        """What is held when all that is garbage is gone."""
+        """Measure the resources after collecting garbage."""
         gc.collect()
         allocated = tracemalloc.get_traced_memory()[0]
         return cls(
@@ -98,7 +98,7 @@ class Held:
         )
 
     def beyond(self, before: Held, jobs: int) -> list[str]:
-        """What has grown with every one of so many jobs, in words."""
+        """Describe the resources that grew with every job, in words."""
         grown = [f"{count} more {kind}" for kind, count in (self.objects - before.objects).items() if count >= jobs]
         allocated = self.bytes - before.bytes - before.own
         if allocated > jobs * _BYTES_A_JOB:
@@ -115,10 +115,10 @@ class Held:
 
 
 def _objects() -> Counter[str]:
-    """Count the objects that the collector knows, by their class."""
+    """Count the garbage collector's objects by their class."""
     classes: dict[type, int] = {}
-    for one in gc.get_objects():
-        classes[type(one)] = classes.get(type(one), 0) + 1
+    for tracked in gc.get_objects():
+        classes[type(tracked)] = classes.get(type(tracked), 0) + 1
     objects: Counter[str] = Counter()
     for kind, count in classes.items():
         objects[f"{kind.__module__}.{kind.__qualname__}"] += count

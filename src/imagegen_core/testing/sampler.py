@@ -1,4 +1,4 @@
-"""What every sampler promises."""
+"""The contract of every sampler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TRAINED = {  # https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0,
 
 
 class SamplerConformance:
-    """The contract of a `Sampler`'s scheduler, to inherit from: name the `sampler`.
+    """The contract of a `Sampler`'s scheduler, to inherit from: set `sampler` to its name.
 
     Attributes:
         sampler: The sampler's name.
@@ -35,31 +35,33 @@ class SamplerConformance:
     @pytest.fixture(scope="class")
     @classmethod
     def description(cls) -> Sampler:
-        """The sampler as its plugin describes it."""
+        """Return the sampler's description by its plugin."""
         return find_sampler(cls.sampler, Registry.discover().samplers.values())
 
     @pytest.fixture(scope="class")
     @classmethod
     def schedulers(cls, description: Sampler) -> Any:
-        """What makes the sampler's schedulers for a checkpoint, as the diffusers backends do."""
+        """Make the factory of the sampler's schedulers for a checkpoint, like the diffusers backends."""
         scheduling = pytest.importorskip("imagegen_core.diffusion.scheduling", exc_type=ImportError)
         diffusers = pytest.importorskip("diffusers", exc_type=ImportError)
         own = diffusers.EulerDiscreteScheduler.from_config(_TRAINED)
         return scheduling.Schedulers(own, [description], description.name)
 
     def test_the_plugin_is_well(self, description: Sampler) -> None:
-        """Every command imports every plugin: one that brings torch, prints or is broken harms all of them."""
+        """Every command imports every plugin: a plugin that imports torch, prints or is broken harms all of them."""
         check_plugin("sampler", description.name)
 
     def test_it_is_found_by_its_name_alone(self, description: Sampler) -> None:
-        """Case, spaces and hyphens do not matter in names, so two that differ in them alone are one."""
+        """Case, spaces and hyphens do not matter in names, so names that differ only in them are equal."""
         others = [sampler for sampler in Registry.discover().samplers.values() if sampler.name != description.name]
         with pytest.raises(InvalidRequestError):
-            find_sampler(description.name, [one for one in others if one.class_name != description.class_name])
+            find_sampler(
+                description.name, [sampler for sampler in others if sampler.class_name != description.class_name]
+            )
 
     @pytest.mark.parametrize("steps", [1, 2, 4, 20, 50])
     def test_it_takes_so_many_steps(self, schedulers: Any, steps: int) -> None:
-        """From the 1 of a distilled model to 50: finite latents of the shape they had, or a refusal in a sentence."""
+        """From the 1 step of a distilled model to 50: finite latents of the same shape, or a refusal in a sentence."""
         try:
             latents = _sampled(schedulers, steps, seed=1)
         except InvalidRequestError as error:
@@ -68,23 +70,23 @@ class SamplerConformance:
         assert bool(latents.isfinite().all()), "the latents are not all finite numbers"
 
     def test_a_seed_means_the_same_latents(self, schedulers: Any) -> None:
-        """Noise comes from the generator that the step is given, and nowhere else."""
+        """Noise comes only from the generator passed to the step."""
         first, again, other = (_sampled(schedulers, 4, seed) for seed in (1, 1, 2))
         assert first.equal(again), "the same seed gave other latents"
         assert not first.equal(other), "another seed gave the same latents"
 
     def test_two_pictures_do_not_share_it(self, schedulers: Any) -> None:
-        """Each request has a scheduler of its own, and others go on between two of its steps."""
+        """Each request has its own scheduler, and other requests run between its steps."""
         alone = [_sampled(schedulers, steps, seed) for steps, seed in ((4, 1), (6, 2))]
         under_way = [_Sampling(schedulers, steps, seed) for steps, seed in ((4, 1), (6, 2))]
-        while any(one.left for one in under_way):
-            for one in under_way:
-                one.step()
-        assert all(one.latents.equal(before) for one, before in zip(under_way, alone, strict=True))
+        while any(sampling.left for sampling in under_way):
+            for sampling in under_way:
+                sampling.step()
+        assert all(sampling.latents.equal(before) for sampling, before in zip(under_way, alone, strict=True))
 
 
 class _Sampling:
-    """One picture on its way, denoised by a stand-in for a network."""
+    """One picture in progress, with a stand-in for the network."""
 
     def __init__(self, schedulers: Any, steps: int, seed: int) -> None:
         torch = pytest.importorskip("torch")
@@ -95,7 +97,7 @@ class _Sampling:
         self.left = list(self._scheduler.timesteps)
 
     def step(self) -> None:
-        """Take it one step on, unless it is done."""
+        """Run one step, unless all are done."""
         if not self.left:
             return
         timestep = self.left.pop(0)

@@ -1,4 +1,4 @@
-"""What every store of pictures promises."""
+"""The contract of every picture store."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _SUM = 32
 
 
 class StoreConformance:
-    """The contract of an `ImageStore`, to inherit from: name the `store`.
+    """The contract of an `ImageStore`, to inherit from: set `store` to its name.
 
-    It is opened at ``STORAGE_URL``, or a fresh folder where that is not set; override the fixture ``place`` for
-    another place. A `StoreDef` that is not `shared` is spared the checks of two stores in one place.
+    The store is opened at ``STORAGE_URL``, or in a new folder if that is not set. Override the fixture ``place`` for
+    another place. A `StoreDef` that is not `shared` skips the check of two stores in one place.
 
     Attributes:
-        store: The name that the plugin gives the store.
+        store: The store's name in its plugin.
     """
 
     store: ClassVar[str]
@@ -49,17 +49,17 @@ class StoreConformance:
     @pytest.fixture(scope="class")
     @classmethod
     def description(cls) -> StoreDef:
-        """The store as its plugin describes it."""
+        """Return the store's description by its plugin."""
         return Registry.discover().store(cls.store)
 
     @pytest.fixture
     def place(self, tmp_path: Path) -> str | None:
-        """What ``STORAGE_URL`` says, for one check."""
+        """Return the value of ``STORAGE_URL`` for one check."""
         return Settings.load().storage_url or str(tmp_path / "pictures")
 
     @pytest.fixture
     def open_store(self, description: StoreDef, place: str | None) -> OpenStore:
-        """Opens a store in that place, with settings such as ``storage_max_items``."""
+        """Return a function that opens a store in that place, with settings such as ``storage_max_items``."""
 
         def open_with(**given: Any) -> ImageStore:
             return description.load(
@@ -69,7 +69,7 @@ class StoreConformance:
         return open_with
 
     def test_the_plugin_is_well(self, description: StoreDef) -> None:
-        """Every command imports every plugin: one that brings much, prints or is broken harms all of them."""
+        """Every command imports every plugin: a plugin with heavy imports, output or faults harms all of them."""
         check_plugin("store", description.name)
 
     @_one_store_for_all
@@ -77,7 +77,7 @@ class StoreConformance:
     @example(key="a" * 128 + ".abcdefgh", data=bytes(range(256)) * 4000)
     @example(key="empty.png", data=b"")
     def test_what_is_put_is_got_byte_for_byte(self, open_store: OpenStore, key: str, data: bytes) -> None:
-        """A picture that comes back changed is a damaged one."""
+        """A changed picture is a damaged picture."""
         store = open_store()
         store.put(key, data)
         got = store.get(key)
@@ -89,7 +89,7 @@ class StoreConformance:
     def test_it_answers_as_a_dictionary_would(
         self, open_store: OpenStore, steps: list[tuple[str, bytes | None]]
     ) -> None:
-        """Whatever was put and deleted before, the last word counts."""
+        """Whatever was put and deleted before, the last operation counts."""
         store = open_store()
         for key in "abc":
             store.delete(key)
@@ -103,18 +103,18 @@ class StoreConformance:
             assert {key: store.get(key) for key in "abc"} == {key: expected.get(key) for key in "abc"}
 
     def test_putting_again_replaces_a_longer_picture(self, open_store: OpenStore) -> None:
-        """Nothing of the old picture hangs on to the new one."""
+        """Nothing of the old picture remains in the new one."""
         store, key = open_store(), new_key()
         store.put(key, b"long" * 100_000)
         store.put(key, b"short")
         assert store.get(key) == b"short"
 
     def test_a_missing_key_is_none(self, open_store: OpenStore) -> None:
-        """A picture that has expired is nothing out of the ordinary, and no error."""
+        """An expired picture is a normal case, and no error."""
         assert open_store().get(new_key()) is None
 
     def test_deleting_says_whether_there_was_anything(self, open_store: OpenStore) -> None:
-        """The server answers 404 by it."""
+        """The server's 404 answer depends on it."""
         store, key = open_store(), new_key()
         assert store.delete(key) is False
         store.put(key, b"picture")
@@ -123,7 +123,7 @@ class StoreConformance:
         assert store.get(key) is None
 
     def test_a_picture_is_gone_after_its_time(self, open_store: OpenStore) -> None:
-        """Pictures are kept for a promised time; a store that keeps them for ever fills a disk in the end."""
+        """Pictures are kept for a promised time. A store that keeps them for ever would fill the disk."""
         store, key = open_store(storage_ttl_image=2), new_key()
         store.put(key, b"picture")
         assert store.get(key) == b"picture"
@@ -136,7 +136,7 @@ class StoreConformance:
         assert store.delete(key) is False
 
     def test_no_more_are_kept_than_allowed_and_the_oldest_go(self, open_store: OpenStore) -> None:
-        """Without a limit of its own a busy server would fill whatever it is given."""
+        """Without a limit a busy server would fill the whole disk."""
         store = open_store(storage_max_items=3, storage_ttl_image=100_000)
         keys = [new_key() for _ in range(7)]
         for key in keys:
@@ -145,7 +145,7 @@ class StoreConformance:
         assert [key for key in keys if store.get(key) is None] == keys[:-3]
 
     def test_putting_again_makes_a_picture_the_youngest(self, open_store: OpenStore) -> None:
-        """What was stored last goes last, also where it was stored before."""
+        """The picture stored last is removed last, even if it was stored before."""
         store = open_store(storage_max_items=2, storage_ttl_image=100_000)
         first, second, third = (new_key() for _ in range(3))
         for key in (first, second, first, third):
@@ -153,14 +153,14 @@ class StoreConformance:
         assert [store.get(key) for key in (first, second, third)] == [b"picture", None, b"picture"]
 
     def test_a_store_that_works_passes_its_check_and_keeps_nothing_of_it(self, open_store: OpenStore) -> None:
-        """`/ready` asks it all the time."""
+        """`/ready` calls it all the time."""
         store, key = open_store(storage_max_items=1), new_key()
         store.put(key, b"picture")
         store.check()
         assert store.get(key) == b"picture"
 
     def test_many_threads_never_see_a_torn_picture(self, open_store: OpenStore) -> None:
-        """The server puts and gets from many threads: a picture is there whole, or not at all."""
+        """The server puts and gets from many threads: a picture is there completely, or not at all."""
         store = open_store(storage_max_items=4)
         together, keys = Barrier(_THREADS), [new_key() for _ in range(3)]
 
@@ -179,7 +179,7 @@ class StoreConformance:
         assert min(seen) >= 30, "pictures that were put were not there"  # its own, or another's in its place
 
     def test_many_threads_that_put_and_delete_the_same_key_raise_nothing(self, open_store: OpenStore) -> None:
-        """Two people may press the same button."""
+        """Two users may press the same button."""
         store, same = open_store(storage_max_items=2), new_key()
 
         def put_and_delete(_number: int) -> None:
@@ -194,18 +194,18 @@ class StoreConformance:
             list(threads.map(put_and_delete, range(_THREADS)))
 
     def test_two_stores_in_one_place_share_their_pictures(self, description: StoreDef, open_store: OpenStore) -> None:
-        """Of several servers one stores a picture and another is asked for it."""
+        """One server may store a picture, and another server may be asked for it."""
         if not description.shared:
             pytest.skip("each process has a store of its own (StoreDef.shared is False)")
-        (one, other), key = (open_store(), open_store()), new_key()
-        one.put(key, b"picture")
-        assert other.get(key) == b"picture"
-        assert other.delete(key) is True
-        assert one.get(key) is None
+        (first, second), key = (open_store(), open_store()), new_key()
+        first.put(key, b"picture")
+        assert second.get(key) == b"picture"
+        assert second.delete(key) is True
+        assert first.get(key) is None
 
 
 def _sealed(size: int) -> bytes:
-    """Random bytes with their checksum at the end."""
+    """Return random bytes with their checksum at the end."""
     body = os.urandom(size - _SUM)
     return body + sha256(body).digest()
 

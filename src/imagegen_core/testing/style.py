@@ -1,4 +1,4 @@
-"""What every style promises."""
+"""The contract of every style."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ from imagegen_core.worker import Worker
 
 
 class StyleConformance(Configured):
-    """The contract of a `StyleDef`, to inherit from: name the `style`.
+    """The contract of a `StyleDef`, to inherit from: set `style` to its id.
 
-    It is drawn with the configured checkpoint, where there is one that it fits; override the fixture ``settings`` to
-    name it.
+    The style is drawn with the configured checkpoint, if it fits; override the fixture ``settings`` to choose one.
 
     Attributes:
         style: The style's id.
@@ -37,7 +36,7 @@ class StyleConformance(Configured):
     @pytest.fixture(scope="class")
     @classmethod
     def description(cls) -> StyleDef:
-        """The style as its plugin describes it."""
+        """Return the style's description by its plugin."""
         styles = Registry.discover().styles
         assert cls.style in styles, f"no plugin offers the style {cls.style!r}: there are {', '.join(styles) or 'none'}"
         return styles[cls.style]
@@ -45,7 +44,7 @@ class StyleConformance(Configured):
     @pytest.fixture(scope="class")
     @classmethod
     def worker(cls, settings: Settings) -> Worker:
-        """A worker whose checkpoint takes the style."""
+        """Make a worker with a fitting checkpoint for the style."""
         try:
             worker = load_worker(settings=settings)
         except ImagegenError as error:
@@ -58,11 +57,11 @@ class StyleConformance(Configured):
         return worker
 
     def test_the_plugin_is_well(self, description: StyleDef) -> None:
-        """Every command imports every plugin: one that brings torch, prints or is broken harms all of them."""
+        """Every command imports every plugin: a plugin that imports torch, prints or is broken harms all of them."""
         check_plugin("style", description.id or description.adapter_name)
 
     def test_the_description_is_complete(self, description: StyleDef) -> None:
-        """People choose by the title, and a slider has as many notches as there are levels."""
+        """Users choose by the title, and a slider has one position per level."""
         title = description.title or description.id or description.adapter_name
         assert title.strip(), "the title is empty: say what pictures look like in the style"
         assert description.levels, "there are no levels: give at least one strength"
@@ -70,7 +69,7 @@ class StyleConformance(Configured):
         assert description.adapter_name.isidentifier(), "adapter_name stands inside the network: letters, digits and _"
 
     def test_adapter_names_are_unique(self, description: StyleDef) -> None:
-        """Two adapters of one name in one network are one adapter: the wrong one for half of the requests."""
+        """Two adapters with one name in one network are one adapter: the wrong one for half of the requests."""
         named = [
             style_id
             for style_id, style in Registry.discover().styles.items()
@@ -79,7 +78,7 @@ class StyleConformance(Configured):
         assert named == [description.id or description.adapter_name]
 
     def test_the_file_is_a_lora(self, description: StyleDef) -> None:
-        """It is found whatever the working directory is, and its header says what it is for."""
+        """The file is found from any working directory, and its header states its kind."""
         path = Path(description.lora_path)
         assert path.is_absolute(), (
             f"lora_path is relative: put {path} beside the plugin's module, and its folder before it"
@@ -89,7 +88,7 @@ class StyleConformance(Configured):
         assert description.required_cross_attention_dim in (None, lora.cross_attention_dim)
 
     def test_each_level_is_another_picture(self, description: StyleDef, worker: Worker) -> None:
-        """A style that makes no difference was put on in vain, and one that stays on spoils the next picture."""
+        """A style must make a difference, and must not affect the next picture."""
         plain = self._draw(worker, 0)
         pictures = [self._draw(worker, level) for level in range(1, len(description.levels) + 1)]
         assert len({plain, *pictures}) == len(pictures) + 1, "two levels, or none and one, draw the same picture"

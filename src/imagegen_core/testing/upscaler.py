@@ -1,4 +1,4 @@
-"""What every upscaler promises."""
+"""The contract of every upscaler."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from imagegen_core.testing.leak_check import left_behind
 _SIZES = ((1, 1), (7, 5), (48, 64), (65, 33))  # height, width
 _CALLS = 30
 _WARMING_UP = 5
-_SAME_COLOUR = 24.0  # levels: a network may be off by this much on the average, and is not another picture
+_SAME_COLOUR = 24.0  # levels: a network may differ by this much on average, and still show the same picture
 
 
 class UpscalerConformance(Configured):
-    """The contract of an `Upscaler`, to inherit from: name the `upscaler`.
+    """The contract of an `Upscaler`, to inherit from: set `upscaler` to its name.
 
     Attributes:
-        upscaler: The name that the plugin gives it.
+        upscaler: The upscaler's name in its plugin.
     """
 
     upscaler: ClassVar[str]
@@ -35,21 +35,21 @@ class UpscalerConformance(Configured):
     @pytest.fixture(scope="class")
     @classmethod
     def description(cls) -> UpscalerDef:
-        """The upscaler as its plugin describes it."""
+        """Return the upscaler's description by its plugin."""
         return Registry.discover().upscaler(cls.upscaler)
 
     @pytest.fixture(scope="class")
     @classmethod
     def loaded(cls, description: UpscalerDef, settings: Settings) -> Upscaler:
-        """The upscaler, for all checks."""
+        """Load the upscaler, for all checks."""
         return description.load(settings)
 
     def test_the_plugin_is_well(self, description: UpscalerDef) -> None:
-        """Every command imports every plugin: one that brings torch, prints or is broken harms all of them."""
+        """Every command imports every plugin: a plugin that imports torch, prints or is broken harms all of them."""
         check_plugin("upscaler", description.name)
 
     def test_it_is_what_its_description_says(self, description: UpscalerDef, loaded: Upscaler) -> None:
-        """Lists and limits are reckoned from the description, before the upscaler is loaded."""
+        """Lists and limits use the description, before the upscaler is loaded."""
         assert loaded.name == description.name
         assert isinstance(loaded.scale, int)
         assert loaded.scale >= 1
@@ -58,19 +58,19 @@ class UpscalerConformance(Configured):
 
     @pytest.mark.parametrize(("height", "width"), _SIZES)
     def test_both_sides_grow_by_its_scale(self, loaded: Upscaler, height: int, width: int) -> None:
-        """Pictures of any size come, down to a single pixel, and a result of another size breaks whoever reckoned."""
+        """Pictures have any size, down to a single pixel. Callers rely on the size of the result."""
         large = loaded.enlarge(_picture(height, width))
         assert large.shape == (height * loaded.scale, width * loaded.scale, 3)
         assert large.dtype == np.uint8
 
     def test_it_is_the_same_picture(self, loaded: Upscaler) -> None:
-        """Not mirrored, not turned, its red not its blue: shrunk again, it is about what it was."""
+        """Not mirrored, not rotated, channels in order: scaled down again, it is about the original."""
         small = _picture(48, 64)
         shrunk = loaded.enlarge(small).reshape(48, loaded.scale, 64, loaded.scale, 3).mean(axis=(1, 3))
         assert np.abs(shrunk - small).mean() < _SAME_COLOUR, "the result does not look like what was given"
 
     def test_the_same_picture_gives_the_same_bytes(self, loaded: Upscaler) -> None:
-        """A result can be had again, on whichever thread."""
+        """A result can be reproduced, on any thread."""
         small = _picture(33, 40)
         first = loaded.enlarge(small)
         with ThreadPoolExecutor(1) as threads:
@@ -78,7 +78,7 @@ class UpscalerConformance(Configured):
         assert np.array_equal(first, again)
 
     def test_what_is_given_stays_as_it_is(self, loaded: Upscaler) -> None:
-        """The picture that was drawn is stored beside its enlargement; Pillow's own arrays cannot be written to."""
+        """The original is stored with its enlargement, so it must not change. Pillow's own arrays are read-only."""
         small = _picture(16, 24)
         before = small.copy()
         small.flags.writeable = False
@@ -86,7 +86,7 @@ class UpscalerConformance(Configured):
         assert np.array_equal(small, before)
 
     def test_it_computes_where_it_is_told_to(self, loaded: Upscaler) -> None:
-        """A network takes its turns on the model's thread: two that compute at a time slow each other down."""
+        """A network runs on the model's thread, in turn with the model: in parallel, they slow each other down."""
         if not isinstance(loaded, Shared):
             pytest.skip("it computes where it is called (imagegen_core.images.upscaler.Shared)")
         calls: list[Callable[..., Any]] = []
@@ -101,14 +101,14 @@ class UpscalerConformance(Configured):
         assert calls, "nothing went through the function that it was given"
 
     def test_many_pictures_leave_nothing_behind(self, loaded: Upscaler) -> None:
-        """A server enlarges for weeks: what each picture leaves behind ends it one day."""
+        """A server enlarges for weeks: a leak per picture will end it one day."""
         small = _picture(16, 24)
         grown = left_behind(lambda _: loaded.enlarge(small), _CALLS, _WARMING_UP)
         assert not grown, f"after {_CALLS} pictures there are {', '.join(grown)}"
 
 
 def _picture(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Colours that differ from left to right, from top to bottom and from channel to channel."""
+    """Make a picture whose colours differ from left to right, from top to bottom and between channels."""
     y, x = np.mgrid[0:height, 0:width]
     channels = (x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), np.full_like(x, 60))
     return np.stack(channels, axis=-1).astype(np.uint8)

@@ -11,7 +11,7 @@ _EXTENSION, _GRAPHIC_CONTROL, _IMAGE = 0x21, 0xF9, 0x2C
 
 
 def parse_gif(data: bytes) -> Structure:
-    """Take a GIF apart, up to its first picture.
+    """Parse a GIF, up to its first picture.
 
     Raises:
         ValueError: It is damaged or cut short.
@@ -33,7 +33,7 @@ def parse_gif(data: bytes) -> Structure:
     if data[position] != _IMAGE:
         raise ValueError("it has no picture")
     left, top, wide, high = struct.unpack_from("<HHHH", data, position + 1)
-    size = max(width, left + wide), max(height, top + high)  # a picture beyond the screen extends it, in Pillow
+    size = max(width, left + wide), max(height, top + high)  # Pillow extends the screen to a picture beyond it
     return Structure("GIF", *size, [data[:begin], control, memoryview(data)[position:]])
 
 

@@ -10,15 +10,15 @@ from imagegen_core.images.parsing.structure import RefusedError, Structure, chec
 SIGNATURE = b"\xff\xd8\xff"
 _EXIF = b"Exif\0\0"
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # RST0 to RST7 are part of a scan
-_WINDOW = 2**18  # bytes that are searched at once, as no other thread runs meanwhile
-_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOF0 to SOF15; of the rest, these are tables
+_WINDOW = 2**18  # bytes that are searched at once, since no other thread runs meanwhile
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOF0 to SOF15; the three others are tables
 _APP1, _END, _SCAN = 0xE1, 0xD9, 0xDA
-_METADATA = frozenset({*range(0xE1, 0xF0), 0xFE} - {0xEE})  # APP14 says how colours are to be read
+_METADATA = frozenset({*range(0xE1, 0xF0), 0xFE} - {0xEE})  # without APP14, which defines how to read the colours
 _MAX_SCANS = 100  # each takes time for the whole picture: encoders write about ten
 
 
 def parse_jpeg(data: bytes) -> Structure:
-    """Take a JPEG apart, up to the end of its first picture.
+    """Parse a JPEG, up to the end of its first picture.
 
     Raises:
         ValueError: It is damaged or cut short.
@@ -28,17 +28,17 @@ def parse_jpeg(data: bytes) -> Structure:
     parts: list[bytes | memoryview] = [view[:2]]
     size: tuple[int, int] | None = None
     exif, position, count, scans = b"", 2, 0, 0
-    while found := _next_marker(data, position):
+    while match := _next_marker(data, position):
         checked_count(count := count + 1)
-        marker = found[1][0]
-        if scans:  # what stands before a marker belongs to a scan; elsewhere it has no meaning
-            parts.append(data[position : found.start()].rstrip(b"\xff"))
+        marker = match[1][0]
+        if scans:  # the bytes before a marker belong to a scan; elsewhere they have no meaning
+            parts.append(data[position : match.start()].rstrip(b"\xff"))
         if marker == _END:
-            parts.append(found[0])
+            parts.append(match[0])
             break
-        (length,) = struct.unpack_from(">H", data, found.end())
-        after = found.end() + length
-        content = view[found.end() + 2 : after]
+        (length,) = struct.unpack_from(">H", data, match.end())
+        after = match.end() + length
+        content = view[match.end() + 2 : after]
         if marker in _FRAMES:
             if size is not None:
                 raise ValueError("it has two frames")
@@ -50,7 +50,7 @@ def parse_jpeg(data: bytes) -> Structure:
         if scans > _MAX_SCANS:
             raise RefusedError(f"it has more than {_MAX_SCANS} scans; save it anew without progressive scans")
         if marker not in _METADATA:
-            parts.append(view[found.start() : after])
+            parts.append(view[match.start() : after])
         position = after
     else:
         parts.append(view[position:])
@@ -61,6 +61,6 @@ def parse_jpeg(data: bytes) -> Structure:
 
 def _next_marker(data: bytes, position: int) -> re.Match[bytes] | None:
     for begin in range(position, len(data), _WINDOW):
-        if found := _MARKER.search(data, begin, begin + _WINDOW + 1):
-            return found
+        if match := _MARKER.search(data, begin, begin + _WINDOW + 1):
+            return match
     return None

@@ -15,7 +15,7 @@ _END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def parse_png(data: bytes) -> Structure:
-    """Take a PNG apart; an animation becomes its still picture.
+    """Parse a PNG; an animation becomes its still picture.
 
     Raises:
         ValueError: It is damaged or cut short.
@@ -42,7 +42,7 @@ def parse_png(data: bytes) -> Structure:
 
 
 def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, memoryview]]:
-    """Each chunk's kind, content, and whole; the checksum of pixels is left to their decoder."""
+    """Yield each chunk's kind, its content, and the whole chunk; the pixels' decoder verifies their checksums."""
     position = len(SIGNATURE)
     while position < len(data):
         (length,) = struct.unpack_from(">I", data, position)
@@ -59,7 +59,7 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, memoryview]]:
 
 
 def _text(kind: bytes, content: bytes, room: int) -> tuple[str, str]:
-    """A text chunk's keyword and value, of `room` bytes at most."""
+    """Return a text chunk's keyword and value, of at most `room` bytes together."""
     keyword, _, rest = content.partition(b"\0")
     encoding = "latin-1"
     if kind == b"zTXt":

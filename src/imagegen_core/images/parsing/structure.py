@@ -1,4 +1,4 @@
-"""What a picture file holds beside its pixels."""
+"""The structure of a picture file, without its pixels."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Literal
 Format = Literal["PNG", "JPEG", "WEBP", "BMP", "GIF"]
 
 MAX_BLOCKS = 65_536
-"""The most chunks, segments or blocks that a file may have: a loop in Python passes each of them."""
+"""The maximum number of chunks, segments or blocks in a file, since a Python loop visits each."""
 MAX_TEXT = 4 * 2**20
-"""The most bytes of text that a file may carry, unpacked."""
+"""The maximum size of a file's text in bytes, unpacked."""
 
 
 class RefusedError(ValueError):
-    """The file may be whole, and would take too much to read; the message says why, and what to do."""
+    """The file takes too much to read, even if it is whole; the message gives the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """A picture file, taken apart.
+    """A parsed picture file.
 
     Attributes:
-        format: As Pillow calls it.
-        width: Pixels, as stored, before Exif turns the picture.
-        height: Pixels, as stored.
-        parts: What a decoder needs for the pixels, in order. Metadata are left out: Pillow unpacks some of them
-            without a limit, or warns about them by process-wide filters.
-        text: Text by keyword, of a PNG's tEXt, zTXt and iTXt chunks.
+        format: Its format by Pillow's name.
+        width: Stored width in pixels, before Exif rotates the picture.
+        height: Stored height in pixels.
+        parts: The parts for the pixels' decoder, in order, without metadata: Pillow unpacks some metadata without a
+            limit, or warns about them by process-wide filters.
+        text: Text by keyword, from a PNG's tEXt, zTXt and iTXt chunks.
         exif: The TIFF structure of its Exif, or nothing.
     """
 
@@ -41,7 +41,7 @@ class Structure:
 
 
 def checked_count(blocks: int) -> None:
-    """Refuse a file of too many blocks.
+    """Refuse a file with too many blocks.
 
     Raises:
         RefusedError: There are more than `MAX_BLOCKS`.

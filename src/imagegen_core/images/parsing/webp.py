@@ -6,18 +6,18 @@ import struct
 
 from imagegen_core.images.parsing.structure import Structure, checked_count
 
-_EXIF = b"Exif\0\0"  # which some programs put before the TIFF structure, as in a JPEG
+_EXIF = b"Exif\0\0"  # some programs put this before the TIFF structure, as in a JPEG
 _LOSSY_START = b"\x9d\x01\x2a"  # RFC 6386, section 9.1
 _LOSSLESS_START = 0x2F
 
 
 def is_webp(data: bytes) -> bool:
-    """Whether a file begins as a WebP does."""
+    """Return whether a file begins like a WebP."""
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
 def parse_webp(data: bytes) -> Structure:
-    """Take a WebP apart.
+    """Parse a WebP.
 
     Raises:
         ValueError: It is damaged.
@@ -35,7 +35,7 @@ def parse_webp(data: bytes) -> Structure:
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    """Width and height by the first chunk, which holds an extended file's canvas, or else the only picture."""
+    """Return width and height from the first chunk: an extended file's canvas, or the only picture."""
     kind = data[12:16]
     if kind == b"VP8X":
         return _uint24(data, 24) + 1, _uint24(data, 27) + 1

@@ -1,1 +1,1 @@
-"""LoRA files, read by their headers: whose names they use, which layers they change, and whether these are there."""
+"""LoRA files, read by their headers: their naming schemes, and the changed layers of the checkpoint."""

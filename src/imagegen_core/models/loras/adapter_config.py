@@ -1,4 +1,4 @@
-"""PEFT's settings of an adapter, of those that change the picture: ``adapter_config.json``, or a file's metadata."""
+"""PEFT's adapter settings that change the picture: ``adapter_config.json``, or a file's metadata."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from imagegen_core.models.loras.tensor_names import NETWORKS
 from imagegen_core.models.tensors import Header, quoted
 
 METADATA = "lora_adapter_metadata"
-"""The key of a safetensors file's metadata under which diffusers writes the settings of each network."""
+"""The metadata key of a safetensors file under which diffusers writes the settings of each network."""
 FILE = "adapter_config.json"
-"""What PEFT writes beside its ``adapter_model.safetensors``."""
+"""The file that PEFT writes next to its ``adapter_model.safetensors``."""
 
 _DRAWN = ("LORA", "LOHA", "LOKR")
-# Settings of training and loading, and those that the tensors themselves show.
+# Settings of training and loading, and settings that the tensors themselves show.
 _HARMLESS = {
     *("auto_mapping", "base_model_name_or_path", "bias", "decompose_both", "decompose_factor", "exclude_modules"),
     *("fan_in_fan_out", "inference_mode", "init_weights", "layers_pattern", "layers_to_transform", "lora_bias"),
@@ -30,13 +30,13 @@ _READ = {
     *("peft_type", "lora_alpha", "alpha", "alpha_pattern", "r", "rank_pattern"),
     *("use_dora", "use_rslora", "init_lora_weights"),
 }
-# Beginnings of `init_lora_weights` that train against other weights than the checkpoint's.
+# Beginnings of `init_lora_weights` values for adapters whose base weights differ from the checkpoint's.
 _OTHER_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _LITERAL = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
 
 
 class AdapterConfigError(ValueError):
-    """Why an adapter's settings cannot be heeded."""
+    """The reason why an adapter's settings cannot be applied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class AdapterConfig:
     """The strength that a file's settings give its layers.
 
     Attributes:
-        alpha: The numerator of each layer's scale; None where the settings name none.
+        alpha: The numerator of each layer's scale; None if not set.
         alphas: Other alphas by the ends of modules' names.
-        rank: The denominator where the matrices do not show it; None where the settings name none.
+        rank: The denominator if the matrices do not show it; None if not set.
         ranks: Other ranks by the ends of modules' names.
         is_rank_stabilized: Whether alpha is divided by the rank's square root (https://arxiv.org/abs/2312.03732).
         is_decomposed: Whether each layer has a DoRA magnitude.
@@ -60,7 +60,7 @@ class AdapterConfig:
     is_decomposed: bool = False
 
     def scale(self, module: str, rank: int | None) -> float:
-        """The scale of a module's change, whose matrices are of rank `rank`, or whole where that is None."""
+        """Return the scale of a module's change; `rank` is its matrices' rank, or None for a full matrix."""
         alpha = _of_module(module, self.alphas, self.alpha)
         divisor = rank or _of_module(module, self.ranks, self.rank)
         if alpha is None or not divisor:
@@ -69,14 +69,14 @@ class AdapterConfig:
 
 
 def configs_of(header: Header, *, is_peft: bool) -> Mapping[str, AdapterConfig]:
-    """The settings of each network's layers: in a file's metadata, or in PEFT's JSON file beside it.
+    """Return the settings of each network's layers, from a file's metadata or PEFT's JSON file next to it.
 
     Args:
-        header: The LoRA file's.
-        is_peft: Whether the file uses PEFT's own names, so that a JSON file beside it counts.
+        header: The LoRA file's header.
+        is_peft: Whether the file uses PEFT's own names, so that the JSON file applies.
 
     Raises:
-        AdapterConfigError: A setting is malformed, or changes the picture in a way that is not known here.
+        AdapterConfigError: A setting is malformed, or changes the picture in an unknown way.
     """
     beside = header.path.parent / FILE
     if METADATA in header.metadata:
@@ -95,7 +95,7 @@ def configs_of(header: Header, *, is_peft: bool) -> Mapping[str, AdapterConfig]:
 
 
 def _of_metadata(settings: Mapping[str, Any], name: str) -> Mapping[str, AdapterConfig]:
-    # A pipeline prefixes each network's settings by its name, a network that is saved alone does not.
+    # A pipeline prefixes each network's settings by its name. A network that is saved alone has no prefix.
     prefixed = {key for key in settings if key.partition(".")[0] in NETWORKS}
     if not prefixed:
         return dict.fromkeys(NETWORKS, read(settings, name))
@@ -105,7 +105,7 @@ def _of_metadata(settings: Mapping[str, Any], name: str) -> Mapping[str, Adapter
 
 
 def parse(text: str, name: str) -> Mapping[str, Any]:
-    """Read settings as JSON; `name` is what errors call them.
+    """Parse settings as JSON; error messages call them `name`.
 
     Raises:
         AdapterConfigError: They are no JSON object.
@@ -120,10 +120,10 @@ def parse(text: str, name: str) -> Mapping[str, Any]:
 
 
 def read(settings: Mapping[str, Any], name: str) -> AdapterConfig:
-    """Understand one network's settings; `name` is what errors call them.
+    """Interpret one network's settings; error messages call them `name`.
 
     Raises:
-        AdapterConfigError: A setting is malformed, or changes the picture in a way that is not known here.
+        AdapterConfigError: A setting is malformed, or changes the picture in an unknown way.
     """
     kind = settings.get("peft_type") or "LORA"
     if kind not in _DRAWN:
@@ -148,7 +148,7 @@ def read(settings: Mapping[str, Any], name: str) -> AdapterConfig:
 
 
 def of_network(settings: Mapping[str, Any], network: str) -> Mapping[str, Any]:
-    """One network's settings out of those that diffusers writes for all: ``unet.lora_alpha`` and so on."""
+    """Select one network's settings from diffusers' settings for all: ``unet.lora_alpha`` and so on."""
     prefix = f"{network}."
     return {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
 
@@ -178,6 +178,6 @@ def _of_module(module: str, patterns: Mapping[str, float], default: float | None
 
 
 def _ends(module: str, pattern: str) -> bool:
-    """Whether PEFT's pattern means the module: a pattern matches whole names of the module's path, from the end."""
+    """Return whether PEFT's pattern matches the module: by whole names, from the end of the module's path."""
     literal = pattern.removeprefix("^").removesuffix("$").replace("\\", "")
     return module == literal or (not pattern.startswith("^") and module.endswith(f".{literal}"))

@@ -1,4 +1,4 @@
-"""The words that OneTrainer bundles with a LoRA: textual inversions under ``bundle_emb.WORD``."""
+"""OneTrainer's textual inversions, bundled with a LoRA under ``bundle_emb.WORD``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imagegen_core.models.loras.tensor_names import TEXT_ENCODER, TEXT_ENCODER_2
 from imagegen_core.models.tensors import Tensor, quoted
 
 BUNDLED = "bundle_emb."
-"""What the names of bundled tensors begin with."""
+"""The prefix of bundled tensors' names."""
 
 _ENCODERS = {
     "clip_l": TEXT_ENCODER,
@@ -21,16 +21,16 @@ _ENCODERS = {
 
 
 def bundled_embeddings(tensors: Mapping[str, Tensor], layers: CheckpointLayers) -> dict[str, dict[str, str]]:
-    """Find the words among a LoRA's tensors.
+    """Find the bundled words among a LoRA's tensors.
 
     Returns:
-        For each word its tensors' names, by the keys that they would have in an embedding's own file.
+        For each word its tensors' names, by the keys of an embedding's own file.
 
     Raises:
         LoraError: A tensor does not fit the checkpoint's text encoders.
     """
     has_one_encoder = TEXT_ENCODER_2 not in layers.networks
-    found: dict[str, dict[str, str]] = {}
+    words: dict[str, dict[str, str]] = {}
     for name, tensor in tensors.items():
         if not name.startswith(BUNDLED):
             continue
@@ -42,5 +42,5 @@ def bundled_embeddings(tensors: Mapping[str, Tensor], layers: CheckpointLayers) 
         if tensor.dtype not in FLOATS:
             raise LoraError(f"its tensor {quoted(name)} holds {tensor.dtype} numbers; save it as floating point")
         word = name.removeprefix(BUNDLED).removesuffix(f".{part}")
-        found.setdefault(word, {})["emb_params" if has_one_encoder else part] = name
-    return found
+        words.setdefault(word, {})["emb_params" if has_one_encoder else part] = name
+    return words

@@ -1,4 +1,4 @@
-"""The layers of a checkpoint's networks: their names, in each dialect that LoRAs use, and their shapes."""
+"""The layers of a checkpoint's networks: their shapes, and their names in each dialect of LoRA files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imagegen_core.models.tensors import Header
 Shape = tuple[int, ...]
 
 LOOKUPS = ("embeddings.token_embedding", "embeddings.position_embedding")
-"""The tables of a text encoder, whose layers look vectors up instead of multiplying."""
+"""The tables of a text encoder: layers that look vectors up instead of multiplying."""
 
 _WIDTH = re.compile(r"\.attn2\.to_k\.weight$")
 _TEXT_PREFIX = "text_model."
@@ -32,7 +32,7 @@ class CheckpointLayers:
     """
 
     def __init__(self, networks: Mapping[str, Mapping[str, Shape]]) -> None:
-        """Take the parameters.
+        """Store the parameters.
 
         Args:
             networks: For each network its parameters' shapes; text encoders' names may begin with ``text_model.``.
@@ -49,7 +49,7 @@ class CheckpointLayers:
 
         Args:
             checkpoint: A single file, or a diffusers-format folder.
-            base: A diffusers-format folder that supplies the networks which a single file lacks.
+            base: A diffusers-format folder for the networks that a single file lacks.
 
         Raises:
             ModelLoadError: A file is damaged, or holds a tensor that no network takes.
@@ -60,16 +60,16 @@ class CheckpointLayers:
 
     @cached_property
     def cross_attention_dim(self) -> int | None:
-        """The width at which the UNet takes a prompt's embedding; None where it takes none."""
+        """The width of the UNet's prompt embeddings; None without cross-attention."""
         unet = self.networks.get(UNET, {})
         return next((shape[1] for name, shape in unet.items() if _WIDTH.search(name)), None)
 
     def shape(self, network: str, module: str, parameter: str = "weight") -> Shape | None:
-        """The shape of a module's parameter; None if it has none."""
+        """Return the shape of a module's parameter; None if it has none."""
         return self.networks.get(network, {}).get(f"{module}.{parameter}")
 
     def find(self, network: str, layer: str) -> str | None:
-        """The module that a layer's name in any dialect means; None if the network has no such module."""
+        """Return the module for a layer's name in any dialect; None if the network has no such module."""
         return self._aliases.get(network, {}).get(layer)
 
     @cached_property
@@ -78,8 +78,8 @@ class CheckpointLayers:
 
 
 def _aliases(network: str, parameters: Iterable[str]) -> dict[str, str]:
-    """Each module by all its names."""
-    found: dict[str, str] = {}
+    """Map every name of each module to the module."""
+    aliases: dict[str, str] = {}
     modules = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
     ldm = to_ldm(modules) if network == UNET else {}
     for module in modules:
@@ -92,13 +92,13 @@ def _aliases(network: str, parameters: Iterable[str]) -> dict[str, str]:
             names += [f"{parent}.{_OLD_PROCESSORS[last]}"] if last in _OLD_PROCESSORS else []
             names += [f"{_TEXT_PREFIX}{name}" for name in names]
         for name in names:
-            found.setdefault(name, module)
-            found.setdefault(name.replace(".", "_"), module)
-    return found
+            aliases.setdefault(name, module)
+            aliases.setdefault(name.replace(".", "_"), module)
+    return aliases
 
 
 def _bare(network: str, name: str) -> str:
-    """Drop the prefix under which transformers nests some text encoders' text models, and before 5 all."""
+    """Drop ``text_model.``: transformers 5 nests some text encoders in it, older releases all."""
     return name if network == UNET else name.removeprefix(_TEXT_PREFIX)
 
 

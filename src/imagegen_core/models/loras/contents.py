@@ -1,7 +1,7 @@
-"""What a LoRA is, told by its tensors: its naming, its algorithm and the cross-attention width it fits.
+"""Identify a LoRA by its tensors: its naming scheme, its algorithm and its cross-attention width.
 
 kohya-ss (``lora_unet_*``), diffusers (``unet.*.lora_A``, ``*.lora.down``, ``*_lora.down``) and PEFT
-(``base_model.model.*``) each name the same matrices in their own way; LyCORIS adds LoHa and LoKr
+(``base_model.model.*``) use different names for the same matrices. LyCORIS adds LoHa and LoKr
 (https://arxiv.org/abs/2309.14859), whose deltas are other products of small matrices.
 """
 
@@ -15,7 +15,7 @@ from imagegen_core.models.families import WIDTHS
 from imagegen_core.models.loras.tensor_names import refused_algorithm
 from imagegen_core.models.tensors import Tensor
 
-# The suffix of a tensor that only this algorithm has. DoRA is another one with one more tensor, and so comes first.
+# The suffix of a tensor that only this algorithm has. DoRA comes first, as it adds a tensor to another algorithm.
 _ALGORITHMS = {
     "dora": re.compile(r"\.(dora_scale|lora_magnitude_vector(\.\w+)?(\.weight)?)$"),
     "loha": re.compile(r"\.hada_w[12]_[ab]$"),
@@ -24,10 +24,10 @@ _ALGORITHMS = {
     "difference": re.compile(r"\.(diff|diff_b|w_norm|b_norm)$"),
     "embeddings": re.compile(r"^bundle_emb\."),
 }
-# Prefixes that no other file's names have.
+# Prefixes that only LoRA files use.
 _PREFIXES = ("lora_unet_", "lora_te", "lycoris_", "base_model.model.")
 _CROSS_ATTENTION = re.compile(r"attn2[._](processor[._])?to_k(?=[._])")
-# SDXL alone has a second text encoder, and attention blocks of more than one transformer.
+# Only SDXL has a second text encoder, and attention blocks with several transformer layers.
 _SDXL = re.compile(
     r"^(lora_te2_|text_encoder_2\.)"
     r"|(attentions[._]\d+|(input|output)_blocks_\d+_1|middle_block_1)[._]transformer_blocks[._][1-9]"
@@ -35,12 +35,12 @@ _SDXL = re.compile(
 
 
 def lora_contents(tensors: Mapping[str, Tensor]) -> Contents | None:
-    """What a LoRA is; None if the tensors are none."""
+    """Identify a LoRA; return None if the tensors are none."""
     algorithm = next((name for name, mark in _ALGORITHMS.items() if any(map(mark.search, tensors))), None)
     if algorithm is None:
         algorithm = next(filter(None, map(refused_algorithm, tensors)), None)
     if algorithm is None and any(name.startswith(_PREFIXES) for name in tensors):
-        algorithm = "difference"  # whole weights in place of the checkpoint's
+        algorithm = "difference"  # full weights that replace the checkpoint's
     if algorithm is None:
         return None
     width = _width(tensors)
@@ -55,29 +55,29 @@ def lora_contents(tensors: Mapping[str, Tensor]) -> Contents | None:
 
 
 def _layout(tensors: Mapping[str, Tensor]) -> str:
-    """Whose names the tensors go by."""
+    """Return the naming scheme of the tensors."""
     if any(name.startswith(("lora_unet_", "lora_te")) for name in tensors):
         return "kohya"
     return "peft" if any(name.startswith("base_model.model.") for name in tensors) else "diffusers"
 
 
 def _width(tensors: Mapping[str, Tensor]) -> int | None:
-    """The cross-attention width; None where those layers are left alone."""
+    """Return the cross-attention width; None if those layers are unchanged."""
     widths = (_input_width(name, tensors) for name in tensors if _CROSS_ATTENTION.search(name))
     return next((width for width in widths if width), None)
 
 
 def _input_width(name: str, tensors: Mapping[str, Tensor]) -> int | None:
-    """The width of a layer's input, from the tensor `name` and those beside it; None if another of them tells."""
+    """Return the input width of a layer from the tensor `name` and its neighbours; None if another tensor shows it."""
     if _ALGORITHMS["lora"].search(name) or name.endswith(".hada_w1_b"):
         return _last(tensors[name])
     module, _, part = name.rpartition(".")
     if part not in ("lokr_w1", "lokr_w1_b"):
         return None
-    # A Kronecker product is as wide as both its factors together.
+    # The width of a Kronecker product is the product of both widths.
     other = tensors.get(f"{module}.lokr_w2") or tensors.get(f"{module}.lokr_w2_b")
     return _last(tensors[name]) * _last(other) if other else None
 
 
 def _last(tensor: Tensor) -> int:
-    return tensor.shape[1] if len(tensor.shape) > 1 else 0  # no matrix, so no width
+    return tensor.shape[1] if len(tensor.shape) > 1 else 0  # not a matrix, so no width

@@ -1,6 +1,6 @@
-"""What a LoRA file changes: each of its tensors, by the layer of the checkpoint and the role it has there.
+"""The changes of a LoRA file: each of its tensors, by the layer of the checkpoint and its role there.
 
-The plan is made from headers alone. A file has one only if every tensor is used and every layer fits.
+The plan is made from headers alone. A file has a plan only if every tensor is used and every layer fits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from imagegen_core.models.tensors import Header, Tensor, quoted
 
 Algorithm = Literal["lora", "loha", "lokr", "difference", "whole"]
 
-# The roles of each algorithm's tensors: those it needs, any one of several sets, and those it may have.
+# The roles of each algorithm's tensors: several sets, of which it needs one, and the optional roles.
 _NEEDED: dict[Algorithm, tuple[tuple[str, ...], ...]] = {
     "lora": (("down", "up"),),
     "loha": (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),),
@@ -47,16 +47,16 @@ _WHOLE_NUMBERS = {"int64", "int32", "int16", "int8", "uint8"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerChange:
-    """How a LoRA changes one layer, in a form that is the same for all dialects.
+    """A LoRA's change to one layer, in the same form for all dialects.
 
     Attributes:
         network: ``unet``, ``text_encoder`` or ``text_encoder_2``.
         module: The layer by diffusers' or transformers' name, without ``text_model.``.
-        algorithm: ``lora``, ``loha`` and ``lokr`` multiply matrices; ``difference`` holds a change as it is; ``whole``
-            holds a parameter that takes the checkpoint's place.
+        algorithm: ``lora``, ``loha`` and ``lokr`` multiply matrices. ``difference`` holds the change itself. ``whole``
+            holds a parameter that replaces the checkpoint's.
         tensors: The names of the file's tensors by role: see `tensor_names`, and ``weight`` and ``bias``.
-        rank: What alpha is divided by; None where it has no effect.
-        scale: The factor that the file's settings give, where there is no tensor ``alpha`` or ``scale``.
+        rank: The divisor of alpha; None if alpha has no effect.
+        scale: The factor from the file's settings, for layers without a tensor ``alpha`` or ``scale``.
     """
 
     network: str
@@ -69,12 +69,11 @@ class LayerChange:
 
 @dataclass(frozen=True, slots=True)
 class LoraPlan:
-    """All that a LoRA file does.
+    """All changes of a LoRA file.
 
     Attributes:
         layers: The changes of layers.
-        embeddings: The words that it brings: by word, and by the key that an embedding's own file would have, the
-            name of a tensor.
+        embeddings: The bundled words. For each word, tensors' names by the keys of an embedding's own file.
     """
 
     layers: Sequence[LayerChange]
@@ -83,7 +82,7 @@ class LoraPlan:
 
 @dataclass
 class _Group:
-    """The tensors of one layer, by role, as a file names the layer."""
+    """The tensors of one layer by role, with the layer's name in the file."""
 
     networks: tuple[str, ...]
     layer: str
@@ -92,15 +91,15 @@ class _Group:
 
 
 def plan_lora(header: Header, layers: CheckpointLayers) -> LoraPlan:
-    """Find out what a LoRA file changes in a checkpoint.
+    """Plan the changes of a LoRA file to a checkpoint.
 
     Args:
-        header: The file's.
+        header: The file's header.
         layers: The checkpoint's layers.
 
     Raises:
-        LoraError: It holds a tensor that is not known, an algorithm that is not drawn here, or a layer that the
-            checkpoint lacks or has in another shape.
+        LoraError: The file holds an unknown tensor, an unsupported algorithm, or a layer that the checkpoint lacks or
+            has in another shape.
     """
     for name in header.tensors:
         if algorithm := tensor_names.refused_algorithm(name):
@@ -145,27 +144,27 @@ def _changes(
         allowed = FLOATS | _WHOLE_NUMBERS if role in _STRENGTH else FLOATS
         if tensors[name].dtype not in allowed:
             raise LoraError(f"its tensor {quoted(name)} holds {tensors[name].dtype} numbers; save it as floating point")
-    found = {role: tensors[name].shape for role, name in group.tensors.items()}
-    network, module = _located(group, found, layers)
-    factors = found.keys() - _PARAMETERS.keys()
-    if factors - {"alpha"} or (factors and len(found) == 1):  # alpha has no say in whole differences
-        yield _factored(group, found, network, module, layers, configs[network])
+    layer_shapes = {role: tensors[name].shape for role, name in group.tensors.items()}
+    network, module = _located(group, layer_shapes, layers)
+    factors = layer_shapes.keys() - _PARAMETERS.keys()
+    if factors - {"alpha"} or (factors and len(layer_shapes) == 1):  # alpha does not apply to full differences
+        yield _factored(group, layer_shapes, network, module, layers, configs[network])
     for algorithm in ("difference", "whole"):
-        parts = {_PARAMETERS[role][1]: role for role in found if _PARAMETERS.get(role, ("",))[0] == algorithm}
+        parts = {_PARAMETERS[role][1]: role for role in layer_shapes if _PARAMETERS.get(role, ("",))[0] == algorithm}
         for parameter, role in parts.items():
             shape = layers.shape(network, module, parameter)
-            if shape is None or not (found[role] == shape or shapes.fits(found[role], shape)):
-                raise LoraError(mismatch(group.tensors[role], found[role], shape))
+            if shape is None or not (layer_shapes[role] == shape or shapes.fits(layer_shapes[role], shape)):
+                raise LoraError(mismatch(group.tensors[role], layer_shapes[role], shape))
         if parts:
             names = {parameter: group.tensors[role] for parameter, role in parts.items()}
             yield LayerChange(network=network, module=module, algorithm=algorithm, tensors=names)
 
 
-def _located(group: _Group, found: Mapping[str, Shape], layers: CheckpointLayers) -> tuple[str, str]:
-    """The network and the module that a layer's name means."""
+def _located(group: _Group, layer_shapes: Mapping[str, Shape], layers: CheckpointLayers) -> tuple[str, str]:
+    """Return the network and the module of a layer's name."""
     places = [(net, module) for net in group.networks if (module := layers.find(net, group.layer)) is not None]
     if len(places) > 1:
-        places = [place for place in places if _could_fit(found, layers.shape(*place))] or places
+        places = [place for place in places if _could_fit(layer_shapes, layers.shape(*place))] or places
     if len(places) > 1:
         raise LoraError(
             f"its layer {quoted(group.layer)} is in {' and in '.join(network for network, _ in places)}, and the file "
@@ -180,27 +179,27 @@ def _located(group: _Group, found: Mapping[str, Shape], layers: CheckpointLayers
     raise LoraError(f"its tensor {name} changes a layer that this checkpoint does not have; {MEND}")
 
 
-def _could_fit(found: Mapping[str, Shape], weight: Shape | None) -> bool:
-    whole = found.get("diff") or found.get("weight")
+def _could_fit(layer_shapes: Mapping[str, Shape], weight: Shape | None) -> bool:
+    whole = layer_shapes.get("diff") or layer_shapes.get("weight")
     try:
-        return weight is not None and shapes.fits(whole or shapes.delta_shape(found), weight)
+        return weight is not None and shapes.fits(whole or shapes.delta_shape(layer_shapes), weight)
     except (shapes.ShapeError, KeyError):
         return False
 
 
 def _factored(
     group: _Group,
-    found: Mapping[str, Shape],
+    layer_shapes: Mapping[str, Shape],
     network: str,
     module: str,
     layers: CheckpointLayers,
     config: AdapterConfig,
 ) -> LayerChange:
-    """The change that a layer's small matrices make."""
-    roles = {role for role in found if role not in _PARAMETERS}
+    """Return the change from a layer's small matrices."""
+    roles = {role for role in layer_shapes if role not in _PARAMETERS}
     algorithm = _algorithm(group, roles)
     weight = layers.shape(network, module)
-    of_algorithm = {role: found[role] for role in roles - {*_STRENGTH, *_DORA, "up_bias"}}
+    of_algorithm = {role: layer_shapes[role] for role in roles - {*_STRENGTH, *_DORA, "up_bias"}}
     example = group.tensors[min(of_algorithm)]
     try:
         delta = shapes.delta_shape(of_algorithm)
@@ -211,8 +210,8 @@ def _factored(
     if weight is None or len(weight) == 1 or module in LOOKUPS or not shapes.fits(delta, weight):
         raise LoraError(mismatch(example, delta, weight))
     for role in roles & {*_STRENGTH, *_DORA, "up_bias"}:
-        if not _is_vector_of(role, found[role], weight):
-            raise LoraError(mismatch(group.tensors[role], found[role], weight))
+        if not _is_vector_of(role, layer_shapes[role], weight):
+            raise LoraError(mismatch(group.tensors[role], layer_shapes[role], weight))
     if config.is_decomposed and not roles & {*_DORA}:
         raise LoraError(f"its settings say use_dora, and {quoted(example)} has no magnitude beside it")
     rank = shapes.rank(of_algorithm)
@@ -233,7 +232,7 @@ def _algorithm(group: _Group, roles: set[str]) -> Algorithm:
 
 
 def _is_vector_of(role: str, shape: Shape, weight: Shape) -> bool:
-    """Whether a layer's single number, or its vector over the outputs or inputs, has a shape that fits."""
+    """Return whether a layer's single number, or its vector over the outputs or inputs, has a fitting shape."""
     length = math.prod(shape)
     if role in _STRENGTH:
         return length == 1

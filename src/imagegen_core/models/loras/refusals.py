@@ -1,4 +1,4 @@
-"""Why a LoRA file cannot be used with a checkpoint, in sentences that several readers of it share."""
+"""The reasons why a LoRA file does not fit a checkpoint, shared by several readers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ MEND = "take a LoRA made for the checkpoint's family"
 
 
 class LoraError(ModelLoadError):
-    """Why a LoRA file cannot be used with a checkpoint, in words."""
+    """The reason why a LoRA file cannot be used with a checkpoint, in words."""
 
 
 def mismatch(name: str, shape: tuple[int, ...], weight: tuple[int, ...] | None) -> str:
-    """The sentence for a tensor that does not fit.
+    """Describe a tensor that does not fit.
 
     Args:
-        name: The tensor's.
-        shape: The shape of the layer that it is for.
-        weight: The shape that the checkpoint's parameter has; None where there is none.
+        name: The tensor's name.
+        shape: The shape of the layer that the tensor is for.
+        weight: The shape of the checkpoint's parameter; None if it has none.
     """
     there = "this checkpoint has no such parameter" if weight is None else f"this checkpoint's is {_shown(weight)}"
     return f"its tensor {quoted(name)} is for a layer of shape {_shown(shape)}, and {there}; {MEND}"

@@ -1,4 +1,4 @@
-"""Whether the matrices of a LoRA fit together and fit the layer that they change, by their shapes alone.
+"""Check by shapes alone that the matrices of a LoRA fit together and fit the layer.
 
 The algorithms and their names are LyCORIS's (https://arxiv.org/abs/2309.14859): LoRA and LoCon, also with a Tucker
 core; LoHa, a Hadamard product of two LoRAs; LoKr, a Kronecker product.
@@ -12,15 +12,15 @@ from collections.abc import Mapping
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
-_PLAIN = 2  # dimensions of a linear layer's weight
+_PLAIN = 2  # the dimensions of a linear layer's weight
 
 
 class ShapeError(ValueError):
-    """What does not fit, in words."""
+    """The mismatch, in words."""
 
 
 def rank(shapes: Shapes) -> int | None:
-    """The rank that alpha is divided by; None where the matrices are whole, and alpha has no effect.
+    """Return the rank that divides alpha; None if the matrices are full, and alpha has no effect.
 
     Args:
         shapes: A layer's tensors by their roles, of one algorithm.
@@ -29,13 +29,13 @@ def rank(shapes: Shapes) -> int | None:
         return shapes["down"][0]
     if "hada_w1_b" in shapes:
         return shapes["hada_w1_b"][0]
-    # LyCORIS divides by the rank of the second factor where both are products.
+    # LyCORIS divides by the rank of the second factor if both are products.
     factor = shapes.get("lokr_w2_b") or shapes.get("lokr_w1_b")
     return factor[0] if factor else None
 
 
 def delta_shape(shapes: Shapes) -> Shape:
-    """The shape of the change that a layer's tensors make, with the kernel in one extent or several.
+    """Return the shape of a layer's change. The kernel has one extent or several.
 
     Args:
         shapes: A layer's tensors by their roles, of one algorithm.
@@ -53,7 +53,7 @@ def delta_shape(shapes: Shapes) -> Shape:
 
 
 def fits(delta: Shape, weight: Shape) -> bool:
-    """Whether a change of one shape can be added to a weight, where a 1x1 kernel is as good as none."""
+    """Return whether a change can be added to a weight. A 1x1 kernel counts as none."""
     return _squeezed(delta) == _squeezed(weight) or (
         delta[:1] == weight[:1] and len(delta) == _PLAIN and math.prod(delta) == math.prod(weight)
     )
@@ -86,7 +86,7 @@ def _lokr(shapes: Shapes) -> Shape:
 
 
 def _product(left: Shape, right: Shape, core: Shape | None = None) -> Shape:
-    """The shape of ``left @ right``, or with a Tucker core of ``core ×₁ leftᵀ ×₂ right``."""
+    """Return the shape of ``left @ right``, or with a Tucker core of ``core ×₁ leftᵀ ×₂ right``."""
     _expect(len(left) == len(right) == _PLAIN, "its matrices do not have two dimensions")
     if core is None:
         _expect(left[1] == right[0], f"its matrices are of ranks {left[1]} and {right[0]}")

@@ -1,7 +1,7 @@
-"""The names of a LoRA's tensors, in the dialect of any program that writes them.
+"""Parse the names of a LoRA's tensors, in the dialect of any program.
 
-A name says three things: the network, the layer, and the tensor's role in the layer's change. kohya-ss and LyCORIS join
-a layer's path by underscores (``lora_unet_down_blocks_0_...``), the others by dots.
+A name has three parts: the network, the layer, and the tensor's role in the layer's change. kohya-ss and LyCORIS join a
+layer's path by underscores (``lora_unet_down_blocks_0_...``), the others by dots.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 UNET, TEXT_ENCODER, TEXT_ENCODER_2 = NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 
 _PEFT = "base_model.model."
-# The longer of two prefixes comes first.
+# The longer of two similar prefixes comes first.
 _PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("lora_unet_", (UNET,)),
     ("lora_te1_", (TEXT_ENCODER,)),
@@ -58,7 +58,7 @@ _ROLES = {
     "bias": rf"(?:modules_to_save{_ADAPTER}\.|base_layer\.)?bias",
 }
 _ROLE = re.compile("|".join(f"(?P<{role}>{end})" for role, end in _ROLES.items()))
-_LONGEST = 3  # parts between dots that a role has
+_LONGEST = 3  # the maximum number of parts between dots in a role
 _PROCESSORS = {"_lora.down.weight": "down", "_lora.up.weight": "up"}  # diffusers' oldest: ``to_q_lora.down.weight``
 
 _REFUSED = {
@@ -82,13 +82,13 @@ _REFUSED_NAME = {algorithm: re.compile(rf"(?:^|\.)(?:{mark})") for algorithm, ma
 
 
 class TensorName(NamedTuple):
-    """What a tensor's name says.
+    """The parts of a tensor's name.
 
     Attributes:
-        networks: Where its layer may be: one network, or all of them where the name does not tell.
-        layer: The layer as the file writes it, without the network's prefix.
-        role: What the tensor is in the layer's change, such as ``down``, ``alpha`` or ``hada_w1_a``.
-        is_peft: Whether the name is one of PEFT's own, which ``adapter_config.json`` belongs to.
+        networks: The possible networks of its layer: one, or all if the name does not tell.
+        layer: The layer's name in the file, without the network's prefix.
+        role: The tensor's role in the layer's change, such as ``down``, ``alpha`` or ``hada_w1_a``.
+        is_peft: Whether the name is one of PEFT's own, so that ``adapter_config.json`` applies.
     """
 
     networks: tuple[str, ...]
@@ -98,7 +98,7 @@ class TensorName(NamedTuple):
 
 
 def parse(name: str) -> TensorName | None:
-    """Read a tensor's name; None if it is of no dialect known here."""
+    """Parse a tensor's name; return None if its dialect is unknown."""
     layer, role = _split(name)
     if role is None:
         return None
@@ -112,27 +112,27 @@ def parse(name: str) -> TensorName | None:
 
 
 def refused_algorithm(name: str) -> str | None:
-    """The algorithm that a tensor's name belongs to, where it is one that is not drawn here."""
+    """Return the unsupported algorithm of a tensor's name; None for a supported one."""
     return _refused(".".join(name.split(".")[-_LONGEST:]))
 
 
 def _split(name: str) -> tuple[str, str | None]:
-    """A name's layer and role; a role of None where there is none."""
+    """Split a name into layer and role; the role is None if unknown."""
     for end, role in _PROCESSORS.items():
         if name.endswith(end):
             return name.removesuffix(end), role
     parts = name.split(".")
     for count in range(min(_LONGEST, len(parts) - 1), 0, -1):
-        if found := _role(".".join(parts[-count:])):
-            return ".".join(parts[:-count]), found
+        if role_name := _role(".".join(parts[-count:])):
+            return ".".join(parts[:-count]), role_name
     return name, None
 
 
-# A file's names end alike, so that few ends are looked at.
+# The names of a file have few different ends.
 @lru_cache(maxsize=4096)
 def _role(end: str) -> str | None:
-    found = _ROLE.fullmatch(end)
-    return found.lastgroup if found else None
+    match = _ROLE.fullmatch(end)
+    return match.lastgroup if match else None
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""The UNets that take more than latents: they draw from pictures, which is not done here."""
+"""Refuse UNets that take more than latents: they need an unsupported input picture."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from imagegen_core.errors import ModelLoadError
 
 LATENT_CHANNELS = 4
-"""The channels of latents, where no autoencoder says."""
+"""The channels of latents, if no autoencoder states them."""
 
-# What a UNet is for, by its channels beyond the latents' own.
+# The purpose of a UNet, by its number of channels beyond the latents' own.
 _EXTRA = {
     1: "a depth-to-image model, and wants a depth map",
     3: "an upscaling model, and wants a small picture",
@@ -23,11 +23,11 @@ def check_channels(path: Path, channels: int, latent_channels: int) -> None:
 
     Args:
         path: The checkpoint.
-        channels: What its UNet takes.
-        latent_channels: What its autoencoder's latents have.
+        channels: The number of channels that its UNet takes.
+        latent_channels: The number of channels of its autoencoder's latents.
 
     Raises:
-        ModelLoadError: It takes other channels than the latents'.
+        ModelLoadError: The two numbers differ.
     """
     if channels == latent_channels:
         return

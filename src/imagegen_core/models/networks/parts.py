@@ -1,4 +1,4 @@
-"""The components that a checkpoint file holds, told by their prefixes."""
+"""Split a checkpoint file into components by the prefixes of its tensors."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PREFIXES = {
     **{prefix: component for prefix, component, _ in TEXT_ENCODERS},
 }
 _NAMES = {"unet": unet_layers, "vae": vae_layers, "text_encoder": text_layers, "text_encoder_2": text_layers}
-# What data-parallel training and torch.compile put before every name.
+# Prefixes that data-parallel training and torch.compile add to every name.
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
 def unwrapped(tensors: Mapping[str, Described]) -> dict[str, Described]:
-    """The tensors without the prefix of what a network was wrapped in while it was trained."""
+    """Remove the prefix of a training wrapper from all names."""
     wrapper = next((prefix for prefix in _WRAPPERS if all(name.startswith(prefix) for name in tensors)), None)
     if not tensors or wrapper is None:
         return dict(tensors)
@@ -38,11 +38,11 @@ def unwrapped(tensors: Mapping[str, Described]) -> dict[str, Described]:
 
 
 def checkpoint_parts(header: Header, otherwise: str | None = None) -> dict[str, dict[str, Source]]:
-    """The layers of each component in a file, by the names its module has for them.
+    """Return the layers of each component in a file, by the names in its module.
 
     Args:
-        header: The file's.
-        otherwise: The component that names without a prefix belong to, in files of one component alone.
+        header: The file's header.
+        otherwise: The component of names without a prefix, for files with a single component.
 
     Raises:
         ModelLoadError: The file holds a tensor that belongs to no component and is not known to be harmless.
@@ -63,15 +63,15 @@ def checkpoint_parts(header: Header, otherwise: str | None = None) -> dict[str, 
 
 
 def component_layers(component: str, layers: Layers) -> dict[str, Source]:
-    """A component's layers by the names its module has for them, with their scales; the rest keeps its own names."""
+    """Rename a component's layers to the names in its module, with their scales; unknown tensors keep their names."""
     return _NAMES[component](scaled(layers))
 
 
 def refuse_unused(header: Header, names: Iterable[str]) -> None:
-    """Refuse a file that holds tensors which nothing here takes.
+    """Refuse a file with tensors of no network.
 
     Raises:
-        ModelLoadError: There are any; it names the first.
+        ModelLoadError: There are such tensors; it names the first.
     """
     unused = sorted(names)
     if unused:
@@ -83,5 +83,5 @@ def refuse_unused(header: Header, names: Iterable[str]) -> None:
 
 
 def sources(header: Header) -> dict[str, Source]:
-    """The tensors of a file, each as a source of its own."""
+    """Return the tensors of a file, each as its own source."""
     return {name: Source(name, tensor.dtype, tensor.shape) for name, tensor in header.tensors.items()}

@@ -1,8 +1,8 @@
-"""The scales that weights in 8 bits come with.
+"""The scales of 8-bit weights.
 
-ComfyUI writes them as ``X.scale_weight`` or ``X.weight_scale`` beside ``X.weight``, a number or one for each row: the
-weight is the stored value times its scale. ``scale_input`` and ``input_scale`` serve multiplications in 8 bits, which
-are not done here; ``scaled_fp8`` and ``comfy_quant`` mark files and layers that have scales.
+ComfyUI writes them as ``X.scale_weight`` or ``X.weight_scale`` next to ``X.weight``: one number, or one per row. The
+weight is the stored value times its scale. ``scale_input`` and ``input_scale`` serve 8-bit multiplications, which are
+not done here. ``scaled_fp8`` and ``comfy_quant`` mark files and layers that have scales.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _UNUSED = re.compile(r"(?:.*\.)?(?:scale_input|input_scale|scaled_fp8|comfy_quan
 
 
 def scaled(layers: Layers) -> dict[str, Source]:
-    """The weights with their scales' names; a scale without its weight stays, as an unknown tensor."""
+    """Attach each scale's name to its weight; a scale without a weight stays as an unknown tensor."""
     weights = {name: source for name, source in layers.items() if not _UNUSED.fullmatch(name)}
     for name in [name for name in weights if _SCALE.fullmatch(name)]:
         weight = f"{name.removesuffix('scale_weight').removesuffix('weight_scale')}weight"

@@ -1,6 +1,6 @@
 """A CLIP text encoder's layers by transformers' names, from open_clip's or its own, and its config from their shapes.
 
-transformers nests these layers in a ``text_model`` or does not, by class and release; here they are never nested.
+Some classes and releases of transformers nest these layers in a ``text_model``. Here they are never nested.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
 def text_layers(layers: Layers) -> dict[str, Source]:
-    """The layers by transformers' names; those that a text encoder does not have keep their own."""
+    """Return the layers by transformers' names; unknown layers keep their own."""
     parts: dict[str, Source] = {}
     for name, source in layers.items():
         if stacked := _STACKED.fullmatch(name):
@@ -44,7 +44,7 @@ def text_layers(layers: Layers) -> dict[str, Source]:
 
 
 def text_config(layers: Layers, family: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a transformers ``CLIPTextModel`` with these layers; see `unet_config`.
+    """Return the config of a transformers ``CLIPTextModel`` with these layers; see `unet_config`.
 
     Raises:
         KeyError: A layer that every text encoder has is missing.
@@ -71,9 +71,9 @@ def _transformers_name(name: str) -> str:
 
 
 def without_unused_layer(layers: Layers, family: Mapping[str, Any]) -> dict[str, Source]:
-    """The layers without open_clip's last one, which Stable Diffusion 2 was trained to stop before.
+    """Drop open_clip's last layer: Stable Diffusion 2 does not use it.
 
-    Its files hold all 24 layers of OpenCLIP-H, of which its config has 23.
+    The files of Stable Diffusion 2 hold all 24 layers of OpenCLIP-H. Its config has 23.
     """
     last = _layer_count(layers) - 1
     has_unused = last == family["num_hidden_layers"] and any(".resblocks." in source.name for source in layers.values())
@@ -85,11 +85,11 @@ def without_unused_layer(layers: Layers, family: Mapping[str, Any]) -> dict[str,
 
 
 def _layer_count(layers: Layers) -> int:
-    return max((int(found[1]) for name in layers if (found := _LAYER.match(name))), default=-1) + 1
+    return max((int(match[1]) for name in layers if (match := _LAYER.match(name))), default=-1) + 1
 
 
 def _heads(width: int, family: Mapping[str, Any]) -> int:
-    """As many as make heads of the family's width: CLIP's have 64 channels at every size."""
+    """Return the number of heads that keeps the family's width per head: CLIP has 64 channels at every size."""
     if width == family["hidden_size"]:
         return int(family["num_attention_heads"])
     return max(1, width // (int(family["hidden_size"]) // int(family["num_attention_heads"])))

@@ -1,7 +1,7 @@
-"""A diffusers ``UNet2DConditionModel``'s config, from the names and shapes of its layers.
+"""Derive a diffusers ``UNet2DConditionModel``'s config from the names and shapes of its layers.
 
-What shapes do not tell is taken from a config of the family: among it the attention heads, of which Stable Diffusion
-1.x has eight at every width, and 2.x and XL one for each 64 channels.
+A config of the family supplies the values that shapes do not show. One is the number of attention heads: Stable
+Diffusion 1.x has eight at every width, 2.x and XL have one per 64 channels.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _TRANSFORMER = re.compile(r"(?:(down|up)_blocks\.(\d+)|(mid)_block)\.attentions\
 _MATRIX = 2  # the dimensions of a linear layer's weight
 
 Depths = list[list[int]]
-"""For each block, and in it for each resnet: how many transformer layers follow it."""
+"""For each block and each of its resnets: the number of transformer layers after it."""
 
 
 def unet_config(layers: Layers, family: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a UNet with these layers.
+    """Return the config of a UNet with these layers.
 
-    What no config can say, such as attention after only some of a block's resnets, shows when the network is built:
-    its layers are then others.
+    Some UNets fit no config, for example with attention after only some of a block's resnets. They show when the
+    network is built: its layers then differ.
 
     Args:
-        layers: By diffusers' names.
-        family: A config of the same family, of a UNet of any size.
+        layers: The layers by diffusers' names.
+        family: A config of the same family, for a UNet of any size.
 
     Raises:
         KeyError: A layer that every UNet has is missing.
@@ -62,11 +62,11 @@ def unet_config(layers: Layers, family: Mapping[str, Any]) -> dict[str, Any]:
 def _depths(layers: Layers) -> dict[str, Depths]:
     counts: dict[str, dict[int, dict[int, int]]] = {"down": {}, "up": {}, "mid": {}}
     for name in layers:
-        if found := _RESNET.match(name):
-            counts[found[1]].setdefault(int(found[2]), {}).setdefault(int(found[3]), 0)
-        elif found := _TRANSFORMER.match(name):
-            block = counts[found[1] or found[3]].setdefault(int(found[2] or 0), {})
-            block[int(found[4])] = max(block.get(int(found[4]), 0), int(found[5]) + 1)
+        if match := _RESNET.match(name):
+            counts[match[1]].setdefault(int(match[2]), {}).setdefault(int(match[3]), 0)
+        elif match := _TRANSFORMER.match(name):
+            block = counts[match[1] or match[3]].setdefault(int(match[2] or 0), {})
+            block[int(match[4])] = max(block.get(int(match[4]), 0), int(match[5]) + 1)
     return {
         side: [[depth for _, depth in sorted(block.items())] for _, block in sorted(blocks.items())]
         for side, blocks in counts.items()
@@ -79,10 +79,10 @@ def _middle(layers: Layers) -> dict[str, str | None]:
 
 
 def _transformers(down: Depths, up: Depths, middle: int) -> dict[str, Any]:
-    """Transformer layers for each down block, and for each up block where those are not the same in reverse order."""
+    """Return the transformer layers of each down block, and of each up block unless these mirror them."""
     below: list[Any] = [_merged(block) if any(block) else 1 for block in down]
     if middle and not any(down[-1]):
-        below[-1] = middle  # the mid block takes the last one's
+        below[-1] = middle  # the mid block uses the last entry
     mirrored = below[::-1]
     above: list[Any] = [_merged(block) if any(block) else mirrored[index] for index, block in enumerate(up)]
     is_mirrored = above == mirrored and not any(isinstance(depth, list) for depth in below)
@@ -93,7 +93,7 @@ def _transformers(down: Depths, up: Depths, middle: int) -> dict[str, Any]:
 
 
 def _heads(channels: Sequence[int], family: Mapping[str, Any]) -> Any:
-    """The number of heads, which diffusers calls ``attention_head_dim``: one for all widths, or one for each."""
+    """Return the number of heads, diffusers' ``attention_head_dim``: one for all widths, or one for each."""
     heads = family.get("attention_head_dim", 8)
     if isinstance(heads, int) or list(family["block_out_channels"]) == list(channels):
         return heads

@@ -1,7 +1,7 @@
 """A UNet's layers by diffusers' names, from LDM's or diffusers' own.
 
-LDM counts its blocks through: a downsampler is an input block of its own, an upsampler the last part of an output
-block (https://github.com/CompVis/latent-diffusion, ``openaimodel.py``).
+LDM numbers its blocks consecutively. A downsampler is an input block of its own, and an upsampler is the last part of
+an output block (https://github.com/CompVis/latent-diffusion, ``openaimodel.py``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BLOCK = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.")
 
 
 def unet_layers(layers: Layers) -> dict[str, Source]:
-    """The layers by diffusers' names; those that LDM's UNet does not have keep their own."""
+    """Return the layers by diffusers' names; layers unknown to LDM's UNet keep their own."""
     if any(name.startswith("down_blocks.") for name in layers):
         return dict(layers)
     places = {**_ENDS, **_input_places(layers), **_output_places(layers)}
@@ -54,13 +54,13 @@ def _diffusers_name(name: str, places: dict[str, str]) -> str:
 
 
 def _heads(name: str) -> list[str]:
-    """The modules that a tensor is in, the innermost first."""
+    """Return a tensor's parent modules, the innermost first."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
 
 
 def _blocks(layers: Layers, side: str) -> int:
-    numbers = [int(found[2]) for name in layers if (found := _BLOCK.match(name)) and found[1] == side]
+    numbers = [int(match[2]) for name in layers if (match := _BLOCK.match(name)) and match[1] == side]
     return max(numbers, default=-1) + 1
 
 

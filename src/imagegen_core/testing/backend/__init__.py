@@ -1,4 +1,4 @@
-"""What every backend's worker promises."""
+"""The contract of every backend's worker."""
 
 from imagegen_core.testing.backend.description import DescriptionChecks
 from imagegen_core.testing.backend.pictures import PictureChecks
@@ -12,11 +12,11 @@ from imagegen_core.testing.backend.steps import StepChecks
 class BackendConformance(
     DescriptionChecks, SeedChecks, PictureChecks, RequestChecks, StepChecks, ServingChecks, ResourceChecks
 ):
-    """The contract of a backend, to inherit from: name the `backend`.
+    """The contract of a backend, to inherit from: set `backend` to its name.
 
-    What the backend's description is `without` must be refused, and what its worker does not implement is skipped: the
-    checks of `SteppedWorker`, `BatchInvariant` and `Previewing` are for workers that have their methods.
+    The fields in the description's `without` must be refused. Checks for protocols that the worker does not implement
+    are skipped: those of `SteppedWorker`, `BatchInvariant` and `Previewing`.
 
-    Override the fixture ``settings`` where the environment should not configure the worker, as with a checkpoint that
-    the tests make, and `size` where 64x64 cannot be drawn.
+    Override the fixture ``settings`` if the environment should not configure the worker, for example for a checkpoint
+    that the tests make. Override `size` if 64x64 cannot be drawn.
     """

@@ -1,4 +1,4 @@
-"""Checks of what a backend says of itself, and of how its worker is made."""
+"""Checks of a backend's description, and of creating its worker."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from imagegen_core.worker import Worker
 
 
 class DescriptionChecks(BackendKit):
-    """What it says of itself."""
+    """The description."""
 
     def test_the_plugin_is_well(self, description: Backend) -> None:
-        """Every command imports every plugin: one that brings torch, prints or is broken harms all of them."""
+        """Every command imports every plugin: a plugin that imports torch, prints or is broken harms all of them."""
         check_plugin("backend", description.name)
 
     def test_the_description_is_complete(self, description: Backend) -> None:
-        """People choose by the summary, and a request without a size is drawn at the default one."""
+        """Users choose by the summary. A request without a size is drawn at the default size."""
         assert description.summary.strip(), "the summary is empty: say in one line what the backend draws with"
         assert "\n" not in description.summary, "the summary has several lines: `imagegen plugins list` shows one"
         Size.parse(description.default_size)
@@ -35,7 +35,7 @@ class DescriptionChecks(BackendKit):
         assert worker.worker_id == 3, f"worker_id is {worker.worker_id}: it should be the 3 that was given"
 
     def test_the_worker_can_be_made_without_arguments(self, description: Backend) -> None:
-        """By hand, a worker is made as `Class()`, which reads the environment."""
+        """Library users make a worker as `Class()`; it then reads the environment."""
         needed = [
             name
             for name, parameter in inspect.signature(description.load()).parameters.items()
@@ -45,12 +45,12 @@ class DescriptionChecks(BackendKit):
         assert not needed, f"these have no default: {', '.join(needed)}"
 
     def test_a_device_that_is_not_there_is_refused(self, description: Backend, settings: Settings) -> None:
-        """Who asks for a device and is given another in silence finds out by the bill or the clock."""
+        """A user must not silently get another device than requested, and notice it only by the cost or the speed."""
         with pytest.raises(SettingsError):
             description.load()(worker_id=0, settings=settings.override(device="cuda:99"))
 
     def test_a_checkpoint_that_is_not_there_is_refused(self, description: Backend, settings: Settings) -> None:
-        """A mistyped path must be told in a sentence, before anything else is tried."""
+        """A mistyped path must be reported in a sentence, before anything else is tried."""
         if not description.architectures:
             pytest.skip("the backend loads no checkpoints (Backend.architectures is empty)")
         with pytest.raises(ImagegenError):

@@ -1,4 +1,4 @@
-"""What the checks of a backend stand on: a worker, and short ways to ask it for a picture."""
+"""The base of a backend's checks: a worker, and helpers to draw with it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BackendKit(Configured):
     """Fixtures and helpers.
 
     Attributes:
-        backend: The name that the plugin gives the backend.
+        backend: The backend's name in its plugin.
         size: A size that is drawn quickly.
     """
 
@@ -30,43 +30,43 @@ class BackendKit(Configured):
     @pytest.fixture(scope="class")
     @classmethod
     def description(cls) -> Backend:
-        """The backend as its plugin describes it."""
+        """Return the backend's description by its plugin."""
         return Registry.discover().backend(cls.backend)
 
     @pytest.fixture(scope="class")
     @classmethod
     def worker(cls, description: Backend, settings: Settings) -> Worker:
-        """One worker for all checks but those that need one of their own."""
+        """Make one worker, shared by most checks."""
         return description.load()(worker_id=0, settings=settings)
 
     @pytest.fixture(scope="class")
     @classmethod
     def stepped(cls, worker: Worker) -> Any:
-        """The worker, where it is one of those whose steps can be interleaved."""
+        """Return the worker, if its steps can be interleaved."""
         if not isinstance(worker, SteppedWorker):
             pytest.skip("the worker has no steps: it draws whole jobs (imagegen_core.SteppedWorker)")
         return worker
 
     def ask(self, **fields: Any) -> GenerateRequest:
-        """A request for a small picture of 2 steps with seed 1, but for `fields`; None leaves a field out."""
+        """Build a request for a small picture of 2 steps with seed 1, changed by `fields`; None leaves a field out."""
         return GenerateRequest.given(
             **{"prompt": "a red lake", "size": self.size, "seed": 1, "num_inference_steps": 2, **fields}
         )
 
     def draw(self, worker: Worker, **fields: Any) -> Picture:
-        """Draw what `ask` asks for."""
+        """Draw the request of `ask`."""
         return Picture(*worker.run_job_with_latents(Job(req=self.ask(**fields))))
 
     def pixels(self, worker: Worker, **fields: Any) -> bytes:
-        """What the picture looks like, without the recipe that it carries: for pictures that should differ."""
+        """Draw the pixels without the recipe, for comparisons of different pictures."""
         return self.draw(worker, **fields).image.tobytes()
 
     def draw_by_steps(self, worker: Any, **fields: Any) -> Picture:
-        """Draw what `ask` asks for, a step at a time."""
+        """Draw the request of `ask`, one step at a time."""
         return finished(worker, worker.begin(Job(req=self.ask(**fields))))
 
     def wide(self, description: Backend) -> Size:
-        """A size that is wider than high; the backend's only one where it has no other."""
+        """Return a size in landscape format, or the backend's only size."""
         if "size" in description.without:
             return Size.parse(description.default_size)
         size = Size.parse(self.size)
@@ -74,7 +74,7 @@ class BackendKit(Configured):
 
 
 def finished(worker: Any, state: Any) -> Picture:
-    """Take a state through the steps it has left."""
+    """Run a state's remaining steps, and return its picture."""
     while state.steps_left:
         worker.step([state])
         if state.failure is not None:

@@ -1,4 +1,4 @@
-"""Checks of the pictures themselves, and of what comes with them."""
+"""Checks of the pictures, and of their latents and recipes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class PictureChecks(BackendKit):
     """The PNG, its size, its latents, its recipe."""
 
     def test_the_picture_is_a_png(self, worker: Worker) -> None:
-        """Everything downstream, from the browser to the recipe reader, takes a whole PNG of RGB pixels."""
+        """All later code, from the browser to the recipe reader, needs a complete PNG of RGB pixels."""
         png, _ = worker.run_job(Job(req=self.ask()))
         image = read_picture(png, png_only=True)
         image.load()
         assert image.mode == "RGB", f"the picture is {image.mode}: expected RGB"
 
     def test_the_picture_has_the_size_asked_for(self, worker: Worker, description: Backend) -> None:
-        """Width comes before height, and what is asked for is what is drawn."""
+        """Width comes before height, and the picture has exactly the requested size."""
         wide = self.wide(description)
         sizes = (
             [wide] if "size" in description.without else [wide, Size(wide.height, wide.width), Size.parse(self.size)]
@@ -40,21 +40,21 @@ class PictureChecks(BackendKit):
             assert self.draw(worker, size=str(size)).size == (size.width, size.height)
 
     def test_a_size_left_out_is_the_native_one(self, worker: Worker, description: Backend) -> None:
-        """Models draw well at the size that they were trained on, so it is what a request without one means."""
+        """Models draw well at their training resolution, so a request without a size uses it."""
         native = Size.parse(getattr(worker, "native_size", description.default_size))
         assert self.draw(worker, size=None, num_inference_steps=1).size == (native.width, native.height)
 
     def test_the_prompt_matters(self, worker: Worker) -> None:
-        """It is what people write."""
+        """The prompt is the main input."""
         assert self.pixels(worker, prompt="a red lake") != self.pixels(worker, prompt="a green hill")
 
     def test_an_empty_prompt_is_drawn(self, worker: Worker) -> None:
-        """It is a prompt like any other; so are emoji, and a page of text."""
+        """An empty prompt is a valid prompt; so are emoji, and a page of text."""
         for prompt in ("", "🦊 狐狸", "a very long story " * 60):
             assert self.draw(worker, prompt=prompt).png
 
     def test_latents_are_512_bytes_of_float16(self, worker: Worker) -> None:
-        """They serve as a fingerprint: little-endian float16 [1, 4, 8, 8], whatever the picture's size."""
+        """Latents serve as a fingerprint: little-endian float16 [1, 4, 8, 8], whatever the picture's size."""
         latents = self.draw(worker).latents
         assert len(latents) == _BYTES, f"the latents have {len(latents)} bytes: expected {_BYTES}"
         values = struct.unpack(f"<{_LATENTS}e", latents)
@@ -62,14 +62,14 @@ class PictureChecks(BackendKit):
         assert len(set(values)) > 1, "the latents are all the same number"
 
     def test_latents_belong_to_the_picture(self, worker: Worker) -> None:
-        """Image and latents come from one denoising pass: the image that `run_job` gives."""
+        """Image and latents come from one denoising pass, and `run_job` gives the same image."""
         picture = self.draw(worker, seed=5)
         assert worker.run_job(Job(req=self.ask(seed=5))) == (picture.png, picture.seed)
         assert picture.latents == self.draw(worker, seed=5).latents
         assert picture.latents != self.draw(worker, seed=6).latents
 
     def test_a_recipe_says_what_was_drawn(self, worker: Worker, description: Backend) -> None:
-        """`imagegen replay` draws a picture again from what it carries."""
+        """`imagegen replay` draws a picture again from its recipe."""
         fields: dict[str, Any] = {"prompt": "a lake, at dusk", "seed": 11, "num_inference_steps": 3}
         picture = self.draw(worker, **fields)
         if OWN_CHUNK not in read_text(picture.png):

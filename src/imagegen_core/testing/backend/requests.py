@@ -1,4 +1,4 @@
-"""Checks of what may be asked for, and of how the rest is refused."""
+"""Checks of valid requests, and of the refusal of others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BAD: dict[str, dict[str, Any]] = {
     "a negative seed": {"seed": -1},
     "a seed that is too large": {"seed": 2**63},
 }
-# A request that uses a field, and one beside it that must then look different.
+# A request that uses a field, and a similar one that must look different.
 _OPTIONAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "size": ({"size": "72x64"}, {}),
     "guidance_scale": ({"guidance_scale": 5.0}, {}),
@@ -44,11 +44,11 @@ _OPTIONAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 class RequestChecks(BackendKit):
-    """Requests, right and wrong."""
+    """Valid and invalid requests."""
 
     @pytest.mark.parametrize("fields", _BAD.values(), ids=_BAD)
     def test_bad_input_is_refused(self, worker: Worker, fields: dict[str, Any]) -> None:
-        """A server answers an InvalidRequestError with 422 and its sentence; anything else is a 500 and a traceback."""
+        """A server answers an InvalidRequestError with 422 and its sentence. Any other error becomes a 500."""
         request = GenerateRequest.model_construct(
             **{**self.ask().model_dump(), **fields, "style_lora": StyleLoraRequest()}
         )
@@ -58,7 +58,7 @@ class RequestChecks(BackendKit):
         assert len(str(caught.value)) > 20, "the error should be a sentence that says what to do"
 
     def test_a_refused_request_breaks_nothing(self, worker: Worker) -> None:
-        """One user's mistake must not be the next one's trouble."""
+        """An invalid request must not affect the next request."""
         before = self.draw(worker)
         for method in (worker.run_job, worker.run_job_with_latents):
             with pytest.raises(InvalidRequestError):
@@ -66,28 +66,28 @@ class RequestChecks(BackendKit):
         assert self.draw(worker).png == before.png
 
     def test_any_object_serves_as_a_request(self, worker: Worker) -> None:
-        """Programs written before a field came, or with a class of their own, go on working."""
+        """Programs with older requests, or with their own request class, continue to work."""
         older = SimpleNamespace(prompt="a red lake", size=self.size, num_inference_steps=2, guidance_scale=1.0, seed=1)
         older.style_lora = None
         picture = Picture(*worker.run_job_with_latents(Job(req=older)))  # type: ignore[arg-type]
         assert picture.png == self.draw(worker).png
 
     def test_the_request_is_left_as_it_is(self, worker: Worker) -> None:
-        """Whoever asked may send the same object again."""
+        """A client may send the same object again."""
         request = self.ask(seed=None)
         before, given = request.model_dump(), set(request.model_fields_set)
         worker.run_job(Job(req=request))
         assert (request.model_dump(), request.model_fields_set) == (before, given)
 
     def test_the_future_is_left_alone(self, worker: Worker) -> None:
-        """Who runs the worker resolves the job's future, after the picture is stored, or the job was cancelled."""
+        """The worker's caller resolves the job's future, after it stores the picture, or if the job was cancelled."""
         job = Job(req=self.ask())
         worker.run_job(job)
         assert not job.fut.done(), "the worker resolved the job's future"
 
     @pytest.mark.parametrize("field", _OPTIONAL)
     def test_what_it_is_without_is_refused(self, worker: Worker, description: Backend, field: str) -> None:
-        """What a backend cannot heed it must refuse: a request half ignored gives a picture nobody asked for."""
+        """A backend must refuse fields that it cannot use: an ignored field gives a wrong picture."""
         if field not in description.lacking:
             pytest.skip(f"the backend heeds {field} (Backend.without does not name it)")
         asked = _OPTIONAL[field][0]
@@ -100,7 +100,7 @@ class RequestChecks(BackendKit):
 
     @pytest.mark.parametrize("field", [field for field in _OPTIONAL if field not in ("size", "style_lora")])
     def test_what_it_is_not_without_has_an_effect(self, worker: Worker, description: Backend, field: str) -> None:
-        """A field that is accepted changes the picture; else name it in Backend.without, and refuse it."""
+        """An accepted field changes the picture. Otherwise name it in Backend.without, and refuse it."""
         if field in description.lacking:
             pytest.skip(f"the backend is without {field}, as it declares")
         used, unused = _OPTIONAL[field]
@@ -111,17 +111,17 @@ class RequestChecks(BackendKit):
         assert heeded != self.pixels(worker, **unused), f"{field} was accepted and made no difference"
 
     def test_an_unknown_style_is_refused(self, worker: Worker) -> None:
-        """A style that is not there must not be a picture without it."""
+        """An unknown style must not be drawn as a picture without it."""
         with pytest.raises(InvalidRequestError):
             self.draw(worker, style_lora=StyleLoraRequest(style="no-such-style", level=1))
 
     def test_level_0_is_no_style(self, worker: Worker) -> None:
-        """Sliders start at 0, whatever style is chosen beside them."""
+        """Sliders start at 0, whatever style is selected."""
         off = StyleLoraRequest(style="no-such-style", level=0)
         assert self.draw(worker, style_lora=off).png == self.draw(worker).png
 
     def test_styles_change_pictures_and_leave_no_trace(self, worker: Worker) -> None:
-        """A style is its request's alone: the next picture is what it was before."""
+        """A style affects its own request alone: the next picture is the same as before."""
         styles = getattr(worker, "styles", {})
         usable = {name: style for name, style in styles.items() if style.refusal is None}
         if not usable:

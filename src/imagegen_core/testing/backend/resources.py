@@ -1,4 +1,4 @@
-"""Checks that a worker which runs for days holds no more than one that was just made, and lets go in the end."""
+"""Checks that a worker does not leak over days, and frees its resources at the end."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _ENDS_WITHIN = 10.0
 
 
 class ResourceChecks(BackendKit):
-    """Leaks, and the end."""
+    """Leaks, and the end of a worker."""
 
     def test_fifty_jobs_leave_nothing_behind(self, worker: Worker) -> None:
-        """A server draws for weeks: what each job leaves behind, be it a kilobyte or an open file, ends it one day."""
+        """A server draws for weeks: a leak per job, even a kilobyte or an open file, will end it one day."""
         grown = left_behind(lambda seed: self.draw(worker, seed=seed), _JOBS, _WARMING_UP)
         assert not grown, f"after {_JOBS} jobs there are {', '.join(grown)}"
 
@@ -45,7 +45,7 @@ class ResourceChecks(BackendKit):
 
 
 def _holders(worker: object) -> str:
-    """The kinds of what holds an object, for a message."""
+    """Name the types of an object's holders, for a message."""
     return (
         ", ".join(sorted({type(holder).__name__ for holder in gc.get_referrers(worker)})) or "something outside Python"
     )

@@ -1,4 +1,4 @@
-"""Checks that a seed means the same picture, always."""
+"""Checks that a seed always gives the same picture."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from imagegen_core.worker import Worker
 
 
 class SeedChecks(BackendKit):
-    """Seeds, and what must not have a say beside them."""
+    """Seeds, and independence from everything else."""
 
     def test_a_seed_means_the_same_picture(self, worker: Worker) -> None:
-        """People come back to a seed, and the engine draws an interrupted job again: byte for byte the same."""
+        """Users reuse a seed, and the engine draws an interrupted job again: both need exactly the same bytes."""
         first, again = (self.draw(worker, seed=7) for _ in range(2))
         assert first.png == again.png, "the same request was drawn twice and gave two pictures"
         assert first.latents == again.latents, "the same request was drawn twice and gave two latents"
 
     def test_another_seed_is_another_picture(self, worker: Worker) -> None:
-        """Asking for four pictures should not give one of them four times."""
+        """A request for four pictures should not give the same picture four times."""
         assert self.pixels(worker, seed=7) != self.pixels(worker, seed=8)
 
     @pytest.mark.parametrize("seed", [0, 2**32, 2**63 - 1])
     def test_any_seed_is_used_as_it_is(self, worker: Worker, seed: int) -> None:
-        """Seeds reach from 0 to 2**63 - 1; one that is cut short names two pictures."""
+        """Seeds range from 0 to 2**63 - 1. A truncated seed would give two pictures the same name."""
         assert self.draw(worker, seed=seed).seed == seed
         assert self.pixels(worker, seed=seed) != self.pixels(worker, seed=seed % 2**31 + 1)
 
     def test_a_random_seed_is_told(self, worker: Worker) -> None:
-        """A picture that somebody likes must be had again: the seed that was drawn for it says how."""
+        """A user must be able to draw a picture again: the random seed is reported for this."""
         first, second = (self.draw(worker, seed=None) for _ in range(2))
         assert first.seed != second.seed, "two requests without a seed were drawn from the same one"
         assert self.draw(worker, seed=first.seed).png == first.png, "the seed that was told draws another picture"
 
     def test_what_was_drawn_before_does_not_matter(self, worker: Worker) -> None:
-        """A picture follows from its request alone: nothing of one job may be left over in the next."""
+        """A picture depends on its request alone: a job must leave nothing for the next."""
         first = self.draw(worker)
         self.draw(worker, prompt="something else altogether", seed=9, num_inference_steps=3)
         assert self.draw(worker).png == first.png
 
     def test_a_second_worker_draws_the_same(self, worker: Worker, description: Any, settings: Any) -> None:
-        """A server runs several workers, and restarts: which of them draws does not matter."""
+        """A server runs several workers, and restarts: all of them draw the same."""
         other = description.load()(worker_id=1, settings=settings)
         assert self.draw(other).png == self.draw(worker).png
 
@@ -57,7 +57,7 @@ class SeedChecks(BackendKit):
             assert threads.submit(self.draw, worker).result().png == here.png
 
     def test_others_random_numbers_do_not_matter(self, worker: Worker) -> None:
-        """Noise from a generator that the whole process shares is another one whenever anybody else uses it."""
+        """Noise from a global generator would change whenever other code uses that generator."""
         pictures = []
         for seed in (1, 2):
             for seeded in _generators():
@@ -66,7 +66,7 @@ class SeedChecks(BackendKit):
         assert pictures[0].png == pictures[1].png
 
     def test_others_random_numbers_are_left_alone(self, worker: Worker) -> None:
-        """A worker that seeds the process's generators makes other code's random numbers repeat themselves."""
+        """A worker that seeds the global generators makes other code's random numbers repeat."""
         random.seed()
         before = random.getstate()
         self.draw(worker)
@@ -78,13 +78,13 @@ class SeedChecks(BackendKit):
             assert (numpy.random.get_state()[1] == state).all(), "drawing changed numpy's global generator"
 
     def test_drawing_prints_nothing(self, worker: Worker, capfd: pytest.CaptureFixture[str]) -> None:
-        """`imagegen generate -o -` writes the picture to stdout: a word more, and it is damaged."""
+        """`imagegen generate -o -` writes the picture to stdout: other output would damage it."""
         capfd.readouterr()
         self.draw(worker)
         assert capfd.readouterr().out == ""
 
     def test_it_starts_no_thread_for_each_job(self, worker: Worker) -> None:
-        """Threads that stay behind pile up over days, and each that computes slows the others down."""
+        """Leftover threads accumulate over days, and each that computes slows the others down."""
         self.draw(worker)
         before = set(threading.enumerate())
         for seed in range(5):
@@ -94,10 +94,10 @@ class SeedChecks(BackendKit):
 
 
 def _generators() -> list[Any]:
-    """What seeds the generators that this process has."""
-    found: list[Any] = [random.seed]
+    """Return the seed functions of this process's generators."""
+    seeders: list[Any] = [random.seed]
     if numpy := sys.modules.get("numpy"):
-        found.append(numpy.random.seed)
+        seeders.append(numpy.random.seed)
     if torch := sys.modules.get("torch"):
-        found.append(torch.manual_seed)
-    return found
+        seeders.append(torch.manual_seed)
+    return seeders

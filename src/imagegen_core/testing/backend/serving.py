@@ -1,4 +1,4 @@
-"""Checks of a worker in the hands of the engine."""
+"""Checks of a worker in the engine."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _MANY_STEPS = 40
 
 
 class ServingChecks(BackendKit):
-    """Many requests at a time, some of them cancelled or wrong."""
+    """Many requests at a time, some of them cancelled or invalid."""
 
     @pytest.fixture
     def engine(self, worker: Worker) -> Iterator[LocalEngine]:
-        """An engine that has the worker for itself."""
+        """Make an engine for the worker."""
         engine = LocalEngine(worker)
         yield engine
         engine.close(drain=False)
 
     def test_pictures_drawn_together_are_those_drawn_alone(self, worker: Worker, description: Backend) -> None:
-        """A picture does not depend on who else asked at the moment: its bytes are those that it has alone."""
+        """A picture does not depend on other requests at the same time: its bytes are the same as when drawn alone."""
         asks: list[dict[str, Any]] = [{"seed": seed, "num_inference_steps": 2 + seed % 3} for seed in range(6)]
         asks += [{"seed": 7, "size": str(self.wide(description))}, {"seed": 8, "size": str(self.wide(description))}]
         asks += [] if "guidance_scale" in description.without else [{"seed": 9, "guidance_scale": 3.0}]
@@ -39,12 +39,14 @@ class ServingChecks(BackendKit):
         with LocalEngine(worker) as engine:
             tickets = [engine.submit(self.ask(**fields)) for fields in asks]
             together = [ticket.result(_WAIT) for ticket in tickets]
-        differing = [fields for fields, one, other in zip(asks, alone, together, strict=True) if one.png != other.png]
+        differing = [
+            fields for fields, single, shared in zip(asks, alone, together, strict=True) if single.png != shared.png
+        ]
         assert not differing, f"these came out differently in company: {differing}"
         assert [picture.latents for picture in together] == [picture.latents for picture in alone]
 
     def test_a_wrong_request_does_not_touch_the_others(self, worker: Worker, engine: LocalEngine) -> None:
-        """What fails is one job's failure, whoever shares the engine with it."""
+        """A failure affects its own job only, not the others in the engine."""
         wrong = engine.submit(self.ask(style_lora=StyleLoraRequest(style="no-such-style", level=1)))
         right = engine.submit(self.ask(seed=5))
         with pytest.raises(InvalidRequestError):
@@ -56,7 +58,7 @@ class ServingChecks(BackendKit):
     def test_a_cancelled_job_ends_between_two_steps(
         self, stepped: Any, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Who hangs up frees the device at the next step, and changes nothing for those who stay."""
+        """Cancelling a job frees the device at the next step, and changes nothing for the other jobs."""
         began, cancelled, steps, step = Event(), Event(), [], stepped.step
 
         def step_and_wait(states: Sequence[Any]) -> None:
@@ -80,7 +82,7 @@ class ServingChecks(BackendKit):
         assert picture.png == self.draw(stepped, seed=5, num_inference_steps=4).png
 
     def test_the_worker_is_as_before_when_the_engine_is_gone(self, worker: Worker) -> None:
-        """The engine tests a worker when it takes it over: nothing of that may stay in the pictures."""
+        """The engine tests a worker when it takes it over: these tests must not change later pictures."""
         before = self.draw(worker)
         with LocalEngine(worker):
             pass

@@ -1,4 +1,4 @@
-"""Checks of a worker whose steps can be interleaved: what the engine's continuous batching stands on."""
+"""Checks of a worker with interleaved steps: the engine's continuous batching needs them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class StepChecks(BackendKit):
     """`SteppedWorker`, `BatchInvariant` and `Previewing`."""
 
     def test_whole_jobs_are_their_steps(self, stepped: Any) -> None:
-        """The command line draws whole jobs, the server by steps: the picture is the same."""
+        """The command line draws whole jobs, the server draws by steps: the picture is the same."""
         whole, by_steps = self.draw(stepped), self.draw_by_steps(stepped)
         assert (by_steps.png, by_steps.seed, by_steps.latents) == (whole.png, whole.seed, whole.latents)
 
     def test_jobs_that_begin_in_parts_do_not_touch(self, stepped: Any) -> None:
-        """The engine goes on with others between the parts of a long beginning: each picture is the same."""
+        """The engine continues with other jobs between the parts of a long beginning: each picture is the same."""
         if not works_in_parts(stepped, "begin"):
             pytest.skip("the worker begins at once (imagegen_core.worker.BeginningInParts)")
         asks: list[dict[str, Any]] = [{"seed": 3, "prompt": "a red hill BREAK " * 3}, {"seed": 4}]
@@ -41,7 +41,7 @@ class StepChecks(BackendKit):
         assert [finished(stepped, begun[number]).png for number in range(len(asks))] == alone
 
     def test_a_step_is_one_step(self, stepped: Any) -> None:
-        """Between two steps the engine cancels, lets others in and tells how far it is: each takes a state one on."""
+        """Between steps the engine cancels, admits and reports: each call advances a state by one step."""
         state = stepped.begin(Job(req=self.ask(num_inference_steps=_STEPS)))
         left = [state.steps_left]
         while state.steps_left and len(left) < 10 * _STEPS:
@@ -54,10 +54,10 @@ class StepChecks(BackendKit):
         told: list[StepDone] = []
         job = Job(req=self.ask(num_inference_steps=_STEPS), on_step=told.append)
         finished(stepped, stepped.begin(job))
-        assert [(one.step, one.steps) for one in told] == [(step, _STEPS) for step in range(1, _STEPS + 1)]
+        assert [(event.step, event.steps) for event in told] == [(step, _STEPS) for step in range(1, _STEPS + 1)]
 
     def test_states_say_what_they_take(self, stepped: Any) -> None:
-        """The engine reckons by rows and puts into one batch what is of one group."""
+        """The engine counts rows, and batches the states of one group."""
         state = stepped.begin(Job(req=self.ask()))
         assert state.rows >= 1
         assert state.failure is None
@@ -66,7 +66,7 @@ class StepChecks(BackendKit):
         assert str(group).strip(), "a group, as text, tells people what it has in common"
 
     def test_interleaved_jobs_do_not_touch(self, stepped: Any) -> None:
-        """Each state carries its own generator, scheduler and step: others may go on between two of its own."""
+        """Each state has its own generator, scheduler and step: other states may run between its steps."""
         asks: list[dict[str, Any]] = [{"seed": 3}, {"seed": 4, "prompt": "a green hill", "num_inference_steps": _STEPS}]
         alone = [self.draw(stepped, **fields).png for fields in asks]
         states = [stepped.begin(Job(req=self.ask(**fields))) for fields in asks]
@@ -77,7 +77,7 @@ class StepChecks(BackendKit):
         assert [stepped.finish(state)().png for state in states] == alone
 
     def test_states_of_one_group_can_be_stepped_together(self, stepped: Any, description: Any) -> None:
-        """What differs in shape must differ in group; what is of one group goes through one pass, at any step each."""
+        """States with different shapes must differ in group. States of one group share a pass, each at any step."""
         asks: list[dict[str, Any]] = [{"seed": 3}, {"seed": 4, "num_inference_steps": _STEPS}]
         asks += [{"seed": 5, "size": str(self.wide(description))}]
         asks += [] if "guidance_scale" in description.without else [{"seed": 6, "guidance_scale": 3.0}]
@@ -90,7 +90,7 @@ class StepChecks(BackendKit):
             assert stepped.finish(state)().size == self.draw(stepped, **fields).size
 
     def test_a_proof_is_true(self, stepped: Any) -> None:
-        """`trial` promises the engine that a batch changes no picture: then it may not, to the last bit."""
+        """`trial` promises the engine that a batch changes no picture: not a single bit may differ."""
         if not _is(stepped, BatchInvariant):
             pytest.skip(
                 "the worker proves nothing, so it draws one picture at a time (imagegen_core.worker.BatchInvariant)"
@@ -109,7 +109,7 @@ class StepChecks(BackendKit):
             )
 
     def test_a_preview_changes_nothing(self, stepped: Any) -> None:
-        """Who watches a picture come must not get another one."""
+        """A preview must not change the picture."""
         if not _is(stepped, Previewing):
             pytest.skip("the worker shows no previews (imagegen_core.worker.Previewing)")
         state = stepped.begin(Job(req=self.ask()))
@@ -120,5 +120,5 @@ class StepChecks(BackendKit):
 
 
 def _is(worker: Any, protocol: type) -> bool:
-    """Whether a worker is also of another protocol, which does not narrow what a type checker takes it for."""
+    """Return whether a worker implements another protocol, without narrowing its type for the type checker."""
     return isinstance(worker, protocol)
