@@ -53,7 +53,8 @@ class Held(NamedTuple):
 
 def _serve(line: Connection) -> None:
     """The server's process: tells its address, and what it holds whenever it is asked."""
-    limits: dict[str, Any] = {"max_pixels": 256 * 256, "max_upscaled_pixels": 10**6, "storage_max_items": KEPT}
+    limits: dict[str, Any] = {"max_pixels": 256 * 256, "max_upscaled_pixels": 10**6}
+    limits |= {"storage_max_items": KEPT, "max_prompt_chars": WORDS}
     with LocalEngine(Quick()) as engine:
         app = create_app(Settings.load(environ={}, **limits), engine)
         with listening(app) as url:
