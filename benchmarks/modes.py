@@ -123,7 +123,7 @@ def delays(zoo: Zoo, folder: Path, count: int) -> None:
     busy, asked = modes.find("other"), modes.find("old")
     model.start()
     for mode in (modes.find(None), busy, asked):
-        model.models.bring(mode)
+        model.models.load(mode)
 
     def submit(mode: Any, fields: dict[str, Any]) -> Any:
         return model.submit(mode, mode.complete(GenerateRequest(prompt="a star", seed=SEED, **fields)), None)

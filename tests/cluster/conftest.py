@@ -16,7 +16,7 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from imagegen_core import GenerateRequest, Settings
-from imagegen_core.cluster.application import DRAWER, drawers
+from imagegen_core.cluster.application import REPLICA, replicas
 from imagegen_core.cluster.models import ClusterModelHost
 from imagegen_core.hosting.model_host import HostReport
 from imagegen_core.modes import load_modes
@@ -77,7 +77,7 @@ class Deployed:
 
     def processes(self) -> list[psutil.Process]:
         """Those of the replicas, on all nodes."""
-        title = f"ServeReplica:{self.name}:{DRAWER}"
+        title = f"ServeReplica:{self.name}:{REPLICA}"
         return [one for one in psutil.process_iter(["cmdline"]) if title in " ".join(one.info["cmdline"] or ())]
 
     def until(self, condition: Callable[[tuple[HostReport, ...]], bool]) -> tuple[HostReport, ...]:
@@ -98,12 +98,12 @@ def deploy(cluster: Cluster) -> Callable[..., Any]:
         given = {"backend": "scripted", "storage_provider": "disabled", "replicas": 2} | given
         settings = Settings.load(environ=environ or {}, **given)
         name = f"test-{time.monotonic_ns()}"
-        target = serve.RunTarget(drawers(settings), name=name, route_prefix=None)
+        target = serve.RunTarget(replicas(settings), name=name, route_prefix=None)
         serve.run_many([target], wait_for_applications_running=False)
-        models = ClusterModelHost(serve.get_deployment_handle(DRAWER, name), settings, Registry.discover())
+        models = ClusterModelHost(serve.get_deployment_handle(REPLICA, name), settings, Registry.discover())
         try:
             deployed = Deployed(name, settings, models)
-            models.bring(deployed.mode)
+            models.load(deployed.mode)
             deployed.until(lambda hosts: len(hosts) == settings.replicas)
             yield deployed
         finally:

@@ -162,22 +162,22 @@ def test_an_end_gives_up_what_is_open(deploy: Callable[..., Any]) -> None:
 
 
 def test_a_replica_whose_step_hangs_is_not_well() -> None:
-    drawer: Any = object.__new__(Replica)
-    drawer._broken, drawer._models = "", SimpleNamespace(report=lambda: SimpleNamespace(stuck=0.0))
-    asyncio.run(drawer.check_health())
-    drawer._models = SimpleNamespace(report=lambda: SimpleNamespace(stuck=3.0))
+    replica: Any = object.__new__(Replica)
+    replica._broken, replica._models = "", SimpleNamespace(report=lambda: SimpleNamespace(stuck=0.0))
+    asyncio.run(replica.check_health())
+    replica._models = SimpleNamespace(report=lambda: SimpleNamespace(stuck=3.0))
     with pytest.raises(RuntimeError, match="^A step has been running for 3 s longer than it may"):
-        asyncio.run(drawer.check_health())
+        asyncio.run(replica.check_health())
 
 
 def test_a_replica_whose_engine_broke_is_well_while_its_model_is_there_or_comes() -> None:
-    drawer: Any = object.__new__(Replica)
-    hosts = [SimpleNamespace(residents=["loading"])]
-    drawer._broken, drawer._models = "The engine broke", SimpleNamespace(report=lambda: None, hosts=lambda: hosts)
-    asyncio.run(drawer.check_health())
-    hosts[0].residents.clear()
+    replica: Any = object.__new__(Replica)
+    hosts = [SimpleNamespace(entries=["loading"])]
+    replica._broken, replica._models = "The engine broke", SimpleNamespace(report=lambda: None, hosts=lambda: hosts)
+    asyncio.run(replica.check_health())
+    hosts[0].entries.clear()
     with pytest.raises(RuntimeError, match="^The engine broke$"):
-        asyncio.run(drawer.check_health())
+        asyncio.run(replica.check_health())
 
 
 def test_errors_cross_as_what_the_other_side_can_read() -> None:

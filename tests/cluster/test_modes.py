@@ -30,7 +30,7 @@ def four(deploy: Callable[..., Any]) -> Iterator[Deployed]:
 
 
 def _held(hosts: tuple[HostReport, ...]) -> list[str]:
-    return sorted("".join(sorted(one.key.model for one in host.residents)) for host in hosts)
+    return sorted("".join(sorted(one.key.model for one in host.entries)) for host in hosts)
 
 
 def _loads(deployed: Deployed) -> int:
@@ -47,7 +47,7 @@ def test_a_request_goes_where_its_model_is_and_a_replica_holds_what_memory_takes
         for seed in range(40):
             assert four.submit(random.choice("abcd"), seed=seed).result(LIMIT).png == drawn(seed)
         before, loads = loads, _loads(four)
-    held = _held(four.until(lambda hosts: all(len(host.residents) == 2 for host in hosts)))
+    held = _held(four.until(lambda hosts: all(len(host.entries) == 2 for host in hosts)))
     assert sorted("".join(held)) == ["a", "b", "c", "d"]
 
 
@@ -55,12 +55,12 @@ def test_a_model_that_does_not_load_tells_who_asked(four: Deployed) -> None:
     with pytest.raises(RuntimeError, match="^The model of mode nix could not be loaded: Trouble: this model does not"):
         four.submit("nix").result(LIMIT)
     with pytest.raises(RuntimeError, match="^The model of mode nix could not be loaded"):
-        four.models.bring(four.modes.find("nix"))
+        four.models.load(four.modes.find("nix"))
     assert four.submit("a", seed=2).result(LIMIT).png == drawn(2)
 
 
 def test_what_no_mode_has_any_more_is_let_go_of_everywhere(four: Deployed) -> None:
-    four.models.bring(four.modes.find("b"))
+    four.models.load(four.modes.find("b"))
     four.until(lambda hosts: _held(hosts) == ["a", "ab"])
     four.models.keep_only({four.mode.key})
     four.until(lambda hosts: _held(hosts) == ["a", "a"])

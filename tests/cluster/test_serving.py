@@ -295,8 +295,8 @@ def test_the_configuration_says_all_that_was_set_but_secrets(tmp_path: Path) -> 
         "replica_gpus": 0.5,
         "storage_provider": "redis",
     }
-    drawer = application["deployments"][1]
-    assert (drawer["name"], drawer["autoscaling_config"]["max_replicas"]) == ("Replica", 8)
+    replica = application["deployments"][1]
+    assert (replica["name"], replica["autoscaling_config"]["max_replicas"]) == ("Replica", 8)
     assert config["http_options"] == {"host": "0.0.0.0", "port": 4200}
 
 

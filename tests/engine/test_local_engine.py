@@ -258,4 +258,4 @@ def test_a_time_without_requests_does_not_make_the_next_client_wait_longer(
     now = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: now() + hour)
     engine.submit(ask()).result(60)
-    assert engine._line._pace < 60
+    assert engine._queue._pace < 60

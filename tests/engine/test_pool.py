@@ -158,7 +158,7 @@ def test_a_quicker_engine_takes_more_and_nobody_waits_behind_a_slow_one(pool: St
 def test_whoever_has_nothing_to_do_comes_first(pool: StartPool) -> None:
     workers = Stepped(held=True), Stepped(held=True), Stepped(held=True)
     some = pool(*workers)
-    _until(lambda: some._line._idle == len(workers))  # their threads have begun
+    _until(lambda: some._queue._idle == len(workers))  # their threads have begun
     tickets = [some.submit(ask()) for _ in workers]
     for worker in workers:
         assert worker.held.reached.wait(LIMIT)

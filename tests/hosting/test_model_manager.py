@@ -65,7 +65,7 @@ class ModelCache:
         self.loading: dict[str, Gate] = {}
         self.drawing: dict[str, Gate] = {}
         self.broken: set[str] = set()
-        self.residents = ModelManager(self._load, estimate=lambda _: SIZE, **options)
+        self.manager = ModelManager(self._load, estimate=lambda _: SIZE, **options)
 
     def _load(self, key: str, _: Any) -> LocalEngine:
         self.loading.setdefault(key, Gate())(key)
@@ -75,13 +75,13 @@ class ModelCache:
         return LocalEngine(Plain(key, self.drawing.setdefault(key, Gate())))
 
     def submit(self, key: str, **options: Any) -> Any:
-        return self.residents.submit(key, ask(), **options)
+        return self.manager.submit(key, ask(), **options)
 
     def draw(self, key: str) -> str:
         return str(self.submit(key).result(LIMIT).png.decode())
 
     def states(self) -> dict[str, str]:
-        return {one.key: one.state for one in self.residents.tell()}
+        return {one.key: one.state for one in self.manager.tell()}
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def shelf() -> Iterator[Callable[..., ModelCache]]:
     for one in made:
         for gate in (*one.loading.values(), *one.drawing.values()):
             gate.open()
-        one.residents.close(drain=False)
+        one.manager.close(drain=False)
 
 
 def _until(condition: Callable[[], Any]) -> None:
@@ -115,7 +115,7 @@ def test_the_one_used_longest_ago_makes_room(shelf: Callable[..., ModelCache]) -
     assert some.loads == ["a", "b", "c"]
     assert some.draw("b") == "b"
     assert some.states() == {"c": "ready", "b": "ready"}
-    assert (some.residents.loads, some.residents.unloads) == (4, 2)
+    assert (some.manager.loads, some.manager.unloads) == (4, 2)
 
 
 def test_one_with_work_in_hand_stays_until_that_is_done(shelf: Callable[..., ModelCache]) -> None:
@@ -141,10 +141,10 @@ def test_one_more_than_the_budget_is_loaded_where_it_is_alone(shelf: Callable[..
 def test_one_that_grows_has_others_make_room(shelf: Callable[..., ModelCache]) -> None:
     some = shelf(budget=3 * SIZE)
     assert [some.draw(key) for key in ("a", "b", "c")] == ["a", "b", "c"]
-    some.residents.engine("c").worker.size = 2 * SIZE
+    some.manager.engine("c").worker.size = 2 * SIZE
     assert some.draw("c") == "c"
     _until(lambda: some.states() == {"b": "ready", "c": "ready"})
-    assert {one.key: one.size for one in some.residents.tell()} == {"b": SIZE, "c": 2 * SIZE}
+    assert {one.key: one.size for one in some.manager.tell()} == {"b": SIZE, "c": 2 * SIZE}
     assert some.draw("a") == "a"
     _until(lambda: some.states() == {"c": "ready", "a": "ready"})
 
@@ -154,15 +154,15 @@ def test_one_whose_engine_broke_is_loaded_anew(
 ) -> None:
     some = shelf(budget=SIZE)
     some.draw("a")
-    monkeypatch.setattr(some.residents.engine("a"), "_step", lambda _: 1 / 0)
+    monkeypatch.setattr(some.manager.engine("a"), "_step", lambda _: 1 / 0)
     with pytest.raises(EngineClosedError, match="The engine broke"):
         some.draw("a")
     _until(lambda: some.loads == ["a", "a"])  # before anybody asks
     assert some.draw("a") == "a"
-    assert some.residents.report().broken == 0
-    some.residents.engine("a")._break(ZeroDivisionError())  # type: ignore[union-attr] # while nobody looks
+    assert some.manager.report().broken == 0
+    some.manager.engine("a")._break(ZeroDivisionError())  # type: ignore[union-attr] # while nobody looks
     assert some.draw("a") == "a"
-    assert (some.loads, some.residents.unloads) == (["a", "a", "a"], 2)
+    assert (some.loads, some.manager.unloads) == (["a", "a", "a"], 2)
 
 
 def test_of_several_devices_the_fullest_counts() -> None:
@@ -175,19 +175,19 @@ def test_of_several_devices_the_fullest_counts() -> None:
             return self.memory
 
     workers = [On("one", 40, 10), On("two", 30, 12), On("one", 40, 10)]
-    residents = ModelManager(lambda *_: Pool(workers), estimate=lambda _: 0)
+    manager = ModelManager(lambda *_: Pool(workers), estimate=lambda _: 0)
     try:
-        residents.want("model").result(LIMIT)
-        assert [one.size for one in residents.tell()] == [20]
-        assert residents.budget == int(0.8 * (30 + 12))
+        manager.want("model").result(LIMIT)
+        assert [one.size for one in manager.tell()] == [20]
+        assert manager.budget == int(0.8 * (30 + 12))
     finally:
-        residents.close(drain=False)
+        manager.close(drain=False)
 
 
 def test_without_a_budget_it_is_measured_of_what_the_device_had(shelf: Callable[..., ModelCache]) -> None:
     some = shelf()
     some.draw("a")
-    assert some.residents.budget == int(0.8 * (40 + SIZE))
+    assert some.manager.budget == int(0.8 * (40 + SIZE))
 
 
 def test_a_load_that_fails_is_told_to_who_asked_and_tried_again(shelf: Callable[..., ModelCache]) -> None:
@@ -197,7 +197,7 @@ def test_a_load_that_fails_is_told_to_who_asked_and_tried_again(shelf: Callable[
     with pytest.raises(ModelLoadError, match="b is damaged: copy it anew"):
         some.draw("b")
     with pytest.raises(ModelLoadError, match="b is damaged"):
-        some.residents.want("b").result(LIMIT)
+        some.manager.want("b").result(LIMIT)
     assert some.draw("a") == "a"
     assert some.states() == {"a": "ready"}
     some.broken.clear()
@@ -225,8 +225,8 @@ def test_what_waits_for_a_model_has_its_deadline_and_can_be_cancelled(shelf: Cal
         late.result(LIMIT)
     some.loading["a"].open()
     assert patient.result(LIMIT).png == b"a"
-    _until(lambda: some.residents.report().running == 0)
-    report = some.residents.report()
+    _until(lambda: some.manager.report().running == 0)
+    report = some.manager.report()
     assert (report.finished, report.waiting) == (1, 0)
 
 
@@ -237,7 +237,7 @@ def test_the_line_before_a_model_has_an_end(shelf: Callable[..., ModelCache]) ->
     with pytest.raises(QueueFullError, match="1 requests wait for models to load"):
         some.submit("b")
     with pytest.raises(InvalidRequestError):
-        some.residents.submit("b", ask(size="12by7"))
+        some.manager.submit("b", ask(size="12by7"))
     assert list(some.states()) == ["a"]
 
 
@@ -246,13 +246,13 @@ def test_a_model_is_let_go_of_by_hand_but_not_with_work(shelf: Callable[..., Mod
     some.draw("a")
     some.drawing["a"].shut()
     in_hand = some.submit("a")
-    assert not some.residents.unload("a")
+    assert not some.manager.unload("a")
     some.drawing["a"].open()
     in_hand.result(LIMIT)
-    _until(lambda: some.residents.unload("a"))
+    _until(lambda: some.manager.unload("a"))
     assert some.states() == {}
-    assert not some.residents.unload("a")
-    assert some.residents.report().finished == 2  # of an engine that is gone
+    assert not some.manager.unload("a")
+    assert some.manager.report().finished == 2  # of an engine that is gone
     assert some.draw("a") == "a"
 
 
@@ -260,7 +260,7 @@ def test_those_that_are_no_longer_asked_for_go(shelf: Callable[..., ModelCache])
     some = shelf()
     for key in ("a", "b", "c"):
         some.draw(key)
-    some.residents.keep_only(["b"])
+    some.manager.keep_only(["b"])
     _until(lambda: some.states() == {"b": "ready"})
 
 
@@ -269,7 +269,7 @@ def test_closing_gives_up_what_waits_for_a_model(shelf: Callable[..., ModelCache
     some.loading["a"] = Gate(shut=True)
     waiting = some.submit("a")
     assert some.loading["a"].reached.wait(LIMIT)
-    some.residents.close(limit=0.01)
+    some.manager.close(limit=0.01)
     with pytest.raises(EngineClosedError):
         waiting.result(LIMIT)
     with pytest.raises(EngineClosedError):

@@ -17,11 +17,11 @@ from imagegen_core.settings import Settings
 
 NAME = "imagegen"
 """The default application name."""
-DRAWER, FRONT = "Replica", "Ingress"
+REPLICA, INGRESS = "Replica", "Ingress"
 
 _ONGOING = 16  # concurrent requests for each engine of a replica: its running batch, and some waiting requests
 _TARGET = 8  # average of concurrent requests for each engine, with autoscaling
-_FRONT_ONGOING = 10_000  # practically unlimited, because the ingress has its own queue limit
+_INGRESS_ONGOING = 10_000  # practically unlimited, because the ingress has its own queue limit
 _CONSTRUCTOR_ATTEMPTS = 3
 _HEALTH_PERIOD = 5.0
 _LOGGING = {"enable_access_log": False}  # the ingress logs each request itself
@@ -41,32 +41,32 @@ def app(arguments: dict[str, Any]) -> Application:
     if (path := modes_path(settings)) is not None:
         settings = settings.override(modes_file=path.absolute())  # the ingress runs in a different folder
     check_store(settings)
-    deployed = serve.deployment(name=FRONT, **front_options(settings))
-    return deployed(serve.ingress()(Ingress)).bind(settings, drawers(settings))
+    deployed = serve.deployment(name=INGRESS, **ingress_options(settings))
+    return deployed(serve.ingress()(Ingress)).bind(settings, replicas(settings))
 
 
-def drawers(settings: Settings) -> Application:
+def replicas(settings: Settings) -> Application:
     """Build only the replicas, for an ingress in another process.
 
     Raises:
         SettingsError: The modes or the numbers of replicas are configured wrong.
     """
-    deployed = serve.deployment(name=DRAWER, **drawer_options(settings))
+    deployed = serve.deployment(name=REPLICA, **replica_options(settings))
     return deployed(Replica).bind(settings, load_modes(settings).find(None))
 
 
-def front_options(settings: Settings) -> dict[str, Any]:
+def ingress_options(settings: Settings) -> dict[str, Any]:
     """Return Ray Serve's options for the ingress."""
     return {
         "num_replicas": 1,
-        "max_ongoing_requests": _FRONT_ONGOING,
+        "max_ongoing_requests": _INGRESS_ONGOING,
         "ray_actor_options": {"num_cpus": 0},
         "graceful_shutdown_timeout_s": settings.shutdown_limit,
         "logging_config": dict(_LOGGING),
     }
 
 
-def drawer_options(settings: Settings) -> dict[str, Any]:
+def replica_options(settings: Settings) -> dict[str, Any]:
     """Return Ray Serve's options for the replicas.
 
     Raises:

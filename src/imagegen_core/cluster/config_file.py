@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from imagegen_core.cluster.application import DRAWER, FRONT, NAME, drawer_options, front_options
+from imagegen_core.cluster.application import INGRESS, NAME, REPLICA, ingress_options, replica_options
 from imagegen_core.cluster.ingress import check_store
 from imagegen_core.modes import load_modes, modes_path
 from imagegen_core.redaction import redact
@@ -38,8 +38,8 @@ def config_text(settings: Settings) -> str:
                 "import_path": "imagegen_core.cluster:app",
                 "args": _arguments(settings, secrets),
                 "deployments": [
-                    {"name": FRONT, **front_options(settings)},
-                    {"name": DRAWER, **_tunable(drawer_options(settings))},
+                    {"name": INGRESS, **ingress_options(settings)},
+                    {"name": REPLICA, **_tunable(replica_options(settings))},
                 ],
             }
         ],

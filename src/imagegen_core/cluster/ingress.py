@@ -18,8 +18,7 @@ from imagegen_core.server.app import app_of
 from imagegen_core.server.context import ServerContext
 from imagegen_core.server.log import log_as_json
 from imagegen_core.settings import Settings
-
-_DISABLED = "disabled"
+from imagegen_core.storage import DISABLED
 
 
 def check_store(settings: Settings) -> None:
@@ -29,7 +28,7 @@ def check_store(settings: Settings) -> None:
         SettingsError: The store keeps pictures in the memory of one process.
         PluginError: The store does not exist.
     """
-    if settings.storage_provider == _DISABLED:
+    if settings.storage_provider == DISABLED:
         return
     if not Registry.discover().store(settings.storage_provider).shared:
         raise SettingsError(
@@ -38,12 +37,12 @@ def check_store(settings: Settings) -> None:
         )
 
 
-def make_app(settings: Settings, drawers: DeploymentHandle[Any], *, fixed: str = "") -> FastAPI:
+def make_app(settings: Settings, replicas: DeploymentHandle[Any], *, fixed: str = "") -> FastAPI:
     """Create the server's application with a deployment of `Replica`.
 
     Args:
         settings: The server's settings.
-        drawers: The handle of the replicas.
+        replicas: The handle of the replicas.
         fixed: The reason why modes cannot be reloaded, if so; see `ModeManager`.
 
     Raises:
@@ -51,14 +50,14 @@ def make_app(settings: Settings, drawers: DeploymentHandle[Any], *, fixed: str =
     """
     check_store(settings)
     registry = Registry.discover()
-    model = ModeManager(settings, registry, ClusterModelHost(drawers, settings, registry), fixed=fixed)
+    model = ModeManager(settings, registry, ClusterModelHost(replicas, settings, registry), fixed=fixed)
     return app_of(ServerContext(settings, registry, model))
 
 
 class Ingress:
     """The application as a deployment for `serve run` and `serve deploy`; its single replica holds the posted jobs."""
 
-    async def __init__(self, settings: Settings, drawers: DeploymentHandle[Any]) -> None:  # type: ignore[misc] # awaited
+    async def __init__(self, settings: Settings, replicas: DeploymentHandle[Any]) -> None:  # type: ignore[misc] # awaited
         """Load the default mode before this replica counts as ready; during an update, the old one serves until then.
 
         Raises:
@@ -73,11 +72,11 @@ class Ingress:
         log_as_json()
         self._app = make_app(
             settings,
-            drawers,
+            replicas,
             fixed="The modes stand as they were deployed: change the configuration, and `serve deploy` it again",
         )
         context: ServerContext = self._app.state.context
-        await context.mode_manager.bring(context.mode_manager.modes.find(None))
+        await context.mode_manager.load(context.mode_manager.modes.find(None))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; Ray Serve calls this."""

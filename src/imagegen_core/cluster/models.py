@@ -104,7 +104,7 @@ class ClusterModelHost:
         ticket.job.fut.add_done_callback(lambda future: self._note_end(ticket, future, drawing))
         return ticket
 
-    def bring(self, mode: Mode) -> None:
+    def load(self, mode: Mode) -> None:
         """Wait until a replica has loaded a mode's model and its LoRAs; not for a server's event loop thread.
 
         Raises:
@@ -256,7 +256,7 @@ class ClusterModelHost:
             raise LostError("it stopped before the picture was done", in_hand=heard)
 
     async def _bring(self, mode: Mode) -> None:
-        error = await self._replicas.call("bring", mode, key=mode.key)
+        error = await self._replicas.call("load", mode, key=mode.key)
         if error is not None:
             raise error
         await self._replicas.ask()

@@ -56,11 +56,11 @@ class Replica:
         self._enlarging = self._models.enlarging()
         self._modes: dict[str, Mode] = {}
         self._broken = ""
-        await asyncio.to_thread(self._models.bring, first)
+        await asyncio.to_thread(self._models.load, first)
 
         async def hold(model: str) -> _Held:
             mode = self._modes[model]
-            await asyncio.to_thread(self._models.bring, mode)
+            await asyncio.to_thread(self._models.load, mode)
             return _Held(lambda: self._models.dismiss(mode))
 
         self._hold: Callable[[str], Any] = serve.multiplexed(hold, max_num_models_per_replica=self._room())
@@ -82,11 +82,11 @@ class Replica:
         finally:
             ticket.cancel()
 
-    async def bring(self, mode: Mode) -> Exception | None:
+    async def load(self, mode: Mode) -> Exception | None:
         """Load a mode's model and its LoRAs; return None, or the error."""
         try:
             await self._have(mode)
-            await asyncio.to_thread(self._models.bring, mode)
+            await asyncio.to_thread(self._models.load, mode)
         except ImagegenError as error:
             return portable_error(error)
         return None
@@ -116,7 +116,7 @@ class Replica:
         Raises:
             RuntimeError: A step hangs, or an engine broke and its model could not be loaded again.
         """
-        if self._broken and not any(host.residents for host in self._models.hosts()):
+        if self._broken and not any(host.entries for host in self._models.hosts()):
             raise RuntimeError(self._broken)
         report = self._models.report()
         if report is not None and report.stuck:
@@ -131,7 +131,7 @@ class Replica:
     def _room(self) -> int:
         """Return how many models of the first model's size fit in the budget."""
         (host,) = self._models.hosts()
-        size = max((resident.size for resident in host.residents), default=0)
+        size = max((resident.size for resident in host.entries), default=0)
         return _ANY if host.budget is None or not size else max(1, host.budget // size)
 
 

@@ -12,7 +12,7 @@ import ray
 from ray import serve as ray_serve
 from ray.exceptions import AuthenticationError
 
-from imagegen_core.cluster.application import DRAWER, FRONT, NAME, drawers
+from imagegen_core.cluster.application import INGRESS, NAME, REPLICA, replicas
 from imagegen_core.cluster.authentication import LOCAL
 from imagegen_core.cluster.ingress import check_store, make_app
 from imagegen_core.errors import SettingsError
@@ -45,9 +45,9 @@ def serve(settings: Settings) -> None:
     with _cluster():
 
         def make(settings: Settings) -> FastAPI:
-            application = ray_serve.RunTarget(drawers(settings), name=NAME, route_prefix=None)
+            application = ray_serve.RunTarget(replicas(settings), name=NAME, route_prefix=None)
             ray_serve.run_many([application], wait_for_applications_running=False)
-            return make_app(settings, ray_serve.get_deployment_handle(DRAWER, NAME))
+            return make_app(settings, ray_serve.get_deployment_handle(REPLICA, NAME))
 
         serve_app(settings, make)
 
@@ -119,7 +119,7 @@ def _take_place() -> Any:
         SettingsError: Another server has the name, or the application was deployed with its own ingress.
     """
     application = ray_serve.status().applications.get(NAME)
-    if application and FRONT in application.deployments:
+    if application and INGRESS in application.deployments:
         raise SettingsError(_TAKEN)
     actor: Any = ray.remote(num_cpus=0)(_Place)
     try:

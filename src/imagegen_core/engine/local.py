@@ -77,8 +77,8 @@ class LocalEngine:
         self._worker: Any = worker if isinstance(worker, SteppedWorker) else WholeJobWorker(worker)
         self._batching = batching
         self._previews = previews and isinstance(worker, Previewing)
-        self._line = RequestQueue(queue_limit) if line is None else line
-        self._turns = BatchScheduler()
+        self._queue = RequestQueue(queue_limit) if line is None else line
+        self._scheduler = BatchScheduler()
         self._beginning: deque[Beginning] = deque()
         self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()
         self._steps: Counter[int] = Counter()
@@ -90,7 +90,7 @@ class LocalEngine:
         self._because = self._calibrate()
         self._watchdog = Watchdog(step_limit)
         self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="imagegen-encoder")
-        self._line.serve(self)
+        self._queue.serve(self)
         self._thread = threading.Thread(target=self._work, name="imagegen-engine", daemon=True)
         self._thread.start()
 
@@ -107,7 +107,7 @@ class LocalEngine:
             QueueFullError: The queue is full.
             EngineClosedError: The engine is closed.
         """
-        return self._line.submit(request, deadline, priority)
+        return self._queue.submit(request, deadline, priority)
 
     def admit(self, ticket: Ticket) -> None:
         """Queue an existing ticket regardless of the queue's limit.
@@ -115,7 +115,7 @@ class LocalEngine:
         Raises:
             EngineClosedError: The engine is closed.
         """
-        self._line.admit(ticket)
+        self._queue.admit(ticket)
 
     @property
     def workers(self) -> Sequence[Worker]:
@@ -128,7 +128,7 @@ class LocalEngine:
 
     def report(self) -> EngineReport:
         """Return the engine's state and counters."""
-        counts = self._line.counts
+        counts = self._queue.counts
         with self._lock:
             return EngineReport(
                 batching=self._batching,
@@ -144,7 +144,7 @@ class LocalEngine:
 
     def close(self, *, drain: bool = True) -> None:
         """Finish all requests and stop; without `drain`, stop after the current step and cancel the rest."""
-        self._line.close(drain=drain)
+        self._queue.close(drain=drain)
         if self._thread is not threading.current_thread():
             self._thread.join()
         self._encoders.shutdown()
@@ -161,13 +161,13 @@ class LocalEngine:
 
     def _work(self) -> None:
         try:
-            while (arrived := self._line.take(self, self._room, busy=self._running > 0)) is not None:
+            while (arrived := self._queue.take(self, self._room, busy=self._running > 0)) is not None:
                 self._drop_running()
                 for ticket in arrived:
                     self._arrive(ticket)
                 for _ in range(min(_BEGUN_AT_ONCE, len(self._beginning))):
                     self._begin(self._beginning.popleft())
-                if group := self._turns.next():
+                if group := self._scheduler.next():
                     self._step(group)
         except Exception as error:
             logger.exception("The engine broke")
@@ -175,15 +175,15 @@ class LocalEngine:
 
     def _room(self) -> int:
         """Return how many jobs may begin now; with a shared queue, only enough to fill this engine's batches."""
-        if not self._line.is_shared:
+        if not self._queue.is_shared:
             return min(_BEGUN_AT_ONCE, _RUNNING - self._running)
-        batch = max((group.size.limit for group in self._turns.groups()), default=self._native.limit)
+        batch = max((group.size.limit for group in self._scheduler.groups()), default=self._native.limit)
         half = 0 if isinstance(self._worker, WholeJobWorker) else -(-batch // 2)
-        return max(0, min(_BEGUN_AT_ONCE, batch + half - self._turns.rows - len(self._beginning)))
+        return max(0, min(_BEGUN_AT_ONCE, batch + half - self._scheduler.rows - len(self._beginning)))
 
     @property
     def _running(self) -> int:
-        return self._turns.count + len(self._beginning)
+        return self._scheduler.count + len(self._beginning)
 
     def _arrive(self, ticket: Ticket) -> None:
         running = ActiveJob(ticket, None)
@@ -209,7 +209,7 @@ class LocalEngine:
             return
         size = self._size(key, running.state)
         with self._lock:
-            self._turns.join(running, key, size)
+            self._scheduler.join(running, key, size)
         ticket.events.append(Started())
 
     def _step(self, group: Group) -> None:
@@ -282,7 +282,7 @@ class LocalEngine:
     def _drop_running(self) -> None:
         """Remove jobs that were cancelled or are late."""
         now = time.monotonic()
-        for group in self._turns.groups():
+        for group in self._scheduler.groups():
             self._leave(group, [job for job in group.members if job.ticket.expire(now)])
         given_up = [beginning for beginning in self._beginning if beginning.running.ticket.expire(now)]
         for beginning in given_up:
@@ -291,7 +291,7 @@ class LocalEngine:
 
     def _leave(self, group: Group, gone: Sequence[ActiveJob]) -> None:
         with self._lock:
-            self._turns.leave(group, gone)
+            self._scheduler.leave(group, gone)
         for job in gone:
             job.ticket.job.on_step = job.state = None  # a kept ticket must not keep the state's memory
 
@@ -317,7 +317,7 @@ class LocalEngine:
     def _break(self, error: Exception) -> None:
         """Mark the engine as broken, and fail the tickets that depend on it."""
         self.is_broken = True
-        self._line.give_up(self, f"The engine broke ({error!r}): restart it, and report this")
+        self._queue.give_up(self, f"The engine broke ({error!r}): restart it, and report this")
 
 
 def compute_on(worker: Worker, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -29,11 +29,11 @@ class Pool:
             queue_limit: Maximum number of waiting requests for all engines together.
             options: Options of `LocalEngine`.
         """
-        self._line = RequestQueue(queue_limit)
+        self._queue = RequestQueue(queue_limit)
         with ExitStack() as made:
             engines = []
             for worker in workers:
-                engines.append(LocalEngine(worker, line=self._line, **options))
+                engines.append(LocalEngine(worker, line=self._queue, **options))
                 made.callback(engines[-1].close, drain=False)  # if the next engine fails to start
             made.pop_all()
         self._engines = tuple(engines)
@@ -55,11 +55,11 @@ class Pool:
 
     def submit(self, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
         """See `LocalEngine.submit`."""
-        return self._line.submit(request, deadline, priority)
+        return self._queue.submit(request, deadline, priority)
 
     def admit(self, ticket: Ticket) -> None:
         """See `LocalEngine.admit`."""
-        self._line.admit(ticket)
+        self._queue.admit(ticket)
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """See `LocalEngine.compute`; this runs on the engine with the fewest running jobs."""
@@ -68,7 +68,7 @@ class Pool:
 
     def report(self) -> EngineReport:
         """Return the merged report of all engines; settings come from the first engine."""
-        return replace(merged([engine.report() for engine in self._engines]), **self._line.counts._asdict())
+        return replace(merged([engine.report() for engine in self._engines]), **self._queue.counts._asdict())
 
     def close(self, *, drain: bool = True) -> None:
         """See `LocalEngine.close`."""

@@ -113,13 +113,13 @@ class ModeManager:
             self._cards[mode.key] = ModelCard.of_files(mode.settings, self._registry)
         return self._cards[mode.key]
 
-    async def bring(self, mode: Mode) -> None:
+    async def load(self, mode: Mode) -> None:
         """Wait until a mode's model and its LoRAs are loaded.
 
         Raises:
             ImagegenError: The model or a LoRA cannot be loaded.
         """
-        await self.changing(self.models.bring, mode)
+        await self.changing(self.models.load, mode)
         self._note_ready(mode)
 
     async def changing(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -137,7 +137,7 @@ class ModeManager:
         """
         mode = self.modes.find(name)
         before = self.modes.default
-        await self.bring(mode)
+        await self.load(mode)
         self.modes = replace(self.modes, default=self.modes.find(name).name)  # a reload may have removed the mode
         return before
 
@@ -156,7 +156,7 @@ class ModeManager:
             try:
                 fresh = self._kept_default(load_modes(self._settings.reread()))
                 mode = fresh.find(None)
-                self.models.bring(mode)
+                self.models.load(mode)
             except ImagegenError as error:
                 self.error = str(error)
                 logger.error("The modes stay as they were: %s", error)  # noqa: TRY400 - the message tells the cause
@@ -203,7 +203,7 @@ class ModeManager:
     def _bring_first(self) -> None:
         mode = self.modes.find(None)
         try:
-            self.models.bring(mode)
+            self.models.load(mode)
         except ImagegenError as error:
             if self.state == "loading":
                 self.failure, self.state = getattr(error, "why", str(error)), "failed"

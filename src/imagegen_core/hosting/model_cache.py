@@ -56,27 +56,27 @@ class ModelCache:
 
     def want(self, key: Hashable) -> CacheEntry:
         """Return a model's entry, and create it if it is missing."""
-        resident = self.here.setdefault(key, CacheEntry(key))
-        resident.used = time.monotonic()
-        return resident
+        entry = self.here.setdefault(key, CacheEntry(key))
+        entry.used = time.monotonic()
+        return entry
 
-    def leave(self, resident: CacheEntry) -> None:
+    def leave(self, entry: CacheEntry) -> None:
         """Mark an entry for unloading after its open requests."""
-        del self.here[resident.key]
-        resident.state = "leaving"
-        self.leaving.append(resident)
+        del self.here[entry.key]
+        entry.state = "leaving"
+        self.leaving.append(entry)
 
     def keep_only(self, keys: Collection[Hashable]) -> None:
         """Mark all other entries for unloading."""
-        for resident in [entry for key, entry in self.here.items() if key not in keys and entry.can_leave]:
-            self.leave(resident)
+        for entry in [entry for key, entry in self.here.items() if key not in keys and entry.can_leave]:
+            self.leave(entry)
 
     def replace_broken(self) -> None:
         """Queue models with broken engines to load again."""
-        for resident in [entry for entry in self.here.values() if entry.can_leave and entry.ready_engine.is_broken]:
-            logger.warning("The engine of %s broke, and its model is loaded anew", resident.key)
-            self.leave(resident)
-            self.here[resident.key] = CacheEntry(resident.key)
+        for entry in [entry for entry in self.here.values() if entry.can_leave and entry.ready_engine.is_broken]:
+            logger.warning("The engine of %s broke, and its model is loaded anew", entry.key)
+            self.leave(entry)
+            self.here[entry.key] = CacheEntry(entry.key)
 
     def weigh(self) -> None:
         """Measure the models, because LoRAs change their size, and evict models over the budget."""
@@ -103,10 +103,10 @@ class ModelCache:
             return 0
         beyond = sum(entry.size for entry in self.all) + need - self.budget.limit
         beyond_soon = beyond - sum(entry.size for entry in self.leaving)
-        for resident in self._by_age():
-            if beyond_soon > 0 and resident is not kept:
-                beyond_soon -= resident.size
-                self.leave(resident)
+        for entry in self._by_age():
+            if beyond_soon > 0 and entry is not kept:
+                beyond_soon -= entry.size
+                self.leave(entry)
         return beyond
 
     def _by_age(self) -> list[CacheEntry]:

@@ -40,7 +40,7 @@ class HostReport:
     """
 
     name: str
-    residents: tuple[CacheEntryReport, ...]
+    entries: tuple[CacheEntryReport, ...]
     cards: Mapping[ModelKey, ModelCard] = field(default_factory=dict)
     engine: EngineReport | None = None
     memories: tuple[DeviceMemory, ...] = ()
@@ -56,7 +56,7 @@ class ModelHost(Protocol):
         """Submit a request to a mode's model."""
         ...
 
-    def bring(self, mode: Mode) -> None:
+    def load(self, mode: Mode) -> None:
         """Wait until a mode's model and its LoRAs are loaded."""
         ...
 
@@ -94,7 +94,7 @@ class LocalModelHost:
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings, self._registry = settings, registry
-        self._residents = ModelManager(
+        self._manager = ModelManager(
             self._load, estimate=self._estimate, budget=settings.memory_budget, queue_limit=settings.queue_max
         )
         self._asked: dict[ModelKey, Mode] = {}
@@ -103,21 +103,21 @@ class LocalModelHost:
     def adopt(self, mode: Mode, engine: Engine) -> None:
         """Register an existing engine for a mode; it stays loaded, and the caller closes it."""
         self._asked[mode.key] = mode
-        self._residents.adopt(mode.key, engine)
+        self._manager.adopt(mode.key, engine)
 
     def submit(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> Ticket:
         """Submit a request to a mode's model; see `ModelManager.submit`."""
         self._note(mode)
-        return self._residents.submit(mode.key, request, deadline)
+        return self._manager.submit(mode.key, request, deadline)
 
-    def bring(self, mode: Mode) -> None:
+    def load(self, mode: Mode) -> None:
         """Wait until a mode's model and its LoRAs are loaded; not for a server's event loop thread.
 
         Raises:
             ImagegenError: The model or a LoRA cannot be loaded.
         """
         self._note(mode)
-        engine = self._residents.want(mode.key).result()
+        engine = self._manager.want(mode.key).result()
         for worker in engine.workers if mode.loras else ():
             if isinstance(worker, SupportsLoras):  # as `_check_adaptable` has checked
                 compute_on(worker, worker.load_loras, mode.loras)
@@ -129,39 +129,39 @@ class LocalModelHost:
 
     def engine(self, mode: Mode) -> Engine | None:
         """Return the engine of a mode, or None if its model is not loaded."""
-        return self._residents.engine(mode.key)
+        return self._manager.engine(mode.key)
 
     def unload(self, mode: Mode) -> bool:
         """Unload a mode's model; return False if it is busy, loading, absent or adopted."""
-        return self._residents.unload(mode.key)
+        return self._manager.unload(mode.key)
 
     def keep_only(self, keys: Collection[ModelKey]) -> None:
         """Unload all other models, each after its open requests."""
-        self._residents.keep_only(keys)
+        self._manager.keep_only(keys)
 
     def dismiss(self, mode: Mode) -> None:
         """Unload a mode's model after its open requests."""
-        self.keep_only({report.key for report in self._residents.tell()} - {mode.key})
+        self.keep_only({report.key for report in self._manager.tell()} - {mode.key})
 
     def hosts(self) -> tuple[HostReport, ...]:
         """Return the report of this process."""
-        engine = self._residents.any_engine()
-        here = tuple(self._residents.tell())
+        engine = self._manager.any_engine()
+        here = tuple(self._manager.tell())
         host = HostReport(
             name="",
-            residents=here,
+            entries=here,
             cards={report.key: card for report in here if (card := self.card(self._asked[report.key]))},
             engine=self.report(),
             memories=_memories(engine.workers) if engine else (),
-            budget=self._residents.budget,
-            loads=self._residents.loads,
-            unloads=self._residents.unloads,
+            budget=self._manager.budget,
+            loads=self._manager.loads,
+            unloads=self._manager.unloads,
         )
         return (host,)
 
     def report(self) -> EngineReport | None:
         """Return the merged report of all engines, or None before the first load."""
-        return self._residents.report() if self._residents.any_engine() else None
+        return self._manager.report() if self._manager.any_engine() else None
 
     def enlarging(self) -> UpscalerHost:
         """Create upscalers that compute on the models' threads.
@@ -173,7 +173,7 @@ class LocalModelHost:
 
     def close(self, limit: float) -> None:
         """Cancel all open requests, and close the engines; wait up to `limit` seconds for a model that is loading."""
-        self._residents.close(drain=False, limit=limit)
+        self._manager.close(drain=False, limit=limit)
 
     def _note(self, mode: Mode) -> None:
         self._asked[mode.key] = mode
@@ -184,7 +184,7 @@ class LocalModelHost:
             _check_adaptable(engine, mode)
 
     def _compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        engine = self._residents.any_engine()
+        engine = self._manager.any_engine()
         return function(*arguments) if engine is None else engine.compute(function, *arguments)
 
     def _load(self, key: ModelKey, beside: Engine | None) -> Engine:

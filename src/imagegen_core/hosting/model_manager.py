@@ -49,7 +49,7 @@ class ModelManager:
             queue_limit: Maximum number of requests that wait for models to load.
         """
         self._load, self._queue_limit = load, queue_limit
-        self._shelf = ModelCache(budget, estimate)
+        self._cache = ModelCache(budget, estimate)
         self._deadlines = Deadlines()  # of the tickets that wait for models
         self._past: EngineReport | None = None
         self._loads = self._unloads = 0
@@ -61,7 +61,7 @@ class ModelManager:
     @property
     def budget(self) -> int | None:
         """Bytes for all models together on a device; None before the first load, unless configured."""
-        return self._shelf.budget.limit
+        return self._cache.budget.limit
 
     @property
     def loads(self) -> int:
@@ -76,11 +76,11 @@ class ModelManager:
     def adopt(self, key: Hashable, engine: Engine) -> None:
         """Register an existing engine; it stays loaded, and the caller closes it."""
         with self._changed:
-            devices = self._shelf.budget.place(engine)
-            resident = CacheEntry(key, state="ready", engine=engine, devices=devices, pinned=True)
-            resident.loaded.set_result(engine)
-            self._shelf.here[key] = resident
-            self._shelf.weigh()
+            devices = self._cache.budget.place(engine)
+            entry = CacheEntry(key, state="ready", engine=engine, devices=devices, pinned=True)
+            entry.loaded.set_result(engine)
+            self._cache.here[key] = entry
+            self._cache.weigh()
 
     def submit(self, key: Hashable, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
         """Queue a request for a model, and load the model if necessary; see `LocalEngine.submit`.
@@ -92,23 +92,23 @@ class ModelManager:
         """
         check_request(request)  # refuse an invalid request before it causes a load
         with self._changed:
-            self._shelf.replace_broken()
-            line, resident = len(self._shelf.line), self._shelf.here.get(key)
-            waits = resident is None or resident.state != "ready"
+            self._cache.replace_broken()
+            line, entry = len(self._cache.line), self._cache.here.get(key)
+            waits = entry is None or entry.state != "ready"
             if waits and line >= self._queue_limit:
                 raise QueueFullError(
                     f"{line} requests wait for models to load: try again in a moment", retry_after=_RETRY_AFTER
                 )
-            resident = self._wanted(key)
-            resident.open += 1  # prevents unloading
+            entry = self._wanted(key)
+            entry.open += 1  # prevents unloading
         if waits:
             ticket = Ticket.of(request, priority, deadline)
         else:
-            ticket = self._submitted(resident, request, deadline, priority)
-        ticket.job.fut.add_done_callback(partial(self._let_go, resident))
+            ticket = self._submitted(entry, request, deadline, priority)
+        ticket.job.fut.add_done_callback(partial(self._let_go, entry))
         if waits:
             self._deadlines.watch(ticket)
-            self._wait(resident, ticket)
+            self._wait(entry, ticket)
         return ticket
 
     def want(self, key: Hashable) -> Future[Engine]:
@@ -118,48 +118,48 @@ class ModelManager:
             EngineClosedError: The manager is closed.
         """
         with self._changed:
-            self._shelf.replace_broken()
+            self._cache.replace_broken()
             return self._wanted(key).loaded
 
     def engine(self, key: Hashable) -> Engine | None:
         """Return the engine of a loaded model, or None."""
         with self._changed:
-            resident = self._shelf.here.get(key)
-            return None if resident is None or resident.state != "ready" else resident.engine
+            entry = self._cache.here.get(key)
+            return None if entry is None or entry.state != "ready" else entry.engine
 
     def any_engine(self) -> Engine | None:
         """Return the most recently used engine, or None."""
         with self._changed:
-            last = self._shelf.last_used
+            last = self._cache.last_used
             return None if last is None else last.engine
 
     def unload(self, key: Hashable) -> bool:
         """Unload a model; return False if it is busy, loading, absent or adopted."""
         with self._changed:
-            resident = self._shelf.here.get(key)
-            if resident is None or not resident.is_idle:
+            entry = self._cache.here.get(key)
+            if entry is None or not entry.is_idle:
                 return False
-            self._shelf.leave(resident)
+            self._cache.leave(entry)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: resident not in self._shelf.leaving)
+            self._changed.wait_for(lambda: entry not in self._cache.leaving)
             return True
 
     def keep_only(self, keys: Collection[Hashable]) -> None:
         """Unload all other models, each after its open requests."""
         with self._changed:
-            self._shelf.keep_only(keys)
+            self._cache.keep_only(keys)
             self._changed.notify_all()
 
     def tell(self) -> list[CacheEntryReport]:
         """Return the reports of all models, in the order of the first request; leaving models come last."""
         with self._changed:
-            return [resident.tell() for resident in self._shelf.all]
+            return [entry.tell() for entry in self._cache.all]
 
     def report(self) -> EngineReport:
         """Return the merged report of all engines, including the counters of closed engines."""
         with self._changed:
-            engines = [resident.engine for resident in self._shelf.all if resident.engine is not None]
-            waiting = len(self._shelf.line)
+            engines = [entry.engine for entry in self._cache.all if entry.engine is not None]
+            waiting = len(self._cache.line)
             past = [self._past] if self._past else []
         reports = [engine.report() for engine in engines] + past
         if not reports:
@@ -176,59 +176,59 @@ class ModelManager:
         """
         with self._changed:
             self._closed = True
-            residents = self._shelf.all
-            self._shelf.here.clear()
+            entries = self._cache.all
+            self._cache.here.clear()
             self._changed.notify_all()
         if self._keeper is not None:
             self._keeper.join()
-        for resident in residents:
-            self._give_up(resident, EngineClosedError("The engine is closed: it takes no more requests"))
+        for entry in entries:
+            self._give_up(entry, EngineClosedError("The engine is closed: it takes no more requests"))
         if self._loader is not None:
             self._loader.join(limit)
-        for resident in residents:
-            if resident.engine is not None and not resident.pinned:
-                resident.engine.close(drain=drain)
+        for entry in entries:
+            if entry.engine is not None and not entry.pinned:
+                entry.engine.close(drain=drain)
 
     def _wanted(self, key: Hashable) -> CacheEntry:
         """Return the model's entry, and start its load if necessary; the caller holds the lock."""
         if self._closed:
             raise EngineClosedError("The engine is closed: it takes no more requests")
-        resident = self._shelf.want(key)
-        if resident.state == "wanted":
+        entry = self._cache.want(key)
+        if entry.state == "wanted":
             if self._keeper is None:
                 self._keeper = threading.Thread(target=self._keep, name="imagegen-keeper", daemon=True)
                 self._keeper.start()
             self._changed.notify_all()
-        return resident
+        return entry
 
-    def _submitted(self, resident: CacheEntry, request: Any, deadline: float | None, priority: int) -> Ticket:
+    def _submitted(self, entry: CacheEntry, request: Any, deadline: float | None, priority: int) -> Ticket:
         try:
-            ticket = resident.ready_engine.submit(request, deadline=deadline, priority=priority)
+            ticket = entry.ready_engine.submit(request, deadline=deadline, priority=priority)
         except BaseException:
-            self._let_go(resident)
+            self._let_go(entry)
             raise
         return ticket
 
-    def _wait(self, resident: CacheEntry, ticket: Ticket) -> None:
+    def _wait(self, entry: CacheEntry, ticket: Ticket) -> None:
         """Queue a ticket for a loading model; if the load has ended meanwhile, submit or fail the ticket."""
         with self._changed:
-            if resident.state in ("wanted", "loading"):
-                resident.waiting.append(ticket)
-                place = len(resident.waiting)
+            if entry.state in ("wanted", "loading"):
+                entry.waiting.append(ticket)
+                place = len(entry.waiting)
                 self._changed.notify_all()
             else:
                 place = 0
         if place:
             ticket.wait_at(place)
-        elif (error := resident.loaded.exception()) is None:
-            _admit(resident.ready_engine, ticket)
+        elif (error := entry.loaded.exception()) is None:
+            _admit(entry.ready_engine, ticket)
         else:
             ticket.fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
 
-    def _let_go(self, resident: CacheEntry, _: Future[Any] | None = None) -> None:
+    def _let_go(self, entry: CacheEntry, _: Future[Any] | None = None) -> None:
         with self._changed:
-            resident.open -= 1
-            resident.used = time.monotonic()
+            entry.open -= 1
+            entry.used = time.monotonic()
             self._changed.notify_all()
 
     def _keep(self) -> None:
@@ -239,91 +239,89 @@ class ModelManager:
                     self._changed.wait()
                 if self._closed:
                     return
-                self._shelf.replace_broken()
-                self._shelf.weigh()
-                gone = [resident for resident in self._shelf.leaving if not resident.open]
+                self._cache.replace_broken()
+                self._cache.weigh()
+                gone = [entry for entry in self._cache.leaving if not entry.open]
                 if not gone:
                     self._begin_next()
-            for resident in gone:
-                self._close_one(resident)
+            for entry in gone:
+                self._close_one(entry)
 
     def _has_work(self) -> bool:
-        return any(not resident.open for resident in self._shelf.leaving) or (
-            self._loader is None and self._shelf.has_room()
-        )
+        return any(not entry.open for entry in self._cache.leaving) or (self._loader is None and self._cache.has_room())
 
     def _begin_next(self) -> None:
-        resident = self._shelf.next
-        if resident is None or self._loader is not None or not self._shelf.has_room():
+        entry = self._cache.next
+        if entry is None or self._loader is not None or not self._cache.has_room():
             return
-        resident.state = "loading"
-        self._loader = threading.Thread(target=self._bring, args=(resident,), name="imagegen-loader", daemon=True)
+        entry.state = "loading"
+        self._loader = threading.Thread(target=self._bring, args=(entry,), name="imagegen-loader", daemon=True)
         self._loader.start()
 
-    def _bring(self, resident: CacheEntry) -> None:
+    def _bring(self, entry: CacheEntry) -> None:
         began = time.monotonic()
         try:
-            engine = self._load(resident.key, self.any_engine())
+            engine = self._load(entry.key, self.any_engine())
         except Exception as error:  # noqa: BLE001 - any error goes to the requests that wait for the model
-            self._fail(resident, error)
+            self._fail(entry, error)
             return
-        devices = self._shelf.budget.place(engine)
+        devices = self._cache.budget.place(engine)
         with self._changed:
             self._loader = None
             closed = self._closed
             if not closed:
                 self._loads += 1
-                resident.engine, resident.devices, resident.state = engine, devices, "ready"
-                resident.seconds = time.monotonic() - began
-                waiting, resident.waiting = resident.waiting, []
-                resident.used = time.monotonic()
-                self._shelf.weigh()
-                self._note_excess(resident)
+                entry.engine, entry.devices, entry.state = engine, devices, "ready"
+                entry.seconds = time.monotonic() - began
+                waiting, entry.waiting = entry.waiting, []
+                entry.used = time.monotonic()
+                self._cache.weigh()
+                self._note_excess(entry)
                 self._changed.notify_all()
         if closed:
             engine.close(drain=False)
             return
-        resident.loaded.set_result(engine)
+        entry.loaded.set_result(engine)
         for ticket in waiting:
             if not ticket.done:
                 _admit(engine, ticket)
 
-    def _note_excess(self, resident: CacheEntry) -> None:
-        if self.budget is not None and resident.size > self.budget:
-            excess = (resident.size - self.budget) / 1e6
-            logger.warning("%s takes %.0f MB more than the memory budget, and is served alone", resident.key, excess)
+    def _note_excess(self, entry: CacheEntry) -> None:
+        if self.budget is not None and entry.size > self.budget:
+            excess = (entry.size - self.budget) / 1e6
+            logger.warning("%s takes %.0f MB more than the memory budget, and is served alone", entry.key, excess)
 
-    def _fail(self, resident: CacheEntry, error: Exception) -> None:
+    def _fail(self, entry: CacheEntry, error: Exception) -> None:
         with self._changed:
             self._loader = None
-            if self._shelf.here.get(resident.key) is resident:
-                del self._shelf.here[resident.key]
-            resident.state = "failed"
+            if self._cache.here.get(entry.key) is entry:
+                del self._cache.here[entry.key]
+            entry.state = "failed"
             self._changed.notify_all()
-        self._give_up(resident, error)
+        self._give_up(entry, error)
 
-    def _give_up(self, resident: CacheEntry, error: Exception) -> None:
+    def _give_up(self, entry: CacheEntry, error: Exception) -> None:
         """Fail all tickets and the future that wait for a model."""
         with self._changed:
-            waiting, resident.waiting = resident.waiting, []
-            told = resident.loaded.done()
+            waiting, entry.waiting = entry.waiting, []
+            told = entry.loaded.done()
             if not told:
-                resident.loaded.set_exception(error)
+                entry.loaded.set_exception(error)
         for ticket in waiting:
             ticket.fail(error)
 
-    def _close_one(self, resident: CacheEntry) -> None:
-        engine, resident.engine = resident.ready_engine, None
+    def _close_one(self, entry: CacheEntry) -> None:
+        engine, entry.engine = entry.ready_engine, None
         engine.close()
         report = ended(engine.report())
         del engine
-        resident.loaded = Future()  # the old future holds the engine and thereby the model's memory
+        entry.loaded = Future()  # the old future holds the engine and thereby the model's memory
         with self._changed:
             self._past = report if self._past is None else merged([report, self._past])
-            self._shelf.leaving.remove(resident)
+            self._cache.leaving.remove(entry)
             self._unloads += 1
             self._changed.notify_all()
-        logger.info("Let go of %s", resident.key)
+        logger.info("Let go of %s", entry.key)
 
 
 def _admit(engine: Engine, ticket: Ticket) -> None:

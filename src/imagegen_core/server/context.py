@@ -38,14 +38,13 @@ from imagegen_core.server.request_limits import RequestLimits
 from imagegen_core.server.upscaling_queue import UpscalingQueue, Work
 from imagegen_core.server.waiting import retrieve, unless_gone
 from imagegen_core.settings import Settings
-from imagegen_core.storage import ImageStore, new_key
+from imagegen_core.storage import DISABLED, ImageStore, new_key
 
 logger = logging.getLogger(__name__)
 
 Request = TypeVar("Request", bound=GenerateRequest)
 Result = TypeVar("Result")
 
-_DISABLED = "disabled"
 _STOPPED = "The server stopped before the picture was done: ask again"
 _STORE_THREADS = 16
 _WAITING_BODIES = 8  # maximum number of waiting pictures of the largest size; limits the queue's memory
@@ -83,7 +82,7 @@ class ServerContext:
         self.limits = RequestLimits(settings)
         self.mode_manager = mode_manager
         self.store: ImageStore | None = None
-        if settings.storage_provider != _DISABLED:
+        if settings.storage_provider != DISABLED:
             self.store = registry.store(settings.storage_provider).load(settings)
         self.upscalers = mode_manager.models.enlarging()
         self.upscalings = UpscalingQueue(

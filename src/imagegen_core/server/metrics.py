@@ -97,7 +97,7 @@ def _of_models(hosts: Sequence[HostReport]) -> Iterator[Metric]:
     yield GaugeMetricFamily("imagegen_hosts", "Processes that draw.", len(hosts))
     sizes = GaugeMetricFamily("imagegen_model_bytes", "What a model takes.", labels=["host", "model", "state"])
     for host in hosts:
-        for entry in host.residents:
+        for entry in host.entries:
             sizes.add_metric([host.name, str(entry.key.model or ""), entry.state], entry.size)
     yield sizes
     yield CounterMetricFamily("imagegen_model_loads", "Models loaded.", sum(host.loads for host in hosts))

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from imagegen_core.settings import Settings
 
 
+DISABLED = "disabled"
+"""The storage provider that keeps no pictures."""
+
+
 class ImageStore(Protocol):
     """A store of encoded pictures by key, limited in time and number; called from any thread.
 

@@ -141,21 +141,21 @@ def test_a_request_for_a_model_that_loads_or_waits_for_room_is_answered_at_its_d
         loading()
         return LocalEngine(Plain(tiny_worker, drawing))
 
-    residents = ModelManager(load, estimate=lambda _: 1, budget=1)
+    manager = ModelManager(load, estimate=lambda _: 1, budget=1)
     try:
-        residents.submit("a", ask()).result(LIMIT)
+        manager.submit("a", ask()).result(LIMIT)
         drawing.shut()
-        residents.submit("a", ask())
+        manager.submit("a", ask())
         assert drawing.reached.wait(LIMIT)
         began = time.monotonic()
-        late = [residents.submit(key, ask(), deadline=DEADLINE) for key in ("a", "b", "c")]
+        late = [manager.submit(key, ask(), deadline=DEADLINE) for key in ("a", "b", "c")]
         for ticket in late:
             with pytest.raises(DeadlineError):
                 ticket.result(LIMIT)
         assert time.monotonic() - began < IN_TIME
     finally:
         drawing.open()
-        residents.close(drain=False)
+        manager.close(drain=False)
 
 
 def test_no_error_is_logged_as_never_retrieved(serve: StartServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -45,8 +45,8 @@ async def unload_checkpoint(context: SharedContext, caller: Caller) -> dict[str,
     """Unload the model of this caller's checkpoint; the next picture loads it again."""
     mode = mode_of(context, caller)
     if not await context.mode_manager.changing(context.mode_manager.models.unload, mode):
-        residents = [entry for host in context.mode_manager.models.hosts() for entry in host.residents]
-        if any(entry.open for entry in residents if entry.key == mode.key):
+        entries = [entry for host in context.mode_manager.models.hosts() for entry in host.entries]
+        if any(entry.open for entry in entries if entry.key == mode.key):
             raise ConflictError(f"The model of {mode.name} draws at the moment: ask again when it is done")
     return {}
 
@@ -54,7 +54,7 @@ async def unload_checkpoint(context: SharedContext, caller: Caller) -> dict[str,
 @router.post("/reload-checkpoint", dependencies=_ADMIN)
 async def reload_checkpoint(context: SharedContext, caller: Caller) -> dict[str, Any]:
     """Load the model of this caller's checkpoint; respond when it is loaded."""
-    await context.mode_manager.bring(mode_of(context, caller))
+    await context.mode_manager.load(mode_of(context, caller))
     return {}
 
 

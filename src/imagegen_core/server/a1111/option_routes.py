@@ -24,5 +24,5 @@ async def set_options(given: dict[str, Any], context: SharedContext, caller: Cal
     """Set options for this caller's pictures; a new checkpoint is loaded first."""
     options = options_with(context, caller, given)
     if options.mode is not None:
-        await context.mode_manager.bring(context.mode_manager.modes.find(options.mode))
+        await context.mode_manager.load(context.mode_manager.modes.find(options.mode))
     context.options.set(caller, options)

@@ -54,7 +54,7 @@ class UnloadBody(BaseModel):
 async def modes(context: SharedContext) -> dict[str, Any]:
     """List the modes, the state of their models, and any error in their configuration."""
     model = context.mode_manager
-    states = {entry.key: entry.state for host in model.models.hosts() for entry in host.residents}
+    states = {entry.key: entry.state for host in model.models.hosts() for entry in host.entries}
     return {
         "default_mode": model.modes.default,
         "modes": {
@@ -106,7 +106,7 @@ async def models_status(context: SharedContext) -> dict[str, Any]:
 @router.post("/models/load", dependencies=_ADMIN)
 async def load(body: ModeBody, context: SharedContext) -> dict[str, Any]:
     """Load a mode's model; respond when it is loaded."""
-    await context.mode_manager.bring(context.mode_manager.modes.find(body.mode))
+    await context.mode_manager.load(context.mode_manager.modes.find(body.mode))
     return {"status": "loaded", "mode": body.mode}
 
 
@@ -148,7 +148,7 @@ def _memory(context: ServerContext) -> dict[str, Any]:
     """Report memory in the format of the first servers with these routes; null if no worker can measure it."""
     hosts, by_key = context.mode_manager.models.hosts(), context.mode_manager.modes.names_by_key()
     devices = [{"host": host.name or None, **_shown_memory(memory)} for host in hosts for memory in host.memories]
-    models = [_resident(host, entry, by_key.get(entry.key, [])) for host in hosts for entry in host.residents]
+    models = [_resident(host, entry, by_key.get(entry.key, [])) for host in hosts for entry in host.entries]
     budget = next((host.budget for host in hosts if host.budget is not None), None)
     return {
         **({name: devices[0][name] for name in _MEMORY} if devices else dict.fromkeys(_MEMORY)),

@@ -30,7 +30,7 @@ async def health(request: Request, context: SharedContext) -> dict[str, Any]:
     models = [
         {"host": host.name or None, "model": entry.key.model, "state": entry.state, "bytes": entry.size}
         for host in model.models.hosts()
-        for entry in host.residents
+        for entry in host.entries
     ]
     return {
         "status": "ok",
