@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imagegen_core.backend import Backend as Backend
+    from imagegen_core.engine import Engine as Engine
     from imagegen_core.engine import EngineReport as EngineReport
     from imagegen_core.engine import LocalEngine as LocalEngine
     from imagegen_core.engine import Ticket as Ticket
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from imagegen_core.request import ResolvedRequest as ResolvedRequest
     from imagegen_core.request import Size as Size
     from imagegen_core.request import StyleLoraRequest as StyleLoraRequest
+    from imagegen_core.request import check_request as check_request
     from imagegen_core.samplers import Sampler as Sampler
     from imagegen_core.settings import Settings as Settings
     from imagegen_core.shortcuts import generate as generate
@@ -62,33 +64,50 @@ if TYPE_CHECKING:
     from imagegen_core.styles import STYLE_REGISTRY as STYLE_REGISTRY
     from imagegen_core.styles import LoraUse as LoraUse
     from imagegen_core.styles import StyleDef as StyleDef
+    from imagegen_core.worker import BatchInvariant as BatchInvariant
+    from imagegen_core.worker import BeginsInParts as BeginsInParts
+    from imagegen_core.worker import DenoisingState as DenoisingState
     from imagegen_core.worker import DeviceMemory as DeviceMemory
+    from imagegen_core.worker import HasComputeThread as HasComputeThread
+    from imagegen_core.worker import LimitsRows as LimitsRows
+    from imagegen_core.worker import NeedsLibraries as NeedsLibraries
+    from imagegen_core.worker import ReportsMemory as ReportsMemory
+    from imagegen_core.worker import SharesComputeThread as SharesComputeThread
+    from imagegen_core.worker import ShowsPreviews as ShowsPreviews
     from imagegen_core.worker import SteppedWorker as SteppedWorker
+    from imagegen_core.worker import SupportsLoras as SupportsLoras
+    from imagegen_core.worker import WarmsUp as WarmsUp
     from imagegen_core.worker import Worker as Worker
 
 _HOME = {
     "Backend": "backend",
     "BackendNotFoundError": "errors",
+    "BatchInvariant": "worker",
+    "BeginsInParts": "worker",
     "CONTRACT_VERSION": "plugins.contract",
     "Cancelled": "job",
     "DeadlineError": "errors",
+    "DenoisingState": "worker",
     "DeviceMemory": "worker",
     "Done": "job",
-    "ResolvedRequest": "request",
+    "Engine": "engine",
     "EngineClosedError": "errors",
     "EngineReport": "engine",
     "Event": "job",
     "Failed": "job",
     "GenerateRequest": "request",
+    "HasComputeThread": "worker",
     "ImageStore": "storage",
     "ImagegenError": "errors",
     "InvalidRequestError": "errors",
     "Job": "job",
+    "LimitsRows": "worker",
     "LocalEngine": "engine",
     "LoraUse": "styles",
     "ModelLoadError": "errors",
     "ModelNotFoundError": "errors",
     "NamedModel": "models.named",
+    "NeedsLibraries": "worker",
     "NotReadyError": "errors",
     "OutOfMemoryError": "errors",
     "OutputError": "errors",
@@ -99,10 +118,14 @@ _HOME = {
     "Queued": "job",
     "Recipe": "images.recipe",
     "Registry": "plugins.registry",
+    "ReportsMemory": "worker",
+    "ResolvedRequest": "request",
     "STYLE_REGISTRY": "styles",
     "Sampler": "samplers",
     "Settings": "settings",
     "SettingsError": "errors",
+    "SharesComputeThread": "worker",
+    "ShowsPreviews": "worker",
     "Size": "request",
     "Started": "job",
     "StepDone": "job",
@@ -112,10 +135,13 @@ _HOME = {
     "StoreDef": "storage",
     "StyleDef": "styles",
     "StyleLoraRequest": "request",
+    "SupportsLoras": "worker",
     "Ticket": "engine",
     "Upscaler": "images.upscaler",
     "UpscalerDef": "images.upscaler",
+    "WarmsUp": "worker",
     "Worker": "worker",
+    "check_request": "request",
     "encode_png": "images.png",
     "generate": "shortcuts",
     "hookimpl": "plugins.hookspecs",

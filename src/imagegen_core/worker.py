@@ -80,7 +80,7 @@ class SteppedWorker(Worker, Protocol[State]):
 
 
 @runtime_checkable
-class BeginningInParts(Protocol):
+class BeginsInParts(Protocol):
     """A stepped worker with a `begin` longer than a step, for example for a long prompt."""
 
     def begin_in_parts(self, job: Job) -> Parts[Any]:
@@ -118,7 +118,7 @@ class BatchInvariant(Protocol):
 
 
 @runtime_checkable
-class Previewing(Protocol):
+class ShowsPreviews(Protocol):
     """A stepped worker with previews of pictures in progress."""
 
     def preview(self, state: Any) -> bytes:
@@ -127,7 +127,7 @@ class Previewing(Protocol):
 
 
 @runtime_checkable
-class Computing(Protocol):
+class HasComputeThread(Protocol):
     """A worker with its own compute thread. Other computations must use it too, or they slow the worker down."""
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -136,7 +136,7 @@ class Computing(Protocol):
 
 
 @runtime_checkable
-class WarmingUp(Protocol):
+class WarmsUp(Protocol):
     """A worker with work to do before its first picture, such as compiling its network."""
 
     def warm_up(self, on_step: Callable[[StepDone], None] | None = None) -> None:
@@ -145,7 +145,7 @@ class WarmingUp(Protocol):
 
 
 @runtime_checkable
-class MemoryAware(Protocol):
+class LimitsRows(Protocol):
     """A stepped worker with an estimate of its device's memory."""
 
     def rows_that_fit(self, state: Any) -> int:

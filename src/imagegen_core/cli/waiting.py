@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def load(backend: str | None = None, model: str | None = None, settings: Settings | None = None) -> Worker:
     """Load like `load_worker`, with a spinner, and warm up with a bar."""
     from imagegen_core.shortcuts import load_worker
-    from imagegen_core.worker import WarmingUp
+    from imagegen_core.worker import WarmsUp
 
     with status("Loading the model"):
         worker = load_worker(backend, model, settings)
-    if isinstance(worker, WarmingUp):
+    if isinstance(worker, WarmsUp):
         with step_bar("Warming up", steps=1) as on_step:
             worker.warm_up(on_step)
     return worker

@@ -159,7 +159,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
 
     @classmethod
     def import_libraries(cls) -> None:
-        """Import the pipeline with its networks and tokenizers: see `imagegen_core.worker.NeedsLibraries`."""
+        """Import the pipeline with its networks and tokenizers: see `imagegen_core.NeedsLibraries`."""
         make_torchvision_importable()
         with quiet():
             import_named(f"diffusers:{cls.pipeline_class}")
@@ -195,7 +195,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         return conditioning
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run `function` on the model's compute thread: see `imagegen_core.worker.Computing`."""
+        """Run `function` on the model's compute thread: see `imagegen_core.HasComputeThread`."""
         return self._compute.run(undisturbed, function, *arguments)
 
     @computed
@@ -251,7 +251,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         return completed(self._begun(job))
 
     def begin_in_parts(self, job: Job) -> Parts[Denoising]:
-        """Begin as `begin` does, one chunk of the prompt at a time: see `imagegen_core.worker.BeginningInParts`."""
+        """Begin as `begin` does, one chunk of the prompt at a time: see `imagegen_core.BeginsInParts`."""
         parts = self._begun(job)
         while (state := self.compute(_after_next, parts)) is None:
             yield

@@ -24,7 +24,7 @@ from imagegen_core.engine.whole_job_worker import WholeJobWorker
 from imagegen_core.errors import ImagegenError, OutOfMemoryError
 from imagegen_core.job import Started, StepDone
 from imagegen_core.picture import Picture
-from imagegen_core.worker import Computing, MemoryAware, Previewing, SteppedWorker, WarmingUp, Worker
+from imagegen_core.worker import HasComputeThread, LimitsRows, ShowsPreviews, SteppedWorker, WarmsUp, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class LocalEngine:
         self.worker = worker
         self._worker: Any = worker if isinstance(worker, SteppedWorker) else WholeJobWorker(worker)
         self._batching = batching
-        self._previews = previews and isinstance(worker, Previewing)
+        self._previews = previews and isinstance(worker, ShowsPreviews)
         self._queue = RequestQueue(queue_limit) if line is None else line
         self._scheduler = BatchScheduler()
         self._beginning: deque[Beginning] = deque()
@@ -85,7 +85,7 @@ class LocalEngine:
         self._step_seconds = 0.0
         self._lock = threading.Lock()  # guards the fields that `report` reads
         self.is_broken = False
-        if isinstance(worker, WarmingUp):
+        if isinstance(worker, WarmsUp):
             worker.warm_up()
         self._because = self._calibrate()
         self._watchdog = Watchdog(step_limit)
@@ -310,7 +310,7 @@ class LocalEngine:
                 del self._sizes[next(known for known, size in self._sizes.items() if size is not self._native)]
         self._sizes.move_to_end(key)
         size = self._sizes[key]
-        if isinstance(self._worker, MemoryAware):
+        if isinstance(self._worker, LimitsRows):
             size.fits_now = self._worker.rows_that_fit(state)
         return size
 
@@ -322,4 +322,4 @@ class LocalEngine:
 
 def compute_on(worker: Worker, function: Callable[..., Any], *arguments: Any) -> Any:
     """Run `function` on the worker's own thread if it has one, else in this thread."""
-    return worker.compute(function, *arguments) if isinstance(worker, Computing) else function(*arguments)
+    return worker.compute(function, *arguments) if isinstance(worker, HasComputeThread) else function(*arguments)

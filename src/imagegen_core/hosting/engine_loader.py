@@ -11,7 +11,7 @@ from imagegen_core.models.locate import locate
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
 from imagegen_core.shortcuts import load_worker
-from imagegen_core.worker import ReportsMemory, SharesComputeThread, WarmingUp, Worker
+from imagegen_core.worker import ReportsMemory, SharesComputeThread, WarmsUp, Worker
 
 _WEIGHTS = (".safetensors", ".ckpt", ".bin")
 
@@ -79,7 +79,7 @@ def _device(worker: Worker) -> str | None:
 
 def _join(worker: Worker, other: Worker) -> None:
     """Let two workers compute in turns; warm up first, because the warm-up would block the other worker."""
-    if isinstance(worker, WarmingUp):
+    if isinstance(worker, WarmsUp):
         worker.warm_up()
     if isinstance(worker, SharesComputeThread):
         worker.compute_beside(other)

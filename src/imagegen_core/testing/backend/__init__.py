@@ -15,7 +15,7 @@ class BackendConformance(
     """The contract of a backend, to inherit from: set `backend` to its name.
 
     The fields in the description's `without` must be refused. Checks for protocols that the worker does not implement
-    are skipped: those of `SteppedWorker`, `BatchInvariant` and `Previewing`.
+    are skipped: those of `SteppedWorker`, `BatchInvariant` and `ShowsPreviews`.
 
     Override the fixture ``settings`` if the environment should not configure the worker, for example for a checkpoint
     that the tests make. Override `size` if 64x64 cannot be drawn.

@@ -10,13 +10,13 @@ from imagegen_core.images.decode import read_picture
 from imagegen_core.job import Job, StepDone
 from imagegen_core.parts import works_in_parts
 from imagegen_core.testing.backend.kit import BackendKit, finished
-from imagegen_core.worker import BatchInvariant, Previewing
+from imagegen_core.worker import BatchInvariant, ShowsPreviews
 
 _STEPS = 3
 
 
 class StepChecks(BackendKit):
-    """`SteppedWorker`, `BatchInvariant` and `Previewing`."""
+    """`SteppedWorker`, `BatchInvariant` and `ShowsPreviews`."""
 
     def test_whole_jobs_are_their_steps(self, stepped: Any) -> None:
         """The command line draws whole jobs, the server draws by steps: the picture is the same."""
@@ -26,7 +26,7 @@ class StepChecks(BackendKit):
     def test_jobs_that_begin_in_parts_do_not_touch(self, stepped: Any) -> None:
         """The engine continues with other jobs between the parts of a long beginning: each picture is the same."""
         if not works_in_parts(stepped, "begin"):
-            pytest.skip("the worker begins at once (imagegen_core.worker.BeginningInParts)")
+            pytest.skip("the worker begins at once (imagegen_core.BeginsInParts)")
         asks: list[dict[str, Any]] = [{"seed": 3, "prompt": "a red hill BREAK " * 3}, {"seed": 4}]
         alone = [self.draw(stepped, **fields).png for fields in asks]
         begun: dict[int, Any] = {}
@@ -92,9 +92,7 @@ class StepChecks(BackendKit):
     def test_a_proof_is_true(self, stepped: Any) -> None:
         """`trial` promises the engine that a batch changes no picture: not a single bit may differ."""
         if not _is(stepped, BatchInvariant):
-            pytest.skip(
-                "the worker proves nothing, so it draws one picture at a time (imagegen_core.worker.BatchInvariant)"
-            )
+            pytest.skip("the worker proves nothing, so it draws one picture at a time (imagegen_core.BatchInvariant)")
         for count in (2, 3, 4):
             asks = [{"seed": seed, "num_inference_steps": _STEPS} for seed in range(count)]
             alone = [self.draw(stepped, **fields).png for fields in asks]
@@ -110,8 +108,8 @@ class StepChecks(BackendKit):
 
     def test_a_preview_changes_nothing(self, stepped: Any) -> None:
         """A preview must not change the picture."""
-        if not _is(stepped, Previewing):
-            pytest.skip("the worker shows no previews (imagegen_core.worker.Previewing)")
+        if not _is(stepped, ShowsPreviews):
+            pytest.skip("the worker shows no previews (imagegen_core.ShowsPreviews)")
         state = stepped.begin(Job(req=self.ask()))
         while state.steps_left:
             stepped.step([state])
