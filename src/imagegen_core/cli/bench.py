@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imagegen_core.engine.report import EngineReport
-    from imagegen_core.request import GenerateRequest, check_request
+    from imagegen_core.request import GenerateRequest
 
 _CLIENTS = (1, 2, 4, 8, 16)
 
@@ -37,7 +37,7 @@ def bench(
 
     from imagegen_core.engine import LocalEngine
     from imagegen_core.engine.benchmark import measure
-    from imagegen_core.request import GenerateRequest
+    from imagegen_core.request import GenerateRequest, check_request
     from imagegen_core.settings import Settings
 
     request = GenerateRequest.given(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from imagegen_core.picture import Picture
-    from imagegen_core.request import GenerateRequest, with_counted_seeds
+    from imagegen_core.request import GenerateRequest
     from imagegen_core.worker import Worker
 
 
@@ -83,7 +83,7 @@ def generate(
 ) -> None:
     """Draw a picture from a prompt."""
     from imagegen_core.modes import load_modes
-    from imagegen_core.request import GenerateRequest, StyleLoraRequest
+    from imagegen_core.request import GenerateRequest, StyleLoraRequest, with_counted_seeds
     from imagegen_core.settings import Settings
     from imagegen_core.worker import SupportsLoras
 
