@@ -84,3 +84,8 @@ class DeadlineError(ImagegenError):
 
 class EngineClosedError(ImagegenError):
     """The engine accepts no more requests."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's error without its final full stop, or the error's class if it is empty."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -29,6 +29,7 @@ from imagegen_core.errors import (
     InvalidRequestError,
     NotReadyError,
     QueueFullError,
+    first_line,
 )
 from imagegen_core.hosting.model_card import ModelCard
 from imagegen_core.hosting.model_host import HostReport
@@ -251,7 +252,7 @@ class ClusterModelHost:
                         with self._changed:
                             self._waiting.discard(ticket)
         except (RayActorError, EngineClosedError, QueueFullError) as error:
-            raise LostError((str(error) or type(error).__name__).splitlines()[0], in_hand=heard) from error
+            raise LostError(first_line(error), in_hand=heard) from error
         if not ticket.done:
             raise LostError("it stopped before the picture was done", in_hand=heard)
 

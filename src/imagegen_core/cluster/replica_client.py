@@ -16,7 +16,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from imagegen_core.cluster.replica import model_id
-from imagegen_core.errors import NotReadyError
+from imagegen_core.errors import NotReadyError, first_line
 from imagegen_core.hosting.model_host import HostReport
 from imagegen_core.job import Event
 from imagegen_core.modes import ModelKey
@@ -93,7 +93,7 @@ class ReplicaClient:
                 response.cancel()
                 raise
             except (RayServeException, RayError) as error:
-                raise NotReadyError(f"No replica can answer: {_said(error)}; `serve status` says more") from error
+                raise NotReadyError(f"No replica can answer: {first_line(error)}; `serve status` says more") from error
         raise NotReadyError(f"{ATTEMPTS} replicas were lost, one after another: look into their logs")
 
     async def broadcast(self, method: str, *arguments: Any) -> list[Any]:
@@ -168,10 +168,6 @@ async def _result(response: Any) -> Any:
 async def _next(stream: Any) -> Event:
     event: Event = await anext(stream)
     return event
-
-
-def _said(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _last_line(trace: str) -> str:

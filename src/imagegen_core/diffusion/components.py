@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from imagegen_core.diffusion.libraries import first_line
 from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
-from imagegen_core.errors import ModelLoadError
+from imagegen_core.errors import ModelLoadError, first_line
 from imagegen_core.models.folders import LIBRARIES, read_json, weights
 from imagegen_core.models.networks.parts import component_layers, sources
 

@@ -30,8 +30,3 @@ def quiet() -> Iterator[None]:
 
 def _no_torchvision(record: logging.LogRecord) -> bool:
     return "requires torchvision" not in record.getMessage()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of a library's error, without its final full stop."""
-    return str(error).strip().partition("\n")[0].rstrip(".")

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from imagegen_core.diffusion.components import load_component, load_network
-from imagegen_core.diffusion.libraries import first_line, quiet
+from imagegen_core.diffusion.libraries import quiet
 from imagegen_core.diffusion.prediction import check_noise, take_normalization, with_prediction
 from imagegen_core.diffusion.single_file import load_single_file, load_vae_file
-from imagegen_core.errors import ModelLoadError
+from imagegen_core.errors import ModelLoadError, first_line
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.inspect import needed_parameters
 from imagegen_core.models.networks.channels import LATENT_CHANNELS, check_channels

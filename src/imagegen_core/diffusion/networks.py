@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.construction_lock import building
-from imagegen_core.diffusion.libraries import first_line
 from imagegen_core.diffusion.weights_file import WeightsFile
-from imagegen_core.errors import ModelLoadError
+from imagegen_core.errors import ModelLoadError, first_line
 from imagegen_core.models.networks.harmless import is_harmless
 from imagegen_core.models.networks.parts import refuse_unused
 from imagegen_core.models.networks.source import Layers, Source

@@ -12,7 +12,7 @@ import torch
 from imagegen_core.diffusion.batch_invariance import make_rowwise
 from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.decoding import overflows, upcast
-from imagegen_core.errors import SettingsError
+from imagegen_core.errors import SettingsError, first_line
 from imagegen_core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -66,9 +66,8 @@ def compile_errors(source: str) -> Iterator[None]:
     try:
         yield
     except TorchDynamoException as error:
-        cause = str(error).strip().splitlines()[0]
         raise SettingsError(
-            f"{source} asks for torch.compile, which does not work here ({cause}): "
+            f"{source} asks for torch.compile, which does not work here ({first_line(error)}): "
             "install a C++ compiler such as g++, or unset it"
         ) from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ import torch
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.scheduling import Sampling
 from imagegen_core.distributions import installed_version
-from imagegen_core.images.recipe import Recipe, UsedLora
+from imagegen_core.images.recipe import Recipe
 from imagegen_core.models.named import NamedModel
 from imagegen_core.request import ResolvedRequest
 from imagegen_core.settings import PredictionName
@@ -56,28 +55,16 @@ class RecipeBuilder:
 
     def recipe(self, drawing: ResolvedRequest, sampling: Sampling) -> Recipe:
         """Return the recipe of a picture; `sampling` has the full names of its sampler and schedule."""
-        return Recipe(
-            prompt=drawing.prompt,
-            negative_prompt=drawing.negative_prompt,
-            seed=drawing.seed,
-            width=drawing.size.width,
-            height=drawing.size.height,
-            steps=drawing.steps,
-            guidance_scale=drawing.guidance_scale,
+        return Recipe.of(
+            drawing,
             scheduler=sampling.sampler,
-            clip_skip=drawing.clip_skip + 1 if drawing.clip_skip else None,
-            style=drawing.style,
-            style_level=drawing.style_level,
+            schedule=sampling.schedule,
             checkpoint=self._name,
             checkpoint_hash=self._hash.result(),
             backend=self._backend,
             dtype=self._dtype,
             device=self._device,
             versions=self._versions,
-            loras=tuple(UsedLora(lora.path.stem, lora.strength) for lora in drawing.loras),
-            schedule=sampling.schedule,
-            guidance_rescale=drawing.guidance_rescale or None,
-            **asdict(drawing.step_options),
             prediction=self._prediction,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagegen_core.errors import ModelLoadError, ModelNotFoundError
+from imagegen_core.errors import ModelLoadError, ModelNotFoundError, first_line
 from imagegen_core.images.upscaler import WEIGHTS_SUFFIXES
 from imagegen_core.models.headers import read_header
 
@@ -54,9 +54,8 @@ def read_weights(path: Path) -> Weights:
         try:
             held = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch's errors about files have no common base class
-            cause = str(error).strip().partition("\n")[0].rstrip(".")
             raise ModelLoadError(
-                f"Cannot load the upscaler {path}: {cause}; save its weights alone, as a .safetensors file"
+                f"Cannot load the upscaler {path}: {first_line(error)}; save its weights alone, as a .safetensors file"
             ) from error
     weights = _without_prefix(_unwrapped(held, path))
     return {name: _checked(name, tensor, path) for name, tensor in weights.items()}

@@ -7,10 +7,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagegen_core.errors import PictureError
 from imagegen_core.images.decode import COMMENT, PictureFile, called
+
+if TYPE_CHECKING:
+    from imagegen_core.request import ResolvedRequest
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +105,34 @@ class Recipe:
     s_tmax: float | None = None
     s_noise: float | None = None
     prediction: str | None = None
+
+    @classmethod
+    def of(cls, request: ResolvedRequest, **facts: Any) -> Recipe:
+        """Build the recipe of a request.
+
+        Args:
+            request: The request.
+            facts: The fields that a request does not decide, such as `checkpoint` and `device`; a `scheduler` and
+                a `schedule` replace the request's, with their full names.
+        """
+        asked: dict[str, Any] = {
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "seed": request.seed,
+            "width": request.size.width,
+            "height": request.size.height,
+            "steps": request.steps,
+            "guidance_scale": request.guidance_scale,
+            "scheduler": request.scheduler,
+            "schedule": request.schedule,
+            "clip_skip": request.clip_skip + 1 if request.clip_skip else None,
+            "style": request.style,
+            "style_level": request.style_level,
+            "loras": tuple(UsedLora(lora.path.stem, lora.strength) for lora in request.loras),
+            "guidance_rescale": request.guidance_rescale or None,
+            **asdict(request.step_options),
+        }
+        return cls(**asked | facts)
 
 
 def to_text(recipe: Recipe) -> dict[str, str]:

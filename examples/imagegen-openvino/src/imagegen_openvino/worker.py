@@ -163,18 +163,9 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
     def _text(self, drawing: ResolvedRequest) -> dict[str, str]:
         if not self._writes_recipe:
             return {}
-        recipe = Recipe(
-            prompt=drawing.prompt,
-            negative_prompt=drawing.negative_prompt,
-            seed=drawing.seed,
-            width=drawing.size.width,
-            height=drawing.size.height,
-            steps=drawing.steps,
-            guidance_scale=drawing.guidance_scale,
+        recipe = Recipe.of(
+            drawing,
             scheduler="LCM",
-            clip_skip=None,
-            style=None,
-            style_level=0,
             checkpoint=self.checkpoint.name,
             checkpoint_hash=self._manifest.checkpoint_hash,
             backend=BACKEND.name,
