@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from imagegen_core.errors import SettingsError
 from imagegen_core.request import MAX_GUIDANCE
 from imagegen_core.settings.error_messages import sentence
-from imagegen_core.settings.sources import (
-    Value,
-    find_files,
-    from_backends_own,
-    from_environment,
-    from_file,
-    ours,
-)
+from imagegen_core.settings.loading import TracedSource
+from imagegen_core.settings.sources import Value, find_files, from_backends_own, ours
 from imagegen_core.settings.tables import ModeTables, StyleSettings
 from imagegen_core.settings.values import (
     ByteCount,
@@ -32,8 +28,10 @@ from imagegen_core.settings.values import (
     RootPath,
 )
 
+_sources: ContextVar[tuple[PydanticBaseSettingsSource, ...]] = ContextVar("sources", default=())  # of `Settings.load`
 
-class Settings(BaseModel):
+
+class Settings(BaseSettings):
     """The configuration of this process: built by `Settings.load`, or directly with the fields as keywords.
 
     Attributes:
@@ -111,7 +109,7 @@ class Settings(BaseModel):
         storage_enable_http: Whether a server has the routes below ``/storage``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=False)
 
     backend: str | None = None
     use_sdxl: bool | None = None
@@ -211,9 +209,25 @@ class Settings(BaseModel):
         return self._read(self._files, self._environ).override(**given)
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a field's variables depend on more than its name
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return arguments and, within `load`, the environment and the files; the first source of a field counts."""
+        return (init_settings, *_sources.get())
+
+    @classmethod
     def _read(cls, files: tuple[Path, ...], environ: Mapping[str, str]) -> Settings:
-        in_files = {field: value for file in files for field, value in from_file(file).items()}
-        settings = cls._of(in_files | from_environment(environ, cls.model_fields), environ)
+        environment, in_files = TracedSource.environment(cls, environ), TracedSource.files(cls, files)
+        reading = _sources.set((environment, in_files))
+        try:
+            settings = cls._of({}, environ, {**in_files.values, **environment.values})
+        finally:
+            _sources.reset(reading)
         settings._files = files  # noqa: SLF001 - its own
         return settings
 
@@ -261,11 +275,15 @@ class Settings(BaseModel):
         return {field: Value(getattr(self, field), self.source(field)) for field in self.model_fields_set}
 
     @classmethod
-    def _of(cls, values: Mapping[str, Value], environ: Mapping[str, str]) -> Settings:
+    def _of(
+        cls, given: Mapping[str, Value], environ: Mapping[str, str], read: Mapping[str, Value] | None = None
+    ) -> Settings:
+        """Build settings from arguments; `read` tells the places of values from other sources."""
+        values = {**(read or {}), **given}
         try:
-            settings = cls(**{field: given.value for field, given in values.items()})
+            settings = cls(**{field: value.value for field, value in given.items()})
         except ValidationError as error:
             raise SettingsError(sentence(error, values, cls.model_fields)) from error
-        settings._sources.update((field, given.source) for field, given in values.items())
+        settings._sources.update((field, value.source) for field, value in values.items())
         settings._environ = environ
         return settings
