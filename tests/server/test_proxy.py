@@ -28,7 +28,7 @@ def _forwarded(**headers: str) -> dict[str, str]:
 def test_links_are_those_that_the_client_can_follow(serve: StartServer, prefix: str, said_by: str) -> None:
     setting = {"root_path": "/ai/"} if said_by == "setting" else {}
     server = serve(trusted_proxies=HERE, **setting)
-    headers = _forwarded(HostReport="localhost:8443", Proto="https") | ({} if setting else _forwarded(Prefix="/ai"))
+    headers = _forwarded(Host="localhost:8443", Proto="https") | ({} if setting else _forwarded(Prefix="/ai"))
     posted = server.http.post(f"{prefix}/v1/jobs", json=BODY, headers=headers)
     job = posted.json()["id"]
     assert posted.headers["Location"] == f"/ai/v1/jobs/{job}"
@@ -58,7 +58,7 @@ def test_documentation_and_page_are_below_the_path(serve: StartServer, prefix: s
 
 def test_the_page_without_its_slash_is_redirected_below_the_path(serve: StartServer) -> None:
     server = serve(root_path="/ai", trusted_proxies=HERE)
-    answer = server.http.get("/ai", headers=_forwarded(HostReport="localhost", Proto="https"), follow_redirects=False)
+    answer = server.http.get("/ai", headers=_forwarded(Host="localhost", Proto="https"), follow_redirects=False)
     assert answer.headers["Location"] == "https://localhost/ai/"
 
 
@@ -81,7 +81,7 @@ def test_errors_have_the_shape_of_the_api_below_the_path(serve: StartServer, pre
 
 def test_what_a_stranger_forwards_does_not_count(serve: StartServer) -> None:
     server = serve(trusted_proxies="10.0.0.0/8, fd00::/8")
-    forged = _forwarded(HostReport="evil.example", Proto="https", Prefix="/evil", For="1.2.3.4")
+    forged = _forwarded(Host="evil.example", Proto="https", Prefix="/evil", For="1.2.3.4")
     posted = server.http.post("/v1/jobs", json=BODY, headers=forged)
     assert posted.headers["Location"].startswith("/v1/jobs/")
     asked = {"prompt": "a star", "size": "64x64", "response_format": "url"}
@@ -96,10 +96,10 @@ def test_what_a_stranger_forwards_does_not_count(serve: StartServer) -> None:
         _forwarded(Prefix="/a/../b"),
         _forwarded(Prefix='/a"><script>'),
         _forwarded(Prefix="https://evil.example"),
-        _forwarded(HostReport="a b"),
-        _forwarded(HostReport="a/b"),
-        _forwarded(HostReport='a">'),
-        _forwarded(HostReport="user@a"),
+        _forwarded(Host="a b"),
+        _forwarded(Host="a/b"),
+        _forwarded(Host='a">'),
+        _forwarded(Host="user@a"),
     ],
     ids=str,
 )
