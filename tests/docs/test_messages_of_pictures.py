@@ -134,7 +134,7 @@ def test_a_server_that_is_not_ready(said: Said, tmp_path: Path) -> None:
     keys = {"X-API-Key": "hush"}
     said("A missing API key", http.post("/generate", json=body).json()["detail"])
     loading = http.post("/generate", json=body, headers=keys).json()["detail"]
-    model = app.state.studio.model
+    model = app.state.context.mode_manager
     model.start()
     while model.state == "loading":
         threading.Event().wait(0.01)
