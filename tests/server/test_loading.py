@@ -8,8 +8,9 @@ import pytest
 
 from imagegen_core import Job, LocalEngine, Settings, SettingsError
 from imagegen_core.engine import Pool
+from imagegen_core.hosting import engine_loader
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.server import create_app, loading
+from imagegen_core.server import create_app
 from imagegen_core.worker import DeviceMemory
 from imagegen_demo import plugin as demo
 
@@ -41,7 +42,7 @@ class Placed:
 
 @pytest.fixture
 def _placed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "load_worker", Placed)
+    monkeypatch.setattr(engine_loader, "load_worker", Placed)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def _placed(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("_placed")
 def test_copies_are_dealt_to_the_devices_in_turn(environ: dict[str, str], devices: list[str | None]) -> None:
-    engine = loading.load_engine(Settings.load(environ=environ), None)
+    engine = engine_loader.load_engine(Settings.load(environ=environ), None)
     workers: Any = engine.workers
     engine.close()
     assert [worker.settings.device for worker in workers] == devices
@@ -78,8 +79,8 @@ def test_fewer_copies_than_devices_are_refused_before_anything_is_loaded() -> No
 
 @pytest.mark.usefixtures("_placed")
 def test_a_worker_computes_beside_one_of_its_own_device() -> None:
-    first: Any = loading.load_engine(Settings(device="a,b,a"), None)
-    second: Any = loading.load_engine(Settings(device="b,a,c,a,a"), first)
+    first: Any = engine_loader.load_engine(Settings(device="a,b,a"), None)
+    second: Any = engine_loader.load_engine(Settings(device="b,a,c,a,a"), first)
     for engine in (first, second):
         engine.close()
     a, b, another_a = first.workers
@@ -88,7 +89,7 @@ def test_a_worker_computes_beside_one_of_its_own_device() -> None:
 
 def test_what_a_model_will_take_is_what_its_copies_do_on_one_device() -> None:
     registry = Registry.discover()
-    one = loading.weights_bytes(Settings(model="demo"), registry)
+    one = engine_loader.weights_bytes(Settings(model="demo"), registry)
     assert one == sum(file.stat().st_size for file in _demo_weights())
     some: list[tuple[dict[str, Any], int]] = [
         ({"device": "a,b"}, 1),
@@ -97,7 +98,7 @@ def test_what_a_model_will_take_is_what_its_copies_do_on_one_device() -> None:
         ({"num_workers": 3}, 3),
     ]
     for given, copies in some:
-        assert loading.weights_bytes(Settings(model="demo", **given), registry) == copies * one
+        assert engine_loader.weights_bytes(Settings(model="demo", **given), registry) == copies * one
 
 
 def _demo_weights() -> list[Any]:

@@ -17,9 +17,9 @@ from imagegen_core.hosting.mode_manager import ModeManager
 from imagegen_core.plugins.hookspecs import hookimpl
 from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.server import json_bodies
 from imagegen_core.server.app import app_of
 from imagegen_core.server.context import ServerContext
+from imagegen_core.server.middleware import json_bodies
 from imagegen_core.server.middleware.body_limit import PICTURES_IN_JSON
 from imagegen_core.server.middleware.json_values import read_json
 from tests.server.conftest import LIMIT, listening
