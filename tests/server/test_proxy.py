@@ -111,7 +111,7 @@ def test_what_can_be_no_prefix_or_host_is_refused_with_a_sentence(serve: StartSe
 
 def test_of_several_values_the_nearest_proxys_counts(serve: StartServer) -> None:
     server = serve(trusted_proxies=HERE)
-    headers = _forwarded(Prefix="/evil, /ai", HostReport="evil.example, localhost")
+    headers = _forwarded(Prefix="/evil, /ai", Host="evil.example, localhost")
     asked = {"prompt": "a star", "size": "64x64", "response_format": "url"}
     drawn = server.http.post("/v1/images/generations", json=asked, headers=headers)
     assert drawn.json()["data"][0]["url"].startswith("http://localhost/ai/storage/")
