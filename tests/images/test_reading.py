@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from imagegen_core import PictureError
-from imagegen_core.images.jpeg import encode_jpeg
+from imagegen_core.images.lossy import LossyFormat, encode_lossy
 from imagegen_core.images.reading import PictureFile, as_rgb, read_picture, read_text
-from imagegen_core.images.webp import encode_webp
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
 IMAGE = Image.fromarray(PIXELS)
@@ -119,15 +118,17 @@ def test_with_any_bytes_changed_it_is_a_sentence_or_a_picture(data: st.DataObjec
 # Text
 
 
-@pytest.mark.parametrize("encode", [encode_jpeg, encode_webp])
+@pytest.mark.parametrize("form", ["jpeg", "webp"])
 @given(text=st.text(min_size=1).map(lambda text: text.encode("utf-8", "replace").decode()))
-def test_text_goes_through_jpeg_and_webp(encode: Any, text: str) -> None:
-    assert read_text(encode(PIXELS[:4, :4], {"parameters": text, "other": "left out"})) == {"parameters": text}
+def test_text_goes_through_jpeg_and_webp(form: LossyFormat, text: str) -> None:
+    picture = encode_lossy(PIXELS[:4, :4], form, 90, {"parameters": text, "other": "left out"})
+    assert read_text(picture) == {"parameters": text}
 
 
 def test_text_that_exif_does_not_hold_is_cut(caplog: pytest.LogCaptureFixture) -> None:
-    for encode in (encode_jpeg, encode_webp):
-        text = read_text(encode(PIXELS, {"parameters": "x" * 100_000}))["parameters"]
+    forms: tuple[LossyFormat, ...] = ("jpeg", "webp")
+    for form in forms:
+        text = read_text(encode_lossy(PIXELS, form, 90, {"parameters": "x" * 100_000}))["parameters"]
         assert set(text) == {"x"}
         assert len(text) == 32_500
     assert "is cut to the 65000 bytes that Exif holds" in caplog.text

@@ -8,10 +8,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from imagegen_core.images.jpeg import encode_jpeg
+from imagegen_core.images.lossy import encode_lossy
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.reading import PictureFile
-from imagegen_core.images.webp import encode_webp
 from imagegen_core.request import VAE_REDUCTION
 
 Encoding = Literal["png", "jpeg", "webp"]
@@ -29,9 +28,7 @@ def convert(png: bytes, encoding: Encoding, quality: int) -> bytes:
         return png
     file = PictureFile.read(png, png_only=True)
     pixels = np.asarray(file.decode())
-    if encoding == "jpeg":
-        return encode_jpeg(pixels, file.text, max(quality, 1))
-    return encode_webp(pixels, file.text, quality)
+    return encode_lossy(pixels, encoding, max(quality, 1) if encoding == "jpeg" else quality, file.text)
 
 
 def enlarge_preview(preview: bytes, encoding: Encoding) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from imagegen_core.errors import InvalidRequestError
-from imagegen_core.images.jpeg import encode_jpeg
+from imagegen_core.images.lossy import encode_lossy
 from imagegen_core.images.png import write_png
 from imagegen_core.images.reading import PictureFile, as_rgb
 from imagegen_core.images.recipe import Upscaling, with_upscaling
@@ -168,7 +168,7 @@ class Upscalers:
                 image = upscale(image, upscaler)
             self._check_wanted()
             text = with_upscaling(file.text, Upscaling(upscaler.name, upscaler.scale**passes), "the picture")
-            data = encode_jpeg(np.asarray(image), text, quality) if form == "jpeg" else self._png(image, text)
+            data = encode_lossy(np.asarray(image), "jpeg", quality, text) if form == "jpeg" else self._png(image, text)
             return Enlarged(data, form, upscaler.name, passes, upscaler.scale)
 
     def enlarge_to(

@@ -12,7 +12,7 @@ import httpx2 as httpx
 import pytest
 from PIL import Image
 
-from imagegen_core.images.jpeg import encode_jpeg
+from imagegen_core.images.lossy import encode_lossy
 from imagegen_core.storage import key_of
 from tests.images.test_reading import PIXELS
 from tests.server.conftest import Running, StartServer
@@ -119,7 +119,7 @@ def test_a_file_that_a_crash_left_empty_is_not_there(serve: StartServer, tmp_pat
 
 def test_pictures_are_kept_up_to_their_bytes(serve: StartServer) -> None:
     server = serve(storage_max_bytes=2**20)
-    large = encode_jpeg(PIXELS) + bytes(2**19)
+    large = encode_lossy(PIXELS, "jpeg", 92) + bytes(2**19)
     for name in "abc":
         assert server.http.put(f"/storage/{name}", content=large).status_code == 204
     assert [server.http.get(f"/storage/{name}").status_code for name in "abc"] == [404, 404, 200]
