@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import socket
@@ -12,7 +13,10 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 from PIL import Image
+from starlette.requests import Request
 
+from imagegen_core.errors import QueueFullError
+from tests.engine.faults import Gate
 from tests.server.conftest import LIMIT, HeldLanczos, Running, StartServer
 
 
@@ -73,6 +77,25 @@ def test_pictures_that_wait_in_memory_are_weighed(serve: StartServer, held_lancz
         assert _open(server) <= 6
         held_lanczos.gate.open()
         assert {one.result() for one in asked} == {200, 429}
+
+
+def test_requests_that_come_at_once_do_not_overfill_the_queue(serve: StartServer) -> None:
+    context = serve(queue_max=2).app.state.context
+    gate = Gate(shut=True)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()  # the client stays
+
+    async def submit() -> list[Any]:
+        request = Request({"type": "http"}, receive)
+        tasks = [asyncio.ensure_future(context.upscaled(request, "a client", lambda _: gate())) for _ in range(9)]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=LIMIT)
+        gate.open()
+        assert {type(task.exception()) for task in done} == {QueueFullError}
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    results = asyncio.run(submit())
+    assert sum(isinstance(result, QueueFullError) for result in results) >= 6  # one begins, two wait
 
 
 def test_a_key_has_its_share_of_upscalings_too(serve: StartServer, held_lanczos: HeldLanczos) -> None:

@@ -35,7 +35,7 @@ from imagegen_core.server.a1111.progress import DrawingProgress
 from imagegen_core.server.jobs import Jobs
 from imagegen_core.server.metrics import Metrics
 from imagegen_core.server.request_limits import RequestLimits
-from imagegen_core.server.upscaling_queue import UpscalingQueue, Work
+from imagegen_core.server.upscaling_queue import UpscalingQueue, Work, finished
 from imagegen_core.server.waiting import retrieve, unless_gone
 from imagegen_core.settings import Settings
 from imagegen_core.storage import DISABLED, ImageStore, new_key
@@ -214,18 +214,21 @@ class ServerContext:
         """
         if since is None:
             self._check_share(caller)
-            self.upscalings.check_room(weight)
             if self.mode_manager.state == "stopping":
                 raise NotReadyError("The server is stopping: ask another, or this one after its restart")
+            future = self.upscalings.submit(work, weight)
             since = time.monotonic()
+        else:
+            future = self.upscalings.submit(work, always=True)
         self._open[caller] += 1
         try:
-            running = self.upscalings.run(work, since + self.settings.default_timeout, weight)
+            running = finished(future, since + self.settings.default_timeout)
             return await (running if request is None else unless_gone(request, running))
         except DeadlineError:
             self.metrics.failed("deadline")
             raise
         finally:
+            future.cancel()  # no effect on finished work
             self._let_go(caller)
 
     async def done(self) -> None:

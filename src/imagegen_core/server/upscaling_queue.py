@@ -57,18 +57,23 @@ class UpscalingQueue:
             QueueFullError: Too many pictures wait, or they take too much memory.
         """
         with self._lock:
-            waiting = len(self._waiting)
-            weight += sum(upscaling.weight for upscaling in self._waiting)
-            seconds = self._seconds * waiting / self._threads
-        if waiting >= self._limit or (waiting and weight > self._weight):
-            raise QueueFullError(
-                f"{waiting} pictures wait to be enlarged already: try again in a moment", min(seconds, _LONGEST_RETRY)
-            )
+            self._check_room(weight)
 
-    def submit(self, work: Work[Result], weight: int = 0) -> Future[Result]:
-        """Put work in the queue; cancel or fail its future to remove or stop the work."""
+    def submit(self, work: Work[Result], weight: int = 0, *, always: bool = False) -> Future[Result]:
+        """Put work in the queue; cancel or fail its future to remove or stop the work.
+
+        Args:
+            work: The work.
+            weight: Bytes of memory while the work waits.
+            always: Accept the work even if the queue is full.
+
+        Raises:
+            QueueFullError: Too many pictures wait, or they take too much memory.
+        """
         upscaling = _Upscaling(work, weight)
         with self._lock:
+            if not always:
+                self._check_room(weight)
             self._open.add(upscaling.future)
             self._waiting.append(upscaling)
             if self._running < self._threads:
@@ -76,32 +81,6 @@ class UpscalingQueue:
                 threading.Thread(target=self._serve, name="imagegen-upscaler").start()
         upscaling.future.add_done_callback(lambda _: self._forget(upscaling))
         return upscaling.future
-
-    async def run(self, work: Work[Result], deadline: float, weight: int = 0) -> Result:
-        """Put work in the queue and wait for it; cancelling this coroutine cancels the work.
-
-        Args:
-            work: The work.
-            deadline: `time.monotonic` seconds of the time limit.
-            weight: Bytes of memory while the work waits.
-
-        Raises:
-            DeadlineError: The work was not done in time.
-            ImagegenError: The work failed.
-        """
-        future = self.submit(work, weight)
-        waiting = asyncio.wrap_future(future)
-        try:
-            await asyncio.wait({waiting}, timeout=deadline - time.monotonic())
-            if not waiting.done():
-                raise DeadlineError(
-                    "The picture was not enlarged in time: allow more time, ask for fewer passes, or send a smaller one"
-                )
-            return waiting.result()
-        finally:
-            future.cancel()
-            if waiting.done() and not waiting.cancelled():
-                waiting.exception()  # mark the error as retrieved, so that asyncio does not log it
 
     def open(self) -> list[Future[Any]]:
         """Return the futures of unfinished work."""
@@ -112,6 +91,17 @@ class UpscalingQueue:
         """Fail all unfinished work."""
         for future in self.open():
             _settle(future, error=error)
+
+    def _check_room(self, weight: int) -> None:
+        """Check the queue's room; the caller holds the lock."""
+        waiting = len(self._waiting)
+        if waiting >= self._limit or (
+            waiting and weight + sum(upscaling.weight for upscaling in self._waiting) > self._weight
+        ):
+            raise QueueFullError(
+                f"{waiting} pictures wait to be enlarged already: try again in a moment",
+                min(self._seconds * waiting / self._threads, _LONGEST_RETRY),
+            )
 
     def _serve(self) -> None:
         while True:
@@ -136,6 +126,30 @@ class UpscalingQueue:
             self._open.discard(upscaling.future)
             if upscaling in self._waiting:
                 self._waiting.remove(upscaling)
+
+
+async def finished(future: Future[Result], deadline: float) -> Result:
+    """Wait for work in the queue; the caller cancels the future of work that nobody waits for.
+
+    Args:
+        future: The future of the work.
+        deadline: `time.monotonic` seconds of the time limit.
+
+    Raises:
+        DeadlineError: The work was not done in time.
+        ImagegenError: The work failed.
+    """
+    waiting = asyncio.wrap_future(future)
+    try:
+        await asyncio.wait({waiting}, timeout=deadline - time.monotonic())
+        if not waiting.done():
+            raise DeadlineError(
+                "The picture was not enlarged in time: allow more time, ask for fewer passes, or send a smaller one"
+            )
+        return waiting.result()
+    finally:
+        if waiting.done() and not waiting.cancelled():
+            waiting.exception()  # mark the error as retrieved, so that asyncio does not log it
 
 
 def _settle(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:
