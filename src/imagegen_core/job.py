@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
 
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest
@@ -73,6 +72,6 @@ class Job:
     """
 
     req: GenerateRequest
-    fut: Future[Any] = field(default_factory=Future)
+    fut: Future[tuple[bytes, int]] = field(default_factory=Future)
     submitted_at: float = field(default_factory=time.time)
     on_step: Callable[[StepDone], None] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, TypeVarTuple, runtime_checkable
 
 from imagegen_core.job import Job, StepDone
 from imagegen_core.parts import Parts
@@ -11,6 +11,8 @@ from imagegen_core.picture import Picture
 from imagegen_core.styles import LoraUse
 
 State = TypeVar("State", bound="DenoisingState")
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 
 
 @runtime_checkable
@@ -130,7 +132,7 @@ class ShowsPreviews(Protocol):
 class HasComputeThread(Protocol):
     """A worker with its own compute thread. Other computations must use it too, or they slow the worker down."""
 
-    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def compute(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Run `function` on that thread between two calls of the worker, and return its result."""
         ...
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from imagegen_core.engine.batch_size import BatchSize
 from imagegen_core.engine.ticket import Ticket
+from imagegen_core.worker import DenoisingState
 
 _LEAST_QUANTUM = 0.001  # seconds, until a step has been timed
 
@@ -19,11 +19,11 @@ class ActiveJob:
 
     Attributes:
         ticket: The job's ticket.
-        state: The worker's state of the job; None until the job has begun.
+        state: The worker's state of the job, from its beginning to its end.
     """
 
     ticket: Ticket
-    state: Any
+    state: DenoisingState = field(init=False)
 
 
 @dataclass(eq=False)
@@ -102,5 +102,5 @@ class BatchScheduler:
 
 
 def _ratio(job: ActiveJob, now: float) -> float:
-    work: int = job.state.steps_left * job.state.rows
+    work = job.state.steps_left * job.state.rows
     return (now - job.ticket.since) / max(work, 1)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from imagegen_core.engine.batch_scheduler import ActiveJob
+from imagegen_core.job import Job
 from imagegen_core.parts import Parts, works_in_parts
+from imagegen_core.worker import BeginsInParts, DenoisingState, SteppedWorker
 
 
 class Beginning:
     """A job whose prompt is being encoded.
 
     Attributes:
-        running: The job; its state is None until all parts are done.
+        running: The job; it has a state when all parts are done.
     """
 
-    def __init__(self, running: ActiveJob, worker: Any) -> None:
-        """Prepare the parts; `worker` is a `SteppedWorker`."""
+    def __init__(self, running: ActiveJob, worker: SteppedWorker[DenoisingState]) -> None:
+        """Prepare the parts."""
         self.running = running
         self._parts = _parts(worker, running.ticket.job)
 
@@ -33,7 +33,8 @@ class Beginning:
         return False
 
 
-def _parts(worker: Any, job: Any) -> Parts[Any]:
-    if works_in_parts(worker, "begin"):
-        return (yield from worker.begin_in_parts(job))
+def _parts(worker: SteppedWorker[DenoisingState], job: Job) -> Parts[DenoisingState]:
+    if isinstance(worker, BeginsInParts) and works_in_parts(worker, "begin"):
+        state: DenoisingState = yield from worker.begin_in_parts(job)
+        return state
     return worker.begin(job)

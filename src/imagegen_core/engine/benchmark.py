@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 from statistics import median, quantiles
-from typing import Any
 
 from imagegen_core.engine.local import LocalEngine
 from imagegen_core.engine.ticket import Ticket
+from imagegen_core.request import GenerateRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Measurement:
     p95: float
 
 
-def measure(engine: LocalEngine, requests: Iterator[Any], clients: int, seconds: float) -> Measurement:
+def measure(engine: LocalEngine, requests: Iterator[GenerateRequest], clients: int, seconds: float) -> Measurement:
     """Keep `clients` requests in flight: one warm-up round, then `seconds`, but at least one response per client.
 
     Args:

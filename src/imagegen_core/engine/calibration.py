@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Hashable
-from typing import Any
+from typing import Protocol
 
 from imagegen_core.engine.batch_size import BatchSize
 from imagegen_core.engine.whole_job_worker import WholeJobWorker
 from imagegen_core.errors import OutOfMemoryError
 from imagegen_core.job import Job
 from imagegen_core.request import GenerateRequest
-from imagegen_core.worker import BatchInvariant
+from imagegen_core.worker import BatchInvariant, DenoisingState, SteppedWorker
 
 _SECONDS = 1.2  # time limit: no larger size is tried later
 _TIMES = 3
@@ -20,11 +20,15 @@ _PADDED_ROWS = 4
 _PADDING_PAYS = 0.8  # a row of a padded pass must take less than this fraction of a single-row pass
 
 
-def calibrate(worker: Any, size: BatchSize) -> tuple[Hashable, str]:
+class _BatchInvariantWorker(SteppedWorker[DenoisingState], BatchInvariant, Protocol):
+    """A stepped worker that can prove its batches."""
+
+
+def calibrate(worker: SteppedWorker[DenoisingState], size: BatchSize) -> tuple[Hashable, str]:
     """Prove and time batches at the checkpoint's native size, and set the worker's padding if it is needed.
 
     Args:
-        worker: A `SteppedWorker`.
+        worker: The worker.
         size: Receives the results.
 
     Returns:
@@ -36,7 +40,7 @@ def calibrate(worker: Any, size: BatchSize) -> tuple[Hashable, str]:
     return worker.group(_states(worker, 1)[0]), _judge(worker, size)
 
 
-def _judge(worker: Any, size: BatchSize) -> str:
+def _judge(worker: SteppedWorker[DenoisingState], size: BatchSize) -> str:
     if not size.exact:
         _grow(worker, size)
         return "requests share forward passes unproven, as asked for: a picture may depend on its neighbours"
@@ -54,14 +58,14 @@ def _judge(worker: Any, size: BatchSize) -> str:
     return "results depend on the number of rows here, so pictures are drawn one at a time"
 
 
-def _grow(worker: Any, size: BatchSize) -> None:
+def _grow(worker: SteppedWorker[DenoisingState], size: BatchSize) -> None:
     """Double the batch size while it is exact, faster per row, within memory and within the time limit."""
     ends, rows = time.monotonic() + _SECONDS, 1
     _time(worker, size, rows, ends)
     while size.rows == rows and 2 * rows <= size.fits and time.monotonic() < ends:
         rows *= 2
         try:
-            if size.exact:
+            if size.exact and isinstance(worker, BatchInvariant):
                 size.tried(rows, same=worker.trial(_states(worker, rows)))
                 if rows in size.refused:
                     return
@@ -70,7 +74,7 @@ def _grow(worker: Any, size: BatchSize) -> None:
             size.halve(rows)
 
 
-def _time(worker: Any, size: BatchSize, rows: int, ends: float = math.inf) -> None:
+def _time(worker: SteppedWorker[DenoisingState], size: BatchSize, rows: int, ends: float = math.inf) -> None:
     """Time up to `_TIMES` steps; stop early after the time limit."""
     states = _states(worker, rows)
     for _ in range(_TIMES):
@@ -81,7 +85,7 @@ def _time(worker: Any, size: BatchSize, rows: int, ends: float = math.inf) -> No
             return
 
 
-def _pad(worker: Any, size: BatchSize) -> bool:
+def _pad(worker: _BatchInvariantWorker, size: BatchSize) -> bool:
     """Pad every pass to a fixed number of rows; keep it and return True if results are equal and it is faster."""
     alone = size.expected()
     worker.pad(_PADDED_ROWS)
@@ -97,6 +101,6 @@ def _pad(worker: Any, size: BatchSize) -> bool:
     return False
 
 
-def _states(worker: Any, count: int) -> list[Any]:
+def _states(worker: SteppedWorker[DenoisingState], count: int) -> list[DenoisingState]:
     requests = (GenerateRequest(prompt="a test", num_inference_steps=_TIMES + 1, seed=seed) for seed in range(count))
     return [worker.begin(Job(req=request)) for request in requests]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future
-from typing import Any
 
 from imagegen_core.engine.ticket import Ticket
 
@@ -17,7 +16,7 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
-        self._tickets: dict[Future[Any], Ticket] = {}
+        self._tickets: dict[Future[tuple[bytes, int]], Ticket] = {}
         self._changed = threading.Condition()
         self._is_watching = False
 
@@ -33,7 +32,7 @@ class Deadlines:
                 threading.Thread(target=self._watch, name="imagegen-deadlines", daemon=True).start()
         ticket.job.fut.add_done_callback(self._forget)
 
-    def _forget(self, future: Future[Any]) -> None:
+    def _forget(self, future: Future[tuple[bytes, int]]) -> None:
         with self._changed:
             self._tickets.pop(future, None)
             if not self._tickets:

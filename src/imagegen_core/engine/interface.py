@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from imagegen_core.engine.report import EngineReport
 from imagegen_core.engine.ticket import Ticket
-from imagegen_core.worker import Worker
+from imagegen_core.request import GenerateRequest
+from imagegen_core.worker import Arguments, Result, Worker
 
 
 class Engine(Protocol):
@@ -28,7 +29,7 @@ class Engine(Protocol):
         """Whether a fault of the engine's own ended its drawing."""
         ...
 
-    def submit(self, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
+    def submit(self, request: GenerateRequest, deadline: float | None = None, priority: int = 0) -> Ticket:
         """Queue a request.
 
         Args:
@@ -51,7 +52,7 @@ class Engine(Protocol):
         """
         ...
 
-    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def compute(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Call a function on the model's compute thread, between two steps, and return its result."""
         ...
 

@@ -24,7 +24,19 @@ from imagegen_core.engine.whole_job_worker import WholeJobWorker
 from imagegen_core.errors import ImagegenError, OutOfMemoryError
 from imagegen_core.job import Started, StepDone
 from imagegen_core.picture import Picture
-from imagegen_core.worker import HasComputeThread, LimitsRows, ShowsPreviews, SteppedWorker, WarmsUp, Worker
+from imagegen_core.request import GenerateRequest
+from imagegen_core.worker import (
+    Arguments,
+    BatchInvariant,
+    DenoisingState,
+    HasComputeThread,
+    LimitsRows,
+    Result,
+    ShowsPreviews,
+    SteppedWorker,
+    WarmsUp,
+    Worker,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +86,9 @@ class LocalEngine:
             line: A queue shared with other engines, with its own limit; see `Pool`.
         """
         self.worker = worker
-        self._worker: Any = worker if isinstance(worker, SteppedWorker) else WholeJobWorker(worker)
+        self._worker: SteppedWorker[Any] = worker if isinstance(worker, SteppedWorker) else WholeJobWorker(worker)
         self._batching = batching
-        self._previews = previews and isinstance(worker, ShowsPreviews)
+        self._preview = worker.preview if previews and isinstance(worker, ShowsPreviews) else None
         self._queue = RequestQueue(queue_limit) if line is None else line
         self._scheduler = BatchScheduler()
         self._beginning: deque[Beginning] = deque()
@@ -94,7 +106,7 @@ class LocalEngine:
         self._thread = threading.Thread(target=self._work, name="imagegen-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
+    def submit(self, request: GenerateRequest, deadline: float | None = None, priority: int = 0) -> Ticket:
         """Queue a request.
 
         Args:
@@ -122,7 +134,7 @@ class LocalEngine:
         """The worker in a list; a `Pool` has several."""
         return [self.worker]
 
-    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def compute(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Run another computation, such as an upscaler's network, between the worker's steps; see `compute_on`."""
         return compute_on(self.worker, function, *arguments)
 
@@ -186,7 +198,7 @@ class LocalEngine:
         return self._scheduler.count + len(self._beginning)
 
     def _arrive(self, ticket: Ticket) -> None:
-        running = ActiveJob(ticket, None)
+        running = ActiveJob(ticket)
         ticket.job.on_step = lambda done: self._tell_step(running, done)
         self._beginning.append(Beginning(running, self._worker))
 
@@ -199,10 +211,10 @@ class LocalEngine:
             key = self._worker.group(running.state) if has_begun else None
         except Exception as error:  # noqa: BLE001 - any error fails only this job
             self._fail(ticket, error)
-            ticket.job.on_step = running.state = None
+            ticket.job.on_step = None
             return
         if ticket.done:
-            ticket.job.on_step = running.state = None
+            ticket.job.on_step = None
             return
         if not has_begun:
             self._beginning.append(beginning)
@@ -231,7 +243,7 @@ class LocalEngine:
         began = time.monotonic()
         try:
             with self._watchdog.watching(f"A step of {rows} rows ({group.key})"):
-                if group.size.needs_trial(rows, len(states)):
+                if group.size.needs_trial(rows, len(states)) and isinstance(self._worker, BatchInvariant):
                     same = self._worker.trial(states)
                     if any(state.failure is None for state in states):  # failed states prove nothing
                         group.size.tried(rows, same=same)
@@ -276,7 +288,7 @@ class LocalEngine:
         ticket.fail(error)
 
     def _tell_step(self, running: ActiveJob, done: StepDone) -> None:
-        preview = self._worker.preview(running.state) if self._previews else None
+        preview = self._preview(running.state) if self._preview else None
         running.ticket.events.append(replace(done, preview=preview))
 
     def _drop_running(self) -> None:
@@ -293,7 +305,8 @@ class LocalEngine:
         with self._lock:
             self._scheduler.leave(group, gone)
         for job in gone:
-            job.ticket.job.on_step = job.state = None  # a kept ticket must not keep the state's memory
+            job.ticket.job.on_step = None
+            del job.state  # a kept ticket must not keep its memory
 
     def _calibrate(self) -> str:
         size = BatchSize(exact=self._batching == "exact")
@@ -302,7 +315,7 @@ class LocalEngine:
         self._native, self._largest = size, size.fits
         return because
 
-    def _size(self, key: Hashable, state: Any) -> BatchSize:
+    def _size(self, key: Hashable, state: DenoisingState) -> BatchSize:
         """Return the batch size of a group; keep the native shape and the most recent other shapes."""
         if key not in self._sizes:
             self._sizes[key] = BatchSize(exact=self._batching == "exact", fits=self._largest)
@@ -320,6 +333,6 @@ class LocalEngine:
         self._queue.give_up(self, f"The engine broke ({error!r}): restart it, and report this")
 
 
-def compute_on(worker: Worker, function: Callable[..., Any], *arguments: Any) -> Any:
+def compute_on(worker: Worker, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
     """Run `function` on the worker's own thread if it has one, else in this thread."""
     return worker.compute(function, *arguments) if isinstance(worker, HasComputeThread) else function(*arguments)

@@ -11,7 +11,8 @@ from imagegen_core.engine.local import LocalEngine
 from imagegen_core.engine.report import EngineReport, merged
 from imagegen_core.engine.request_queue import RequestQueue
 from imagegen_core.engine.ticket import Ticket
-from imagegen_core.worker import Worker
+from imagegen_core.request import GenerateRequest
+from imagegen_core.worker import Arguments, Result, Worker
 
 
 class Pool:
@@ -53,7 +54,7 @@ class Pool:
         """Whether any engine has stopped after an internal error."""
         return any(engine.is_broken for engine in self._engines)
 
-    def submit(self, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
+    def submit(self, request: GenerateRequest, deadline: float | None = None, priority: int = 0) -> Ticket:
         """See `LocalEngine.submit`."""
         return self._queue.submit(request, deadline, priority)
 
@@ -61,7 +62,7 @@ class Pool:
         """See `LocalEngine.admit`."""
         self._queue.admit(ticket)
 
-    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def compute(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """See `LocalEngine.compute`; this runs on the engine with the fewest running jobs."""
         idlest = min(self._engines, key=lambda engine: (engine.is_broken, engine.report().running))
         return idlest.compute(function, *arguments)

@@ -7,11 +7,12 @@ import time
 from bisect import insort
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from imagegen_core.engine.deadlines import Deadlines
 from imagegen_core.engine.ticket import Ticket
 from imagegen_core.errors import EngineClosedError, QueueFullError
+from imagegen_core.request import GenerateRequest
 
 _PACE_WEIGHT = 0.2  # weight of the latest picture in the moving average
 
@@ -36,8 +37,8 @@ class RequestQueue:
         """Create an empty queue; at most `limit` requests may wait."""
         self._limit = limit
         self._waiting: list[Ticket] = []
-        self._open: dict[Future[Any], Ticket] = {}  # tickets that are not done, by their jobs' futures
-        self._takers: dict[Future[Any], object] = {}  # the engine of each ticket in progress
+        self._open: dict[Future[tuple[bytes, int]], Ticket] = {}  # tickets that are not done, by their jobs' futures
+        self._takers: dict[Future[tuple[bytes, int]], object] = {}  # the engine of each ticket in progress
         self._engines: set[int] = set()
         self._idle = 0
         self._finished = self._failed = self._cancelled = 0
@@ -58,7 +59,7 @@ class RequestQueue:
         with self._changed:
             return Counts(len(self._waiting), self._finished, self._failed, self._cancelled)
 
-    def submit(self, request: Any, deadline: float | None, priority: int) -> Ticket:
+    def submit(self, request: GenerateRequest, deadline: float | None, priority: int) -> Ticket:
         """Queue a request; see `LocalEngine.submit`."""
         ticket = Ticket.of(request, priority, deadline)
         with self._changed:
@@ -136,7 +137,7 @@ class RequestQueue:
             return max(0, len(self._waiting) - self._idle)
         return -(-len(self._waiting) // (self._idle + 1))
 
-    def _note_outcome(self, future: Future[Any]) -> None:
+    def _note_outcome(self, future: Future[tuple[bytes, int]]) -> None:
         """Count the outcome of a job, and remove its ticket from the queue."""
         with self._changed:
             ticket = self._open.pop(future)

@@ -13,7 +13,7 @@ from imagegen_core.engine.events import EventLog
 from imagegen_core.errors import DeadlineError
 from imagegen_core.job import Cancelled, Done, Failed, Job, Queued
 from imagegen_core.picture import Picture
-from imagegen_core.request import check_request
+from imagegen_core.request import GenerateRequest, check_request
 
 
 class Ticket:
@@ -43,7 +43,7 @@ class Ticket:
         job.fut.add_done_callback(partial(_tell_of_cancelling, self.events))
 
     @classmethod
-    def of(cls, request: Any, priority: int, deadline: float | None) -> Ticket:
+    def of(cls, request: GenerateRequest, priority: int, deadline: float | None) -> Ticket:
         """Create a ticket for a valid request.
 
         Raises:
@@ -125,7 +125,7 @@ class Ticket:
         return cast("Picture", self._picture)  # `draw` sets it before it resolves the future
 
 
-def _tell_of_cancelling(events: EventLog, future: Future[Any]) -> None:
+def _tell_of_cancelling(events: EventLog, future: Future[tuple[bytes, int]]) -> None:
     if future.cancelled():
         events.append(Cancelled())
 
