@@ -12,7 +12,6 @@ import typer
 from imagegen_core.cli import console
 from imagegen_core.cli.output import Output
 from imagegen_core.cli.waiting import load, status, step_bar
-from imagegen_core.errors import ImagegenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,7 +84,6 @@ def generate(
     from imagegen_core.modes import load_modes
     from imagegen_core.request import GenerateRequest, StyleLoraRequest, with_counted_seeds
     from imagegen_core.settings import Settings
-    from imagegen_core.worker import SupportsLoras
 
     target = Output.parse(output, count)
     if as_json and target.is_stdout:
@@ -109,6 +107,7 @@ def generate(
         style_lora=None if style is None else StyleLoraRequest.parse(style),
     )
     settings = None if prediction is None else Settings.load(prediction=prediction)
+    chosen = None
     if mode is not None:
         if model is not None or backend is not None:
             raise typer.BadParameter("a mode says which model draws: leave --model and --backend out")
@@ -116,8 +115,8 @@ def generate(
         request, settings = chosen.complete(request), chosen.settings.override(prediction=prediction)
     requests = with_counted_seeds(request, count)  # refuse an invalid request before loading a model
     worker = load(backend, model, settings)
-    if request.loras and not isinstance(worker, SupportsLoras):
-        raise ImagegenError(f"Mode {mode} has LoRAs, and {type(worker).__name__} draws with none: leave them out")
+    if chosen is not None:
+        chosen.check_worker(worker)
     drawn = []
     for number, (picture, seconds) in enumerate(_draw_all(worker, requests)):
         path = target.write(picture.png, number)

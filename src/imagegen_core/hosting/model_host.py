@@ -119,7 +119,7 @@ class LocalModelHost:
         self._note(mode)
         engine = self._manager.want(mode.key).result()
         for worker in engine.workers if mode.loras else ():
-            if isinstance(worker, SupportsLoras):  # as `_check_adaptable` has checked
+            if isinstance(worker, SupportsLoras):  # as `Mode.check_worker` has checked
                 compute_on(worker, worker.load_loras, mode.loras)
 
     def card(self, mode: Mode) -> ModelCard | None:
@@ -181,7 +181,7 @@ class LocalModelHost:
             return
         self._adapted[mode.key] = mode
         if (engine := self.engine(mode)) is not None:
-            _check_adaptable(engine, mode)
+            mode.check_worker(engine.worker)
 
     def _compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         engine = self._manager.any_engine()
@@ -192,8 +192,7 @@ class LocalModelHost:
         what = "The model" if mode.name == DEFAULT_MODE else f"The model of mode {mode.name}"
         try:
             engine = load_engine(mode.settings, beside)
-            if key in self._adapted:
-                _check_adaptable(engine, self._adapted[key], close=True)
+            self._check_loras(key, engine)
         except ImagegenError as error:
             logger.error("%s could not be loaded: %s", what, error)  # noqa: TRY400 - the message tells the cause
             raise LoadFailedError(what, str(error)) from error
@@ -202,6 +201,18 @@ class LocalModelHost:
             raise LoadFailedError(what, f"{type(error).__name__}: {error}") from error
         logger.info("%s is ready: %s", what, engine.report().because)
         return engine
+
+    def _check_loras(self, key: ModelKey, engine: Engine) -> None:
+        """Close an engine without support for the requested LoRAs; the next request may be from another mode."""
+        mode = self._adapted.get(key)
+        if mode is None:
+            return
+        try:
+            mode.check_worker(engine.worker)
+        except SettingsError:
+            del self._adapted[key]
+            engine.close(drain=False)
+            raise
 
     def _estimate(self, key: ModelKey) -> int:
         return weights_bytes(self._asked[key].settings, self._registry)
@@ -223,14 +234,3 @@ def _memories(workers: Sequence[Any]) -> tuple[DeviceMemory, ...]:
     """Return the memory of each of the workers' devices, without duplicates."""
     weighed = [worker.device_memory() for worker in workers if isinstance(worker, ReportsMemory)]
     return tuple({memory.device: memory for memory in weighed}.values())
-
-
-def _check_adaptable(engine: Engine, mode: Mode, *, close: bool = False) -> None:
-    """Refuse a mode with LoRAs if the worker does not support LoRAs."""
-    if isinstance(engine.worker, SupportsLoras):
-        return
-    if close:
-        engine.close(drain=False)
-    raise SettingsError(
-        f"Mode {mode.name} has LoRAs, and {type(engine.worker).__name__} draws with none: leave them out"
-    )

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from imagegen_core.errors import InvalidRequestError
+from imagegen_core.errors import InvalidRequestError, SettingsError
 from imagegen_core.request import GenerateRequest
 from imagegen_core.settings import ModeSettings, PredictionName, Settings
 from imagegen_core.styles import LoraUse
+from imagegen_core.worker import SupportsLoras, Worker
 
 DEFAULT_MODE = "default"
 """The only mode if none is configured."""
@@ -66,6 +67,18 @@ class Mode:
             if value is not None and (field not in request.model_fields_set or getattr(request, field) is None)
         }
         return request.model_copy(update=left_out).with_loras(self.loras)
+
+    def check_worker(self, worker: Worker) -> None:
+        """Check that a worker can draw with the mode's LoRAs.
+
+        Raises:
+            SettingsError: The mode has LoRAs, and the worker does not support LoRAs.
+        """
+        if self.loras and not isinstance(worker, SupportsLoras):
+            raise SettingsError(
+                f"Mode {self.name} has LoRAs, but {type(worker).__name__} does not support LoRAs: remove them from the "
+                "mode"
+            )
 
 
 @dataclass(frozen=True)
