@@ -100,11 +100,9 @@ class Replica:
         """Unload all other models, each after its open requests."""
         self._models.keep_only(keys)
 
-    async def enlarge(
-        self, source: bytes, passes: int, form: Format, quality: int, name: str | None
-    ) -> Enlarged | Exception:
+    async def enlarge(self, source: bytes, passes: int, form: Format, quality: int) -> Enlarged | Exception:
         """See `Upscalers.enlarge`; an error is returned."""
-        return await _told(partial(self._enlarging.enlarge, source, passes, form, quality, name))
+        return await _told(partial(self._enlarging.enlarge, source, passes, form, quality))
 
     async def enlarge_to(self, source: bytes, wanted: tuple[int, int], name: str, crop: bool) -> bytes | Exception:
         """See `Upscalers.enlarge_to`; an error is returned."""

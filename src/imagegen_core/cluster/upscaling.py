@@ -33,16 +33,10 @@ class RemoteUpscalers(Upscalers):
         self.together = settings.max_replicas or settings.replicas
 
     def enlarge(
-        self,
-        source: bytes,
-        passes: int,
-        form: Format = "png",
-        quality: int = 92,
-        name: str | None = None,
-        until: Future[Any] | None = None,
+        self, source: bytes, passes: int, form: Format, quality: int, until: Future[Any] | None = None
     ) -> Enlarged:
         """See `Upscalers.enlarge`."""
-        return cast("Enlarged", self._call("enlarge", source, passes, form, quality, name, until=until))
+        return cast("Enlarged", self._call("enlarge", source, passes, form, quality, until=until))
 
     def enlarge_to(
         self, source: bytes, wanted: tuple[int, int], name: str, *, crop: bool, until: Future[Any] | None = None

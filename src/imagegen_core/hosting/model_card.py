@@ -80,7 +80,7 @@ class ModelCard:
             **_sampling(path, settings) if "scheduler" not in backend.without else {},
         )
 
-    def check_sampling(self, drawing: ResolvedRequest, samplers: Iterable[Sampler]) -> None:
+    def check_sampling(self, request: ResolvedRequest, samplers: Iterable[Sampler]) -> None:
         """Check a request's sampler, schedule and steps, as far as possible before drawing.
 
         Raises:
@@ -88,9 +88,9 @@ class ModelCard:
         """
         if self.sampler is None or self.own_scheduler is None:
             return
-        wanted = drawing.scheduler or self.sampler
-        sampler, _ = find_sampling(wanted, drawing.schedule, samplers, self.own_scheduler)
-        check_steps(sampler, drawing.steps, self.own_scheduler)
+        wanted = request.scheduler or self.sampler
+        sampler, _ = find_sampling(wanted, request.schedule, samplers, self.own_scheduler)
+        check_steps(sampler, request.steps, self.own_scheduler)
 
     @property
     def title(self) -> str:

@@ -64,13 +64,7 @@ class UpscalerHost(Protocol):
         ...
 
     def enlarge(
-        self,
-        source: bytes,
-        passes: int,
-        form: Format = "png",
-        quality: int = 92,
-        name: str | None = None,
-        until: Future[Any] | None = None,
+        self, source: bytes, passes: int, form: Format, quality: int, until: Future[Any] | None = None
     ) -> Enlarged:
         """Decode a picture, upscale it, and encode it with its recipe; safe on any thread."""
         ...
@@ -124,32 +118,27 @@ class Upscalers:
         return sorted({*self._registry.upscalers, self._default.name})
 
     def enlarge(
-        self,
-        source: bytes,
-        passes: int,
-        form: Format = "png",
-        quality: int = 92,
-        name: str | None = None,
-        until: Future[Any] | None = None,
+        self, source: bytes, passes: int, form: Format, quality: int, until: Future[Any] | None = None
     ) -> Enlarged:
-        """Decode a picture, upscale it, and encode it with its recipe; safe on any thread.
+        """Decode a picture, upscale it with the configured upscaler, and encode it with its recipe.
+
+        This is safe on any thread.
 
         Args:
             source: The encoded picture.
             passes: Number of upscaler passes.
             form: Encoding of the result.
             quality: JPEG quality, 1 to 100.
-            name: The upscaler; None uses the configured one.
             until: A future; when it is done, the work stops at the next tile or pass.
 
         Raises:
             PictureError: The picture cannot be decoded, or cannot be converted to RGB.
-            InvalidRequestError: The result would be too large, or the upscaler does not exist.
+            InvalidRequestError: The result would be too large.
             CancelledError: `until` is done.
         """
         file = PictureFile.read(source)
         with self._wanted(until):
-            upscaler = self._upscaler(name)
+            upscaler = self._upscaler(self._default.name)
             self.check(*file.size, passes, upscaler)
             image = as_rgb(file.decode(), "the picture")
             for _ in range(passes):
@@ -239,8 +228,7 @@ class Upscalers:
                 "magnitude",
             )
 
-    def _upscaler(self, name: str | None) -> Upscaler:
-        name = name or self._default.name
+    def _upscaler(self, name: str) -> Upscaler:
         if name not in self._loaded:
             offered: dict[str, Any] = {self._default.name: self._default, **self._registry.upscalers}
             if name not in offered:

@@ -139,7 +139,6 @@ async def make_result(
             order.body.superres_magnitude,
             order.body.superres_format,
             order.body.superres_quality,
-            None,
         )
         enlarged = await context.upscaled(request, order.caller, enlarge, order.since)
         data, form = enlarged.data, enlarged.format
