@@ -57,8 +57,8 @@ class _State:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.drawing = ResolvedRequest.of(job.req, native_size=f"{_SIDE}x{_SIDE}")
-        self.steps_left = self.drawing.steps
+        self.request = ResolvedRequest.of(job.req, native_size=f"{_SIDE}x{_SIDE}")
+        self.steps_left = self.request.steps
 
 
 class SimulatedWorker:
@@ -100,7 +100,7 @@ class SimulatedWorker:
         for state in states:
             state.steps_left -= 1
             if state.job.on_step:
-                state.job.on_step(StepDone(state.drawing.steps - state.steps_left, state.drawing.steps))
+                state.job.on_step(StepDone(state.request.steps - state.steps_left, state.request.steps))
 
     def trial(self, states: Sequence[_State]) -> bool:
         """Company changes no picture."""
@@ -113,7 +113,7 @@ class SimulatedWorker:
     def finish(self, state: _State) -> Callable[[], Picture]:
         """Take the time of decoding."""
         time.sleep(self._decode)
-        return lambda: Picture(self._png(state.drawing.seed), state.drawing.seed, _LATENTS)
+        return lambda: Picture(self._png(state.request.seed), state.request.seed, _LATENTS)
 
     def preview(self, _state: _State) -> bytes:
         """As many bytes as a picture of an eighth of the width and height has."""

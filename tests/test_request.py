@@ -73,10 +73,10 @@ def test_a_size_given_is_kept_also_when_it_is_the_default() -> None:
     )
 )
 def test_a_good_request_is_kept_as_it_is(request_: GenerateRequest) -> None:
-    drawing = ResolvedRequest.of(request_, native_size="512x512")
-    assert (drawing.prompt, drawing.negative_prompt) == (request_.prompt, request_.negative_prompt)
-    assert (str(drawing.size), drawing.steps) == (request_.size, request_.num_inference_steps)
-    assert (drawing.guidance_scale, drawing.seed) == (request_.guidance_scale, request_.seed)
+    resolved = ResolvedRequest.of(request_, native_size="512x512")
+    assert (resolved.prompt, resolved.negative_prompt) == (request_.prompt, request_.negative_prompt)
+    assert (str(resolved.size), resolved.steps) == (request_.size, request_.num_inference_steps)
+    assert (resolved.guidance_scale, resolved.seed) == (request_.guidance_scale, request_.seed)
 
 
 def test_a_seed_left_out_is_drawn_at_random() -> None:
@@ -129,14 +129,14 @@ class OlderRequest:
 
 
 def test_any_object_with_the_attributes_is_a_request() -> None:
-    drawing = ResolvedRequest.of(OlderRequest("a cat", size="64x32", seed=3), native_size="512x512")
-    assert drawing == ResolvedRequest("a cat", None, Size(64, 32), 4, 1.0, 3, None, 0)
+    resolved = ResolvedRequest.of(OlderRequest("a cat", size="64x32", seed=3), native_size="512x512")
+    assert resolved == ResolvedRequest("a cat", None, Size(64, 32), 4, 1.0, 3, None, 0)
 
 
 def test_a_number_of_another_library_is_a_number() -> None:
     np = pytest.importorskip("numpy", reason="numpy comes with the diffusers extra")
-    drawing = ResolvedRequest.of(OlderRequest("a", seed=np.int64(3), guidance_scale=np.float32(2)), "8x8")
-    assert (drawing.seed, drawing.guidance_scale) == (3, 2.0)
+    resolved = ResolvedRequest.of(OlderRequest("a", seed=np.int64(3), guidance_scale=np.float32(2)), "8x8")
+    assert (resolved.seed, resolved.guidance_scale) == (3, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_a_number_of_another_library_is_a_number() -> None:
 )
 def test_a_style_is_on_with_a_name_and_a_level(style: Any, level: int, expected: Any) -> None:
     request = GenerateRequest(prompt="a", style_lora=StyleLoraRequest(style=style, level=level))
-    drawing = ResolvedRequest.of(request, "8x8")
-    assert (drawing.style, drawing.style_level) == expected
+    resolved = ResolvedRequest.of(request, "8x8")
+    assert (resolved.style, resolved.style_level) == expected
 
 
 def test_unknown_fields_are_ignored_as_existing_clients_send_some() -> None:

@@ -46,7 +46,7 @@ class Backend:
         worker: ``module:Class`` of its `Worker`, imported on first use.
         default_size: Default size as ``WIDTHxHEIGHT``, if neither the request nor the checkpoint gives a size.
         architectures: The supported checkpoint families, by their names in `imagegen_core.models.inspect`.
-        without: The request fields that it does not support; `drawing` refuses requests that set them. ``size``
+        without: The request fields that it does not support; `resolve` refuses requests that set them. ``size``
             means that only the native size is supported. ``scheduler`` includes ``schedule`` and all `StepOptions`;
             ``guidance_scale`` includes ``guidance_rescale``.
     """
@@ -76,7 +76,7 @@ class Backend:
         """
         return cast("Callable[..., Worker]", load_named(f"Backend '{self.name}'", self.worker))
 
-    def drawing(self, request: object, native_size: str | None = None) -> ResolvedRequest:
+    def resolve(self, request: object, native_size: str | None = None) -> ResolvedRequest:
         """Check a request with `ResolvedRequest.of`, and refuse unsupported fields.
 
         Args:
@@ -89,14 +89,14 @@ class Backend:
         from imagegen_core.request import ResolvedRequest, Size
 
         native = native_size or self.default_size
-        drawing = ResolvedRequest.of(request, native)
+        resolved = ResolvedRequest.of(request, native)
         left_alone = {
             "size": Size.parse(native),
-            "guidance_scale": min(drawing.guidance_scale, 1.0),
+            "guidance_scale": min(resolved.guidance_scale, 1.0),
             "clip_skip": 0,
             "guidance_rescale": 0.0,
         }
-        asked = asdict(drawing) | asdict(drawing.step_options) | {"size": drawing.size, "style_lora": drawing.style}
+        asked = asdict(resolved) | asdict(resolved.step_options) | {"size": resolved.size, "style_lora": resolved.style}
         for field in self.lacking:
             if asked[field] != left_alone.get(field):
                 expected = f"it draws {native} alone" if field == "size" else "it has none; leave it out"
@@ -104,4 +104,4 @@ class Backend:
                     f"Invalid {field} {str(asked[field])!r} for the backend '{self.name}': {expected}",
                     "style_lora.style" if field == "style_lora" else field,
                 )
-        return drawing
+        return resolved

@@ -36,8 +36,8 @@ class _State:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.drawing = ResolvedRequest.of(job.req, native_size="8x8")
-        self.steps_left = self.drawing.steps
+        self.request = ResolvedRequest.of(job.req, native_size="8x8")
+        self.steps_left = self.request.steps
 
 
 class ScriptedWorker:
@@ -62,12 +62,12 @@ class ScriptedWorker:
 
     def begin(self, job: Job) -> _State:
         state = _State(job)
-        if state.drawing.prompt == "trouble":
+        if state.request.prompt == "trouble":
             raise Trouble("something broke")
         return state
 
     def group(self, state: _State) -> Hashable:
-        first, _, path = state.drawing.prompt.partition(" ")
+        first, _, path = state.request.prompt.partition(" ")
         if first == "break" and not Path(path).exists():
             Path(path).touch()
             return []  # type: ignore[return-value] # no hash: the engine does not survive it
@@ -76,18 +76,18 @@ class ScriptedWorker:
     def step(self, states: Sequence[_State]) -> None:
         time.sleep(STEP)
         for state in states:
-            first, _, path = state.drawing.prompt.partition(" ")
+            first, _, path = state.request.prompt.partition(" ")
             if first == "die":
                 os._exit(1)
-            if first == "kill" and state.steps_left == state.drawing.steps // 2 and not Path(path).exists():
+            if first == "kill" and state.steps_left == state.request.steps // 2 and not Path(path).exists():
                 Path(path).write_text(f"{os.getpid()}")
                 os.kill(os.getpid(), signal.SIGKILL)
             state.steps_left -= 1
             if state.job.on_step:
-                state.job.on_step(StepDone(state.drawing.steps - state.steps_left, state.drawing.steps))
+                state.job.on_step(StepDone(state.request.steps - state.steps_left, state.request.steps))
 
     def finish(self, state: _State) -> Callable[[], Picture]:
-        return lambda: picture_of(state.drawing)
+        return lambda: picture_of(state.request)
 
     def memory_bytes(self) -> int:
         return SIZE
@@ -96,7 +96,7 @@ class ScriptedWorker:
         return DeviceMemory("scripted", 10 * SIZE, 5 * SIZE)
 
 
-def picture_of(drawing: ResolvedRequest) -> Picture:
+def picture_of(request: ResolvedRequest) -> Picture:
     """What the worker draws: noise of the seed."""
-    noise = np.random.default_rng(drawing.seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    return Picture(encode_png(noise), drawing.seed, bytes(512))
+    noise = np.random.default_rng(request.seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Picture(encode_png(noise), request.seed, bytes(512))

@@ -39,11 +39,11 @@ class Watched:
         return self._call("group", state)
 
     def step(self, states: Sequence[Any]) -> None:
-        self.batches.append([state.drawing.seed for state in states])
+        self.batches.append([state.request.seed for state in states])
         self._call("step", states)
 
     def trial(self, states: Sequence[Any]) -> bool:
-        self.batches.append([state.drawing.seed for state in states])
+        self.batches.append([state.request.seed for state in states])
         return bool(self._call("trial", states))
 
     def pad(self, rows: int | None) -> None:

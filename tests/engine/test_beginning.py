@@ -34,7 +34,7 @@ def encoded(styled: Any) -> Iterator[list[str]]:
     told: list[str] = []
     networks = (styled.pipe.text_encoder, styled.pipe.text_encoder_2)
     hooks = [network.register_forward_pre_hook(lambda *_: told.append("chunk")) for network in networks]
-    styled._remembered.clear()
+    styled._prompts._cache.clear()
     yield told
     for hook in hooks:
         hook.remove()
@@ -124,9 +124,9 @@ def test_a_family_that_overrides_encode_alone_encodes_by_it(styled: Any) -> None
 
     own = object.__new__(Own)
     own.__dict__ |= styled.__dict__
-    styled._remembered.clear()
+    styled._prompts._cache.clear()
     drawn = _alone(own, ask("a lake"))
-    styled._remembered.clear()
+    styled._prompts._cache.clear()
     assert drawn == _alone(styled, ask("a star"))
 
 

@@ -24,7 +24,7 @@ def _fails_for(seed: int, error: Exception) -> Any:
 
     def hook(given: Any) -> None:
         parts = given if isinstance(given, list) else [given]
-        seeds = [part.req.seed if isinstance(part, Job) else part.drawing.seed for part in parts]
+        seeds = [part.req.seed if isinstance(part, Job) else part.request.seed for part in parts]
         if seed in seeds:
             raise error
 

@@ -41,7 +41,7 @@ def test_a_cancelled_job_frees_its_memory_though_its_ticket_is_kept(worker: Any,
 def test_the_batch_is_as_large_as_the_memory_takes(worker: Any, start: StartEngine, monkeypatch: Any) -> None:
     watched = Watched(worker)
     engine = start(watched, batching="fast")
-    row = memory.row_bytes(worker.pipe, worker.begin(Job(req=ask(size="64x96"))).drawing.size)
+    row = memory.row_bytes(worker.pipe, worker.begin(Job(req=ask(size="64x96"))).request.size)
     monkeypatch.setattr(memory, "free_bytes", lambda _: 3.9 * row)
     watched.batches.clear()
     for ticket in [engine.submit(ask(seed=seed, num_inference_steps=20, size="64x96")) for seed in range(8)]:

@@ -33,10 +33,10 @@ class Grey:
         return self.run_job_with_latents(job)[:2]
 
     def run_job_with_latents(self, job):
-        drawing = ResolvedRequest.of(job.req, native_size="64x64")
+        resolved = ResolvedRequest.of(job.req, native_size="64x64")
         png = io.BytesIO()
         Image.new("RGB", (64, 64), "grey").save(png, "PNG")
-        return png.getvalue(), drawing.seed, bytes(512)
+        return png.getvalue(), resolved.seed, bytes(512)
 """
 
 

@@ -119,7 +119,7 @@ def test_hundreds_that_hang_up_leave_nothing_behind(
         return ticket
 
     def count(states: Any) -> None:
-        steps.update(state.drawing.seed for state in states)
+        steps.update(state.request.seed for state in states)
 
     assert _draw(server) == alone
     before = _left()

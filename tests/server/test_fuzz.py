@@ -65,9 +65,9 @@ class Quick:
         return self.run_job_with_latents(job)[:2]
 
     def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
-        drawing = ResolvedRequest.of(job.req, self.native_size)
-        pixels = np.full((drawing.size.height, drawing.size.width, 3), drawing.seed % 256, np.uint8)
-        return encode_png(pixels, {"parameters": drawing.prompt}), drawing.seed, bytes(512)
+        request = ResolvedRequest.of(job.req, self.native_size)
+        pixels = np.full((request.size.height, request.size.width, 3), request.seed % 256, np.uint8)
+        return encode_png(pixels, {"parameters": request.prompt}), request.seed, bytes(512)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ class Denoising:
     """A request between two steps, with its own scheduler, generator and latents.
 
     Attributes:
-        drawing: The resolved request.
+        request: The resolved request.
         scheduler: A diffusers scheduler with its timesteps set; it keeps its own state.
         generator: The CPU generator for all noise of this picture.
         latents: Noisy latents [1, channels, height / 8, width / 8], in the UNet's dtype.
@@ -35,7 +35,7 @@ class Denoising:
         failure: The error of this request in its last step, if any.
     """
 
-    drawing: ResolvedRequest
+    request: ResolvedRequest
     scheduler: Any
     generator: torch.Generator
     latents: Tensor
@@ -75,16 +75,16 @@ class Denoising:
         """
         if len(prediction) > 1:
             negative, positive = prediction.chunk(2)
-            prediction = negative + self.drawing.guidance_scale * (positive - negative)
-            if self.drawing.guidance_rescale:
-                prediction = rescaled(prediction, positive, self.drawing.guidance_rescale)
+            prediction = negative + self.request.guidance_scale * (positive - negative)
+            if self.request.guidance_rescale:
+                prediction = rescaled(prediction, positive, self.request.guidance_rescale)
         more = step_arguments(self.scheduler, self.generator, self.step_options)
         self.latents = self.scheduler.step(prediction, self.timestep, self.latents, return_dict=False, **more)[0]
         self.index += 1
         if not self.latents.isfinite().all():
             raise ImagegenError(
                 f"The latents are not finite (NaN) after step {self.index} of {len(self.scheduler.timesteps)}: lower "
-                f"guidance_scale ({self.drawing.guidance_scale:g}), or, where an ordinary one does this too, set "
+                f"guidance_scale ({self.request.guidance_scale:g}), or, where an ordinary one does this too, set "
                 "CUDA_DTYPE to bf16 or fp32"
             )
         if self.on_step:

@@ -53,10 +53,10 @@ class RecipeBuilder:
         self._hash: Future[str | None] = executor.submit(_hash, checkpoint)
         executor.shutdown(wait=False)
 
-    def recipe(self, drawing: ResolvedRequest, sampling: Sampling) -> Recipe:
+    def recipe(self, request: ResolvedRequest, sampling: Sampling) -> Recipe:
         """Return the recipe of a picture; `sampling` has the full names of its sampler and schedule."""
         return Recipe.of(
-            drawing,
+            request,
             scheduler=sampling.sampler,
             schedule=sampling.schedule,
             checkpoint=self._name,

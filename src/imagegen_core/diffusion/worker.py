@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
-from cachetools import LRUCache
 
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.compute_thread import ComputeThread, computed
-from imagegen_core.diffusion.conditioning import Conditioning, prompt_chunks
+from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.decoding import decode_within_memory, pool
 from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.embeddings import Embeddings
+from imagegen_core.diffusion.guidance import guidance_embedding
 from imagegen_core.diffusion.libraries import quiet
 from imagegen_core.diffusion.loading import check_fits_in_memory, load_pipeline, memory_for
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
 from imagegen_core.diffusion.pipeline_setup import compile_errors, prepare
 from imagegen_core.diffusion.previews import Previewer
+from imagegen_core.diffusion.prompt_encoder import PromptEncoder
 from imagegen_core.diffusion.recipe_builder import RecipeBuilder
 from imagegen_core.diffusion.scheduling import ALIGNED_SIGMAS, Schedulers
 from imagegen_core.diffusion.torchvision import make_torchvision_importable
@@ -35,7 +36,7 @@ from imagegen_core.images.recipe import to_text
 from imagegen_core.importing import import_named, unusable
 from imagegen_core.job import Job, StepDone
 from imagegen_core.models.inspect import architecture, native_size
-from imagegen_core.parts import Parts, completed, works_in_parts
+from imagegen_core.parts import Parts, completed
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest, ResolvedRequest, Size
@@ -48,9 +49,6 @@ from imagegen_core.worker import DeviceMemory, Worker
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 77  # tokens
-_REMEMBERED_TOKENS = 128 * _CHUNK  # of all prompts together
-_LONGEST_REMEMBERED = 16 * _CHUNK  # so that a few long prompts do not displace all others
 _COMPILED_ROWS = (1, 2)  # with a second number of rows, torch compiles for a variable number
 
 
@@ -63,14 +61,6 @@ class _Group(NamedTuple):
 
     def __str__(self) -> str:
         return ", ".join([self.size, f"{self.tokens} tokens", *map(str, self.adapters)])
-
-
-class _PromptKey(NamedTuple):
-    """The cache key of an encoded prompt; it includes the LoRAs, because these also change the text encoders."""
-
-    prompt: str
-    clip_skip: int
-    adapters: tuple[Adapter, ...]
 
 
 class DiffusionWorker(SteppedWorkerBase[Denoising]):
@@ -137,10 +127,11 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         )
         self._weights = weight_bytes(self.pipe)
         self._adapters = Adapters(self.pipe, self._embeddings, most_idle_bytes=self._weights)
+        self._prompts = PromptEncoder(self.pipe, self._adapters, settings.max_prompt_chunks)
         layers = self._adapters.layers
         family = architecture(self.checkpoint)
         self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, family, layers)
-        self._provenance = (
+        self._recipes = (
             RecipeBuilder(
                 self.backend,
                 self.checkpoint,
@@ -154,8 +145,6 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         )
         self._compiles = settings.source("compile") if settings.compile else None
         self._padded_rows: int | None = None
-        self._max_chunks = settings.max_prompt_chunks
-        self._remembered: LRUCache[_PromptKey, Conditioning] = LRUCache(_REMEMBERED_TOKENS, _tokens)
 
     @classmethod
     def import_libraries(cls) -> None:
@@ -188,7 +177,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
 
     def encode_absent(self, clip_skip: int) -> Conditioning:
         """Encode the replacement for a missing negative prompt."""
-        return completed(self._encoded("", clip_skip))
+        return completed(self._prompts.encode_one(self, "", clip_skip))
 
     def sized(self, conditioning: Conditioning, size: Size) -> Conditioning:  # noqa: ARG002 - for families
         """Add the picture's size to the conditioning; the default adds nothing."""
@@ -259,28 +248,29 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
 
     @torch.inference_mode()
     def _begun(self, job: Job) -> Parts[Denoising]:
-        drawing = self.backend.drawing(job.req, self.native_size)
-        check_fits(self.pipe, drawing.size, self.device, self._weights)
-        adapters = self._wanted(drawing)
-        scheduler = self._schedulers.make(drawing.scheduler, drawing.steps, self.device, drawing.schedule)
-        step_options = self._schedulers.step_options(drawing.scheduler, scheduler, drawing.step_options)
-        conditionings = yield from self._with_adapters(adapters, self._conditionings(drawing))
-        generator = torch.Generator("cpu").manual_seed(drawing.seed)
+        request = self.backend.resolve(job.req, self.native_size)
+        check_fits(self.pipe, request.size, self.device, self._weights)
+        adapters = self._wanted(request)
+        scheduler = self._schedulers.make(request.scheduler, request.steps, self.device, request.schedule)
+        step_options = self._schedulers.step_options(request.scheduler, scheduler, request.step_options)
+        conditionings = yield from self._prompts.encode(self, request, adapters)
+        guidance = guidance_embedding(self.pipe, request.guidance_scale)
+        generator = torch.Generator("cpu").manual_seed(request.seed)
         return Denoising(
-            drawing=drawing,
+            request=request,
             scheduler=scheduler,
             generator=generator,
-            latents=self._noise(drawing.size, generator) * scheduler.init_noise_sigma,
-            conditionings=tuple(self.sized(conditioning, drawing.size) for conditioning in conditionings),
+            latents=self._noise(request.size, generator) * scheduler.init_noise_sigma,
+            conditionings=tuple(self.sized(conditioning, request.size) for conditioning in conditionings),
             adapters=adapters,
-            guidance_embedding=self._guidance_embedding(drawing.guidance_scale),
+            guidance_embedding=None if guidance is None else guidance.to(self.device, self.dtype),
             step_options=step_options,
             on_step=getattr(job, "on_step", None),
         )
 
     def group(self, state: Denoising) -> Hashable:
         """Return the size, the LoRAs and the prompt's length, which must be equal in a shared forward pass."""
-        return _Group(str(state.drawing.size), state.conditionings[0].tokens.shape[1], state.adapters)
+        return _Group(str(state.request.size), state.conditionings[0].tokens.shape[1], state.adapters)
 
     @computed
     @torch.inference_mode()
@@ -291,7 +281,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
             OutOfMemoryError: The device's memory was too small; no state has moved.
         """
         self._adapters.use(states[0].adapters)
-        with memory_errors(states[0].drawing.size):
+        with memory_errors(states[0].request.size):
             step_together(self._network(states), states, self._padded_rows)
             self._synchronize()
 
@@ -300,7 +290,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     def trial(self, states: Sequence[Denoising]) -> bool:
         """Take one step of each state alone, and return whether a shared pass gives the same bits."""
         self._adapters.use(states[0].adapters)
-        with memory_errors(states[0].drawing.size):
+        with memory_errors(states[0].request.size):
             network = self._network(states)
             together = predict(network, states, self._padded_rows)
             alone = [predict(network, [state], self._padded_rows)[0] for state in states]
@@ -317,7 +307,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
 
     def rows_that_fit(self, state: Denoising) -> int:
         """Return how many rows of this state's size a forward pass can have in the free memory."""
-        return rows_that_fit(self.pipe, state.drawing.size, self.device)
+        return rows_that_fit(self.pipe, state.request.size, self.device)
 
     @computed
     @torch.inference_mode()
@@ -333,68 +323,20 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         Raises:
             OutOfMemoryError: The device's memory was too small, even for tiles.
         """
-        pixels = decode_within_memory(self.pipe, state.latents, state.drawing.size, self.device)
+        pixels = decode_within_memory(self.pipe, state.latents, state.request.size, self.device)
         latents = pool(state.latents)
-        return lambda: Picture(encode_png(pixels, self._text(state.drawing)), state.drawing.seed, latents)
+        return lambda: Picture(encode_png(pixels, self._text(state.request)), state.request.seed, latents)
 
-    def _text(self, drawing: ResolvedRequest) -> dict[str, str]:
-        if self._provenance is None:
+    def _text(self, request: ResolvedRequest) -> dict[str, str]:
+        if self._recipes is None:
             return {}
-        return to_text(self._provenance.recipe(drawing, self._schedulers.names(drawing.scheduler, drawing.schedule)))
+        return to_text(self._recipes.recipe(request, self._schedulers.names(request.scheduler, request.schedule)))
 
-    def _with_adapters(
-        self, adapters: tuple[Adapter, ...], parts: Parts[list[Conditioning]]
-    ) -> Parts[list[Conditioning]]:
-        """Activate the LoRAs before each part, because steps of other requests in between activate their own."""
-        while True:
-            self._adapters.use(adapters)
-            try:
-                next(parts)
-            except StopIteration as end:
-                conditionings: list[Conditioning] = end.value
-                return conditionings
-            yield
-
-    def _conditionings(self, drawing: ResolvedRequest) -> Parts[list[Conditioning]]:
-        self._check_clip_skip(drawing.clip_skip)
-        wanted = drawing.negative_prompt
-        is_guided = drawing.guidance_scale > 1 and not self._is_guidance_distilled
-        self._check_length(drawing.prompt, "prompt")
-        if is_guided and wanted:
-            self._check_length(wanted, "negative_prompt")
-        prompt = yield from self._encoded(drawing.prompt, drawing.clip_skip)
-        if not is_guided:
-            if wanted:
-                logger.warning("The negative prompt has no effect: %s", self._why_unguided())
-            if drawing.guidance_rescale:
-                logger.warning("The guidance rescale has no effect: %s", self._why_unguided())
-            return [prompt]
-        yield
-        absent = self.encode_absent(drawing.clip_skip)
-        negative = absent if wanted is None else (yield from self._encoded(wanted, drawing.clip_skip))
-        filler = absent if wanted is None else (yield from self._encoded("", drawing.clip_skip))
-        tokens = max(conditioning.tokens.shape[1] for conditioning in (negative, prompt))
-        return [negative.lengthened(filler, tokens), prompt.lengthened(filler, tokens)]
-
-    def _check_clip_skip(self, clip_skip: int) -> None:
-        layers = self.pipe.text_encoder.config.num_hidden_layers
-        if clip_skip >= layers - 1:
-            raise InvalidRequestError(
-                f"Invalid clip_skip {clip_skip}: this checkpoint's text encoder has {layers} layers; "
-                f"expected a whole number from 0 to {layers - 2}",
-                "clip_skip",
-            )
-
-    def _why_unguided(self) -> str:
-        if self._is_guidance_distilled:
-            return "this checkpoint was distilled with guidance and is never run a second time for it"
-        return "it needs a guidance scale above 1.0"
-
-    def _wanted(self, drawing: ResolvedRequest) -> tuple[Adapter, ...]:
-        loras = tuple(self._lora(lora) for lora in drawing.loras)
-        if drawing.style is None:
+    def _wanted(self, request: ResolvedRequest) -> tuple[Adapter, ...]:
+        loras = tuple(self._lora(lora) for lora in request.loras)
+        if request.style is None:
             return loras
-        return (*loras, Adapter.of_style(self.styles.usable(drawing.style), drawing.style_level))
+        return (*loras, Adapter.of_style(self.styles.usable(request.style), request.style_level))
 
     def _lora(self, lora: LoraUse) -> Adapter:
         adapter = Adapter.of_lora(lora)
@@ -407,28 +349,6 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         unet = self.pipe.unet
         return unet.forward if self._compiles and states[0].adapters else unet  # type: ignore[no-any-return]
 
-    def _encoded(self, prompt: str, clip_skip: int) -> Parts[Conditioning]:
-        key = _PromptKey(prompt, clip_skip, self._adapters.active)
-        conditioning = self._remembered.get(key)
-        if conditioning is None:
-            family: Any = self
-            if works_in_parts(self, "encode"):
-                conditioning = yield from family.encode_in_parts(prompt, clip_skip)
-            else:
-                conditioning = self.encode(prompt, clip_skip)
-            if _tokens(conditioning) <= _LONGEST_REMEMBERED:
-                self._remembered[key] = conditioning
-        return conditioning
-
-    def _check_length(self, prompt: str, field: str) -> None:
-        count = len(prompt_chunks(self.pipe.tokenizer, prompt, self.embeddings.of("text_encoder"), field))
-        if count > self._max_chunks:
-            raise InvalidRequestError(
-                f"Invalid {field} of {count} chunks of up to 75 tokens: expected at most {self._max_chunks}, the limit "
-                "max_prompt_chunks; shorten it, or leave out BREAKs",
-                field,
-            )
-
     @cached_property
     def _previewer(self) -> Previewer:
         return Previewer(self.pipe.vae)
@@ -439,18 +359,6 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
             torch.cuda.synchronize(self.device)  # the worker's own device, not torch's default device
         elif self.device.type != "cpu":
             getattr(torch, self.device.type).synchronize()
-
-    @property
-    def _is_guidance_distilled(self) -> bool:
-        return self.pipe.unet.config.time_cond_proj_dim is not None
-
-    def _guidance_embedding(self, guidance_scale: float) -> torch.Tensor | None:
-        if not self._is_guidance_distilled:
-            return None
-        embedding: torch.Tensor = self.pipe.get_guidance_scale_embedding(
-            torch.tensor([guidance_scale - 1]), embedding_dim=self.pipe.unet.config.time_cond_proj_dim
-        )
-        return embedding.to(self.device, self.dtype)
 
     def _noise(self, size: Size, generator: torch.Generator) -> torch.Tensor:
         from diffusers.utils.torch_utils import randn_tensor
@@ -490,7 +398,3 @@ def _after_next(parts: Parts[Denoising]) -> Denoising | None:
         state: Denoising = end.value
         return state
     return None
-
-
-def _tokens(conditioning: Conditioning) -> int:
-    return conditioning.tokens.shape[1]

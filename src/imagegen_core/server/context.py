@@ -134,17 +134,17 @@ class ServerContext:
             if field not in request.model_fields_set and (value := getattr(self.settings, setting)) is not None
         }
         completed = request.model_copy(update=left_out)
-        drawing = check_request(completed)
-        self.limits.check(drawing)
-        self._check_sampling(drawing, mode)
+        resolved = check_request(completed)
+        self.limits.check(resolved)
+        self._check_sampling(resolved, mode)
         return completed
 
-    def _check_sampling(self, drawing: ResolvedRequest, mode: Mode) -> None:
+    def _check_sampling(self, resolved: ResolvedRequest, mode: Mode) -> None:
         try:
             card = self.card(mode)
         except ImagegenError:
             return  # `submit` answers the request with the reason
-        card.check_sampling(drawing, self.registry.samplers.values())
+        card.check_sampling(resolved, self.registry.samplers.values())
 
     def size_of(self, request: GenerateRequest, mode: Mode) -> Size:
         """Return the size of a completed request's picture; the default is the model's native size.

@@ -26,21 +26,21 @@ class RequestLimits:
                 f"Invalid {field} of {len(prompt)} characters: this server takes up to {limit}, so shorten it", field
             )
 
-    def check(self, drawing: ResolvedRequest) -> None:
+    def check(self, request: ResolvedRequest) -> None:
         """Refuse too many steps or pixels.
 
         Raises:
             InvalidRequestError: The request exceeds `Settings.max_steps` or `Settings.max_pixels`.
         """
         most_steps, most_pixels = self._settings.max_steps, self._settings.max_pixels
-        if drawing.steps > most_steps:
+        if request.steps > most_steps:
             raise InvalidRequestError(
-                f"Invalid num_inference_steps {drawing.steps}: this server takes 1 to {most_steps}",
+                f"Invalid num_inference_steps {request.steps}: this server takes 1 to {most_steps}",
                 "num_inference_steps",
             )
-        if drawing.size.width * drawing.size.height > most_pixels:
+        if request.size.width * request.size.height > most_pixels:
             raise InvalidRequestError(
-                f"Invalid size {drawing.size}: this server draws up to {most_pixels} pixels, such as "
+                f"Invalid size {request.size}: this server draws up to {most_pixels} pixels, such as "
                 f"{_square(most_pixels)}",
                 "size",
             )

@@ -21,7 +21,7 @@ class Denoising:
     """A request between two steps.
 
     Attributes:
-        drawing: The resolved request.
+        request: The resolved request.
         scheduler: The scheduler of its steps.
         timesteps: The timesteps from noise to picture.
         noise: The generator for all noise of this picture.
@@ -32,7 +32,7 @@ class Denoising:
         failure: The error of this request in its last step, if any.
     """
 
-    drawing: ResolvedRequest
+    request: ResolvedRequest
     scheduler: Lcm
     timesteps: npt.NDArray[np.int64]
     noise: Noise
@@ -56,7 +56,7 @@ class Denoising:
         """Take one step with the UNet's prediction, one row for each conditioning, or keep the error as `failure`."""
         if len(prediction) > 1:
             negative, positive = prediction[:1], prediction[1:]
-            prediction = negative + self.drawing.guidance_scale * (positive - negative)
+            prediction = negative + self.request.guidance_scale * (positive - negative)
         timestep, *later = (int(value) for value in self.timesteps[self.index : self.index + 2])
         try:
             following = later[0] if later else None
@@ -86,13 +86,13 @@ def predict(unet: Network, states: Sequence[Denoising], padded: int | None = Non
     pooled = [conditioning.pooled for _, conditioning in rows if conditioning.pooled is not None]
     if pooled:
         inputs["pooled"] = np.concatenate(pooled)
-        inputs["time_ids"] = np.array([_time_ids(state.drawing) for state, _ in rows])
+        inputs["time_ids"] = np.array([_time_ids(state.request) for state, _ in rows])
     (predictions,) = unet(**inputs)
     ends = np.cumsum([state.rows for state in states])
     return np.split(predictions[: ends[-1]], ends[:-1])
 
 
-def _time_ids(drawing: ResolvedRequest) -> list[int]:
+def _time_ids(request: ResolvedRequest) -> list[int]:
     """Return the original size, crop corner and target size, each as height, width."""
-    height, width = drawing.size.height, drawing.size.width
+    height, width = request.size.height, request.size.width
     return [height, width, 0, 0, height, width]

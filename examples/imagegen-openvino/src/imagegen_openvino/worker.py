@@ -94,25 +94,25 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
         Raises:
             InvalidRequestError: The request asks for something impossible.
         """
-        drawing = BACKEND.drawing(job.req, self.native_size)
-        if drawing.scheduler is not None and not _is_lcm(drawing.scheduler):
+        request = BACKEND.resolve(job.req, self.native_size)
+        if request.scheduler is not None and not _is_lcm(request.scheduler):
             raise InvalidRequestError(
-                f"Invalid scheduler {drawing.scheduler!r}: the backend '{BACKEND.name}' only has LCM", "scheduler"
+                f"Invalid scheduler {request.scheduler!r}: the backend '{BACKEND.name}' only has LCM", "scheduler"
             )
-        noise = Noise(drawing.seed)
+        noise = Noise(request.seed)
         return Denoising(
-            drawing=drawing,
+            request=request,
             scheduler=self._lcm,
-            timesteps=self._lcm.timesteps(drawing.steps),
-            conditionings=self._conditionings(drawing),
+            timesteps=self._lcm.timesteps(request.steps),
+            conditionings=self._conditionings(request),
             noise=noise,
-            latents=noise.normal(1, _CHANNELS, drawing.size.height // _REDUCTION, drawing.size.width // _REDUCTION),
+            latents=noise.normal(1, _CHANNELS, request.size.height // _REDUCTION, request.size.width // _REDUCTION),
             on_step=getattr(job, "on_step", None),
         )
 
     def group(self, state: Denoising) -> Hashable:
         """Return the size and the prompt's length; they must be equal in a shared forward pass."""
-        return f"{state.drawing.size}, {state.conditionings[0].tokens.shape[1]} tokens"
+        return f"{state.request.size}, {state.conditionings[0].tokens.shape[1]} tokens"
 
     def step(self, states: Sequence[Denoising]) -> None:
         """Take one denoising step of each state, all in one forward pass; the states are of one group."""
@@ -135,7 +135,7 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
         """Decode a finished state's latents, and return a function to encode the picture with its recipe."""
         pixels = decode(self._decoder, state.latents)
         latents = pool(state.latents)
-        return lambda: Picture(encode_png(pixels, self._text(state.drawing)), state.drawing.seed, latents)
+        return lambda: Picture(encode_png(pixels, self._text(state.request)), state.request.seed, latents)
 
     def _settle(self) -> None:
         """Draw a picture of many tokens before any other.
@@ -147,9 +147,9 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
         self.step([state])
         decode(self._decoder, state.latents)
 
-    def _conditionings(self, drawing: ResolvedRequest) -> tuple[Conditioning, ...]:
-        prompt, wanted = self._encoded(drawing.prompt), drawing.negative_prompt
-        if drawing.guidance_scale <= 1:
+    def _conditionings(self, request: ResolvedRequest) -> tuple[Conditioning, ...]:
+        prompt, wanted = self._encoded(request.prompt), request.negative_prompt
+        if request.guidance_scale <= 1:
             if wanted:
                 logger.warning("The negative prompt has no effect: it needs a guidance scale above 1.0")
             return (prompt,)
@@ -160,11 +160,11 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
         length = max(conditioning.tokens.shape[1] for conditioning in (negative, prompt))
         return negative.lengthened(filler, length), prompt.lengthened(filler, length)
 
-    def _text(self, drawing: ResolvedRequest) -> dict[str, str]:
+    def _text(self, request: ResolvedRequest) -> dict[str, str]:
         if not self._writes_recipe:
             return {}
         recipe = Recipe.of(
-            drawing,
+            request,
             scheduler="LCM",
             checkpoint=self.checkpoint.name,
             checkpoint_hash=self._manifest.checkpoint_hash,

@@ -33,7 +33,7 @@ class Denoising:
     """The state of one picture: its latents [4, height / 8, width / 8] move towards `aim`."""
 
     job: Job
-    drawing: ResolvedRequest
+    request: ResolvedRequest
     latents: Array
     aim: Array
     steps_done: int = 0
@@ -43,7 +43,7 @@ class Denoising:
     @property
     def steps_left(self) -> int:
         """The number of remaining steps."""
-        return self.drawing.steps - self.steps_done
+        return self.request.steps - self.steps_done
 
 
 class ToyWorker(SteppedWorkerBase[Denoising]):
@@ -63,14 +63,14 @@ class ToyWorker(SteppedWorkerBase[Denoising]):
 
     def begin(self, job: Job) -> Denoising:
         """Check the request and draw its noise, from its own generator."""
-        drawing = BACKEND.drawing(job.req)
-        shape = (4, drawing.size.height // _REDUCTION, drawing.size.width // _REDUCTION)
-        noise = np.random.default_rng(drawing.seed).standard_normal(shape, np.float32)
-        return Denoising(job, drawing, noise, _aim(drawing, shape))
+        request = BACKEND.resolve(job.req)
+        shape = (4, request.size.height // _REDUCTION, request.size.width // _REDUCTION)
+        noise = np.random.default_rng(request.seed).standard_normal(shape, np.float32)
+        return Denoising(job, request, noise, _aim(request, shape))
 
     def group(self, state: Denoising) -> Hashable:
         """Return the picture's size: latents of one shape share a pass."""
-        return f"{state.drawing.size}"
+        return f"{state.request.size}"
 
     def step(self, states: Sequence[Denoising]) -> None:
         """Take one step of each state, all in one pass."""
@@ -91,14 +91,14 @@ class ToyWorker(SteppedWorkerBase[Denoising]):
         """Decode now; the returned function encodes the PNG later."""
         pixels = _decode(state.latents)
         latents = _pooled(state.latents)
-        return lambda: Picture(encode_png(pixels), state.drawing.seed, latents)
+        return lambda: Picture(encode_png(pixels), state.request.seed, latents)
 
 
-def _aim(drawing: ResolvedRequest, shape: tuple[int, ...]) -> Array:
+def _aim(request: ResolvedRequest, shape: tuple[int, ...]) -> Array:
     """Return the target of the latents: the prompt, and with guidance a point further from the negative prompt."""
-    wanted = _clouds(drawing.prompt, shape)
-    unwanted = _clouds(drawing.negative_prompt or "", shape)
-    return unwanted + max(drawing.guidance_scale, 1.0) * (wanted - unwanted)
+    wanted = _clouds(request.prompt, shape)
+    unwanted = _clouds(request.negative_prompt or "", shape)
+    return unwanted + max(request.guidance_scale, 1.0) * (wanted - unwanted)
 
 
 def _clouds(prompt: str, shape: tuple[int, ...]) -> Array:
@@ -127,7 +127,7 @@ def _advance(state: Denoising, latents: Array) -> None:
     state.latents = latents
     state.steps_done += 1
     if state.job.on_step:
-        state.job.on_step(StepDone(state.steps_done, state.drawing.steps))
+        state.job.on_step(StepDone(state.steps_done, state.request.steps))
 
 
 def _decode(latents: Array) -> npt.NDArray[np.uint8]:

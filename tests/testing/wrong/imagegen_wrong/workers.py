@@ -71,8 +71,8 @@ class BlindToPrompts(Wrong):
 
     def begin(self, job: Job) -> Denoising:
         state = super().begin(job)
-        state.aim = np.zeros_like(state.aim) + np.float32(state.drawing.guidance_scale)
-        state.aim += np.float32(len(state.drawing.negative_prompt or ""))
+        state.aim = np.zeros_like(state.aim) + np.float32(state.request.guidance_scale)
+        state.aim += np.float32(len(state.request.negative_prompt or ""))
         return state
 
 
@@ -371,5 +371,5 @@ class WritesIntoRequests(Wrong):
     def begin(self, job: Job) -> Denoising:
         state = super().begin(job)
         if hasattr(job.req, "model_copy"):
-            job.req.seed = state.drawing.seed
+            job.req.seed = state.request.seed
         return state
