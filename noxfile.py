@@ -32,7 +32,7 @@ LOCK_HEADER = """\
 # Of torch it has the files on PyPI, and the CPU build for Linux on x86-64 and Python 3.11.
 """
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-PAGE, FUZZ = "tests/server/test_page.py", "tests/server/test_fuzz.py"
+PAGE, FUZZ = "tests/server/page", "tests/server/test_fuzz.py"
 PROCESSES = ("--numprocesses=auto", "--maxprocesses=4")  # each takes up to 2 GB
 
 

@@ -21,6 +21,7 @@ from imagegen_core.cluster.models import ClusterModelHost
 from imagegen_core.hosting.model_host import HostReport
 from imagegen_core.modes import load_modes
 from imagegen_core.plugins.registry import Registry
+from tests.waiting import until
 
 LIMIT = 60.0
 NODES = 2
@@ -82,10 +83,7 @@ class Deployed:
 
     def until(self, condition: Callable[[tuple[HostReport, ...]], bool]) -> tuple[HostReport, ...]:
         """What the replicas tell once it is so."""
-        ends = time.monotonic() + LIMIT
-        while not condition(self.models.hosts()):
-            assert time.monotonic() < ends, self.models.hosts()
-            time.sleep(0.05)
+        until(lambda: condition(self.models.hosts()), message=self.models.hosts, every=0.05)
         return self.models.hosts()
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from imagegen_core.cluster.authentication import choose_authentication
 from tests.cluster.conftest import LIMIT, pytestmark
-from tests.cluster.test_serving import BIN, free_port, until_ready
+from tests.cluster.test_serving import BIN, until_ready
+from tests.waiting import free_port
 
 __all__ = ["pytestmark"]
 

@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -35,6 +34,7 @@ from imagegen_core.cluster.config_file import config_text
 from imagegen_core.cluster.ingress import Ingress, check_store
 from imagegen_core.errors import SettingsError
 from tests.cluster.conftest import LIMIT, pytestmark
+from tests.waiting import free_port, until_answered
 
 __all__ = ["pytestmark"]
 
@@ -52,22 +52,9 @@ def alone(sdxl_checkpoint: Path) -> Iterator[bytes]:
     torch.set_num_threads(threads)
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def until_ready(url: str, process: subprocess.Popen[str], log: Path) -> httpx.Client:
-    http = httpx.Client(base_url=url, timeout=LIMIT)
-    ends = time.monotonic() + 3 * LIMIT
-    while True:
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < ends, log.read_text()
-        with contextlib.suppress(httpx.TransportError):
-            if http.get("/ready").status_code == 200:
-                return http
-        time.sleep(0.1)
+    until_answered(process, log, f"{url}/ready", limit=2 * LIMIT)
+    return httpx.Client(base_url=url, timeout=LIMIT)
 
 
 def draw(http: httpx.Client, timeout: float = LIMIT, **fields: Any) -> httpx.Response:
@@ -178,16 +165,13 @@ def test_a_server_that_was_killed_can_be_begun_again(cluster: Cluster, tmp_path:
 
 def test_a_model_that_is_not_there_is_told_by_ready(cluster: Cluster, tmp_path: Path) -> None:
     with serving(tmp_path, cluster, MODEL="/nowhere.safetensors", BACKEND="sdxl") as (process, port, log):
-        http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT)
-        ends = time.monotonic() + 3 * LIMIT
-        told: dict[str, str] = {}
-        while told.get("status") != "failed":
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < ends, (told, log.read_text())
-            with contextlib.suppress(httpx.TransportError):
-                told = http.get("/ready").json()
-            time.sleep(0.2)
-        assert told["detail"].startswith("No replica can start: The model could not be loaded: No checkpoint '/nowhere")
+        url = f"http://127.0.0.1:{port}/ready"
+        until_answered(process, log, url, lambda response: response.json()["status"] == "failed", limit=2 * LIMIT)
+        assert (
+            httpx.get(url, timeout=LIMIT)
+            .json()["detail"]
+            .startswith("No replica can start: The model could not be loaded: No checkpoint '/nowhere")
+        )
 
 
 @dataclass

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import diffusers
-import httpx2 as httpx
 import pytest
 from PIL import ImageShow
 
 from tests.docs.doc_runner import EXEMPT, Desk, commands
 from tests.docs.fences import PAGES, ROOT, Fence, fences
 from tests.loras import as_kohya, random_lora, save
+from tests.waiting import free_port, until_answered
 
 LIMIT = 60  # seconds that the server may take to draw
 LOCALLY = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
@@ -61,29 +58,16 @@ def environ(world: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def port(world: Path, environ: dict[str, str]) -> Iterator[int]:
     """The port of the one server that all pages ask."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     variables = environ | {"MODEL": "demo", "PORT": str(port)}
     with (world / "log").open("w") as log:
         process = subprocess.Popen([PROGRAMS / "imagegen", "serve"], env=variables, stderr=log, cwd=world)
     try:
-        _wait_until_ready(process, port, world / "log")
+        until_answered(process, world / "log", f"http://127.0.0.1:{port}/ready")
         yield port
     finally:
         process.kill()
         process.wait()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    ends = time.monotonic() + LIMIT
-    while True:
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < ends, log.read_text()
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"http://127.0.0.1:{port}/ready").status_code == httpx.codes.OK:
-                return
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,7 @@ from imagegen_core.server.connection_limits import ConnectionLimits
 from imagegen_core.server.connections import ServerConfig
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.faults import Gate, Watched
-
-LIMIT = 90  # seconds that a test waits for what must come, on a machine that runs other tests meanwhile
+from tests.waiting import LIMIT, until
 
 
 @pytest.fixture(scope="session")
@@ -48,16 +46,7 @@ class Running:
 
     def until(self, condition: Callable[[], Any]) -> Any:
         """Wait until `condition` holds, and return what it gave."""
-        return wait_until(condition)
-
-
-def wait_until(condition: Callable[[], Any]) -> Any:
-    """Wait until `condition` holds, and return what it gave."""
-    ends = time.monotonic() + LIMIT
-    while not (found := condition()):
-        assert time.monotonic() < ends, "it never came"
-        time.sleep(0.005)
-    return found
+        return until(condition)
 
 
 StartServer = Callable[..., Running]
@@ -129,11 +118,8 @@ def listening(app: Any, limits: ConnectionLimits | None = None, **options: Any) 
     thread = threading.Thread(target=uvicorn_server.run)
     thread.start()
     try:
-        ends = time.monotonic() + LIMIT
-        while not uvicorn_server.started:
-            assert thread.is_alive(), "the server did not start"
-            assert time.monotonic() < ends, "the server took too long to start"
-            time.sleep(0.005)
+        until(lambda: uvicorn_server.started or not thread.is_alive())
+        assert uvicorn_server.started, "the server did not start"
         yield f"http://127.0.0.1:{uvicorn_server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         uvicorn_server.should_exit = True

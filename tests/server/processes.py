@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import httpx2 as httpx
 
 from tests.server.conftest import LIMIT
+from tests.waiting import free_port, until_answered
 
 IMAGEGEN = Path(sys.executable).parent / "imagegen"
 
@@ -29,24 +28,10 @@ class Process:
     log: Path
 
     def until_ready(self) -> None:
-        ends = time.monotonic() + 2 * LIMIT
-        while True:
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < ends, self.log.read_text()
-            with contextlib.suppress(httpx.TransportError):
-                if self.http.get("/ready").status_code == 200:
-                    return
-            time.sleep(0.05)
+        until_answered(self.process, self.log, f"{self.http.base_url}/ready")
 
     def records(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-
-def free_port() -> int:
-    """A port of loopback where nobody listens at the moment."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +12,8 @@ import httpx2 as httpx
 import pytest
 
 from tests.server.conftest import LIMIT
-from tests.server.processes import IMAGEGEN, free_port
+from tests.server.processes import IMAGEGEN
+from tests.waiting import free_port, until_answered
 
 
 def _closed_streams(command: list[str], **options: object) -> subprocess.Popen[bytes]:
@@ -40,15 +39,9 @@ def test_it_serves_and_ends_with_0_where_stderr_takes_nothing(
     environ = os.environ | {"MODEL": str(tmp_path / "nowhere"), "IMAGEGEN_PORT": str(port)}
     process = start([str(IMAGEGEN), "serve"], env=environ, cwd=tmp_path)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT) as http:
-            ends = time.monotonic() + LIMIT
-            while True:
-                assert process.poll() is None
-                assert time.monotonic() < ends
-                with contextlib.suppress(httpx.TransportError):
-                    if http.get("/ready").json()["status"] == "failed":  # which is logged
-                        break
-                time.sleep(0.05)
+        url = f"http://127.0.0.1:{port}"
+        until_answered(process, None, f"{url}/ready", lambda response: response.json()["status"] == "failed")  # logged
+        with httpx.Client(base_url=url, timeout=LIMIT) as http:
             for _ in range(20):
                 assert http.get("/nix").status_code == 404
             process.send_signal(signal.SIGTERM)

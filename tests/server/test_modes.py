@@ -7,7 +7,6 @@ import contextlib
 import gc
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from imagegen_core import LocalEngine, Settings, SettingsError
 from imagegen_core.server import create_app
 from tests.modes import NAMES, Zoo, make_zoo
 from tests.server.conftest import LIMIT, listening
+from tests.waiting import until
 
 SEED = 7
 SWITCHES = 40
@@ -63,11 +63,7 @@ class Serving:
         return int(self.http.get("/api/models/status").json()["loads"])
 
     def until(self, condition: Callable[[], Any]) -> Any:
-        ends = time.monotonic() + LONG
-        while not (found := condition()):
-            assert time.monotonic() < ends, "it never came"
-            time.sleep(0.01)
-        return found
+        return until(condition, LONG)
 
 
 Serve = Callable[..., Serving]

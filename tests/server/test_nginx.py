@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
 import shutil
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.server.conftest import LIMIT, wait_until
-from tests.server.processes import Process, free_port, serving
+from tests.server.processes import Process, serving
+from tests.waiting import LIMIT, free_port, until, until_answered
 
 _NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 _CHROMIUM = shutil.which("chromium")
@@ -94,9 +92,9 @@ def proxied(
     nginx = subprocess.Popen([_NGINX, "-e", folder / "error.log", "-p", folder, "-c", folder / "nginx.conf"])
     url, trusted = f"https://localhost:{port}", ssl.create_default_context(cafile=folder / "certificate.pem")
     try:
+        until_answered(nginx, folder / "error.log", f"{url}/ai/ready", verify=trusted)
         with httpx.Client(base_url=url, verify=trusted, timeout=LIMIT) as http:
             http.headers["Authorization"] = f"Bearer {_KEY}"
-            _wait_for(http, folder / "error.log")
             yield Proxied(url, http, server)
     finally:
         nginx.terminate()
@@ -108,16 +106,6 @@ def _make_certificate(folder: Path) -> None:
     name = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
     files = ("-keyout", folder / "key.pem", "-out", folder / "certificate.pem")
     subprocess.run([*new, *name, *files], check=True, capture_output=True)
-
-
-def _wait_for(http: httpx.Client, log: Path) -> None:
-    ends = time.monotonic() + LIMIT
-    while True:
-        with contextlib.suppress(httpx.TransportError):
-            if http.get("/ai/ready").is_success:
-                return
-        assert time.monotonic() < ends, log.read_text()
-        time.sleep(0.05)
 
 
 def test_every_link_leads_back_through_the_proxy(proxied: Proxied) -> None:
@@ -160,7 +148,7 @@ def test_the_log_names_the_clients_address_in_one_line(proxied: Proxied) -> None
     forged = {"X-Forwarded-For": "1.2.3.4", "X-Forwarded-Host": "evil.example", "Authorization": f"Bearer {_KEY}"}
     with httpx.Client(base_url=proxied.url, transport=transport, timeout=LIMIT) as http:
         assert http.get("/ai/a%0a%1b[31mb%e2%80%a8", headers=forged).status_code == 404
-    record = wait_until(lambda: next(filter(_is_odd, proxied.server.records()), None))  # written after the answer
+    record = until(lambda: next(filter(_is_odd, proxied.server.records()), None))  # written after the answer
     assert record["client"] == "127.0.0.9"
     assert _KEY not in proxied.server.log.read_text()
 

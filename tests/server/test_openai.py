@@ -15,7 +15,8 @@ from PIL import Image
 from imagegen_core import Settings, read_recipe
 from imagegen_core.server import create_app
 from imagegen_core.server.routes.openai import ImagesBody
-from tests.server.conftest import Running, StartServer, listening, wait_until
+from tests.server.conftest import Running, StartServer, listening
+from tests.waiting import until
 
 
 def _client(server: Running, key: str = "any") -> openai.OpenAI:
@@ -108,7 +109,7 @@ def test_without_a_checkpoint_the_demo_draws_under_its_name() -> None:
     settings = Settings.load(environ={}, device="cpu", dtype="fp32")
     app = create_app(settings)
     with listening(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
-        wait_until(lambda: app.state.context.mode_manager.state == "ready")
+        until(lambda: app.state.context.mode_manager.state == "ready")
         drawn = client.images.generate(  # type: ignore[call-overload]
             model="demo", prompt="a star", size="64x64", extra_body={"num_inference_steps": 1}
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from tests.server.conftest import LIMIT
 from tests.server.processes import serving
+from tests.waiting import until
 
 
 def test_it_answers_while_the_model_loads_and_ends_with_0(tmp_path: Path, sdxl_checkpoint: Path) -> None:
@@ -32,12 +32,9 @@ def test_told_to_stop_it_turns_ready_refuses_what_is_new_and_finishes_what_it_ha
         server.until_ready()
         server.http.post("/v1/jobs", json=long)
         drawing = pool.submit(server.http.post, "/generate", json=long)
-        while server.http.get("/health").json()["engine"]["running"] < 2:
-            time.sleep(0.01)
+        until(lambda: server.http.get("/health").json()["engine"]["running"] == 2)
         server.process.send_signal(signal.SIGTERM)
-        while (ready := server.http.get("/ready")).status_code == 200:
-            time.sleep(0.01)
-        assert ready.json()["status"] == "stopping"
+        until(lambda: server.http.get("/ready").json()["status"] == "stopping")
         refused = server.http.post("/generate", json={"prompt": "a star"})
         assert (refused.status_code, refused.json()["type"]) == (503, "not_ready")
         assert drawing.result().status_code == 200
@@ -49,10 +46,10 @@ def test_sighup_reads_the_modes_again(tmp_path: Path, sdxl_checkpoint: Path) -> 
     with serving(tmp_path, sdxl_checkpoint) as server:
         server.until_ready()
         server.process.send_signal(signal.SIGHUP)
-        ends = time.monotonic() + LIMIT
-        while "Read the modes anew: one" not in [record["message"] for record in server.records()]:
-            assert time.monotonic() < ends, server.log.read_text()
-            time.sleep(0.01)
+        until(
+            lambda: "Read the modes anew: one" in [record["message"] for record in server.records()],
+            message=server.log.read_text,
+        )
         assert server.http.post("/generate", json={"prompt": "a star"}).headers["X-Mode"] == "one"
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(LIMIT) == 0
@@ -63,8 +60,7 @@ def test_what_is_not_done_within_the_limit_is_given_up_with_the_reason(tmp_path:
     with serving(tmp_path, sdxl_checkpoint, IMAGEGEN_SHUTDOWN_LIMIT="0.1") as server, ThreadPoolExecutor(1) as pool:
         server.until_ready()
         drawing = pool.submit(server.http.post, "/generate", json=long)
-        while server.http.get("/health").json()["engine"]["running"] == 0:
-            time.sleep(0.01)
+        until(lambda: server.http.get("/health").json()["engine"]["running"])
         server.process.send_signal(signal.SIGTERM)
         answer = drawing.result()
         assert (answer.status_code, answer.json()["type"]) == (503, "not_ready")

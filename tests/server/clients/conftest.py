@@ -15,7 +15,8 @@ from PIL import Image
 from imagegen_core.server import create_app
 from imagegen_core.server.a1111.options import CallersOptions
 from tests.modes import Zoo, make_zoo
-from tests.server.conftest import LIMIT, listening, wait_until
+from tests.server.conftest import listening
+from tests.waiting import LIMIT, until
 
 ALIASED = """\
   gpt-image-1:
@@ -75,7 +76,7 @@ def server(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repla
     app = create_app(settings)
     with listening(app) as url, httpx.Client(base_url=url, timeout=LIMIT) as http:
         replay = Replay(http, app)
-        wait_until(lambda: app.state.context.mode_manager.state == "ready")
+        until(lambda: app.state.context.mode_manager.state == "ready")
         yield replay
 
 

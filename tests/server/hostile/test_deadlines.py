@@ -22,6 +22,7 @@ from imagegen_core.server import create_app
 from tests.engine.conftest import ask
 from tests.engine.faults import Gate
 from tests.server.conftest import LIMIT, StartServer, listening
+from tests.waiting import until
 
 DEADLINE = 0.5
 IN_TIME = DEADLINE + 1.0
@@ -113,9 +114,7 @@ def test_a_client_that_hangs_up_frees_its_place_at_once(hold: Callable[..., Held
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{held.url}/generate", json=ROUTES["/generate"], headers=headers, timeout=0.2)
     context = held.app.state.context
-    ends = time.monotonic() + IN_TIME
-    while context._open and time.monotonic() < ends:
-        time.sleep(0.01)
+    until(lambda: not context._open, IN_TIME)
     answer, seconds = held.post("/generate", ROUTES["/generate"], headers=headers)
     assert (answer.status_code, seconds < IN_TIME) == (504, True)  # and no 429: it waited for the worker
 

@@ -17,6 +17,7 @@ from imagegen_core.modes import load_modes
 from imagegen_core.server.config_watcher import watching
 from tests.server.conftest import LIMIT
 from tests.server.hostile.conftest import PROMPTLY, Attacked, StartAttacked
+from tests.waiting import until
 
 Edit = Callable[[Path], object]
 
@@ -120,10 +121,10 @@ def _remove(path: Path) -> None:
 
 
 def _until_told(server: Attacked, says: Callable[[str], bool]) -> None:
-    ends = time.monotonic() + LIMIT
-    while not says(server.http.get("/api/modes").json()["error"] or ""):
-        assert time.monotonic() < ends, server.http.get("/api/modes").json()
-        time.sleep(0.05)
+    def error() -> str:
+        return server.http.get("/api/modes").json()["error"] or ""
+
+    until(lambda: says(error()), message=error)
 
 
 def test_the_last_good_modes_stay_and_the_next_edit_is_seen(watched: tuple[Attacked, Path, str]) -> None:

@@ -1,0 +1,102 @@
+"""The page works with a keyboard, on a phone, and in both themes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from tests.server.page.actions import (
+    HAS_PLAYWRIGHT,
+    done,
+    draw,
+    fill,
+    ground,
+    tab_until,
+)
+
+if HAS_PLAYWRIGHT:
+    from playwright.sync_api import Page, expect
+
+
+def test_the_keyboard_is_enough(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
+    page.keyboard.type("a lake")
+    reached = tab_until(page, "Draw")
+    assert reached == ["Negative prompt", "Draw"]
+    assert page.locator(":focus").evaluate("button => getComputedStyle(button).outlineStyle") == "solid"
+    rest = tab_until(page, "Load a PNG's recipe")
+    assert rest[1:-1] == [
+        "Size",
+        "Seed",
+        "Steps",
+        "Guidance scale",
+        "Sampler",
+        "Noise schedule",
+        "Style",
+        "Count",
+        "Upscale",
+    ]
+    fill(page, {"Size": "64x64", "Steps": "1"})
+
+    page.get_by_label("Prompt", exact=True).focus()
+    page.keyboard.press("Control+Enter")
+    figure = done(page)
+    figure.get_by_role("button", name="Enlarge").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(figure.get_by_role("button", name="Enlarge")).to_be_focused()
+
+
+def test_every_control_has_a_name(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    fill(page, {"Prompt": "a lake", "Size": "64x64", "Steps": "1"})
+    draw(page)
+    done(page)
+    controls = page.locator("main").locator("input, select, textarea, button, progress").filter(visible=True)
+    assert controls.count() > 12
+    for control in controls.all():
+        expect(control).to_have_accessible_name(re.compile(r"\w"))
+
+
+@pytest.mark.parametrize("unfolded", [False, True])
+def test_a_phone_does_not_scroll_sideways(open_page: Callable[..., Page], unfolded: bool) -> None:
+    page = open_page(viewport={"width": 360, "height": 740})
+    if not unfolded:
+        expect(page.get_by_label("Size")).to_be_hidden()
+    page.get_by_text("Settings").click()
+    fill(page, {"Prompt": "a lake " + "o" * 80, "Size": "64x64", "Steps": "1", "Seed": str(2**63 - 1)})
+    draw(page)
+    done(page).get_by_text("Recipe").click()
+    if not unfolded:
+        page.get_by_text("Settings").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    form, pictures = page.locator("#form").bounding_box(), page.locator("figure").bounding_box()
+    assert form is not None
+    assert pictures is not None
+    assert form["y"] + form["height"] <= pictures["y"]
+
+
+def test_the_theme_is_the_systems_until_it_is_chosen_and_then_remembered(open_page: Callable[..., Page]) -> None:
+    grounds = {}
+    for scheme in ("light", "dark"):
+        page = open_page(color_scheme=scheme)
+        grounds[scheme] = ground(page)
+    assert grounds["light"] != grounds["dark"]
+    page.get_by_role("button", name="Light theme").click()
+    assert ground(page) == grounds["light"]
+    page.reload()
+    assert ground(page) == grounds["light"]
+    page.get_by_role("button", name="Dark theme").click()
+    assert ground(page) == grounds["dark"]
+
+
+def test_the_documentation_asks_no_other_host(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    page.goto(f"{page.url}docs")
+    page.locator("#operations-pictures-generate_generate_post").click()
+    expect(page.get_by_text("a red circle on a blue background").first).to_be_visible()
