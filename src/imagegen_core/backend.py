@@ -99,7 +99,7 @@ class Backend:
         asked = asdict(resolved) | asdict(resolved.step_options) | {"size": resolved.size, "style_lora": resolved.style}
         for field in self.lacking:
             if asked[field] != left_alone.get(field):
-                expected = f"it draws {native} alone" if field == "size" else "it has none; leave it out"
+                expected = f"it draws only {native}" if field == "size" else "it does not support it; leave it out"
                 raise InvalidRequestError(
                     f"Invalid {field} {str(asked[field])!r} for the backend '{self.name}': {expected}",
                     "style_lora.style" if field == "style_lora" else field,

@@ -144,8 +144,8 @@ def _diagnosis(distribution: Distribution) -> BrokenDistribution | None:
 @lru_cache(maxsize=4096)
 def _diagnose(path: str) -> BrokenDistribution | None:
     """Return the fault of the metadata in a folder; cached, because several libraries query it."""
-    told = _NAME_AND_VERSION.fullmatch(Path(path).name)
-    name, version = (told["name"], told["version"] or "") if told else (Path(path).stem, "")
+    match = _NAME_AND_VERSION.fullmatch(Path(path).name)
+    name, version = (match["name"], match["version"] or "") if match else (Path(path).stem, "")
     if name.startswith("~"):  # pip renames a replaced distribution this way, and deletes it at the end
         return BrokenDistribution(name, version, path, "an interrupted pip left it behind", f"delete {path}")
     cause = _fault(PathDistribution(Path(path)))

@@ -21,5 +21,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         explanation = inspect.getdoc(function) or ""
         report.user_properties.append(("protects", explanation))
         if report.failed:
-            report.sections.append(("What this check protects", explanation))
+            report.sections.append(("The purpose of this check", explanation))
     return report

@@ -100,7 +100,7 @@ def _facts(description: Description, loaders: list[str]) -> dict[str, Any]:
         "kind": f"{description.kind} ({description.algorithm})"
         if description.algorithm not in (None, description.kind)
         else description.kind,
-        "family": description.family or "not told by its tensors",
+        "family": description.family or "unknown from its tensors",
         "layout": f"{description.layout} ({description.format})",
         "holds": ", ".join(description.components),
         "lacks": ", ".join(description.missing),

@@ -92,7 +92,7 @@ class ClusterModelHost:
         ticket = Ticket.of(request.model_copy(update={"seed": seed}), 0, deadline)
         with self._changed:
             if self._closed:
-                raise EngineClosedError("The engine is closed: it takes no more requests")
+                raise EngineClosedError("The engine is closed: it accepts no more requests")
             if self._replicas.failure:
                 raise NotReadyError(self._replicas.failure)
             waiting = len(self._waiting)
@@ -192,7 +192,7 @@ class ClusterModelHost:
             self._closed = True
             left = [*self._open]
         for ticket in left:
-            ticket.fail(EngineClosedError("The engine is closed: it takes no more requests"))
+            ticket.fail(EngineClosedError("The engine is closed: it accepts no more requests"))
         self._replicas.close(limit)
 
     def _note_end(self, ticket: Ticket, future: Future[Any], drawing: Future[None]) -> None:

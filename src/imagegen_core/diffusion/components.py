@@ -31,7 +31,7 @@ def load_component(folder: Path, name: str, kind: tuple[str, str], dtype: torch.
         ModelLoadError: The component is missing, damaged, or of a class that does not suit it.
     """
     if not (folder / name).is_dir():
-        raise ModelLoadError(f"The checkpoint {folder} is incomplete: its folder {name} is missing; copy it anew")
+        raise ModelLoadError(f"The checkpoint {folder} is incomplete: its folder {name} is missing; copy it again")
     component = component_class(folder, name, kind)
     if issubclass(component, torch.nn.Module):
         return load_network(folder / name, name, component, dtype)
@@ -56,7 +56,7 @@ def load_network(folder: Path, name: str, network: type, dtype: torch.dtype) -> 
         others = ", ".join(sorted(file.name for file in folder.iterdir() if file.name != "config.json"))
         raise ModelLoadError(
             f"The checkpoint {folder.parent} is incomplete: its folder {folder.name} has no weights; "
-            + (f"it has {others}, and .safetensors or .bin is read" if others else "copy it anew")
+            + (f"it has {others}, and .safetensors or .bin is read" if others else "copy it again")
         )
     with Weights(files) as opened:
         layers = component_layers(
@@ -110,4 +110,4 @@ def reading(folder: Path) -> Iterator[None]:
     except PermissionError as error:
         raise ModelLoadError(f"Cannot read {folder}: {error.strerror}; correct its permissions") from error
     except Exception as error:  # the libraries raise any error, and Rust's tokenizers raise plain exceptions
-        raise ModelLoadError(f"{folder} is damaged or incomplete ({first_line(error)}): copy it anew") from error
+        raise ModelLoadError(f"{folder} is damaged or incomplete ({first_line(error)}): copy it again") from error

@@ -30,7 +30,9 @@ def decode_within_memory(pipe: Any, latents: Tensor, size: Size, device: torch.d
     if decoding_fits(pipe, size, device):
         with suppress(OutOfMemoryError), memory_errors(size):
             return decode(pipe.vae, latents)
-    logger.warning("The memory does not take %s in one piece: it is decoded in tiles, whose edges may show", size)
+    logger.warning(
+        "The memory is too small to decode %s in one piece: decoding it in tiles, whose edges may show", size
+    )
     pipe.vae.enable_tiling()
     try:
         with memory_errors(size):
@@ -58,7 +60,7 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
     dtype = _dtype(vae)
     if not pixels.isfinite().all() and dtype != torch.float32 and latents.isfinite().all():
         logger.warning(
-            "A picture overflows the VAE in %s and is decoded in fp32, which takes longer",
+            "A picture overflows the VAE in %s: decoding it in fp32, which takes longer",
             str(dtype).removeprefix("torch."),
         )
         upcast(vae)

@@ -73,7 +73,7 @@ def _channels(first: Tensor, last: Tensor, path: Path) -> tuple[int, int]:
     """Return the first layer's input channels and the last layer's output channels."""
     if first.ndim != _CONVOLUTION or last.ndim != _CONVOLUTION or not first.numel() or not last.numel():
         raise ModelLoadError(
-            f"Cannot run {path}: the first or the last layer of its ESRGAN network is no convolution; give another "
+            f"Cannot run {path}: the first or the last layer of its ESRGAN network is not a convolution; give another "
             "upscaler"
         )
     return first.shape[1], last.shape[0]

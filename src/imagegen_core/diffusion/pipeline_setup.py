@@ -49,7 +49,7 @@ def settle_vae(vae: Any) -> None:
         upcast(vae)
     elif undisturbed(overflows, vae):
         logger.warning(
-            "The VAE overflows in float16: it computes in fp32; VAE_PATH can name one that does not overflow"
+            "The VAE overflows in float16: it computes in fp32; set VAE_PATH to a VAE that does not overflow"
         )
         upcast(vae)
 

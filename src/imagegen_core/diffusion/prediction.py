@@ -151,7 +151,7 @@ def normalize_latents(path: Path, vae: Any, state: State) -> None:
         if not all(len(values) == channels and values.isfinite().all() for values in (mean, std)):
             raise ModelLoadError(
                 f"Cannot load the checkpoint {path}: its edm_mean and edm_std must have {channels} finite numbers "
-                "each; download it anew"
+                "each; download it again"
             )
         vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist(), scaling_factor=_PLAYGROUND_SCALE)
 

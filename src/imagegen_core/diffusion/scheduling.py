@@ -177,7 +177,7 @@ class Schedulers:
         """Return the reason why a sampler cannot draw this checkpoint, in words; None if it can."""
         kind, own = self._class(sampler), self._own
         if is_edm(kind) and not is_edm(type(own)):
-            return "it draws EDM checkpoints alone, and this is none"
+            return "it draws only EDM checkpoints, and this is not one"
         if is_edm(type(own)) and not is_edm(kind):
             return "this is an EDM checkpoint, whose noise levels it does not know"
         if own.config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in options_of(kind):

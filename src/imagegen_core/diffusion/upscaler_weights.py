@@ -55,7 +55,7 @@ def read_weights(path: Path) -> Weights:
             held = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch's errors about files have no common base class
             raise ModelLoadError(
-                f"Cannot load the upscaler {path}: {first_line(error)}; save its weights alone, as a .safetensors file"
+                f"Cannot load the upscaler {path}: {first_line(error)}; save only its weights, as a .safetensors file"
             ) from error
     weights = _without_prefix(_unwrapped(held, path))
     return {name: _checked(name, tensor, path) for name, tensor in weights.items()}
@@ -73,7 +73,7 @@ def _unwrapped(held: Any, path: Path) -> Weights:
             if name != wrapper and name not in (*_WRAPPERS, *_TRAINING_STATE) and _has_tensors(value):
                 raise ModelLoadError(
                     f"Cannot use the upscaler {path}: it holds tensors under {name!r} beside the weights under "
-                    f"{wrapper!r}; save its weights alone"
+                    f"{wrapper!r}; save only its weights"
                 )
         held = held[wrapper]
     if not isinstance(held, dict) or not _has_tensors(held):
@@ -81,8 +81,8 @@ def _unwrapped(held: Any, path: Path) -> Weights:
     for name, tensor in held.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ModelLoadError(
-                f"Cannot use the upscaler {path}: its {name!r} is no tensor but {type(tensor).__name__}; "
-                "save its weights alone"
+                f"Cannot use the upscaler {path}: its {name!r} is not a tensor but {type(tensor).__name__}; "
+                "save only its weights"
             )
     return held
 

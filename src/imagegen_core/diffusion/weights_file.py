@@ -121,7 +121,7 @@ class WeightsFile:
             with zipfile.ZipFile(self.path) as archive:
                 return archive.read(record)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ModelLoadError(f"{self.path} is damaged ({error}): copy or download it anew") from error
+            raise ModelLoadError(f"{self.path} is damaged ({error}): copy or download it again") from error
 
     def _fill(self, target: torch.Tensor) -> None:
         """Read bytes until `target`, one row of uint8, is full."""
@@ -132,7 +132,7 @@ class WeightsFile:
         except OSError as error:
             raise ModelLoadError(f"Cannot read {self.path}: {error.strerror}; check the disk it lies on") from error
         if filled < len(target):
-            raise ModelLoadError(f"{self.path} ends in the middle of its weights: copy or download it anew")
+            raise ModelLoadError(f"{self.path} ends in the middle of its weights: copy or download it again")
 
 
 class LazyTensors(Mapping[str, torch.Tensor]):

@@ -44,7 +44,7 @@ class EventLog:
         """Return the time of the first event of a kind, in `time.monotonic` seconds, or None."""
         with self._changed:
             pairs = zip(self._events, self._times, strict=True)
-            return next((told for event, told in pairs if isinstance(event, kind)), None)
+            return next((seconds for event, seconds in pairs if isinstance(event, kind)), None)
 
     def latest(self, kind: type[Kind]) -> Kind | None:
         """Return the latest event of a kind, or None."""
@@ -60,12 +60,12 @@ class EventLog:
 
     def __iter__(self) -> Iterator[Event]:
         """Iterate over all events, and wait for new ones."""
-        told = 0
+        sent = 0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: len(self._events) > told)  # noqa: B023 - called at once
-                event = self._events[told]
-            told += 1
+                self._changed.wait_for(lambda: len(self._events) > sent)  # noqa: B023 - called at once
+                event = self._events[sent]
+            sent += 1
             yield event
             if isinstance(event, _LAST):
                 return
@@ -75,15 +75,15 @@ class EventLog:
         waiting = (asyncio.get_running_loop(), asyncio.Event())
         with self._changed:
             self._waiting.add(waiting)
-        told = 0
+        sent = 0
         try:
             while True:
                 waiting[1].clear()
                 with self._changed:
-                    events = self._events[told:]
+                    events = self._events[sent:]
                 for event in events:
                     yield event
-                told += len(events)
+                sent += len(events)
                 if events and isinstance(events[-1], _LAST):
                     return
                 if not events:

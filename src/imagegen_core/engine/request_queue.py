@@ -75,7 +75,7 @@ class RequestQueue:
         """Queue an existing ticket regardless of the queue's limit; see `LocalEngine.admit`."""
         with self._changed:
             if self._closed:
-                raise EngineClosedError("The engine is closed: it takes no more requests")
+                raise EngineClosedError("The engine is closed: it accepts no more requests")
             if not self._open:  # idle time must not count in the pace
                 self._last_finished = time.monotonic()
             self._open[ticket.job.fut] = ticket

@@ -165,7 +165,7 @@ class ModeManager:
             self._cards.clear()
             self._note_ready(mode)
             self.models.keep_only({mode.key for mode in fresh.modes.values()})
-            logger.info("Read the modes anew: %s", ", ".join(fresh.modes))
+            logger.info("Read the modes again: %s", ", ".join(fresh.modes))
             return fresh
 
     def files(self) -> list[Path]:
@@ -188,7 +188,7 @@ class ModeManager:
         if self.state == "loading":
             raise NotReadyError("The model is being loaded: ask again in a moment")
         if self.state == "stopping":
-            raise NotReadyError("The server is stopping: ask another, or this one after its restart")
+            raise NotReadyError("The server is stopping: send the request to another server, or after its restart")
         if self.state == "failed" and mode.key == self.modes.find(None).key:
             raise NotReadyError(f"The model could not be loaded: {self.failure}")
 

@@ -74,7 +74,7 @@ class ModelCache:
     def replace_broken(self) -> None:
         """Queue models with broken engines to load again."""
         for entry in [entry for entry in self.here.values() if entry.can_leave and entry.ready_engine.is_broken]:
-            logger.warning("The engine of %s broke, and its model is loaded anew", entry.key)
+            logger.warning("The engine of %s broke: loading its model again", entry.key)
             self.leave(entry)
             self.here[entry.key] = CacheEntry(entry.key)
 

@@ -182,7 +182,7 @@ class ModelManager:
         if self._keeper is not None:
             self._keeper.join()
         for entry in entries:
-            self._give_up(entry, EngineClosedError("The engine is closed: it takes no more requests"))
+            self._give_up(entry, EngineClosedError("The engine is closed: it accepts no more requests"))
         if self._loader is not None:
             self._loader.join(limit)
         for entry in entries:
@@ -192,7 +192,7 @@ class ModelManager:
     def _wanted(self, key: Hashable) -> CacheEntry:
         """Return the model's entry, and start its load if necessary; the caller holds the lock."""
         if self._closed:
-            raise EngineClosedError("The engine is closed: it takes no more requests")
+            raise EngineClosedError("The engine is closed: it accepts no more requests")
         entry = self._cache.want(key)
         if entry.state == "wanted":
             if self._keeper is None:

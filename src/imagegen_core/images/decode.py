@@ -77,7 +77,7 @@ class PictureFile:
             raise PictureError(f"Cannot read {name}: it is no {' or '.join(formats)}; give one")
         if png_only and structure.format != "PNG":
             raise PictureError(
-                f"Cannot read {name}: it is no PNG but a {structure.format}, whose text is A1111's and rounds; give "
+                f"Cannot read {name}: it is not a PNG but a {structure.format}, whose text is A1111's and rounds; give "
                 "the PNG that imagegen drew"
             )
         return cls(name, structure)
@@ -178,4 +178,4 @@ def _parsed(data: bytes) -> Structure | None:
 def _damaged(name: str, error: BaseException) -> PictureError:
     if isinstance(error, UnidentifiedImageError):
         error = ValueError("its header is wrong")
-    return PictureError(f"Cannot read {name}: it is damaged or cut short ({error}); copy it anew")
+    return PictureError(f"Cannot read {name}: it is damaged or cut short ({error}); copy it again")

@@ -128,7 +128,7 @@ def weights(component: Path) -> list[Path]:
         rank, files = next(iter(groups.items()))
         raise ModelLoadError(
             f"The checkpoint {component.parent} is incomplete: {component.name} has {len(files)} of the {rank[-1]} "
-            f"parts that {files[0].name} belongs to; copy it anew"
+            f"parts that {files[0].name} belongs to; copy it again"
         )
     return groups[min(whole)] if whole else []
 
@@ -146,13 +146,13 @@ def read_json(folder: Path, name: str) -> Mapping[str, Any]:
     except OSError as error:
         raise ModelLoadError(f"Cannot read {folder / name}: {error.strerror}; correct its permissions") from error
     except (ValueError, RecursionError) as error:
-        raise ModelLoadError(f"Cannot read {folder / name}: {error}; copy the checkpoint anew") from error
+        raise ModelLoadError(f"Cannot read {folder / name}: {error}; copy the checkpoint again") from error
     if not isinstance(content, dict):
-        raise ModelLoadError(f"{folder / name} holds no JSON object: copy the checkpoint anew")
+        raise ModelLoadError(f"{folder / name} is not a JSON object: copy the checkpoint again")
     return content
 
 
 def _missing(folder: Path, name: str) -> str:
     if name == "model_index.json":
-        return f"{folder} is no checkpoint: a diffusers-format folder has a model_index.json, and this one has none"
-    return f"The checkpoint {folder} is incomplete: {name} is missing; copy it anew, with all its folders"
+        return f"{folder} is not a checkpoint: a diffusers-format folder has a model_index.json, and this one has none"
+    return f"The checkpoint {folder} is incomplete: {name} is missing; copy it again, with all its folders"

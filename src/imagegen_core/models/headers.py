@@ -27,7 +27,7 @@ def read_header(path: Path) -> Header:
     """
     try:
         if not path.is_file():
-            raise ModelLoadError(f"{path} is no file: name a weights file or a diffusers-format folder")
+            raise ModelLoadError(f"{path} is not a file: name a weights file or a diffusers-format folder")
         with path.open("rb") as file:
             start = file.read(32)
         for mark, fault in _NO_WEIGHTS.items():

@@ -35,7 +35,7 @@ def architecture(path: Path) -> str:
     if description.kind in _ADDITIONS:
         _refuse_averages(read_header(path))
         raise ModelLoadError(
-            f"{path} is no checkpoint but {_ADDITIONS[description.kind]}: name a checkpoint to draw with"
+            f"{path} is not a checkpoint but {_ADDITIONS[description.kind]}: name a checkpoint to draw with"
         )
     if description.family is None:
         raise ModelLoadError(
@@ -104,7 +104,7 @@ def contents_of(header: Header) -> Contents:
         _refuse_averages(header)
         names = ", ".join(quoted(name) for name in islice(header.tensors, 3))
         raise ModelLoadError(
-            f"Cannot tell what {header.path} is: its tensors, such as {names}, are of no model known here; expected "
+            f"Cannot tell what {header.path} is: its tensors, such as {names}, belong to no known model; expected "
             "one of the Stable Diffusion 1.x, 2.x or XL families, a LoRA, an embedding, or an upscaler"
         )
     return known

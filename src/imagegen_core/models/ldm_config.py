@@ -72,14 +72,16 @@ def _parse(path: Path) -> Any:
         ) from error
     try:
         if path.stat().st_size > _LARGEST:
-            raise ModelLoadError(f"{path} is no checkpoint's configuration: it has more than {_LARGEST} bytes; move it")
+            raise ModelLoadError(
+                f"{path} is not a checkpoint's configuration: it has more than {_LARGEST} bytes; move it"
+            )
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelLoadError(f"Cannot read {path} ({error.strerror}): correct its permissions") from error
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         said = getattr(error, "problem", None) or type(error).__name__
         raise ModelLoadError(
-            f"{path}, which describes the checkpoint beside it, is no YAML ({said}): mend or move it"
+            f"{path}, which describes the checkpoint beside it, is not valid YAML ({said}): mend or move it"
         ) from error
 
 

@@ -124,7 +124,7 @@ def call(function: Global, arguments: tuple[object, ...]) -> object:
         return Opaque(function.name)
     if function.name in _CALLS:
         return _CALLS[function.name](*arguments)
-    raise DamagedPickleError(f"its pickle calls {function.name}, which is no function")
+    raise DamagedPickleError(f"its pickle calls {function.name}, which is not a function")
 
 
 def stored(persistent: object) -> Storage:
@@ -136,13 +136,13 @@ def stored(persistent: object) -> Storage:
         case ("storage", Global(name), str(key), _, int(elements), *view) if view in ([], [None]):
             if name in _STORAGE_DTYPES and elements >= 0:
                 return Storage(key, _STORAGE_DTYPES[name], elements)
-    raise DamagedPickleError("its pickle refers to what is no storage of weights")
+    raise DamagedPickleError("its pickle refers to a value that is not a storage of weights")
 
 
 def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> View:
     """``torch._utils._rebuild_tensor_v2`` and its older form: a view of a storage with a dtype."""
     if not isinstance(storage, Storage) or storage.dtype is None:
-        raise DamagedPickleError("its pickle makes a tensor of what is no storage")
+        raise DamagedPickleError("its pickle makes a tensor from a value that is not a storage")
     return _view(storage, storage.dtype, offset, shape, strides)
 
 
@@ -151,7 +151,7 @@ def _tensor_of_bytes(
 ) -> View:
     """``torch._utils._rebuild_tensor_v3``: a view of bytes."""
     if not isinstance(storage, Storage) or not isinstance(dtype, Global) or dtype.name not in _DTYPES:
-        raise DamagedPickleError("its pickle makes a tensor of what is no storage")
+        raise DamagedPickleError("its pickle makes a tensor from a value that is not a storage")
     return _view(storage, dtype.name.removeprefix("torch."), offset, shape, strides)
 
 
@@ -173,7 +173,7 @@ def _view(storage: Storage, dtype: str, offset: object, shape: object, strides: 
 def _counts(value: object) -> tuple[int, ...]:
     counts = tuple(count for count in value if type(count) is int and count >= 0) if isinstance(value, tuple) else ()
     if not isinstance(value, tuple) or len(counts) < len(value):
-        raise DamagedPickleError("its pickle holds a tensor whose shape is no list of counts")
+        raise DamagedPickleError("its pickle holds a tensor whose shape is not a list of sizes")
     return counts
 
 
@@ -184,7 +184,7 @@ def _parameter(data: object, *_: object) -> object:
 def _subclass(function: object, _type: object, arguments: object, _state: object) -> object:
     """``torch._tensor._rebuild_from_type_v2``: a tensor with attributes."""
     if not isinstance(function, Global) or not isinstance(arguments, tuple) or function.name not in _TENSORS:
-        raise DamagedPickleError("its pickle makes a tensor of what is none")
+        raise DamagedPickleError("its pickle makes a tensor from a value that is not a tensor")
     return _TENSORS[function.name](*arguments)
 
 
@@ -195,14 +195,14 @@ def _dictionary(*pairs: object) -> dict[str, object]:
             return {}
         case ([*items],):
             return {key: value for key, value in map(_pair, items) if isinstance(key, str)}
-    raise DamagedPickleError("its pickle makes a dict of what is none")
+    raise DamagedPickleError("its pickle makes a dict from a value that is not a dict")
 
 
 def _pair(item: object) -> tuple[object, object]:
     match item:
         case [key, value]:
             return key, value
-    raise DamagedPickleError("its pickle makes a dict of what is none")
+    raise DamagedPickleError("its pickle makes a dict from a value that is not a dict")
 
 
 _TENSORS: dict[str, Callable[..., object]] = {

@@ -83,7 +83,7 @@ def _marked(path: Path, names: Container[str]) -> PredictionName | None:
     edm = [name for name in ("edm_mean", "edm_std") if name in names]
     if len(edm) == 1:
         raise ModelLoadError(
-            f"Cannot load the checkpoint {path}: of edm_mean and edm_std it has {edm[0]} alone; download it anew"
+            f"Cannot load the checkpoint {path}: it has only {edm[0]} of edm_mean and edm_std; download it again"
         )
     if edm:
         return "edm"
@@ -102,7 +102,7 @@ def _described(path: Path, metadata: Mapping[str, str]) -> PredictionName | None
     Raises:
         ModelLoadError: The metadata is contradictory, or its prediction type is not supported here.
     """
-    told: dict[str, PredictionName] = {}
+    stated: dict[str, PredictionName] = {}
     for key in _MODELSPEC:
         if value := metadata.get(key, "").strip():
             if value.lower() not in _NAMES:
@@ -110,14 +110,14 @@ def _described(path: Path, metadata: Mapping[str, str]) -> PredictionName | None
                     f"Cannot load the checkpoint {path}: its metadata {key} is {quoted(value)}; expected one of "
                     f"{', '.join(_NAMES)}. If that is a mistake, {SET_IT}"
                 )
-            told[key] = _NAMES[value.lower()]
+            stated[key] = _NAMES[value.lower()]
     if _is_true(metadata.get("ss_v_parameterization")):
-        told["ss_v_parameterization"] = "v"
-    if len(set(told.values())) > 1:
+        stated["ss_v_parameterization"] = "v"
+    if len(set(stated.values())) > 1:
         raise ModelLoadError(
-            f"Cannot load the checkpoint {path}: its metadata {' and '.join(told)} contradict each other; {SET_IT}"
+            f"Cannot load the checkpoint {path}: its metadata {' and '.join(stated)} contradict each other; {SET_IT}"
         )
-    prediction = next(iter(told.values()), None)
+    prediction = next(iter(stated.values()), None)
     zero_snr = _is_true(metadata.get("ss_zero_terminal_snr"))
     return _with_zero_snr(path, prediction, zero_snr=zero_snr, said="the metadata ss_zero_terminal_snr")
 

@@ -37,7 +37,9 @@ def read_safetensors(path: Path) -> Header:
         spans = {name: Span(begin + entries[name]["data_offsets"][0]) for name in tensors}
         return Header(path, "safetensors", tensors, metadata, spans)
     except _HeaderError as error:
-        raise ModelLoadError(f"{path} is no whole safetensors file: {error}; copy or download it anew") from error
+        raise ModelLoadError(
+            f"{path} is not a complete safetensors file: {error}; copy or download it again"
+        ) from error
 
 
 class _HeaderError(Exception):
@@ -63,7 +65,7 @@ def _parse(header: bytes) -> dict[str, Any]:
     try:
         entries = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise _HeaderError(f"its header is no JSON object ({error})") from error
+        raise _HeaderError(f"its header is not a JSON object ({error})") from error
     return entries  # type: ignore[no-any-return]  # it begins with '{', so it is an object
 
 
@@ -78,7 +80,7 @@ def _metadata(entry: Any) -> dict[str, str]:
     if entry is None:
         return {}
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        raise _HeaderError(f"its {_METADATA} is no object of texts")
+        raise _HeaderError(f"its {_METADATA} is not an object of texts")
     return entry
 
 
@@ -102,9 +104,9 @@ def _tensor(name: str, entry: Any, size: int) -> tuple[Tensor, tuple[int, int]]:
     if not isinstance(code, str) or code not in DTYPES:
         raise _HeaderError(f"tensor {quoted(name)} has the unknown dtype {quoted(code)}")
     if not _are_counts(shape):
-        raise _HeaderError(f"tensor {quoted(name)} has a shape that is no list of counts")
+        raise _HeaderError(f"tensor {quoted(name)} has a shape that is not a list of sizes")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:  # noqa: PLR2004 - begin and end
-        raise _HeaderError(f"tensor {quoted(name)} has data_offsets that are no begin and end")
+        raise _HeaderError(f"tensor {quoted(name)} has data_offsets that are not a begin and an end")
     begin, end = offsets
     if end > size:
         raise _HeaderError(

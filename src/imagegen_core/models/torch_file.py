@@ -47,7 +47,7 @@ def read_torch(path: Path) -> Header:
             "take the .safetensors version of it, or one saved as a plain state dict"
         ) from error
     except DamagedPickleError as error:
-        raise ModelLoadError(f"{path} is no whole torch file: {error}; copy or download it anew") from error
+        raise ModelLoadError(f"{path} is not a complete torch file: {error}; copy or download it again") from error
     views = dict(_views(content))
     tensors = {name: view.tensor for name, view in views.items()}
     spans = {name: _span(view, places) for name, view in views.items()}

@@ -106,13 +106,13 @@ class _Machine:
     def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, list):
-            raise DamagedPickleError("its pickle appends to what is no list")
+            raise DamagedPickleError("its pickle appends to a value that is not a list")
         target.extend(items)
 
     def set(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict):
-            raise DamagedPickleError("its pickle sets an item of what is no dict")
+            raise DamagedPickleError("its pickle sets an item of a value that is not a dict")
         # State dicts have texts as keys. Other keys are left out: hashing a deeply nested tuple would crash the
         # process.
         pairs = zip(items[::2], items[1::2], strict=True)
@@ -130,21 +130,21 @@ class _Machine:
         name = self.stack.pop()
         module = self.stack.pop()
         if not isinstance(module, str) or not isinstance(name, str):
-            raise DamagedPickleError("its pickle names what is no name")
+            raise DamagedPickleError("its pickle uses a name that is not text")
         self.stack.append(named(module, name))
 
     def reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack.pop()
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
-            raise DamagedPickleError("its pickle calls what is no function")
+            raise DamagedPickleError("its pickle calls a value that is not a function")
         self.stack.append(call(function, arguments))
 
     def build(self) -> None:
         """Drop the attributes of an object, since none matters here."""
         self.stack.pop()
         if not isinstance(self.stack[-1], dict | Opaque):
-            raise DamagedPickleError("its pickle changes what it may not")
+            raise DamagedPickleError("its pickle changes a forbidden value")
 
     def storage(self) -> None:
         storage = stored(self.stack.pop())

@@ -54,8 +54,8 @@ def read_yaml(path: Path) -> YamlModes:
     """Read a file of modes.
 
     Raises:
-        SettingsError: It cannot be read, is no YAML, or has an unknown key or a wrong value; the message names the
-            line.
+        SettingsError: It cannot be read, is not valid YAML, or has an unknown key or a wrong value; the message names
+            the line.
     """
     content, lines = _parse(path)
     try:

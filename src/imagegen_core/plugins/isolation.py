@@ -50,7 +50,7 @@ def contained(
     except LimitReachedError:
         plugin.broke(f"it takes more than {limit:g} s {doing}", plugin.disable)
         _log.warning(
-            "The plugin %s takes more than %g s %s and is left out: %s", plugin.name, limit, doing, plugin.disable
+            "The plugin %s takes more than %g s %s and is disabled: %s", plugin.name, limit, doing, plugin.disable
         )
     except BaseException as error:  # noqa: BLE001 - SystemExit too: a stranger's code ends nothing but itself
         plugin.broke(*diagnose(error))

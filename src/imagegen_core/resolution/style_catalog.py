@@ -98,7 +98,7 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
         except ImagegenError as error:
             return str(error)
         if lora.kind != "lora":
-            return f"{path} is no LoRA but of the kind {lora.kind}"
+            return f"{path} is not a LoRA but of the kind {lora.kind}"
         wanted = required_width or lora.cross_attention_dim
         if self._width is not None and wanted is not None and wanted != self._width:
             return f"it was made for a cross-attention width of {wanted}, and the checkpoint's is {self._width}"
@@ -132,7 +132,7 @@ def _wrong_levels(levels: Sequence[float]) -> str | None:
     if not levels:
         return "it has no levels: give at least one strength"
     wrong = [level for level in levels if not abs(level) <= MAX_STRENGTH]  # also finds NaN
-    return f"its level {wrong[0]:g} is no number from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}" if wrong else None
+    return f"its level {wrong[0]:g} is not a number from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}" if wrong else None
 
 
 def _offered(settings: Settings, registry: Registry) -> Iterator[tuple[str, StyleDef, str]]:

@@ -72,10 +72,10 @@ class Keys:
             return "", True
         shown = _shown(headers)
         if shown is None:
-            raise UnauthorizedError("This server wants an API key: send it as 'Authorization: Bearer KEY' or X-API-Key")
+            raise UnauthorizedError("This server needs an API key: send it as 'Authorization: Bearer KEY' or X-API-Key")
         digest = _digest(shown)
         if not _is_among(digest, self._digests):
-            raise UnauthorizedError("This API key is not known here: ask who runs the server for one")
+            raise UnauthorizedError("This API key is unknown: ask the server's operator for a key")
         return digest[:_NAMED], _is_among(digest, self._admins)
 
 
@@ -97,7 +97,7 @@ async def require_admin(request: Request) -> None:
     """
     if not request.state.is_admin:
         raise ForbiddenError(
-            "This changes the server for everybody: send an admin key, one of the server's IMAGEGEN_ADMIN_KEYS"
+            "This changes the server for all clients: send an admin key, one of the server's IMAGEGEN_ADMIN_KEYS"
         )
 
 
@@ -110,8 +110,8 @@ def check_address(settings: Settings) -> None:
     if settings.api_keys or settings.admin_keys or settings.allow_no_keys or is_loopback(settings.host):
         return
     raise SettingsError(
-        f"Not listening on {settings.host} without API keys, as everyone who reaches it could draw: set "
-        "IMAGEGEN_API_KEYS, or IMAGEGEN_ALLOW_NO_KEYS=1 where something else keeps others out"
+        f"Not listening on {settings.host} without API keys, because anyone who reaches it could draw: set "
+        "IMAGEGEN_API_KEYS, or IMAGEGEN_ALLOW_NO_KEYS=1 if something else protects it"
     )
 
 

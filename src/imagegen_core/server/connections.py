@@ -84,7 +84,7 @@ class Connection(HttpToolsProtocol):
             if self._head_bytes > _MAX_HEAD:
                 self._refuse("431 Request Header Fields Too Large", f"The headers are over {_MAX_HEAD} bytes")
         elif self._received - self._body_bytes > _MAX_HEAD + self._body_bytes:
-            self._refuse("400 Bad Request", "The body's chunks hold less than what surrounds them: send larger ones")
+            self._refuse("400 Bad Request", "The body's chunks are smaller than their overhead: send larger chunks")
 
     def resume_writing(self) -> None:
         """Note progress of the response."""
@@ -107,7 +107,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse invalid HTTP, but write nothing into a response in progress."""
-        logger.info("A client sent what is no HTTP/1.1 request", extra=self._who())
+        logger.info("A client sent an invalid HTTP/1.1 request", extra=self._who())
         self._refuse("400 Bad Request", f"{msg} Send HTTP/1.1, and https through a proxy")
 
     def on_body(self, body: bytes) -> None:
@@ -156,12 +156,12 @@ class Connection(HttpToolsProtocol):
             self._unsent = now, size
         elif now - self._unsent[0] >= self._limits.seconds:
             if self._unsent[1] - size < _MIN_RATE * self._limits.seconds:
-                logger.info("A client that did not read its answer was given up", extra=self._who())
+                logger.info("Closed a connection: the client did not read its response", extra=self._who())
                 self.transport.abort()
             self._unsent = now, size
 
     def _time_out(self) -> None:
-        logger.info("A client that did not send its request was given up", extra=self._who())
+        logger.info("Closed a connection: the client did not send its request", extra=self._who())
         if self.incoming == "head" and self._head_bytes == 0:
             self.transport.close()  # browsers open connections in advance, and expect no response on them
             return

@@ -215,7 +215,7 @@ class ServerContext:
         if since is None:
             self._check_share(caller)
             if self.mode_manager.state == "stopping":
-                raise NotReadyError("The server is stopping: ask another, or this one after its restart")
+                raise NotReadyError("The server is stopping: send the request to another server, or after its restart")
             future = self.upscalings.submit(work, weight)
             since = time.monotonic()
         else:
@@ -271,7 +271,7 @@ class ServerContext:
     def _check_share(self, caller: str) -> None:
         limit = self.settings.queue_per_key
         if caller and limit is not None and self._open[caller] >= limit:
-            raise QueueFullError(f"{limit} of your requests are not done yet: wait for one of them", retry_after=1)
+            raise QueueFullError(f"{limit} of your requests are not done yet: wait until one is done", retry_after=1)
 
     def _let_go(self, caller: str) -> None:
         self._open[caller] -= 1

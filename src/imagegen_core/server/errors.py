@@ -136,9 +136,11 @@ def _validation(error: RequestValidationError) -> Problem:
     where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
     said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
     if first["type"] == "json_invalid":
-        return Problem(422, "invalid_request", f"The body is no JSON: {first.get('ctx', {}).get('error', said)}")
+        return Problem(422, "invalid_request", f"The body is not JSON: {first.get('ctx', {}).get('error', said)}")
     if first["loc"] == ("body",) and isinstance(first["input"], bytes | str):
-        return Problem(422, "invalid_request", "The body is no JSON object: send one as Content-Type application/json")
+        return Problem(
+            422, "invalid_request", "The body is not a JSON object: send one as Content-Type application/json"
+        )
     field = ".".join(where)[:_LONGEST_FIELD] or None
     if first["type"] == "missing":
         return Problem(422, "invalid_request", f"Missing {field or 'the body'}: give it", field)

@@ -87,7 +87,7 @@ class _EngineCollector(Collector):
         yield GaugeMetricFamily("imagegen_resident_bytes", "Memory of this process.", process.memory_info().rss)
         yield GaugeMetricFamily("imagegen_open_files", "Open files and sockets.", process.num_fds())
         upscalings = len(self._upscalings.open())
-        yield GaugeMetricFamily("imagegen_upscalings", "Pictures that are enlarged, or wait for it.", upscalings)
+        yield GaugeMetricFamily("imagegen_upscalings", "Pictures in enlargement or waiting for it.", upscalings)
         yield from _of_models(self._model.models.hosts())
         if report := self._model.models.report():
             yield from _of_engine(report)
@@ -95,7 +95,7 @@ class _EngineCollector(Collector):
 
 def _of_models(hosts: Sequence[HostReport]) -> Iterator[Metric]:
     yield GaugeMetricFamily("imagegen_hosts", "Processes that draw.", len(hosts))
-    sizes = GaugeMetricFamily("imagegen_model_bytes", "What a model takes.", labels=["host", "model", "state"])
+    sizes = GaugeMetricFamily("imagegen_model_bytes", "Memory of a model.", labels=["host", "model", "state"])
     for host in hosts:
         for entry in host.entries:
             sizes.add_metric([host.name, str(entry.key.model or ""), entry.state], entry.size)
@@ -105,10 +105,10 @@ def _of_models(hosts: Sequence[HostReport]) -> Iterator[Metric]:
 
 
 def _of_engine(report: EngineReport) -> Iterator[Metric]:
-    yield GaugeMetricFamily("imagegen_queue_depth", "Requests that have not begun.", report.waiting)
+    yield GaugeMetricFamily("imagegen_queue_depth", "Requests waiting in the queue.", report.waiting)
     yield GaugeMetricFamily("imagegen_running", "Requests that have.", report.running)
     yield GaugeMetricFamily("imagegen_stuck_seconds", "How long a step hangs.", report.stuck)
-    yield GaugeMetricFamily("imagegen_broken_engines", "Engines that draw no more.", report.broken)
+    yield GaugeMetricFamily("imagegen_broken_engines", "Broken engines.", report.broken)
     yield CounterMetricFamily("imagegen_images", "Pictures drawn.", report.finished)
     yield CounterMetricFamily("imagegen_cancellations", "Requests cancelled.", report.cancelled)
     yield CounterMetricFamily("imagegen_step_seconds", "Time in denoising steps.", report.step_seconds)

@@ -101,7 +101,7 @@ class _Server(uvicorn.Server):
         if self._context.mode_manager.state == "stopping":
             super().handle_exit(sig, frame)
             return
-        logger.info("Told to stop: finishing what was asked for")
+        logger.info("Stopping: finishing the open requests")
         self._context.mode_manager.stop_accepting()
 
     async def on_tick(self, counter: int) -> bool:
@@ -121,6 +121,6 @@ class _Server(uvicorn.Server):
         try:
             await asyncio.wait_for(self._context.done(), limit)
         except TimeoutError:
-            logger.warning("Giving up what is not done: %g s are over", limit)
+            logger.warning("Cancelling the open requests: the limit of %g s has passed", limit)
             self._context.give_up()
         self.should_exit = True

@@ -33,14 +33,16 @@ _HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:.]+\]?
 
 def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     if wrong := next((origin for origin in origins if not _ORIGIN.fullmatch(origin)), None):
-        raise ValueError(f"{wrong!r} is no origin: expected a scheme and a host, such as http://localhost:5173, or *")
+        raise ValueError(
+            f"{wrong!r} is not an origin: expected a scheme and a host, such as http://localhost:5173, or *"
+        )
     return origins
 
 
 def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     if wrong := next((host for host in hosts if not _HOST.fullmatch(host)), None):
         raise ValueError(
-            f"{wrong!r} is no host: expected a name or an address without scheme and port, such as example.org, "
+            f"{wrong!r} is not a host: expected a name or an address without scheme and port, such as example.org, "
             "*.example.org or *"
         )
     return hosts

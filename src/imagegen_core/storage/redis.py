@@ -67,7 +67,7 @@ class RedisStore:
             yield
         except redis.AuthenticationError as error:
             raise StorageError(
-                f"{self._server_name} lets nobody in ({redact(str(error))}): correct STORAGE_URL's password"
+                f"{self._server_name} refuses the login ({redact(str(error))}): correct STORAGE_URL's password"
             ) from error
         except (redis.ConnectionError, redis.TimeoutError) as error:
             raise StorageError(

@@ -176,7 +176,7 @@ class StoreConformance:
 
         with ThreadPoolExecutor(_THREADS) as threads:
             seen = list(threads.map(put_and_get, range(_THREADS)))
-        assert min(seen) >= 30, "pictures that were put were not there"  # its own, or another's in its place
+        assert min(seen) >= 30, "stored pictures were missing"  # its own, or another's in its place
 
     def test_many_threads_that_put_and_delete_the_same_key_raise_nothing(self, open_store: OpenStore) -> None:
         """Two users may press the same button."""

@@ -67,7 +67,7 @@ class UpscalerConformance(Configured):
         """Not mirrored, not rotated, channels in order: scaled down again, it is about the original."""
         small = _picture(48, 64)
         shrunk = loaded.enlarge(small).reshape(48, loaded.scale, 64, loaded.scale, 3).mean(axis=(1, 3))
-        assert np.abs(shrunk - small).mean() < _SAME_COLOUR, "the result does not look like what was given"
+        assert np.abs(shrunk - small).mean() < _SAME_COLOUR, "the result does not look like the input"
 
     def test_the_same_picture_gives_the_same_bytes(self, loaded: Upscaler) -> None:
         """A result can be reproduced, on any thread."""

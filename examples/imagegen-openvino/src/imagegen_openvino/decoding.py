@@ -20,7 +20,7 @@ def decode(decoder: Network, latents: Floats) -> npt.NDArray[np.uint8]:
     """
     ((image,),) = decoder(latents=latents)
     if not np.isfinite(image).all():
-        raise ImagegenError("The networks computed no numbers (NaN): set CUDA_DTYPE to fp32, or export anew")
+        raise ImagegenError("The networks computed no numbers (NaN): set CUDA_DTYPE to fp32, or export again")
     levels = np.rint(np.clip(image / 2 + 0.5, 0, 1) * 255)
     return np.ascontiguousarray(levels.astype(np.uint8).transpose(1, 2, 0))
 

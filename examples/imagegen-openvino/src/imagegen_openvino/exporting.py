@@ -166,7 +166,7 @@ def _load(checkpoint: Path, family: str) -> Any:
             checkpoint, dtype=torch.float32, local_files_only=True, **_OPTIONS[family]
         )
     except (OSError, ValueError) as error:
-        raise ModelLoadError(f"Cannot load {checkpoint}: {error}; copy the checkpoint anew") from error
+        raise ModelLoadError(f"Cannot load {checkpoint}: {error}; copy the checkpoint again") from error
 
 
 def _manifest(pipe: Any, family: Literal["sd15", "sdxl"], checkpoint: Path) -> Manifest:

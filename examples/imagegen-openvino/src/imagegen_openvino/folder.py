@@ -70,7 +70,7 @@ class Manifest:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             if content.pop("format") != _FORMAT:
-                raise ModelLoadError(f"{file} is of another version of imagegen-openvino: export the checkpoint anew")
+                raise ModelLoadError(f"{file} is of another version of imagegen-openvino: export the checkpoint again")
             return cls(**content | {"marks": tuple(Marks(**marks) for marks in content["marks"])})
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ModelLoadError(
@@ -78,7 +78,7 @@ class Manifest:
                 f"make one of a checkpoint: imagegen openvino export {folder} FOLDER"
             ) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelLoadError(f"{file} is damaged ({error!r}): export the checkpoint anew") from error
+            raise ModelLoadError(f"{file} is damaged ({error!r}): export the checkpoint again") from error
 
     def write(self, folder: Path) -> None:
         """Write the manifest into a folder."""

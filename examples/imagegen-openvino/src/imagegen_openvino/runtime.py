@@ -51,7 +51,7 @@ class Runtime:
             return Network(self._core.compile_model(file, self.device, self._config))
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise ModelLoadError(f"OpenVINO cannot load {file} ({reason}): export the checkpoint anew") from error
+            raise ModelLoadError(f"OpenVINO cannot load {file} ({reason}): export the checkpoint again") from error
 
 
 class Network:

@@ -50,7 +50,7 @@ class TextEncoder:
         try:
             self._tokenizer = Tokenizer.from_file(str(tokenizer))
         except Exception as error:  # tokenizers raises no other class
-            raise ModelLoadError(f"Cannot read {tokenizer} ({error}): export the checkpoint anew") from error
+            raise ModelLoadError(f"Cannot read {tokenizer} ({error}): export the checkpoint again") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._marks = marks

@@ -48,7 +48,7 @@ def parse_jpeg(data: bytes) -> Structure:
             exif = exif or bytes(content[6:])
         scans += marker == _SCAN
         if scans > _MAX_SCANS:
-            raise RefusedError(f"it has more than {_MAX_SCANS} scans; save it anew without progressive scans")
+            raise RefusedError(f"it has more than {_MAX_SCANS} scans; save it again without progressive scans")
         if marker not in _METADATA:
             parts.append(view[match.start() : after])
         position = after

@@ -82,4 +82,4 @@ def _unpacked(data: bytes, room: int) -> bytes:
 
 
 def _too_much() -> RefusedError:
-    return RefusedError(f"it carries more than {MAX_TEXT // 2**20} MiB of text; save it anew without metadata")
+    return RefusedError(f"it carries more than {MAX_TEXT // 2**20} MiB of text; save it again without metadata")

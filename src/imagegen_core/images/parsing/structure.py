@@ -47,4 +47,4 @@ def checked_count(blocks: int) -> None:
         RefusedError: There are more than `MAX_BLOCKS`.
     """
     if blocks > MAX_BLOCKS:
-        raise RefusedError(f"it has more than {MAX_BLOCKS} blocks; save it anew without metadata")
+        raise RefusedError(f"it has more than {MAX_BLOCKS} blocks; save it again without metadata")

@@ -89,7 +89,7 @@ def configs_of(header: Header, *, is_peft: bool) -> Mapping[str, AdapterConfig]:
                 f"its {FILE} cannot be read ({error.strerror}); correct its permissions"
             ) from error
         except UnicodeDecodeError as error:
-            raise AdapterConfigError(f"its {FILE} is no JSON ({error})") from error
+            raise AdapterConfigError(f"its {FILE} is not JSON ({error})") from error
         return dict.fromkeys(NETWORKS, read(parse(text, FILE), FILE))
     return dict.fromkeys(NETWORKS, AdapterConfig())
 
@@ -113,9 +113,9 @@ def parse(text: str, name: str) -> Mapping[str, Any]:
     try:
         settings = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise AdapterConfigError(f"its {name} is no JSON ({error})") from error
+        raise AdapterConfigError(f"its {name} is not JSON ({error})") from error
     if not isinstance(settings, dict):
-        raise AdapterConfigError(f"its {name} is no JSON object")
+        raise AdapterConfigError(f"its {name} is not a JSON object")
     return settings
 
 
@@ -157,14 +157,14 @@ def _number(value: object, name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise AdapterConfigError(f"its {name} has {value!r} for an alpha or a rank, which is no number")
+        raise AdapterConfigError(f"its {name} has {value!r} for an alpha or a rank; expected a number")
     return float(value)
 
 
 def _patterns(settings: Mapping[str, Any], key: str, name: str) -> dict[str, float]:
     patterns = settings.get(key) or {}
     if not isinstance(patterns, dict):
-        raise AdapterConfigError(f"its {name} has a {key} that is no JSON object")
+        raise AdapterConfigError(f"its {name} has a {key} that is not a JSON object")
     for pattern in patterns:
         if not _LITERAL.fullmatch(pattern):
             raise AdapterConfigError(

@@ -123,7 +123,7 @@ def _grouped(names: Iterable[str]) -> Sequence[_Group]:
         parsed = tensor_names.parse(name)
         if parsed is None:
             raise LoraError(
-                f"its tensor {quoted(name)} is of no kind known here; take a file that kohya-ss, LyCORIS, OneTrainer, "
+                f"its tensor {quoted(name)} is of an unknown kind; take a file that kohya-ss, LyCORIS, OneTrainer, "
                 "PEFT, diffusers or ComfyUI wrote"
             )
         key = (parsed.networks, parsed.layer)

@@ -34,4 +34,4 @@ def _decoded(text: str) -> bytes:
         return base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         said = "it has other characters" if isinstance(error, UnicodeError) else error
-        raise InvalidRequestError(f"The image is no base64 ({said}): encode the file's bytes", "image") from error
+        raise InvalidRequestError(f"The image is not base64 ({said}): encode the file's bytes", "image") from error

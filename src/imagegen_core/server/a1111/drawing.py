@@ -125,7 +125,7 @@ def _style(tags: Sequence[LoraTag], card: ModelCard) -> StyleLoraRequest | None:
     if not wanted:
         return StyleLoraRequest() if tags else None
     if len(wanted) > 1:
-        raise InvalidRequestError("A picture is drawn in one style here: name one", "styles")
+        raise InvalidRequestError("A picture can have only one style: name one", "styles")
     (tag,) = wanted
     levels = card.styles.get(tag.name, ())
     if tag.strength is None or not levels:  # the worker refuses an unknown style, and lists the known styles

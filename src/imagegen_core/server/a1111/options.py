@@ -81,7 +81,7 @@ def _find_checkpoint(value: object, checkpoints: Mapping[str, Mode]) -> Mode:
         titles.setdefault(mode.name, title)
     listed = " or ".join([*list(titles.values())[:_MOST_LISTED], *(["others"] if len(titles) > _MOST_LISTED else [])])
     raise InvalidRequestError(
-        f"Invalid sd_model_checkpoint {shown(value)}. This server draws with {listed} alone: "
+        f"Invalid sd_model_checkpoint {shown(value)}. This server draws only with {listed}: "
         "leave sd_model_checkpoint out",
         "sd_model_checkpoint",
     )

@@ -77,7 +77,9 @@ def _lora(kind: str, arguments: str) -> LoraTag:
     try:
         return LoraTag(name, float(strengths[0]) if strengths else None)
     except ValueError:
-        raise InvalidRequestError(f"{tag} has a strength that is no number: write <lora:NAME:0.7>", "prompt") from None
+        raise InvalidRequestError(
+            f"{tag} has a strength that is not a number: write <lora:NAME:0.7>", "prompt"
+        ) from None
 
 
 @dataclass(slots=True)

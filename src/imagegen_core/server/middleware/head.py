@@ -17,18 +17,18 @@ class HeadAsGet:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
-        told = False
+        answered = False
 
         async def send_head(message: Message) -> None:
-            nonlocal told
-            if not told:
+            nonlocal answered
+            if not answered:
                 await send(message)
             if message["type"] == "http.response.start":
-                told = True
+                answered = True
                 await send({"type": "http.response.body", "body": b""})
 
         async def receive_until_told() -> Message:
-            return {"type": "http.disconnect"} if told else await receive()  # ends a stream
+            return {"type": "http.disconnect"} if answered else await receive()  # ends a stream
 
         as_get = {**scope, "method": "GET"}
         try:

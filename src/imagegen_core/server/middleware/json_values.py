@@ -50,9 +50,9 @@ def read_json(body: bytes) -> Any:
             text, parse_int=_int, parse_float=_float, parse_constant=_constant, object_pairs_hook=_object
         )
     except UnicodeDecodeError as error:
-        raise InvalidJsonError(f"The body is no UTF-8, from byte {error.start} on: encode it as UTF-8") from error
+        raise InvalidJsonError(f"The body is not UTF-8, from byte {error.start} on: encode it as UTF-8") from error
     except json.JSONDecodeError as error:
-        raise InvalidJsonError(f"The body is no JSON: {error.msg} at character {error.pos}") from error
+        raise InvalidJsonError(f"The body is not JSON: {error.msg} at character {error.pos}") from error
     except RecursionError as error:
         raise _too_deep() from error
     _check(value)
@@ -116,7 +116,7 @@ def _float(digits: str) -> float:
 
 
 def _constant(name: str) -> NoReturn:
-    raise InvalidJsonError(f"The body is no JSON: it has no {name}; send a number")
+    raise InvalidJsonError(f"The body is not JSON: it has no {name}; send a number")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class FormRoute(APIRoute):
                 if not isinstance(cause := error.__cause__, OSError):
                     raise
                 raise StorageError(
-                    f"The server cannot keep what is sent in its folder for temporary files ({cause.strerror}): make "
+                    f"The server cannot write the upload to its folder for temporary files ({cause.strerror}): make "
                     "room there, or set TMPDIR to a folder that can be written to"
                 ) from error
 

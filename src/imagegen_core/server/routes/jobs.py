@@ -136,7 +136,7 @@ async def _result(context: ServerContext, ticket: Ticket, order: Order) -> Resul
 
 def _told(request: Request, job: PostedJob) -> dict[str, Any]:
     """Describe a job for its routes."""
-    told: dict[str, Any] = {
+    status: dict[str, Any] = {
         "id": job.id,
         "status": "waiting",
         "events": _address(request, "get_events", job),
@@ -145,17 +145,17 @@ def _told(request: Request, job: PostedJob) -> dict[str, Any]:
         "error": None,
     }
     if not job.result.done():
-        return told | {"status": "drawing" if job.ticket.events.when(Started) else "waiting"}
+        return status | {"status": "drawing" if job.ticket.events.when(Started) else "waiting"}
     if job.result.cancelled():
-        return told | {"status": "cancelled"}
+        return status | {"status": "cancelled"}
     if error := job.result.exception():
         assert isinstance(error, Exception)  # noqa: S101 - for the types
         http_error = problem(error)
-        return told | {
+        return status | {
             "status": "failed",
             "error": {"detail": http_error.message, "type": http_error.kind, "field": http_error.field},
         }
-    return told | {"status": "done", "image": _address(request, "get_image", job), "seed": job.result.result().seed}
+    return status | {"status": "done", "image": _address(request, "get_image", job), "seed": job.result.result().seed}
 
 
 def _address(request: Request, route: str, job: PostedJob) -> str:

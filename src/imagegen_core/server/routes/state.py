@@ -52,13 +52,13 @@ async def ready(request: Request, context: SharedContext) -> JSONResponse:
     detail = context.mode_manager.failure
     report, hosts = context.mode_manager.models.report(), context.mode_manager.models.hosts()
     if state == "ready" and not report:
-        state, detail = "loading", "nobody draws at the moment"
+        state, detail = "loading", "no replica draws at the moment"
     elif state == "ready" and all(host.engine and host.engine.broken for host in hosts):
         state, detail = "broken", "an engine broke: the log says why"
     elif state == "ready" and report and report.waiting >= context.settings.queue_max:
         state, detail = "full", "the queue is full"
-    told = {"status": state} | ({"detail": redact(detail)} if request.state.is_trusted else {})
-    return JSONResponse(told, 200 if state == "ready" else 503)
+    body = {"status": state} | ({"detail": redact(detail)} if request.state.is_trusted else {})
+    return JSONResponse(body, 200 if state == "ready" else 503)
 
 
 @router.get("/metrics", response_class=Response)

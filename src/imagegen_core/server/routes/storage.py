@@ -64,7 +64,7 @@ async def keep(
         raise ConflictError(f"The key {key!r} is a UUID, as the server's own keys are: choose one of another form")
     data = await request.body()
     if _media_type(data) == "application/octet-stream":
-        raise InvalidRequestError("The body is no PNG and no JPEG: send one of them", "body")
+        raise InvalidRequestError("The body is neither a PNG nor a JPEG: send one of these", "body")
     await context.storing(store.put, plain if is_uuid(plain) else key_of(caller, plain), data)
     return Response(status_code=204)
 

@@ -75,7 +75,7 @@ class PictureChecks(BackendKit):
         if OWN_CHUNK not in read_text(picture.png):
             pytest.skip("the pictures carry no recipe (imagegen_core.Recipe, to_text), or the settings want none")
         recipe = read_recipe(picture.png)
-        told = {"prompt": recipe.prompt, "seed": recipe.seed, "num_inference_steps": recipe.steps}
-        assert told == fields
+        known = {"prompt": recipe.prompt, "seed": recipe.seed, "num_inference_steps": recipe.steps}
+        assert known == fields
         assert (recipe.width, recipe.height) == picture.size
         assert recipe.backend == description.name

@@ -21,7 +21,7 @@ _BAD: dict[str, dict[str, Any]] = {
     "nothing wide": {"size": "0x64"},
     "no steps": {"num_inference_steps": 0},
     "a negative guidance scale": {"guidance_scale": -1.0},
-    "a guidance scale that is no number": {"guidance_scale": float("nan")},
+    "a guidance scale that is not a number": {"guidance_scale": float("nan")},
     "a negative seed": {"seed": -1},
     "a seed that is too large": {"seed": 2**63},
 }
@@ -89,7 +89,7 @@ class RequestChecks(BackendKit):
     def test_what_it_is_without_is_refused(self, worker: Worker, description: Backend, field: str) -> None:
         """A backend must refuse fields that it cannot use: an ignored field gives a wrong picture."""
         if field not in description.lacking:
-            pytest.skip(f"the backend heeds {field} (Backend.without does not name it)")
+            pytest.skip(f"the backend supports {field} (Backend.without does not name it)")
         asked = _OPTIONAL[field][0]
         with pytest.raises(InvalidRequestError) as caught:
             self.draw(worker, **asked)

@@ -37,7 +37,7 @@ class SeedChecks(BackendKit):
         """A user must be able to draw a picture again: the random seed is reported for this."""
         first, second = (self.draw(worker, seed=None) for _ in range(2))
         assert first.seed != second.seed, "two requests without a seed were drawn from the same one"
-        assert self.draw(worker, seed=first.seed).png == first.png, "the seed that was told draws another picture"
+        assert self.draw(worker, seed=first.seed).png == first.png, "the returned seed draws another picture"
 
     def test_what_was_drawn_before_does_not_matter(self, worker: Worker) -> None:
         """A picture depends on its request alone: a job must leave nothing for the next."""

@@ -51,10 +51,10 @@ class StepChecks(BackendKit):
 
     def test_each_step_is_told(self, stepped: Any) -> None:
         """Progress bars, previews and the A1111 API's progress live from `job.on_step`."""
-        told: list[StepDone] = []
-        job = Job(req=self.ask(num_inference_steps=_STEPS), on_step=told.append)
+        steps: list[StepDone] = []
+        job = Job(req=self.ask(num_inference_steps=_STEPS), on_step=steps.append)
         finished(stepped, stepped.begin(job))
-        assert [(event.step, event.steps) for event in told] == [(step, _STEPS) for step in range(1, _STEPS + 1)]
+        assert [(event.step, event.steps) for event in steps] == [(step, _STEPS) for step in range(1, _STEPS + 1)]
 
     def test_states_say_what_they_take(self, stepped: Any) -> None:
         """The engine counts rows, and batches the states of one group."""
