@@ -1,4 +1,4 @@
-"""Everything that is checked before a change lands: `nox` runs it all, `nox -s tests` one part."""
+"""The checks of a change: `nox` runs them all, and `nox -s tests` runs one part."""
 
 from __future__ import annotations
 
@@ -33,6 +33,17 @@ LOCK_HEADER = """\
 """
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PAGE, FUZZ = "tests/server/page", "tests/server/test_fuzz.py"
+# Tests with random examples, kills or many requests; CI runs a tenth of the nightly number.
+REPEATED = (
+    FUZZ,
+    "tests/server/test_soak.py",
+    "tests/storage",
+    "tests/engine/test_exact.py",
+    "tests/diffusion/test_worker.py",
+    "tests/images/test_tiling.py",
+    "tests/lora_files",
+    "tests/cluster/test_drawing.py",
+)
 PROCESSES = ("--numprocesses=auto", "--maxprocesses=4")  # each takes up to 2 GB
 
 
@@ -46,26 +57,26 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def environment(session: nox.Session) -> None:
-    """Install the packages, the examples and the tools into the one environment that the sessions share."""
+    """Install the packages, the examples and the tools into the environment that the sessions share."""
     if not ENVIRONMENT.exists():
         session.run("python3", "-m", "venv", str(ENVIRONMENT))
     pip = (str(BIN / "pip"), "install", *CONSTRAINTS)
     session.run(*pip, *_group("types"), *_group("test"), *_group("docs"))
-    session.run(*pip, "--no-build-isolation", *EDITABLE, *EXAMPLES)  # hatchling, which builds them, is installed
+    session.run(*pip, "--no-build-isolation", *EDITABLE, *EXAMPLES)  # the environment has hatchling
 
 
 @nox.session(python=False, requires=["environment"])
 def types(session: nox.Session) -> None:
-    """Check the types of all four packages and of the examples, strictly."""
+    """Strictly check the types of the four packages and of the examples."""
     session.run(str(BIN / "mypy"))
 
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """Ask for known vulnerabilities of the pinned releases, and check that their hashes are pip's."""
+    """Check the pinned releases for known vulnerabilities, and their hashes with pip."""
     session.install(*CONSTRAINTS, *_group("audit"))
     folder = Path(session.create_tmp()).resolve()
-    # Of one release, as the files of all of them are gigabytes.
+    # Check the hashes of one release only, because the files of all releases are gigabytes.
     pluggy = re.search(r"^pluggy==.*(?:\n +.*)*", LOCK.read_text(), re.MULTILINE)
     (folder / "one.lock").write_text(pluggy[0] if pluggy else "")
     download = ("--quiet", "--no-deps", "--require-hashes", f"--dest={folder}")
@@ -84,7 +95,7 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def lock(session: nox.Session) -> None:
-    """Write requirements.lock anew: the files' hashes from the index, and those of torch's CPU build from its wheel."""
+    """Update requirements.lock, with hashes from the index, and the hash of torch's CPU build from its wheel."""
     session.install("--quiet", *_group("lock"))
     options = ("--no-deps", "--generate-hashes", "--no-annotate", "--no-header", "--python-version=3.11.7")
     session.run("uv", "pip", "compile", "--quiet", *options, "constraints.txt", "--output-file", str(LOCK))
@@ -99,7 +110,7 @@ def lock(session: nox.Session) -> None:
 
 @nox.session
 def wheels(session: nox.Session) -> None:
-    """Build wheels and sdists, and install them one by one into an environment that holds nothing else."""
+    """Build wheels and sdists, and install them one by one into an otherwise empty environment."""
     session.install(*CONSTRAINTS, "build", "hatchling")
     folder = Path(session.create_tmp()).resolve()
     shutil.rmtree(folder)
@@ -126,7 +137,7 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session(python=False, requires=["environment"])
 def tests(session: nox.Session) -> None:
-    """Run all tests, in a process for each CPU; further arguments go to pytest."""
+    """Run all tests, in a process for each CPU, at most four; further arguments go to pytest."""
     _debian(session, "chromium", "nginx", "redis-server")
     _pytest(session, *PROCESSES)
 
@@ -158,15 +169,23 @@ def cluster(session: nox.Session) -> None:
 
 
 @nox.session(python=False, requires=["environment"])
+def nightly(session: nox.Session) -> None:
+    """Run the tests with random examples, kills or many requests ten times as long."""
+    _debian(session, "redis-server")
+    session.env["TEST_REPETITIONS"] = "10"
+    _pytest(session, *PROCESSES, *REPEATED)
+
+
+@nox.session(python=False, requires=["environment"])
 def docs(session: nox.Session) -> None:
-    """Build the documents into `site`, and do all that they say can be done."""
+    """Run the documents' tests, and build the site into `site`."""
     _pytest(session, *PROCESSES, "tests/docs")
     session.run(str(BIN / "python"), "docs_build/pages.py")
     session.run(str(BIN / "zensical"), "build", "--strict")
 
 
 def _run_bare(session: nox.Session, folder: Path, program: str, *arguments: str) -> None:
-    """Run a program of the bare environment; pip takes our distributions from what was built, never from elsewhere."""
+    """Run a program of the bare environment; pip takes this project's distributions from the built files only."""
     if program == "pip":
         built = ("--find-links", str(folder / "dist"))
         arguments = (*arguments[:1], *CONSTRAINTS, *built, *arguments[1:])
@@ -174,7 +193,7 @@ def _run_bare(session: nox.Session, folder: Path, program: str, *arguments: str)
 
 
 def _check_contents(session: nox.Session, dist: Path, package: str) -> None:
-    """Whether a wheel holds its package alone, and all of it."""
+    """Check that a wheel holds its whole package, and nothing else."""
     wheel = next(dist.glob(f"{package}-*.whl"))
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     tree = {str(path.relative_to("src")) for path in Path("src", package).rglob("*") if path.is_file()}
@@ -189,7 +208,7 @@ def _pytest(session: nox.Session, *arguments: str) -> None:
 
 
 def _debian(session: nox.Session, *packages: str) -> None:
-    """Install missing Debian packages as root; CI must have them, elsewhere their tests are skipped."""
+    """Install missing Debian packages as root. CI must have them; elsewhere, their tests are skipped."""
     missing = [package for package in packages if not shutil.which(package)]
     if not missing:
         return
@@ -203,5 +222,5 @@ def _debian(session: nox.Session, *packages: str) -> None:
 
 
 def _group(name: str) -> tuple[str, ...]:
-    """The requirements of a dependency group of the root pyproject.toml."""
+    """Return the requirements of a dependency group in the root pyproject.toml."""
     return nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), name)

@@ -1,6 +1,6 @@
-"""`run_job` and `run_job_with_latents` against the plain diffusers pipeline plus PNG encoding, in turn.
+"""Compare `run_job` and `run_job_with_latents` with the plain diffusers pipeline plus PNG encoding, in turn.
 
-All use the same checkpoint, seeds, prompt, precision and number of threads.
+All sides use the same checkpoint, seeds, prompt, precision and number of threads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PROMPT = "a majestic mountain landscape at sunset"
 
 
 def plain_pipeline(checkpoint: str, dtype: str, size: str) -> Work:
-    """The pipeline as diffusers' documentation runs it, and Pillow's PNG."""
+    """Return the pipeline of diffusers' documentation with Pillow's PNG encoder."""
     import torch
 
     pipe = load_plain(checkpoint, dtype)
@@ -41,7 +41,7 @@ def plain_pipeline(checkpoint: str, dtype: str, size: str) -> Work:
 
 
 def worker(checkpoint: str, dtype: str, size: str, method: str, prompts: str) -> Work:
-    """Our worker; `prompts` are ``new`` each time, or the ``same``, whose embedding is remembered."""
+    """Return our worker; `prompts` is ``new``, or ``same`` to use the cached embedding."""
     from imagegen_core import GenerateRequest, Job, Settings, load_worker
 
     loaded = load_worker(settings=Settings.load(environ={}, model=checkpoint, dtype=dtype, device="cpu"))
@@ -55,7 +55,7 @@ def worker(checkpoint: str, dtype: str, size: str, method: str, prompts: str) ->
 
 
 def compare(checkpoint: str, dtype: str, size: str, rounds: int) -> dict[str, list[float]]:
-    """Seconds a picture of each side, drawn in turn."""
+    """Return the seconds for a picture of each side, drawn in turn."""
     sides: dict[str, Side] = {
         "plain": (plain_pipeline, (checkpoint, dtype, size)),
         "run_job": (worker, (checkpoint, dtype, size, "run_job", "same")),
@@ -66,7 +66,7 @@ def compare(checkpoint: str, dtype: str, size: str, rounds: int) -> dict[str, li
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the tables."""
     import imagegen_demo
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -80,8 +80,8 @@ def main() -> None:
         for dtype in options.dtypes:
             seconds = compare(options.checkpoint, dtype, size, options.rounds)
             ratios = {
-                name: [one / plain for one, plain in zip(taken, seconds["plain"], strict=True)]
-                for name, taken in seconds.items()
+                name: [own / plain for own, plain in zip(times, seconds["plain"], strict=True)]
+                for name, times in seconds.items()
             }
             ours = [name for name in ratios if name != "plain"]
             rows.append([f"{size} {dtype}", spread(seconds["plain"], 3), *(spread(ratios[name]) for name in ours)])

@@ -1,7 +1,7 @@
-"""The OpenVINO backend against the torch backend, on one checkpoint: steps, pictures, loading and memory.
+"""Compare the OpenVINO backend with the torch backend on one checkpoint: steps, pictures, loading and memory.
 
-Both draw with an engine of their own, in processes of their own, in turn: a ratio below 1 says OpenVINO is faster.
-It takes `pip install './examples/imagegen-openvino[export]'`. Leave OMP_NUM_THREADS unset: torch alone heeds it.
+Each backend draws with its own engine in its own process, in turn. A ratio below 1 means that OpenVINO is faster.
+This needs `pip install './examples/imagegen-openvino[export]'`. Leave OMP_NUM_THREADS unset: only torch reads it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import asked_of
+from engine import client_load
 from figures import show, spread
 from sides import Side, Work, take_turns
 
-# In a child: seconds to load, and megabytes at the peak of it and of one picture beyond what the libraries take.
+# In a child process: seconds to load, peak megabytes of loading and one picture beyond the libraries, and in total.
 LOADING = """
 import sys, time
 from imagegen_core import GenerateRequest, Job, Registry, Settings
@@ -38,24 +38,24 @@ print(seconds, peak() - before, peak())
 
 
 def worker_of(backend: str, model: str, dtype: str) -> Any:
-    """A worker on the CPU."""
+    """Return a worker on the CPU."""
     from imagegen_core import Settings, load_worker
 
     return load_worker(settings=Settings.load(environ={}, backend=backend, model=model, dtype=dtype, device="cpu"))
 
 
 def steps(backend: str, model: str, dtype: str, side: int, rows: int) -> Work:
-    """Steps of so many states together; the seconds of one step."""
+    """Return work of `rows` states in shared steps; it returns the seconds of one step."""
     from imagegen_core import GenerateRequest, Job
 
     worker = worker_of(backend, model, dtype)
 
     def work(number: int) -> float:
-        asks = (
+        requests = (
             GenerateRequest(prompt="a red star on a blue background", size=f"{side}x{side}", seed=number * rows + row)
             for row in range(rows)
         )
-        states = [worker.begin(Job(req=ask)) for ask in asks]
+        states = [worker.begin(Job(req=request)) for request in requests]
         started = time.perf_counter()
         for _ in range(4):
             worker.step(states)
@@ -65,19 +65,19 @@ def steps(backend: str, model: str, dtype: str, side: int, rows: int) -> Work:
 
 
 def pictures(backend: str, model: str, dtype: str, side: int, count: int) -> Work:
-    """So many pictures from an engine, for eight clients."""
+    """Return work of `count` pictures from an engine with up to eight clients."""
     from imagegen_core import LocalEngine
 
-    return asked_of(LocalEngine(worker_of(backend, model, dtype)), side, count, clients=min(8, count))
+    return client_load(LocalEngine(worker_of(backend, model, dtype)), side, count, clients=min(8, count))
 
 
 def ratios(sides: dict[str, list[float]]) -> list[float]:
-    """OpenVINO's seconds by torch's, round by round."""
+    """Divide OpenVINO's seconds by torch's seconds, round by round."""
     return [ours / theirs for ours, theirs in zip(sides["openvino"], sides["sdxl"], strict=True)]
 
 
 def loading(models: dict[str, str], dtype: str, size: str, rounds: int) -> dict[str, list[list[float]]]:
-    """Seconds to load, megabytes beyond the libraries, and megabytes in all, round by round."""
+    """Return the seconds to load, the megabytes beyond the libraries, and the total megabytes, round by round."""
     measured: dict[str, list[list[float]]] = {backend: [] for backend in models}
     for _ in range(rounds):
         for backend, model in models.items():
@@ -88,7 +88,7 @@ def loading(models: dict[str, str], dtype: str, size: str, rounds: int) -> dict[
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the tables."""
     import imagegen_demo
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,40 +98,40 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--pictures", type=int, default=16)
     options = parser.parse_args()
-    drawn, loaded = [], []
+    picture_rows, loading_rows = [], []
     with tempfile.TemporaryDirectory() as folder:
         exported = str(Path(folder) / "exported")
-        words = "from imagegen_core.cli import main; main()"
-        subprocess.run([sys.executable, "-c", words, "openvino", "export", options.checkpoint, exported], check=True)
+        code = "from imagegen_core.cli import main; main()"
+        subprocess.run([sys.executable, "-c", code, "openvino", "export", options.checkpoint, exported], check=True)
         models = {"sdxl": options.checkpoint, "openvino": exported}
         for dtype in options.dtypes:
             for side in options.sides:
                 row = [f"{side} px {dtype}"]
                 for rows in (1, 4):
-                    made: dict[str, Side] = {
+                    sides: dict[str, Side] = {
                         name: (steps, (name, model, dtype, side, rows)) for name, model in models.items()
                     }
-                    taken = take_turns(made, options.rounds)
-                    row += [spread([1000 * one for one in taken["sdxl"]], 1), spread(ratios(taken))]
-                made = {
+                    seconds = take_turns(sides, options.rounds)
+                    row += [spread([1000 * value for value in seconds["sdxl"]], 1), spread(ratios(seconds))]
+                sides = {
                     name: (pictures, (name, model, dtype, side, options.pictures)) for name, model in models.items()
                 }
-                taken = take_turns(made, max(3, options.rounds // 3))
-                row += [spread([options.pictures / one for one in taken["sdxl"]], 1), spread(ratios(taken))]
-                drawn.append(row)
+                seconds = take_turns(sides, max(3, options.rounds // 3))
+                row += [spread([options.pictures / value for value in seconds["sdxl"]], 1), spread(ratios(seconds))]
+                picture_rows.append(row)
             measured = loading(models, dtype, f"{options.sides[-1]}x{options.sides[-1]}", max(3, options.rounds // 3))
             for name, figures in measured.items():
-                loaded.append([f"{name} {dtype}", *(spread(column, 1) for column in zip(*figures, strict=True))])
+                loading_rows.append([f"{name} {dtype}", *(spread(column, 1) for column in zip(*figures, strict=True))])
     show(
         [
             "picture",
-            *(what for rows in (1, 4) for what in (f"torch, step of {rows}, ms", "openvino, ratio")),
+            *(column for rows in (1, 4) for column in (f"torch, step of {rows}, ms", "openvino, ratio")),
             "torch, images/s",
             "openvino, ratio of time",
         ],
-        drawn,
+        picture_rows,
     )
-    show(["worker", "to load, s", "memory beyond the libraries, MB", "memory, MB"], loaded)
+    show(["worker", "to load, s", "memory beyond the libraries, MB", "memory, MB"], loading_rows)
 
 
 if __name__ == "__main__":

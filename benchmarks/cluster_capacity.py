@@ -1,4 +1,4 @@
-"""The constants of the front that `docs_build/capacity.py` reckons with, and how well its predictions are met."""
+"""Measure the front's constants for `docs_build/capacity.py`, and compare its predictions with measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from statistics import median
 import aiohttp
 import psutil
 from cluster_overhead import differences, latencies
-from cluster_servers import DEMO, Server, ask, on_ray, replicas_of, serving, until
+from cluster_servers import DEMO, Server, measure_load, on_ray, replicas_of, serving, until
 from figures import show, spread
 from simulated import installed
 
@@ -24,8 +24,8 @@ sys.path.append(str(Path(__file__).parent.parent / "docs_build"))
 from capacity import cell_rate
 from capacity_checks import CHECKS, Check
 
-_PICTURE_SECONDS = 0.004  # so short that the front limits
-_CORES = 0.2  # which the front gets meanwhile: one that is busy takes less for each picture than one that is not
+_PICTURE_SECONDS = 0.004  # so short that the front is the limit
+_CORES = 0.2  # for the front, to keep it busy: a busy front takes less time for each picture than an idle front
 _CASES = (  # steps, bytes of a picture
     (4, 0),
     (20, 0),
@@ -42,15 +42,15 @@ def constants(folder: Path, seconds: float) -> None:
     environ = installed(folder)
     spreads = _front_seconds(folder, environ, seconds)
     rows = [
-        [f"front, CPU ms of a picture, {steps} steps, {size:,} B", spread([1000 * one for one in values], 1)]
+        [f"front, CPU ms of a picture, {steps} steps, {size:,} B", spread([1000 * value for value in values], 1)]
         for (steps, size), values in spreads.items()
     ]
-    took = {case: median(values) for case, values in spreads.items()}
-    event = (took[20, 0] - took[4, 0]) / 16
+    medians = {case: median(values) for case, values in spreads.items()}
+    event = (medians[20, 0] - medians[4, 0]) / 16
     rows += [
-        ["request_seconds", f"{took[4, 0] - 4 * event:.4f}"],
+        ["request_seconds", f"{medians[4, 0] - 4 * event:.4f}"],
         ["event_seconds", f"{event:.5f}"],
-        ["megabyte_seconds", f"{(took[4, 1_500_000] - took[4, 0]) / 1.5:.4f}"],
+        ["megabyte_seconds", f"{(medians[4, 1_500_000] - medians[4, 0]) / 1.5:.4f}"],
     ]
     quick = environ | _simulated(row=0.002)
     with serving(folder, **quick) as alone, serving(folder, **quick, **on_ray(1)) as clustered:
@@ -58,10 +58,10 @@ def constants(folder: Path, seconds: float) -> None:
         rows.append(["added_seconds, ms", spread(differences(theirs, ours), 1)])
     rows += _waiting(folder, environ)
     with serving(folder, **DEMO, **on_ray(1)) as server:
-        ask(server, 4, 5)
+        measure_load(server, 4, 5)
         (replica,) = replicas_of(server.process)
         rows.append(["replica_bytes (the demo), MB", f"{replica.memory_info().rss / 1e6:.0f}"])
-    show(["what", "figure"], rows)
+    show(["measure", "figure"], rows)
 
 
 def _simulated(*, step: float = 0.0, row: float = 0.0, size: int = 0) -> dict[str, str]:
@@ -73,11 +73,11 @@ def _simulated(*, step: float = 0.0, row: float = 0.0, size: int = 0) -> dict[st
 
 
 def _front_seconds(folder: Path, environ: dict[str, str], seconds: float) -> dict[tuple[int, int], list[float]]:
-    """CPU seconds of a busy front for a picture, by its steps and bytes, measured in turn."""
-    took: dict[tuple[int, int], list[float]] = {case: [] for case in _CASES}
-    with ExitStack() as up:
+    """Return the CPU seconds of a busy front for a picture, by steps and bytes, measured in turn."""
+    measured: dict[tuple[int, int], list[float]] = {case: [] for case in _CASES}
+    with ExitStack() as stack:
         servers = {
-            (steps, size): up.enter_context(
+            (steps, size): stack.enter_context(
                 serving(folder, **environ, **_simulated(row=_PICTURE_SECONDS / steps, size=size), **on_ray(2))
             )
             for steps, size in _CASES
@@ -86,13 +86,13 @@ def _front_seconds(folder: Path, environ: dict[str, str], seconds: float) -> dic
             for (steps, size), server in servers.items():
                 with _throttled(server.process, _CORES):
                     before = server.seconds()
-                    load = ask(server, 16, seconds, warm_up=0.0, num_inference_steps=steps)
-                    took[steps, size].append((server.seconds() - before) / sum(load.statuses.values()))
-    return {case: values[1:] for case, values in took.items()}
+                    load = measure_load(server, 16, seconds, warm_up=0.0, num_inference_steps=steps)
+                    measured[steps, size].append((server.seconds() - before) / sum(load.statuses.values()))
+    return {case: values[1:] for case, values in measured.items()}
 
 
 def _waiting(folder: Path, environ: dict[str, str]) -> list[list[str]]:
-    """Rows on the front's memory, with nobody there and with many who wait."""
+    """Return table rows about the front's memory, without requests and with many waiting requests."""
     with serving(folder, **environ, **_simulated(row=5.0), **on_ray(1)) as server:
         empty = server.process.memory_info().rss
         per_request, busy = asyncio.run(_hold(server, empty))
@@ -100,67 +100,67 @@ def _waiting(folder: Path, environ: dict[str, str]) -> list[list[str]]:
         return [
             ["resident_bytes of the front, MB", f"{empty / 1e6:.0f}"],
             ["waiting_bytes, kB", f"{per_request / 1e3:.0f}"],
-            [f"the front's share of a core while {_WAITING:,} wait", f"{busy:.2f}"],
+            [f"the front's share of a core with {_WAITING:,} waiting requests", f"{busy:.2f}"],
             ["a replica without torch, MB", f"{replica.memory_info().rss / 1e6:.0f}"],
         ]
 
 
 async def _hold(server: Server, empty: int) -> tuple[float, float]:
-    """The front's bytes for each request while many wait, and its share of a core meanwhile."""
+    """Return the front's bytes for each waiting request, and its share of a core, while many requests wait."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=600)) as http:
 
-        async def one(seed: int) -> None:
+        async def request(seed: int) -> None:
             await http.post(f"{server.url}/generate", json={"prompt": "a star", "seed": seed})
 
-        asking = [asyncio.ensure_future(one(seed)) for seed in range(_WAITING)]
+        tasks = [asyncio.ensure_future(request(seed)) for seed in range(_WAITING)]
         await asyncio.to_thread(until, lambda: server.health()["engine"]["waiting"] >= 0.98 * _WAITING)
         before, began = server.seconds(), time.monotonic()
         await asyncio.sleep(3)
         busy = (server.seconds() - before) / (time.monotonic() - began)
-        taken = server.process.memory_info().rss - empty
-        for each in asking:
-            each.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
-    return taken / _WAITING, busy
+        memory = server.process.memory_info().rss - empty
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return memory / _WAITING, busy
 
 
 def capacity(folder: Path, seconds: float) -> None:
-    """Predict and measure, for cells of several sizes, loads and kinds of steps."""
+    """Predict and measure cells of several sizes, loads and kinds of steps."""
     rows = []
-    for one in CHECKS:
-        measured, busy = _measured(folder, one, seconds)
-        cores = one.front.cores if one.front.cores >= 1 else busy  # its threads run beside each other: it gets more
-        predicted = cell_rate(one.kind, replace(one.front, cores=cores), one.replicas, one.clients)
+    for check in CHECKS:
+        measured, busy = _measured(folder, check, seconds)
+        cores = check.front.cores if check.front.cores >= 1 else busy  # its threads run in parallel, so it gets more
+        predicted = cell_rate(check.kind, replace(check.front, cores=cores), check.replicas, check.clients)
         figures = (predicted, measured, measured / predicted, busy)
-        rows.append([one.what, str(one.replicas), str(one.clients), *(f"{figure:.2f}" for figure in figures)])
-    show(["what", "replicas", "clients", "predicted", "measured", "ratio", "front's share of a core"], rows)
+        rows.append([check.what, str(check.replicas), str(check.clients), *(f"{figure:.2f}" for figure in figures)])
+    show(["case", "replicas", "clients", "predicted", "measured", "ratio", "front's share of a core"], rows)
 
 
 def _measured(folder: Path, check: Check, seconds: float) -> tuple[float, float]:
-    """Pictures a second, and the front's share of a core."""
+    """Return the pictures a second and the front's share of a core."""
     kind = check.kind
     simulated = _simulated(step=kind.step_seconds, row=kind.row_seconds)
     with serving(folder, **installed(folder), **simulated, **on_ray(check.replicas)) as server:
-        ask(server, check.clients, 5, num_inference_steps=kind.steps)
+        measure_load(server, check.clients, 5, num_inference_steps=kind.steps)
         with _throttled(server.process, check.front.cores):
             before, began = server.seconds(), time.monotonic()
-            load = ask(server, check.clients, seconds, num_inference_steps=kind.steps)
+            load = measure_load(server, check.clients, seconds, num_inference_steps=kind.steps)
             return load.per_second, (server.seconds() - before) / (time.monotonic() - began)
 
 
 @contextmanager
 def _throttled(process: psutil.Process, cores: float) -> Iterator[None]:
-    """A process that runs for a share of the time alone, since a machine of two cores has none to spare for a front."""
-    over = threading.Event()
+    """Let a process run only a share of the time, because two cores cannot keep a front busy."""
+    stopped = threading.Event()
 
     def turns() -> None:
         began = time.monotonic()
         for number in count():
             process.suspend()
-            over.wait(began + (number + 1 - cores) * _PERIOD - time.monotonic())
+            stopped.wait(began + (number + 1 - cores) * _PERIOD - time.monotonic())
             process.resume()
-            if over.wait(began + (number + 1) * _PERIOD - time.monotonic()):
+            if stopped.wait(began + (number + 1) * _PERIOD - time.monotonic()):
                 return
 
     thread = threading.Thread(target=turns)
@@ -169,6 +169,6 @@ def _throttled(process: psutil.Process, cores: float) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        stopped.set()
         if cores < 1:
             thread.join()

@@ -1,4 +1,4 @@
-"""Servers for the cluster's benchmarks, in processes of their own, and clients that ask them without pause."""
+"""Servers for the cluster's benchmarks in their own processes, and clients without pauses."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ import psutil
 
 START_LIMIT = 300.0
 DEMO = {"MODEL": "demo", "CUDA_DEVICE": "cpu", "CUDA_DTYPE": "fp32", "OMP_NUM_THREADS": "1"}
-"""The variables of a server that draws with the demo model, with one thread."""
+"""The variables of a server with the demo model and one thread."""
 
 _REPLICA = "ServeReplica:"
 
 
 @dataclass(frozen=True)
 class Server:
-    """`imagegen serve`, ready.
+    """A ready `imagegen serve`.
 
     Attributes:
         url: Its address.
-        process: Its process, whose children are its Ray's where that is its own.
-        log: What it writes to stderr.
+        process: Its process; the children include the Ray processes of a local Ray.
+        log: The file of its stderr.
     """
 
     url: str
@@ -43,28 +43,28 @@ class Server:
     log: Path
 
     def health(self) -> dict[str, Any]:
-        """What ``/health`` says."""
-        told: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=60).json()
-        return told
+        """Return the response of ``/health``."""
+        state: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=60).json()
+        return state
 
     def hosts(self) -> set[str]:
-        """The replicas whose model is ready, by name."""
-        return {one["host"] for one in self.health()["models"] if one["state"] == "ready"}
+        """Return the names of the replicas with a ready model."""
+        return {model["host"] for model in self.health()["models"] if model["state"] == "ready"}
 
     def seconds(self) -> float:
-        """CPU seconds that the process has taken."""
+        """Return the CPU seconds of the process so far."""
         times = self.process.cpu_times()
         return times.user + times.system
 
 
 @contextlib.contextmanager
 def serving(folder: Path, **environ: str) -> Iterator[Server]:
-    """`imagegen serve` with all its replicas ready; with ``IMAGEGEN_ENGINE=ray`` on a Ray of its own, unless told."""
+    """Start `imagegen serve`, and wait for all replicas; ``IMAGEGEN_ENGINE=ray`` starts a local Ray by default."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     variables = {"PORT": str(port), "STORAGE_PROVIDER": "disabled", "QUEUE_MAX": "4096", "RAY_ADDRESS": "local"}
-    variables["RAY_TMPDIR"] = str(folder)  # where no other Ray of this machine looks
+    variables["RAY_TMPDIR"] = str(folder)  # other Ray clusters of this machine use other folders
     log = folder / f"{port}.log"
     with log.open("w") as stderr:
         program = Path(sys.executable).parent / "imagegen"
@@ -81,7 +81,7 @@ def serving(folder: Path, **environ: str) -> Iterator[Server]:
 
 
 def on_ray(replicas: int, cpus: float = 0.1) -> dict[str, str]:
-    """The variables of a server with so many replicas."""
+    """Return the variables of a server with a number of replicas."""
     return {
         "IMAGEGEN_ENGINE": "ray",
         "IMAGEGEN_REPLICAS": str(replicas),
@@ -91,32 +91,34 @@ def on_ray(replicas: int, cpus: float = 0.1) -> dict[str, str]:
 
 
 def replicas_of(process: psutil.Process) -> list[psutil.Process]:
-    """The processes that draw, of those that a process began."""
-    found = []
-    for one in process.children(recursive=True):
+    """Return the replicas among the children of a process."""
+    replicas = []
+    for child in process.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            line = " ".join(one.cmdline())
+            line = " ".join(child.cmdline())
             if _REPLICA in line and ":Replica" in line:
-                found.append(one)
-    return found
+                replicas.append(child)
+    return replicas
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for it.
+    """Wait for a condition.
 
     Raises:
-        RuntimeError: It took too long.
+        RuntimeError: The condition is not true after `START_LIMIT` seconds.
     """
-    ends = time.monotonic() + START_LIMIT
+    deadline = time.monotonic() + START_LIMIT
     while not condition():
-        if time.monotonic() > ends:
-            raise RuntimeError("What was waited for did not come")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"The condition was not true after {START_LIMIT:.0f} s")
         time.sleep(0.1)
 
 
 def _until_ready(server: Server, replicas: int) -> None:
-    ends = time.monotonic() + START_LIMIT
-    while server.process.is_running() and server.process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < ends:
+    deadline = time.monotonic() + START_LIMIT
+    while (
+        server.process.is_running() and server.process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline
+    ):
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"{server.url}/ready", timeout=60).status_code == 200 and len(server.hosts()) == replicas:
                 return
@@ -126,12 +128,12 @@ def _until_ready(server: Server, replicas: int) -> None:
 
 @dataclass
 class Load:
-    """What clients that never pause were answered within the time measured.
+    """The responses to clients without pauses.
 
     Attributes:
-        seconds: How long was measured.
-        waited: Seconds of each answer.
-        statuses: How many answers there were of each status, before and after too.
+        seconds: The duration of the measurement.
+        waited: The latencies in seconds, within this duration.
+        statuses: The number of responses of each status, including those before and after it.
     """
 
     seconds: float
@@ -140,42 +142,42 @@ class Load:
 
     @property
     def per_second(self) -> float:
-        """Pictures a second."""
+        """The pictures a second."""
         return len(self.waited) / self.seconds
 
     @property
     def p50(self) -> float:
-        """The median of the latencies."""
+        """The median latency in seconds."""
         return median(self.waited)
 
     @property
     def p95(self) -> float:
-        """What nineteen in twenty stay below."""
+        """The 95th percentile of the latencies in seconds."""
         return quantiles(self.waited, n=20)[-1]
 
 
-def ask(server: Server, clients: int, seconds: float, warm_up: float = 3.0, **fields: Any) -> Load:
-    """Have so many clients ask without pause, first to warm up, and then for the time that is measured."""
-    return asyncio.run(_ask(server.url, clients, seconds, warm_up, fields))
+def measure_load(server: Server, clients: int, seconds: float, warm_up: float = 3.0, **fields: Any) -> Load:
+    """Send requests from a number of clients without pause, first to warm up, then for the measured seconds."""
+    return asyncio.run(_measure_load(server.url, clients, seconds, warm_up, fields))
 
 
-async def _ask(url: str, clients: int, seconds: float, warm_up: float, fields: dict[str, Any]) -> Load:
+async def _measure_load(url: str, clients: int, seconds: float, warm_up: float, fields: dict[str, Any]) -> Load:
     load, numbers = Load(seconds), count(1)
-    begins = time.perf_counter() + warm_up
+    start = time.perf_counter() + warm_up
 
     async def client(http: aiohttp.ClientSession) -> None:
-        while (began := time.perf_counter()) < begins + seconds:
+        while (began := time.perf_counter()) < start + seconds:
             body = {"prompt": "a star", "seed": next(numbers)} | fields
-            async with http.post(f"{url}/generate", json=body) as answer:
-                await answer.read()
-            load.statuses[answer.status] += 1
+            async with http.post(f"{url}/generate", json=body) as response:
+                await response.read()
+            load.statuses[response.status] += 1
             ended = time.perf_counter()
-            if answer.status == 200 and begins <= ended < begins + seconds:
+            if response.status == 200 and start <= ended < start + seconds:
                 load.waited.append(ended - began)
 
     limits = aiohttp.TCPConnector(limit=clients)
     async with aiohttp.ClientSession(connector=limits, timeout=aiohttp.ClientTimeout(total=600)) as http:
         await asyncio.gather(*(client(http) for _ in range(clients)))
     if set(load.statuses) != {200}:
-        raise RuntimeError(f"Not all requests were answered with pictures: {dict(load.statuses)}")
+        raise RuntimeError(f"Some requests failed, by status: {dict(load.statuses)}")
     return load

@@ -1,6 +1,6 @@
-"""The engine against the plain diffusers pipeline, against batching whole requests, and against itself.
+"""Compare the engine with the plain diffusers pipeline, with batches of whole requests, and with a bare loop.
 
-Every figure is a ratio of two things measured in turn in one run; `--chart` draws them, for docs/performance.md.
+Every figure is a ratio of two measurements, taken in turn in one run. `--chart` draws them for docs/performance.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LONG, SHORT, OTHERS = 30, 4, 8
 
 
 def plain_pipeline(checkpoint: str, dtype: str | None) -> Any:
-    """The pipeline as diffusers' documentation runs LCM models; its default is fp32."""
+    """Return the pipeline of diffusers' documentation for LCM models; its default is fp32."""
     import diffusers
     import torch
 
@@ -44,7 +44,7 @@ def _encoded(image: Any) -> bytes:
 
 
 def plain(checkpoint: str, dtype: str | None, side: int, pictures: int) -> Work:
-    """The plain pipeline, a picture after another."""
+    """Return work of the plain pipeline, one picture after another."""
     import torch
 
     pipe = plain_pipeline(checkpoint, dtype)
@@ -64,8 +64,8 @@ def plain(checkpoint: str, dtype: str | None, side: int, pictures: int) -> Work:
     return work
 
 
-def engine_of(checkpoint: str, dtype: str | None) -> Any:
-    """The engine; without a dtype, with the worker's default."""
+def load_engine(checkpoint: str, dtype: str | None) -> Any:
+    """Return an engine; None as dtype is the worker's default."""
     from imagegen_core import LocalEngine, Settings, load_worker
 
     worker = load_worker(settings=Settings.load(environ={}, model=checkpoint, device="cpu", dtype=dtype))
@@ -73,7 +73,7 @@ def engine_of(checkpoint: str, dtype: str | None) -> Any:
 
 
 def requests(side: int, start: int, **fields: Any) -> Iterator[Any]:
-    """Requests for new prompts, without end."""
+    """Yield requests with new prompts, without end."""
     from imagegen_core import GenerateRequest
 
     for seed in count(start):
@@ -81,23 +81,23 @@ def requests(side: int, start: int, **fields: Any) -> Iterator[Any]:
         yield GenerateRequest(**{"prompt": prompt, "size": f"{side}x{side}", "seed": seed, **fields})
 
 
-def asked_of(running: Any, side: int, pictures: int, clients: int) -> Work:
-    """An engine, asked by so many clients, each again as soon as it is answered."""
+def client_load(running: Any, side: int, pictures: int, clients: int) -> Work:
+    """Return work of an engine with a number of clients; each sends its next request after a response."""
     from queue import SimpleQueue
 
-    answered: SimpleQueue[Any] = SimpleQueue()
+    finished: SimpleQueue[Any] = SimpleQueue()
 
-    def ask(request: Any) -> None:
-        running.submit(request).job.fut.add_done_callback(answered.put)
+    def submit(request: Any) -> None:
+        running.submit(request).job.fut.add_done_callback(finished.put)
 
     def work(number: int) -> None:
-        asked = requests(side, number * pictures)
+        pending = requests(side, number * pictures)
         for _ in range(clients):
-            ask(next(asked))
-        for answer in range(pictures):
-            answered.get().result()
-            if answer < pictures - clients:
-                ask(next(asked))
+            submit(next(pending))
+        for index in range(pictures):
+            finished.get().result()
+            if index < pictures - clients:
+                submit(next(pending))
 
     for warming_up in range(4):
         work(1000 + warming_up)
@@ -105,12 +105,12 @@ def asked_of(running: Any, side: int, pictures: int, clients: int) -> Work:
 
 
 def engine(checkpoint: str, dtype: str | None, side: int, pictures: int, clients: int) -> Work:
-    """The engine that the worker's defaults give, but for the precision."""
-    return asked_of(engine_of(checkpoint, dtype), side, pictures, clients)
+    """Return work of the engine with the worker's defaults, except for the precision."""
+    return client_load(load_engine(checkpoint, dtype), side, pictures, clients)
 
 
 def whole_batches(checkpoint: str, dtype: str, side: int) -> Work:
-    """Batches of whole requests: who comes when one has begun waits for its end."""
+    """Return work with batches of whole requests: a new request waits for the end of the running batch."""
     import torch
 
     pipe = plain_pipeline(checkpoint, dtype)
@@ -147,29 +147,29 @@ def whole_batches(checkpoint: str, dtype: str, side: int) -> Work:
 
 
 def joining(checkpoint: str, dtype: str, side: int) -> Work:
-    """The engine, with a short request that joins long ones after their first step."""
+    """Return work of the engine: a short request joins long requests after their first step."""
     from imagegen_core import StepDone
 
-    running = engine_of(checkpoint, dtype)
+    running = load_engine(checkpoint, dtype)
 
     def work(number: int) -> float:
         long = [running.submit(request) for request in islice(requests(side, number, num_inference_steps=LONG), OTHERS)]
         next(event for event in long[0].events if isinstance(event, StepDone))
         began = time.perf_counter()
         running.submit(next(requests(side, number, num_inference_steps=SHORT))).result()
-        taken = time.perf_counter() - began
+        seconds = time.perf_counter() - began
         for ticket in long:
             ticket.cancel()
-        return taken
+        return seconds
 
     return work
 
 
 def overhead(checkpoint: str, side: int, rounds: int) -> list[float]:
-    """The engine's time for one picture over that of a bare loop of steps on the same worker, in turn."""
+    """Return ratios of the engine's time for a picture to the time of a bare loop of steps on the same worker."""
     from imagegen_core import Job
 
-    running = engine_of(checkpoint, "fp32")
+    running = load_engine(checkpoint, "fp32")
     worker = running._worker
 
     def bare(request: Any) -> None:
@@ -186,7 +186,7 @@ def overhead(checkpoint: str, side: int, rounds: int) -> list[float]:
 
 
 def exactness(checkpoint: str, side: int, rounds: int) -> list[float]:
-    """A step of eight whose layers compute row by row where it matters, over one whose layers do not, in turn."""
+    """Return ratios of the time of an exact step of eight rows to the time of an inexact step, in turn."""
     import torch
 
     from imagegen_core import Job, Settings, load_worker
@@ -201,62 +201,64 @@ def exactness(checkpoint: str, side: int, rounds: int) -> list[float]:
             module.__class__ = kinds.get(kind, kind)
 
     def states() -> Iterator[Any]:
-        asked = requests(side, 0, num_inference_steps=4)
+        pending = requests(side, 0, num_inference_steps=4)
         while True:
-            yield [worker.begin(Job(req=next(asked))) for _ in range(8)]
+            yield [worker.begin(Job(req=next(pending))) for _ in range(8)]
 
-    taken = []
-    for _, some in zip(range(rounds + 2), states(), strict=False):
+    results = []
+    for _, batch in zip(range(rounds + 2), states(), strict=False):
         times = []
         for kinds in ({}, inexact):
             choose(kinds)
             began = time.perf_counter()
-            worker.step(some)
+            worker.step(batch)
             times.append(time.perf_counter() - began)
-        taken.append(times[0] / times[1])
-    return taken[2:]
+        results.append(times[0] / times[1])
+    return results[2:]
 
 
-def ratios(both: tuple[Callable[[Any], Any], Callable[[Any], Any]], given: Iterator[Any], rounds: int) -> list[float]:
-    """The time of the first over that of the second, each round with something new."""
-    taken = []
+def ratios(
+    both: tuple[Callable[[Any], Any], Callable[[Any], Any]], arguments: Iterator[Any], rounds: int
+) -> list[float]:
+    """Return ratios of the first function's time to the second function's, with a new request for each call."""
+    results = []
     for _ in range(rounds + 2):
         times = []
         for run in both:
-            one = next(given)
+            argument = next(arguments)
             began = time.perf_counter()
-            run(one)
+            run(argument)
             times.append(time.perf_counter() - began)
-        taken.append(times[0] / times[1])
-    return taken[2:]
+        results.append(times[0] / times[1])
+    return results[2:]
 
 
 def over(numerator: list[float], denominator: list[float]) -> list[float]:
-    """Ratios, round by round."""
-    return [one / other for one, other in zip(numerator, denominator, strict=True)]
+    """Return ratios, round by round."""
+    return [above / below for above, below in zip(numerator, denominator, strict=True)]
 
 
 def main() -> None:
-    """Measure, print, draw."""
+    """Run the measurements, print the table and draw the chart."""
     import imagegen_demo
     from tests.checkpoints import save_sdxl
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--chart", type=Path, help="an SVG to draw the figures into")
+    parser.add_argument("--chart", type=Path, help="the path of an SVG chart to write")
     options = parser.parse_args()
     demo = str(Path(imagegen_demo.__file__).parent / "checkpoint")
     rows: list[tuple[str, str, list[float], str]] = []
     with tempfile.TemporaryDirectory() as folder:
         tiny = str(save_sdxl(Path(folder) / "tiny"))
         for name, checkpoint, side in (("demo, 256 px", demo, 256), ("tiny SDXL, 512 px", tiny, 512)):
-            one: dict[str, Side] = {
+            single: dict[str, Side] = {
                 "plain": (plain, (checkpoint, "fp32", side, 1)),
                 "engine": (engine, (checkpoint, "fp32", side, 1, 1)),
             }
-            taken = take_turns(one, 3 * options.rounds)
-            rows.append(("one request, time, fp32", name, over(taken["engine"], taken["plain"]), "at most 0.95"))
-    for dtype, side, aim in (
+            seconds = take_turns(single, 3 * options.rounds)
+            rows.append(("one request, time, fp32", name, over(seconds["engine"], seconds["plain"]), "at most 0.95"))
+    for dtype, side, target in (
         ("fp32", 128, "at least 3"),
         ("bf16", 128, "at least 3"),
         ("fp32", 256, "at least 1.15"),
@@ -267,24 +269,27 @@ def main() -> None:
             "plain": (plain, (demo, dtype, side, PICTURES)),
             "engine": (engine, (demo, dtype, side, PICTURES, CLIENTS)),
         }
-        taken = take_turns(many, options.rounds)
-        what = f"{CLIENTS} clients, pictures a second, {dtype or 'defaults'}"
-        rows.append((what, f"demo, {side} px", over(taken["plain"], taken["engine"]), aim))
+        seconds = take_turns(many, options.rounds)
+        measure = f"{CLIENTS} clients, pictures a second, {dtype or 'defaults'}"
+        rows.append((measure, f"demo, {side} px", over(seconds["plain"], seconds["engine"]), target))
     for side in (128, 256):
         join: dict[str, Side] = {
             "whole": (whole_batches, (demo, "fp32", side)),
             "engine": (joining, (demo, "fp32", side)),
         }
-        taken = take_turns(join, options.rounds)
-        what = f"{SHORT} steps that join {OTHERS} requests of {LONG}, time"
-        rows.append((what, f"demo, {side} px", over(taken["engine"], taken["whole"]), "at most 0.3"))
+        seconds = take_turns(join, options.rounds)
+        measure = f"{SHORT} steps that join {OTHERS} requests of {LONG}, time"
+        rows.append((measure, f"demo, {side} px", over(seconds["engine"], seconds["whole"]), "at most 0.3"))
     for side in (128, 256):
-        bare, inexact = (measured(demo, side, 8 * options.rounds) for measured in (overhead, exactness))
+        bare, inexact = (function(demo, side, 8 * options.rounds) for function in (overhead, exactness))
         rows.append(("one request, over a bare loop of steps", f"demo, {side} px", bare, "at most 1.03"))
         rows.append(("exactness, a step of eight", f"demo, {side} px", inexact, "at most 1.05"))
-    show(["what", "on", "ratio", "to reach"], [[what, on, spread(values), aim] for what, on, values, aim in rows])
+    show(
+        ["measure", "on", "ratio", "target"],
+        [[measure, on, spread(values), target] for measure, on, values, target in rows],
+    )
     if options.chart:
-        chart(options.chart, [(f"{what}, {on}", values) for what, on, values, _ in rows])
+        chart(options.chart, [(f"{measure}, {on}", values) for measure, on, values, _ in rows])
 
 
 if __name__ == "__main__":

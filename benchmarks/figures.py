@@ -1,4 +1,4 @@
-"""What the benchmarks share: figures with their spread, printed as a table."""
+"""Shared helpers of the benchmarks: figures with their spread, tables and charts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import median
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """``median (smallest to largest)``."""
+    """Return ``median (smallest to largest)``."""
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
@@ -19,7 +19,7 @@ def show(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def chart(path: Path, rows: Sequence[tuple[str, Sequence[float]]]) -> None:
-    """Draw each row's median as a bar, its smallest and largest value as a whisker, on a logarithmic axis around 1."""
+    """Draw each row's median as a bar with a whisker from smallest to largest value, on a logarithmic axis around 1."""
     from matplotlib import pyplot as plt
 
     labels = [label for label, _ in rows]
@@ -28,7 +28,7 @@ def chart(path: Path, rows: Sequence[tuple[str, Sequence[float]]]) -> None:
         [middle - min(values) for middle, (_, values) in zip(middles, rows, strict=True)],
         [max(values) - middle for middle, (_, values) in zip(middles, rows, strict=True)],
     ]
-    plt.rcParams["svg.fonttype"] = "none"  # text stays text
+    plt.rcParams["svg.fonttype"] = "none"  # keep text as text
     figure, axes = plt.subplots(figsize=(9, 0.45 * len(rows) + 1))
     axes.barh(labels, [middle - 1 for middle in middles], left=1, xerr=whiskers, color="#4a7bb7", ecolor="#222222")
     axes.axvline(1, color="#222222", linewidth=0.8)

@@ -1,7 +1,7 @@
-"""What one hostile client does to a server's other clients: the worst ``/health``, memory, a second client's picture.
+"""Measure the harm of one hostile client: slowest ``/health``, memory, and a second client's pictures.
 
-Each attack meets a fresh ``imagegen serve`` of the demo. Meanwhile one process polls ``/health`` and the server's
-memory, and another client draws pictures, one after the other. ``--program`` measures another installation.
+Each attack has a new ``imagegen serve`` with the demo. Meanwhile, a process polls ``/health`` and the server's memory.
+Another client draws pictures, one after another. ``--program`` measures another installation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import psutil
 from figures import show, spread
 from PIL import Image
 
-PATIENCE = 60.0  # seconds until the attacker hangs up
+PATIENCE = 60.0  # seconds until the attacker disconnects
 REFERENCE = {"prompt": "a red star", "seed": 7, "size": "256x256"}
 MEBIBYTE = 2**20
 
@@ -41,9 +41,9 @@ class Attack:
     """One client's attack.
 
     Attributes:
-        name: What the table calls it.
-        run: Attacks the server at a URL, and returns the answer in a few words.
-        environ: The server's settings, where they are not the default.
+        name: The name in the table.
+        run: Attacks the server at a URL, and returns a short text about the response.
+        environ: The server's settings besides the defaults.
     """
 
     name: str
@@ -53,15 +53,15 @@ class Attack:
 
 @dataclass
 class Harm:
-    """What the others noticed.
+    """The effects on the server and on other clients.
 
     Attributes:
-        answer: What the attacker was answered.
-        health: The worst answer of ``/health``, in seconds.
-        peak: Memory above that before the attack, at most, in MiB.
-        kept: Memory above that before the attack, five seconds after it, in MiB.
-        delay: A second client's slowest picture against its median before the attack, in seconds.
-        same: Whether that client's picture has the same bytes after the attack.
+        answer: A short text about the response to the attacker.
+        health: The slowest response of ``/health``, in seconds.
+        peak: The peak memory above the memory before the attack, in MiB.
+        kept: The memory five seconds after the attack above the memory before it, in MiB.
+        delay: Seconds of the second client's slowest picture above the median before the attack.
+        same: Whether the second client's picture has the same bytes after the attack.
     """
 
     answer: str
@@ -73,27 +73,27 @@ class Harm:
 
 
 def post(url: str, body: object, **options: Any) -> str:
-    """Post JSON, and tell the status or that the attacker gave up."""
+    """Post JSON, and return the status, ``closed``, or ``none`` after a timeout."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"Content-Type": "application/json", **options.pop("headers", {})}
     try:
-        answer = httpx.post(url, content=content, headers=headers, timeout=PATIENCE, **options)
+        response = httpx.post(url, content=content, headers=headers, timeout=PATIENCE, **options)
     except httpx.TimeoutException:
         return "none"
     except httpx.TransportError:
         return "closed"
-    return str(answer.status_code)
+    return str(response.status_code)
 
 
-def many(count: int, one: Callable[[], str]) -> str:
-    """The answers of `count` attacks at once."""
+def at_once(count: int, attack: Callable[[], str]) -> str:
+    """Run `count` attacks at once, and return a summary of the responses."""
     with ThreadPoolExecutor(count) as pool:
-        answers = list(pool.map(lambda _: one(), range(count)))
-    return ", ".join(f"{answers.count(kind)} x {kind}" for kind in sorted(set(answers)))
+        responses = list(pool.map(lambda _: attack(), range(count)))
+    return ", ".join(f"{responses.count(kind)} x {kind}" for kind in sorted(set(responses)))
 
 
 def bomb() -> str:
-    """A lossless WebP of 9000 x 9000 pixels in some dozens of bytes, as base64."""
+    """Return a lossless WebP of 9000x9000 pixels in a few dozen bytes, as base64."""
     buffer = io.BytesIO()
     Image.new("RGB", (9000, 9000)).save(buffer, "WEBP", lossless=True)
     return base64.b64encode(buffer.getvalue()).decode()
@@ -108,10 +108,10 @@ def half_requests(url: str) -> str:
             connection = socket.create_connection((host, int(port)), timeout=5)
             connection.sendall(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nX-Half: ")
             opened.append(connection)
-    ends = time.monotonic() + PATIENCE / 2
+    deadline = time.monotonic() + PATIENCE / 2
     closed = 0
     for connection in opened:
-        connection.settimeout(max(0.01, ends - time.monotonic()))
+        connection.settimeout(max(0.01, deadline - time.monotonic()))
         with contextlib.suppress(TimeoutError), contextlib.closing(connection):
             try:
                 closed += connection.recv(65536) is not None
@@ -121,7 +121,7 @@ def half_requests(url: str) -> str:
 
 
 def upscalings(url: str) -> str:
-    """Ask for 64 upscalings, and hang up on all of them at once; the time until ``/metrics`` answers."""
+    """Request 64 upscalings, disconnect from all, and return the seconds until ``/metrics`` responds."""
     buffer = io.BytesIO()
     Image.effect_noise((1000, 1000), 50).convert("RGB").save(buffer, "PNG")
     picture = buffer.getvalue()
@@ -140,11 +140,11 @@ def upscalings(url: str) -> str:
 
 
 def generate(**fields: object) -> Callable[[str], str]:
-    """An attack by the fields of ``/generate``."""
+    """Return an attack with fields of ``/generate``."""
     return lambda url: post(f"{url}/generate", {"prompt": "a star", "size": "64x64", **fields})
 
 
-def keyless(url: str) -> str:
+def json_without_key(url: str) -> str:
     """Send 31 MB of JSON without a key."""
     return post(f"{url}/generate", b'{"prompt": [' + b"1," * 15_500_000 + b"1]}")
 
@@ -155,37 +155,37 @@ def styles(url: str) -> str:
 
 
 def bombs(path: str) -> Callable[[str], str]:
-    """Send six bombs at once to a route of A1111's."""
+    """Return an attack with six bombs at once to a route of A1111's API."""
     image = bomb()
-    return lambda url: many(6, lambda: post(f"{url}/sdapi/v1/{path}", {"image": image, "upscaling_resize": 2}))
+    return lambda url: at_once(6, lambda: post(f"{url}/sdapi/v1/{path}", {"image": image, "upscaling_resize": 2}))
 
 
-def elsewhere(path: str, body: object, **headers: str) -> Callable[[str], str]:
-    """Do what a web page of another origin has a browser do."""
+def browser(path: str, body: object, **headers: str) -> Callable[[str], str]:
+    """Return an attack with a browser's request from a foreign web page."""
     return lambda url: post(f"{url}{path}", body, headers=headers)
 
 
 ATTACKS = (
-    Attack("prompt of 32 kB, `:` and `1`", generate(prompt="(a:" + "1" * 16_000 + ":" * 16_000)),
+    Attack("a prompt of 32 kB, `:` and `1`", generate(prompt="(a:" + "1" * 16_000 + ":" * 16_000)),
     Attack("`BREAK` 1,500 times", generate(prompt="BREAK " * 1_500)),
     Attack("a word of 100 kB", generate(prompt="a" * 100_000)),
     Attack("a weight of 1e30", generate(prompt="(a star:1e30)", num_inference_steps=1)),
     Attack("guidance 1e30", generate(guidance_scale=1e30, num_inference_steps=1)),
-    Attack("WebP of 9000x9000, six times, to png-info", bombs("png-info")),
-    Attack("WebP of 9000x9000, six times, to be enlarged", bombs("extra-single-image")),
+    Attack("six WebPs of 9000x9000 to png-info", bombs("png-info")),
+    Attack("six WebPs of 9000x9000 to upscaling", bombs("extra-single-image")),
     Attack("1.5 million styles", styles),
-    Attack("31 MB of JSON without a key", keyless, {"IMAGEGEN_API_KEYS": "benchmark"}),
+    Attack("31 MB of JSON without a key", json_without_key, {"IMAGEGEN_API_KEYS": "benchmark"}),
     Attack("64 upscalings, and all hang up", upscalings),
     Attack("300 connections with half a header", half_requests),
     Attack("JSON nested 100,000 deep", lambda url: post(f"{url}/generate", b"[" * 100_000)),
     Attack("half an emoji", lambda url: post(f"{url}/generate", b'{"prompt": "\\ud83d"}')),
-    Attack("a web page of elsewhere draws", elsewhere("/generate", REFERENCE, Origin="https://elsewhere.example")),
-    Attack("a rebound name unloads", elsewhere("/api/models/unload", {}, Host="elsewhere.example")),
+    Attack("a web page of another origin draws", browser("/generate", REFERENCE, Origin="https://elsewhere.example")),
+    Attack("a foreign host name unloads a model", browser("/api/models/unload", {}, Host="elsewhere.example")),
 )
 
 
-def _watch(url: str, pid: int, begun: Any, ending: Any, found: Any) -> None:
-    """Poll ``/health`` and a process's memory until told to end; tell the worst of both."""
+def _watch(url: str, pid: int, begun: Any, ending: Any, results: Any) -> None:
+    """Poll ``/health`` and a process's memory until `ending` is set; put the worst values of both into a queue."""
     process, worst, peak = psutil.Process(pid), 0.0, 0
     with httpx.Client(base_url=url, timeout=2 * PATIENCE) as http:
         while not ending.is_set():
@@ -196,12 +196,12 @@ def _watch(url: str, pid: int, begun: Any, ending: Any, found: Any) -> None:
             peak = max(peak, process.memory_info().rss)
             begun.set()
             ending.wait(0.02)
-    found.put((worst, peak))
+    results.put((worst, peak))
 
 
 @contextlib.contextmanager
 def serving(program: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A server of the demo, ready."""
+    """Start a server with the demo, and wait until it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -225,35 +225,35 @@ def serving(program: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, su
 
 
 def measure(attack: Attack, program: Path) -> Harm:
-    """Attack a fresh server once."""
+    """Attack a new server once."""
     headers = {"X-API-Key": "benchmark"}
 
     def draw(url: str) -> tuple[float, bytes]:
         began = time.monotonic()
-        answer = httpx.post(f"{url}/generate", json=REFERENCE, headers=headers, timeout=4 * PATIENCE)
-        return time.monotonic() - began, answer.raise_for_status().content
+        response = httpx.post(f"{url}/generate", json=REFERENCE, headers=headers, timeout=4 * PATIENCE)
+        return time.monotonic() - began, response.raise_for_status().content
 
     with serving(program, attack.environ) as (url, process):
         alone = [draw(url) for _ in range(4)][1:]
         memory = psutil.Process(process.pid).memory_info().rss
-        over, slowest = threading.Event(), [0.0]
+        stopped, slowest = threading.Event(), [0.0]
 
         def second_client() -> None:
-            while not over.is_set():
+            while not stopped.is_set():
                 slowest.append(draw(url)[0])
 
         context = multiprocessing.get_context("spawn")
-        begun, ending, found = context.Event(), context.Event(), context.Queue()
-        watch = context.Process(target=_watch, args=(url, process.pid, begun, ending, found))
+        begun, ending, results = context.Event(), context.Event(), context.Queue()
+        watch = context.Process(target=_watch, args=(url, process.pid, begun, ending, results))
         watch.start()
         with ThreadPoolExecutor(1) as pool:
             drawing = pool.submit(second_client)
             begun.wait(PATIENCE)
             answer = attack.run(url)
-            over.set()
+            stopped.set()
             drawing.result()
         ending.set()
-        worst, peak = found.get()
+        worst, peak = results.get()
         watch.join()
         time.sleep(5)
         kept = psutil.Process(process.pid).memory_info().rss - memory
@@ -268,11 +268,11 @@ def measure(attack: Attack, program: Path) -> Harm:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--program", type=Path, default=Path(sys.executable).parent / "imagegen")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="attacks whose names hold this")
+    parser.add_argument("--only", default="", help="run only attacks with this text in their names")
     options = parser.parse_args()
     rows = []
     for attack in ATTACKS:
@@ -288,10 +288,10 @@ def main() -> None:
         "attack",
         "answer",
         "worst /health, s",
-        "second client's delay, s",
-        "peak, MiB",
-        "kept, MiB",
-        "its bytes",
+        "delay of the second client, s",
+        "peak memory, MiB",
+        "memory after 5 s, MiB",
+        "its picture",
     ]
     show(heading, rows)
 

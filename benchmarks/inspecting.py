@@ -1,4 +1,4 @@
-"""What telling a checkpoint takes: 7 GB in 2515 tensors, all hole, by `describe`, by safetensors and by the command."""
+"""Measure the inspection of a sparse checkpoint of 7 GB and 2515 tensors: `describe`, safetensors and the command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from imagegen_core.models.inspect import describe
 
 IMAGEGEN = str(Path(sys.executable).with_name("imagegen"))
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
-# What tells an SDXL checkpoint, and below it blocks enough to come to 2515 tensors and 7 GB.
+# The marks of an SDXL checkpoint; `_sparse` adds blocks up to 2515 tensors and 7 GB.
 MARKS = {
     f"{UNET}input_blocks.0.0.weight": (320, 4, 3, 3),
     f"{UNET}out.2.weight": (4, 320, 3, 3),
@@ -34,7 +34,7 @@ TENSORS = 2515
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=21)
     rounds = parser.parse_args().rounds
@@ -46,31 +46,31 @@ def main() -> None:
             "imagegen --version": lambda: _run(IMAGEGEN, "--version"),
             "imagegen models inspect": lambda: _run(IMAGEGEN, "models", "inspect", str(path)),
         }
-        taken: dict[str, list[float]] = {name: [] for name in ways}
+        milliseconds: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(rounds + 1):
             for name, way in ways.items():
                 started = time.perf_counter()
                 way()
-                if turn > 0:  # the first fills the disk cache
-                    taken[name].append(1000 * (time.perf_counter() - started))
-        found = describe(path)
+                if turn > 0:  # the first round fills the disk cache
+                    milliseconds[name].append(1000 * (time.perf_counter() - started))
+        checkpoint = describe(path)
     base = {"describe": "safetensors.safe_open", "imagegen models inspect": "imagegen --version"}
-    print(f"{found.size / 1e9:.1f} GB, {TENSORS} tensors: {found.kind}, {found.family}\n")
+    print(f"{checkpoint.size / 1e9:.1f} GB, {TENSORS} tensors: {checkpoint.kind}, {checkpoint.family}\n")
     show(
         ["way", "ms", "ratio"],
         [
-            [name, spread(times, 1), _ratio(times, taken[base[name]]) if name in base else ""]
-            for name, times in taken.items()
+            [name, spread(times, 1), _ratio(times, milliseconds[base[name]]) if name in base else ""]
+            for name, times in milliseconds.items()
         ],
     )
 
 
 def _ratio(times: list[float], base: list[float]) -> str:
-    return spread([one / other for one, other in zip(times, base, strict=True)])
+    return spread([above / below for above, below in zip(times, base, strict=True)])
 
 
 def _sparse(path: Path) -> Path:
-    """An SDXL checkpoint's header over a hole: it takes a few hundred kB on the disk."""
+    """Write an SDXL checkpoint's header and a sparse file of its size; it takes a few hundred kB of the disk."""
     block = f"{UNET}output_blocks.0.1.transformer_blocks.9.ff.net."
     shapes = MARKS | {f"{UNET}output_blocks.0.0.in_layers.0.weight": (2560,)}
     shapes |= {f"{block}{number}.weight": (1280, 1060) for number in range(TENSORS - len(shapes))}

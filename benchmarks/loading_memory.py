@@ -1,4 +1,4 @@
-"""Peak memory while a checkpoint loads, against the size of its weights in memory, for a few hundred megabytes."""
+"""Measure the peak memory while a checkpoint loads, relative to its weights, for a few hundred megabytes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from figures import show, spread
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-# In a child: what interpreter and libraries take is measured first, so that the rest is the checkpoint's. One small
-# picture follows the loading, so that what the first use of the weights takes counts too.
+# In a child process: measure the memory of interpreter and libraries first, and subtract it. Draw one small picture
+# after the loading, to include the memory of the first use of the weights.
 CHILD = """
 import sys, threading, time
 from imagegen_core import GenerateRequest, Job, Settings
@@ -33,7 +33,7 @@ def watch():
         peaks[:] = map(max, peaks, resident())
         time.sleep(0.002)
 
-load(sys.argv[1])  # a tiny one, so that all libraries are in
+load(sys.argv[1])  # a tiny checkpoint, to load all libraries
 before = resident()
 peaks, running = list(before), True
 watcher = threading.Thread(target=watch)
@@ -48,7 +48,7 @@ print(size, *(peak - start for peak, start in zip(peaks, before)))
 
 
 def save_checkpoints(folder: Path) -> tuple[str, str]:
-    """Two random SDXL checkpoints in fp32: a tiny one, and one of some 400 MB."""
+    """Save two random SDXL checkpoints in fp32: a tiny checkpoint, and a checkpoint of about 400 MB."""
     from tests.checkpoints import save_sdxl
 
     large = {"block_out_channels": (192, 576), "layers_per_block": 2, "attention_head_dim": 64}
@@ -56,7 +56,7 @@ def save_checkpoints(folder: Path) -> tuple[str, str]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
@@ -66,9 +66,9 @@ def main() -> None:
         for dtype in ("fp32", "bf16"):
             measured = [_load(*checkpoints, dtype) for _ in range(rounds)]
             size = measured[0][0]
-            ratios = [spread([one[column] / size for one in measured]) for column in (1, 2)]
+            ratios = [spread([run[column] / size for run in measured]) for column in (1, 2)]
             rows.append([dtype, f"{size / 1e6:.0f}", *ratios])
-    show(["loaded as", "weights in memory, MB", "peak resident / weights", "of it not backed by the file"], rows)
+    show(["loaded as", "weights in memory, MB", "peak resident / weights", "of this, not backed by the file"], rows)
 
 
 def _load(tiny: str, large: str, dtype: str) -> tuple[int, ...]:

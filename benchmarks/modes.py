@@ -1,9 +1,9 @@
-"""Switches between modes under load: what fails, what it costs, and what it leaves behind.
+"""Switch between modes under load, and measure failures, time and resources.
 
-A server in a process of its own has four modes of three tiny random checkpoints, and memory for two of them. Clients
-draw in all modes while the default is switched on and on; each picture is compared with the one that its mode's model
-draws alone. Before that, in this process, a mode that is loaded is asked while another draws: how long until its
-picture begins, in steps of the other.
+A server in its own process has four modes of three tiny random checkpoints, and memory for two checkpoints. Clients
+draw in all modes during switches of the default mode. Each picture is compared with a picture of the mode drawn alone.
+Before that, this process requests a loaded mode while another mode draws. It measures the wait until the picture
+begins, in steps of the other mode.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LONG, SHORT = {"size": "256x256", "num_inference_steps": 40}, {"size": "64x64", 
 
 @contextlib.contextmanager
 def serving(zoo: Zoo, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """A server's address and its process; ready."""
+    """Start a server, and yield its address and process when it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -63,75 +63,77 @@ def serving(zoo: Zoo, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
 
 
 class Clients:
-    """Draw in modes chosen at random until they are told to stop, and count what came otherwise than it should."""
+    """Draw in random modes until `stopped` is set, and count failed requests and wrong pictures."""
 
     def __init__(self, url: str, alone: dict[str, bytes]) -> None:
         self.url, self.alone = url, alone
-        self.over = threading.Event()
+        self.stopped = threading.Event()
         self.drawn = self.failed = self.differing = 0
         self._counting = threading.Lock()
 
     def check(self, http: httpx.Client, name: str) -> None:
         """Draw one picture."""
-        answer = http.post("/generate", json={"prompt": "a star", "seed": SEED, "mode": name})
+        response = http.post("/generate", json={"prompt": "a star", "seed": SEED, "mode": name})
         with self._counting:
             self.drawn += 1
-            self.failed += answer.status_code != 200
-            self.differing += answer.status_code == 200 and answer.content != self.alone[name]
+            self.failed += response.status_code != 200
+            self.differing += response.status_code == 200 and response.content != self.alone[name]
 
     def run(self, number: int) -> None:
-        """One client."""
-        chosen = random.Random(number)
+        """Run one client."""
+        generator = random.Random(number)
         with httpx.Client(base_url=self.url, timeout=300) as http:
-            while not self.over.is_set():
-                self.check(http, chosen.choice(NAMES))
+            while not self.stopped.is_set():
+                self.check(http, generator.choice(NAMES))
 
 
 def switches(zoo: Zoo, folder: Path, alone: dict[str, bytes], count: int, clients: int) -> None:
-    """Switch `count` times under load, and print what came of it."""
-    held: list[list[str]] = []
+    """Switch `count` times under load, and print the results."""
+    resources: list[list[str]] = []
     resident, loading = [], []
     with serving(zoo, folder) as (url, process), httpx.Client(base_url=url, timeout=300) as http:
-        some = Clients(url, alone)
+        drawing = Clients(url, alone)
         with ThreadPoolExecutor(clients) as pool:
-            running = [pool.submit(some.run, number) for number in range(clients)]
+            running = [pool.submit(drawing.run, number) for number in range(clients)]
             for turn in range(count + 1):
                 if turn % (count // 5) == 0:
                     memory = process.memory_info().rss / 2**20
-                    held.append([str(turn), f"{memory:.0f}", str(process.num_threads()), str(process.num_fds())])
+                    resources.append([str(turn), f"{memory:.0f}", str(process.num_threads()), str(process.num_fds())])
                 name = random.Random(turn).choice(NAMES)
                 loads, began = http.get("/api/models/status").json()["loads"], time.perf_counter()
-                some.failed += http.post("/api/modes/switch", json={"mode": name}).status_code != 200
-                took = time.perf_counter() - began
+                drawing.failed += http.post("/api/modes/switch", json={"mode": name}).status_code != 200
+                seconds = time.perf_counter() - began
                 after = http.get("/api/models/status").json()["loads"]
-                (resident if after == loads else loading).append(took)
-            some.over.set()
-            for one in running:
-                one.result()
-        told = http.get("/api/models/status").json()
-    print(f"\n{count} switches, {clients} clients: {some.drawn} pictures, {some.failed} requests failed, ", end="")
-    print(f"{some.differing} pictures were others; {told['loads']} loads, {told['unloads']} unloads\n")
-    show(("after switches", "resident MiB", "threads", "descriptors"), held)
-    print(f"\nA switch to a mode that is loaded: {spread(resident, 3)} s; to one that is not: {spread(loading, 2)} s")
+                (resident if after == loads else loading).append(seconds)
+            drawing.stopped.set()
+            for future in running:
+                future.result()
+        status = http.get("/api/models/status").json()
+    print(
+        f"\n{count} switches, {clients} clients: {drawing.drawn} pictures, {drawing.failed} failed requests, ", end=""
+    )
+    print(f"{drawing.differing} changed pictures; {status['loads']} loads, {status['unloads']} unloads\n")
+    show(("after switches", "resident MiB", "threads", "descriptors"), resources)
+    print(f"\nA switch to a loaded mode: {spread(resident, 3)} s; to another mode: {spread(loading, 2)} s")
 
 
 def delays(zoo: Zoo, folder: Path, count: int) -> None:
-    """Ask one mode while another draws, and print how long it waited, in steps of the other."""
+    """Request a mode while another mode draws, and print the wait in steps of the other mode."""
     settings = zoo.settings(folder)
     model = ModeManager(settings, Registry.discover())
     modes = load_modes(settings)
-    busy, asked = modes.find("other"), modes.find("old")
+    busy, idle = modes.find("other"), modes.find("old")
     model.start()
-    for mode in (modes.find(None), busy, asked):
+    for mode in (modes.find(None), busy, idle):
         model.models.load(mode)
 
     def submit(mode: Any, fields: dict[str, Any]) -> Any:
         return model.submit(mode, mode.complete(GenerateRequest(prompt="a star", seed=SEED, **fields)), None)
 
-    submit(asked, SHORT).result()
+    submit(idle, SHORT).result()
     began_alone = []
     for _ in range(count):
-        ticket = submit(asked, SHORT)
+        ticket = submit(idle, SHORT)
         ticket.result()
         began_alone.append(ticket.events.when(Started) - ticket.since)
     waits, steps = [], []
@@ -139,38 +141,38 @@ def delays(zoo: Zoo, folder: Path, count: int) -> None:
         long = submit(busy, LONG)
         while (step := long.events.latest(StepDone)) is None or step.step < 3:
             time.sleep(0.001)
-        at, first = time.monotonic(), long.events.latest(StepDone).step
-        ticket = submit(asked, SHORT)
+        start, first = time.monotonic(), long.events.latest(StepDone).step
+        ticket = submit(idle, SHORT)
         ticket.result()
         waits.append(ticket.events.when(Started) - ticket.since - median(began_alone))
         last = long.events.latest(StepDone).step
         long.result()
-        done, whole = long.events.latest(StepDone).step, time.monotonic() - at
+        done, whole = long.events.latest(StepDone).step, time.monotonic() - start
         steps.append(whole / (done - first))
         if last >= done:
-            raise RuntimeError("The other was done before: give it more steps")
+            raise RuntimeError("The other mode finished first: give it more steps")
     model.close()
     step = median(steps)
     print(
-        f"\nA step of the mode that draws: {spread([1000 * one for one in steps], 1)} ms. Until the other mode's ",
+        f"\nA step of the busy mode: {spread([1000 * seconds for seconds in steps], 1)} ms. Wait for the other mode's ",
         end="",
     )
-    print(f"picture begins, beyond what it takes alone: {spread([wait / step for wait in waits])} steps")
+    print(f"picture, above its time alone: {spread([wait / step for wait in waits])} steps")
 
 
 def main() -> None:
-    """Run it."""
+    """Run the measurements and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--switches", type=int, default=500)
     parser.add_argument("--clients", type=int, default=3)
     parser.add_argument("--delays", type=int, default=20)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         zoo = make_zoo(folder / "models")
         alone = zoo.alone(folder, SEED)
-        delays(zoo, folder, given.delays)
-        switches(zoo, folder, alone, given.switches, given.clients)
+        delays(zoo, folder, options.delays)
+        switches(zoo, folder, alone, options.switches, options.clients)
 
 
 if __name__ == "__main__":

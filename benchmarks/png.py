@@ -1,8 +1,8 @@
-"""PNG encoders against Pillow's default, in turn: CPU time and size, on pictures as a VAE puts them out.
+"""Compare PNG encoders with Pillow's default, in turn: CPU time and size, for pictures like those of a VAE.
 
-A VAE's output is never flat: the scenes carry noise of half a level and of one level, the photo-like picture has
-texture and edges besides. A scene without noise, a drawing, is there to show what the choice costs where it is wrong.
-Encoders that are not installed are left out: ``pip install isal zlib-ng`` for all of them.
+A VAE's output is never flat. So the scenes have noise of half a level or one level, and the photo-like picture also has
+texture and edges. A scene without noise, the drawing, shows the cost of the choice for flat pictures.
+Missing encoders are skipped: ``pip install isal zlib-ng`` for all of them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Encoder = Callable[[Pixels], bytes]
 
 
 def scene(noise: float) -> Pixels:
-    """Four of the demo's scenes, enlarged, with normal noise of `noise` levels."""
+    """Return four of the demo's scenes, enlarged, with normal noise of `noise` levels."""
     from training.scenes.render import render
     from training.scenes.scene import random_scene
 
@@ -46,7 +46,7 @@ def scene(noise: float) -> Pixels:
 
 
 def photo() -> Pixels:
-    """Gradients, texture at six scales, 25 discs with hard edges, and noise of one level."""
+    """Return gradients, texture at six scales, 25 discs with hard edges, and noise of one level."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     picture = np.stack([180 + 60 * y - 40 * x, 120 + 80 * x * y, 200 - 100 * y], axis=-1)
@@ -67,14 +67,14 @@ def _noisy(picture: npt.NDArray[Any], noise: float) -> Pixels:
 
 
 def with_pillow(pixels: Pixels, **options: int) -> bytes:
-    """Pillow's encoder, which chooses a filter for each row."""
+    """Encode with Pillow; it chooses a filter for each row."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", **options)
     return buffer.getvalue()
 
 
 def with_average_filter(pixels: Pixels, compress: Callable[[bytes], bytes]) -> bytes:
-    """The average filter on every row, by numpy, and any compressor: https://www.w3.org/TR/png-3/#9Filters."""
+    """Apply the average filter to every row, then a compressor: https://www.w3.org/TR/png-3/#9Filters."""
     height, width, channels = pixels.shape
     around = np.zeros((height + 1, width + 1, channels), np.uint16)
     around[1:, 1:] = pixels
@@ -93,32 +93,32 @@ def with_average_filter(pixels: Pixels, compress: Callable[[bytes], bytes]) -> b
 
 
 def run_lengths(content: bytes, library: Any) -> bytes:
-    """Deflate by run lengths and Huffman codes alone."""
+    """Deflate with only run lengths and Huffman codes."""
     compressor = library.compressobj(1, strategy=library.Z_RLE)
     return compressor.compress(content) + compressor.flush()  # type: ignore[no-any-return]
 
 
 def encoders() -> dict[str, Encoder]:
-    """The encoders, by what a table calls them; the first is what the others are measured against."""
-    found: dict[str, Encoder] = {
+    """Return the encoders by their names in the table; the first is the baseline."""
+    available: dict[str, Encoder] = {
         "Pillow's default": with_pillow,
         "encode_png": encode_png,
         "Pillow, level 1": functools.partial(with_pillow, compress_level=1),
         "Pillow, level 4": functools.partial(with_pillow, compress_level=4),
-        "Pillow, Huffman codes alone": functools.partial(with_pillow, compress_type=zlib.Z_HUFFMAN_ONLY),
+        "Pillow, only Huffman codes": functools.partial(with_pillow, compress_type=zlib.Z_HUFFMAN_ONLY),
         "numpy + zlib, run lengths": functools.partial(
             with_average_filter, compress=functools.partial(run_lengths, library=zlib)
         ),
     }
     if isal := _optional("isal.isal_zlib"):
-        found["numpy + isal, level 1"] = functools.partial(
+        available["numpy + isal, level 1"] = functools.partial(
             with_average_filter, compress=functools.partial(isal.compress, level=1)
         )
     if zlib_ng := _optional("zlib_ng.zlib_ng"):
-        found["numpy + zlib-ng, run lengths"] = functools.partial(
+        available["numpy + zlib-ng, run lengths"] = functools.partial(
             with_average_filter, compress=functools.partial(run_lengths, library=zlib_ng)
         )
-    return found
+    return available
 
 
 def _optional(module: str) -> Any:
@@ -129,7 +129,7 @@ def _optional(module: str) -> Any:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=25)
     rounds = parser.parse_args().rounds
@@ -150,11 +150,11 @@ def main() -> None:
                 seconds[name].append(time.process_time() - started)
                 sizes[name] = len(png)
                 if not np.array_equal(np.asarray(Image.open(io.BytesIO(png))), pixels):
-                    raise SystemExit(f"{name} lost something of {title}")
+                    raise SystemExit(f"{name} changed the pixels of {title}")
         default, *_ = seconds
-        for name, taken in seconds.items():
-            ratios = [one / plain for one, plain in zip(taken, seconds[default], strict=True)]
-            milliseconds = spread([1000 * one for one in taken], 0)
+        for name, times in seconds.items():
+            ratios = [own / plain for own, plain in zip(times, seconds[default], strict=True)]
+            milliseconds = spread([1000 * value for value in times], 0)
             rows.append([title, name, milliseconds, spread(ratios), f"{sizes[name] / sizes[default]:.3f}"])
     show([f"picture, {SIDE}x{SIDE}", "encoder", "CPU ms", "time, ratio", "size, ratio"], rows)
 

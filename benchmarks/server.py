@@ -1,7 +1,7 @@
-"""``imagegen serve`` against a plain server, the cost of HTTP, and how soon it answers.
+"""Compare ``imagegen serve`` with a plain server, and measure the cost of HTTP and the time to the first response.
 
-The plain server is what one writes first: FastAPI, the diffusers pipeline, a lock. Both draw the demo in the same
-precision, in processes of their own; they are asked in turn, over and over.
+The plain server is the obvious first version: FastAPI, the diffusers pipeline and a lock. Both servers draw the demo
+in the same precision, each in its own process. The clients use them in turn.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ lock = threading.Lock()
 app = fastapi.FastAPI()
 
 @app.post("/generate")
-def generate(asked: dict):
+def generate(body: dict):
     with lock:
-        picture = pipeline.draw([asked])[0]
+        picture = pipeline.draw([body])[0]
     return fastapi.Response(picture, media_type="image/png")
 
 if __name__ == "__main__":
@@ -48,7 +48,7 @@ if __name__ == "__main__":
 
 @contextlib.contextmanager
 def imagegen(folder: Path, port: int) -> Iterator[float]:
-    """`imagegen serve` with the demo, ready; the seconds until ``/health`` answered."""
+    """Start `imagegen serve` with the demo; once it is ready, yield the seconds until ``/health`` responded."""
     environ = {"MODEL": "demo", "CUDA_DTYPE": "fp32", "CUDA_DEVICE": "cpu", "PORT": str(port), "QUEUE_MAX": "256"}
     with (folder / "imagegen.log").open("w") as log:
         program = Path(sys.executable).parent / "imagegen"
@@ -56,9 +56,9 @@ def imagegen(folder: Path, port: int) -> Iterator[float]:
         process = subprocess.Popen([program, "serve"], env=os.environ | environ, stderr=log)
     try:
         _until(port, "/health", process)
-        answered = time.perf_counter() - began
+        seconds = time.perf_counter() - began
         _until(port, "/ready", process)
-        yield answered
+        yield seconds
     finally:
         process.terminate()
         process.wait(60)
@@ -70,25 +70,25 @@ def _until(port: int, path: str, process: subprocess.Popen[bytes]) -> None:
             if httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10).status_code == 200:
                 return
         time.sleep(0.01)
-    raise RuntimeError("the server ended")
+    raise RuntimeError("The server exited")
 
 
 async def load(port: int, side: int, clients: int, seconds: float, start: int) -> tuple[float, float, Counter[int]]:
-    """Pictures a second, p95 of their latency, and how many answers of each status, of clients that never pause."""
-    ends = time.perf_counter() + seconds
+    """Return the pictures a second, the p95 of the latency, and the responses by status, of clients without pauses."""
+    deadline = time.perf_counter() + seconds
     waited: list[float] = []
     statuses: Counter[int] = Counter()
     number = start
 
     async def client(http: httpx.AsyncClient) -> None:
         nonlocal number
-        while time.perf_counter() < ends:
+        while time.perf_counter() < deadline:
             number += 1
             body = {"prompt": f"a red star, take {number}", "seed": number, "size": f"{side}x{side}"}
             began = time.perf_counter()
-            answer = await http.post(f"http://127.0.0.1:{port}/generate", json=body)
-            statuses[answer.status_code] += 1
-            if answer.status_code == 200:
+            response = await http.post(f"http://127.0.0.1:{port}/generate", json=body)
+            statuses[response.status_code] += 1
+            if response.status_code == 200:
                 waited.append(time.perf_counter() - began)
 
     limits = httpx.Limits(max_connections=clients)
@@ -99,14 +99,14 @@ async def load(port: int, side: int, clients: int, seconds: float, start: int) -
 
 
 def overhead(port: int, side: int, pictures: int) -> list[float]:
-    """Milliseconds that a request takes beyond its time in the server's engine, which the server counts."""
+    """Return the milliseconds of each request beyond its time in the engine, from the server's metrics."""
     from engine import requests
 
     more = []
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
 
         def in_engine() -> float:
-            line = next(one for one in http.get("/metrics").text.splitlines() if "picture_seconds_sum" in one)
+            line = next(row for row in http.get("/metrics").text.splitlines() if "picture_seconds_sum" in row)
             return float(line.split()[1])
 
         before = in_engine()
@@ -114,24 +114,24 @@ def overhead(port: int, side: int, pictures: int) -> list[float]:
             body = request.model_dump(exclude_unset=True)
             began = time.perf_counter()
             http.post("/generate", json=body).raise_for_status()
-            taken = time.perf_counter() - began
+            seconds = time.perf_counter() - began
             after = in_engine()
-            more.append(1000 * (taken - (after - before)))
+            more.append(1000 * (seconds - (after - before)))
             before = after
     return more
 
 
 def starts(folder: Path, rounds: int) -> list[float]:
-    """Seconds from the command to the first answer of ``/health``."""
-    taken = []
+    """Return the seconds from the command to the first response of ``/health``."""
+    seconds = []
     for _ in range(rounds):
-        with imagegen(folder, 8420) as answered:
-            taken.append(answered)
-    return taken
+        with imagegen(folder, 8420) as first_response:
+            seconds.append(first_response)
+    return seconds
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the tables."""
     import imagegen_demo
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -143,25 +143,25 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows.append(["seconds to the first answer", spread(starts(folder, 5)), "at most 1.5"])
+        rows.append(["from the command to the first response, s", spread(starts(folder, 5)), "at most 1.5"])
         with serving(PLAIN, folder, 8401, **values) as plain, imagegen(folder, 8402):
             for clients in (16, 64):
-                faster, slower, statuses = [], [], Counter[int]()
+                throughput_ratios, latency_ratios, statuses = [], [], Counter[int]()
                 for number in range(options.rounds):
                     start = 1000 * (number + 1) * clients
                     theirs, ours = (
                         asyncio.run(load(port, options.side, clients, options.seconds, start)) for port in (plain, 8402)
                     )
-                    faster.append(ours[0] / theirs[0])
-                    slower.append(ours[1] / theirs[1])
+                    throughput_ratios.append(ours[0] / theirs[0])
+                    latency_ratios.append(ours[1] / theirs[1])
                     statuses += ours[2]
-                what = f"{clients} clients, {options.side} px"
-                rows.append([f"{what}, pictures a second, ratio", spread(faster), "at least 3"])
-                rows.append([f"{what}, p95, ratio", spread(slower), ""])
-                rows.append([f"{what}, answers by status", str(dict(statuses)), "200 and 429 alone"])
+                case = f"{clients} clients, {options.side} px"
+                rows.append([f"{case}, pictures a second, ratio", spread(throughput_ratios), "at least 3"])
+                rows.append([f"{case}, p95, ratio", spread(latency_ratios), ""])
+                rows.append([f"{case}, responses by status", str(dict(statuses)), "only 200 and 429"])
             more = overhead(8402, options.side, 100)[10:]
             rows.append(["HTTP's cost, ms", spread(more, 1), "at most 5 at the median"])
-    show(["what", "figure", "to reach"], rows)
+    show(["measure", "figure", "target"], rows)
 
 
 if __name__ == "__main__":

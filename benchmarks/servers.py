@@ -1,7 +1,7 @@
-"""LitServe and Ray Serve, each with its dynamic batching around the plain pipeline, against the engine behind FastAPI.
+"""Compare the engine behind FastAPI with LitServe or Ray Serve and their dynamic batching of the plain pipeline.
 
-The same checkpoint, pictures, precision and number of threads; sixteen clients that ask at random moments over HTTP.
-Each peer batches as its documentation shows, at the batch size that `--batch` says. Needs
+All use the same checkpoint, pictures, precision and number of threads. Sixteen clients send requests at random moments
+over HTTP. Each peer batches as in its documentation, with the batch size of `--batch`. This needs
 ``pip install litserve 'ray[serve]'``.
 """
 
@@ -25,7 +25,7 @@ import httpx2 as httpx
 from figures import show, spread
 
 CLIENTS = 16
-PAUSE = 0.05  # seconds between an answer and the next question, on average
+PAUSE = 0.05  # seconds between a response and the next request, on average
 
 PIPELINE = """
 import io, torch, diffusers
@@ -111,8 +111,8 @@ engine = LocalEngine(load_worker(settings=Settings(model=CHECKPOINT, device="cpu
 app = fastapi.FastAPI()
 
 @app.post("/generate")
-async def generate(asked: dict):
-    picture = await engine.submit(GenerateRequest(size=f"{SIDE}x{SIDE}", **asked))
+async def generate(body: dict):
+    picture = await engine.submit(GenerateRequest(size=f"{SIDE}x{SIDE}", **body))
     return fastapi.Response(picture.png, media_type="image/png")
 
 if __name__ == "__main__":
@@ -122,7 +122,7 @@ if __name__ == "__main__":
 
 @contextlib.contextmanager
 def serving(program: str, folder: Path, port: int, **values: object) -> Iterator[int]:
-    """A server in a process of its own, answering at `port`."""
+    """Start a server in its own process, and wait until it responds at `port`."""
     file = folder / f"server_{port}.py"
     names = "\n".join(f"{name} = {value!r}" for name, value in {"PORT": port, **values}.items())
     file.write_text(f"{names}\n{program}")
@@ -149,7 +149,7 @@ def _address(port: int) -> str:
 
 
 async def ask_all(port: int, pictures: int, start: int) -> tuple[float, float]:
-    """Pictures a second, and the latency that nineteen in twenty stay below."""
+    """Return the pictures a second and the 95th percentile of the latency."""
     numbers = iter(range(start, start + pictures))
     rng = random.Random(start)
     waited: list[float] = []
@@ -158,8 +158,8 @@ async def ask_all(port: int, pictures: int, start: int) -> tuple[float, float]:
         for number in numbers:
             await asyncio.sleep(rng.expovariate(1 / PAUSE))
             began = time.perf_counter()
-            answer = await http.post(_address(port), json={"prompt": f"a red star, take {number}", "seed": number})
-            answer.raise_for_status()
+            response = await http.post(_address(port), json={"prompt": f"a red star, take {number}", "seed": number})
+            response.raise_for_status()
             waited.append(time.perf_counter() - began)
 
     async with httpx.AsyncClient(timeout=300) as http:
@@ -169,7 +169,7 @@ async def ask_all(port: int, pictures: int, start: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the tables."""
     import imagegen_demo
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -185,18 +185,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with serving(peer, folder, 8301, **values) as theirs, serving(OURS, folder, 8302, **values) as ours:
-            taken = []
+            rounds = []
             for number in range(options.rounds + 1):
                 start = 1000 * (number + 1)
-                both = [asyncio.run(ask_all(port, options.pictures, start)) for port in (theirs, ours)]
-                taken.append(both)
-    del taken[0]
+                pair = [asyncio.run(ask_all(port, options.pictures, start)) for port in (theirs, ours)]
+                rounds.append(pair)
+    del rounds[0]
     heading = ["peer", "its pictures a second", "ours, ratio", "its p95, s", "ours, ratio"]
     figures = [
-        spread([theirs[0] for theirs, _ in taken], 1),
-        spread([ours[0] / theirs[0] for theirs, ours in taken]),
-        spread([theirs[1] for theirs, _ in taken]),
-        spread([ours[1] / theirs[1] for theirs, ours in taken]),
+        spread([theirs[0] for theirs, _ in rounds], 1),
+        spread([ours[0] / theirs[0] for theirs, ours in rounds]),
+        spread([theirs[1] for theirs, _ in rounds]),
+        spread([ours[1] / theirs[1] for theirs, ours in rounds]),
     ]
     show(heading, [[f"{options.peer}, batches of {options.batch}, {options.side} px", *figures]])
 

@@ -1,7 +1,7 @@
-"""Processes that are measured in turn, each doing its work while the others wait.
+"""Measure several processes in turn: each works while the others wait.
 
-Each side runs in a process of its own, since a worker changes how its process allocates memory, and a second thread
-that computes slows the first one down.
+Each side runs in its own process, because a worker changes its process's memory allocation. Also, a second computing
+thread slows the first thread down.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 Work = Callable[[int], Any]
-"""One piece of work, given its number; it may return its own seconds, if those are not its whole time."""
+"""A function of the work's number; it may return its own seconds instead of its whole time."""
 
 Side = tuple[Callable[..., Work], tuple[Any, ...]]
-"""What makes the work, in its process, and the arguments."""
+"""A function to make the work in its process, and the function's arguments."""
 
 
 def take_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
-    """Seconds that each side takes, round by round."""
+    """Return the seconds of each side, round by round."""
     context = multiprocessing.get_context("spawn")
-    lines: dict[str, Connection] = {}
+    connections: dict[str, Connection] = {}
     for name, (make, arguments) in sides.items():
         ours, theirs = context.Pipe()
         context.Process(target=_serve, args=(theirs, make, arguments), daemon=True).start()
-        theirs.close()  # or the end of a child that fails would go unnoticed
+        theirs.close()  # otherwise, `recv` would not notice the end of a failed child
         ours.recv()
-        lines[name] = ours
+        connections[name] = ours
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
-        for name, line in lines.items():
-            line.send(number + 2)
-            seconds[name].append(line.recv())
-    for line in lines.values():
-        line.send(None)
+        for name, connection in connections.items():
+            connection.send(number + 2)
+            seconds[name].append(connection.recv())
+    for connection in connections.values():
+        connection.send(None)
     return seconds
 
 
 def _serve(connection: Connection, make: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
-    """In a child: do each piece of work that comes, and answer with the seconds it took."""
+    """In a child process: do the work for each number received, and send back its seconds."""
     work = make(*arguments)
     work(0)
     work(1)

@@ -1,12 +1,12 @@
-"""A plugin whose worker needs no torch and no GPU: a step sleeps for as long as a GPU would be busy.
+"""A plugin with a worker without torch and GPU: a step sleeps for the time of a busy GPU.
 
-It stands for GPUs where there are none: what is around them (queues, batching, Ray, HTTP) is the real thing. These
-variables, which the worker's constructor reads, say what is simulated:
+It replaces missing GPUs; the parts around them (queues, batching, Ray, HTTP) are real. The worker's constructor reads
+these variables:
 
-- ``SIMULATED_STEP_SECONDS`` (0): of a step, however many rows it has,
-- ``SIMULATED_ROW_SECONDS`` (0.125): of a step, for each of its rows,
-- ``SIMULATED_DECODE_SECONDS`` (0): of a picture's end,
-- ``SIMULATED_PICTURE_BYTES`` (0): how large a picture's PNG is at least; a preview has a 64th of that.
+- ``SIMULATED_STEP_SECONDS`` (0): seconds of a step, for any number of rows,
+- ``SIMULATED_ROW_SECONDS`` (0.125): more seconds of a step for each row,
+- ``SIMULATED_DECODE_SECONDS`` (0): seconds of a picture's decoding,
+- ``SIMULATED_PICTURE_BYTES`` (0): the minimum size of a picture's PNG; a preview has 1/64 of it.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _END = 12  # bytes of a PNG's last chunk
 
 @hookimpl
 def imagegen_backends() -> list[Backend]:
-    """The one backend."""
+    """Return the backend."""
     return [Backend(name=NAME, summary="sleeps", worker=f"{MODULE}:SimulatedWorker", default_size=f"{_SIDE}x{_SIDE}")]
 
 
 def installed(folder: Path) -> dict[str, str]:
-    """Install the plugin in a folder, and say what a child process needs in its environment to draw with it."""
+    """Install the plugin in a folder, and return the environment variables for a child process to use it."""
     info = folder / f"imagegen_{NAME}-1.0.dist-info"
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: imagegen-{NAME}\nVersion: 1.0\n")
@@ -50,7 +50,7 @@ def installed(folder: Path) -> dict[str, str]:
 
 
 class _State:
-    """A job, and its steps to go."""
+    """A job and its remaining steps."""
 
     rows = 1
     failure: Exception | None = None
@@ -62,11 +62,11 @@ class _State:
 
 
 class SimulatedWorker:
-    """Sleeps, and draws noise of the seed."""
+    """Sleeps, and draws noise from the seed."""
 
     native_size = f"{_SIDE}x{_SIDE}"
 
-    def __init__(self, worker_id: int = 0, settings: Any = None) -> None:  # noqa: ARG002 - as workers are made
+    def __init__(self, worker_id: int = 0, settings: Any = None) -> None:  # noqa: ARG002 - the signature of workers
         self.worker_id = worker_id
         self._step = float(os.environ.get("SIMULATED_STEP_SECONDS", "0"))
         self._row = float(os.environ.get("SIMULATED_ROW_SECONDS", ROW_SECONDS))
@@ -75,11 +75,11 @@ class SimulatedWorker:
         self._padding, self._preview = _chunk(bytes(size)), bytes(size // 64)
 
     def run_job(self, job: Job) -> tuple[bytes, int]:
-        """As a `Worker` does."""
+        """Draw a job; see `Worker`."""
         return self.run_job_with_latents(job)[:2]
 
     def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
-        """As a `Worker` does."""
+        """Draw a job; see `Worker`."""
         state = self.begin(job)
         while state.steps_left:
             self.step([state])
@@ -87,15 +87,15 @@ class SimulatedWorker:
         return picture.png, picture.seed, picture.latents
 
     def begin(self, job: Job) -> _State:
-        """As a `SteppedWorker` does."""
+        """Begin a job; see `SteppedWorker`."""
         return _State(job)
 
     def group(self, _state: _State) -> Hashable:
-        """All together."""
+        """Return the same group for all requests."""
         return NAME
 
     def step(self, states: Sequence[_State]) -> None:
-        """Take the time of a step."""
+        """Sleep for the time of a step."""
         time.sleep(self._step + self._row * len(states))
         for state in states:
             state.steps_left -= 1
@@ -103,38 +103,38 @@ class SimulatedWorker:
                 state.job.on_step(StepDone(state.request.steps - state.steps_left, state.request.steps))
 
     def trial(self, states: Sequence[_State]) -> bool:
-        """Company changes no picture."""
+        """Take a step, and return True: other requests change no picture."""
         self.step(states)
         return True
 
     def pad(self, rows: int | None) -> None:
-        """Nothing depends on the number of rows."""
+        """Do nothing: no picture depends on the number of rows."""
 
     def finish(self, state: _State) -> Callable[[], Picture]:
-        """Take the time of decoding."""
+        """Sleep for the time of decoding."""
         time.sleep(self._decode)
         return lambda: Picture(self._png(state.request.seed), state.request.seed, _LATENTS)
 
     def preview(self, _state: _State) -> bytes:
-        """As many bytes as a picture of an eighth of the width and height has."""
+        """Return as many bytes as a picture has with an eighth of the width and height."""
         return self._preview
 
     def memory_bytes(self) -> int:
-        """As `ReportsMemory` does."""
+        """Return the model's memory; see `ReportsMemory`."""
         return _MODEL_BYTES
 
     def device_memory(self) -> DeviceMemory:
-        """As `ReportsMemory` does."""
+        """Return the device's memory; see `ReportsMemory`."""
         return DeviceMemory(NAME, _DEVICE_BYTES, _DEVICE_BYTES // 2)
 
     def _png(self, seed: int) -> bytes:
-        """Noise of the seed, as large as was asked for by a chunk that readers skip."""
+        """Return a PNG of noise from the seed; a chunk ignored by readers fills it up to the configured size."""
         noise = np.random.default_rng(seed).integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)
         png = encode_png(noise)
         return png[:-_END] + self._padding + png[-_END:]
 
 
 def _chunk(data: bytes) -> bytes:
-    """A PNG's chunk of a private kind; none, where there is no data."""
+    """Return a private PNG chunk, or no bytes without data."""
     kind = b"paDd"
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) if data else b""

@@ -1,8 +1,8 @@
-"""Loading a single-file checkpoint of some 400 MB against `from_single_file`, both with the configs at hand.
+"""Compare loading a single file of about 400 MB with `from_single_file`; both have local configs.
 
-Each load has a process of its own, in turn; before the clock starts, the libraries are imported and a tiny checkpoint
-is loaded. With transformers 5, `from_single_file` of diffusers 0.42 leaves part of the text encoders without
-weights; they are small here, and are left out of its count.
+Each load has its own process, in turn. The process first imports the libraries and loads a tiny checkpoint, without
+measuring. With transformers 5, `from_single_file` of diffusers 0.42 leaves part of the text encoders without weights.
+These encoders are small here, and its figures leave them out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def load(file, folder):
     loaded = time.perf_counter()
     modules = [pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2]
     tensors = [tensor for module in modules for tensor in module.state_dict().values() if not tensor.is_meta]
-    # Touch every weight: diffusers maps those that need no conversion, and reads them when they are used.
+    # Touch every weight: diffusers maps weights without a conversion, and reads them at the first use.
     total = sum(tensor.float().sum().item() for tensor in tensors)
     return loaded, sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -53,7 +53,7 @@ print(json.dumps([loaded - started, used - started, (resident()[0] - before) / s
 
 
 def save_checkpoints(folder: Path) -> list[str]:
-    """A tiny and a large random SDXL checkpoint, each as a file and as a folder."""
+    """Save a tiny and a large random SDXL checkpoint, each as a file and as a folder."""
     import diffusers
 
     from tests.checkpoints import save_sdxl
@@ -69,7 +69,7 @@ def save_checkpoints(folder: Path) -> list[str]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds

@@ -1,4 +1,4 @@
-"""What starting costs: importing the core above bare Python, `imagegen --help` and `imagegen plugins list`, in turn."""
+"""Measure start-up in turn: bare Python, imports of the core, `imagegen --help` and `imagegen plugins list`."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=21)
     rounds = parser.parse_args().rounds
-    taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    milliseconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for turn in range(rounds + 1):
         for name, command in COMMANDS.items():
             started = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
-            if turn > 0:  # the first fills the disk cache
-                taken[name].append(1000 * (time.perf_counter() - started))
+            if turn > 0:  # the first round fills the disk cache
+                milliseconds[name].append(1000 * (time.perf_counter() - started))
     above = {
-        name: [one - bare for one, bare in zip(times, taken["bare Python"], strict=True)]
-        for name, times in taken.items()
+        name: [own - bare for own, bare in zip(times, milliseconds["bare Python"], strict=True)]
+        for name, times in milliseconds.items()
     }
     show(
         ["command", "ms", "ms above bare Python"],
-        [[name, spread(times, 0), spread(above[name], 0)] for name, times in taken.items()],
+        [[name, spread(times, 0), spread(above[name], 0)] for name, times in milliseconds.items()],
     )
 
 

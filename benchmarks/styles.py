@@ -1,6 +1,6 @@
-"""Switching between two LoRAs, against the plain pipeline's loading of them and against a denoising step.
+"""Compare switches between two LoRAs with the plain pipeline's loading and with a denoising step.
 
-``--full`` does it with a random Stable Diffusion 1.5 of the full size, at 512 px in bf16, instead of the demo.
+``--full`` uses a random Stable Diffusion 1.5 of the full size, at 512 px in bf16, instead of the demo.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ sys.path.insert(0, str(ROOT))
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Milliseconds it takes."""
+    """Return the milliseconds of a call."""
     started = time.perf_counter()
     run()
     return 1000 * (time.perf_counter() - started)
 
 
 def save_full_size(folder: Path) -> Path:
-    """A random Stable Diffusion 1.5 in bf16, with the demo's tokenizer."""
+    """Save a random Stable Diffusion 1.5 in bf16, with the demo's tokenizer."""
     import json
 
     import diffusers
@@ -49,7 +49,7 @@ def save_full_size(folder: Path) -> Path:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the tables."""
     import diffusers
     import torch
 
@@ -80,8 +80,8 @@ def main() -> None:
         plain = load(dtype=torch.bfloat16 if options.full else torch.float32)
 
         def job(style: str | None) -> Job:
-            wanted = StyleLoraRequest(style=style, level=3)
-            return Job(req=GenerateRequest(prompt="a lake", size=size, num_inference_steps=50, style_lora=wanted))
+            style_lora = StyleLoraRequest(style=style, level=3)
+            return Job(req=GenerateRequest(prompt="a lake", size=size, num_inference_steps=50, style_lora=style_lora))
 
         def theirs(turn: int) -> None:
             plain.unload_lora_weights()
@@ -104,7 +104,12 @@ def main() -> None:
             )
     plain_ms, ours_ms, styled_ms, bare_ms = zip(*figures[1:], strict=True)
     show(
-        ["load_lora_weights + set_adapters, ms", "a switch, ms", "of a step", "a styled step over a plain one"],
+        [
+            "load_lora_weights + set_adapters, ms",
+            "a switch, ms",
+            "the same, in steps",
+            "a styled step, its time over a plain one",
+        ],
         [
             [
                 spread(plain_ms, 0),

@@ -1,4 +1,4 @@
-"""Where the time of a picture goes under load, and where that of a step goes, operator by operator."""
+"""Split the time of a picture under load into parts, and the time of a step into operators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine import CLIENTS, asked_of, engine_of, requests
+from engine import CLIENTS, client_load, load_engine, requests
 from figures import show
 
 PICTURES = 256
@@ -18,13 +18,13 @@ STEPS = 20
 
 
 class Stopwatch:
-    """Seconds spent in what it wraps, by name."""
+    """Counts the seconds in wrapped methods, by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     def wrap(self, holder: Any, method: str, name: str) -> None:
-        """Time every call of a method from now on."""
+        """Measure every call of a method from now on."""
         timed: Callable[..., Any] = getattr(holder, method)
 
         def timing(*arguments: Any, **keywords: Any) -> Any:
@@ -38,9 +38,9 @@ class Stopwatch:
 
 
 def shares(checkpoint: str, dtype: str, side: int) -> list[list[str]]:
-    """Milliseconds a picture, of an engine that sixteen clients ask."""
-    running = engine_of(checkpoint, dtype)
-    work = asked_of(running, side, PICTURES, CLIENTS)
+    """Return the milliseconds for a picture, by part, of an engine with sixteen clients."""
+    running = load_engine(checkpoint, dtype)
+    work = client_load(running, side, PICTURES, CLIENTS)
     worker, watch = running._worker, Stopwatch()
     for holder, method in ((worker, "begin"), (worker, "step"), (worker, "trial"), (worker, "finish")):
         watch.wrap(holder, method, method)
@@ -50,48 +50,48 @@ def shares(checkpoint: str, dtype: str, side: int) -> list[list[str]]:
     work(0)
     whole = time.perf_counter() - began
     running.close()
-    told = watch.seconds
-    stepping = told["step"] + told["trial"]
+    seconds = watch.seconds
+    stepping = seconds["step"] + seconds["trial"]
     parts = {
-        "the UNet's forward passes": told["unet"],
-        "the rest of a step: gathering rows, schedulers": stepping - told["unet"],
-        "encoding prompts, drawing noise": told["begin"],
-        "the VAE's decoding": told["decode"],
-        "the rest of finishing: pixels, pooled latents": told["finish"] - told["decode"],
-        "all else: queue, turns, events, encoding PNGs beside": whole - stepping - told["begin"] - told["finish"],
+        "the UNet's forward passes": seconds["unet"],
+        "the rest of a step: gathering rows, schedulers": stepping - seconds["unet"],
+        "encoding prompts, drawing noise": seconds["begin"],
+        "the VAE's decoding": seconds["decode"],
+        "the rest of finishing: pixels, pooled latents": seconds["finish"] - seconds["decode"],
+        "all else: queue, turns, events, encoding PNGs beside": whole - stepping - seconds["begin"] - seconds["finish"],
     }
     on = f"{side} px, {dtype}"
-    return [[on, name, f"{1000 * taken / PICTURES:.1f}", f"{taken / whole:.0%}"] for name, taken in parts.items()]
+    return [[on, name, f"{1000 * part / PICTURES:.1f}", f"{part / whole:.0%}"] for name, part in parts.items()]
 
 
 def operators(checkpoint: str, dtype: str, side: int, rows: int) -> list[list[str]]:
-    """The operators that take most of a step of so many rows."""
+    """Return the slowest operators in a step of `rows` rows."""
     from torch.profiler import ProfilerActivity, profile
 
     from imagegen_core import Job
 
-    running = engine_of(checkpoint, dtype)
+    running = load_engine(checkpoint, dtype)
     worker = running._worker
-    asked = islice(requests(side, 0, num_inference_steps=2 * STEPS), rows)
-    states = [worker.begin(Job(req=request)) for request in asked]
+    batch = islice(requests(side, 0, num_inference_steps=2 * STEPS), rows)
+    states = [worker.begin(Job(req=request)) for request in batch]
 
     def steps() -> Any:
-        with profile(activities=[ProfilerActivity.CPU]) as taken:
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
             for _ in range(STEPS):
                 worker.step(states)
-        return taken.key_averages()
+        return profiler.key_averages()
 
     worker._compute.run(steps)
-    told = worker._compute.run(steps)  # the thread that computes is the one that is profiled
+    averages = worker._compute.run(steps)  # the profiler records only its own thread
     running.close()
-    whole = sum(one.self_cpu_time_total for one in told)
-    largest = sorted(told, key=lambda one: -one.self_cpu_time_total)[:8]
+    whole = sum(row.self_cpu_time_total for row in averages)
+    largest = sorted(averages, key=lambda row: -row.self_cpu_time_total)[:8]
     on = f"{side} px, {dtype}, {rows} rows"
-    return [[on, one.key, f"{one.self_cpu_time_total / whole:.0%}", str(one.count // STEPS)] for one in largest]
+    return [[on, row.key, f"{row.self_cpu_time_total / whole:.0%}", str(row.count // STEPS)] for row in largest]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the tables."""
     import imagegen_demo
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -99,9 +99,9 @@ def main() -> None:
     options = parser.parse_args()
     demo = str(Path(imagegen_demo.__file__).parent / "checkpoint")
     split = [row for side in (128, 256) for row in shares(demo, options.dtype, side)]
-    show(["on", "what", "ms a picture", "of the time"], split)
-    taken = [row for side in (128, 256) for row in operators(demo, options.dtype, side, 8)]
-    show(["a step of", "operator", "of the step", "calls a step"], taken)
+    show(["on", "part", "ms a picture", "share of the time"], split)
+    operator_rows = [row for side in (128, 256) for row in operators(demo, options.dtype, side, 8)]
+    show(["a step of", "operator", "share of the step", "calls a step"], operator_rows)
 
 
 if __name__ == "__main__":

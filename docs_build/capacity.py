@@ -114,17 +114,17 @@ class Site:
 
 @dataclass(frozen=True)
 class Plan:
-    """What so many GPUs come to.
+    """The estimate for a number of GPUs.
 
     Attributes:
-        gpus: How many there are.
-        idle: Of them, those kept for others that fail.
-        cells: Ray clusters, each with its front.
+        gpus: Number of GPUs.
+        idle: Number of idle GPUs, which replace failed GPUs.
+        cells: Number of Ray clusters, each with its front.
         per_second: Pictures a second.
         cost: Dollars for 1,000 pictures, at the site's load.
-        host_bytes: Memory of all machines that the replicas and fronts take.
-        gpu_bytes: Memory of each GPU that is taken.
-        store_bytes: Pictures in the store.
+        host_bytes: Used memory of all machines, by replicas and fronts.
+        gpu_bytes: Used memory of each GPU.
+        store_bytes: Bytes of the pictures in the store.
         network: Bytes a second between replicas, fronts, store and clients.
     """
 
@@ -140,40 +140,43 @@ class Plan:
 
 
 def replica_rate(kind: Kind, in_flight: float = math.inf) -> float:
-    """Pictures a second of one replica that always has so many requests."""
+    """Return the pictures a second of a replica that always has `in_flight` requests."""
     rows = max(1.0, min(kind.rows, in_flight))
     return rows / (kind.steps * (kind.step_seconds + rows * kind.row_seconds) + rows * kind.decode_seconds)
 
 
 def picture_seconds(kind: Kind, front: Front) -> float:
-    """Seconds of a request that meets no other."""
+    """Return the seconds of a request without other requests."""
     return kind.steps * (kind.step_seconds + kind.row_seconds) + kind.decode_seconds + front.added_seconds
 
 
 def front_seconds(kind: Kind, front: Front) -> float:
-    """CPU seconds that a picture takes the front."""
+    """Return the CPU seconds of the front for a picture."""
     return front.request_seconds + kind.steps * front.event_seconds + kind.png_bytes / 1e6 * front.megabyte_seconds
 
 
 def front_limit(kind: Kind, front: Front) -> float:
-    """Pictures a second at which the front has nothing left."""
+    """Return the pictures a second at which the front is fully busy."""
     return front.cores / front_seconds(kind, front)
 
 
 def cell_rate(kind: Kind, front: Front, replicas: int, clients: float = math.inf) -> float:
-    """Pictures a second of replicas behind one front, asked by so many clients that never pause."""
+    """Return the pictures a second of replicas behind one front, for clients that never pause."""
     drawn = replicas * replica_rate(kind, clients / replicas)
     return min(drawn, front_limit(kind, front), clients / picture_seconds(kind, front))
 
 
 def cell_size(kind: Kind, front: Front) -> int:
-    """The most replicas that one front carries with ease."""
+    """Return the maximum number of replicas for one front with its headroom."""
     carried = int(front.headroom * front_limit(kind, front) / replica_rate(kind))
     return max(1, min(front.most_replicas, carried))
 
 
 def spares(gpus: int, site: Site) -> int:
-    """GPUs to keep idle: so many that, but for the risk, no more are being repaired at a time; never the last."""
+    """Return the number of GPUs to keep idle, which is always less than `gpus`.
+
+    Except for the risk, at most this number of GPUs is in repair at a time.
+    """
     mean = gpus * site.failures * site.repair_hours
     kept, term = 0, math.exp(-mean)
     within = term
@@ -185,14 +188,14 @@ def spares(gpus: int, site: Site) -> int:
 
 
 def plan(gpus: int, kind: Kind, front: Front | None = None, site: Site | None = None, cell: int | None = None) -> Plan:
-    """What so many GPUs come to.
+    """Estimate the results of a number of GPUs.
 
     Args:
-        gpus: How many, from 1.
-        kind: What they draw.
-        front: The cells' fronts.
-        site: Where they stand.
-        cell: Replicas of a cell; None is as many as a front carries with ease.
+        gpus: Number of GPUs, at least 1.
+        kind: The kind of picture.
+        front: The front of each cell.
+        site: The cells' failures and prices.
+        cell: Replicas of a cell; None is the maximum for a front with its headroom.
     """
     front, site = front or Front(), site or Site()
     idle = spares(gpus, site)
@@ -202,36 +205,36 @@ def plan(gpus: int, kind: Kind, front: Front | None = None, site: Site | None = 
     cells = full + bool(rest)
     hourly = gpus * (site.gpu_price + site.gpu_cores * site.cpu_price) + cells * site.cell_cores * site.cpu_price
     weights = 2 * kind.parameters  # in fp16
-    asked = site.load * per_second
+    requested = site.load * per_second
     return Plan(
         gpus=gpus,
         idle=idle,
         cells=cells,
         per_second=per_second,
-        cost=1000 * hourly / (asked * HOUR),
+        cost=1000 * hourly / (requested * HOUR),
         host_bytes=gpus * (site.replica_bytes + weights)
         + cells * (front.resident_bytes + front.waiting * front.waiting_bytes),
         gpu_bytes=weights + kind.working_bytes,
-        store_bytes=asked * site.ttl * kind.png_bytes,
+        store_bytes=requested * site.ttl * kind.png_bytes,
         network=3 * per_second * kind.png_bytes,  # replica to front, front to client, front to store
     )
 
 
 def plan_rows(plans: Sequence[Plan]) -> list[list[str]]:
-    """Plans as rows of a table, below `PLAN_COLUMNS`."""
+    """Return plans as rows of a table with the columns `PLAN_COLUMNS`."""
     return [
         [
-            f"{one.gpus:,}",
-            f"{one.idle:,}",
-            f"{one.cells:,}",
-            f"{one.per_second:,.1f}",
-            f"{one.cost:.2f}",
-            f"{one.host_bytes / 1e9:,.0f}",
-            f"{one.gpu_bytes / 1e9:.1f}",
-            f"{one.store_bytes / 1e9:,.1f}",
-            f"{one.network / 1e6:,.1f}",
+            f"{estimate.gpus:,}",
+            f"{estimate.idle:,}",
+            f"{estimate.cells:,}",
+            f"{estimate.per_second:,.1f}",
+            f"{estimate.cost:.2f}",
+            f"{estimate.host_bytes / 1e9:,.0f}",
+            f"{estimate.gpu_bytes / 1e9:.1f}",
+            f"{estimate.store_bytes / 1e9:,.1f}",
+            f"{estimate.network / 1e6:,.1f}",
         ]
-        for one in plans
+        for estimate in plans
     ]
 
 
@@ -251,25 +254,30 @@ SIZES = (1, 8, 64, 512, 4096, 10_000)
 
 
 def main() -> None:
-    """Reckon with numbers of one's own: each constant is an option."""
+    """Estimate with your own numbers: each constant is an option."""
     from tables import table
 
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--kind", choices=KINDS, default="sdxl", help="what is drawn; its numbers are the defaults")
-    parser.add_argument("--gpus", type=int, nargs="+", default=SIZES, help="how many there are")
-    parser.add_argument("--cell", type=int, help="replicas of a cell, instead of as many as a front carries with ease")
+    parser.add_argument("--kind", choices=KINDS, default="sdxl", help="kind of picture; its numbers are the defaults")
+    parser.add_argument("--gpus", type=int, nargs="+", default=SIZES, help="numbers of GPUs")
+    parser.add_argument("--cell", type=int, help="replicas of a cell; by default the maximum for a front")
     for part in (Sdxl, Front, Site):
-        for one in fields(part):
-            option = f"--{one.name.replace('_', '-')}"
-            parser.add_argument(option, type=type(one.default), help=one.metadata["what"])
-    given = vars(parser.parse_args())
+        for constant in fields(part):
+            option = f"--{constant.name.replace('_', '-')}"
+            parser.add_argument(option, type=type(constant.default), help=constant.metadata["what"])
+    options = vars(parser.parse_args())
 
-    def own(part: Any) -> Any:
-        return replace(part, **{one.name: given[one.name] for one in fields(part) if given[one.name] is not None})
+    def adjusted(part: Any) -> Any:
+        return replace(
+            part,
+            **{
+                constant.name: options[constant.name] for constant in fields(part) if options[constant.name] is not None
+            },
+        )
 
-    kind, front, site = own(KINDS[given["kind"]]()), own(Front()), own(Site())
-    plans = [plan(gpus, kind, front, site, given["cell"]) for gpus in given["gpus"]]
-    print(table(PLAN_COLUMNS, plan_rows(plans)))  # noqa: T201 - what it is for
+    kind, front, site = adjusted(KINDS[options["kind"]]()), adjusted(Front()), adjusted(Site())
+    plans = [plan(gpus, kind, front, site, options["cell"]) for gpus in options["gpus"]]
+    print(table(PLAN_COLUMNS, plan_rows(plans)))  # noqa: T201 - the program's output
 
 
 if __name__ == "__main__":

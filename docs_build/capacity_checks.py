@@ -1,4 +1,4 @@
-"""Where the model of `capacity.py` was held against a simulated cluster, and what was measured there."""
+"""Comparisons of the model of `capacity.py` with a simulated cluster, and the measured results."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from capacity import Front, Kind, Sdxl
 
 @dataclass(frozen=True)
 class Check:
-    """A cell with a load that never pauses.
+    """A cell under a load that never pauses.
 
     Attributes:
-        what: What is particular.
-        kind: What the simulated GPUs draw.
-        replicas: How many there are.
-        clients: How many ask.
-        front: The front; one with less than a core is stopped for the rest of the time, about, and what it got counts.
-        measured: Pictures a second, as `benchmarks/cluster.py capacity` measured them last.
+        what: The particular property of the cell.
+        kind: The kind of picture that the simulated GPUs draw.
+        replicas: Number of replicas.
+        clients: Number of clients.
+        front: The front. If it has less than a core, it is stopped for about the rest of the time. Its actual share of
+            a core counts.
+        measured: Pictures a second, from the last run of `benchmarks/cluster.py capacity`.
     """
 
     what: str
@@ -28,7 +29,7 @@ class Check:
     front: Front = field(default_factory=Front)
 
 
-# Nothing to decode, and no bytes to speak of.
+# Nothing to decode, and almost no bytes.
 _ALONE = replace(Sdxl(), decode_seconds=0.0, png_bytes=300.0)
 _TOGETHER = replace(_ALONE, step_seconds=0.1, row_seconds=0.02, rows=8)
 _QUICK = replace(_ALONE, row_seconds=0.0005, steps=8)

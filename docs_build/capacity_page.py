@@ -1,4 +1,4 @@
-"""The tables of the page on capacity, made from the model."""
+"""The tables of the capacity page, made from the model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ _MARK = re.compile(r"<!-- docs_build/capacity_page\.py: (?P<name>[a-z0-9 ]+) -->
 
 
 def filled(markdown: str) -> str:
-    """The page, with its tables in the place of the comments that name them."""
-    return _MARK.sub(lambda found: TABLES[found["name"]](), markdown)
+    """Return the page with its tables in place of the comments that name them."""
+    return _MARK.sub(lambda mark: TABLES[mark["name"]](), markdown)
 
 
 def _constants(part: Any) -> str:
-    """A table of constants, with what each rests on."""
+    """Return a table of constants with their sources."""
     rows = [
-        (f"`{one.name}`", one.metadata["what"], _number(getattr(part, one.name)), one.metadata["basis"])
-        for one in fields(part)
+        (
+            f"`{constant.name}`",
+            constant.metadata["what"],
+            _number(getattr(part, constant.name)),
+            constant.metadata["basis"],
+        )
+        for constant in fields(part)
     ]
     return table(["name", "meaning", "value", "source"], rows)
 
@@ -50,10 +55,10 @@ def _cells() -> str:
 
 def _checks() -> str:
     rows = []
-    for one in CHECKS:
-        predicted = cell_rate(one.kind, one.front, one.replicas, one.clients)
-        figures = (f"{predicted:.2f}", f"{one.measured:.2f}", f"{one.measured / predicted:.2f}")
-        rows.append((one.what, str(one.replicas), str(one.clients), *figures))
+    for check in CHECKS:
+        predicted = cell_rate(check.kind, check.front, check.replicas, check.clients)
+        figures = (f"{predicted:.2f}", f"{check.measured:.2f}", f"{check.measured / predicted:.2f}")
+        rows.append((check.what, str(check.replicas), str(check.clients), *figures))
     columns = ["cell", "replicas", "clients", "predicted, pictures a second", "measured", "ratio"]
     return table(columns, rows)
 
@@ -66,4 +71,4 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "cells": _cells,
     "checks": _checks,
 }
-"""What makes each table, by the name that the page has for it."""
+"""The functions of the tables, by the names in the page."""

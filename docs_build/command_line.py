@@ -25,18 +25,18 @@ Data goes to stdout, messages to stderr. On a terminal, tables are drawn. Otherw
 
 
 def page() -> str:
-    """The page as Markdown, of the commands that no plugin adds."""
+    """Return the page as Markdown, without commands of plugins."""
     root = get_command(build_app())
     return "\n".join([_INTRODUCTION, *_sections("imagegen", root)])
 
 
 def _sections(path: str, command: Any) -> Iterator[str]:
-    """The sections of a command and those below it; of a group that only holds commands, none of its own."""
+    """Yield the sections of a command and its subcommands; a group of commands has no section of its own."""
     below = getattr(command, "commands", {})
     if not below:
         yield _section(path, command)
-    for name, one in below.items():
-        yield from _sections(f"{path} {name}", one)
+    for name, subcommand in below.items():
+        yield from _sections(f"{path} {name}", subcommand)
 
 
 def _section(path: str, command: Any) -> str:
@@ -44,7 +44,9 @@ def _section(path: str, command: Any) -> str:
     usage = command.get_usage(context).removeprefix("Usage: ")
     parts = [f"## {path}", command.help, f"```text\n{' '.join(usage.split())}\n```"]
     for kind, meaning in (("argument", "meaning"), ("option", "meaning")):
-        records = [one.get_help_record(context) for one in command.params if one.param_type_name == kind]
-        rows = [(f"`{name}`", said) for name, said in filter(None, records)]
+        records = [
+            parameter.get_help_record(context) for parameter in command.params if parameter.param_type_name == kind
+        ]
+        rows = [(f"`{name}`", help_text) for name, help_text in filter(None, records)]
         parts += [table([kind, meaning], rows)] if rows else []
     return "\n\n".join([*parts, ""])

@@ -26,7 +26,7 @@ unset. `imagegen config show` prints each value and its source. A malformed or u
 Two settings are variables only, because they decide about imports before any file is read. `IMAGEGEN_PLUGINS` lists the
 only plugins to import, and `IMAGEGEN_PLUGINS_DISABLED` the plugins to leave out, separated by commas.
 """
-# What a setting without a default could be.
+# Examples for settings without a default.
 _EXAMPLES: Mapping[str, Any] = {
     "backend": "sdxl",
     "use_sdxl": True,
@@ -70,7 +70,7 @@ default_size = "896x1152"
 default_steps = 30
 default_guidance = 7.5"""
 _TABLES = {"styles": _STYLE, "modes": _MODE}
-_PREFIXES = ("SDXL", "SD15")  # of the backends that come along; others have theirs
+_PREFIXES = ("SDXL", "SD15")  # of this repository's backends; other backends have their own
 _WORDS = {
     ByteCount: "number of bytes, also as `6GB` or `6GiB`",
     DeviceNames: "text, or several words",
@@ -84,13 +84,13 @@ _LIMITS = {"ge": "from", "gt": "above", "le": "to"}
 
 
 def page() -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     described = attributes(Settings.__doc__ or "")
     return "\n".join([_INTRODUCTION, *(_section(name, described[name]) for name in Settings.model_fields)])
 
 
 def toml_of(name: str) -> str:
-    """The setting as it stands in a file: its default, or where it has none what it could be."""
+    """Return the setting as a line of a file, with its default, or with an example if it has none."""
     if name in _TABLES:
         return _TABLES[name]
     default = Settings.model_fields[name].get_default(call_default_factory=True)

@@ -1,4 +1,4 @@
-"""What docstrings say of attributes."""
+"""The descriptions of attributes in docstrings."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from griffe import Docstring, DocstringSectionAttributes
 
 
 def attributes(text: str) -> dict[str, str]:
-    """Each attribute's description, from a docstring in Google's style."""
+    """Return each attribute's description, from a docstring in Google's style."""
     sections = Docstring(text, parser="google").parse()
-    found = [one for section in sections if isinstance(section, DocstringSectionAttributes) for one in section.value]
-    return {one.name: as_markdown(one.description) for one in found}
+    documented = [
+        attribute
+        for section in sections
+        if isinstance(section, DocstringSectionAttributes)
+        for attribute in section.value
+    ]
+    return {attribute.name: as_markdown(attribute.description) for attribute in documented}
 
 
 def as_markdown(text: str) -> str:
-    """Docstrings' literals with Markdown's single backticks."""
+    """Replace the double backticks of docstrings by Markdown's single backticks."""
     return text.replace("``", "`")

@@ -1,4 +1,4 @@
-"""The page of all routes, made from the server's own description of itself."""
+"""The page of all routes, made from the server's own description."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _TITLES = {
 }
 
 _WRONG_INPUT = "422"
-_NOTHING_SAID = "Successful Response"  # FastAPI's, where a route says nothing
+_NO_DESCRIPTION = "Successful Response"  # FastAPI's text for a response without a description
 
 Schema = dict[str, Any]
 
 
 def page() -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     described = create_app(Settings()).openapi()
     families: dict[str, dict[tuple[str, str], list[str]]] = defaultdict(lambda: defaultdict(list))
     for path, methods in described["paths"].items():
@@ -65,47 +65,50 @@ def _first_line(error: type[Exception]) -> str:
 
 
 def _section(method: str, paths: list[str], described: Schema) -> str:
-    """One route, which may have several addresses."""
+    """Return the section of a route, which may have several addresses."""
     operation = described["paths"][paths[0]][method]
     parts = [f"### {method.upper()} {', '.join(paths)}", as_markdown(operation.get("description", ""))]
     if parameters := operation.get("parameters"):
-        rows = [(f"`{one['name']}`", one["in"], _type(one["schema"], described)) for one in parameters]
+        rows = [
+            (f"`{parameter['name']}`", parameter["in"], _type(parameter["schema"], described))
+            for parameter in parameters
+        ]
         parts.append(table(["parameter", "in", "type"], rows))
     for kind, body in operation.get("requestBody", {}).get("content", {}).items():
         parts += [f"Body, `{kind}`:", _body(body["schema"], described)]
-    return "\n\n".join([part for part in [*parts, _answers(operation)] if part] + [""])
+    return "\n\n".join([part for part in [*parts, _responses(operation)] if part] + [""])
 
 
-def _answers(operation: Schema) -> str:
-    """The answers that are the route's own: what errors look like stands once for all."""
-    own = {status: answer for status, answer in operation["responses"].items() if status != _WRONG_INPUT}
-    return "Answers " + "; ".join(_answer(status, answer) for status, answer in own.items()) + "."
+def _responses(operation: Schema) -> str:
+    """Return the route's own responses in words, without errors, which the page describes once."""
+    own = {status: response for status, response in operation["responses"].items() if status != _WRONG_INPUT}
+    return "Answers " + "; ".join(_response(status, response) for status, response in own.items()) + "."
 
 
-def _answer(status: str, answer: Schema) -> str:
-    said = "" if answer["description"] == _NOTHING_SAID else f": {answer['description'].lower()}"
-    kinds = " or ".join(f"`{kind}`" for kind in answer.get("content", {}))
-    return f"`{status}`{said}{f', as {kinds}' if kinds else ''}"
+def _response(status: str, response: Schema) -> str:
+    description = "" if response["description"] == _NO_DESCRIPTION else f": {response['description'].lower()}"
+    kinds = " or ".join(f"`{kind}`" for kind in response.get("content", {}))
+    return f"`{status}`{description}{f', as {kinds}' if kinds else ''}"
 
 
 def _body(schema: Schema, described: Schema) -> str:
     schema = _resolved(schema, described)
     if "properties" not in schema:
         return _type(schema, described)
-    said = attributes(GenerateRequest.__doc__ or "") | attributes(schema.get("description", ""))
+    descriptions = attributes(GenerateRequest.__doc__ or "") | attributes(schema.get("description", ""))
     required = schema.get("required", [])
     rows = [
         (
             f"`{name}`",
             _type(field, described),
             "required" if name in required else _default(field),
-            as_markdown(field.get("description") or said.get(name, "")),
+            as_markdown(field.get("description") or descriptions.get(name, "")),
         )
         for name, field in schema["properties"].items()
     ]
     columns = ["field", "type", "default", "meaning"]
-    is_told = any(row[-1] for row in rows)
-    return table(columns, rows) if is_told else table(columns[:-1], [row[:-1] for row in rows])
+    has_meanings = any(row[-1] for row in rows)
+    return table(columns, rows) if has_meanings else table(columns[:-1], [row[:-1] for row in rows])
 
 
 def _default(field: Schema) -> str:
@@ -113,18 +116,20 @@ def _default(field: Schema) -> str:
 
 
 def _resolved(schema: Schema, described: Schema) -> Schema:
-    """The schema itself where there is a reference to it."""
+    """Return the schema, or the schema that its reference names."""
     if "$ref" not in schema:
         return schema
-    found: Schema = described["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    return found
+    target: Schema = described["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return target
 
 
 def _type(schema: Schema, described: Schema) -> str:
-    """A type in words, with its limits."""
+    """Return a type in words, with its limits."""
     schema = _resolved(schema, described)
     if alternatives := schema.get("anyOf") or schema.get("oneOf"):
-        return " or ".join(_type(one, described) for one in alternatives if one.get("type") != "null")
+        return " or ".join(
+            _type(alternative, described) for alternative in alternatives if alternative.get("type") != "null"
+        )
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
@@ -139,5 +144,5 @@ def _type(schema: Schema, described: Schema) -> str:
 
 
 def _plain(limit: object) -> str:
-    """A limit without the ``.0`` that whole numbers have in the description."""
+    """Return a limit without the ``.0`` that whole numbers have in the description."""
     return f"{limit:g}" if isinstance(limit, float) else str(limit)

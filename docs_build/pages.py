@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def write(folder: Path) -> None:
-    """Replace a folder by the present pages.
+    """Replace a folder by the current pages.
 
     Args:
         folder: The folder, which may be missing.

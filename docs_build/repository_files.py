@@ -1,4 +1,4 @@
-"""The repository's own files as pages, with their links leading to pages."""
+"""The repository's own files as pages, with links to pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PAGES = {
     "CHANGELOG.md": "changes.md",
     "SECURITY.md": "security.md",
 }
-# Where a source file is explained, for links that lead to it.
+# The page that explains a source file, for links to the file.
 _EXPLAINED = {
     "src/imagegen_core/worker.py": "reference/python.md#imagegen_core.Worker",
     "src/imagegen_core/plugins/hookspecs.py": "reference/python.md#hooks",
@@ -22,12 +22,12 @@ _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 
 
 def pages(root: Path) -> dict[str, str]:
-    """Each page with its text."""
+    """Return the text of each page."""
     return {page: as_page((root / name).read_text(encoding="utf-8")) for name, page in _PAGES.items()}
 
 
 def as_page(text: str) -> str:
-    """The text with links that work on the site; a file that is not on it is named instead of linked."""
+    """Return the text with links that work on the site; a file outside the site is named instead of linked."""
     return _LINK.sub(_linked, text)
 
 

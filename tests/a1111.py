@@ -1,9 +1,9 @@
-"""A1111's prompts, written down as its documentation and its examples describe them: slow, plain, an oracle.
+"""A1111's prompt rules, as its documentation and examples describe them: a slow, plain oracle.
 
 Weights: ``modules/prompt_parser.py``, ``parse_prompt_attention``. Chunks: ``modules/sd_hijack_clip.py``,
-``tokenize_line``, with ``comma_padding_backtrack`` at its default of 20. It differs where A1111 contradicts what it
-documents: ``BREAK`` within brackets begins a chunk as well, an embedding's vectors go where its placeholders go, and an
-embedding's name is no part of a longer word.
+``tokenize_line``, with ``comma_padding_backtrack`` at its default of 20. The oracle differs where A1111 contradicts its
+documentation. ``BREAK`` within brackets also begins a chunk. An embedding's vectors move with its placeholders. An
+embedding's name never matches a part of a longer word.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 CHUNK = 75
 REACH = 20
-UNKNOWN = "<|endoftext|>"  # CLIP's tokenizer knows all letters, and the tests' tiny one does not
+UNKNOWN = "<|endoftext|>"  # CLIP's tokenizer knows all letters; the tests' tiny tokenizer does not
 Entry = tuple[str | None, float]
 
 
-def weighted(prompt: str) -> list[Entry]:  # noqa: C901 - one branch for each line of the description
-    """Texts and their weights; a text of None is a BREAK."""
+def weighted(prompt: str) -> list[Entry]:  # noqa: C901 - a branch for each rule
+    """Return the texts and their weights; a text of None is a BREAK."""
     entries: list[list[Any]] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
 
@@ -27,9 +27,9 @@ def weighted(prompt: str) -> list[Entry]:  # noqa: C901 - one branch for each li
         for entry in entries[opened[bracket].pop() :]:
             entry[1] *= factor
 
-    at = 0
-    while at < len(prompt):
-        char, rest = prompt[at], prompt[at:]
+    position = 0
+    while position < len(prompt):
+        char, rest = prompt[position], prompt[position:]
         length = 1
         if char == "\\":
             length = 2 if rest[1:2] and rest[1:2] in "()[]\\" else 1
@@ -43,12 +43,12 @@ def weighted(prompt: str) -> list[Entry]:  # noqa: C901 - one branch for each li
             close("(", 1.1)
         elif char == "]" and opened["["]:
             close("[", 1 / 1.1)
-        elif re.match(r"BREAK\b", rest) and not re.match(r"\w", prompt[at - 1 : at]):
+        elif re.match(r"BREAK\b", rest) and not re.match(r"\w", prompt[position - 1 : position]):
             entries.append([None, 1.0])
             length = len("BREAK")
         else:
             entries.append([char, 1.0])
-        at += length
+        position += length
     for bracket, factor in (("(", 1.1), ("[", 1 / 1.1)):
         while opened[bracket]:
             opened[bracket].sort(reverse=True)  # the outermost first
@@ -74,7 +74,7 @@ class Chunk:
 
 
 def chunks(tokenizer: Any, prompt: str, embeddings: Mapping[str, Any]) -> list[Chunk]:
-    """The chunks without start, end and padding; `embeddings` has vectors by name."""
+    """Return the chunks without start, end and padding; `embeddings` has vectors by name."""
     comma = tokenizer.get_vocab()[",</w>"]
     names = [(tokenizer(name, add_special_tokens=False).input_ids, vectors) for name, vectors in embeddings.items()]
     names.sort(key=lambda name: -len(name[0]))
@@ -86,9 +86,9 @@ def chunks(tokenizer: Any, prompt: str, embeddings: Mapping[str, Any]) -> list[C
             chunk, last_comma = Chunk(), -1
             continue
         ids = tokenizer(text, add_special_tokens=False).input_ids
-        at = 0
-        while at < len(ids):
-            if ids[at] == comma:
+        position = 0
+        while position < len(ids):
+            if ids[position] == comma:
                 last_comma = len(chunk.ids)
             elif len(chunk.ids) == CHUNK and last_comma != -1 and CHUNK - last_comma <= REACH:
                 moved, cut = Chunk(), last_comma + 1
@@ -101,15 +101,21 @@ def chunks(tokenizer: Any, prompt: str, embeddings: Mapping[str, Any]) -> list[C
             if len(chunk.ids) == CHUNK:
                 done.append(chunk)
                 chunk, last_comma = Chunk(), -1
-            begins_word = at == 0 or tokenizer.convert_ids_to_tokens(ids[at - 1]).endswith(("</w>", UNKNOWN))
+            begins_word = position == 0 or tokenizer.convert_ids_to_tokens(ids[position - 1]).endswith(
+                ("</w>", UNKNOWN)
+            )
             name, vectors = next(
-                ((name, vectors) for name, vectors in names if begins_word and ids[at : at + len(name)] == name),
+                (
+                    (name, vectors)
+                    for name, vectors in names
+                    if begins_word and ids[position : position + len(name)] == name
+                ),
                 (None, None),
             )
             if name is None:
-                chunk.ids.append(ids[at])
+                chunk.ids.append(ids[position])
                 chunk.weights.append(weight)
-                at += 1
+                position += 1
                 continue
             if len(chunk.ids) + len(vectors) > CHUNK:
                 done.append(chunk)
@@ -117,5 +123,5 @@ def chunks(tokenizer: Any, prompt: str, embeddings: Mapping[str, Any]) -> list[C
             chunk.vectors[len(chunk.ids)] = vectors
             chunk.ids += [0] * len(vectors)
             chunk.weights += [weight] * len(vectors)
-            at += len(name)
+            position += len(name)
     return [*done, chunk] if chunk.ids or not done else done

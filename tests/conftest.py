@@ -1,4 +1,4 @@
-"""What every test stands on: an empty environment, no network for models, and tiny checkpoints."""
+"""The setup of every test: an empty environment, no network for models, and tiny checkpoints."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# The model libraries read these when they are first imported: no hub, and nothing cached to fall back on.
+# The model libraries read these variables at import: no hub, and an empty cache.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="imagegen-empty-hub-")
 
-# Tests run side by side, a process for each CPU, and pictures of 64x64 gain nothing from more threads.
+# Tests run in parallel, a process for each CPU. Pictures of 64x64 gain nothing from more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Plain diffusers imports torchvision where `[upscale]` brought it, also where it does not fit the torch here. The
+# Plain diffusers imports torchvision if `[upscale]` installed it, even if it does not fit the installed torch. The
 # conftests below import diffusers.
 if importlib.util.find_spec("torchvision"):
     from imagegen_core.diffusion.torchvision import make_torchvision_importable
@@ -38,7 +38,7 @@ _NAMES = ("MODEL", "MODEL_ROOT", "BACKEND", "USE_SDXL", "NUM_WORKERS", "QUEUE_MA
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each process whole files, in their order, and the cluster's tests to one process: they share a cluster."""
+    """Give each process whole files in order, and one process all cluster tests, because they share a cluster."""
     from xdist.scheduler import LoadFileScheduling
 
     class Files(LoadFileScheduling):
@@ -50,7 +50,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the tests for CUDA out where there is none."""
+    """Leave out the tests for CUDA on machines without it."""
     if any(item.get_closest_marker("cuda") for item in items):
         import torch
 
@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No configuration from outside: neither variables nor an imagegen.toml in the working directory."""
+    """Hide outside configuration: variables, and an imagegen.toml in the working directory."""
     for name in list(os.environ):
         if name in _NAMES or name.startswith(_PREFIXES):
             monkeypatch.delenv(name)

@@ -47,19 +47,19 @@ NAMES = ("plain", "inked", "other", "old")
 
 @dataclass(frozen=True)
 class Zoo:
-    """Three checkpoints in a folder, two LoRAs for the first, and four modes of them."""
+    """Three checkpoints in a folder, two LoRAs for the first, and four modes that use them."""
 
     root: Path
     yaml: str
 
-    def settings(self, folder: Path, **given: Any) -> Settings:
-        """Settings with the modes in a file in `folder`."""
+    def settings(self, folder: Path, **options: Any) -> Settings:
+        """Return settings with the modes in a file in `folder`."""
         (folder / "modes.yaml").write_text(self.yaml)
         on_cpu = {"device": "cpu", "dtype": "fp32"}
-        return Settings.load(environ={}, modes_file=folder / "modes.yaml", **{**on_cpu, **given})
+        return Settings.load(environ={}, modes_file=folder / "modes.yaml", **{**on_cpu, **options})
 
     def alone(self, folder: Path, seed: int) -> dict[str, bytes]:
-        """Each mode's picture of a seed, drawn by a worker that knows no other mode."""
+        """Return each mode's picture of a seed, drawn by a worker without the other modes."""
         settings = self.settings(folder)
         pictures = {}
         for name, mode in load_modes(settings).modes.items():
@@ -70,10 +70,10 @@ class Zoo:
 
 def make_zoo(root: Path) -> Zoo:
     """Write the checkpoints and LoRAs below `root`."""
-    one = save_sdxl(root / "one")
+    checkpoint = save_sdxl(root / "one")
     save_sdxl(root / "two", attention_head_dim=4)
     save_sd15(root / "three")
     for seed, name in enumerate(("ink", "wash")):
-        pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(one, local_files_only=True)
+        pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(checkpoint, local_files_only=True)
         save(as_kohya(random_lora(pipe, seed=seed)), root / f"loras/{name}.safetensors")
     return Zoo(root, YAML.format(root=root))

@@ -18,7 +18,7 @@ _SPECIAL = {"__aenter__", "__aexit__", "__await__", "__call__", "__enter__", "__
 
 
 def surface() -> str:
-    """Every public name with its signature, methods and fields, a line each."""
+    """Return every public name with its signature, methods and fields, one per line."""
     lines = [line for name in MODULES for line in _module(importlib.import_module(name))]
     hooks = (name for name in vars(hookspecs) if name.startswith("imagegen_"))
     lines += [f"hook {name}{_signature(getattr(hookspecs, name))}" for name in sorted(hooks)]
@@ -44,23 +44,23 @@ def _described(name: str, value: Any) -> Iterator[str]:
 def _class(name: str, cls: type) -> Iterator[str]:
     bases = ", ".join(base.__name__ for base in cls.__bases__ if base is not object)
     yield f"class {name}({bases})" if bases else f"class {name}"
-    ours = [base for base in cls.__mro__ if base.__module__.startswith("imagegen_core")]
+    own_bases = [base for base in cls.__mro__ if base.__module__.startswith("imagegen_core")]
     has_fields = dataclasses.is_dataclass(cls) or hasattr(cls, "model_fields")
     members: dict[str, str] = {}
-    for base in reversed(ours):
+    for base in reversed(own_bases):
         for attribute, annotation in inspect.get_annotations(base).items():
             if not attribute.startswith("_"):
                 members[attribute] = f"    {attribute}: {annotation}{_default(cls, attribute)}"
         for attribute, member in vars(base).items():
             public = attribute in _SPECIAL or not attribute.startswith("_")
-            made_by_hand = attribute == "__init__" and not has_fields
-            if (public or made_by_hand) and (described := _member(attribute, member)):
+            is_own_init = attribute == "__init__" and not has_fields
+            if (public or is_own_init) and (described := _member(attribute, member)):
                 members[attribute] = f"    {described}"
-    yield from members.values()  # in their order, as fields are also given by position
+    yield from members.values()  # in order, because fields may also be positional arguments
 
 
 def _member(name: str, member: Any) -> str | None:
-    """A method or property; None for what stands among the fields, or is none of ours."""
+    """Return the line of a method or property, or None for a field or a member from elsewhere."""
     if isinstance(member, (staticmethod, classmethod)):
         return f"{type(member).__name__} {name}{_signature(member.__func__)}"
     if isinstance(member, property):
@@ -89,7 +89,7 @@ def _model_default(field: Any) -> str:
 
 
 class _Verbatim:
-    """An annotation that shows as it is written."""
+    """An annotation whose repr is its source text."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -112,7 +112,7 @@ def _written(annotation: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """`value` without what differs from run to run."""
+    """Return `value` as text without addresses, which differ from run to run."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value) if isinstance(value, inspect.Signature) else repr(value))
 
 

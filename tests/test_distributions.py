@@ -1,6 +1,6 @@
-"""Distributions beside imagegen that are damaged: every command works, and the doctor names them.
+"""Damaged distributions beside imagegen: every command works, and ``plugins doctor`` names them.
 
-Each is as https://packaging.python.org/en/latest/specifications/recording-installed-packages has it, but for one fault.
+Each follows https://packaging.python.org/en/latest/specifications/recording-installed-packages except for one fault.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ HARMLESS: dict[str, dict[str, bytes]] = {
     "top_level.txt in Latin-1": {"METADATA": METADATA, "top_level.txt": b"\xe9\n"},
     "entry points without a group": {"METADATA": METADATA, "entry_points.txt": b"garbage\n[a\nb\n"},
 }
-# What pydantic, torch, transformers and diffusers ask for as they are imported.
+# The metadata that pydantic, torch, transformers and diffusers read at import.
 ASK = """
 import importlib.metadata as metadata
 from imagegen_core.distributions import leave_out_broken_distributions
 leave_out_broken_distributions()
 metadata.entry_points(group="a")
 metadata.packages_distributions()
-print(sorted({found.metadata["Name"].lower() for found in metadata.distributions()} & {"neighbour", "pillow"}))
+print(sorted({dist.metadata["Name"].lower() for dist in metadata.distributions()} & {"neighbour", "pillow"}))
 """
 
 
@@ -65,14 +65,14 @@ def _imagegen(folder: Path, *words: str, **variables: str) -> subprocess.Complet
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on the path, for the neighbours."""
+    """A folder on the import path, for the damaged distributions."""
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     (tmp_path / "site").mkdir()
     return tmp_path / "site"
 
 
 @pytest.mark.parametrize("files", DAMAGED.values(), ids=DAMAGED)
-def test_what_cannot_be_read_is_named_and_passed_over(folder: Path, files: dict[str, bytes]) -> None:
+def test_an_unreadable_distribution_is_named_and_skipped(folder: Path, files: dict[str, bytes]) -> None:
     info = _install(folder, files)
     (broken,) = broken_distributions()
     assert (broken.name, broken.version, broken.path) == ("neighbour", "1.0", str(info))
@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_named_and_passed_over(folder: Path, files: dict[
 
 
 @pytest.mark.parametrize("files", HARMLESS.values(), ids=HARMLESS)
-def test_a_damaged_list_of_files_hides_nothing(folder: Path, files: dict[str, bytes]) -> None:
+def test_a_damaged_file_list_hides_no_distribution(folder: Path, files: dict[str, bytes]) -> None:
     _install(folder, files)
     assert broken_distributions() == []
     environ = {**os.environ, "PYTHONPATH": str(folder)}
@@ -93,11 +93,11 @@ def test_a_damaged_list_of_files_hides_nothing(folder: Path, files: dict[str, by
     assert done.stdout == "['neighbour', 'pillow']\n"
 
 
-def test_every_quick_command_works_and_the_doctor_names_each(folder: Path) -> None:
+def test_quick_commands_work_and_the_doctor_names_each_distribution(folder: Path) -> None:
     for number, files in enumerate(DAMAGED.values()):
         _install(folder, files, f"neighbour{number}-1.0.dist-info")
     _install(folder, {"METADATA": METADATA}, "~eighbour-1.0.dist-info")
-    twice = [str(_install(folder, {"METADATA": METADATA}, f"neighbour-{number}.0.dist-info")) for number in (1, 2)]
+    duplicates = [str(_install(folder, {"METADATA": METADATA}, f"neighbour-{number}.0.dist-info")) for number in (1, 2)]
     (folder / "linked.egg-link").write_bytes(b"/nowhere\n.")
     (folder / "file-1.0.egg-info").write_bytes(b"\xff")
     for words in (["--version"], ["--help"], ["plugins", "list"], ["config", "show"], ["models", "list"]):
@@ -105,19 +105,19 @@ def test_every_quick_command_works_and_the_doctor_names_each(folder: Path) -> No
     assert _imagegen(folder, "no-such-command").returncode == 2
     done = _imagegen(folder, "plugins", "doctor", "--json", IMAGEGEN_PLUGINS="demo")
     assert done.returncode == 0
-    named = {row["distribution"]: row for row in json.loads(done.stdout) if "path" in row}
-    assert set(named) == {*(f"neighbour{number}" for number in range(len(DAMAGED))), "~eighbour", "file", "neighbour"}
-    assert sorted(named["neighbour"]["path"].split(", ")) == twice
-    assert named["~eighbour"]["mend"] == f"delete {folder}/~eighbour-1.0.dist-info"
+    rows = {row["distribution"]: row for row in json.loads(done.stdout) if "path" in row}
+    assert set(rows) == {*(f"neighbour{number}" for number in range(len(DAMAGED))), "~eighbour", "file", "neighbour"}
+    assert sorted(rows["neighbour"]["path"].split(", ")) == duplicates
+    assert rows["~eighbour"]["mend"] == f"delete {folder}/~eighbour-1.0.dist-info"
 
 
-def test_pictures_are_drawn_beside_it(folder: Path, sdxl_checkpoint: Path) -> None:
+def test_pictures_are_drawn_beside_a_damaged_distribution(folder: Path, sdxl_checkpoint: Path) -> None:
     _install(folder, DAMAGED["METADATA in Latin-1"])
     words = ["generate", "a lake", "--model", str(sdxl_checkpoint), "--steps", "1", "-o", str(folder / "out.png")]
     assert _imagegen(folder, *words).returncode == 0
 
 
-def test_a_plugin_that_cannot_be_read_is_a_broken_plugin(folder: Path) -> None:
+def test_a_plugin_without_metadata_is_broken(folder: Path) -> None:
     info = _install(folder, {"entry_points.txt": b"[imagegen.plugins]\nclouds = clouds\n[other]\na = b\n"})
     done = _imagegen(folder, "plugins", "doctor", IMAGEGEN_PLUGINS="demo,clouds")
     assert done.returncode == 1
@@ -126,15 +126,15 @@ def test_a_plugin_that_cannot_be_read_is_a_broken_plugin(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"1 2 : 3 ["])
-def test_an_entry_point_that_leads_nowhere_is_a_broken_plugin(folder: Path, value: bytes) -> None:
+def test_a_plugin_with_an_invalid_entry_point_is_broken(folder: Path, value: bytes) -> None:
     _install(folder, {"METADATA": METADATA, "entry_points.txt": b"[imagegen.plugins]\nclouds = " + value + b"\n"})
     done = _imagegen(folder, "plugins", "list")
     assert done.returncode == 0
     assert "clouds\tneighbour 1.0\tbroken" in done.stdout
 
 
-def test_a_library_whose_installation_is_broken_is_named(folder: Path) -> None:
-    """As transformers says of what it needs and does not find the metadata of."""
+def test_a_library_with_a_broken_installation_is_named(folder: Path) -> None:
+    """The error is transformers' for a requirement without metadata."""
     info = _install(folder, {}, "safetensors-1.0.dist-info")
     error = PackageNotFoundError("The 'safetensors>=0.4.3' distribution was not found and is required by this program")
     failure = explain(error, "diffusers:StableDiffusionXLPipeline")

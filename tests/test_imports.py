@@ -1,4 +1,4 @@
-"""What importing costs, and that imports point one way."""
+"""The cost of imports, and their direction."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import imagegen_core
 
 SOURCES = Path(imagegen_core.__file__).parent.parent
 
-# The packages and modules of the core from the ground up: each imports from itself and from those before it.
-ROOMS = [
+# The core's packages and modules, lowest first. Each imports from itself and from the ones before it.
+LAYERS = [
     "errors",
     "parts",
     "redaction",
@@ -66,22 +66,22 @@ def _fresh(code: str) -> str:
         "import imagegen_core.cli",
     ],
 )
-def test_torch_waits_for_its_first_use(code: str) -> None:
+def test_importing_imagegen_does_not_import_torch(code: str) -> None:
     assert _fresh(f"import sys\n{code}\nprint('torch' in sys.modules, 'diffusers' in sys.modules)") == "False False"
 
 
-def test_a_plugin_module_brings_no_pydantic() -> None:
+def test_importing_a_plugin_does_not_import_pydantic() -> None:
     assert _fresh("import sys, imagegen_sdxl.plugin\nprint('pydantic' in sys.modules)") == "False"
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_exists() -> None:
     for name in imagegen_core.__all__:
         assert getattr(imagegen_core, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
         _ = imagegen_core.Nonsense
 
 
-def test_the_contracts_names_are_public() -> None:
+def test_the_names_of_the_contract_are_public() -> None:
     contract = {
         "Job",
         "GenerateRequest",
@@ -94,37 +94,37 @@ def test_the_contracts_names_are_public() -> None:
     assert contract <= set(imagegen_core.__all__)
 
 
-def _room(module: str) -> str:
+def _layer(module: str) -> str:
     return module.split(".")[1]
 
 
 @pytest.mark.parametrize("path", sorted((SOURCES / "imagegen_core").rglob("*.py")), ids=lambda path: path.stem)
 def test_imports_point_one_way(path: Path) -> None:
-    own = path.relative_to(SOURCES / "imagegen_core").with_suffix("").parts[0]
-    if own == "__init__":
+    own_layer = path.relative_to(SOURCES / "imagegen_core").with_suffix("").parts[0]
+    if own_layer == "__init__":
         return
-    height = {room: level for level, room in enumerate(ROOMS)}
+    levels = {layer: level for level, layer in enumerate(LAYERS)}
     for module in _imported(path):
         if module.startswith("imagegen_core."):
-            assert height[_room(module)] <= height[own], f"{path} imports {module}"
+            assert levels[_layer(module)] <= levels[own_layer], f"{path} imports {module}"
         assert not module.startswith(("imagegen_sd", "imagegen_demo")), f"{path} knows a plugin: {module}"
-        if own != "diffusion":
+        if own_layer != "diffusion":
             assert module.split(".")[0] not in ("torch", "diffusers", "transformers"), f"{path} imports {module}"
 
 
 @pytest.mark.parametrize("package", ["imagegen_sdxl", "imagegen_sd15", "imagegen_demo"])
-def test_a_plugin_imports_what_is_public(package: str) -> None:
+def test_a_plugin_imports_only_public_modules(package: str) -> None:
     public = {"imagegen_core", "imagegen_core.diffusion"}
     for path in (SOURCES / package).glob("*.py"):
-        ours = {module for module in _imported(path) if module.startswith("imagegen_core")}
-        assert ours <= public, f"{path} imports {ours - public}"
+        imported = {module for module in _imported(path) if module.startswith("imagegen_core")}
+        assert imported <= public, f"{path} imports {imported - public}"
 
 
 def _imported(path: Path) -> list[str]:
-    found = []
+    modules = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
-            found.append(node.module or "")
+            modules.append(node.module or "")
         elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-    return found
+            modules += [alias.name for alias in node.names]
+    return modules

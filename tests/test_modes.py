@@ -1,4 +1,4 @@
-"""Modes in the configuration: both places, their defaults, and what is said of what is wrong."""
+"""Modes in the configuration: both places, their defaults, and the messages for errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imagegen_core import GenerateRequest, InvalidRequestError, Settings, Settin
 from imagegen_core.modes import Mode, load_modes, modes_path
 from imagegen_core.styles import LoraUse
 
-# As the documentation of the servers that had it first has it.
+# From the documentation of the earlier servers, which introduced this file.
 YAML = """\
 model_root: /models              # Required
 lora_root: /models/loras          # Optional, defaults to model_root
@@ -61,7 +61,7 @@ def _toml(text: str = TOML, **environ: str) -> Settings:
     return Settings.load(environ=environ)
 
 
-def test_aliases_and_merges_of_yaml_are_followed() -> None:
+def test_yaml_aliases_and_merges_are_followed() -> None:
     merged = """\
 model_root: /models
 default_mode: one
@@ -74,7 +74,7 @@ modes:
     assert [lora.path.name for lora in mode.loras] == ["x.safetensors"]
 
 
-def test_the_older_servers_file_is_read_as_it_is() -> None:
+def test_a_file_of_the_earlier_servers_is_read_unchanged() -> None:
     modes = load_modes(_yaml())
     assert (list(modes.modes), modes.default) == (["sdxl-general", "sdxl-portrait"], "sdxl-general")
     general, portrait = modes.modes.values()
@@ -99,11 +99,11 @@ def test_the_older_servers_file_is_read_as_it_is() -> None:
     assert without.find("sdxl-portrait").loras[0].path == Path("/models/portrait-enhancer.safetensors")
 
 
-def test_its_model_is_not_outranked_by_a_backends_own_variable() -> None:
+def test_a_modes_model_comes_before_a_backends_own_variable() -> None:
     Path("modes.yaml").write_text(YAML)
     settings = Settings.load(environ={"SDXL_MODEL": "mine", "SDXL_MODEL_ROOT": "/mine"})
-    found = load_modes(settings).find(None).settings.for_backend("SDXL")
-    assert (found.model, found.model_root) == ("sdxl/sdxl-base-1.0.safetensors", Path("/models"))
+    resolved = load_modes(settings).find(None).settings.for_backend("SDXL")
+    assert (resolved.model, resolved.model_root) == ("sdxl/sdxl-base-1.0.safetensors", Path("/models"))
 
 
 def test_tables_of_the_configuration_file_are_modes() -> None:
@@ -118,7 +118,7 @@ def test_tables_of_the_configuration_file_are_modes() -> None:
     assert load_modes(_toml(f'lora_root = "/l"\n{TOML}')).find("fast").loras[0].path == Path("/l/a.safetensors")
 
 
-def test_a_mode_supplies_what_a_request_leaves_out() -> None:
+def test_a_mode_supplies_the_fields_that_a_request_leaves_out() -> None:
     fast = load_modes(_toml()).find("fast")
     request = fast.complete(GenerateRequest(prompt="a", guidance_scale=3.0))
     assert (request.num_inference_steps, request.guidance_scale, request.scheduler) == (2, 3.0, "Euler a")
@@ -127,19 +127,19 @@ def test_a_mode_supplies_what_a_request_leaves_out() -> None:
     assert (own.num_inference_steps, own.scheduler, "size" in own.model_fields_set) == (7, "LCM", False)
 
 
-def test_no_request_brings_loras_of_its_own() -> None:
+def test_a_request_cannot_bring_its_own_loras() -> None:
     sent = GenerateRequest.model_validate({"prompt": "a", "loras": [{"path": "/etc/passwd"}], "_loras": [1]})
     assert sent.loras == ()
 
 
-def test_without_modes_there_is_one_that_stands_for_all() -> None:
+def test_without_configured_modes_there_is_one_default_mode() -> None:
     modes = load_modes(Settings(model="demo"))
     assert (list(modes.modes), modes.configured, modes.find(None).settings.model) == (["default"], False, "demo")
     with pytest.raises(InvalidRequestError, match="Unknown mode 'nix': expected default"):
         modes.find("nix")
 
 
-def test_the_file_is_found_where_it_is_named_or_beside_the_configuration(tmp_path: Path) -> None:
+def test_the_modes_file_is_found_by_name_or_beside_the_configuration(tmp_path: Path) -> None:
     folder = tmp_path / "conf"
     folder.mkdir()
     (folder / "modes.yml").write_text(YAML)
@@ -186,7 +186,7 @@ def test_the_file_is_found_where_it_is_named_or_beside_the_configuration(tmp_pat
         ((YAML, "- a"), r"Cannot read the modes modes\.yaml: expected the keys model_root, lora_root, default_mode"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(change: tuple[str, str], sentence: str) -> None:
+def test_an_error_in_the_yaml_file_is_reported_with_its_line(change: tuple[str, str], sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence) as caught:
         load_modes(_yaml(YAML.replace(*change)))
     assert "\n" not in str(caught.value)
@@ -210,7 +210,7 @@ def test_what_is_wrong_is_told_with_its_line(change: tuple[str, str], sentence: 
         ),
     ],
 )
-def test_so_is_a_wrong_table(change: tuple[str, str], sentence: str) -> None:
+def test_an_error_in_a_toml_table_is_reported_with_its_key(change: tuple[str, str], sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         load_modes(_toml(TOML.replace(*change)))
 
@@ -235,7 +235,7 @@ def test_settings_are_read_again_from_the_same_files() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [("6GB", 6 * 10**9), ("1.5 GiB", 3 * 2**29), ("512m", 512 * 10**6), ("4096", 4096)]
 )
-def test_a_budget_is_written_with_its_unit(text: str, expected: int) -> None:
+def test_a_memory_budget_may_have_a_unit(text: str, expected: int) -> None:
     assert Settings.load(environ={"IMAGEGEN_MEMORY_BUDGET": text}).memory_budget == expected
     with pytest.raises(
         SettingsError, match="Invalid IMAGEGEN_MEMORY_BUDGET 'lots': expected a number of bytes, such as"

@@ -1,4 +1,4 @@
-"""The OpenVINO plugin, which is not of diffusers' family: it draws the torch backend's pictures without torch."""
+"""The OpenVINO plugin, a backend without diffusers: it draws the torch backend's pictures without torch."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ decoding, denoising, exporting, lcm, noise, worker_module = (
 )
 
 DEMO = Path(imagegen_demo.__file__).parent / "checkpoint"
-ROUNDING = 1  # levels of 255: what is left of other kernels' other sums
+ROUNDING = 1  # levels of 255, because its kernels sum in another order
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     )
 
 
-ASKS: dict[str, dict[str, Any]] = {
-    "as it comes": {},
+REQUESTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
     "one step": {"num_inference_steps": 1},
     "guidance": {"guidance_scale": 4.0},
     "a negative prompt": {"guidance_scale": 4.0, "negative_prompt": "blurry, ugly"},
@@ -110,39 +110,40 @@ def _drawn(worker: Any, **fields: Any) -> Picture:
     return Picture(*worker.run_job_with_latents(Job(req=GenerateRequest(**fields))))
 
 
-def _apart(one: Picture, other: Picture) -> Any:
-    assert one.size == other.size
-    return np.abs(np.asarray(one.image, int) - np.asarray(other.image, int))
+def _difference(first: Picture, second: Picture) -> Any:
+    assert first.size == second.size
+    return np.abs(np.asarray(first.image, int) - np.asarray(second.image, int))
 
 
-@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
-def test_pictures_are_the_torch_backends(pair: tuple[Any, Any], ask: dict[str, Any]) -> None:
-    ours, theirs = (_drawn(worker, **ask) for worker in pair)
-    assert _apart(ours, theirs).max() <= ROUNDING
+@pytest.mark.parametrize("fields", REQUESTS.values(), ids=REQUESTS)
+def test_pictures_match_the_torch_backends(pair: tuple[Any, Any], fields: dict[str, Any]) -> None:
+    ours, theirs = (_drawn(worker, **fields) for worker in pair)
+    assert _difference(ours, theirs).max() <= ROUNDING
     assert ours.seed == theirs.seed
     pooled = [np.frombuffer(picture.latents, "<f2").astype(float) for picture in (ours, theirs)]
-    np.testing.assert_allclose(*pooled, rtol=2e-3, atol=2e-3)  # of float16
+    np.testing.assert_allclose(*pooled, rtol=2e-3, atol=2e-3)  # float16
 
 
-def test_a_real_models_pictures_are_the_torch_backends(worker: Any, torch_worker: Any) -> None:
-    for ask in ({}, {"size": "264x200", "guidance_scale": 3.0}):
+def test_a_trained_models_pictures_match_the_torch_backends(worker: Any, torch_worker: Any) -> None:
+    for fields in ({}, {"size": "264x200", "guidance_scale": 3.0}):
         prompt = "a majestic mountain landscape at sunset"
         assert (
-            _apart(_drawn(worker, prompt=prompt, **ask), _drawn(torch_worker, prompt=prompt, **ask)).max() <= ROUNDING
+            _difference(_drawn(worker, prompt=prompt, **fields), _drawn(torch_worker, prompt=prompt, **fields)).max()
+            <= ROUNDING
         )
 
 
-def test_bf16_tells_timesteps_apart(demo: Path, worker: Any) -> None:
+def test_bf16_distinguishes_timesteps(demo: Path, worker: Any) -> None:
     low = worker_module.OpenVinoWorker(settings=Settings(model=str(demo), dtype="bf16"))
     assert (low.dtype, worker.dtype) == ("bf16", "fp32")
     state = worker.begin(Job(req=GenerateRequest(prompt="a lake", seed=1)))
-    predictions = [denoising.predict(one._unet, [state])[0] for one in (low, worker)]
+    predictions = [denoising.predict(candidate._unet, [state])[0] for candidate in (low, worker)]
     assert np.abs(predictions[0] - predictions[1]).mean() < 0.01
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 + 7, 2**63 - 1])
 @pytest.mark.parametrize("shape", [(1, 4, 1, 1), (1, 4, 1, 3), (1, 4, 4, 1), (1, 4, 5, 3), (1, 4, 32, 24)])
-def test_noise_is_torchs(seed: int, shape: tuple[int, ...]) -> None:
+def test_noise_equals_torchs(seed: int, shape: tuple[int, ...]) -> None:
     generator, ours = torch.Generator("cpu").manual_seed(seed), noise.Noise(seed)
     for _ in range(3):
         expected = torch.randn(shape, generator=generator)
@@ -159,7 +160,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("steps", [1, 3, 20])
 @pytest.mark.parametrize("config", SCHEDULERS.values(), ids=SCHEDULERS)
-def test_the_scheduler_is_diffusers(config: dict[str, Any], steps: int) -> None:
+def test_the_scheduler_matches_diffusers(config: dict[str, Any], steps: int) -> None:
     theirs = LCMScheduler(**config)
     theirs.set_timesteps(steps)
     ours = lcm.Lcm(theirs.config)
@@ -167,12 +168,12 @@ def test_the_scheduler_is_diffusers(config: dict[str, Any], steps: int) -> None:
     assert timesteps.tolist() == theirs.timesteps.tolist()
     generator, source = torch.Generator("cpu").manual_seed(5), noise.Noise(5)
     expected = torch.randn(1, 4, 6, 6, generator=generator)
-    found = source.normal(1, 4, 6, 6)
+    actual = source.normal(1, 4, 6, 6)
     for timestep, following in zip(timesteps, [*timesteps[1:], None], strict=True):
         prediction = torch.tanh(expected) * 0.7
-        found = ours.step(prediction.numpy(), found, int(timestep), following, source)
+        actual = ours.step(prediction.numpy(), actual, int(timestep), following, source)
         expected = theirs.step(prediction, timestep, expected, generator=generator, return_dict=False)[0]
-        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_more_steps_than_were_distilled_are_refused(worker: Any) -> None:
@@ -182,14 +183,14 @@ def test_more_steps_than_were_distilled_are_refused(worker: Any) -> None:
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (8, 8), (11, 5), (33, 64)])
-def test_latents_are_pooled_as_torch_pools(sides: tuple[int, int]) -> None:
+def test_latents_are_pooled_as_in_torch(sides: tuple[int, int]) -> None:
     latents = torch.randn(1, 4, *sides, generator=torch.Generator().manual_seed(1))
     expected = torch.nn.functional.adaptive_avg_pool2d(latents, 8)
     pooled = np.frombuffer(decoding.pool(latents.numpy()), "<f2").reshape(1, 4, 8, 8)
     np.testing.assert_allclose(pooled.astype(np.float32), expected.numpy(), atol=1e-3)
 
 
-def test_drawing_takes_no_torch(demo: Path) -> None:
+def test_drawing_needs_no_torch(demo: Path) -> None:
     code = (
         "import sys; from imagegen_core import generate; "
         f"picture = generate('a lake', backend='openvino', model={str(demo)!r}, size='64x64'); "
@@ -200,12 +201,12 @@ def test_drawing_takes_no_torch(demo: Path) -> None:
 
 
 def _imagegen(*words: str) -> int:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main(words)
-    return int(ended.value.code or 0)
+    return int(exit_info.value.code or 0)
 
 
-def test_it_is_exported_and_selected_on_the_command_line(
+def test_the_command_line_exports_and_selects_a_model(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMAGEGEN_DTYPE", "fp32")
@@ -223,30 +224,30 @@ def test_it_is_exported_and_selected_on_the_command_line(
     assert _imagegen("openvino", "export", "demo", "exported") == 2
 
 
-def test_it_stands_beside_the_others() -> None:
+def test_the_plugin_works_beside_the_other_backends() -> None:
     registry = Registry.discover()
     assert {"openvino", "sdxl", "sd15"} <= set(registry.backends)
-    assert generate("a lake", size="64x64").size == (64, 64)  # the demo's own backend is still told by its checkpoint
+    assert generate("a lake", size="64x64").size == (64, 64)  # the demo's checkpoint still selects its own backend
 
 
-def test_batches_are_proven_and_change_nothing(worker: Any) -> None:
-    asks = [GenerateRequest(prompt="a lake", seed=seed, guidance_scale=1.0 + 2 * (seed % 2)) for seed in range(5)]
-    alone = [worker.run_job(Job(req=ask))[0] for ask in asks]
+def test_batches_change_no_picture(worker: Any) -> None:
+    requests = [GenerateRequest(prompt="a lake", seed=seed, guidance_scale=1.0 + 2 * (seed % 2)) for seed in range(5)]
+    alone = [worker.run_job(Job(req=request))[0] for request in requests]
     with LocalEngine(worker) as engine:
-        tickets = [engine.submit(ask) for ask in asks]
+        tickets = [engine.submit(request) for request in requests]
         assert [ticket.result(timeout=120).png for ticket in tickets] == alone
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_the_first_pictures_size_does_not_matter(demo: Path, dtype: str) -> None:
     settings = Settings(model=str(demo), dtype=dtype)
-    one, other = (worker_module.OpenVinoWorker(settings=settings) for _ in range(2))
+    first, second = (worker_module.OpenVinoWorker(settings=settings) for _ in range(2))
     sizes = ("8x8", "64x64", "256x256", "64x256")
-    drawn = [_drawn(one, size=size).png for size in sizes]
-    assert [_drawn(other, size=size).png for size in reversed(sizes)] == drawn[::-1]
+    drawn = [_drawn(first, size=size).png for size in sizes]
+    assert [_drawn(second, size=size).png for size in reversed(sizes)] == drawn[::-1]
 
 
-def test_a_trial_sees_what_differs(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_detects_a_difference(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     unet = worker._unet
 
     def leaky(**inputs: Any) -> Any:
@@ -267,20 +268,20 @@ def test_a_trial_sees_what_differs(worker: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("fields", "named"),
+    ("fields", "field"),
     [
         ({"scheduler": "Euler a"}, "scheduler"),
         ({"clip_skip": 1}, "clip_skip"),
         ({"style_lora": {"style": "storybook", "level": 1}}, "style_lora.style"),
     ],
 )
-def test_what_it_does_not_have_is_refused(worker: Any, fields: dict[str, Any], named: str) -> None:
+def test_unsupported_request_fields_are_refused(worker: Any, fields: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         _drawn(worker, **fields)
-    assert caught.value.field == named
+    assert caught.value.field == field
 
 
-def test_lcm_may_be_named(worker: Any) -> None:
+def test_lcm_may_be_requested_by_name(worker: Any) -> None:
     assert _drawn(worker, size="64x64", scheduler="LCM").png == _drawn(worker, size="64x64").png
 
 
@@ -293,12 +294,12 @@ def test_lcm_may_be_named(worker: Any) -> None:
         ({"vae_path": "vae"}, "vae_path asks for what"),
     ],
 )
-def test_settings_it_cannot_heed_are_refused(demo: Path, settings: dict[str, Any], sentence: str) -> None:
+def test_unsupported_settings_are_refused(demo: Path, settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         worker_module.OpenVinoWorker(settings=Settings(model=str(demo), **settings))
 
 
-def test_what_is_no_exported_model_is_refused(demo: Path, tmp_path: Path) -> None:
+def test_unexported_and_damaged_models_are_refused(demo: Path, tmp_path: Path) -> None:
     def load(model: str | None) -> None:
         worker_module.OpenVinoWorker(settings=Settings(model=model))
 
@@ -310,7 +311,7 @@ def test_what_is_no_exported_model_is_refused(demo: Path, tmp_path: Path) -> Non
         load("demo")
     damaged = shutil.copytree(demo, tmp_path / "damaged")
     (damaged / "unet.xml").write_text("<net>")
-    with pytest.raises(ModelLoadError, match=r"cannot load .*unet.xml .* export the checkpoint anew"):
+    with pytest.raises(ModelLoadError, match=r"cannot load .*unet.xml .* export the checkpoint again"):
         load(str(damaged))
     (damaged / "text_encoder.tokenizer.json").unlink()
     shutil.copy(demo / "unet.xml", damaged)
@@ -326,7 +327,7 @@ def test_what_is_no_exported_model_is_refused(demo: Path, tmp_path: Path) -> Non
         load(str(damaged))
 
 
-def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
+def test_invalid_exports_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="no diffusers-format folder"):
         exporting.export_checkpoint(DEMO / "unet", tmp_path / "out")
     with pytest.raises(ModelLoadError, match="not distilled with guidance"):
@@ -338,11 +339,11 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
         exporting.export_checkpoint(DEMO, tmp_path / "taken")
 
 
-def test_its_native_size_is_the_checkpoints(worker: Any) -> None:
+def test_the_native_size_is_the_checkpoints(worker: Any) -> None:
     assert Size.parse(worker.native_size) == Size(256, 256)
 
 
-def test_it_imports_what_is_public() -> None:
+def test_the_plugin_imports_only_public_names() -> None:
     for path in Path(worker_module.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("imagegen_core"):

@@ -1,4 +1,4 @@
-"""What is secret in URLs stands in no message and no line of the log."""
+"""Secrets of URLs appear in no message and no log line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from imagegen_core.server.log import log_as_json
         ("AccountKey=hunter2;Endpoint=x", "AccountKey=***"),
     ],
 )
-def test_a_secret_is_hidden_and_the_rest_is_not(text: str, shown: str) -> None:
+def test_only_secrets_are_hidden(text: str, shown: str) -> None:
     assert redact(text) == shown
 
 
@@ -53,25 +53,25 @@ def test_a_secret_is_hidden_and_the_rest_is_not(text: str, shown: str) -> None:
         "/srv/pictures@home/a.png",
     ],
 )
-def test_what_is_no_secret_is_left_alone(text: str) -> None:
+def test_text_without_secrets_is_unchanged(text: str) -> None:
     assert redact(text) == text
 
 
 @pytest.mark.parametrize("part", ["://", "://a@", "key=", "key", "a", "@", "?sig=&", "://a b@"])
-def test_long_texts_take_no_time(part: str) -> None:
+def test_a_long_text_is_redacted_within_a_second(part: str) -> None:
     text = part * (10**6 // len(part))
     began = time.perf_counter()
     redact(text)
     assert time.perf_counter() - began < 1
 
 
-def test_the_log_hides_secrets_of_messages_and_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_hides_secrets_in_messages_and_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
     log_as_json()
     logging.getLogger().handlers[0].setStream(sys.stderr)  # type: ignore[attr-defined]
     cause = OSError("refused by https://user:hunter2@x.example/c?sig=hunter2")
     logging.getLogger("imagegen_core").error("Cannot ask %s", "redis://:hunter2@host/0", exc_info=cause)
     line = capsys.readouterr().err
-    told = json.loads(line)
-    assert told["message"] == "Cannot ask redis://host/0"
-    assert "OSError: refused by https://x.example/c?sig=***" in told["exc_info"]
+    record = json.loads(line)
+    assert record["message"] == "Cannot ask redis://host/0"
+    assert "OSError: refused by https://x.example/c?sig=***" in record["exc_info"]
     assert "hunter2" not in line

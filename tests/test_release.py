@@ -1,4 +1,4 @@
-"""The distributions fit each other, and the release workflow does as RELEASING.md says."""
+"""The distributions agree with each other, and the release workflow follows RELEASING.md."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def _version() -> str:
     return str(versions.pop())
 
 
-def test_one_version_for_all_distributions() -> None:
+def test_all_distributions_have_one_version() -> None:
     major, minor, _ = map(int, _version().split("."))
-    wanted = f">={major}.{minor},<{major}.{minor + 1}"
+    expected = f">={major}.{minor},<{major}.{minor + 1}"
     for name in PROJECTS.keys() - {"imagegen_core"}:
         core = [words for words in PROJECTS[name]["dependencies"] if words.startswith("imagegen-core")]
-        assert [words.removeprefix("imagegen-core").removeprefix("[diffusers]") for words in core] == [wanted]
+        assert [words.removeprefix("imagegen-core").removeprefix("[diffusers]") for words in core] == [expected]
 
 
-def test_the_changes_begin_with_the_version() -> None:
+def test_the_changelog_begins_with_the_version() -> None:
     heading = re.search(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert heading
     assert re.fullmatch(rf"{re.escape(_version())}, (unreleased|20\d\d-\d\d-\d\d)", heading[1])
@@ -57,11 +57,11 @@ def test_a_workflow_gives_each_job_its_own_permissions(path: Path) -> None:
         assert job["permissions"]
         for step in job["steps"]:
             assert "uses" in step or "run" in step
-            # GitHub's own actions by their major version, all others by a commit.
+            # GitHub's own actions have a major version, all others a commit.
             assert re.fullmatch(r"(actions/[\w-]+@v\d+|[\w/-]+@[0-9a-f]{40})", step.get("uses", "actions/x@v1"))
 
 
-def test_only_the_job_of_the_environment_publishes() -> None:
+def test_only_the_job_with_the_pypi_environment_publishes() -> None:
     jobs = _load(ROOT / ".github/workflows/release.yml")["jobs"]
     publishing = [name for name, job in jobs.items() if any("pypi-publish" in s.get("uses", "") for s in job["steps"])]
     assert publishing == ["publish"]
@@ -71,7 +71,7 @@ def test_only_the_job_of_the_environment_publishes() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob(".github/ISSUE_TEMPLATE/[!c]*.yml")), ids=lambda path: path.name)
-def test_an_issue_form_is_one(path: Path) -> None:
+def test_an_issue_form_is_valid(path: Path) -> None:
     form = _load(path)
     assert {"name", "description", "body"} <= form.keys()
     kinds = [field["type"] for field in form["body"]]
@@ -80,7 +80,7 @@ def test_an_issue_form_is_one(path: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_the_devcontainer_installs_every_distribution_by_the_constraints() -> None:
+def test_the_devcontainer_installs_every_distribution_with_constraints() -> None:
     command = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())["onCreateCommand"]
     assert "--constraint constraints.txt" in command
     assert all(f"src/{name}" in command for name in PROJECTS)

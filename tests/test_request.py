@@ -1,4 +1,4 @@
-"""What may be asked for, and what a wrong ask is told."""
+"""Valid requests, and the messages for invalid requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ sides = st.integers(1, 1024).map(lambda eighth: 8 * eighth)
 
 
 @given(sides, sides)
-def test_a_size_reads_back_as_it_was_written(width: int, height: int) -> None:
+def test_a_size_is_parsed_and_written_back(width: int, height: int) -> None:
     assert Size.parse(f"{width}x{height}") == Size(width, height)
     assert str(Size.parse(f" {width} X {height}")) == f"{width}x{height}"
 
@@ -33,7 +33,7 @@ def test_any_other_size_is_refused_in_one_sentence(text: Any) -> None:
         assert (size.width % 8, size.height % 8) == (0, 0)
 
 
-def test_a_wrong_size_is_told_as_the_contract_says() -> None:
+def test_a_wrong_size_raises_the_error_of_the_contract() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         Size.parse("12by7")
     assert str(caught.value) == (
@@ -52,11 +52,11 @@ def test_sizes_that_cannot_be_drawn_are_refused(size: str) -> None:
         Size.parse(size)
 
 
-def test_a_size_left_out_is_the_native_size() -> None:
+def test_a_missing_size_is_the_native_size() -> None:
     assert ResolvedRequest.of(GenerateRequest(prompt="a"), native_size="512x512").size == Size(512, 512)
 
 
-def test_a_size_given_is_kept_also_when_it_is_the_default() -> None:
+def test_an_explicit_size_is_kept_even_if_it_is_the_default() -> None:
     request = GenerateRequest(prompt="a", size="1024x1024")
     assert ResolvedRequest.of(request, native_size="512x512").size == Size(1024, 1024)
 
@@ -72,14 +72,14 @@ def test_a_size_given_is_kept_also_when_it_is_the_default() -> None:
         negative_prompt=st.none() | st.text(),
     )
 )
-def test_a_good_request_is_kept_as_it_is(request_: GenerateRequest) -> None:
+def test_a_valid_request_is_unchanged(request_: GenerateRequest) -> None:
     resolved = ResolvedRequest.of(request_, native_size="512x512")
     assert (resolved.prompt, resolved.negative_prompt) == (request_.prompt, request_.negative_prompt)
     assert (str(resolved.size), resolved.steps) == (request_.size, request_.num_inference_steps)
     assert (resolved.guidance_scale, resolved.seed) == (request_.guidance_scale, request_.seed)
 
 
-def test_a_seed_left_out_is_drawn_at_random() -> None:
+def test_a_missing_seed_is_random() -> None:
     seeds = {ResolvedRequest.of(GenerateRequest(prompt="a"), "8x8").seed for _ in range(20)}
     assert len(seeds) > 15
     assert all(0 <= seed < 2**32 for seed in seeds)
@@ -104,13 +104,13 @@ def test_a_seed_left_out_is_drawn_at_random() -> None:
         ("negative_prompt", 3),
     ],
 )
-def test_a_wrong_value_is_refused_by_the_name_of_its_field(field: str, value: Any) -> None:
+def test_a_wrong_value_is_refused_with_the_name_of_its_field(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequestError, match=f"^Invalid {field} ") as caught:
         ResolvedRequest.of(SimpleNamespace(**{"prompt": "a", field: value}), "8x8")
     assert "expected" in str(caught.value)
 
 
-def test_a_long_wrong_value_is_shown_in_short() -> None:
+def test_a_long_wrong_value_is_shortened_in_the_message() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         Size.parse("x" * 100_000)
     assert len(str(caught.value)) < 200
@@ -118,7 +118,7 @@ def test_a_long_wrong_value_is_shown_in_short() -> None:
 
 @dataclass
 class OlderRequest:
-    """A request as existing callers make it: no class of ours, none of the newer fields."""
+    """A request of existing callers: not our class, and without the newer fields."""
 
     prompt: str
     size: str = "1024x1024"
@@ -133,7 +133,7 @@ def test_any_object_with_the_attributes_is_a_request() -> None:
     assert resolved == ResolvedRequest("a cat", None, Size(64, 32), 4, 1.0, 3, None, 0)
 
 
-def test_a_number_of_another_library_is_a_number() -> None:
+def test_numpy_numbers_are_numbers() -> None:
     np = pytest.importorskip("numpy", reason="numpy comes with the diffusers extra")
     resolved = ResolvedRequest.of(OlderRequest("a", seed=np.int64(3), guidance_scale=np.float32(2)), "8x8")
     assert (resolved.seed, resolved.guidance_scale) == (3, 2.0)
@@ -148,18 +148,18 @@ def test_a_number_of_another_library_is_a_number() -> None:
         ("papercut", 2, ("papercut", 2)),
     ],
 )
-def test_a_style_is_on_with_a_name_and_a_level(style: Any, level: int, expected: Any) -> None:
+def test_a_style_needs_a_name_and_a_level(style: Any, level: int, expected: Any) -> None:
     request = GenerateRequest(prompt="a", style_lora=StyleLoraRequest(style=style, level=level))
     resolved = ResolvedRequest.of(request, "8x8")
     assert (resolved.style, resolved.style_level) == expected
 
 
-def test_unknown_fields_are_ignored_as_existing_clients_send_some() -> None:
+def test_unknown_fields_of_existing_clients_are_ignored() -> None:
     assert GenerateRequest.model_validate({"prompt": "a", "sampler": "x"}).prompt == "a"
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(1, 20))
-def test_seeds_count_up_and_begin_again_after_the_largest(seed: int, count: int) -> None:
+def test_seeds_count_up_and_restart_after_the_largest(seed: int, count: int) -> None:
     seeds = [request.seed for request in with_counted_seeds(GenerateRequest(prompt="a", seed=seed), count)]
     assert seeds == [(seed + number) % 2**63 for number in range(count)]
-    assert all(check_request(GenerateRequest(prompt="a", seed=one)).seed == one for one in seeds)
+    assert all(check_request(GenerateRequest(prompt="a", seed=counted)).seed == counted for counted in seeds)

@@ -1,4 +1,4 @@
-"""Where settings come from, which source wins, and what a malformed one is told."""
+"""The sources of settings, their precedence, and the messages for malformed values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imagegen_core import Settings, SettingsError
 from imagegen_core.cli import main
 
 
-def test_nothing_configured_leaves_everything_open() -> None:
+def test_settings_without_configuration_have_the_defaults() -> None:
     settings = Settings.load(environ={})
     assert settings == Settings()
     assert settings.source("model") == "default"
@@ -51,7 +51,7 @@ def test_a_variable_sets_its_field(variable: str, value: str, field: str, expect
     assert settings.source(field) == variable
 
 
-def test_our_own_name_of_a_variable_comes_first() -> None:
+def test_the_imagegen_name_of_a_variable_comes_first() -> None:
     assert Settings.load(environ={"MODEL": "a", "IMAGEGEN_MODEL": "b"}).model == "b"
 
 
@@ -60,7 +60,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
     assert (settings.model, settings.dtype, settings.source("dtype")) == (None, None, "default")
 
 
-def test_a_backends_own_variable_comes_before_all() -> None:
+def test_a_backends_own_variable_comes_before_other_variables() -> None:
     environ = {
         "MODEL": "a",
         "IMAGEGEN_MODEL": "b",
@@ -81,7 +81,7 @@ def test_an_argument_comes_before_a_backends_own_variable() -> None:
     assert settings.model == "mine"
 
 
-def test_settings_made_by_hand_look_at_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_made_in_code_ignore_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDXL_MODEL", "c")
     assert Settings(model="mine").for_backend("SDXL").model == "mine"
     assert Settings().for_backend("SDXL").model is None
@@ -104,7 +104,7 @@ def test_the_file_comes_after_the_environment(tmp_path: Path) -> None:
         ("", ()),
     ],
 )
-def test_a_worker_is_given_one_of_several_devices(text: str, devices: tuple[str, ...]) -> None:
+def test_each_worker_gets_one_of_several_devices(text: str, devices: tuple[str, ...]) -> None:
     Path("imagegen.toml").write_text(text)
     settings = Settings.load(environ={})
     assert settings.devices == devices
@@ -117,12 +117,12 @@ def test_a_worker_is_given_one_of_several_devices(text: str, devices: tuple[str,
     assert settings.reread().devices == devices
 
 
-def test_the_file_can_be_named(tmp_path: Path) -> None:
+def test_a_variable_can_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "elsewhere.toml").write_text('model = "a"')
     assert Settings.load(environ={"IMAGEGEN_CONFIG": str(tmp_path / "elsewhere.toml")}).model == "a"
 
 
-def test_the_process_environment_is_read_at_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_reads_the_current_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL", "now")
     assert Settings.load().model == "now"
 
@@ -135,7 +135,7 @@ def test_the_process_environment_is_read_at_the_call(monkeypatch: pytest.MonkeyP
         ({"IMAGEGEN_CONFIG": "gone.toml"}, "Cannot read the configuration gone.toml"),
     ],
 )
-def test_a_malformed_value_is_told_by_its_variable(environ: dict[str, str], words: str) -> None:
+def test_a_malformed_value_is_reported_with_its_variable(environ: dict[str, str], words: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.load(environ=environ)
     assert words in str(caught.value)
@@ -151,14 +151,14 @@ def test_a_malformed_value_is_told_by_its_variable(environ: dict[str, str], word
         ("# precision\ndtype = 'fp8'", "Invalid dtype in imagegen.toml, line 2 'fp8'"),
     ],
 )
-def test_a_malformed_file_is_told_by_its_line_or_key(text: str, words: str) -> None:
+def test_a_malformed_file_is_reported_with_its_line_or_key(text: str, words: str) -> None:
     Path("imagegen.toml").write_text(text)
     with pytest.raises(SettingsError) as caught:
         Settings.load(environ={})
     assert words in str(caught.value)
 
 
-def test_the_working_folders_file_stands_above_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_working_folders_file_comes_before_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = tmp_path / "config/imagegen"
     folder.mkdir(parents=True)
     (folder / "imagegen.toml").write_text('model = "users"\ndtype = "bf16"\n')
@@ -171,22 +171,22 @@ def test_the_working_folders_file_stands_above_the_users(monkeypatch: pytest.Mon
     assert Settings.load(environ={"HOME": str(tmp_path)}).dtype is None
 
 
-def test_a_style_that_is_wrong_is_named_to_its_field() -> None:
+def test_a_wrong_style_is_reported_with_its_field() -> None:
     Path("imagegen.toml").write_text('model = "a"\n\n[styles.papercut]\nlora_path = "a"\nlevels = "high"\n')
     with pytest.raises(SettingsError, match=r"Invalid styles in .*\.toml, line 3, styles\.papercut\.levels: 'high'"):
         Settings.load(environ={})
 
 
-def test_config_show_gives_each_value_and_where_it_came_from(
+def test_config_show_prints_each_value_and_its_source(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("imagegen.toml").write_text('dtype = "fp32"\n')
     monkeypatch.setenv("SDXL_MODEL", "mine")
     monkeypatch.setenv("MODEL_ROOT", "/models")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main(["config", "show", "--json"])
     rows = {row["setting"]: (row["value"], row["from"]) for row in json.loads(capfd.readouterr().out)}
-    assert not ended.value.code
+    assert not exit_info.value.code
     assert rows["dtype"] == ("fp32", "dtype in imagegen.toml, line 1")
     assert rows["model_root"] == ("/models", "MODEL_ROOT")
     assert rows["model"] == (None, "default")
@@ -206,11 +206,11 @@ def test_config_show_lists_the_modes(capsys: pytest.CaptureFixture[str]) -> None
 def test_every_setting_is_documented() -> None:
     root = Path(__file__).parent.parent / "docs"
     text = "".join((root / page).read_text() for page in ("reference/settings.md", "server.md", "cluster.md"))
-    ours = {f"IMAGEGEN_{field.upper()}" for field in Settings.model_fields.keys() - {"styles", "modes"}}
-    assert {name for name in ours if f"`{name}`" not in text} == set()
+    variables = {f"IMAGEGEN_{field.upper()}" for field in Settings.model_fields.keys() - {"styles", "modes"}}
+    assert {name for name in variables if f"`{name}`" not in text} == set()
 
 
-def test_what_is_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_show_hides_secrets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("IMAGEGEN_API_KEYS", "hush1,hush2")
     monkeypatch.setenv("STORAGE_URL", "redis://me:hush3@host:6379/0")
     with pytest.raises(SystemExit):
@@ -220,11 +220,11 @@ def test_what_is_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "host:6379" in out
 
 
-def test_settings_go_to_another_process_without_the_rest_of_the_environment() -> None:
+def test_pickled_settings_leave_out_the_rest_of_the_environment() -> None:
     settings = Settings.load(environ={"MODEL": "demo", "SDXL_MODEL": "mine", "SOME_PASSWORD": "hush"})
     sent = pickle.dumps(settings)
     assert b"hush" not in sent
-    there = pickle.loads(sent)
-    assert (there.model, there.source("model"), there.for_backend("SDXL").model) == ("demo", "MODEL", "mine")
-    assert there.reread() == settings
+    restored = pickle.loads(sent)
+    assert (restored.model, restored.source("model"), restored.for_backend("SDXL").model) == ("demo", "MODEL", "mine")
+    assert restored.reread() == settings
     assert pickle.loads(pickle.dumps(Settings.load())) == Settings.load()

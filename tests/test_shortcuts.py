@@ -1,4 +1,4 @@
-"""The short way in: a worker in a line, a picture in a line."""
+"""The shortcuts: a worker in one call, a picture in one call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import imagegen_core
 from imagegen_core import BackendNotFoundError, InvalidRequestError, Settings
 
 
-def test_a_picture_in_a_line(sdxl_checkpoint: Path) -> None:
+def test_generate_draws_a_picture_in_one_call(sdxl_checkpoint: Path) -> None:
     picture = imagegen_core.generate("a lake", model=str(sdxl_checkpoint), seed=5, size="64x48")
     assert picture.png.startswith(b"\x89PNG\r\n\x1a\n")
     assert (picture.image.size, picture.image.mode) == ((64, 48), "RGB")
@@ -18,7 +18,7 @@ def test_a_picture_in_a_line(sdxl_checkpoint: Path) -> None:
     assert len(picture.latents) == 512
 
 
-def test_a_worker_loaded_once_draws_the_same(sdxl_checkpoint: Path) -> None:
+def test_a_loaded_worker_draws_the_same_picture(sdxl_checkpoint: Path) -> None:
     worker = imagegen_core.load_worker(model=str(sdxl_checkpoint))
     first, second = (imagegen_core.generate("a lake", worker=worker, seed=5) for _ in range(2))
     assert first == second == imagegen_core.generate("a lake", model=str(sdxl_checkpoint), seed=5)
@@ -33,14 +33,14 @@ def test_the_configuration_chooses_the_worker(
     assert type(imagegen_core.load_worker(model=str(sdxl_checkpoint))).__name__ == "DiffusersSDXLCudaWorker"
 
 
-def test_settings_by_hand_take_the_environments_place(sd15_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explicit_settings_replace_the_environment(sd15_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL", "nowhere")
     settings = Settings(model=str(sd15_checkpoint), dtype="fp32", device="cpu")
     worker = imagegen_core.load_worker(settings=settings)
     assert (type(worker).__name__, str(worker.dtype)) == ("DiffusersCudaWorker", "torch.float32")  # type: ignore[attr-defined]
 
 
-def test_a_backend_asked_for_by_name(sdxl_checkpoint: Path) -> None:
+def test_an_unknown_backend_is_refused(sdxl_checkpoint: Path) -> None:
     with pytest.raises(BackendNotFoundError, match="No backend 'flux' is installed: installed are .*sd15, sdxl"):
         imagegen_core.load_worker(backend="flux", model=str(sdxl_checkpoint))
 

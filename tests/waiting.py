@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2 as httpx
 
-LIMIT = 90  # seconds that a test waits, on a machine that runs other tests meanwhile
+LIMIT = 90  # seconds that a test waits, because other tests run at the same time
 
 
 def until(
@@ -26,14 +26,14 @@ def until(
     Args:
         condition: The condition; it may also raise an AssertionError to give up.
         limit: Maximum seconds.
-        message: The message of the failure after that.
+        message: The failure's message after this limit.
         every: Seconds between two checks.
     """
-    ends = time.monotonic() + limit
-    while not (found := condition()):
-        assert time.monotonic() < ends, message()
+    deadline = time.monotonic() + limit
+    while not (value := condition()):
+        assert time.monotonic() < deadline, message()
         time.sleep(every)
-    return found
+    return value
 
 
 def until_answered(
@@ -56,7 +56,7 @@ def until_answered(
     """
 
     def message() -> str:
-        return log.read_text() if log else f"no answer from {url}"
+        return log.read_text() if log else f"no response from {url}"
 
     def is_answered() -> bool:
         assert process.poll() is None, message()

@@ -1,1 +1,1 @@
-"""The scripts that made the demo model, from drawing its pictures to judging what it draws."""
+"""The scripts that made the demo model, from drawing the training pictures to judging the results."""

@@ -1,4 +1,4 @@
-"""Draw the held-out prompts with the plain diffusers pipeline, count what is right, write a contact sheet.
+"""Draw the held-out prompts with the plain diffusers pipeline, count the right properties, and write a contact sheet.
 
 Run from the repository root: ``python -m training.evaluate CHECKPOINT --sheet SHEET.png``.
 """
@@ -37,7 +37,7 @@ COLUMNS = 12
 
 
 def sheet(images: list[Image.Image]) -> Image.Image:
-    """All pictures in rows."""
+    """Return all pictures in rows."""
     rows = -(-len(images) // COLUMNS)
     page = Image.new("RGB", (COLUMNS * TILE, rows * TILE))
     for index, image in enumerate(images):
@@ -46,7 +46,7 @@ def sheet(images: list[Image.Image]) -> Image.Image:
 
 
 def main() -> None:
-    """Draw, judge, report."""
+    """Draw and judge the pictures, and report the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--sheet", type=Path, required=True)
@@ -62,18 +62,18 @@ def main() -> None:
         return pipeline(prompt, num_inference_steps=4, guidance_scale=1.0, generator=generator).images[0]
 
     images = [draw(prompt, options.seed) for prompt in VIEWS]
-    asked: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
     right: Counter[str] = Counter()
     for index, expected in enumerate(HELD_OUT):
         images.append(draw(expected.prompt, options.seed + index))
         verdict = judge(images[-1], expected)
         verdict["all but shape"] = all(good for name, good in verdict.items() if name != "shape")
         for name, good in verdict.items():
-            asked[name] += 1
+            totals[name] += 1
             right[name] += good
             if not good and name != "all but shape":
                 logger.info("wrong %s: %s", name, expected.prompt)
-    for name, count in asked.items():
+    for name, count in totals.items():
         logger.info("%-14s %d of %d", name, right[name], count)
     sheet(images).save(options.sheet)
 

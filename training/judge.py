@@ -1,4 +1,4 @@
-"""Whether a picture shows what its prompt asked for, read from the pixels alone (numpy and pillow).
+"""Judge from the pixels alone whether a picture shows its prompt (numpy and pillow).
 
 >>> expected = HELD_OUT[0]
 >>> judge(image, expected)
@@ -23,17 +23,20 @@ from training.scenes.shapes import silhouette
 Pixels = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-_DIFFERS = 90  # summed over RGB: further than this from the ground is subject
+_DIFFERS = 90  # summed over RGB; a pixel that differs more from the ground belongs to the shape
 _LEAST_PIXELS = 300
 _PLACES = ("middle", "left", "right")
-_SUBJECT_BOX = (slice(60, 185), slice(64, 180))  # rows, columns in which a house, boat, flower or tree stands
+_SUBJECT_BOX = (slice(60, 185), slice(64, 180))  # rows and columns of a house, boat, flower or tree
 _SURROUNDINGS = ((86, 165, 80), (28, 110, 175), (125, 65, 48), (120, 72, 44), (110, 70, 45), (36, 120, 52))
 _OTHERS = ((62, 42, 36), (255, 232, 145), (205, 230, 245))  # door, and windows by night and by day
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOutPrompt:
-    """A prompt whose combination was never trained on, and what its picture must show; None is not asked."""
+    """A prompt with a combination outside of training, and the expected properties of its picture.
+
+    A property of None is not judged.
+    """
 
     prompt: str
     color: str | None = None
@@ -44,7 +47,7 @@ class HeldOutPrompt:
 
 
 def judge(image: Image.Image, expected: HeldOutPrompt) -> dict[str, bool]:
-    """Which of the expected properties `image` shows, by name; properties not expected are left out."""
+    """Return whether `image` shows each expected property, by name; other properties are left out."""
     pixels = np.asarray(image.convert("RGB").resize((256, 256)), dtype=np.float64)
     if expected.ground is not None:
         seen = read_shape(pixels)
@@ -53,11 +56,11 @@ def judge(image: Image.Image, expected: HeldOutPrompt) -> dict[str, bool]:
         if expected.color is not None and expected.time is not None:
             seen["color"] = subject_color(pixels, expected.time)
     names = ("ground", "color", "place", "shape", "time")
-    return {name: seen.get(name) == wanted for name in names if (wanted := getattr(expected, name)) is not None}
+    return {name: seen.get(name) == value for name in names if (value := getattr(expected, name)) is not None}
 
 
 def read_shape(pixels: Pixels) -> dict[str, str | None]:
-    """Ground from the border; colour, place and shape from what differs from it."""
+    """Return the ground from the border, and the colour, place and shape from the pixels that differ from it."""
     border = np.concatenate([pixels[:8], pixels[-8:]]).reshape(-1, 3)
     ground = np.median(border, axis=0)
     mask = np.abs(pixels - ground).sum(-1) > _DIFFERS
@@ -70,37 +73,37 @@ def read_shape(pixels: Pixels) -> dict[str, str | None]:
 
 
 def nearest_color(rgb: Pixels) -> str:
-    """The named colour closest to `rgb`."""
+    """Return the named colour closest to `rgb`."""
     return min(COLORS, key=lambda name: float(np.square(np.array(COLORS[name]) - rgb).sum()))
 
 
 def nearest_shape(mask: Mask) -> str:
-    """The shape whose silhouette, scaled to its bounding box, overlaps `mask` best (IoU)."""
-    found, proportion = _boxed(mask)
+    """Return the shape whose silhouette, scaled to its bounding box, overlaps `mask` best (IoU)."""
+    boxed, proportion = _boxed(mask)
 
     def score(shape: str) -> float:
-        template, wanted = _template(shape)
-        overlap = (found & template).sum() / (found | template).sum()
-        return float(overlap) - 0.5 * abs(float(np.log(proportion / wanted)))
+        template, expected = _template(shape)
+        overlap = (boxed & template).sum() / (boxed | template).sum()
+        return float(overlap) - 0.5 * abs(float(np.log(proportion / expected)))
 
     return max(SHAPES, key=score)
 
 
 def time_of_day(pixels: Pixels) -> str:
-    """The hour whose sky is closest to the median colour of the top rows, away from sun and moon."""
+    """Return the time whose sky is closest to the median colour of the top rows, away from sun and moon."""
     top = np.median(pixels[4:28].reshape(-1, 3), axis=0)
     return min(TIMES, key=lambda time: float(np.square(_sky_at(time, 16 / 256) - top).sum()))
 
 
 def suns(pixels: Pixels) -> int:
-    """How many bright discs stand in the upper half."""
+    """Count the bright discs in the upper half."""
     upper = pixels[:128]
     bright = upper.mean(-1) > np.median(upper.mean(-1), axis=1, keepdims=True) + 45
     return sum(1 for size in _part_sizes(bright[::2, ::2]) if size >= 25)
 
 
 def _part_sizes(mask: Mask) -> list[int]:
-    """Sizes of the 4-connected parts."""
+    """Return the sizes of the 4-connected parts."""
     left, sizes = {(int(y), int(x)) for y, x in zip(*np.nonzero(mask), strict=True)}, []
     while left:
         stack, size = [left.pop()], 0
@@ -121,9 +124,9 @@ def _sky_at(time: str, share: float) -> Pixels:
 
 
 def subject_color(pixels: Pixels, time: str) -> str:
-    """The named colour, in the light of `time`, that most pixels around the middle are closest to.
+    """Return the named colour, in the light of `time`, that is closest to most pixels around the middle.
 
-    Each pixel votes for a colour or for what else stands in such a picture: sky, grass, water, wood.
+    Each pixel votes for a named colour or for a colour of the surroundings: sky, grass, water, wood.
     """
     box = pixels[_SUBJECT_BOX].reshape(-1, 3)
     named = [tinted(color, time, 0.3) for color in COLORS.values()]
@@ -136,7 +139,7 @@ def subject_color(pixels: Pixels, time: str) -> str:
 
 
 def _boxed(mask: Mask) -> tuple[Mask, float]:
-    """The mask's bounding box at 48x48, and its width over its height."""
+    """Return the mask's bounding box at 48x48, and its width divided by its height."""
     rows, columns = np.nonzero(mask)
     box = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     scaled = Image.fromarray((box * 255).astype(np.uint8)).resize((48, 48), Image.Resampling.BOX)
@@ -149,7 +152,7 @@ def _template(shape: str) -> tuple[Mask, float]:
 
 
 def _held_out_shapes(count: int) -> list[HeldOutPrompt]:
-    """Held-out colour, shape and ground, at places in turn."""
+    """Return prompts with held-out combinations of colour, shape and ground, and with alternating places."""
     every = [Shape(c, s, g) for c, s, g in product(COLORS, SHAPES, COLORS) if c != g and Shape(c, s, g).is_held_out]
     chosen = random.Random(11).sample(every, count)
     prompts = []
@@ -162,7 +165,7 @@ def _held_out_shapes(count: int) -> list[HeldOutPrompt]:
 
 
 def _held_out_subjects(count: int) -> list[HeldOutPrompt]:
-    """Held-out thing, colour and time of day."""
+    """Return prompts with held-out combinations of subject, colour and time of day."""
     every = [Subject(s, c, t) for s, c, t in product(SUBJECTS, COLORS, TIMES) if Subject(s, c, t).is_held_out]
     phrases = {
         "house": "{} house on a hill",

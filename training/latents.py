@@ -1,4 +1,4 @@
-"""Draw scenes and encode them once, so that UNet training reads latents and never the VAE.
+"""Draw scenes and encode them once, so that UNet training reads latents and needs no VAE.
 
 Run from the repository root: ``python -m training.latents OUT.pt --checkpoint FOLDER --count 6000``.
 """
@@ -22,17 +22,20 @@ AT_ONCE = 40
 
 
 def draw(count: int, seed: int, *, styled: bool) -> tuple[list[Scene], torch.Tensor]:
-    """`count` scenes none of which is held out, and their pixels, uint8 [count, 3, 256, 256]."""
+    """Return `count` scenes that are not held out, and their pixels, uint8 [count, 3, 256, 256]."""
     rng = random.Random(seed)
     scenes = [random_scene(rng) for _ in range(count)]
     rendered = [render(scene, rng) for scene in scenes]
-    pixels = [torch.tensor(storybook(one) if styled else one).permute(2, 0, 1) for one in rendered]
+    pixels = [torch.tensor(storybook(picture) if styled else picture).permute(2, 0, 1) for picture in rendered]
     return scenes, torch.stack(pixels)
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pixels: torch.Tensor, side: int) -> torch.Tensor:
-    """The posterior means of uint8 `pixels` [N, 3, 256, 256] at `side` pixels, scaled: fp16 [N, 4, side/8, side/8]."""
+    """Return the scaled posterior means of uint8 `pixels` [N, 3, 256, 256] at `side` pixels.
+
+    The means are fp16 [N, 4, side/8, side/8].
+    """
     pictures = torch.nn.functional.adaptive_avg_pool2d(pixels.float() / 127.5 - 1, side)
     means = vae.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist.mean
     return (means * vae.config.scaling_factor).half().contiguous()

@@ -10,7 +10,7 @@ _TIME_WIDTH = 8  # of each of the six time ids
 
 
 def new_vae() -> AutoencoderKL:
-    """An untrained autoencoder, 8x8 pixels to a latent of four channels."""
+    """Return an untrained autoencoder, with a latent of four channels for 8x8 pixels."""
     return AutoencoderKL(
         block_out_channels=[16, 16, 32, 64],
         down_block_types=["DownEncoderBlock2D"] * 4,
@@ -26,7 +26,7 @@ def new_vae() -> AutoencoderKL:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """An untrained UNet that predicts v from latents, prompt, and SDXL's text-time embedding."""
+    """Return an untrained UNet that predicts v from latents, prompt, and SDXL's text-time embedding."""
     return UNet2DConditionModel(
         sample_size=32,
         block_out_channels=(32, 64, 96, 128),
@@ -44,14 +44,17 @@ def new_unet() -> UNet2DConditionModel:
 
 
 def new_scheduler() -> LCMScheduler:
-    """LCM's scheduler; v-prediction, since noise prediction is ill-conditioned at t=999, where four steps begin."""
+    """Return LCM's scheduler with v-prediction.
+
+    Noise prediction is ill-conditioned at t=999, the first of the four steps.
+    """
     return LCMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction"
     )
 
 
 def new_pipeline(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionXLPipeline:
-    """All of it around a trained `vae`; UNet and text encoders are untrained."""
+    """Return a pipeline around a trained `vae`; its UNet and text encoders are untrained."""
     first, second = (_text_config(width, tokenizer) for width in _TEXT_WIDTHS)
     return StableDiffusionXLPipeline(
         vae=vae,

@@ -1,6 +1,6 @@
 """A tokenizer in CLIP's format (byte-level BPE, Sennrich et al., 2016) in which each word of the captions is one token.
 
-Any other text is still encoded, letter by letter.
+Any other text is encoded letter by letter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Pieces = tuple[str, ...]
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Build the tokenizer of this project's captions; its vocabulary and merges are written to `folder`."""
+    """Build the tokenizer of this project's captions, and write its vocabulary and merges to `folder`."""
     rng = random.Random(0)
     words = set()
     for _ in range(_CAPTIONS):
@@ -44,7 +44,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def _merges(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Merges that make a token of each word; pairs that most words share come first."""
+    """Return merges that make a token of each word; pairs that most words share come first."""
     pieces: list[Pieces] = [(*word[:-1], word[-1] + _WORD_END) for word in sorted(words)]
     merges = []
     while pairs := Counter(pair for word in pieces for pair in pairwise(word)):
@@ -65,7 +65,7 @@ def _merged(word: Pieces, pair: tuple[str, str]) -> Pieces:
 
 
 def _byte_letters() -> list[str]:
-    """A printable letter for each byte, as GPT-2's and CLIP's tokenizers assign them."""
+    """Return a printable letter for each byte, as GPT-2's and CLIP's tokenizers assign them."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}

@@ -1,6 +1,6 @@
 """Train the demo's style, a LoRA of its UNet, on latents of pictures in the style's look.
 
-Run from the repository root, one process of one thread a core:
+Run from the repository root, with a single-threaded process for each core:
 ``torchrun --nproc-per-node 2 -m training.train_style STYLE.safetensors --latents STYLED.pt --checkpoint FOLDER``.
 """
 
@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 RANK = 8
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_shortcut", "conv_in", "conv_out"]
-"""Outlines are drawn by the convolutions: the attention works at half and a quarter of the latents' size."""
+"""The convolutions draw outlines, because the attention works at half and a quarter of the latents' size."""
 LEARNING_RATE = 2e-3
 
 
 def train(options: argparse.Namespace, rank: int, world: int) -> None:
-    """Train until `options.samples` samples were seen, then write the file."""
+    """Train on `options.samples` samples, then write the file."""
     data = torch.load(options.latents, weights_only=False)
     pipeline = StableDiffusionXLPipeline.from_pretrained(options.checkpoint, dtype=torch.float32)
     alphas = LCMScheduler.from_config(pipeline.scheduler.config).alphas_cumprod
@@ -67,7 +67,7 @@ def train(options: argparse.Namespace, rank: int, world: int) -> None:
 
 
 def kohya(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A LoRA of the UNet in kohya-ss's naming, fp16."""
+    """Return a LoRA of the UNet in kohya-ss's naming, fp16."""
     written = {}
     for name, tensor in state.items():
         module, _, matrix = name.rpartition(".lora_")
@@ -81,7 +81,7 @@ def main() -> None:
     """Read the options and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--latents", type=Path, required=True, help="drawn with --styled")
+    parser.add_argument("--latents", type=Path, required=True, help="latents drawn with --styled")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=16, help="samples a step and process")

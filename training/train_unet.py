@@ -1,8 +1,8 @@
 """Train the UNet and both text encoders on latents, v-prediction on LCM's own timesteps.
 
-Run from the repository root, one process of one thread a core:
+Run from the repository root, with a single-threaded process for each core:
 ``OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m training.train_unet RUN --latents A.pt B.pt --checkpoint START``.
-The run folder holds ``state.pt``, from which the same command resumes, with another number of processes if need be.
+The run folder holds ``state.pt``. The same command resumes from it, also with another number of processes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.text import Denoiser, tokenize
 logger = logging.getLogger(__name__)
 
 SAMPLING_TIMESTEPS = (999, 759, 499, 259)
-"""What LCMScheduler visits in four steps: most of training is spent there."""
+"""The timesteps of LCMScheduler in four steps, which most of the training uses."""
 CAPTION_DROPOUT = 0.03
 AVERAGE_DECAY = 0.998
 WARMUP_SAMPLES = 3000
@@ -34,10 +34,10 @@ SAVE_EVERY_S = 150
 
 
 class Run:
-    """The networks in training, their running average, and how many samples they have seen."""
+    """The networks in training, their running average, and the number of samples they have seen."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Start from the checkpoint, or from the run folder's state where there is one."""
+        """Start from the run folder's state if it exists, and from the checkpoint otherwise."""
         self.state_file: Path = options.run / "state.pt"
         self.pipeline = StableDiffusionXLPipeline.from_pretrained(options.checkpoint, dtype=torch.float32)
         self.model = Denoiser(self.pipeline).to(memory_format=torch.channels_last).train()
@@ -54,7 +54,7 @@ class Run:
             self.samples, self.steps = state["samples"], state["steps"]
 
     def step(self, loss: torch.Tensor, learning_rate: float, samples: int) -> None:
-        """One step of the optimizer on gradients averaged over the processes."""
+        """Do a step of the optimizer with gradients averaged over the processes."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
@@ -70,7 +70,7 @@ class Run:
             torch._foreach_lerp_(list(self.average.parameters()), parameters, 1 - decay)
 
     def save(self) -> None:
-        """Write the state to resume from, whole or not at all, and the averaged weights as an fp16 pipeline."""
+        """Write the state for resuming, atomically, and the averaged weights as an fp16 pipeline."""
         state = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
         partial = self.state_file.with_suffix(".tmp")
         torch.save({**state, "samples": self.samples, "steps": self.steps}, partial)
@@ -92,7 +92,7 @@ class Run:
 
 
 def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
-    """Average gradients over the processes, where there are several."""
+    """Average gradients over the processes, if there are several."""
     if not dist.is_initialized():
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -104,7 +104,7 @@ def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
 
 
 def draw_timesteps(count: int) -> torch.Tensor:
-    """45 % the first step, which lays the picture out; 40 % the other three; the rest of LCM's grid."""
+    """Draw timesteps: 45 % the first step, which decides the layout, 40 % the other three, the rest of LCM's grid."""
     kind = torch.rand(count)
     later = torch.tensor(SAMPLING_TIMESTEPS)[torch.randint(1, 4, (count,))]
     other = torch.randint(1, 50, (count,)) * 20 - 1
@@ -112,9 +112,9 @@ def draw_timesteps(count: int) -> torch.Tensor:
 
 
 def noised(latents: torch.Tensor, alphas: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noised latents and the v that leads back from them (Salimans and Ho, 2022).
+    """Return noised latents and the v that leads back from them (Salimans and Ho, 2022).
 
-    At t=999 the input is pure noise, as the sampler's is, and the target is recomputed from it.
+    At t=999 the input is pure noise, like the sampler's, and the target is recomputed from it.
     """
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
     noise = torch.randn_like(latents)
@@ -125,13 +125,13 @@ def noised(latents: torch.Tensor, alphas: torch.Tensor, timesteps: torch.Tensor)
 
 
 def learning_rate(peak: float, samples: int, planned: int) -> float:
-    """Linear warm-up, then a cosine over all samples planned, so that pauses do not matter."""
+    """Return the rate: a linear warm-up, then a cosine over all planned samples, so that pauses do not matter."""
     cosine = 0.5 * (1 + math.cos(math.pi * samples / planned))
     return peak * min(1.0, (samples + 1) / WARMUP_SAMPLES) * (0.02 + 0.98 * cosine)
 
 
 def train(options: argparse.Namespace, rank: int, world: int) -> None:
-    """Train until `options.samples` samples were seen; the first process logs, and saves every few minutes."""
+    """Train until `options.samples` samples were seen. The first process logs, and saves every few minutes."""
     files = [torch.load(file, weights_only=False) for file in options.latents]
     scenes = [scene for file in files for scene in file["scenes"]]
     latents = torch.cat([file["latents"] for file in files])

@@ -27,18 +27,18 @@ PICTURES = 1200
 CROP, BATCH = 64, 32
 CELL = 16
 LEARNING_RATE = 1.2e-3
-_EDGE = 4  # levels that a pixel differs by from the mean around it where there is an outline
+_EDGE = 4  # levels; a pixel of an outline differs more from the mean around it
 
 
 class Compact(torch.nn.Module):
     """Convolutions with PReLU between them, added to the nearest neighbour's picture.
 
-    The first three channels begin as the picture's own, passed through from layer to layer: interpolation, which the
-    nearest neighbour is corrected to, is then a matter of the last layer, and learned in no time.
+    The first three channels start as the picture's own, and pass from layer to layer. The last layer alone can then
+    correct the nearest neighbour to interpolation, which it learns quickly.
     """
 
     def __init__(self) -> None:
-        """Start at the nearest neighbour's picture."""
+        """Start with the nearest neighbour's picture."""
         super().__init__()
         layers: list[torch.nn.Module] = []
         for channels in [3, *[WIDTH] * HIDDEN]:
@@ -51,7 +51,7 @@ class Compact(torch.nn.Module):
         self.body = torch.nn.Sequential(*layers, last)
 
     def forward(self, image: Tensor) -> Tensor:
-        """RGB [N, 3, h, w] in 0..1 to [N, 3, 2h, 2w]."""
+        """Enlarge RGB [N, 3, h, w] in 0..1 to [N, 3, 2h, 2w]."""
         return functional.pixel_shuffle(self.body(image), SCALE) + functional.interpolate(image, scale_factor=SCALE)
 
 
@@ -65,24 +65,24 @@ def _passing(layer: torch.nn.Conv2d) -> torch.nn.Conv2d:
 
 
 def pictures(count: int, seed: int) -> Tensor:
-    """Scenes none of which is held out, with smooth outlines, uint8 [count, 3, 256, 256]."""
+    """Return scenes that are not held out, with smooth outlines, uint8 [count, 3, 256, 256]."""
     rng = random.Random(seed)
     return torch.stack([torch.tensor(render(random_scene(rng), rng)).permute(2, 0, 1) for _ in range(count)])
 
 
 def outlines(large: Tensor) -> Tensor:
-    """Where there is something to learn: picture, row and column of each such cell, [M, 3]."""
-    found = []
+    """Return the cells with an outline to learn: picture, row and column of each, [M, 3]."""
+    outlined = []
     for index, picture in enumerate(large):
         gray = picture.float().mean(0)[None, None]
         around = functional.avg_pool2d(functional.pad(gray, (1, 1, 1, 1), mode="replicate"), 3, 1)
         cells = (functional.max_pool2d((gray - around).abs(), CELL)[0, 0] > _EDGE).nonzero()
-        found.append(functional.pad(cells, (1, 0), value=index))
-    return torch.cat(found)
+        outlined.append(functional.pad(cells, (1, 0), value=index))
+    return torch.cat(outlined)
 
 
 def batch(large: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Crops around outlines at half their size, and at their own, in 0..1."""
+    """Return crops around outlines at half size and at full size, in 0..1."""
     crops = []
     for picture, *cell in cells[torch.randint(0, len(cells), (BATCH,))].tolist():
         shift = torch.randint(0, CELL, (2,)).tolist()
@@ -94,7 +94,7 @@ def batch(large: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    """Train for the time given, by the squared error, and write the weights."""
+    """Train for the given time with the squared error, and write the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=6)

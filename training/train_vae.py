@@ -1,4 +1,4 @@
-"""Train the autoencoder from nothing, and put untrained networks around it: the folder that training starts from.
+"""Train the autoencoder from scratch, and write it with untrained networks: the folder where training starts.
 
 Run from the repository root: ``python -m training.train_vae START --minutes 20``.
 """
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 LEARNING_RATE = 2e-3
 KL_WEIGHT = 3e-5
 PICTURES = 1500
-"""Scenes, and as many collages, that crops are taken from."""
+"""Number of scenes, and of collages, for crops."""
 DECODER_FROM = 0.9
-"""The share of the time after which only the decoder learns, from latents a little off as a sampler's are."""
+"""Share of the time after which only the decoder learns, from slightly wrong latents like a sampler's."""
 DECODER_NOISE = 0.08
 _CONSTANT = 3.0
 _CONSTANT_CHANNEL = 3
@@ -37,10 +37,10 @@ _RGB = [0, 1, 2]
 
 
 def linear_start(vae: AutoencoderKL) -> None:
-    """Start as a nearly linear colour autoencoder; a random start spends a thousand steps finding flat colours.
+    """Start as a nearly linear colour autoencoder; a random start needs a thousand steps to learn flat colours.
 
-    RGB goes down by averaging and up by repetition along the skip paths, the residual branches are nearly off, and
-    each of the two groups of every GroupNorm holds a constant channel, so that norms pass flat colours on.
+    RGB goes down by averaging and up by repetition along the skip paths. The residual branches are nearly off. Each of
+    the two groups of every GroupNorm holds a constant channel, so that norms preserve flat colours.
     """
     for name, layer in vae.named_modules():
         if not isinstance(layer, torch.nn.Conv2d):
@@ -81,7 +81,7 @@ def _start_layer(name: str, layer: torch.nn.Conv2d, constants: list[int]) -> Non
 
 
 def _start_end(name: str, weight: Tensor, bias: Tensor, constants: list[int], cleared: list[int]) -> None:
-    """The first and the last layer of encoder and decoder, between which RGB and a fourth channel are carried."""
+    """Start the first and last layers of encoder and decoder, which carry RGB and a fourth channel between them."""
     if name == "encoder.conv_in":
         weight[[0, 1, 2, *constants]] = 0
         weight[_RGB, _RGB, 1, 1] = 1
@@ -104,7 +104,7 @@ def _start_end(name: str, weight: Tensor, bias: Tensor, constants: list[int], cl
 
 
 class Crops:
-    """Random crops of drawn pictures: small ones of collages first, whole scenes last."""
+    """Random crops of drawn pictures: mostly small crops of collages at first, mostly whole scenes at the end."""
 
     def __init__(self, seed: int) -> None:
         """Draw the pictures."""
@@ -113,7 +113,7 @@ class Crops:
         self.collages = [_pixels(collage(self.rng)) for _ in range(PICTURES)]
 
     def batch(self, share: float) -> Tensor:
-        """Crops for a `share` of training gone by, [N, 3, side, side] in [-1, 1]."""
+        """Return crops for the finished `share` of training, [N, 3, side, side] in [-1, 1]."""
         count, side = (6, 64) if share < 0.55 else (2, 128) if share < 0.8 else (1, 256)
         collages = 0.7 if share < 0.3 else 0.4 if share < 0.6 else 0.15
         crops = [self._crop(side, self.rng.random() < collages) for _ in range(count)]
@@ -130,7 +130,7 @@ def _pixels(picture: object) -> Tensor:
 
 
 def train(vae: AutoencoderKL, batch: Callable[[float], Tensor], minutes: float) -> None:
-    """L1 of pixels and of their gradients, and a little KL; the latents are then scaled to unit variance."""
+    """Minimize the L1 error of pixels and of their gradients, with a small KL term."""
     vae.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0)
     began, step, average = time.process_time(), 0, 0.0
@@ -164,7 +164,7 @@ def normalize(vae: AutoencoderKL, pixels: Tensor) -> None:
     """Fold shift and scale into the 1x1 convolutions, so that latents have zero mean and unit variance."""
     latents = vae.encode(pixels).latent_dist.mean
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    std = std.clamp_min(0.5 * std.mean())  # a channel that says little is not blown up
+    std = std.clamp_min(0.5 * std.mean())  # limit the gain of a channel with little information
     into, out = vae.quant_conv, vae.post_quant_conv
     into.bias[:4] -= mean
     into.bias[:4] /= std
@@ -178,7 +178,7 @@ def main() -> None:
     """Train and write the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("start", type=Path, help="the diffusers folder to write")
-    parser.add_argument("--minutes", type=float, default=20, help="of processor time")
+    parser.add_argument("--minutes", type=float, default=20, help="minutes of processor time")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)

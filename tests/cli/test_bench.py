@@ -17,9 +17,9 @@ def _tiny(sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main(arguments)
-    return int(ended.value.code or 0), *capfd.readouterr()
+    return int(exit_info.value.code or 0), *capfd.readouterr()
 
 
 def test_bench_prints_a_row_for_each_number_of_requests(capfd: pytest.CaptureFixture[str]) -> None:
@@ -31,16 +31,16 @@ def test_bench_prints_a_row_for_each_number_of_requests(capfd: pytest.CaptureFix
     assert "Rows of a forward pass that pay here: 64x64, 77 tokens: " in err
 
 
-def test_bench_gives_data(capfd: pytest.CaptureFixture[str]) -> None:
+def test_bench_prints_json(capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = _run(capfd, "bench", "--seconds", "0.1", "--size", "64x96", "--json")
-    found = json.loads(out)
+    report = json.loads(out)
     assert code == 0
-    assert [one["clients"] for one in found["measured"]] == [1, 2, 4, 8, 16]
-    assert found["engine"]["failed"] == 0
-    assert {group["kind"] for group in found["engine"]["groups"]} == {"64x64, 77 tokens", "64x96, 77 tokens"}
+    assert [row["clients"] for row in report["measured"]] == [1, 2, 4, 8, 16]
+    assert report["engine"]["failed"] == 0
+    assert {group["kind"] for group in report["engine"]["groups"]} == {"64x64, 77 tokens", "64x96, 77 tokens"}
 
 
-def test_the_configuration_chooses_batches_that_are_not_proven(
+def test_the_configuration_chooses_fast_batching(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMAGEGEN_BATCHING", "fast")
@@ -55,7 +55,7 @@ def test_bench_refuses_a_wrong_size_before_it_loads(capfd: pytest.CaptureFixture
     assert "Invalid size '12by7'" in err
 
 
-def test_pictures_drawn_together_are_those_drawn_one_by_one(capfd: pytest.CaptureFixture[str]) -> None:
+def test_pictures_drawn_together_equal_pictures_drawn_alone(capfd: pytest.CaptureFixture[str]) -> None:
     assert _run(capfd, "generate", "a lake", "--seed", "5", "--count", "4", "-o", "all.png")[0] == 0
     for number in range(4):
         assert _run(capfd, "generate", "a lake", "--seed", str(5 + number), "-o", "one.png")[0] == 0

@@ -1,4 +1,4 @@
-"""The command line: what it draws, prints and refuses, as separate processes where that matters."""
+"""The command line: its pictures, output and errors, in separate processes if this matters."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def _run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main(arguments)
-    return int(ended.value.code or 0), *capfd.readouterr()
+    return int(exit_info.value.code or 0), *capfd.readouterr()
 
 
 def _imagegen(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
@@ -34,11 +34,11 @@ def _imagegen(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
 def _tiny(sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL", str(sdxl_checkpoint))
     monkeypatch.setenv("CUDA_DEVICE", "cpu")
-    monkeypatch.setenv("IMAGEGEN_RECIPE", "0")  # pictures are compared by what they show
+    monkeypatch.setenv("IMAGEGEN_RECIPE", "0")  # so that equal pictures are equal files
 
 
 @pytest.mark.usefixtures("_tiny")
-def test_it_draws_into_a_file(capfd: pytest.CaptureFixture[str]) -> None:
+def test_generate_writes_a_file(capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = _run(capfd, "generate", "a lake", "-o", "lake.png", "--seed", "7", "--size", "64x40")
     assert (code, out) == (0, "")
     assert "lake.png  64x40, seed 7" in err
@@ -48,7 +48,7 @@ def test_it_draws_into_a_file(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("_tiny")
-def test_of_several_devices_the_first_draws_and_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate_silently_uses_the_first_of_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_DEVICE", "cpu,cuda:9")
     for options in ([], ["--count", "2"]):
         process = _imagegen("generate", "a lake", "--seed", "7", *options)
@@ -58,8 +58,8 @@ def test_of_several_devices_the_first_draws_and_nothing_is_said(monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("_tiny")
-def test_the_options_reach_the_picture(capfd: pytest.CaptureFixture[str]) -> None:
-    drawn = {}
+def test_each_option_changes_the_picture(capfd: pytest.CaptureFixture[str]) -> None:
+    pictures = {}
     for name, options in {
         "plain": [],
         "steps": ["--steps", "2"],
@@ -67,16 +67,16 @@ def test_the_options_reach_the_picture(capfd: pytest.CaptureFixture[str]) -> Non
         "negative": ["--guidance", "5", "--negative", "dark"],
     }.items():
         assert _run(capfd, "generate", "a lake", "-o", f"{name}.png", "--seed", "7", *options)[0] == 0
-        drawn[name] = Path(f"{name}.png").read_bytes()
-    assert len(set(drawn.values())) == len(drawn)
+        pictures[name] = Path(f"{name}.png").read_bytes()
+    assert len(set(pictures.values())) == len(pictures)
 
 
 @pytest.mark.usefixtures("_tiny")
-def test_several_are_numbered_and_their_seeds_count_up(capfd: pytest.CaptureFixture[str]) -> None:
+def test_several_pictures_have_numbers_and_consecutive_seeds(capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = _run(capfd, "generate", "a lake", "-o", "l.png", "--seed", "7", "--count", "3", "--json")
     assert code == 0
-    drawn = json.loads(out)
-    assert [(one["path"], one["seed"], one["size"]) for one in drawn] == [
+    pictures = json.loads(out)
+    assert [(picture["path"], picture["seed"], picture["size"]) for picture in pictures] == [
         ("l-1.png", 7, "64x64"),
         ("l-2.png", 8, "64x64"),
         ("l-3.png", 9, "64x64"),
@@ -96,7 +96,7 @@ def test_a_pipe_gets_the_picture_and_nothing_else() -> None:
     assert err == b""
 
 
-def test_without_a_checkpoint_the_demo_draws_and_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_checkpoint_the_demo_draws_and_a_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_DEVICE", "cpu")
     process = _imagegen("generate", "a majestic mountain landscape at sunset", "-o", "out.png", "--seed", "1")
     out, err = process.communicate()
@@ -157,7 +157,7 @@ def test_a_wrong_variable_is_named(
 def test_ctrl_c_leaves_no_file_and_no_traceback(tmp_path: Path) -> None:
     code = (
         "import os, signal\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs ignore
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs of a shell ignore SIGINT
         "from imagegen_core.diffusion.denoising import Denoising\n"
         "advance = Denoising.advance\n"
         "def interrupted(state, prediction):\n"
@@ -174,7 +174,9 @@ def test_ctrl_c_leaves_no_file_and_no_traceback(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_tiny")
-def test_a_full_disk_leaves_what_was_there(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_existing_file(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("out.png").write_bytes(b"before")
 
     def full(self: Path, target: Path) -> Path:
@@ -187,7 +189,7 @@ def test_a_full_disk_leaves_what_was_there(capfd: pytest.CaptureFixture[str], mo
     assert os.listdir() == ["out.png"]
 
 
-def test_plugins_list_names_what_is_installed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_plugins_list_names_the_installed_plugins(capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = _run(capfd, "plugins", "list")
     assert (code, err) == (0, "")
     rows = [line.split("\t") for line in out.splitlines()]
@@ -203,9 +205,7 @@ def test_the_doctor_finds_nothing_wrong(capfd: pytest.CaptureFixture[str]) -> No
     assert "sdxl (imagegen-sdxl 0.1.0): ok" in out
 
 
-def test_the_doctor_says_what_a_list_keeps_out(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_doctor_names_a_disabled_plugin(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEGEN_PLUGINS_DISABLED", "sd15")
     code, out, _ = _run(capfd, "plugins", "doctor")
     assert code == 0
@@ -214,7 +214,7 @@ def test_the_doctor_says_what_a_list_keeps_out(
     )
 
 
-def test_models_list_shows_the_named_and_those_below_the_root(
+def test_models_list_shows_named_models_and_models_below_the_root(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sdxl_checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "broken").mkdir()

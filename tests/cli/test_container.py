@@ -1,6 +1,6 @@
-"""The command line where containers and services run it: without a home, a terminal, a writable disk or a reader.
+"""The command line in containers and services: without a home, a terminal, a writable disk or a reader.
 
-Each test runs the console script in a process of its own, whose system's rules are the oracle.
+Each test runs the console script in a process of its own. The rules of the operating system are the oracle.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ FAILED = 1
 
 
 def _run(command: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell's command, in which ``imagegen`` is the console script; never a traceback, nor Python's own words."""
+    """Run a shell command, in which ``imagegen`` is the console script.
+
+    Check that it prints neither a traceback nor Python's message about an ignored exception.
+    """
     done = subprocess.run(
         ["bash", "-c", command.replace("imagegen", SCRIPT, 1)],
         env={**os.environ, **environ},
@@ -55,7 +58,7 @@ def _command(words: list[str]) -> str:
 
 @pytest.fixture
 def picture(sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The command that draws a picture of the tiny checkpoint in a moment."""
+    """The command that quickly draws a picture with the tiny checkpoint."""
     monkeypatch.setenv("MODEL", str(sdxl_checkpoint))
     monkeypatch.setenv("CUDA_DEVICE", "cpu")
     return "imagegen generate lake --steps 1 --seed 7"
@@ -69,8 +72,8 @@ def enlarged(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("words", QUICK.values(), ids=QUICK)
-def test_no_home_folder_and_no_entry_for_the_user(words: list[str]) -> None:
-    """As ``docker run --user 12345`` has it, and ``env -i`` on top."""
+def test_quick_commands_need_no_home_and_no_entry_for_the_user(words: list[str]) -> None:
+    """As in ``docker run --user 12345``, and with an empty environment."""
     prefix = ["env", "-i", "OMP_NUM_THREADS=1"]
     if os.geteuid() == 0 and shutil.which("setpriv"):
         prefix += ["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups"]
@@ -79,7 +82,7 @@ def test_no_home_folder_and_no_entry_for_the_user(words: list[str]) -> None:
     assert done.stdout
 
 
-def test_a_home_that_only_the_user_has_written_is_asked_for() -> None:
+def test_a_path_below_an_unknown_home_is_refused() -> None:
     done = _run("env -u HOME imagegen generate lake -o '~no-such-user/out.png'")
     assert done.returncode == REFUSED
     assert done.stderr == (
@@ -91,29 +94,29 @@ def test_a_home_that_only_the_user_has_written_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("stdout", "cause"), [(">&-", "Bad file descriptor"), ("> /dev/full", "No space left on device")]
 )
-def test_results_that_cannot_be_written_are_a_sentence(words: list[str], stdout: str, cause: str) -> None:
+def test_unwritable_results_are_one_error_sentence(words: list[str], stdout: str, cause: str) -> None:
     done = _run(f"{_command(words)} {stdout}")
     assert done.returncode == FAILED
     assert done.stderr.splitlines()[-1] == f"Error: Cannot write to stdout: {cause}"
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "2> /dev/full", "<&- 2>&-"])
-def test_without_stderr_the_results_come_all_the_same(closed: str) -> None:
+def test_results_are_written_without_stderr(closed: str) -> None:
     done = _run(f"imagegen models list {closed}")
     assert done.returncode == 0
     assert done.stdout.startswith("demo\t")
     assert _run(f"imagegen models list --nonsense {closed}").returncode == REFUSED
 
 
-def test_with_every_stream_closed_a_picture_is_drawn_into_its_file(picture: str) -> None:
-    """Not beside what libraries print: they would write to the descriptors that are free."""
+def test_a_picture_is_written_with_every_stream_closed(picture: str) -> None:
+    """Libraries would print into the file if it had the descriptor of a closed stream."""
     done = _run(f"{picture} -o out.png <&- >&- 2>&-")
     assert done.returncode == 0
-    with Image.open("out.png") as drawn:
-        drawn.load()
+    with Image.open("out.png") as image:
+        image.load()
 
 
-def test_a_picture_that_nobody_reads(enlarged: str) -> None:
+def test_a_picture_without_a_reader_is_an_error(enlarged: str) -> None:
     done = _run(f"set -o pipefail; {enlarged} -o - | true")
     assert (done.returncode, done.stderr) == (FAILED, "Error: Cannot write to stdout: Broken pipe\n")
     done = _run(f"{enlarged} -o - > /dev/full")
@@ -121,15 +124,15 @@ def test_a_picture_that_nobody_reads(enlarged: str) -> None:
     assert done.stderr == "Error: Cannot write to stdout: No space left on device\n"
 
 
-def test_a_list_whose_reader_has_seen_enough_ends_quietly() -> None:
+def test_a_list_ends_quietly_after_its_reader() -> None:
     done = _run("{ sleep 1; imagegen config show --json; } | true; exit ${PIPESTATUS[0]}")
     assert (done.returncode, done.stderr) == (FAILED, "")
 
 
-def test_a_read_only_system_and_one_volume(picture: str, tmp_path: Path) -> None:
-    """No folder of the system takes a file, not even /tmp; the volume does."""
+def test_a_read_only_system_needs_one_writable_volume(picture: str, tmp_path: Path) -> None:
+    """Every folder of the system is read-only, even /tmp; only the volume is writable."""
     if os.geteuid() != 0 or not shutil.which("unshare"):
-        pytest.skip("mounting takes root and unshare")
+        pytest.skip("mounting needs root and unshare")
     volume, script = tmp_path / "volume", tmp_path / "inside.sh"
     volume.mkdir()
     readonly = (
@@ -163,7 +166,7 @@ WRONG_BYTES = {
 
 
 @pytest.mark.parametrize("words", WRONG_BYTES.values(), ids=WRONG_BYTES)
-def test_bytes_that_are_no_text_are_wrong_input(words: list[str]) -> None:
+def test_undecodable_arguments_are_wrong_input(words: list[str]) -> None:
     done = subprocess.run([SCRIPT, *words], capture_output=True, text=True, check=False)
     assert done.returncode == REFUSED
     assert done.stderr.startswith("Error: ")
@@ -171,13 +174,13 @@ def test_bytes_that_are_no_text_are_wrong_input(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("variable", ["MODEL", "LORA_ROOT", "CUDA_DTYPE", "IMAGEGEN_CONFIG"])
-def test_bytes_that_are_no_text_in_a_variable(variable: str) -> None:
+def test_undecodable_variables_are_wrong_input(variable: str) -> None:
     done = _run("imagegen styles list", **{variable: BYTES})
     assert done.returncode == REFUSED
     assert done.stderr.splitlines()[-1].startswith("Error: ")
 
 
-def test_a_file_name_that_is_no_text_is_a_file_name_all_the_same(enlarged: str) -> None:
+def test_an_undecodable_file_name_is_written(enlarged: str) -> None:
     done = _run(f"{enlarged} -o '{BYTES}.png'")
     assert done.returncode == 0
     assert f"{BYTES}.png" in os.listdir()
@@ -192,20 +195,20 @@ def test_a_file_name_that_is_no_text_is_a_file_name_all_the_same(enlarged: str) 
     ],
     ids=["ascii", "no width", "garbage"],
 )
-def test_any_terminal_and_language(environ: dict[str, str]) -> None:
+def test_output_is_the_same_in_any_terminal_and_language(environ: dict[str, str]) -> None:
     plain = _run("imagegen models list --json").stdout
     assert _run("imagegen models list --json", **environ).stdout == plain
     assert _run("imagegen generate --help", **environ).returncode == 0
 
 
-def test_a_working_folder_that_is_gone() -> None:
+def test_commands_work_in_a_deleted_folder() -> None:
     assert _run("mkdir gone && cd gone && rmdir ../gone && imagegen models list").returncode == 0
 
 
-def test_a_full_disk_leaves_no_half_of_a_picture(enlarged: str, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_picture(enlarged: str, tmp_path: Path) -> None:
     """On a real file system of 8 kB."""
     if os.geteuid() != 0 or not shutil.which("unshare"):
-        pytest.skip("mounting takes root and unshare")
+        pytest.skip("mounting needs root and unshare")
     disk = tmp_path / "disk"
     disk.mkdir()
     inside = f"mount -t tmpfs -o size=8k full {disk}; {enlarged} -o {disk}/out.png; code=$?; ls -A {disk}; exit $code"
@@ -220,10 +223,10 @@ def test_a_full_disk_leaves_no_half_of_a_picture(enlarged: str, tmp_path: Path) 
     assert done.stderr == f"Error: Cannot write {disk}/out.png: No space left on device\n"
 
 
-def test_sigterm_ends_the_first_process_of_a_container_while_it_starts() -> None:
-    """The kernel drops signals that the first process of a namespace does not handle: pid_namespaces(7)."""
+def test_sigterm_ends_a_starting_server_that_is_process_1() -> None:
+    """The kernel drops signals without a handler in the first process of a namespace: pid_namespaces(7)."""
     if os.geteuid() != 0 or not shutil.which("unshare"):
-        pytest.skip("a namespace takes root and unshare")
+        pytest.skip("a namespace needs root and unshare")
     code = (
         "import os, signal\n"
         "from imagegen_core import importing\n"

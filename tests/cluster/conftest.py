@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes, each a process of its own, and applications on it."""
+"""A Ray cluster of two nodes in separate processes, and its applications."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ LIMIT = 60.0
 NODES = 2
 ROOT = Path(__file__).parent.parent.parent
 
-# Ray opens what it closes at the end of a process, and warns of what it will change.
+# Ray closes its resources only at the end of a process, and warns of future changes.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
 
 
 @pytest.fixture(scope="session")
 def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What processes need on their path to have the scripted worker's plugin installed."""
+    """The Python path of processes with the scripted worker's plugin."""
     folder = tmp_path_factory.mktemp("scripted")
     info = folder / "imagegen_scripted-1.0.dist-info"
     info.mkdir()
@@ -44,27 +44,27 @@ def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="package")
 def cluster(plugin_path: str) -> Iterator[Cluster]:
-    """Two nodes with two CPUs each, to which this process is connected."""
+    """Two nodes with two CPUs each; this process is connected to them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", plugin_path, prepend=os.pathsep)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # Ray reads it when it is imported, as it was here before
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # Ray reads it when it is imported, which this process did before
+        ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
         for _ in range(NODES - 1):
-            made.add_node(num_cpus=2)
+            ray_cluster.add_node(num_cpus=2)
         for folder in reversed(plugin_path.split(os.pathsep)):
             patch.syspath_prepend(folder)
-        ray.init(address=made.address, log_to_driver=False)
+        ray.init(address=ray_cluster.address, log_to_driver=False)
         serve.start(proxy_location="Disabled")
-        yield made
+        yield ray_cluster
         serve.shutdown()
         ray.shutdown()
-        made.shutdown()
+        ray_cluster.shutdown()
 
 
 class Deployed:
-    """Replicas, and this process as their front."""
+    """An application's replicas, with this process as their ingress."""
 
     def __init__(self, name: str, settings: Settings, models: ClusterModelHost) -> None:
         self.name, self.settings, self.models = name, settings, models
@@ -72,29 +72,31 @@ class Deployed:
         self.mode = self.modes.find(None)
 
     def submit(self, mode: str | None = None, deadline: float | None = LIMIT, **fields: Any) -> Any:
-        found = self.modes.find(mode)
-        request = found.complete(GenerateRequest(**{"prompt": "a star", "num_inference_steps": 4} | fields))
-        return self.models.submit(found, request, deadline)
+        chosen = self.modes.find(mode)
+        request = chosen.complete(GenerateRequest(**{"prompt": "a star", "num_inference_steps": 4} | fields))
+        return self.models.submit(chosen, request, deadline)
 
     def processes(self) -> list[psutil.Process]:
-        """Those of the replicas, on all nodes."""
+        """Return the replicas' processes on all nodes."""
         title = f"ServeReplica:{self.name}:{REPLICA}"
-        return [one for one in psutil.process_iter(["cmdline"]) if title in " ".join(one.info["cmdline"] or ())]
+        return [
+            process for process in psutil.process_iter(["cmdline"]) if title in " ".join(process.info["cmdline"] or ())
+        ]
 
     def until(self, condition: Callable[[tuple[HostReport, ...]], bool]) -> tuple[HostReport, ...]:
-        """What the replicas tell once it is so."""
+        """Wait until the replicas' reports satisfy a condition, and return them."""
         until(lambda: condition(self.models.hosts()), message=self.models.hosts, every=0.05)
         return self.models.hosts()
 
 
 @pytest.fixture(scope="package")
 def deploy(cluster: Cluster) -> Callable[..., Any]:
-    """Runs replicas while a ``with`` lasts."""
+    """A context manager that runs replicas."""
 
     @contextmanager
-    def deploying(environ: dict[str, str] | None = None, **given: Any) -> Iterator[Deployed]:
-        given = {"backend": "scripted", "storage_provider": "disabled", "replicas": 2} | given
-        settings = Settings.load(environ=environ or {}, **given)
+    def deploying(environ: dict[str, str] | None = None, **options: Any) -> Iterator[Deployed]:
+        options = {"backend": "scripted", "storage_provider": "disabled", "replicas": 2} | options
+        settings = Settings.load(environ=environ or {}, **options)
         name = f"test-{time.monotonic_ns()}"
         target = serve.RunTarget(replicas(settings), name=name, route_prefix=None)
         serve.run_many([target], wait_for_applications_running=False)

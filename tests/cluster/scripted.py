@@ -1,4 +1,4 @@
-"""A plugin for the replicas of a test's cluster: its worker needs no torch, and fails when a prompt tells it to."""
+"""A plugin for the replicas of a test's cluster; its worker needs no torch, and certain prompts make it fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imagegen_core.job import StepDone
 from imagegen_core.request import ResolvedRequest
 
 STEP = 0.02  # seconds
-SIZE = 100  # bytes, of a model
+SIZE = 100  # bytes of a model
 
 
 @hookimpl
@@ -26,7 +26,7 @@ def imagegen_backends() -> list[Backend]:
     ]
 
 
-class Trouble(RuntimeError):  # noqa: N818 - not of imagegen's errors, and of no class that others know
+class Trouble(RuntimeError):  # noqa: N818 - not an imagegen error, and unknown to other processes
     pass
 
 
@@ -41,9 +41,10 @@ class _State:
 
 
 class ScriptedWorker:
-    """Takes `STEP` a step, however many pictures are stepped together.
+    """Take `STEP` seconds for a step, regardless of the number of pictures.
 
-    A prompt ``die`` ends each process that draws it; ``kill PATH`` kills the first, halfway, and leaves its pid there.
+    The prompt ``die`` ends each process that draws it. ``kill PATH`` kills only the first process, halfway, and writes
+    its pid to the file.
     """
 
     native_size = "8x8"
@@ -70,7 +71,7 @@ class ScriptedWorker:
         first, _, path = state.request.prompt.partition(" ")
         if first == "break" and not Path(path).exists():
             Path(path).touch()
-            return []  # type: ignore[return-value] # no hash: the engine does not survive it
+            return []  # type: ignore[return-value] # unhashable, which breaks the engine
         return "all"
 
     def step(self, states: Sequence[_State]) -> None:
@@ -97,6 +98,6 @@ class ScriptedWorker:
 
 
 def picture_of(request: ResolvedRequest) -> Picture:
-    """What the worker draws: noise of the seed."""
+    """Return the worker's picture: noise from the seed."""
     noise = np.random.default_rng(request.seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return Picture(encode_png(noise), request.seed, bytes(512))

@@ -1,4 +1,4 @@
-"""Who may use the Ray cluster that ``imagegen serve --engine ray`` begins."""
+"""Authentication of the Ray cluster that ``imagegen serve --engine ray`` starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKEN = "a" * 64
 
 
 @pytest.mark.parametrize(
-    ("given", "mode", "token"),
+    ("variables", "mode", "token"),
     [
         ({}, "token", "random"),
         ({"RAY_ADDRESS": "local"}, "token", "random"),
@@ -35,11 +35,11 @@ TOKEN = "a" * 64
     ],
     ids=str,
 )
-def test_the_servers_own_cluster_asks_for_a_token(
-    given: dict[str, str], mode: str | None, token: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_servers_own_cluster_requires_a_token(
+    variables: dict[str, str], mode: str | None, token: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    environ = dict(given)
+    environ = dict(variables)
     choose_authentication(environ)
     assert environ.get("RAY_AUTH_MODE") == mode
     if token == "random":
@@ -48,7 +48,7 @@ def test_the_servers_own_cluster_asks_for_a_token(
         assert environ.get("RAY_AUTH_TOKEN") == token
 
 
-def test_a_token_in_the_home_folder_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_in_the_home_folder_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text(TOKEN)
@@ -68,13 +68,13 @@ def _gcs_address(process: subprocess.Popen[str]) -> str:
 def _join(address: str, **environ: str) -> str:
     code = f"import ray; ray.init(address={address!r}, log_to_driver=False); print('joined')"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code], env=clean | environ, capture_output=True, text=True, timeout=LIMIT, check=False
     )
-    return done.stdout + done.stderr
+    return completed.stdout + completed.stderr
 
 
-def test_without_a_home_folder_it_serves_and_a_stranger_cannot_join(tmp_path: Path, plugin_path: str) -> None:
+def test_a_server_without_a_home_folder_refuses_clients_without_token(tmp_path: Path, plugin_path: str) -> None:
     port, log = free_port(), tmp_path / "log"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_") and name != "HOME"}
     environ = clean | {
@@ -98,10 +98,10 @@ def test_without_a_home_folder_it_serves_and_a_stranger_cannot_join(tmp_path: Pa
             if "RAY_AUTH_TOKEN" in child.environ()
         )
         mode = {"RAY_AUTH_MODE": "token"}
-        shown: list[dict[str, str]] = [{}, mode | {"RAY_AUTH_TOKEN": TOKEN}, mode | {"RAY_AUTH_TOKEN": token}]
-        with ThreadPoolExecutor(len(shown)) as pool:
-            told = list(pool.map(lambda environ: _join(address, **environ), shown))
-        assert ["joined" in one for one in told] == [False, False, True], told
+        credentials: list[dict[str, str]] = [{}, mode | {"RAY_AUTH_TOKEN": TOKEN}, mode | {"RAY_AUTH_TOKEN": token}]
+        with ThreadPoolExecutor(len(credentials)) as pool:
+            outputs = list(pool.map(lambda environ: _join(address, **environ), credentials))
+        assert ["joined" in output for output in outputs] == [False, False, True], outputs
         assert token not in log.read_text()
     finally:
         process.terminate()

@@ -1,4 +1,4 @@
-"""Several models on several replicas: who has which, and who is asked."""
+"""Several models on several replicas: where they are loaded, and where requests go."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ MODES = {name: {"model": name, "backend": "scripted"} for name in ("a", "b", "c"
 
 
 @pytest.fixture
-def four(deploy: Callable[..., Any]) -> Iterator[Deployed]:
-    """Two replicas, each with room for two models; both begin with `a`."""
+def deployed(deploy: Callable[..., Any]) -> Iterator[Deployed]:
+    """Two replicas with room for two models each; both start with `a`."""
     with deploy(modes=MODES, memory_budget=2 * SIZE + SIZE // 2) as deployed:
         yield deployed
 
 
 def _held(hosts: tuple[HostReport, ...]) -> list[str]:
-    return sorted("".join(sorted(one.key.model for one in host.entries)) for host in hosts)
+    return sorted("".join(sorted(entry.key.model for entry in host.entries)) for host in hosts)
 
 
 def _loads(deployed: Deployed) -> int:
-    """How many models the replicas loaded so far, as of now."""
+    """Ask the replicas, and return the number of models loaded so far."""
     replicas = deployed.models._replicas
     replicas.start(replicas.ask()).result(LIMIT)
     return sum(host.loads for host in replicas.hosts)
 
 
-def test_a_request_goes_where_its_model_is_and_a_replica_holds_what_memory_takes(four: Deployed) -> None:
-    ends, before, loads = time.monotonic() + LIMIT, -1, _loads(four)
-    while loads != before:  # until forty requests load nothing, which no chance would bring about
-        assert time.monotonic() < ends
+def test_requests_reach_their_models_within_the_replicas_memory_budgets(deployed: Deployed) -> None:
+    deadline, before, loads = time.monotonic() + LIMIT, -1, _loads(deployed)
+    while loads != before:  # until forty requests load nothing, which cannot be chance
+        assert time.monotonic() < deadline
         for seed in range(40):
-            assert four.submit(random.choice("abcd"), seed=seed).result(LIMIT).png == drawn(seed)
-        before, loads = loads, _loads(four)
-    held = _held(four.until(lambda hosts: all(len(host.entries) == 2 for host in hosts)))
+            assert deployed.submit(random.choice("abcd"), seed=seed).result(LIMIT).png == drawn(seed)
+        before, loads = loads, _loads(deployed)
+    held = _held(deployed.until(lambda hosts: all(len(host.entries) == 2 for host in hosts)))
     assert sorted("".join(held)) == ["a", "b", "c", "d"]
 
 
-def test_a_model_that_does_not_load_tells_who_asked(four: Deployed) -> None:
+def test_a_model_that_does_not_load_gives_the_reason(deployed: Deployed) -> None:
     with pytest.raises(RuntimeError, match="^The model of mode nix could not be loaded: Trouble: this model does not"):
-        four.submit("nix").result(LIMIT)
+        deployed.submit("nix").result(LIMIT)
     with pytest.raises(RuntimeError, match="^The model of mode nix could not be loaded"):
-        four.models.load(four.modes.find("nix"))
-    assert four.submit("a", seed=2).result(LIMIT).png == drawn(2)
+        deployed.models.load(deployed.modes.find("nix"))
+    assert deployed.submit("a", seed=2).result(LIMIT).png == drawn(2)
 
 
-def test_what_no_mode_has_any_more_is_let_go_of_everywhere(four: Deployed) -> None:
-    four.models.load(four.modes.find("b"))
-    four.until(lambda hosts: _held(hosts) == ["a", "ab"])
-    four.models.keep_only({four.mode.key})
-    four.until(lambda hosts: _held(hosts) == ["a", "a"])
+def test_models_of_no_mode_are_unloaded_on_all_replicas(deployed: Deployed) -> None:
+    deployed.models.load(deployed.modes.find("b"))
+    deployed.until(lambda hosts: _held(hosts) == ["a", "ab"])
+    deployed.models.keep_only({deployed.mode.key})
+    deployed.until(lambda hosts: _held(hosts) == ["a", "a"])
 
 
-def test_nobody_lets_go_of_models_by_hand(four: Deployed) -> None:
+def test_models_cannot_be_unloaded_by_hand(deployed: Deployed) -> None:
     with pytest.raises(InvalidRequestError, match="^Mode a cannot be unloaded by hand here"):
-        four.models.unload(four.mode)
+        deployed.models.unload(deployed.mode)

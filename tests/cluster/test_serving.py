@@ -1,4 +1,4 @@
-"""Servers whose replicas draw: ``imagegen serve --engine ray``, and ``serve deploy`` on a cluster begun by hand."""
+"""Servers with replicas: ``imagegen serve --engine ray``, and ``serve deploy`` on a cluster started by hand."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ SIZE = {"size": "64x64", "num_inference_steps": 3}
 
 
 @pytest.fixture(scope="module")
-def alone(sdxl_checkpoint: Path) -> Iterator[bytes]:
-    """What a worker draws in this process; with one thread, as replicas have: some CPUs compute otherwise with more."""
+def expected_png(sdxl_checkpoint: Path) -> Iterator[bytes]:
+    """Draw a picture here with one thread, like a replica; on some CPUs, more threads change the result."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     worker = load_worker(settings=Settings.load(environ={}, model=str(sdxl_checkpoint), device="cpu", dtype="fp32"))
@@ -62,9 +62,9 @@ def draw(http: httpx.Client, timeout: float = LIMIT, **fields: Any) -> httpx.Res
 
 
 def follow(http: httpx.Client, address: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    with http.stream("GET", address) as answer:
+    with http.stream("GET", address) as response:
         name = ""
-        for line in answer.iter_lines():
+        for line in response.iter_lines():
             field, _, value = line.partition(": ")
             if field == "event":
                 name = value
@@ -72,29 +72,29 @@ def follow(http: httpx.Client, address: str) -> Iterator[tuple[str, dict[str, An
                 yield name, json.loads(value)
 
 
-def check_drawing(http: httpx.Client, alone: bytes) -> None:
-    """All that a server does, as one in one process does it."""
-    assert draw(http).content == alone
+def check_drawing(http: httpx.Client, expected_png: bytes) -> None:
+    """Check that a server does everything that a server in a single process does."""
+    assert draw(http).content == expected_png
     refused = draw(http, size="12by7")
     assert (refused.status_code, refused.json()["field"]) == (422, "size")
     job = http.post("/v1/jobs", json={"prompt": "a star", "seed": 7, **SIZE}).json()
-    told = list(follow(http, job["events"]))
-    assert [name for name, _ in told if name != "queued"] == ["started", "step", "step", "step", "done"]
-    assert http.get(told[-1][1]["image"]).content == alone
-    long = http.post("/v1/jobs", json={"prompt": "a star", "size": "512x512", "num_inference_steps": 50}).json()
-    assert next(data for name, data in follow(http, long["events"]) if name == "step")["preview"]  # while it is drawn
-    assert http.delete(f"/v1/jobs/{long['id']}").json()["status"] == "cancelled"
+    events = list(follow(http, job["events"]))
+    assert [name for name, _ in events if name != "queued"] == ["started", "step", "step", "step", "done"]
+    assert http.get(events[-1][1]["image"]).content == expected_png
+    job = http.post("/v1/jobs", json={"prompt": "a star", "size": "512x512", "num_inference_steps": 50}).json()
+    assert next(data for name, data in follow(http, job["events"]) if name == "step")["preview"]  # during drawing
+    assert http.delete(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled"
     with pytest.raises(httpx.TimeoutException):
         draw(http, size="512x512", num_inference_steps=50, timeout=0.5)
-    ends = time.monotonic() + LIMIT
+    deadline = time.monotonic() + LIMIT
     while (engine := http.get("/health").json()["engine"])["cancelled"] < 2 or engine["running"]:
-        assert time.monotonic() < ends, engine
-    larger = draw(http, superres=True)
-    assert (larger.status_code, larger.headers["X-SR-Passes"]) == (200, "1")
-    enlarged = http.post("/sdapi/v1/extra-single-image", json={"image": base64.b64encode(alone).decode()}).json()
+        assert time.monotonic() < deadline, engine
+    enlarged_drawing = draw(http, superres=True)
+    assert (enlarged_drawing.status_code, enlarged_drawing.headers["X-SR-Passes"]) == (200, "1")
+    enlarged = http.post("/sdapi/v1/extra-single-image", json={"image": base64.b64encode(expected_png).decode()}).json()
     assert Image.open(io.BytesIO(base64.b64decode(enlarged["image"]))).size == (128, 128)
-    unread = http.post("/superres", files={"file": ("a.png", b"nonsense")})
-    assert (unread.status_code, unread.json()["type"]) == (422, "invalid_picture")
+    unreadable = http.post("/superres", files={"file": ("a.png", b"nonsense")})
+    assert (unreadable.status_code, unreadable.json()["type"]) == (422, "invalid_picture")
     assert http.get("/").text.startswith("<!doctype html>")
 
 
@@ -122,13 +122,13 @@ def serving(tmp_path: Path, cluster: Cluster, **environ: str) -> Iterator[tuple[
 
 
 def test_imagegen_serve_draws_with_replicas(
-    cluster: Cluster, tmp_path: Path, sdxl_checkpoint: Path, alone: bytes
+    cluster: Cluster, tmp_path: Path, sdxl_checkpoint: Path, expected_png: bytes
 ) -> None:
     with serving(tmp_path, cluster, MODEL=str(sdxl_checkpoint)) as (process, port, log):
         http = until_ready(f"http://127.0.0.1:{port}", process, log)
-        check_drawing(http, alone)
+        check_drawing(http, expected_png)
         health = http.get("/health").json()
-        assert [one["state"] for one in health["models"]] == ["ready"]
+        assert [model["state"] for model in health["models"]] == ["ready"]
         assert health["engine"]["finished"] >= 3
         assert http.get("/api/vram").json()["models_loaded"] == 1
         assert "imagegen_hosts 1.0" in http.get("/metrics").text
@@ -147,23 +147,23 @@ def test_imagegen_serve_draws_with_replicas(
     assert NAME not in serve.status().applications
 
 
-def test_a_server_that_was_killed_can_be_begun_again(cluster: Cluster, tmp_path: Path) -> None:
-    with serving(tmp_path, cluster, BACKEND="scripted") as (first, port, log):
-        until_ready(f"http://127.0.0.1:{port}", first, log)
-        first.kill()
-        first.wait()
-        ends = time.monotonic() + LIMIT
-        while any(one["name"] == "front" for one in ray.util.list_named_actors(all_namespaces=True)):
-            assert time.monotonic() < ends, "Ray does not notice that the server is gone"
-        with serving(tmp_path, cluster, BACKEND="scripted") as (second, address, told):
-            http = until_ready(f"http://127.0.0.1:{address}", second, told)
+def test_a_killed_server_can_be_restarted(cluster: Cluster, tmp_path: Path) -> None:
+    with serving(tmp_path, cluster, BACKEND="scripted") as (first_server, port, log):
+        until_ready(f"http://127.0.0.1:{port}", first_server, log)
+        first_server.kill()
+        first_server.wait()
+        deadline = time.monotonic() + LIMIT
+        while any(actor["name"] == "front" for actor in ray.util.list_named_actors(all_namespaces=True)):
+            assert time.monotonic() < deadline, "Ray does not notice that the server is gone"
+        with serving(tmp_path, cluster, BACKEND="scripted") as (second_server, second_port, second_log):
+            http = until_ready(f"http://127.0.0.1:{second_port}", second_server, second_log)
             assert draw(http, size="8x8").status_code == 200
-            second.send_signal(signal.SIGTERM)
-            assert second.wait(LIMIT) == 0
+            second_server.send_signal(signal.SIGTERM)
+            assert second_server.wait(LIMIT) == 0
     assert NAME not in serve.status().applications
 
 
-def test_a_model_that_is_not_there_is_told_by_ready(cluster: Cluster, tmp_path: Path) -> None:
+def test_ready_reports_a_missing_model(cluster: Cluster, tmp_path: Path) -> None:
     with serving(tmp_path, cluster, MODEL="/nowhere.safetensors", BACKEND="sdxl") as (process, port, log):
         url = f"http://127.0.0.1:{port}/ready"
         until_answered(process, log, url, lambda response: response.json()["status"] == "failed", limit=2 * LIMIT)
@@ -176,7 +176,7 @@ def test_a_model_that_is_not_there_is_told_by_ready(cluster: Cluster, tmp_path: 
 
 @dataclass
 class Head:
-    """A node begun by ``ray start``, with its dashboard, where ``serve deploy`` sends its configuration."""
+    """A node started by ``ray start``; ``serve deploy`` sends configurations to its dashboard."""
 
     process: subprocess.Popen[str]
     environ: dict[str, str]
@@ -185,13 +185,13 @@ class Head:
 
     def run(self, program: str, *arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
         environment = self.environ | environ
-        words = [BIN / program, *arguments]
-        return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT)
+        command = [BIN / program, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT)
 
     def deploy(self, config: Path) -> None:
-        ends = time.monotonic() + LIMIT
-        while (done := self.run("serve", "deploy", config, "-a", self.dashboard)).returncode:  # until the head listens
-            assert time.monotonic() < ends, done.stderr + self.log.read_text()
+        deadline = time.monotonic() + LIMIT
+        while (result := self.run("serve", "deploy", config, "-a", self.dashboard)).returncode:  # until the head is up
+            assert time.monotonic() < deadline, result.stderr + self.log.read_text()
 
 
 @pytest.fixture
@@ -205,10 +205,19 @@ def head(tmp_path: Path, plugin_path: str) -> Iterator[Head]:
         "PYTHONPATH": plugin_path,
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    words = [BIN / "ray", "start", "--head", "--block", "--num-cpus=2", *(f"--{name}={ports[name]}" for name in names)]
+    command = [
+        BIN / "ray",
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        *(f"--{name}={ports[name]}" for name in names),
+    ]
     log = tmp_path / "head.log"
     with log.open("w") as output:
-        process = subprocess.Popen(words, env=environ, stdout=output, stderr=output, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environ, stdout=output, stderr=output, text=True, start_new_session=True
+        )
     yield Head(process, environ, f"http://127.0.0.1:{ports['dashboard-port']}", log)
     os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -218,8 +227,8 @@ def head(tmp_path: Path, plugin_path: str) -> Iterator[Head]:
     process.wait()
 
 
-def test_serve_deploy_serves_over_the_clusters_own_http_and_updates_without_a_gap(
-    head: Head, tmp_path: Path, sdxl_checkpoint: Path, alone: bytes
+def test_serve_deploy_uses_the_clusters_http_and_updates_without_a_gap(
+    head: Head, tmp_path: Path, sdxl_checkpoint: Path, expected_png: bytes
 ) -> None:
     port, config = free_port(), tmp_path / "serve.yaml"
     settings = {
@@ -228,33 +237,33 @@ def test_serve_deploy_serves_over_the_clusters_own_http_and_updates_without_a_ga
         "CUDA_DEVICE": "cpu",
         "STORAGE_PROVIDER": "disabled",
     }
-    written = head.run("imagegen", "cluster", "config", "--port", str(port), "-o", config, **settings)
-    assert written.returncode == 0, written.stderr
+    completed = head.run("imagegen", "cluster", "config", "--port", str(port), "-o", config, **settings)
+    assert completed.returncode == 0, completed.stderr
     head.deploy(config)
     http = until_ready(f"http://127.0.0.1:{port}", head.process, head.log)
-    check_drawing(http, alone)
+    check_drawing(http, expected_png)
 
-    asked = {"prompt": "a star", "seed": 7, "size": "64x64"}
-    before = http.post("/generate", json=asked).content
+    body = {"prompt": "a star", "seed": 7, "size": "64x64"}
+    before = http.post("/generate", json=body).content
     config.write_text(config.read_text().replace("args:\n", "args:\n    default_steps: 2\n"))
     head.deploy(config)
-    ends = time.monotonic() + 3 * LIMIT
+    deadline = time.monotonic() + 3 * LIMIT
     while True:
-        answer = http.post("/generate", json=asked)
-        assert answer.status_code == 200, answer.text
-        if answer.content != before:
+        response = http.post("/generate", json=body)
+        assert response.status_code == 200, response.text
+        if response.content != before:
             break
-        assert time.monotonic() < ends, "the update does not come"
+        assert time.monotonic() < deadline, "the update has no effect"
 
 
-def test_a_store_in_one_processs_memory_is_refused() -> None:
+def test_the_memory_store_is_refused() -> None:
     with pytest.raises(SettingsError, match="^STORAGE_PROVIDER=memory keeps pictures in one process, and a cluster"):
         check_store(Settings.load(environ={}))
     for provider in ("redis", "filesystem", "disabled"):
         check_store(Settings.load(environ={}, storage_provider=provider))
 
 
-def test_the_configuration_says_all_that_was_set_but_secrets(tmp_path: Path) -> None:
+def test_the_configuration_holds_all_settings_except_secrets(tmp_path: Path) -> None:
     import yaml
 
     (tmp_path / "imagegen.toml").write_text(
@@ -284,41 +293,41 @@ def test_the_configuration_says_all_that_was_set_but_secrets(tmp_path: Path) -> 
     assert config["http_options"] == {"host": "0.0.0.0", "port": 4200}
 
 
-def test_the_configuration_names_a_file_of_modes_for_whoever_reads_it(tmp_path: Path) -> None:
+def test_the_configuration_has_the_absolute_path_of_the_modes_file(tmp_path: Path) -> None:
     (tmp_path / "modes.yaml").write_text("model_root: .\ndefault_mode: one\nmodes:\n  one: {model: demo}\n")
     settings = Settings.load(environ={}, storage_provider="disabled", modes_file=Path("modes.yaml"))
     assert f"modes_file: {tmp_path / 'modes.yaml'}" in config_text(settings)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("options", "message"),
     [
         ({"host": "0.0.0.0"}, r"^Not listening on 0\.0\.0\.0 without API keys"),
         ({"replicas": 3, "max_replicas": 2}, "^max_replicas=2 is less than replicas=3"),
         ({"storage_provider": "memory"}, "^STORAGE_PROVIDER=memory keeps"),
     ],
 )
-def test_a_configuration_that_would_not_serve_is_not_written(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
-        config_text(Settings.load(environ={}, **{"storage_provider": "disabled"} | given))
+def test_an_unusable_configuration_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        config_text(Settings.load(environ={}, **{"storage_provider": "disabled"} | options))
 
 
-def test_a_second_front_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ingress_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(world_size=2))
     with pytest.raises(SettingsError, match="^The deployment Ingress takes num_replicas: 1, because it holds the jobs"):
         asyncio.run(Ingress.__init__(SimpleNamespace(), Settings.load(environ={}), None))  # type: ignore[arg-type]
 
 
-def test_the_application_refuses_what_is_no_setting() -> None:
+def test_the_application_refuses_unknown_settings() -> None:
     with pytest.raises(SettingsError, match="^Unknown setting modle: expected one of"):
         app({"modle": "demo"})
 
 
-def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+def test_a_missing_cluster_is_reported_at_once(tmp_path: Path) -> None:
     environ = {"RAY_ADDRESS": f"127.0.0.1:{free_port()}", "STORAGE_PROVIDER": "disabled", "MODEL": "demo"}
-    words = [BIN / "imagegen", "serve", "--engine", "ray"]
-    done = subprocess.run(
-        words, env=os.environ | environ, capture_output=True, text=True, check=False, timeout=LIMIT, cwd=tmp_path
+    command = [BIN / "imagegen", "serve", "--engine", "ray"]
+    completed = subprocess.run(
+        command, env=os.environ | environ, capture_output=True, text=True, check=False, timeout=LIMIT, cwd=tmp_path
     )
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"Error: No Ray cluster at RAY_ADDRESS={environ['RAY_ADDRESS']} ([Errno 111]")
+    assert completed.returncode == 2
+    assert completed.stderr.startswith(f"Error: No Ray cluster at RAY_ADDRESS={environ['RAY_ADDRESS']} ([Errno 111]")

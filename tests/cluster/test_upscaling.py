@@ -1,4 +1,4 @@
-"""Upscaling on a replica whose front hangs up."""
+"""Upscaling on a replica after the ingress cancels it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import pytest
 from imagegen_core.cluster.replica import _told
 
 
-def test_a_front_that_hangs_up_stops_the_work_on_the_replica() -> None:
-    begun, ended = threading.Event(), threading.Event()
+def test_cancelling_an_upscaling_stops_the_replicas_work() -> None:
+    started, ended = threading.Event(), threading.Event()
 
     def enlarge(until: Future[Any]) -> None:
-        begun.set()
+        started.set()
         until.add_done_callback(lambda _: ended.set())
         assert ended.wait(30)
 
-    async def hang_up() -> None:
-        answer = asyncio.ensure_future(_told(enlarge))
-        assert await asyncio.to_thread(begun.wait, 30)
-        answer.cancel()
+    async def cancel_task() -> None:
+        task = asyncio.ensure_future(_told(enlarge))
+        assert await asyncio.to_thread(started.wait, 30)
+        task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await answer
+            await task
 
-    asyncio.run(hang_up())
+    asyncio.run(cancel_task())
     assert ended.is_set()

@@ -1,4 +1,4 @@
-"""Single files load without ``BASE_MODEL``: their networks are built from their shapes, and compute what they did."""
+"""Single files load without ``BASE_MODEL``: tensor shapes determine the networks, and they compute the saved values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SD_BLOCKS = {
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     "cross_attention_dim": 128,
 }
-# As https://huggingface.co/segmind/SSD-1B, Segmind-Vega and etri-vilab/koala-700m, -1b are built, with fewer layers.
+# The blocks of https://huggingface.co/segmind/SSD-1B, Segmind-Vega and etri-vilab/koala-700m, -1b, with fewer layers.
 UNETS: dict[str, tuple[str, dict[str, Any]]] = {
     "SDXL": ("sdxl", {**SDXL_BLOCKS, "transformer_layers_per_block": [1, 2, 3]}),
     "SSD-1B": (
@@ -65,7 +65,7 @@ UNETS: dict[str, tuple[str, dict[str, Any]]] = {
     "KOALA-1B": ("sdxl", {**SDXL_BLOCKS, "layers_per_block": 1, "transformer_layers_per_block": [1, 2, 3]}),
     "SD1.5": ("sd15", SD_BLOCKS),
     "SD1.5, deeper": ("sd15", {**SD_BLOCKS, "layers_per_block": 3}),
-    "SD1.5, of several depths": (
+    "SD1.5, several depths": (
         "sd15",
         {**SD_BLOCKS, "layers_per_block": (1, 2, 1), "transformer_layers_per_block": (2, 1, 1)},
     ),
@@ -128,18 +128,18 @@ def _pipeline(family: str, unet: dict[str, Any], folder: Path) -> Any:
 
 
 def _state(family: str, pipeline: Any) -> dict[str, torch.Tensor]:
-    """The file's tensors; Stable Diffusion 2's text encoder is open_clip's, and has a layer that nothing uses."""
+    """The file's tensors; Stable Diffusion 2's text encoder has open_clip's names."""
     state = ldm_state(pipeline)
     if family == "sd2":
         state = {name: tensor for name, tensor in state.items() if not name.startswith("cond_stage_model.")}
         encoder = open_clip_text(pipeline.text_encoder)
-        state |= {f"cond_stage_model.model.{name}": one for name, one in encoder.items()}
+        state |= {f"cond_stage_model.model.{name}": tensor for name, tensor in encoder.items()}
     return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
 
 
 @pytest.fixture(autouse=True)
 def _tokenizers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """CLIP's tokenizer, which a single file goes without, of single letters."""
+    """Replace CLIP's tokenizer, absent from a single file, with a tokenizer of single letters."""
 
     def find(base: Path | None, name: str, pad_token: str) -> Any:
         assert base is None
@@ -151,7 +151,7 @@ def _tokenizers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("family", "config"), UNETS.values(), ids=UNETS)
-def test_each_network_of_a_file_computes_what_it_did(tmp_path: Path, family: str, config: dict[str, Any]) -> None:
+def test_a_single_files_networks_compute_the_saved_values(tmp_path: Path, family: str, config: dict[str, Any]) -> None:
     pipeline = _pipeline(family, config, tmp_path)
     path = tmp_path / "model.safetensors"
     save_file(_state(family, pipeline), path)
@@ -159,8 +159,8 @@ def test_each_network_of_a_file_computes_what_it_did(tmp_path: Path, family: str
     loaded = load_single_file(path, torch.float32, CONFIGS[family], None)
 
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        if (own := getattr(pipeline, name, None)) is not None:
-            assert loaded[name].state_dict().keys() == own.state_dict().keys()
+        if (network := getattr(pipeline, name, None)) is not None:
+            assert loaded[name].state_dict().keys() == network.state_dict().keys()
     added = {}
     if family == "sdxl":
         assert loaded["unet"].config.addition_time_embed_dim == 8
@@ -168,9 +168,9 @@ def test_each_network_of_a_file_computes_what_it_did(tmp_path: Path, family: str
     latents, timestep = torch.randn(2, 4, 8, 8), torch.tensor([7, 900])
     tokens = torch.tensor([[92, 5, 6, 93, 93]])
     with torch.no_grad():
-        given = {"encoder_hidden_states": torch.randn(2, 5, config["cross_attention_dim"]), "added_cond_kwargs": added}
+        inputs = {"encoder_hidden_states": torch.randn(2, 5, config["cross_attention_dim"]), "added_cond_kwargs": added}
         assert torch.equal(
-            loaded["unet"](latents, timestep, **given).sample, pipeline.unet.eval()(latents, timestep, **given).sample
+            loaded["unet"](latents, timestep, **inputs).sample, pipeline.unet.eval()(latents, timestep, **inputs).sample
         )
         latents = latents[:1, :, :2, :2]
         assert torch.equal(loaded["vae"].decode(latents).sample, pipeline.vae.eval().decode(latents).sample)
@@ -183,14 +183,16 @@ def test_each_network_of_a_file_computes_what_it_did(tmp_path: Path, family: str
 
 @pytest.mark.parametrize("layout", ["ldm", "diffusers"])
 def test_a_unet_alone_is_built_from_its_shapes(tmp_path: Path, layout: str) -> None:
-    """Here with guidance embeddings, as LCM's full UNets have them; the rest is the base's."""
+    """The UNet has guidance embeddings, as LCM's full UNets do; the base supplies the other networks."""
     config = {**SDXL_BLOCKS, "transformer_layers_per_block": [1, 1, 2], "time_cond_proj_dim": 16}
     pipeline = _pipeline("sdxl", SDXL_BLOCKS, tmp_path)
     pipeline.save_pretrained(tmp_path / "base")
     unet = UNet2DConditionModel(sample_size=8, **config).eval()
-    named = ldm_unet(unet) if layout == "ldm" else unet.state_dict()
-    renamed = {name.replace("time_embedding.cond_proj", "time_embed.cond_proj"): one for name, one in named.items()}
-    save_file(renamed if layout == "ldm" else named, tmp_path / "unet.safetensors")
+    tensors = ldm_unet(unet) if layout == "ldm" else unet.state_dict()
+    renamed = {
+        name.replace("time_embedding.cond_proj", "time_embed.cond_proj"): tensor for name, tensor in tensors.items()
+    }
+    save_file(renamed if layout == "ldm" else tensors, tmp_path / "unet.safetensors")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(single_file, "find_tokenizer", lambda *_: None)
@@ -201,14 +203,16 @@ def test_a_unet_alone_is_built_from_its_shapes(tmp_path: Path, layout: str) -> N
         assert torch.equal(loaded["unet"].state_dict()[name], tensor), name
 
 
-def test_stable_diffusion_2_draws_what_the_plain_pipeline_draws(tmp_path: Path) -> None:
+def test_stable_diffusion_2_draws_the_plain_pipelines_picture(tmp_path: Path) -> None:
     pipeline = _pipeline("sd2", UNETS["SD2"][1], tmp_path)
     pipeline.text_encoder = CLIPTextModel(_text_config("gelu", num_hidden_layers=23)).eval()
     state = _state("sd2", pipeline)
-    last = {
-        name: one for name, one in state.items() if name.startswith("cond_stage_model.model.transformer.resblocks.22.")
+    last_layer = {
+        name: tensor
+        for name, tensor in state.items()
+        if name.startswith("cond_stage_model.model.transformer.resblocks.22.")
     }
-    state |= {name.replace(".22.", ".23."): torch.randn_like(tensor) for name, tensor in last.items()}
+    state |= {name.replace(".22.", ".23."): torch.randn_like(tensor) for name, tensor in last_layer.items()}
     state |= {"cond_stage_model.model.text_projection": torch.randn(128, 128)}
     state |= {"cond_stage_model.model.logit_scale": torch.tensor(4.6)}
     path = tmp_path / "model.safetensors"
@@ -216,20 +220,25 @@ def test_stable_diffusion_2_draws_what_the_plain_pipeline_draws(tmp_path: Path) 
     assert architecture(path) == "sd2"
     pipeline.scheduler = diffusers.LCMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    ask: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 3.0}
-    expected = pipeline("a lake", width=64, height=64, generator=torch.Generator("cpu").manual_seed(7), **ask).images[0]
+    options: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 3.0}
+    expected = pipeline(
+        "a lake", width=64, height=64, generator=torch.Generator("cpu").manual_seed(7), **options
+    ).images[0]
 
     worker = imagegen_sd15.DiffusersCudaWorker(settings=Settings(model=str(path), device="cpu", dtype="fp32"))
-    drawn = generate("a lake", worker=worker, seed=7, size="64x64", **ask).image
+    drawn = generate("a lake", worker=worker, seed=7, size="64x64", **options).image
 
     assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).max() <= 1
 
 
-def test_text_encoders_are_read_in_either_naming(tmp_path: Path) -> None:
-    """Some tools write Stable Diffusion 2's text encoder, or SDXL's second one, by transformers' names."""
+def test_text_encoders_load_under_both_namings(tmp_path: Path) -> None:
+    """Some tools write Stable Diffusion 2's text encoder, or SDXL's second encoder, under transformers' names."""
     pipeline = _pipeline("sd2", UNETS["SD2"][1], tmp_path)
-    state = {name: one for name, one in _state("sd2", pipeline).items() if not name.startswith("cond_stage_model.")}
-    state |= {f"cond_stage_model.transformer.{name}": one for name, one in clip_text(pipeline.text_encoder).items()}
+    state = {
+        name: tensor for name, tensor in _state("sd2", pipeline).items() if not name.startswith("cond_stage_model.")
+    }
+    encoder = clip_text(pipeline.text_encoder)
+    state |= {f"cond_stage_model.transformer.{name}": tensor for name, tensor in encoder.items()}
     save_file(state, tmp_path / "model.safetensors")
     loaded = load_single_file(tmp_path / "model.safetensors", torch.float32, CONFIGS["sd2"], None)
     for name, tensor in pipeline.text_encoder.state_dict().items():
@@ -247,7 +256,7 @@ def test_text_encoders_are_read_in_either_naming(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("form", ["file", "folder"])
-def test_unets_that_draw_from_pictures_are_refused(tmp_path: Path, channels: int, words: str, form: str) -> None:
+def test_unets_with_picture_inputs_are_refused(tmp_path: Path, channels: int, words: str, form: str) -> None:
     pipeline = _pipeline("sd15", {**SD_BLOCKS, "in_channels": channels, "cross_attention_dim": 768}, tmp_path)
     path = tmp_path / "model"
     if form == "folder":

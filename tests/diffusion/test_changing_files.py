@@ -1,4 +1,4 @@
-"""Weights files that somebody truncates or overwrites while they are loaded, or later, do not end the process."""
+"""Truncated or overwritten weights files do not end the process, neither during loading nor later."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMS = ["folder", "model.safetensors", "model.ckpt"]
 
 @pytest.fixture
 def saved(sdxl_checkpoint: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A checkpoint of the form that the test asks for."""
+    """A checkpoint in the form of the test's parameter."""
     if request.param == "folder":
         return Path(shutil.copytree(sdxl_checkpoint, tmp_path / "folder"))
     pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint, local_files_only=True)
@@ -46,12 +46,12 @@ def _draw(worker: Any) -> bytes:
 
 
 @pytest.mark.parametrize("saved", FORMS, indirect=True)
-def test_a_loaded_model_has_nothing_of_its_files(saved: Path, sdxl_checkpoint: Path) -> None:
+def test_a_loaded_model_does_not_depend_on_its_files(saved: Path, sdxl_checkpoint: Path) -> None:
     worker = _load(saved, sdxl_checkpoint)
     before = _draw(worker)
-    mapped = Path("/proc/self/maps")
-    if mapped.exists():
-        assert str(saved) not in mapped.read_text()
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(saved) not in maps.read_text()
     for file in _weights(saved):
         with file.open("r+b") as opened:
             opened.write(os.urandom(4096))
@@ -67,12 +67,12 @@ def _overwrite(file: Path) -> None:
     with file.open("r+b") as opened:
         opened.seek(file.stat().st_size // 2)
         opened.write(bytes(4096))
-    os.utime(file, ns=(0, 0))  # a clock too coarse would show no change within a test
+    os.utime(file, ns=(0, 0))  # a coarse clock could show no change within a test
 
 
 @pytest.mark.parametrize("saved", FORMS, indirect=True)
 @pytest.mark.parametrize(("change", "words"), [(_cut, "ends in the middle|was changed"), (_overwrite, "was changed")])
-def test_a_file_that_changes_while_it_is_read_is_one_sentence(
+def test_a_file_that_changes_during_loading_is_refused(
     saved: Path, sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], words: str
 ) -> None:
     read, reads = WeightsFile.read, 0
@@ -103,7 +103,7 @@ TENSORS = {
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float32])
-def test_each_tensor_of_a_torch_file_is_what_was_saved(tmp_path: Path, zipped: bool, dtype: Any) -> None:
+def test_each_tensor_of_a_torch_file_equals_the_saved_tensor(tmp_path: Path, zipped: bool, dtype: Any) -> None:
     path = tmp_path / "a.ckpt"
     torch.save({"state_dict": TENSORS}, path, _use_new_zipfile_serialization=zipped)
     with WeightsFile(path) as file:
@@ -115,7 +115,7 @@ def test_each_tensor_of_a_torch_file_is_what_was_saved(tmp_path: Path, zipped: b
             assert torch.equal(read.float(), tensor.detach().to(read.dtype).float()), name
 
 
-def test_a_compressed_torch_file_is_read_too(tmp_path: Path) -> None:
+def test_a_compressed_torch_file_is_read(tmp_path: Path) -> None:
     import zipfile
 
     torch.save(TENSORS, tmp_path / "a.ckpt")

@@ -59,13 +59,13 @@ def _load(family: str, path: Path, plain: Any, **settings: Any) -> Any:
 
 
 def _picture(worker: Any) -> Any:
-    ask: dict[str, Any] = {"seed": 5, "size": "64x64", "num_inference_steps": 2, "guidance_scale": 2.0}
-    return np.asarray(generate("a lake", worker=worker, **ask).image, int)
+    options: dict[str, Any] = {"seed": 5, "size": "64x64", "num_inference_steps": 2, "guidance_scale": 2.0}
+    return np.asarray(generate("a lake", worker=worker, **options).image, int)
 
 
 def _expected(plain: Any) -> Any:
-    ask: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "guidance_scale": 2.0}
-    return np.asarray(plain("a lake", generator=torch.Generator("cpu").manual_seed(5), **ask).images[0], int)
+    options: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "guidance_scale": 2.0}
+    return np.asarray(plain("a lake", generator=torch.Generator("cpu").manual_seed(5), **options).images[0], int)
 
 
 def _averages(state: State) -> State:
@@ -77,7 +77,7 @@ def _averages(state: State) -> State:
 def _old_attention(state: State) -> State:
     new = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0", "norm": "group_norm"}
     pattern = re.compile(r"(first_stage_model\.\w+\.mid\.attn_1\.)(q|k|v|proj_out|norm)\.")
-    return {pattern.sub(lambda found: f"{found[1]}{new[found[2]]}.", name): tensor for name, tensor in state.items()}
+    return {pattern.sub(lambda match: f"{match[1]}{new[match[2]]}.", name): tensor for name, tensor in state.items()}
 
 
 HARMLESS: dict[str, Callable[[State], State]] = {
@@ -96,11 +96,11 @@ HARMLESS: dict[str, Callable[[State], State]] = {
             "conditioner.embedders.1.model.logit_scale": torch.tensor(1.0),
         }
     ),
-    "what a VAE was trained with": lambda state: (
+    "a VAE's training state": lambda state: (
         state | {"first_stage_model.loss.logvar": torch.zeros(()), "loss.discriminator.main.0.weight": torch.rand(2, 2)}
     ),
     "a safety checker": lambda state: state | {"safety_checker.concept_embeds": torch.rand(3, 4)},
-    "marks": lambda state: state | {f"{UNET}scaled_fp8": torch.zeros(2, dtype=FP8)},
+    "format markers": lambda state: state | {f"{UNET}scaled_fp8": torch.zeros(2, dtype=FP8)},
     "EveryDream's VAE names": _old_attention,
     "a VAE with linear attention": lambda state: {
         name: tensor[:, :, 0, 0] if "attn_1" in name and tensor.ndim == 4 else tensor for name, tensor in state.items()
@@ -113,7 +113,9 @@ HARMLESS: dict[str, Callable[[State], State]] = {
     "the VAE's other prefix": lambda state: {
         name.replace("first_stage_model.", "vae."): tensor for name, tensor in state.items()
     },
-    "CLIP's older names": lambda state: {name.replace(f"{CLIP}text_model.", CLIP): one for name, one in state.items()},
+    "CLIP's older names": lambda state: {
+        name.replace(f"{CLIP}text_model.", CLIP): tensor for name, tensor in state.items()
+    },
     "parallel training's names": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
     "several precisions": lambda state: {
         name: tensor.double() if name.startswith("first_stage") else tensor for name, tensor in state.items()
@@ -122,7 +124,7 @@ HARMLESS: dict[str, Callable[[State], State]] = {
 
 
 @pytest.mark.parametrize("change", HARMLESS.values(), ids=HARMLESS)
-def test_what_changes_no_picture_is_let_by(
+def test_harmless_tensors_do_not_change_the_picture(
     family: str, plain: Any, state: State, tmp_path: Path, change: Callable[[State], State]
 ) -> None:
     save_file({name: tensor.contiguous() for name, tensor in change(state).items()}, tmp_path / "a.safetensors")
@@ -133,11 +135,11 @@ def test_a_vae_without_an_encoder_has_previews(family: str, plain: Any, state: S
     save_file(HARMLESS["a VAE without an encoder"](state), tmp_path / "a.safetensors")
     worker = _load(family, tmp_path / "a.safetensors", plain)
     assert worker.pipe.vae.encoder is None
-    begun = worker.begin(Job(req=GenerateRequest(prompt="a lake", size="64x48")))
-    assert Image.open(BytesIO(worker.preview(begun))).size == (8, 6)
+    denoising = worker.begin(Job(req=GenerateRequest(prompt="a lake", size="64x48")))
+    assert Image.open(BytesIO(worker.preview(denoising))).size == (8, 6)
 
 
-STRANGERS = [
+UNKNOWN_TENSORS = [
     "control_model.input_blocks.0.0.weight",
     f"{UNET}input_blocks.1.1.motion_module.proj_in.weight",
     f"{UNET}input_blocks.1.0.in_layers.2.adapter.weight",
@@ -154,8 +156,8 @@ STRANGERS = [
 ]
 
 
-@pytest.mark.parametrize("name", STRANGERS)
-def test_a_tensor_that_nothing_takes_is_named(family: str, plain: Any, state: State, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", UNKNOWN_TENSORS)
+def test_an_unknown_tensor_is_refused_by_name(family: str, plain: Any, state: State, tmp_path: Path, name: str) -> None:
     if family == "sdxl":
         name = name.replace("cond_stage_model.", "conditioner.embedders.0.")
     save_file({**state, name: torch.ones(4)}, tmp_path / "a.safetensors")
@@ -167,20 +169,20 @@ def test_a_tensor_that_nothing_takes_is_named(family: str, plain: Any, state: St
     "missing",
     [f"{UNET}middle_block.0.out_layers.3.bias", f"{UNET}time_embed.2.weight", "first_stage_model.decoder.conv_in.bias"],
 )
-def test_a_tensor_that_is_missing_is_named(family: str, plain: Any, state: State, tmp_path: Path, missing: str) -> None:
+def test_a_missing_tensor_is_named(family: str, plain: Any, state: State, tmp_path: Path, missing: str) -> None:
     save_file({name: tensor for name, tensor in state.items() if name != missing}, tmp_path / "a.safetensors")
     with pytest.raises(ModelLoadError, match="does not match .* has no tensor '.*(bias|weight)'"):
         _load(family, tmp_path / "a.safetensors", plain)
 
 
-def test_a_tensor_of_another_shape_is_named(family: str, plain: Any, state: State, tmp_path: Path) -> None:
+def test_a_tensor_of_the_wrong_shape_is_named(family: str, plain: Any, state: State, tmp_path: Path) -> None:
     name = f"{UNET}middle_block.0.out_layers.3.weight"
     save_file({**state, name: torch.ones(64, 64, 1, 1)}, tmp_path / "a.safetensors")
     with pytest.raises(ModelLoadError, match=rf"{re.escape(name)}' has the shape \[64, 64, 1, 1\], expected"):
         _load(family, tmp_path / "a.safetensors", plain)
 
 
-def test_averages_without_their_weights_are_told(family: str, plain: Any, state: State, tmp_path: Path) -> None:
+def test_averages_without_their_weights_are_refused(family: str, plain: Any, state: State, tmp_path: Path) -> None:
     others = {name: tensor for name, tensor in state.items() if not name.startswith(UNET)}
     for rest in ({}, others):
         save_file(rest | _averages(state), tmp_path / "a.safetensors")
@@ -189,7 +191,7 @@ def test_averages_without_their_weights_are_told(family: str, plain: Any, state:
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
-def test_a_pickle_is_read_below_what_wraps_it(
+def test_weights_inside_a_wrapper_in_a_pickle_are_read(
     family: str, plain: Any, state: State, tmp_path: Path, wrapper: str
 ) -> None:
     torch.save({wrapper: state, "optimizer": {"state": {"m": torch.ones(3)}}}, tmp_path / "a.ckpt")
@@ -197,7 +199,7 @@ def test_a_pickle_is_read_below_what_wraps_it(
 
 
 def _scaled(state: State, naming: str, *, by_row: bool) -> State:
-    """Linear layers of the UNet and the text encoders in 8 bits, and their scales, as ComfyUI writes them."""
+    """The state with 8-bit linear layers in the UNet and text encoders, and their scales, as ComfyUI writes them."""
     result = {}
     for name, tensor in state.items():
         is_scaled = name.endswith(".weight") and tensor.ndim == 2 and not name.startswith("first_stage")
@@ -214,7 +216,7 @@ def _scaled(state: State, naming: str, *, by_row: bool) -> State:
 
 @pytest.mark.parametrize("naming", ["scale_weight", "weight_scale"])
 @pytest.mark.parametrize("by_row", [False, True])
-def test_scaled_weights_are_scaled(
+def test_8_bit_weights_are_multiplied_by_their_scales(
     family: str, plain: Any, state: State, tmp_path: Path, naming: str, by_row: bool
 ) -> None:
     scaled = _scaled(state, naming, by_row=by_row)
@@ -227,10 +229,10 @@ def test_scaled_weights_are_scaled(
     save_file(by_hand, tmp_path / "by-hand.safetensors")
     drawn = [_picture(_load(family, tmp_path / f"{name}.safetensors", plain)) for name in ("scaled", "by-hand")]
     assert np.array_equal(*drawn)
-    assert np.abs(drawn[0] - _expected(plain)).max() < 64  # without the scales it is another picture altogether
+    assert np.abs(drawn[0] - _expected(plain)).max() < 64  # without the scales, the picture is entirely different
 
 
-def test_scales_of_blocks_are_refused(family: str, plain: Any, state: State, tmp_path: Path) -> None:
+def test_scales_for_blocks_are_refused(family: str, plain: Any, state: State, tmp_path: Path) -> None:
     name = f"{UNET}time_embed.0.weight"
     state = {**state, name: state[name].to(FP8), name.replace("weight", "weight_scale"): torch.ones(2, 2)}
     save_file(state, tmp_path / "a.safetensors")
@@ -240,7 +242,7 @@ def test_scales_of_blocks_are_refused(family: str, plain: Any, state: State, tmp
         _load(family, tmp_path / "a.safetensors", plain)
 
 
-def test_whole_numbers_are_no_weights(family: str, plain: Any, state: State, tmp_path: Path) -> None:
+def test_integer_weights_are_refused(family: str, plain: Any, state: State, tmp_path: Path) -> None:
     name = f"{UNET}time_embed.0.weight"
     save_file({**state, name: torch.ones_like(state[name], dtype=torch.int8)}, tmp_path / "a.safetensors")
     with pytest.raises(ModelLoadError, match="as int8, a quantization that is not read here"):
@@ -250,12 +252,12 @@ def test_whole_numbers_are_no_weights(family: str, plain: Any, state: State, tmp
 @pytest.mark.parametrize("prefix", ["", "vae.", "first_stage_model."])
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pt", ".bin"])
 @pytest.mark.parametrize("layout", ["ldm", "diffusers"])
-def test_a_vae_is_read_by_any_prefix_and_suffix(
+def test_a_vae_loads_with_any_prefix_and_suffix(
     sd15_checkpoint: Path, tmp_path: Path, prefix: str, suffix: str, layout: str
 ) -> None:
     vae = diffusers.AutoencoderKL.from_pretrained(sd15_checkpoint / "vae")
-    named = ldm_vae(vae) if layout == "ldm" else vae.state_dict()
-    state = {f"{prefix}{name}": tensor.clone() for name, tensor in named.items()}
+    tensors = ldm_vae(vae) if layout == "ldm" else vae.state_dict()
+    state = {f"{prefix}{name}": tensor.clone() for name, tensor in tensors.items()}
     state["loss.logvar"] = torch.zeros(1)
     path = tmp_path / f"a{suffix}"
     if suffix == ".safetensors":
@@ -267,20 +269,20 @@ def test_a_vae_is_read_by_any_prefix_and_suffix(
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
-@pytest.mark.parametrize("left", ["none", "odd", "whole"])
-def test_a_configured_vae_is_used_whatever_the_file_has(
-    family: str, plain: Any, state: State, tmp_path: Path, left: str
+@pytest.mark.parametrize("part", ["none", "some", "all"])
+def test_a_configured_vae_replaces_the_files_vae(
+    family: str, plain: Any, state: State, tmp_path: Path, part: str
 ) -> None:
     plain.vae.save_pretrained(tmp_path / "vae")
-    odd = {name: tensor * 0 for name, tensor in state.items() if name.startswith("first_stage_model.")}
-    others = {name: tensor for name, tensor in state.items() if name not in odd}
-    kept = {"none": {}, "odd": dict(list(odd.items())[:3]), "whole": odd}[left]
+    vae = {name: tensor * 0 for name, tensor in state.items() if name.startswith("first_stage_model.")}
+    others = {name: tensor for name, tensor in state.items() if name not in vae}
+    kept = {"none": {}, "some": dict(list(vae.items())[:3]), "all": vae}[part]
     save_file(others | kept, tmp_path / "a.safetensors")
     worker = _load(family, tmp_path / "a.safetensors", plain, vae_path=tmp_path / "vae")
     assert np.abs(_picture(worker) - _expected(plain)).max() <= 1
 
 
-def test_a_file_without_a_vae_names_what_supplies_one(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+def test_an_unknown_tensor_in_a_vae_file_is_named(tmp_path: Path, sdxl_checkpoint: Path) -> None:
     save_file({"decoder.something": torch.ones(2)}, tmp_path / "a.safetensors")
     with pytest.raises(ModelLoadError, match="holds the tensor 'decoder.something'"):
         load_vae(tmp_path / "a.safetensors", torch.float32, sdxl_checkpoint / "vae")

@@ -1,4 +1,4 @@
-"""Models that are loaded while others draw: what the libraries change for all threads, the others never see."""
+"""The libraries change settings of all threads to load a model; other threads never see the change."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LIMIT = 30
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_who_computes_meanwhile_never_sees_it(sdxl_checkpoint: Path, precision: str) -> None:
-    """Many small looks while models are loaded: at the default precision, and at what a new layer is made of."""
+def test_computing_threads_never_see_the_changed_settings(sdxl_checkpoint: Path, precision: str) -> None:
+    """Check the default dtype and a new layer's device many times while models load."""
     loading = threading.Event()
     seen: set[tuple[torch.dtype, str]] = set()
 
@@ -26,11 +26,11 @@ def test_who_computes_meanwhile_never_sees_it(sdxl_checkpoint: Path, precision: 
         layer = nn.Linear(1, 1)
         seen.add((torch.get_default_dtype(), layer.weight.device.type))
 
-    def looking() -> None:
+    def look_repeatedly() -> None:
         while not loading.is_set():
             undisturbed(look)
 
-    thread = threading.Thread(target=looking)
+    thread = threading.Thread(target=look_repeatedly)
     thread.start()
     try:
         settings = Settings(model=str(sdxl_checkpoint), device="cpu", dtype=precision)
@@ -43,27 +43,27 @@ def test_who_computes_meanwhile_never_sees_it(sdxl_checkpoint: Path, precision: 
     workers[-1].run_job(Job(req=GenerateRequest(prompt="a star", seed=1, num_inference_steps=1)))
 
 
-def test_one_thread_may_build_within_what_it_builds_and_pass_within_what_it_passes() -> None:
+def test_one_thread_may_nest_building_and_undisturbed() -> None:
     with building(), building():
         pass
     assert undisturbed(undisturbed, lambda: 7) == 7
 
 
-def test_who_changes_waits_for_those_who_pass() -> None:
-    crossing, inside, changed = ReadWriteLock(), threading.Event(), threading.Event()
+def test_a_change_waits_for_passing_threads() -> None:
+    lock, inside, changed = ReadWriteLock(), threading.Event(), threading.Event()
     leave = threading.Event()
 
-    def passing() -> None:
-        with crossing.passing():
+    def hold() -> None:
+        with lock.passing():
             inside.set()
             leave.wait(LIMIT)
 
-    def changing() -> None:
-        crossing.begin_change()
+    def change() -> None:
+        lock.begin_change()
         changed.set()
-        crossing.end_change()
+        lock.end_change()
 
-    threads = [threading.Thread(target=passing), threading.Thread(target=changing)]
+    threads = [threading.Thread(target=hold), threading.Thread(target=change)]
     threads[0].start()
     assert inside.wait(LIMIT)
     threads[1].start()

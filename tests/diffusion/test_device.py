@@ -1,4 +1,4 @@
-"""Where and in what precision a worker computes when told, and when not."""
+"""A worker's device and precision, configured or chosen automatically."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ def _machine(monkeypatch: pytest.MonkeyPatch, *, cuda: int = 0, mps: bool = Fals
 
 
 @pytest.mark.parametrize(("cuda", "mps", "expected"), [(2, True, "cuda:0"), (0, True, "mps"), (0, False, "cpu")])
-def test_the_best_device_there_is(monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, expected: str) -> None:
+def test_the_best_available_device_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, expected: str
+) -> None:
     _machine(monkeypatch, cuda=cuda, mps=mps)
     assert str(choose_device(Settings())) == expected
 
 
-def test_falling_back_to_the_cpu_is_said_once(
+def test_the_fallback_to_the_cpu_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _machine(monkeypatch)
@@ -37,20 +39,20 @@ def test_falling_back_to_the_cpu_is_said_once(
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "cuda", "cuda:7", "mps", "gpu", ""])
-def test_a_device_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def test_an_unavailable_device_is_refused(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     _machine(monkeypatch)
     with pytest.raises(SettingsError) as caught:
         choose_device(Settings.load(environ={}, device=device))
     assert f"device={device}" in str(caught.value)
 
 
-def test_the_error_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     _machine(monkeypatch)
     with pytest.raises(SettingsError, match="^CUDA_DEVICE=cuda:0, but PyTorch .* sees 0 CUDA devices: install"):
         choose_device(Settings.load(environ={"CUDA_DEVICE": "cuda:0"}))
 
 
-def test_of_several_devices_the_first_is_chosen_and_each_is_named_where_it_is_not_there(
+def test_the_first_device_is_chosen_and_an_unavailable_device_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _machine(monkeypatch, cuda=1)
@@ -60,7 +62,7 @@ def test_of_several_devices_the_first_is_chosen_and_each_is_named_where_it_is_no
         choose_device(settings.for_device(1))
 
 
-def test_two_cards_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_with_the_same_name_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1, 2))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H100")
     for count, names in ((1, {"H100"}), (2, {"H100 (cuda:0)", "H100 (cuda:1)"})):
@@ -70,10 +72,10 @@ def test_two_cards_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_step_waits_for_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[object] = []
-    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    devices: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", devices.append)
     DiffusionWorker._synchronize(cast("Any", SimpleNamespace(device=torch.device("cuda:1"))))
-    assert waited == [torch.device("cuda:1")]
+    assert devices == [torch.device("cuda:1")]
 
 
 @pytest.mark.parametrize(
@@ -96,5 +98,5 @@ def test_the_precision_suits_the_device(
 @pytest.mark.parametrize(
     ("name", "expected"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)]
 )
-def test_a_precision_asked_for_is_used(name: str, expected: torch.dtype) -> None:
+def test_a_configured_precision_is_used(name: str, expected: torch.dtype) -> None:
     assert choose_dtype(Settings.load(environ={"CUDA_DTYPE": name}), torch.device("cpu")) is expected

@@ -1,4 +1,4 @@
-"""Distilled checkpoints and what is asked of each step, drawn as the plain pipeline draws them."""
+"""Distilled checkpoints and the options of each step draw the plain pipeline's pictures."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def worker(sdxl_checkpoint: Path) -> Any:
     return DiffusersSDXLCudaWorker(settings=Settings(model=str(sdxl_checkpoint), device="cpu", dtype="fp32"))
 
 
-def _right(plain: Any, scheduler: Any, **ask: Any) -> np.ndarray[Any, Any]:
-    own, plain.scheduler = plain.scheduler, scheduler
+def _expected(plain: Any, scheduler: Any, **call: Any) -> np.ndarray[Any, Any]:
+    original, plain.scheduler = plain.scheduler, scheduler
     try:
         generator = torch.Generator("cpu").manual_seed(7)
-        return np.asarray(plain("a lake", generator=generator, width=64, height=64, **ask).images[0], int)
+        return np.asarray(plain("a lake", generator=generator, width=64, height=64, **call).images[0], int)
     finally:
-        plain.scheduler = own
+        plain.scheduler = original
 
 
-def _difference(ours: Any, right: np.ndarray[Any, Any]) -> int:
-    return int(np.abs(np.asarray(ours.image, int) - right).max())
+def _difference(drawn: Any, expected: np.ndarray[Any, Any]) -> int:
+    return int(np.abs(np.asarray(drawn.image, int) - expected).max())
 
 
-# Each as its author's README draws it: the scheduler with its options, and the call's arguments; then the request.
+# From each author's README: the scheduler, its options, and the call's arguments; then our request.
 README: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "SDXL-Lightning, 4 steps": (
         "EulerDiscreteScheduler",
@@ -88,19 +88,19 @@ README: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = 
 }
 
 
-@pytest.mark.parametrize(("scheduler", "options", "call", "ask"), README.values(), ids=README)
-def test_distilled_checkpoints_are_drawn_as_their_authors_say(
-    plain: Any, worker: Any, scheduler: str, options: dict[str, Any], call: dict[str, Any], ask: dict[str, Any]
+@pytest.mark.parametrize(("scheduler", "options", "call", "fields"), README.values(), ids=README)
+def test_distilled_checkpoints_draw_their_authors_pictures(
+    plain: Any, worker: Any, scheduler: str, options: dict[str, Any], call: dict[str, Any], fields: dict[str, Any]
 ) -> None:
-    right = _right(plain, getattr(diffusers, scheduler).from_config(plain.scheduler.config, **options), **call)
+    expected = _expected(plain, getattr(diffusers, scheduler).from_config(plain.scheduler.config, **options), **call)
     steps, guidance = call["num_inference_steps"], call["guidance_scale"]
-    ours = generate("a lake", worker=worker, seed=7, num_inference_steps=steps, guidance_scale=guidance, **ask)
-    assert _difference(ours, right) <= 1
+    drawn = generate("a lake", worker=worker, seed=7, num_inference_steps=steps, guidance_scale=guidance, **fields)
+    assert _difference(drawn, expected) <= 1
 
 
 def test_lightning_in_one_step_predicts_the_picture(plain: Any, sdxl_checkpoint: Path) -> None:
     settings = Settings(model=str(sdxl_checkpoint), device="cpu", dtype="fp32", prediction="sample")
-    ours = generate(
+    drawn = generate(
         "a lake",
         worker=DiffusersSDXLCudaWorker(settings=settings),
         seed=7,
@@ -110,66 +110,66 @@ def test_lightning_in_one_step_predicts_the_picture(plain: Any, sdxl_checkpoint:
     )
     options = {"timestep_spacing": "trailing", "prediction_type": "sample"}
     scheduler = diffusers.EulerDiscreteScheduler.from_config(plain.scheduler.config, **options)
-    assert _difference(ours, _right(plain, scheduler, num_inference_steps=1, guidance_scale=0)) <= 1
+    assert _difference(drawn, _expected(plain, scheduler, num_inference_steps=1, guidance_scale=0)) <= 1
 
 
 @pytest.mark.parametrize("rescale", [0.3, 1.0])
-def test_guidance_rescale_is_diffusers(plain: Any, worker: Any, rescale: float) -> None:
-    ask: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 6.0, "guidance_rescale": rescale}
-    right = _right(plain, diffusers.EulerDiscreteScheduler.from_config(plain.scheduler.config), **ask)
-    ours = generate("a lake", worker=worker, seed=7, scheduler="Euler", **ask)
-    assert _difference(ours, right) <= 1
-    assert read_recipe(ours.png).guidance_rescale == rescale
-    del ask["guidance_rescale"]
-    assert _difference(generate("a lake", worker=worker, seed=7, scheduler="Euler", **ask), right) > 1
+def test_guidance_rescale_equals_diffusers(plain: Any, worker: Any, rescale: float) -> None:
+    options: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 6.0, "guidance_rescale": rescale}
+    expected = _expected(plain, diffusers.EulerDiscreteScheduler.from_config(plain.scheduler.config), **options)
+    drawn = generate("a lake", worker=worker, seed=7, scheduler="Euler", **options)
+    assert _difference(drawn, expected) <= 1
+    assert read_recipe(drawn.png).guidance_rescale == rescale
+    del options["guidance_rescale"]
+    assert _difference(generate("a lake", worker=worker, seed=7, scheduler="Euler", **options), expected) > 1
 
 
-def test_a_rescaled_prediction_has_the_prompts_spread() -> None:
+def test_a_rescaled_prediction_has_the_positive_predictions_spread() -> None:
     guided, positive = 3 * torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     spread = rescaled(guided, positive, 1.0).std(dim=(1, 2, 3))
     assert torch.allclose(spread, positive.std(dim=(1, 2, 3)), rtol=1e-4)
 
 
-def test_eta_is_diffusers(plain: Any, worker: Any) -> None:
-    ask: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 3.0, "eta": 0.6}
-    right = _right(plain, diffusers.DDIMScheduler.from_config(plain.scheduler.config), **ask)
-    ours = generate("a lake", worker=worker, seed=7, scheduler="DDIM", **ask)
-    assert _difference(ours, right) <= 1
-    assert read_recipe(ours.png).eta == 0.6
+def test_eta_equals_diffusers(plain: Any, worker: Any) -> None:
+    options: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 3.0, "eta": 0.6}
+    expected = _expected(plain, diffusers.DDIMScheduler.from_config(plain.scheduler.config), **options)
+    drawn = generate("a lake", worker=worker, seed=7, scheduler="DDIM", **options)
+    assert _difference(drawn, expected) <= 1
+    assert read_recipe(drawn.png).eta == 0.6
 
 
-def test_churn_is_diffusers(plain: Any, worker: Any) -> None:
-    """The plain pipeline passes eta and a generator alone, so its scheduler's step is given the rest beforehand."""
-    asked = {"s_churn": 3.0, "s_tmin": 0.5, "s_tmax": 10.0, "s_noise": 1.05}
+def test_churn_equals_diffusers(plain: Any, worker: Any) -> None:
+    """The plain pipeline passes only eta and a generator; its scheduler's step adds the other options itself."""
+    churn = {"s_churn": 3.0, "s_tmin": 0.5, "s_tmax": 10.0, "s_noise": 1.05}
 
     class Churning(diffusers.EulerDiscreteScheduler):  # type: ignore[misc] # diffusers has no types
         def step(self, model_output: Any, timestep: Any, sample: Any, generator: Any = None, **more: Any) -> Any:
-            return super().step(model_output, timestep, sample, generator=generator, **asked, **more)
+            return super().step(model_output, timestep, sample, generator=generator, **churn, **more)
 
-    ask: dict[str, Any] = {"num_inference_steps": 5, "guidance_scale": 3.0}
-    right = _right(plain, Churning.from_config(plain.scheduler.config), **ask)
-    ours = generate("a lake", worker=worker, seed=7, scheduler="Euler", **ask, **asked)
-    assert _difference(ours, right) <= 1
-    assert _difference(generate("a lake", worker=worker, seed=7, scheduler="Euler", **ask), right) > 1
-    recipe = read_recipe(ours.png)
-    assert {name: getattr(recipe, name) for name in asked} == asked
+    options: dict[str, Any] = {"num_inference_steps": 5, "guidance_scale": 3.0}
+    expected = _expected(plain, Churning.from_config(plain.scheduler.config), **options)
+    drawn = generate("a lake", worker=worker, seed=7, scheduler="Euler", **options, **churn)
+    assert _difference(drawn, expected) <= 1
+    assert _difference(generate("a lake", worker=worker, seed=7, scheduler="Euler", **options), expected) > 1
+    recipe = read_recipe(drawn.png)
+    assert {name: getattr(recipe, name) for name in churn} == churn
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "asked"),
+    ("scheduler", "options"),
     [
         ("Euler a", {"eta": 1.0, "s_noise": 1.0}),
         ("DPM++ 2M", {"eta": 0.0, "s_churn": 0.0, "s_tmin": 0.0}),
         ("DDIM", {"s_noise": 1.0}),
     ],
 )
-def test_what_asks_nothing_is_taken_by_all(worker: Any, scheduler: str, asked: dict[str, float]) -> None:
-    ask: dict[str, Any] = {"worker": worker, "seed": 7, "scheduler": scheduler, "num_inference_steps": 2}
-    assert np.array_equal(generate("a lake", **ask, **asked).image, generate("a lake", **ask).image)
+def test_every_sampler_accepts_options_without_effect(worker: Any, scheduler: str, options: dict[str, float]) -> None:
+    fields: dict[str, Any] = {"worker": worker, "seed": 7, "scheduler": scheduler, "num_inference_steps": 2}
+    assert np.array_equal(generate("a lake", **fields, **options).image, generate("a lake", **fields).image)
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "asked", "words"),
+    ("scheduler", "options", "words"),
     [
         (
             "Euler a",
@@ -183,7 +183,9 @@ def test_what_asks_nothing_is_taken_by_all(worker: Any, scheduler: str, asked: d
         ("DDIM", {"eta": 1.5}, "Invalid eta 1.5: expected a number from 0 to 1"),
     ],
 )
-def test_what_a_sampler_has_not_is_refused(worker: Any, scheduler: str, asked: dict[str, float], words: str) -> None:
+def test_options_unsupported_by_a_sampler_are_refused(
+    worker: Any, scheduler: str, options: dict[str, float], words: str
+) -> None:
     with pytest.raises(InvalidRequestError, match=words) as caught:
-        generate("a lake", worker=worker, scheduler=scheduler, **asked)  # type: ignore[arg-type]
-    assert caught.value.field == next(iter(asked))
+        generate("a lake", worker=worker, scheduler=scheduler, **options)  # type: ignore[arg-type]
+    assert caught.value.field == next(iter(options))

@@ -1,4 +1,4 @@
-"""Textual-inversion embeddings: words that mean what their files hold."""
+"""Textual-inversion embeddings: a word in a prompt stands for a file's vectors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _plain(plain: Any, prompt: str) -> np.ndarray:
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("layout", ["diffusers.safetensors", "diffusers.bin", "a1111.pt", "a1111.safetensors"])
-def test_an_embedding_means_what_the_plain_pipeline_takes_it_for(
+def test_an_embedding_draws_the_plain_pipelines_picture(
     sd15_checkpoint: Path, tmp_path: Path, layout: str, count: int
 ) -> None:
     vectors = _vectors(count, seed=3)
@@ -83,18 +83,18 @@ def test_sdxls_embeddings_have_a_part_for_each_encoder(sdxl_checkpoint: Path, tm
     assert np.abs(np.asarray(drawn.image, int) - expected).max() <= 1
 
 
-def test_a_name_within_a_word_is_no_name_and_a_weight_weighs_it(sd15_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_name_matches_only_whole_words_and_accepts_a_weight(sd15_checkpoint: Path, tmp_path: Path) -> None:
     empty, folder = tmp_path / "empty", tmp_path / "embeddings"
     empty.mkdir()
     folder.mkdir()
     save_file({"emb_params": _vectors(1, seed=3)}, folder / "art.safetensors")
-    with_it, without = (_worker(DiffusersCudaWorker, sd15_checkpoint, one) for one in (folder, empty))
+    with_it, without = (_worker(DiffusersCudaWorker, sd15_checkpoint, root) for root in (folder, empty))
     for prompt, same in (("a cart", True), ("an art", False)):
         assert (generate(prompt, worker=with_it, seed=1).png == generate(prompt, worker=without, seed=1).png) is same
     assert generate("an (art:1.5)", worker=with_it, seed=1).png != generate("an art", worker=with_it, seed=1).png
 
 
-def test_one_that_does_not_fit_is_skipped_with_the_reason(
+def test_an_unsuitable_embedding_is_skipped_with_the_reason(
     sdxl_checkpoint: Path, sd15_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save_file({"emb_params": torch.randn(2, 768)}, tmp_path / "wide.safetensors")
@@ -136,16 +136,16 @@ def named(sd15_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> An
 
 @pytest.mark.parametrize("escaped", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_may_hold_any_character(sd15_checkpoint: Path, named: Any, name: str, escaped: bool) -> None:
+def test_a_name_may_contain_any_character(sd15_checkpoint: Path, named: Any, name: str, escaped: bool) -> None:
     plain = diffusers.StableDiffusionPipeline.from_pretrained(sd15_checkpoint, local_files_only=True)
     plain.load_textual_inversion({"<s>": _vectors(2, NAMES.index(name))}, token="<s>")
     expected, _ = plain.encode_prompt("a lake, <s>, at dawn", "cpu", 1, do_classifier_free_guidance=False)
-    spelled = "".join(f"\\{char}" if char in "()[]\\" else char for char in name) if escaped else name
-    found = named.encode(f"a lake, {spelled.upper()}, at dawn", 0).tokens
-    torch.testing.assert_close(found, expected)
+    spelling = "".join(f"\\{char}" if char in "()[]\\" else char for char in name) if escaped else name
+    tokens = named.encode(f"a lake, {spelling.upper()}, at dawn", 0).tokens
+    torch.testing.assert_close(tokens, expected)
 
 
-def test_layers_are_skipped_with_an_embedding(named: Any, sd15_checkpoint: Path) -> None:
+def test_clip_skip_works_with_an_embedding(named: Any, sd15_checkpoint: Path) -> None:
     plain = diffusers.StableDiffusionPipeline.from_pretrained(sd15_checkpoint, local_files_only=True)
     plain.load_textual_inversion({"<s>": _vectors(2, NAMES.index("a.b"))}, token="<s>")
     prompt = plain.maybe_convert_prompt("a <s>", plain.tokenizer)
@@ -156,20 +156,20 @@ def test_layers_are_skipped_with_an_embedding(named: Any, sd15_checkpoint: Path)
 
 
 @pytest.mark.parametrize("clip_skip", [0, 1])
-def test_sdxls_hidden_states_and_projection_are_the_plain_pipelines(
+def test_sdxls_hidden_states_and_projection_equal_the_plain_pipelines(
     sdxl_checkpoint: Path, tmp_path: Path, clip_skip: int
 ) -> None:
     save_file({"clip_l": _vectors(3, seed=4), "clip_g": _vectors(3, seed=5)}, tmp_path / "papercut.safetensors")
-    found = _worker(DiffusersSDXLCudaWorker, sdxl_checkpoint, tmp_path).encode("a lake, papercut, b", clip_skip)
+    encoded = _worker(DiffusersSDXLCudaWorker, sdxl_checkpoint, tmp_path).encode("a lake, papercut, b", clip_skip)
     plain = _plain_sdxl(sdxl_checkpoint, _vectors(3, seed=4), _vectors(3, seed=5))
     tokens, _, pooled, _ = plain.encode_prompt(
         "a lake, <s>, b", device="cpu", do_classifier_free_guidance=False, clip_skip=clip_skip
     )
-    torch.testing.assert_close(found.tokens, tokens)
-    torch.testing.assert_close(found.added["text_embeds"], pooled)
+    torch.testing.assert_close(encoded.tokens, tokens)
+    torch.testing.assert_close(encoded.added["text_embeds"], pooled)
 
 
-def test_weights_stand_around_a_name_with_brackets(named: Any) -> None:
+def test_a_name_with_brackets_accepts_a_weight(named: Any) -> None:
     plain, weighted, squared = (
         named.encode(prompt, 0).tokens for prompt in ("a bad(hand) b", "a (bad(hand):1.6) b", "a [bad(hand)] b")
     )
@@ -178,7 +178,7 @@ def test_weights_stand_around_a_name_with_brackets(named: Any) -> None:
         torch.testing.assert_close(ratio[2:4] / ratio[1], torch.full((2,), weight))
 
 
-def test_the_encoder_is_as_it_was_after_an_embedding(named: Any) -> None:
+def test_an_embedding_leaves_the_encoder_unchanged(named: Any) -> None:
     before = named.encode("a lake", 0).tokens
     size = len(named.pipe.tokenizer)
     named.encode("a lake, bad(hand)", 0)
@@ -186,14 +186,14 @@ def test_the_encoder_is_as_it_was_after_an_embedding(named: Any) -> None:
     assert len(named.pipe.tokenizer) == size == named.pipe.text_encoder.get_input_embeddings().num_embeddings
 
 
-def test_an_embedding_without_room_goes_whole_to_the_next_chunk(named: Any) -> None:
+def test_an_embedding_is_not_split_between_chunks(named: Any) -> None:
     filled = "a " * 74
     both = named.encode(f"{filled} a.b", 0).tokens
     each = [named.encode(prompt, 0).tokens for prompt in (filled, "a.b")]
     torch.testing.assert_close(both, torch.cat(each, dim=1))
 
 
-def test_files_lie_in_sub_folders_and_end_in_capitals(
+def test_files_in_subfolders_and_with_uppercase_suffixes_are_found(
     sd15_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, elsewhere = tmp_path / "embeddings", tmp_path / "elsewhere"
@@ -252,20 +252,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_file_that_is_not_all_used_is_refused_by_name(
+def test_an_invalid_file_is_skipped_with_the_reason(
     sd15_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    tensors, sentence = REFUSED[name]
+    tensors, reason = REFUSED[name]
     (save_file if name.endswith(".safetensors") else torch.save)(tensors, tmp_path / name)
     plain = diffusers.StableDiffusionPipeline.from_pretrained(sd15_checkpoint, local_files_only=True)
     Embeddings(plain, tmp_path, "EMBEDDINGS_ROOT")
     assert len(caplog.messages) == 1
-    assert f"The embedding {name} is skipped: {sentence}" in caplog.messages[0].replace(
+    assert f"The embedding {name} is skipped: {reason}" in caplog.messages[0].replace(
         "this checkpoint's text_encoder ", ""
     )
 
 
-def test_parts_of_different_lengths_are_refused(
+def test_parts_of_different_lengths_are_skipped(
     sdxl_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save_file({"clip_l": _vectors(2, seed=4), "clip_g": _vectors(3, seed=5)}, tmp_path / "odd.safetensors")
@@ -276,24 +276,26 @@ def test_parts_of_different_lengths_are_refused(
     )
 
 
-def test_embeddings_that_a_lora_brings_come_first(sd15_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_loras_embeddings_take_precedence(sd15_checkpoint: Path, tmp_path: Path) -> None:
     save_file({"emb_params": _vectors(1, seed=1)}, tmp_path / "one.safetensors")
     save_file({"emb_params": _vectors(1, seed=2)}, tmp_path / "[two].safetensors")
     plain = diffusers.StableDiffusionPipeline.from_pretrained(sd15_checkpoint, local_files_only=True)
     embeddings = Embeddings(plain, tmp_path, "EMBEDDINGS_ROOT")
     bundled = [embeddings.embedding(name, {"emb_params": _vectors(1, seed=3)}) for name in ("ONE", "[two]", "three")]
 
-    def encoded(prompt: str, with_them: bool) -> torch.Tensor:
-        found = (embeddings.with_bundled(bundled) if with_them else embeddings).of("text_encoder")
+    def encoded(prompt: str, with_lora: bool) -> torch.Tensor:
+        encoder_embeddings = (embeddings.with_bundled(bundled) if with_lora else embeddings).of("text_encoder")
         with torch.inference_mode():
-            return encode_text(plain.tokenizer, plain.text_encoder, prompt, lambda output: output[0], found).tokens
+            return encode_text(
+                plain.tokenizer, plain.text_encoder, prompt, lambda output: output[0], encoder_embeddings
+            ).tokens
 
-    brought = [encoded(name, True) for name in ("one", "[two]", "three")]
-    assert torch.equal(brought[0], brought[1])
-    assert torch.equal(brought[0], brought[2])
-    assert not any(torch.equal(brought[0], encoded(name, False)) for name in ("one", "[two]", "three"))
+    from_lora = [encoded(name, True) for name in ("one", "[two]", "three")]
+    assert torch.equal(from_lora[0], from_lora[1])
+    assert torch.equal(from_lora[0], from_lora[2])
+    assert not any(torch.equal(from_lora[0], encoded(name, False)) for name in ("one", "[two]", "three"))
 
 
-def test_a_folder_that_is_not_there_is_an_error(sd15_checkpoint: Path) -> None:
+def test_a_missing_folder_is_refused(sd15_checkpoint: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="The folder of embeddings /nowhere is not there: correct emb"):
         _worker(DiffusersCudaWorker, sd15_checkpoint, Path("/nowhere"))

@@ -1,4 +1,4 @@
-"""The worker's picture is the plain diffusers pipeline's: same checkpoint, seed, prompt, steps and guidance."""
+"""The worker draws the plain diffusers pipeline's picture from the same checkpoint, seed, prompt and options."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return worker_class(settings=settings), plain
 
 
-ASKS: dict[str, dict[str, Any]] = {
+REQUESTS: dict[str, dict[str, Any]] = {
     "guidance 1.0": {"guidance_scale": 1.0},
     "one step": {"guidance_scale": 1.0, "num_inference_steps": 1},
     "classifier-free guidance": {"guidance_scale": 7.5},
@@ -57,14 +57,14 @@ ASKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
-def test_pictures_equal_the_plain_pipelines(pair: tuple[Worker, Any], ask: dict[str, Any]) -> None:
+@pytest.mark.parametrize("fields", REQUESTS.values(), ids=REQUESTS)
+def test_pictures_equal_the_plain_pipelines(pair: tuple[Worker, Any], fields: dict[str, Any]) -> None:
     worker, plain = pair
-    ask = {"num_inference_steps": 4, "width": 64, "height": 64, **ask}
-    expected = plain("a lake at dawn", generator=torch.Generator("cpu").manual_seed(11), **ask).images[0]
+    fields = {"num_inference_steps": 4, "width": 64, "height": 64, **fields}
+    expected = plain("a lake at dawn", generator=torch.Generator("cpu").manual_seed(11), **fields).images[0]
 
-    size = f"{ask.pop('width')}x{ask.pop('height')}"
-    drawn = generate("a lake at dawn", worker=worker, seed=11, size=size, **ask).image
+    size = f"{fields.pop('width')}x{fields.pop('height')}"
+    drawn = generate("a lake at dawn", worker=worker, seed=11, size=size, **fields).image
 
     assert drawn.size == expected.size
     assert _largest_difference(drawn, expected) <= 1
@@ -72,11 +72,11 @@ def test_pictures_equal_the_plain_pipelines(pair: tuple[Worker, Any], ask: dict[
 
 def test_the_comparison_can_fail(pair: tuple[Worker, Any]) -> None:
     worker, _ = pair
-    one, other = (generate("a lake at dawn", worker=worker, seed=seed).image for seed in (11, 12))
-    assert _largest_difference(one, other) > 1
+    first, second = (generate("a lake at dawn", worker=worker, seed=seed).image for seed in (11, 12))
+    assert _largest_difference(first, second) > 1
 
 
-def test_the_latents_are_those_of_the_plain_pipeline(pair: tuple[Worker, Any]) -> None:
+def test_latents_equal_the_plain_pipelines(pair: tuple[Worker, Any]) -> None:
     worker, plain = pair
     final = plain(
         "a lake at dawn",
@@ -95,5 +95,5 @@ def test_the_latents_are_those_of_the_plain_pipeline(pair: tuple[Worker, Any]) -
     np.testing.assert_allclose(drawn, expected, atol=2e-3)
 
 
-def _largest_difference(one: Image.Image, other: Image.Image) -> int:
-    return int(np.abs(np.asarray(one, int) - np.asarray(other, int)).max())
+def _largest_difference(first: Image.Image, second: Image.Image) -> int:
+    return int(np.abs(np.asarray(first, int) - np.asarray(second, int)).max())

@@ -1,4 +1,4 @@
-"""Each component of a folder is loaded by what its own folder holds, and as a class of diffusers or transformers."""
+"""Each component loads from the files in its own folder, as a class of diffusers or transformers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _load(folder: Path) -> Any:
 
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors in memory of their own: the file is written to, and a mapped one would end the process."""
+    """Read the tensors into memory: tests overwrite the file, and a mapped file would end the process."""
     return load(file.read_bytes())
 
 
@@ -77,8 +77,8 @@ def _other_weights(file: Path) -> dict[str, torch.Tensor]:
     return {name: torch.zeros_like(tensor) for name, tensor in _read(file).items()}
 
 
-def _beside(folder: Path, name: str) -> None:
-    """Other weights in a variant that does not come first."""
+def _add_variant(folder: Path, name: str) -> None:
+    """Save other weights as a variant of lower precedence."""
     file = _file(folder, "unet")
     save_file(_other_weights(file), file.with_name(name))
 
@@ -107,19 +107,19 @@ def _old_attention(folder: Path) -> None:
     save_file(state, file)
 
 
-def _each_its_own(folder: Path) -> None:
+def _different_variants(folder: Path) -> None:
     _rename(folder, "unet", "fp16")
     _rename(folder, "vae", "bf16")
     _to_bin(folder, "text_encoder", ".fp16")
 
 
 LAYOUTS: dict[str, Callable[[Path], None]] = {
-    "a variant of some components": _each_its_own,
+    "a variant of some components": _different_variants,
     "bin": lambda folder: [_to_bin(folder, name) for name in NETWORKS] and None,
     "non_ema alone": lambda folder: _rename(folder, "unet", "non_ema"),
-    "non_ema beside": lambda folder: _beside(folder, "diffusion_pytorch_model.non_ema.safetensors"),
+    "non_ema beside the default": lambda folder: _add_variant(folder, "diffusion_pytorch_model.non_ema.safetensors"),
     "non_ema beside bin": _non_ema_beside_bin,
-    "fp16 beside": lambda folder: _beside(folder, "diffusion_pytorch_model.fp16.safetensors"),
+    "fp16 beside the default": lambda folder: _add_variant(folder, "diffusion_pytorch_model.fp16.safetensors"),
     "shards": lambda folder: [_shard(folder, name, ".safetensors") for name in NETWORKS] and None,
     "shards of bin": lambda folder: [_shard(folder, name, ".bin") for name in NETWORKS] and None,
     "shards of a variant": lambda folder: _shard(
@@ -129,23 +129,27 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
         folder, "unet", ".safetensors", "{stem}-0000{number}-of-00002.fp16{suffix}"
     ),
     "formats under each other's names": _swap_formats,
-    "attention by diffusers' former names": _old_attention,
-    "training state beside": lambda folder: (folder / "unet/optimizer.bin").write_bytes(b"no weights") and None,
+    "attention under diffusers' former names": _old_attention,
+    "training state beside the weights": lambda folder: (
+        (folder / "unet/optimizer.bin").write_bytes(b"no weights") and None
+    ),
 }
 
 
 @pytest.mark.parametrize("change", LAYOUTS.values(), ids=LAYOUTS)
-def test_the_weights_are_found(folder: Path, states: dict[str, Any], change: Callable[[Path], None]) -> None:
+def test_weights_in_every_layout_are_found(
+    folder: Path, states: dict[str, Any], change: Callable[[Path], None]
+) -> None:
     change(folder)
     pipe = _load(folder)
     for name, state in states.items():
         loaded = getattr(pipe, name).state_dict()
         assert loaded.keys() == state.keys()
         assert all(torch.equal(loaded[key], tensor) for key, tensor in state.items()), name
-    assert describe(folder).parameters == sum(one.numel() for state in states.values() for one in state.values())
+    assert describe(folder).parameters == sum(tensor.numel() for state in states.values() for tensor in state.values())
 
 
-def test_a_configured_vae_takes_the_place_of_a_missing_one(folder: Path, states: dict[str, Any]) -> None:
+def test_a_configured_vae_replaces_a_missing_vae(folder: Path, states: dict[str, Any]) -> None:
     vae = (folder / "vae").rename(folder.parent / "vae")
     settings = Settings(model=str(folder), vae_path=vae, device="cpu", dtype="fp32")
     worker = DiffusersSDXLCudaWorker(settings=settings)
@@ -153,27 +157,27 @@ def test_a_configured_vae_takes_the_place_of_a_missing_one(folder: Path, states:
     assert torch.equal(worker.pipe.vae.decoder.conv_in.weight, states["vae"]["decoder.conv_in.weight"])
 
 
-def test_a_missing_shard_is_told(folder: Path) -> None:
+def test_a_missing_shard_is_refused(folder: Path) -> None:
     _shard(folder, "unet", ".safetensors")
     next((folder / "unet").glob("*-00002-of-*")).unlink()
-    with pytest.raises(ModelLoadError, match="is incomplete: unet has 1 of the 2 parts that .*; copy it anew"):
+    with pytest.raises(ModelLoadError, match="is incomplete: unet has 1 of the 2 parts that .*; copy it again"):
         _load(folder)
 
 
-def test_weights_of_other_programs_are_named(folder: Path) -> None:
+def test_weights_in_other_formats_are_named(folder: Path) -> None:
     _file(folder, "unet").rename(folder / "unet/model.onnx")
     with pytest.raises(ModelLoadError, match="no weights; it has model.onnx, and .safetensors or .bin is read"):
         _load(folder)
 
 
-def test_a_stranger_in_a_component_is_named(folder: Path) -> None:
+def test_an_unknown_tensor_in_a_component_is_named(folder: Path) -> None:
     file = _file(folder, "unet")
     save_file({**_read(file), "control.weight": torch.ones(2)}, file)
     with pytest.raises(ModelLoadError, match="unet.*holds the tensor 'control.weight', which the networks"):
         _load(folder)
 
 
-def test_weights_that_do_not_match_their_config_are_told(folder: Path) -> None:
+def test_weights_that_do_not_match_their_config_are_refused(folder: Path) -> None:
     config = folder / "unet/config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "layers_per_block": 2}))
     with pytest.raises(ModelLoadError, match="does not match .*its unet has no tensor .*one and the same model"):
@@ -216,7 +220,7 @@ def test_other_code_is_never_imported(
     assert "stranger" not in sys.modules
 
 
-def test_the_checker_of_a_published_folder_is_left_out(sd15_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_folders_safety_checker_is_not_loaded(sd15_checkpoint: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(sd15_checkpoint, tmp_path / "model"))
     checker = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
     _edit_index(folder, **checker, feature_extractor=["transformers", "CLIPImageProcessor"])
@@ -236,27 +240,27 @@ def test_damaged_small_files_are_named(folder: Path, damage: Callable[[Path], ob
     for file in (folder / "tokenizer").glob("tokenizer.json"):
         file.unlink()
     damage(folder)
-    with pytest.raises(ModelLoadError, match=f"{words}.*copy it anew"):
+    with pytest.raises(ModelLoadError, match=f"{words}.*copy it again"):
         _load(folder)
 
 
-def test_a_missing_library_is_told_as_such(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_as_the_cause(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import CLIPTokenizer
 
-    def without(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ImportError("CLIPTokenizer requires the tokenizers library: pip install tokenizers")
 
-    monkeypatch.setattr(CLIPTokenizer, "from_pretrained", without)
+    monkeypatch.setattr(CLIPTokenizer, "from_pretrained", fail)
     with pytest.raises(ModelLoadError, match="pip install tokenizers") as caught:
         _load(folder)
-    assert "anew" not in str(caught.value)
+    assert "again" not in str(caught.value)
 
 
-def test_too_little_memory_is_told_as_such(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_reported_as_the_cause(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: 9 bytes")
 
     monkeypatch.setattr(torch, "empty", refuse)
     with pytest.raises(ModelLoadError, match="The memory does not take the checkpoint .*CUDA_DTYPE") as caught:
         _load(folder)
-    assert "anew" not in str(caught.value)
+    assert "again" not in str(caught.value)

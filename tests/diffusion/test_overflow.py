@@ -1,4 +1,4 @@
-"""Half precision: what overflows is settled at load, and no request changes what another gets."""
+"""Half precision: overflow is detected at loading, and no request changes another request's picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.faults import Gate, Watched
 
 REFERENCE = {"prompt": "a lake", "seed": 1, "num_inference_steps": 2}
-ENDLESS = {**REFERENCE, "guidance_scale": 1e30}
+OVERFLOWING = {**REFERENCE, "guidance_scale": 1e30}
 
 
 def _worker(folder: Path, dtype: Any = "fp16") -> Any:
@@ -29,7 +29,7 @@ def _draw(worker: Any, fields: Any) -> bytes:
 
 
 def _with_vae(checkpoint: Path, folder: Path, factor: float = 1.0) -> Path:
-    """A checkpoint whose VAE's config knows of no overflow, and whose decoder's first numbers are `factor` as large."""
+    """A checkpoint with `force_upcast` off in the VAE's config, and the decoder's first layer times `factor`."""
     shutil.copytree(checkpoint, folder)
     config = folder / "vae/config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "force_upcast": False}))
@@ -47,15 +47,15 @@ def checkpoint(sdxl_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     return _with_vae(sdxl_checkpoint, tmp_path_factory.mktemp("half") / "model")
 
 
-def test_a_vae_that_overflows_computes_in_fp32_from_the_load_on(
+def test_an_overflowing_vae_computes_in_fp32_from_loading_on(
     sdxl_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = _worker(_with_vae(sdxl_checkpoint, tmp_path / "model", factor=1e5))
-    said = ["The VAE overflows in float16: it computes in fp32; VAE_PATH can name one that does not overflow"]
-    assert caplog.messages == said
+    messages = ["The VAE overflows in float16: it computes in fp32; set VAE_PATH to a VAE that does not overflow"]
+    assert caplog.messages == messages
     assert worker.pipe.vae.dtype == torch.float32
     assert _draw(worker, REFERENCE) == _draw(worker, REFERENCE)
-    assert caplog.messages == said
+    assert caplog.messages == messages
 
 
 def test_a_vae_that_does_not_overflow_stays_in_fp16(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -63,7 +63,7 @@ def test_a_vae_that_does_not_overflow_stays_in_fp16(checkpoint: Path, caplog: py
     assert not caplog.messages
 
 
-def test_a_picture_that_overflows_is_decoded_in_fp32_alone(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_an_overflowing_picture_is_decoded_in_fp32(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     worker = _worker(checkpoint)
     before = _draw(worker, REFERENCE)
     state = worker.begin(Job(req=GenerateRequest(**REFERENCE)))
@@ -77,21 +77,21 @@ def test_a_picture_that_overflows_is_decoded_in_fp32_alone(checkpoint: Path, cap
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
-def test_a_request_without_finite_latents_fails_by_itself(
+def test_non_finite_latents_fail_only_their_own_request(
     checkpoint: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagegen_core.request.MAX_GUIDANCE", ENDLESS["guidance_scale"])
+    monkeypatch.setattr("imagegen_core.request.MAX_GUIDANCE", OVERFLOWING["guidance_scale"])
     worker = _worker(checkpoint, dtype)
     precisions = {name: parameter.dtype for name, parameter in worker.pipe.vae.named_parameters()}
     before = _draw(worker, REFERENCE)
     with pytest.raises(ImagegenError, match="not finite .*lower guidance_scale"):
-        _draw(worker, ENDLESS)
+        _draw(worker, OVERFLOWING)
     assert _draw(worker, REFERENCE) == before
     assert {name: parameter.dtype for name, parameter in worker.pipe.vae.named_parameters()} == precisions
 
 
-def test_requests_without_finite_latents_neither_prove_nor_refuse_batches(checkpoint: Path) -> None:
-    gate, ask = Gate(), {**REFERENCE, "size": "64x48", "num_inference_steps": 4}
+def test_non_finite_latents_neither_prove_nor_refuse_a_batch_size(checkpoint: Path) -> None:
+    gate, fields = Gate(), {**REFERENCE, "size": "64x48", "num_inference_steps": 4}
     watched = Watched(_worker(checkpoint, "fp32"))
 
     def break_latents(states: Any) -> None:
@@ -99,28 +99,28 @@ def test_requests_without_finite_latents_neither_prove_nor_refuse_batches(checkp
             state.latents = state.latents * float("nan")
 
     with LocalEngine(watched) as engine:
-        engine.submit(GenerateRequest(**ask)).result(60)  # a shape is timed before several share a pass
+        engine.submit(GenerateRequest(**fields)).result(60)  # the engine times a shape before requests share a pass
         watched.before = {"begin": gate, "step": break_latents, "trial": break_latents}
         gate.shut()
-        broken = [engine.submit(GenerateRequest(**ask)) for _ in range(4)]
+        broken = [engine.submit(GenerateRequest(**fields)) for _ in range(4)]
         gate.open()
         for ticket in broken:
             with pytest.raises(ImagegenError, match="not finite"):
                 ticket.result(60)
-        (shape,) = [size for group, size in engine._sizes.items() if "64x48" in str(group)]
+        (batch_size,) = [size for group, size in engine._sizes.items() if "64x48" in str(group)]
     assert max(map(len, watched.batches)) > 1
-    assert not shape.proven
-    assert not shape.refused
+    assert not batch_size.proven
+    assert not batch_size.refused
 
 
-def test_a_trial_compares_what_is_finite(checkpoint: Path) -> None:
+def test_a_trial_compares_only_finite_latents(checkpoint: Path) -> None:
     worker = _worker(checkpoint, "fp32")
 
     def states(*broken: bool) -> list[Any]:
-        begun = [worker.begin(Job(req=GenerateRequest(**REFERENCE))) for _ in broken]
-        for state, is_broken in zip(begun, broken, strict=True):
+        new_states = [worker.begin(Job(req=GenerateRequest(**REFERENCE))) for _ in broken]
+        for state, is_broken in zip(new_states, broken, strict=True):
             state.latents = state.latents * (float("nan") if is_broken else 1)
-        return begun
+        return new_states
 
     mixed, hopeless = states(False, True), states(True, True)
     assert worker.trial(mixed) == worker.trial(states(False, False))

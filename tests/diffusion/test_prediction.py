@@ -1,4 +1,4 @@
-"""What a checkpoint's network predicts: told by a setting, keys, metadata, a .yaml or a folder."""
+"""A checkpoint's prediction type, from a setting, keys, metadata, a .yaml file or a folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MARK = torch.zeros(0)
 V: dict[str, Any] = {"prediction_type": "v_prediction"}
 V_ZSNR: dict[str, Any] = V | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 EPSILON: dict[str, Any] = {"prediction_type": "epsilon"}
-# As their authors draw them: the READMEs of stabilityai/cosxl and playgroundai/playground-v2.5-1024px-aesthetic.
+# From the READMEs of stabilityai/cosxl and playgroundai/playground-v2.5-1024px-aesthetic.
 COSXL = {"edm_vpred.sigma_max": torch.tensor(120.0), "edm_vpred.sigma_min": torch.tensor(0.002)}
 COSXL_SCHEDULER: dict[str, Any] = {
     "sigma_data": 1.0,
@@ -56,7 +56,7 @@ def plain(sdxl_checkpoint: Path) -> Any:
 
 @pytest.fixture
 def save(plain: Any, tmp_path: Path) -> Save:
-    """Saves the checkpoint as a single file with further keys and metadata."""
+    """A function to save the checkpoint as a single file with additional keys and metadata."""
 
     def file(keys: dict[str, torch.Tensor] | None = None, metadata: dict[str, str] | None = None) -> Path:
         path = tmp_path / "model.safetensors"
@@ -77,15 +77,15 @@ def load(sdxl_checkpoint: Path) -> Callable[..., Any]:
     return worker
 
 
-def _ours(worker: Any, **ask: Any) -> np.ndarray[Any, Any]:
-    return np.asarray(generate("a lake", worker=worker, seed=5, guidance_scale=3.0, size="64x64", **ask).image, int)
+def _drawn(worker: Any, **fields: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(generate("a lake", worker=worker, seed=5, guidance_scale=3.0, size="64x64", **fields).image, int)
 
 
-def _right(
-    plain: Any, scheduler: Any, steps: int = 4, vae: dict[str, Any] | None = None, **ask: Any
+def _expected(
+    plain: Any, scheduler: Any, steps: int = 4, vae: dict[str, Any] | None = None, **options: Any
 ) -> np.ndarray[Any, Any]:
-    """What the plain pipeline draws with that scheduler, and another normalization of its latents."""
-    own, configured = plain.scheduler, dict(plain.vae.config)
+    """The plain pipeline's picture with this scheduler, and with these changes to the VAE's configuration."""
+    original, configured = plain.scheduler, dict(plain.vae.config)
     plain.scheduler = scheduler
     plain.vae.register_to_config(**(vae or {}))
     try:
@@ -96,10 +96,10 @@ def _right(
             guidance_scale=3.0,
             width=64,
             height=64,
-            **ask,
+            **options,
         ).images[0]
     finally:
-        plain.scheduler = own
+        plain.scheduler = original
         plain.vae.register_to_config(**{name: configured.get(name) for name in vae or {}})
     return np.asarray(picture, int)
 
@@ -108,21 +108,21 @@ def _lcm(plain: Any, changes: dict[str, Any]) -> Any:
     return diffusers.LCMScheduler.from_config({**plain.scheduler.config, **changes})
 
 
-def _difference(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> int:
-    return int(np.abs(one - other).max())
+def _difference(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> int:
+    return int(np.abs(first - second).max())
 
 
-SAID: dict[str, tuple[dict[str, Any], dict[str, str], str, dict[str, Any]]] = {
+SOURCES: dict[str, tuple[dict[str, Any], dict[str, str], str, dict[str, Any]]] = {
     "the key v_pred": ({"v_pred": MARK}, {}, "", V),
     "the keys v_pred and ztsnr": ({"v_pred": MARK, "ztsnr": MARK}, {}, "", V_ZSNR),
     "modelspec": ({}, {"modelspec.prediction_type": "v"}, "", V),
     "modelspec as ComfyUI writes it": ({}, {"modelspec.predict_key": "v"}, "", V),
-    "modelspec says what is so anyway": ({}, {"modelspec.prediction_type": "epsilon"}, "", EPSILON),
+    "modelspec with the default": ({}, {"modelspec.prediction_type": "epsilon"}, "", EPSILON),
     "kohya": ({}, {"ss_v_parameterization": "True", "ss_zero_terminal_snr": "False"}, "", V),
-    "kohya from pure noise": ({}, {"ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"}, "", V_ZSNR),
-    "kohya says no": ({}, {"ss_v_parameterization": "False"}, "", EPSILON),
+    "kohya with zero terminal SNR": ({}, {"ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"}, "", V_ZSNR),
+    "kohya without v-prediction": ({}, {"ss_v_parameterization": "False"}, "", EPSILON),
     "a yaml": ({}, {}, "model: {params: {parameterization: v}}", V),
-    "a yaml of other noise": (
+    "a yaml with other betas": (
         {},
         {},
         "model: {params: {linear_start: 0.001, linear_end: 0.01}}",
@@ -134,7 +134,7 @@ SAID: dict[str, tuple[dict[str, Any], dict[str, str], str, dict[str, Any]]] = {
         "model: {params: {denoiser_config: {params: {scaling_config: {target: sgm.denoiser_scaling.VScaling}}}}}",
         V,
     ),
-    "a yaml of something else": ({}, {}, "tags: [landscape]", EPSILON),
+    "an unrelated yaml": ({}, {}, "tags: [landscape]", EPSILON),
     "keys before metadata": ({"v_pred": MARK}, {"modelspec.prediction_type": "epsilon"}, "", V),
     "metadata before a yaml": (
         {},
@@ -145,19 +145,19 @@ SAID: dict[str, tuple[dict[str, Any], dict[str, str], str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("keys", "metadata", "yaml", "changes"), SAID.values(), ids=SAID)
-def test_a_file_is_drawn_as_it_says(
+@pytest.mark.parametrize(("keys", "metadata", "yaml", "changes"), SOURCES.values(), ids=SOURCES)
+def test_a_file_is_drawn_with_its_own_prediction_type(
     plain: Any, save: Save, load: Any, keys: Any, metadata: Any, yaml: str, changes: dict[str, Any]
 ) -> None:
     path = save(keys, metadata)
     if yaml:
         path.with_suffix(".yaml").write_text(yaml)
-    assert _difference(_ours(load(path)), _right(plain, _lcm(plain, changes))) <= 1
+    assert _difference(_drawn(load(path)), _expected(plain, _lcm(plain, changes))) <= 1
 
 
 def test_the_comparison_can_fail(plain: Any) -> None:
-    pictures = [_right(plain, _lcm(plain, changes)) for changes in (EPSILON, V, V_ZSNR)]
-    assert min(_difference(one, other) for one, other in pairwise(pictures)) > 1
+    pictures = [_expected(plain, _lcm(plain, changes)) for changes in (EPSILON, V, V_ZSNR)]
+    assert min(_difference(first, second) for first, second in pairwise(pictures)) > 1
 
 
 @pytest.mark.parametrize(
@@ -165,19 +165,19 @@ def test_the_comparison_can_fail(plain: Any) -> None:
     [("epsilon", EPSILON), ("v", V), ("v-zsnr", V_ZSNR), ("sample", {"prediction_type": "sample"})],
 )
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_the_setting_comes_before_what_the_checkpoint_says(
+def test_the_setting_overrides_the_checkpoint(
     plain: Any, save: Save, load: Any, sdxl_checkpoint: Path, kind: str, setting: str, changes: dict[str, Any]
 ) -> None:
     path = save({"v_pred": MARK}, {"modelspec.prediction_type": "nix"}) if kind == "file" else sdxl_checkpoint
-    assert _difference(_ours(load(path, prediction=setting)), _right(plain, _lcm(plain, changes))) <= 1
+    assert _difference(_drawn(load(path, prediction=setting)), _expected(plain, _lcm(plain, changes))) <= 1
 
 
-def test_a_picture_of_a_setting_says_so(load: Any, sdxl_checkpoint: Path) -> None:
+def test_the_recipe_contains_the_configured_prediction(load: Any, sdxl_checkpoint: Path) -> None:
     drawn = generate("a lake", worker=load(sdxl_checkpoint, prediction="v"), num_inference_steps=1)
     assert read_recipe(drawn.png).prediction == "v"
 
 
-def test_modes_of_other_predictions_are_other_models() -> None:
+def test_modes_with_different_predictions_are_different_models() -> None:
     tables = {
         "one": {"model": "a"},
         "two": {"model": "a", "prediction": "v"},
@@ -208,7 +208,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, str], str, str]] = {
         "",
         "ss_zero_terminal_snr says that it starts from pure noise",
     ),
-    "no sigmas": (
+    "a negative sigma": (
         {"edm_vpred.sigma_max": torch.tensor(-1.0)},
         {},
         "",
@@ -227,21 +227,26 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, str], str, str]] = {
         "model: {params: {parameterization: w}}",
         "parameterization is 'w'; expected one of eps, v, x0",
     ),
-    "a yaml of other betas": ({}, {}, "model: {params: {beta_schedule: cosine}}", "beta_schedule is 'cosine'"),
-    "a yaml of no numbers": (
+    "a yaml with an unknown beta schedule": (
+        {},
+        {},
+        "model: {params: {beta_schedule: cosine}}",
+        "beta_schedule is 'cosine'",
+    ),
+    "a yaml with a negative number": (
         {},
         {},
         "model: {params: {linear_start: -1}}",
         "linear_start is -1; expected a number above 0",
     ),
-    "no yaml": ({}, {}, "model: {params: [", "is no YAML"),
-    "a deep yaml": ({}, {}, "[" * 100_000, "is no YAML"),
+    "a malformed yaml": ({}, {}, "model: {params: [", "is not valid YAML"),
+    "a deep yaml": ({}, {}, "[" * 100_000, "is not valid YAML"),
     "a large yaml": ({}, {}, "#" * 1_000_001, "it has more than 1000000 bytes"),
 }
 
 
 @pytest.mark.parametrize(("keys", "metadata", "yaml", "words"), REFUSED.values(), ids=REFUSED)
-def test_what_makes_no_sense_is_refused_in_a_sentence(
+def test_invalid_prediction_data_is_refused_in_one_line(
     save: Save, load: Any, keys: Any, metadata: Any, yaml: str, words: str
 ) -> None:
     path = save(keys, metadata)
@@ -253,9 +258,7 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_a_yaml_that_cannot_be_read_for_want_of_a_library_is_told(
-    save: Save, load: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_yaml_library_is_named(save: Save, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save()
     path.with_suffix(".yaml").write_text("model: {params: {parameterization: v}}")
     monkeypatch.setitem(sys.modules, "yaml", None)
@@ -266,25 +269,29 @@ def test_a_yaml_that_cannot_be_read_for_want_of_a_library_is_told(
 
 def test_cosxl_is_drawn_with_its_own_sampler(plain: Any, save: Save, load: Any) -> None:
     worker = load(save(COSXL))
-    right = diffusers.EDMEulerScheduler(sigma_min=0.002, sigma_max=120.0, **COSXL_SCHEDULER)
-    assert _difference(_ours(worker), _right(plain, right)) <= 1
-    assert _difference(_ours(worker, scheduler="EDM Euler"), _right(plain, right)) <= 1
+    scheduler = diffusers.EDMEulerScheduler(sigma_min=0.002, sigma_max=120.0, **COSXL_SCHEDULER)
+    assert _difference(_drawn(worker), _expected(plain, scheduler)) <= 1
+    assert _difference(_drawn(worker, scheduler="EDM Euler"), _expected(plain, scheduler)) <= 1
     multistep = diffusers.EDMDPMSolverMultistepScheduler(sigma_min=0.002, sigma_max=120.0, **COSXL_SCHEDULER)
-    drawn = _ours(worker, scheduler="EDM DPM++ 2M", num_inference_steps=6)
-    assert _difference(drawn, _right(plain, multistep, steps=6)) <= 1
+    drawn = _drawn(worker, scheduler="EDM DPM++ 2M", num_inference_steps=6)
+    assert _difference(drawn, _expected(plain, multistep, steps=6)) <= 1
 
 
-def test_a_cosxl_files_own_noise_levels_are_kept(plain: Any, save: Save, load: Any) -> None:
+def test_a_cosxl_files_own_noise_levels_are_used(plain: Any, save: Save, load: Any) -> None:
     keys = {"edm_vpred.sigma_max": torch.tensor(80.0), "edm_vpred.sigma_min": torch.tensor(0.01)}
-    right = diffusers.EDMEulerScheduler(sigma_min=0.01, sigma_max=80.0, **COSXL_SCHEDULER)
-    assert _difference(_ours(load(save(keys))), _right(plain, right)) <= 1
+    scheduler = diffusers.EDMEulerScheduler(sigma_min=0.01, sigma_max=80.0, **COSXL_SCHEDULER)
+    assert _difference(_drawn(load(save(keys))), _expected(plain, scheduler)) <= 1
 
 
-@pytest.mark.parametrize(("schedule", "named"), [("Karras", "karras"), ("Exponential", "exponential")])
-def test_edm_samplers_take_their_two_schedules(plain: Any, save: Save, load: Any, schedule: str, named: str) -> None:
-    right = diffusers.EDMEulerScheduler(sigma_min=0.002, sigma_max=120.0, **COSXL_SCHEDULER | {"sigma_schedule": named})
+@pytest.mark.parametrize(("schedule", "sigma_schedule"), [("Karras", "karras"), ("Exponential", "exponential")])
+def test_edm_samplers_accept_only_their_two_schedules(
+    plain: Any, save: Save, load: Any, schedule: str, sigma_schedule: str
+) -> None:
+    scheduler = diffusers.EDMEulerScheduler(
+        sigma_min=0.002, sigma_max=120.0, **COSXL_SCHEDULER | {"sigma_schedule": sigma_schedule}
+    )
     worker = load(save(COSXL))
-    assert _difference(_ours(worker, scheduler="EDM Euler", schedule=schedule), _right(plain, right)) <= 1
+    assert _difference(_drawn(worker, scheduler="EDM Euler", schedule=schedule), _expected(plain, scheduler)) <= 1
     with pytest.raises(InvalidRequestError, match="the EDM Euler scheduler takes Automatic, Karras, Exponential$"):
         generate("a lake", worker=worker, scheduler="EDM Euler", schedule="Beta")
     with pytest.raises(InvalidRequestError, match="takes 2 or more"):
@@ -294,14 +301,14 @@ def test_edm_samplers_take_their_two_schedules(plain: Any, save: Save, load: Any
 def test_playground_is_drawn_with_its_own_sampler_and_normalization(
     plain: Any, save: Save, load: Any, sdxl_checkpoint: Path
 ) -> None:
-    right = diffusers.EDMDPMSolverMultistepScheduler(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
+    scheduler = diffusers.EDMDPMSolverMultistepScheduler(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
     mean, std = (PLAYGROUND[name].flatten().tolist() for name in PLAYGROUND)
     vae = {"latents_mean": mean, "latents_std": std, "scaling_factor": 0.5}
-    expected = _right(plain, right, vae=vae)
+    expected = _expected(plain, scheduler, vae=vae)
     path = save(PLAYGROUND)
-    assert _difference(_ours(load(path)), expected) <= 1
-    assert _difference(_ours(load(path, vae_path=sdxl_checkpoint / "vae")), expected) <= 1
-    assert _difference(expected, _right(plain, right)) > 1
+    assert _difference(_drawn(load(path)), expected) <= 1
+    assert _difference(_drawn(load(path, vae_path=sdxl_checkpoint / "vae")), expected) <= 1
+    assert _difference(expected, _expected(plain, scheduler)) > 1
 
 
 def test_an_edm_folder_is_drawn_with_its_own_sampler(
@@ -312,15 +319,15 @@ def test_an_edm_folder_is_drawn_with_its_own_sampler(
     for entry in sdxl_checkpoint.iterdir():
         if entry.name not in ("scheduler", "model_index.json"):
             (folder / entry.name).symlink_to(entry)
-    right = diffusers.EDMDPMSolverMultistepScheduler(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
-    right.save_pretrained(folder / "scheduler")
+    scheduler = diffusers.EDMDPMSolverMultistepScheduler(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
+    scheduler.save_pretrained(folder / "scheduler")
     index = json.loads((sdxl_checkpoint / "model_index.json").read_text())
     (folder / "model_index.json").write_text(
         json.dumps(index | {"scheduler": ["diffusers", "EDMDPMSolverMultistepScheduler"]})
     )
-    assert _difference(_ours(load(folder)), _right(plain, right)) <= 1
+    assert _difference(_drawn(load(folder)), _expected(plain, scheduler)) <= 1
     assert own_scheduler(folder, None).default_sampler == "checkpoint"
-    assert _difference(_ours(load(folder, prediction="epsilon")), _right(plain, _lcm(plain, EPSILON))) <= 1
+    assert _difference(_drawn(load(folder, prediction="epsilon")), _expected(plain, _lcm(plain, EPSILON))) <= 1
     with pytest.raises(InvalidRequestError, match="Invalid scheduler 'LCM': this is an EDM checkpoint"):
         load(folder, scheduler="LCM")
 
@@ -334,7 +341,7 @@ def test_an_edm_folder_is_drawn_with_its_own_sampler(
         ({}, {"prediction": "edm"}, 1001, "scheduler takes 1 to 1000"),
     ],
 )
-def test_the_most_steps_are_known_before_the_model_is_loaded(
+def test_the_step_limit_is_known_before_the_model_is_loaded(
     save: Save, keys: Any, settings: dict[str, Any], steps: int, words: str
 ) -> None:
     registry = Registry.discover()
@@ -345,7 +352,7 @@ def test_the_most_steps_are_known_before_the_model_is_loaded(
         card.check_sampling(ResolvedRequest.of(GenerateRequest(prompt="", num_inference_steps=steps), "8x8"), samplers)
 
 
-def test_a_folder_of_another_kind_of_noise_is_refused_unless_the_setting_says_otherwise(
+def test_a_flow_matching_folder_is_refused_without_a_prediction_setting(
     load: Any, sdxl_checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "flow"
@@ -359,7 +366,7 @@ def test_a_folder_of_another_kind_of_noise_is_refused_unless_the_setting_says_ot
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ModelLoadError, match="trained for the noise of FlowMatchEulerDiscreteScheduler"):
         load(folder)
-    assert _ours(load(folder, prediction="epsilon")) is not None
+    assert _drawn(load(folder, prediction="epsilon")) is not None
 
 
 ZERO_SNR = ("LCM", "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "DDIM", "DDPM", "UniPC", "TCD")
@@ -368,45 +375,47 @@ OTHERS = tuple(sampler.name for sampler in SAMPLERS if sampler.name not in EDM)
 
 
 @pytest.mark.parametrize(
-    ("prediction", "takes"),
+    ("prediction", "supported"),
     [
         ("v-zsnr", {*ZERO_SNR, "Euler Karras", "DPM++ 2M Karras", "DPM++ 2M SDE Karras"}),
         ("edm", set(EDM)),
         ("edm-v", set(EDM)),
         ("v", set(OTHERS)),
-        # The others' step raises NotImplementedError or ValueError for prediction_type="sample".
-        ("sample", {one for one in OTHERS if not one.startswith(("Euler a", "DPM2", "PLMS"))}),
+        # The excluded schedulers' step raises NotImplementedError or ValueError for prediction_type="sample".
+        ("sample", {name for name in OTHERS if not name.startswith(("Euler a", "DPM2", "PLMS"))}),
     ],
 )
-def test_samplers_that_would_draw_something_else_are_refused_by_name(
-    plain: Any, prediction: PredictionName, takes: set[str]
+def test_samplers_unsuitable_for_the_prediction_are_refused_by_name(
+    plain: Any, prediction: PredictionName, supported: set[str]
 ) -> None:
     own = with_prediction(plain.scheduler, prediction, DiffusersSDXLCudaWorker.configs)
     schedulers = Schedulers(own, SAMPLERS, None)
     for sampler in SAMPLERS:
-        if sampler.name in takes:
+        if sampler.name in supported:
             schedulers.make(sampler.name, 2, torch.device("cpu"))
             continue
         with pytest.raises(InvalidRequestError) as caught:
             schedulers.make(sampler.name, 2, torch.device("cpu"))
         assert str(caught.value).startswith(f"Invalid scheduler {sampler.name!r}: ")
         assert str(caught.value).partition("expected one of ")[2].split(", ") == [
-            one.name for one in SAMPLERS if one.name in takes
+            other.name for other in SAMPLERS if other.name in supported
         ]
 
 
 @pytest.mark.parametrize("sampler", ZERO_SNR)
-def test_pure_noise_is_drawn_as_plain_diffusers(plain: Any, load: Any, sdxl_checkpoint: Path, sampler: str) -> None:
-    described = next(one for one in SAMPLERS if one.name == sampler)
-    scheduler = getattr(diffusers, described.class_name).from_config(
-        {**plain.scheduler.config, **V_ZSNR}, **described.options
+def test_zero_terminal_snr_equals_plain_diffusers(plain: Any, load: Any, sdxl_checkpoint: Path, sampler: str) -> None:
+    definition = next(candidate for candidate in SAMPLERS if candidate.name == sampler)
+    scheduler = getattr(diffusers, definition.class_name).from_config(
+        {**plain.scheduler.config, **V_ZSNR}, **definition.options
     )
-    drawn = _ours(load(sdxl_checkpoint, prediction="v-zsnr"), scheduler=sampler, num_inference_steps=5)
-    assert _difference(drawn, _right(plain, scheduler, steps=5)) <= 1
+    drawn = _drawn(load(sdxl_checkpoint, prediction="v-zsnr"), scheduler=sampler, num_inference_steps=5)
+    assert _difference(drawn, _expected(plain, scheduler, steps=5)) <= 1
 
 
-@pytest.mark.parametrize(("spread", "predicted"), [(0.2, "v_prediction"), (0.01, "epsilon")])
-def test_stable_diffusion_2_is_told_by_its_weights(tmp_path: Path, spread: float, predicted: str) -> None:
+@pytest.mark.parametrize(("spread", "expected"), [(0.2, "v_prediction"), (0.01, "epsilon")])
+def test_stable_diffusion_2s_prediction_is_detected_from_its_weights(
+    tmp_path: Path, spread: float, expected: str
+) -> None:
     prefix = "model.diffusion_model."
     state = {
         f"{prefix}input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3),
@@ -416,7 +425,7 @@ def test_stable_diffusion_2_is_told_by_its_weights(tmp_path: Path, spread: float
     path = tmp_path / "sd2.safetensors"
     save_file(state, path)
     configs = DiffusersCudaWorker.configs
-    assert scheduler_of_file(path, state, configs, None, None).config.prediction_type == predicted
+    assert scheduler_of_file(path, state, configs, None, None).config.prediction_type == expected
     assert scheduler_of_file(path, state, configs, None, "sample").config.prediction_type == "sample"
     inpainting = state | {f"{prefix}input_blocks.0.0.weight": torch.zeros(8, 9, 3, 3)}
     assert scheduler_of_file(path, inpainting, configs, None, None).config.prediction_type == "epsilon"

@@ -1,4 +1,4 @@
-"""Prompts with weights, of any length, with layers skipped."""
+"""Prompts: weights, chunks, any length and clip skip."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tokenizer(sd15_checkpoint: Path) -> Any:
     return CLIPTokenizer.from_pretrained(sd15_checkpoint / "tokenizer", local_files_only=True)
 
 
-# What A1111's parse_prompt_attention documents in its own examples, and the corners beside them.
+# The documented examples of A1111's parse_prompt_attention, and corner cases.
 PARSED = {
     "normal text": [("normal text", 1.0)],
     "an (important) word": [("an ", 1.0), ("important", 1.1), (" word", 1.0)],
@@ -60,7 +60,7 @@ PARSED = {
     "(a:1e3)(b:1.2.3)(c:.)": [("a:1e3b:1.2.3c:.", 1.1)],
     "a\\b\\\\c": [("ab\\c", 1.0)],
     "([a)]": [("a", 1.0)],
-    "((a[(b": [("a", 1.1 * 1.1), ("b", 1.1 * 1.1 * 1.1 * (1 / 1.1))],  # whose last digits differ
+    "((a[(b": [("a", 1.1 * 1.1), ("b", 1.1 * 1.1 * 1.1 * (1 / 1.1))],  # the last digits differ
     "(a BREAK b:1.2)": [("a ", 1.2), (None, 1.0), (" b", 1.2)],
     "(a:1.2)BREAK": [("a", 1.2), (None, 1.0)],
     "BREAK_ _BREAK xBREAK": [("BREAK_ _BREAK xBREAK", 1.0)],
@@ -69,20 +69,20 @@ PARSED = {
 
 
 @pytest.mark.parametrize("prompt", PARSED)
-def test_weights_are_read_as_a1111_reads_them(prompt: str) -> None:
-    found = [(fragment.text, pytest.approx(fragment.weight)) for fragment in parse(prompt)]
-    assert found == PARSED[prompt]
+def test_weights_are_parsed_as_in_a1111(prompt: str) -> None:
+    fragments = [(fragment.text, pytest.approx(fragment.weight)) for fragment in parse(prompt)]
+    assert fragments == PARSED[prompt]
 
 
 @given(st.text(alphabet="ab ()[]\\:1.,BREAK", max_size=40))
-def test_any_text_is_a_prompt_and_its_weights_are_finite(prompt: str) -> None:
+def test_any_text_is_a_prompt_with_finite_weights(prompt: str) -> None:
     for fragment in parse(prompt):
         assert fragment.text != ""
         assert math.isfinite(fragment.weight)
 
 
 @given(st.text(alphabet=st.characters(blacklist_characters="()[]\\:"), max_size=40).filter(lambda t: "BREAK" not in t))
-def test_a_prompt_without_brackets_stays_one_fragment(prompt: str) -> None:
+def test_a_prompt_without_brackets_is_one_fragment(prompt: str) -> None:
     assert parse(prompt) == ([Fragment(prompt)] if prompt else [])
 
 
@@ -98,18 +98,18 @@ TAGS = st.lists(
 
 @pytest.mark.parametrize("count", [1, 20, 75])
 @given(prompt=TAGS.flatmap(lambda tags: st.sampled_from([", ".join(tags), " ".join(tags), " BREAK ".join(tags)])))
-def test_tags_make_the_chunks_that_a1111_makes(tokenizer: Any, count: int, prompt: str) -> None:
+def test_tags_give_a1111s_chunks(tokenizer: Any, count: int, prompt: str) -> None:
     _check_chunks(tokenizer, prompt, count)
 
 
 @given(prompt=st.lists(st.sampled_from([*PIECES, *SYNTAX]), max_size=80).map("".join))
-def test_any_syntax_makes_the_chunks_that_a1111_makes(tokenizer: Any, prompt: str) -> None:
+def test_any_syntax_gives_a1111s_chunks(tokenizer: Any, prompt: str) -> None:
     _check_chunks(tokenizer, prompt, count=30)
 
 
 @pytest.mark.parametrize("after", range(15, 23))
 @pytest.mark.parametrize("end", ["", ",", ", b", " b", " b" * 80, "BREAK", " BREAK BREAK ", ", emb"])
-def test_a_comma_reaches_as_far_as_a1111s(tokenizer: Any, after: int, end: str) -> None:
+def test_chunks_break_at_the_same_comma_as_a1111s(tokenizer: Any, after: int, end: str) -> None:
     before = 75 - after
     _check_chunks(tokenizer, "a " * (before - 1) + "," + "b " * after + end, count=2)
 
@@ -117,11 +117,11 @@ def test_a_comma_reaches_as_far_as_a1111s(tokenizer: Any, after: int, end: str) 
 def _check_chunks(tokenizer: Any, prompt: str, count: int) -> None:
     vectors = {"emb": torch.zeros(1, 4), "emb pair": torch.zeros(2, 4), "wide": torch.zeros(count, 4)}
     expected = a1111.chunks(tokenizer, prompt, vectors)
-    found = chunks(tokenizer, parse(prompt), EncoderEmbeddings(tokenizer, vectors))
-    assert [(chunk.ids, chunk.weights) for chunk in found] == [(chunk.ids, chunk.weights) for chunk in expected]
-    for chunk, other in zip(found, expected, strict=True):
+    actual = chunks(tokenizer, parse(prompt), EncoderEmbeddings(tokenizer, vectors))
+    assert [(chunk.ids, chunk.weights) for chunk in actual] == [(chunk.ids, chunk.weights) for chunk in expected]
+    for chunk, other in zip(actual, expected, strict=True):
         assert chunk.embeddings.keys() == other.vectors.keys()
-        assert all(chunk.embeddings[at] is other.vectors[at] for at in other.vectors)
+        assert all(chunk.embeddings[position] is other.vectors[position] for position in other.vectors)
 
 
 def test_a_name_with_brackets_is_found_before_a_comma(tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_a_name_with_brackets_is_found_before_a_comma(tmp_path: Path) -> None:
         "<|startoftext|>",
         "<|endoftext|>",
     ]
-    (tmp_path / "vocab.json").write_text(json.dumps({token: at for at, token in enumerate(tokens)}))
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n) ,</w>\n")  # CLIP reads "),"" as one token, too
+    (tmp_path / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n) ,</w>\n")  # CLIP also reads ")," as one token
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path, model_max_length=77)
     vectors = torch.zeros(2, 4)
     embeddings = EncoderEmbeddings(tokenizer, {"b(h)": vectors})
@@ -156,51 +156,52 @@ def test_a_name_may_be_a_bracket(tokenizer: Any) -> None:
     assert (chunk.embeddings.keys(), chunk.weights) == ({1}, [1.0] * 5)
 
 
-def test_a_letter_without_one_lower_case_is_no_fault(tokenizer: Any) -> None:
+def test_a_dotless_i_does_not_match_a_name_with_i(tokenizer: Any) -> None:
     embeddings = EncoderEmbeddings(tokenizer, {"i(h)": torch.zeros(2, 4)})
     (chunk,) = chunks(tokenizer, parse("\u0131(h)", embeddings.names), embeddings)
     assert not chunk.embeddings
 
 
 @given(depth=st.integers(17, 400), brackets=st.lists(st.sampled_from("(["), min_size=1, max_size=5))
-def test_deep_brackets_weigh_as_a1111s(depth: int, brackets: list[str]) -> None:
+def test_deep_brackets_have_a1111s_weights(depth: int, brackets: list[str]) -> None:
     opening = ("".join(brackets) * depth)[:depth]
     closing = opening[::-1].translate({ord("("): ")", ord("["): "]"})
     prompt = f"a{opening}b{closing}c"
     expected = [(letter, pytest.approx(weight)) for text, weight in a1111.weighted(prompt) for letter in text or ""]
-    assert [(letter, one.weight) for one in parse(prompt) for letter in one.text or ""] == expected
+    assert [(letter, fragment.weight) for fragment in parse(prompt) for letter in fragment.text or ""] == expected
 
 
-def test_chunks_hold_every_token_once_and_break_after_commas(tokenizer: Any) -> None:
+def test_chunks_contain_every_token_once_and_break_after_commas(tokenizer: Any) -> None:
     text = "ab " * 30 + ", " + "cd " * 10  # a comma at token 61, 75 tokens after 7 more words
     ids = tokenizer(text, add_special_tokens=False).input_ids
-    found = chunks(tokenizer, parse(text))
-    assert [token for chunk in found for token in chunk.ids] == ids
-    assert [len(chunk.ids) for chunk in found] == [61, len(ids) - 61]
+    with_comma = chunks(tokenizer, parse(text))
+    assert [token for chunk in with_comma for token in chunk.ids] == ids
+    assert [len(chunk.ids) for chunk in with_comma] == [61, len(ids) - 61]
     without_comma = chunks(tokenizer, parse("ab " * 50))
     assert [len(chunk.ids) for chunk in without_comma] == [75, 25]
 
 
-def test_what_comes_after_the_first_77_tokens_matters(worker: Any) -> None:
+def test_tokens_after_the_first_77_change_the_picture(worker: Any) -> None:
     start = "a lake with a boat, " * 12
-    one, other = (generate(start + end, worker=worker, seed=1).png for end in ("red", "blue"))
-    assert one != other
+    red, blue = (generate(start + end, worker=worker, seed=1).png for end in ("red", "blue"))
+    assert red != blue
 
 
-def test_a_long_prompt_beside_a_short_negative_one(worker: Any) -> None:
+def test_a_long_prompt_works_with_a_short_negative_prompt(worker: Any) -> None:
     long = "a lake with a boat, " * 12
-    ask = {"worker": worker, "seed": 1, "guidance_scale": 3.0}
-    drawn = {
-        generate(prompt, negative_prompt=negative, **ask).png
+    options = {"worker": worker, "seed": 1, "guidance_scale": 3.0}
+    pictures = {
+        generate(prompt, negative_prompt=negative, **options).png
         for prompt in (long, "a lake")
         for negative in (None, "dark", long)
     }
-    assert len(drawn) == 6
+    assert len(pictures) == 6
 
 
 def test_a_weight_changes_the_picture_and_a_weight_of_one_does_not(worker: Any) -> None:
-    plain, one, more = (generate(p, worker=worker, seed=1).png for p in ("a lake", "a (lake:1.0)", "a (lake:1.6)"))
-    assert plain == one != more
+    prompts = ("a lake", "a (lake:1.0)", "a (lake:1.6)")
+    plain, neutral, weighted = (generate(prompt, worker=worker, seed=1).png for prompt in prompts)
+    assert plain == neutral != weighted
 
 
 def test_weighted_states_keep_their_mean(worker: Any) -> None:
@@ -208,11 +209,11 @@ def test_weighted_states_keep_their_mean(worker: Any) -> None:
     width = worker.pipe.text_encoder.config.hidden_size
     torch.testing.assert_close(plain[..., :width].mean(), weighted[..., :width].mean())
     ratio = weighted[0, :, :width] / plain[0, :, :width]
-    lake = ratio[2 : 2 + len("lake")].mean()  # after the start and "a": the tiny tokenizer reads letters
+    lake = ratio[2 : 2 + len("lake")].mean()  # after the start token and "a"; each letter is a token
     torch.testing.assert_close(lake / ratio[1].mean(), torch.tensor(1.6))
 
 
-def test_each_chunk_keeps_a_mean_of_its_own(worker: Any) -> None:
+def test_each_chunk_keeps_its_own_mean(worker: Any) -> None:
     both = worker.encode("a (lake:1.6) BREAK a (star:0.4)", 0).tokens
     each = [worker.encode(prompt, 0).tokens for prompt in ("a (lake:1.6)", "a (star:0.4)")]
     torch.testing.assert_close(both, torch.cat(each, dim=1))
@@ -223,13 +224,13 @@ def test_a_break_at_the_end_adds_no_chunk(worker: Any) -> None:
 
 
 @pytest.mark.parametrize("prompt", [f"a (lake:{'9' * 400})", "(" * 8000 + "lake"])
-def test_a_weight_without_a_finite_picture_is_refused(worker: Any, prompt: str) -> None:
+def test_an_infinite_weight_is_refused(worker: Any, prompt: str) -> None:
     with pytest.raises(InvalidRequestError, match="Invalid weight inf in prompt: expected -100 to 100"):
         generate(prompt, worker=worker, seed=1)
 
 
 @pytest.mark.parametrize("skip", [0, 1])
-def test_layers_are_skipped_as_diffusers_counts_them(worker: Any, skip: int) -> None:
+def test_clip_skip_counts_layers_as_diffusers_does(worker: Any, skip: int) -> None:
     tokenizer, encoder = worker.pipe.tokenizer, worker.pipe.text_encoder
     ids = tokenizer("a lake", padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.inference_mode():
@@ -239,11 +240,11 @@ def test_layers_are_skipped_as_diffusers_counts_them(worker: Any, skip: int) -> 
         else:
             norm = getattr(encoder, "text_model", encoder).final_layer_norm
             expected = norm(output.hidden_states[-(skip + 1)])
-        found = worker.encode("a lake", skip).tokens[..., : expected.shape[-1]]
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+        tokens = worker.encode("a lake", skip).tokens[..., : expected.shape[-1]]
+    torch.testing.assert_close(tokens, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_skipping_more_layers_than_there_are_is_refused(worker: Any) -> None:
+def test_a_clip_skip_beyond_the_encoders_layers_is_refused(worker: Any) -> None:
     assert generate("a", worker=worker, seed=1, clip_skip=1).png != generate("a", worker=worker, seed=1).png
     with pytest.raises(InvalidRequestError, match="Invalid clip_skip 2: this checkpoint's text encoder has 3 layers"):
         generate("a", worker=worker, clip_skip=2)

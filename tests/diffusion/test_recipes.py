@@ -1,4 +1,4 @@
-"""A picture says how it was made, and can be made again from that."""
+"""A picture contains its recipe, and the recipe draws the picture again."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def _tiny(sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as caught:
         main(arguments)
-    return int(ended.value.code or 0), *capfd.readouterr()
+    return int(caught.value.code or 0), *capfd.readouterr()
 
 
 def _rewritten(path: Path, **changes: Any) -> Path:
-    """The picture with another recipe than it was drawn from."""
+    """Change the recipe in a picture."""
     recipe = replace(read_recipe(path), **changes)
     with Image.open(path) as image:
         path.write_bytes(encode_png(np.asarray(image), to_text(recipe)))
     return path
 
 
-def test_a_picture_carries_all_it_followed_from(sdxl_checkpoint: Path) -> None:
-    ask: dict[str, Any] = {"guidance_scale": 4.0, "negative_prompt": "dark", "scheduler": "euler a", "clip_skip": 1}
-    recipe = read_recipe(generate("a lake", seed=7, size="64x40", num_inference_steps=3, **ask).png)
+def test_a_picture_contains_its_complete_recipe(sdxl_checkpoint: Path) -> None:
+    fields: dict[str, Any] = {"guidance_scale": 4.0, "negative_prompt": "dark", "scheduler": "euler a", "clip_skip": 1}
+    recipe = read_recipe(generate("a lake", seed=7, size="64x40", num_inference_steps=3, **fields).png)
     weights = (sdxl_checkpoint / "unet/diffusion_pytorch_model.safetensors").read_bytes()
     assert (recipe.prompt, recipe.negative_prompt, recipe.seed) == ("a lake", "dark", 7)
     assert (recipe.width, recipe.height, recipe.steps, recipe.guidance_scale) == (64, 40, 3, 4.0)
@@ -52,7 +52,7 @@ def test_a_picture_carries_all_it_followed_from(sdxl_checkpoint: Path) -> None:
     assert set(recipe.versions) == {"imagegen-core", "torch", "diffusers", "transformers"}
 
 
-def test_a_mode_draws_on_the_command_line_and_its_picture_again(
+def test_the_command_line_draws_with_a_mode_and_replays_the_picture(
     sdxl_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint, local_files_only=True)
@@ -63,8 +63,8 @@ def test_a_mode_draws_on_the_command_line_and_its_picture_again(
     recipe = read_recipe(Path("a.png"))
     assert (recipe.width, recipe.height, recipe.steps) == (64, 40, 2)
     assert recipe.loras == (UsedLora("ink", 0.8),)
-    code, _, said = _run(capfd, "replay", "a.png")
-    assert (code, "the same bytes" in said) == (0, True)
+    code, _, err = _run(capfd, "replay", "a.png")
+    assert (code, "the same bytes" in err) == (0, True)
     Path("imagegen.toml").unlink()
     code, _, error = _run(capfd, "replay", "a.png")
     assert code != 0
@@ -73,12 +73,12 @@ def test_a_mode_draws_on_the_command_line_and_its_picture_again(
     assert (code, "Unknown mode 'inked': expected default" in error) == (2, True)
 
 
-def test_a_setting_turns_it_off(sdxl_checkpoint: Path) -> None:
+def test_a_setting_disables_the_recipe(sdxl_checkpoint: Path) -> None:
     worker = DiffusersSDXLCudaWorker(settings=Settings(model=str(sdxl_checkpoint), device="cpu", recipe=False))
     assert generate("a lake", worker=worker).image.info == {}
 
 
-def test_the_same_picture_without_its_recipe_has_the_same_pixels(sdxl_checkpoint: Path) -> None:
+def test_the_recipe_does_not_change_the_pixels(sdxl_checkpoint: Path) -> None:
     worker = DiffusersSDXLCudaWorker(settings=Settings(model=str(sdxl_checkpoint), device="cpu", recipe=False))
     assert generate("a lake", seed=1).image.tobytes() == generate("a lake", worker=worker, seed=1).image.tobytes()
 
@@ -112,7 +112,7 @@ def test_replay_draws_the_same_bytes(capfd: pytest.CaptureFixture[str]) -> None:
     assert Path("again.png").read_bytes() == Path("out.png").read_bytes()
 
 
-def test_replay_finds_the_checkpoint_of_the_recipe_where_none_is_configured(
+def test_replay_finds_the_recipes_checkpoint_without_configuration(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sdxl_checkpoint: Path
 ) -> None:
     assert _run(capfd, "generate", "a lake", "-o", "out.png")[0] == 0
@@ -132,7 +132,7 @@ def test_replay_finds_the_checkpoint_of_the_recipe_where_none_is_configured(
         ({"seed": 8}, "the pixels come out otherwise"),
     ],
 )
-def test_replay_says_what_differs_and_draws_the_nearest_when_forced(
+def test_replay_reports_differences_and_draws_anyway_with_force(
     capfd: pytest.CaptureFixture[str], change: dict[str, Any], words: str
 ) -> None:
     assert _run(capfd, "generate", "a lake", "-o", "out.png", "--seed", "7")[0] == 0
@@ -147,7 +147,7 @@ def test_replay_says_what_differs_and_draws_the_nearest_when_forced(
     assert Path("replayed.png").exists()
 
 
-def test_replay_of_a_picture_without_a_recipe_is_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+def test_replay_refuses_a_picture_without_a_recipe(capfd: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (8, 8)).save("plain.png")
     code, _, err = _run(capfd, "replay", "plain.png")
     assert (code, err) == (2, "Error: There is no recipe in plain.png: give a PNG that imagegen drew\n")

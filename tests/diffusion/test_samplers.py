@@ -1,4 +1,4 @@
-"""Samplers: found by the names people know, and each drawing the plain pipeline's picture."""
+"""Samplers are found by their common names, and each draws the plain pipeline's picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imagegen_sdxl import DiffusersSDXLCudaWorker
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "expected"),
     [
         ("Euler a", "Euler a"),
         ("euler_a", "Euler a"),
@@ -29,16 +29,16 @@ from imagegen_sdxl import DiffusersSDXLCudaWorker
         ("PLMS", "PLMS"),
     ],
 )
-def test_a_sampler_is_found_by_the_names_people_know(name: str, found: str) -> None:
-    assert find_sampler(name, SAMPLERS).name == found
+def test_a_sampler_is_found_by_its_common_names(name: str, expected: str) -> None:
+    assert find_sampler(name, SAMPLERS).name == expected
 
 
-def test_no_two_samplers_answer_to_one_name() -> None:
+def test_sampler_names_are_unique() -> None:
     for sampler in SAMPLERS:
         assert find_sampler(sampler.name, SAMPLERS) is sampler
 
 
-def test_an_unknown_sampler_is_told_the_known_ones() -> None:
+def test_the_error_for_an_unknown_sampler_lists_the_known_samplers() -> None:
     with pytest.raises(
         InvalidRequestError, match="Unknown scheduler 'Euler b': expected one of LCM, Euler, .*, TCD, .*, a"
     ):
@@ -62,7 +62,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
 
 
 def _draw_plain(plain: Any, scheduler: Any, steps: int) -> Any:
-    own = plain.scheduler
+    original = plain.scheduler
     plain.scheduler = scheduler
     try:
         return plain(
@@ -74,11 +74,11 @@ def _draw_plain(plain: Any, scheduler: Any, steps: int) -> Any:
             height=64,
         ).images[0]
     finally:
-        plain.scheduler = own
+        plain.scheduler = original
 
 
 @pytest.mark.parametrize("sampler", ORDINARY, ids=lambda sampler: sampler.name)
-def test_each_draws_the_plain_pipelines_picture(pair: tuple[Any, Any], sampler: Sampler) -> None:
+def test_each_sampler_draws_the_plain_pipelines_picture(pair: tuple[Any, Any], sampler: Sampler) -> None:
     worker, plain = pair
     scheduler_class = getattr(diffusers, sampler.class_name)
     expected = _draw_plain(plain, scheduler_class.from_config(plain.scheduler.config, **sampler.options), steps=5)
@@ -95,35 +95,33 @@ def test_each_draws_the_plain_pipelines_picture(pair: tuple[Any, Any], sampler: 
     assert np.abs(np.asarray(drawn.image, int) - np.asarray(expected, int)).max() <= 1
 
 
-def test_the_checkpoints_own_is_the_one_in_its_folder(pair: tuple[Any, Any]) -> None:
+def test_the_checkpoint_sampler_is_the_scheduler_in_the_folder(pair: tuple[Any, Any]) -> None:
     worker, plain = pair
     expected = _draw_plain(plain, plain.scheduler, steps=3)
-    ask = {"seed": 11, "num_inference_steps": 3, "guidance_scale": 3.0}
-    drawn = generate("a lake at dawn", worker=worker, scheduler="checkpoint", **ask)
+    options = {"seed": 11, "num_inference_steps": 3, "guidance_scale": 3.0}
+    drawn = generate("a lake at dawn", worker=worker, scheduler="checkpoint", **options)
     assert np.abs(np.asarray(drawn.image, int) - np.asarray(expected, int)).max() <= 1
-    assert drawn.png != generate("a lake at dawn", worker=worker, **ask).png  # which LCM draws
+    assert drawn.png != generate("a lake at dawn", worker=worker, **options).png  # LCM is the default
 
 
-def test_samplers_differ(pair: tuple[Any, Any]) -> None:
+def test_samplers_draw_different_pictures(pair: tuple[Any, Any]) -> None:
     worker, _ = pair
     names = ("LCM", "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M Karras", "DDIM", "UniPC")
     assert len({generate("a lake", worker=worker, seed=1, scheduler=name).png for name in names}) == len(names)
 
 
-def test_an_unknown_one_is_refused(pair: tuple[Any, Any]) -> None:
+def test_an_unknown_sampler_is_refused(pair: tuple[Any, Any]) -> None:
     with pytest.raises(InvalidRequestError, match="Unknown scheduler 'fastest'"):
         generate("a lake", worker=pair[0], scheduler="fastest")
 
 
 @pytest.mark.parametrize(("scheduler", "limit"), [("LCM", 50), ("Euler", 1000)])
-def test_more_steps_than_it_was_trained_with_are_refused(pair: tuple[Any, Any], scheduler: str, limit: int) -> None:
+def test_steps_above_the_samplers_limit_are_refused(pair: tuple[Any, Any], scheduler: str, limit: int) -> None:
     with pytest.raises(InvalidRequestError, match=f"the {scheduler} scheduler takes 1 to {limit}"):
         generate("a lake", worker=pair[0], scheduler=scheduler, num_inference_steps=limit + 1)
 
 
-def test_the_configuration_chooses_where_the_request_does_not(
-    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_configured_sampler_is_the_default(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     worker, _ = pair
     monkeypatch.setenv("CUDA_SCHEDULER", "euler a")
     monkeypatch.setenv("IMAGEGEN_RECIPE", "0")
@@ -137,7 +135,7 @@ def test_the_configuration_chooses_where_the_request_does_not(
     )
 
 
-def test_a_configured_sampler_that_is_unknown_is_refused_at_load(pair: tuple[Any, Any]) -> None:
+def test_an_unknown_configured_sampler_is_refused_at_loading(pair: tuple[Any, Any]) -> None:
     worker, _ = pair
     with pytest.raises(InvalidRequestError, match="Unknown scheduler 'fastest'"):
         type(worker)(settings=Settings(model=str(worker.checkpoint), scheduler="fastest"))

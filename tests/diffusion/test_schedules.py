@@ -1,4 +1,4 @@
-"""Noise schedules: each as diffusers' documented options have it, or as A1111's documented formula does."""
+"""Noise schedules, compared with diffusers' documented options or A1111's documented formulas."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def schedulers() -> Schedulers:
 
 
 def _trained() -> np.ndarray[Any, Any]:
-    """The noise levels that Stable Diffusion was trained with: https://arxiv.org/abs/2112.10752, appendix."""
+    """The noise levels of Stable Diffusion's training: https://arxiv.org/abs/2112.10752, appendix."""
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     alphas = np.cumprod(1 - betas)
     return np.sqrt((1 - alphas) / alphas)
 
 
 def _denoised(scheduler: Any, seed: int = 3) -> torch.Tensor:
-    """Latents at the end, with a stand-in for the network."""
+    """The final latents, with a stand-in for the network."""
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(1, 4, 4, 4, generator=generator) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
@@ -66,11 +66,11 @@ def _denoised(scheduler: Any, seed: int = 3) -> torch.Tensor:
 
 
 def _options(sampler: Sampler, schedule: str) -> dict[str, Any] | None:
-    """The documented options, as far as the sampler's class has them; None where it lacks the one that counts."""
+    """The documented options that the sampler's class has; None if it lacks the decisive option."""
     known = inspect.signature(getattr(diffusers, sampler.class_name).__init__).parameters
     options = DOCUMENTED[schedule]
-    counts = next((name for name in options if name.startswith("use_")), "timestep_spacing")
-    if counts not in known or sampler.most_steps is not None:  # LCM and TCD have the option, and read it nowhere
+    decisive = next((name for name in options if name.startswith("use_")), "timestep_spacing")
+    if decisive not in known or sampler.most_steps is not None:  # LCM and TCD ignore the option
         return None
     return {name: value for name, value in options.items() if name in known}
 
@@ -78,18 +78,18 @@ def _options(sampler: Sampler, schedule: str) -> dict[str, Any] | None:
 @pytest.mark.parametrize(
     ("sampler", "schedule"),
     [(sampler, schedule) for sampler in PLAIN for schedule in DOCUMENTED if _options(sampler, schedule)],
-    ids=lambda one: getattr(one, "name", one),
+    ids=lambda value: getattr(value, "name", value),
 )
 @pytest.mark.parametrize("steps", [4, 7])
-def test_with_the_documented_options_it_denoises_as_plain_diffusers(
+def test_a_schedule_denoises_as_plain_diffusers_with_documented_options(
     schedulers: Schedulers, sampler: Sampler, schedule: str, steps: int
 ) -> None:
     options = {**sampler.options, **(_options(sampler, schedule) or {})}
     plain = getattr(diffusers, sampler.class_name).from_config(TRAINED, **options)
     plain.set_timesteps(steps)
-    ours = schedulers.make(sampler.name, steps, CPU, schedule)
-    assert torch.equal(ours.timesteps, plain.timesteps)
-    assert torch.equal(_denoised(ours), _denoised(plain))
+    scheduler = schedulers.make(sampler.name, steps, CPU, schedule)
+    assert torch.equal(scheduler.timesteps, plain.timesteps)
+    assert torch.equal(_denoised(scheduler), _denoised(plain))
 
 
 # A1111's modules/sd_schedulers.py and, with the same results, ComfyUI's comfy/samplers.py.
@@ -131,7 +131,7 @@ def _beta(trained: np.ndarray[Any, Any], steps: int) -> list[float]:
 
 
 def _beta_quantile(share: float) -> float:
-    """The quantile of Beta(0.6, 0.6), its density summed over a fine grid: x = sin(angle) ** 2 takes its poles away."""
+    """The quantile of Beta(0.6, 0.6), from its density on a fine grid; x = sin(angle) ** 2 removes the poles."""
     angles = np.linspace(0, math.pi / 2, 400_001)
     middles = (angles[1:] + angles[:-1]) / 2
     below = np.concatenate([[0], np.cumsum((np.sin(middles) * np.cos(middles)) ** 0.2)])
@@ -139,7 +139,7 @@ def _beta_quantile(share: float) -> float:
 
 
 def _ays(_: np.ndarray[Any, Any], steps: int) -> list[float]:
-    """Log-linear between the published levels, of which the last is 0: ComfyUI's AlignYourStepsScheduler."""
+    """Log-linear between the published levels, with 0 as the last: ComfyUI's AlignYourStepsScheduler."""
     places = np.linspace(0, 1, steps + 1)
     levels = np.exp(np.interp(places, np.linspace(0, 1, len(AYS_XL)), np.log(AYS_XL)))
     return levels[:-1].tolist()
@@ -158,28 +158,30 @@ FORMULAS = {
 
 @pytest.mark.parametrize("schedule", FORMULAS)
 @pytest.mark.parametrize("steps", [1, 3, 10, 20])
-def test_the_noise_levels_are_those_of_the_formula(schedulers: Schedulers, schedule: str, steps: int) -> None:
+def test_the_noise_levels_follow_the_formula(schedulers: Schedulers, schedule: str, steps: int) -> None:
     expected = [*FORMULAS[schedule](_trained(), steps), 0.0]
-    ours = schedulers.make("Euler a", steps, CPU, schedule)
-    np.testing.assert_allclose(ours.sigmas, expected, rtol=2e-4)
+    scheduler = schedulers.make("Euler a", steps, CPU, schedule)
+    np.testing.assert_allclose(scheduler.sigmas, expected, rtol=2e-4)
     timesteps = np.interp(np.log(expected[:-1]), np.log(_trained()), np.arange(1000))
-    np.testing.assert_allclose(ours.timesteps, timesteps, atol=0.02)
+    np.testing.assert_allclose(scheduler.timesteps, timesteps, atol=0.02)
 
 
 @pytest.mark.parametrize("schedule", ["Simple", "Normal", "DDIM", "Beta", "Align Your Steps"])
 @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE", "DEIS", "UniPC", "Heun", "DPM2"])
-def test_every_sampler_of_noise_levels_takes_them(schedulers: Schedulers, sampler: str, schedule: str) -> None:
+def test_every_sampler_with_noise_levels_uses_the_schedules_levels(
+    schedulers: Schedulers, sampler: str, schedule: str
+) -> None:
     expected = FORMULAS[schedule](_trained(), 8)
-    ours = schedulers.make(sampler, 8, CPU, schedule)
-    levels = list(dict.fromkeys(ours.sigmas.tolist()))  # Heun and DPM2 have each twice, and DPM2 some between
-    nearest = [min(levels, key=lambda level, one=one: abs(level - one)) for one in expected]  # type: ignore[misc]
+    scheduler = schedulers.make(sampler, 8, CPU, schedule)
+    levels = list(dict.fromkeys(scheduler.sigmas.tolist()))  # Heun and DPM2 repeat levels, and DPM2 adds some
+    nearest = [min(levels, key=lambda level, target=target: abs(level - target)) for target in expected]  # type: ignore[misc]
     np.testing.assert_allclose(nearest, expected, rtol=2e-2)  # the published levels of AYS have three digits
     assert levels[0] == nearest[0]
-    assert _denoised(ours).isfinite().all()
+    assert _denoised(scheduler).isfinite().all()
 
 
-def test_beta_is_that_of_scipy() -> None:
-    # scipy.stats.beta.ppf(share, 0.6, 0.6) of scipy 1.17.1, which diffusers computes use_beta_sigmas with
+def test_the_beta_quantiles_equal_scipys() -> None:
+    # scipy.stats.beta.ppf(share, 0.6, 0.6) of scipy 1.17.1; diffusers uses it for use_beta_sigmas
     known = {
         0.0: 0.0,
         0.05: 0.012554456873611399,
@@ -193,34 +195,36 @@ def test_beta_is_that_of_scipy() -> None:
 
 
 @pytest.mark.parametrize(("sampler", "scheduler_class"), [("Euler", "EulerDiscreteScheduler")])
-def test_ten_aligned_steps_are_diffusers_sigmas(schedulers: Schedulers, sampler: str, scheduler_class: str) -> None:
+def test_ten_steps_of_align_your_steps_equal_diffusers_sigmas(
+    schedulers: Schedulers, sampler: str, scheduler_class: str
+) -> None:
     plain = getattr(diffusers, scheduler_class).from_config(TRAINED)
     plain.set_timesteps(sigmas=AysSchedules["StableDiffusionXLSigmas"])
     assert torch.equal(_denoised(schedulers.make(sampler, 10, CPU, "AYS")), _denoised(plain))
 
 
 @pytest.mark.parametrize("sampler", ["DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE", "Heun", "LCM", "TCD", "DDPM"])
-def test_ten_aligned_steps_are_diffusers_timesteps(schedulers: Schedulers, sampler: str) -> None:
-    described, _ = find_sampling(sampler, None, SAMPLERS, OwnScheduler(""))
-    plain = getattr(diffusers, described.class_name).from_config(TRAINED, **described.options)
+def test_ten_steps_of_align_your_steps_equal_diffusers_timesteps(schedulers: Schedulers, sampler: str) -> None:
+    definition, _ = find_sampling(sampler, None, SAMPLERS, OwnScheduler(""))
+    plain = getattr(diffusers, definition.class_name).from_config(TRAINED, **definition.options)
     plain.set_timesteps(timesteps=AysSchedules["StableDiffusionXLTimesteps"])
     assert torch.equal(_denoised(schedulers.make(sampler, 10, CPU, "Align Your Steps")), _denoised(plain))
 
 
-def test_stable_diffusion_1_has_aligned_steps_of_its_own() -> None:
-    own = Schedulers(diffusers.EulerDiscreteScheduler.from_config(TRAINED), SAMPLERS, None)
+def test_stable_diffusion_1_has_its_own_levels_for_align_your_steps() -> None:
+    schedulers = Schedulers(diffusers.EulerDiscreteScheduler.from_config(TRAINED), SAMPLERS, None)
     expected = AysSchedules["StableDiffusionSigmas"]
-    np.testing.assert_allclose(own.make("Euler", 10, CPU, "Align Your Steps").sigmas, expected, rtol=1e-6)
+    np.testing.assert_allclose(schedulers.make("Euler", 10, CPU, "Align Your Steps").sigmas, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("sampler", ["LCM", "TCD"])
-def test_distilled_samplers_take_trailing_and_listed_timesteps(schedulers: Schedulers, sampler: str) -> None:
+def test_distilled_samplers_accept_trailing_and_listed_timesteps(schedulers: Schedulers, sampler: str) -> None:
     for schedule in ("SGM Uniform", "999, 749, 499, 249"):
         assert schedulers.make(sampler, 4, CPU, schedule).timesteps.tolist() == [999, 749, 499, 249]
     assert schedulers.make(sampler, 1, CPU, "800").timesteps.tolist() == [800]
 
 
-def test_a_distilled_sampler_s_timesteps_are_not_warned_of(
+def test_a_distilled_samplers_timesteps_log_no_warning(
     schedulers: Schedulers, caplog: pytest.LogCaptureFixture
 ) -> None:
     schedulers.make("LCM", 4, CPU, "SGM Uniform")
@@ -241,13 +245,15 @@ def test_a_distilled_sampler_s_timesteps_are_not_warned_of(
         ("Euler a SGM Uniform", "Simple", "names the schedule SGM Uniform already"),
     ],
 )
-def test_what_does_not_go_together_is_refused(schedulers: Schedulers, sampler: str, schedule: str, words: str) -> None:
+def test_a_schedule_unsuitable_for_the_sampler_is_refused(
+    schedulers: Schedulers, sampler: str, schedule: str, words: str
+) -> None:
     with pytest.raises(InvalidRequestError, match=words) as caught:
         schedulers.make(sampler, 2, CPU, schedule)
     assert caught.value.field == "schedule"
 
 
-def test_listed_timesteps_are_the_steps(schedulers: Schedulers) -> None:
+def test_the_number_of_listed_timesteps_must_equal_the_steps(schedulers: Schedulers) -> None:
     with pytest.raises(InvalidRequestError, match="Invalid num_inference_steps 4: the schedule lists 2 timesteps"):
         schedulers.make("LCM", 4, CPU, "999, 499")
 
@@ -276,31 +282,29 @@ def test_listed_timesteps_are_the_steps(schedulers: Schedulers) -> None:
         ("Euler Karras", "Automatic", ("Euler Karras", None)),
     ],
 )
-def test_names_are_found_as_people_write_them(
+def test_samplers_and_schedules_are_found_by_their_common_names(
     schedulers: Schedulers, sampler: str, schedule: str | None, names: tuple[str, str | None]
 ) -> None:
     assert schedulers.names(sampler, schedule) == names
 
 
 @pytest.mark.parametrize("schedule", [schedule.name for schedule in SCHEDULES])
-def test_one_name_and_two_mean_the_same(schedulers: Schedulers, schedule: str) -> None:
+def test_a_joined_name_and_separate_names_mean_the_same(schedulers: Schedulers, schedule: str) -> None:
     assert find_schedule(schedule.lower().replace(" ", "_")) is find_schedule(schedule)
     together, apart = schedulers.make(f"Euler a {schedule}", 5, CPU), schedulers.make("Euler a", 5, CPU, schedule)
     assert torch.equal(_denoised(together), _denoised(apart))
 
 
-def test_a_checkpoints_own_options_give_way_to_the_schedule() -> None:
+def test_the_schedule_overrides_the_checkpoints_own_options() -> None:
     own = diffusers.DPMSolverMultistepScheduler.from_config(TRAINED, use_karras_sigmas=True)
-    ours = Schedulers(own, SAMPLERS, None).make("checkpoint", 6, CPU, "Exponential")
+    scheduler = Schedulers(own, SAMPLERS, None).make("checkpoint", 6, CPU, "Exponential")
     plain = diffusers.DPMSolverMultistepScheduler.from_config(TRAINED, **DOCUMENTED["Exponential"])
     plain.set_timesteps(6)
-    assert torch.equal(_denoised(ours), _denoised(plain))
+    assert torch.equal(_denoised(scheduler), _denoised(plain))
 
 
 @pytest.mark.parametrize("sampler", NAMED, ids=lambda sampler: sampler.name)
-def test_the_most_and_the_fewest_steps_are_drawn_and_one_more_is_refused(
-    schedulers: Schedulers, sampler: Sampler
-) -> None:
+def test_steps_up_to_the_limit_are_drawn_and_more_are_refused(schedulers: Schedulers, sampler: Sampler) -> None:
     limit = step_limit(sampler, OwnScheduler("", 1000))
     for steps in (1, 2, 3, limit):
         assert _denoised(schedulers.make(sampler.name, steps, CPU)).isfinite().all()
@@ -309,7 +313,7 @@ def test_the_most_and_the_fewest_steps_are_drawn_and_one_more_is_refused(
     assert caught.value.field == "num_inference_steps"
 
 
-def test_a_checkpoints_own_options_that_a_sampler_lacks_are_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_checkpoint_options_unknown_to_a_sampler_log_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     own = diffusers.LCMScheduler.from_config({**TRAINED, "original_inference_steps": 40, "timestep_scaling": 9.0})
     schedulers = Schedulers(own, SAMPLERS, None, AYS_XL)
     diffusers.utils.logging.enable_propagation()

@@ -1,4 +1,4 @@
-"""Single-file checkpoints, loaded without a network, draw what their folders draw."""
+"""Single-file checkpoints load without internet access and draw the pictures of their folders."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _half(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.half() for name, tensor in state.items()}
 
 
-def test_a_safetensors_file_draws_what_its_folder_draws(family: tuple[Any, Any, Path], tmp_path: Path) -> None:
+def test_a_safetensors_file_draws_its_folders_picture(family: tuple[Any, Any, Path], tmp_path: Path) -> None:
     worker_class, pipeline, folder = family
     file = save_single_file(pipeline, tmp_path / "model.safetensors")
     assert _draw(_load(worker_class, file, base_model=folder)) == _draw(_load(worker_class, folder))
@@ -63,7 +63,7 @@ def test_a_safetensors_file_draws_what_its_folder_draws(family: tuple[Any, Any, 
 
 @pytest.mark.parametrize("nested", [True, False])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_ckpt_file_draws_what_its_folder_draws(
+def test_a_ckpt_file_draws_its_folders_picture(
     family: tuple[Any, Any, Path], tmp_path: Path, nested: bool, zipped: bool
 ) -> None:
     worker_class, pipeline, folder = family
@@ -74,7 +74,7 @@ def test_a_ckpt_file_draws_what_its_folder_draws(
     assert drawn == _draw(_load(worker_class, folder))
 
 
-def test_a_file_in_fp16_draws_what_a_folder_in_fp16_draws(family: tuple[Any, Any, Path], tmp_path: Path) -> None:
+def test_a_file_in_fp16_draws_the_picture_of_a_folder_in_fp16(family: tuple[Any, Any, Path], tmp_path: Path) -> None:
     worker_class, pipeline, folder = family
     save_file(_half(ldm_state(pipeline)), tmp_path / "half.safetensors")
     half = type(pipeline).from_pretrained(folder, local_files_only=True, dtype=torch.float16)
@@ -85,7 +85,7 @@ def test_a_file_in_fp16_draws_what_a_folder_in_fp16_draws(family: tuple[Any, Any
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def of_real_width(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
-    """As `family`, with a UNet that tells its family by itself: SD1.5's only mark is its width."""
+    """Like `family`, with a UNet that identifies its family: only the width identifies SD1.5."""
     worker_class, pipeline_class = FAMILIES[request.param]
     if request.param == "sdxl":
         folder = request.getfixturevalue("sdxl_checkpoint")
@@ -95,7 +95,7 @@ def of_real_width(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 @pytest.mark.parametrize("prefix", ["model.diffusion_model.", ""])
-def test_a_unet_alone_takes_the_rest_from_the_base(
+def test_a_unet_alone_takes_the_other_networks_from_the_base(
     of_real_width: tuple[Any, Any, Path], tmp_path: Path, prefix: str
 ) -> None:
     worker_class, pipeline, folder = of_real_width
@@ -105,7 +105,7 @@ def test_a_unet_alone_takes_the_rest_from_the_base(
     assert drawn == _draw(_load(worker_class, folder))
 
 
-def test_a_unet_without_a_base_says_what_supplies_the_rest(
+def test_a_unet_without_the_other_networks_asks_for_base_model(
     of_real_width: tuple[Any, Any, Path], tmp_path: Path
 ) -> None:
     worker_class, pipeline, folder = of_real_width
@@ -119,7 +119,7 @@ def test_a_unet_without_a_base_says_what_supplies_the_rest(
         _load(worker_class, tmp_path / "unet.safetensors", base_model=configs)
 
 
-def test_another_width_than_the_familys_asks_for_configs(family: tuple[Any, Any, Path], tmp_path: Path) -> None:
+def test_a_file_with_an_unusual_width_asks_for_configs(family: tuple[Any, Any, Path], tmp_path: Path) -> None:
     worker_class, pipeline, _ = family
     file = save_single_file(pipeline, tmp_path / "model.safetensors")
     with pytest.raises(ModelLoadError, match="set BASE_MODEL to a diffusers-format folder with its own configs"):
@@ -127,7 +127,7 @@ def test_another_width_than_the_familys_asks_for_configs(family: tuple[Any, Any,
 
 
 @pytest.mark.parametrize("naming", ["ldm", "diffusers", "folder"])
-def test_a_vae_of_its_own_takes_the_checkpoints_place(
+def test_a_configured_vae_replaces_the_checkpoints_vae(
     family: tuple[Any, Any, Path], tmp_path: Path, naming: str
 ) -> None:
     worker_class, pipeline, folder = family
@@ -148,14 +148,14 @@ def test_a_vae_of_its_own_takes_the_checkpoints_place(
     assert drawn != _draw(_load(worker_class, folder))
 
 
-def test_a_vae_that_is_not_there_is_named(family: tuple[Any, Any, Path]) -> None:
+def test_a_missing_vae_is_named(family: tuple[Any, Any, Path]) -> None:
     worker_class, _, folder = family
     with pytest.raises(ModelLoadError, match="There is no VAE /nowhere: correct VAE_PATH"):
         _load(worker_class, folder, vae_path="/nowhere")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_training_runs_notes_do_not_keep_its_weights_from_loading(
+def test_weights_load_from_a_file_with_training_state(
     family: tuple[Any, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool
 ) -> None:
     worker_class, pipeline, folder = family
@@ -164,8 +164,8 @@ def test_a_training_runs_notes_do_not_keep_its_weights_from_loading(
     for name in ("pytorch_lightning", "pytorch_lightning.callbacks", lightning):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setattr(sys.modules[lightning], "ModelCheckpoint", callback, raising=False)
-    notes = {"best_model_score": np.float64(0.5), "best_model_path": "last.ckpt", "seen": {1, 2}}
-    content = {"state_dict": ldm_state(pipeline), "callbacks": {callback: notes}, "epoch": 1}
+    callback_state = {"best_model_score": np.float64(0.5), "best_model_path": "last.ckpt", "seen": {1, 2}}
+    content = {"state_dict": ldm_state(pipeline), "callbacks": {callback: callback_state}, "epoch": 1}
     torch.save(content, tmp_path / "run.ckpt", _use_new_zipfile_serialization=zipped)
     monkeypatch.delitem(sys.modules, lightning)
     drawn = _draw(_load(worker_class, tmp_path / "run.ckpt", base_model=folder))
@@ -179,7 +179,7 @@ class _Trap:
         return os.system, ("touch trapped",)
 
 
-def test_a_malicious_pickle_is_refused_by_name_and_nothing_runs(family: tuple[Any, Any, Path], tmp_path: Path) -> None:
+def test_a_malicious_pickle_is_refused_by_name_and_never_runs(family: tuple[Any, Any, Path], tmp_path: Path) -> None:
     worker_class, pipeline, folder = family
     torch.save({**ldm_state(pipeline), "trap": _Trap()}, tmp_path / "trap.ckpt", pickle_module=pickle)
     with pytest.raises(ModelLoadError, match=r"trap\.ckpt.*(posix|os)\.system"):
@@ -187,10 +187,10 @@ def test_a_malicious_pickle_is_refused_by_name_and_nothing_runs(family: tuple[An
     assert not Path("trapped").exists()
 
 
-def test_a_v_prediction_file_is_told_by_its_marks(sdxl_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_v_prediction_file_is_recognized_by_its_keys(sdxl_checkpoint: Path, tmp_path: Path) -> None:
     pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint, local_files_only=True)
-    marks = {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
-    save_file({**ldm_state(pipeline), **marks}, tmp_path / "v.safetensors")
+    keys = {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
+    save_file({**ldm_state(pipeline), **keys}, tmp_path / "v.safetensors")
     worker = _load(DiffusersSDXLCudaWorker, tmp_path / "v.safetensors", base_model=sdxl_checkpoint)
     assert worker.pipe.scheduler.config.prediction_type == "v_prediction"
     assert worker.pipe.scheduler.config.rescale_betas_zero_snr is True
@@ -210,7 +210,7 @@ def test_clips_merges_are_found_in_an_installed_wheel(tmp_path: Path, monkeypatc
     assert tokenizer("lake").input_ids[0] == tokenizer.bos_token_id
 
 
-def test_without_merges_anywhere_the_error_names_all_four_places() -> None:
+def test_the_error_for_missing_merges_names_all_four_places() -> None:
     with pytest.raises(
         ModelLoadError, match="BASE_MODEL has none, the hub's local cache .*open_clip nor clip .*the hub"
     ):
@@ -222,7 +222,7 @@ def test_without_merges_anywhere_the_error_names_all_four_places() -> None:
     [
         (
             lambda base: (base / "scheduler/scheduler_config.json").write_text("{"),
-            "scheduler is damaged .*copy it anew",
+            "scheduler is damaged .*copy it again",
         ),
         (lambda base: (base / "unet/config.json").unlink(), "base/unet is incomplete: config.json is missing"),
         (
@@ -231,7 +231,7 @@ def test_without_merges_anywhere_the_error_names_all_four_places() -> None:
         ),
     ],
 )
-def test_a_damaged_base_is_one_sentence(family: tuple[Any, Any, Path], tmp_path: Path, damage: Any, words: str) -> None:
+def test_a_damaged_base_is_refused(family: tuple[Any, Any, Path], tmp_path: Path, damage: Any, words: str) -> None:
     worker_class, pipeline, folder = family
     base = Path(shutil.copytree(folder, tmp_path / "base"))
     damage(base)
@@ -239,7 +239,7 @@ def test_a_damaged_base_is_one_sentence(family: tuple[Any, Any, Path], tmp_path:
         _load(worker_class, save_single_file(pipeline, tmp_path / "model.safetensors"), base_model=base)
 
 
-def test_a_base_of_another_family_is_told(sdxl_checkpoint: Path, sd15_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_base_of_another_family_is_refused(sdxl_checkpoint: Path, sd15_checkpoint: Path, tmp_path: Path) -> None:
     pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint, local_files_only=True)
     file = save_single_file(pipeline, tmp_path / "model.safetensors")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Styles: LoRAs of every naming, at their strengths, leaving no trace."""
+"""Styles: LoRAs in every naming apply with their strengths and leave no trace."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAMINGS = {"diffusers": as_diffusers, "kohya": as_kohya, "peft": as_peft}
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A checkpoint, a LoRA for it, and that LoRA's files in a folder."""
+    """A checkpoint, a LoRA for it, and a folder with the LoRA's files."""
     worker_class, pipeline_class = FAMILIES[request.param]
     checkpoint = request.getfixturevalue(f"{request.param}_checkpoint")
     root = tmp_path_factory.mktemp("loras")
@@ -75,14 +75,14 @@ def _worker(family: dict[str, Any], **settings: Any) -> Any:
 
 
 def _draw(worker: Any, style: str | None = None, level: int = 3, **fields: Any) -> Picture:
-    wanted = StyleLoraRequest(style=style, level=level)
-    request = GenerateRequest(**{"prompt": "a lake", "seed": 1, "style_lora": wanted, **fields})
+    style_lora = StyleLoraRequest(style=style, level=level)
+    request = GenerateRequest(**{"prompt": "a lake", "seed": 1, "style_lora": style_lora, **fields})
     return Picture(*worker.run_job_with_latents(Job(req=request)))
 
 
 @pytest.mark.parametrize("naming", NAMINGS)
 @pytest.mark.parametrize(("level", "weight"), [(1, 0.4), (3, 1.0)])
-def test_a_styled_picture_is_the_plain_pipelines(
+def test_a_styled_picture_equals_the_plain_pipelines(
     family: dict[str, Any], worker: Any, naming: str, level: int, weight: float
 ) -> None:
     plain = family["load"]()
@@ -107,8 +107,8 @@ def test_a_styled_picture_is_the_plain_pipelines(
     assert np.abs(np.asarray(drawn, int) - np.asarray(_draw(worker).image, int)).max() > 1
 
 
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute")  # by the plain pipeline
-def test_a_modes_loras_and_a_style_are_the_plain_pipelines_together(family: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute")  # from the plain pipeline
+def test_a_modes_loras_with_a_style_equal_the_plain_pipelines(family: dict[str, Any], tmp_path: Path) -> None:
     plain = family["load"]()
     plain.scheduler = diffusers.LCMScheduler.from_config(plain.scheduler.config)
     plain.set_progress_bar_config(disable=True)
@@ -138,7 +138,7 @@ def test_a_modes_loras_and_a_style_are_the_plain_pipelines_together(family: dict
     assert np.abs(np.asarray(drawn, int) - np.asarray(fewer, int)).max() > 1
 
 
-def test_a_lora_that_fails_after_another_leaves_none_on(family: dict[str, Any], tmp_path: Path) -> None:
+def test_a_failing_lora_leaves_no_other_lora_active(family: dict[str, Any], tmp_path: Path) -> None:
     save(as_kohya(random_lora(family["load"]())), tmp_path / "good.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     worker = _worker(family)
@@ -151,7 +151,7 @@ def test_a_lora_that_fails_after_another_leaves_none_on(family: dict[str, Any], 
     assert _draw(worker) == before
 
 
-def test_a_lora_that_is_replaced_is_read_again(family: dict[str, Any], tmp_path: Path) -> None:
+def test_a_replaced_lora_is_read_again(family: dict[str, Any], tmp_path: Path) -> None:
     worker = _worker(family)
     used = [LoraUse(tmp_path / "a.safetensors", 1.0, "a")]
 
@@ -175,7 +175,7 @@ def test_a_style_leaves_no_trace(family: dict[str, Any]) -> None:
     assert len({picture.png for picture in (before, *styled.values())}) >= 3
 
 
-def test_levels_are_strengths_and_above_the_last_means_the_last(worker: Any) -> None:
+def test_levels_select_strengths_and_larger_levels_mean_the_last(worker: Any) -> None:
     off, one, two, three, nine = (_draw(worker, "kohya", level).png for level in (0, 1, 2, 3, 9))
     assert off == _draw(worker).png
     assert len({off, one, two, three}) == 4
@@ -201,7 +201,7 @@ def _tensors(worker: Any) -> int:
     return sum(1 for network in (worker.pipe.unet, worker.pipe.text_encoder) for _ in network.parameters())
 
 
-def test_styles_used_long_ago_make_room(
+def test_the_least_recently_used_styles_are_unloaded(
     family: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imagegen_core.diffusion.loras.adapters._KEPT", 2)
@@ -209,13 +209,13 @@ def test_styles_used_long_ago_make_room(
         save(as_kohya(random_lora(family["load"](), seed=seed)), tmp_path / f"s{seed}.safetensors")
     worker = _worker(family, lora_root=tmp_path)
     first = [_draw(worker, f"s{seed}").png for seed in range(2)]
-    two, taken = _tensors(worker), worker.memory_bytes()
+    tensors, memory = _tensors(worker), worker.memory_bytes()
     _draw(worker, "s2")
-    assert (_tensors(worker), worker.memory_bytes()) == (two, taken)
+    assert (_tensors(worker), worker.memory_bytes()) == (tensors, memory)
     assert [_draw(worker, f"s{seed}").png for seed in range(2)] == first
 
 
-def test_large_styles_that_are_off_take_no_more_memory_than_the_model(family: dict[str, Any], tmp_path: Path) -> None:
+def test_large_inactive_styles_take_at_most_the_models_memory(family: dict[str, Any], tmp_path: Path) -> None:
     for seed in range(4):
         unet = family["load"]().unet.state_dict()
         changes = {
@@ -233,23 +233,23 @@ def test_large_styles_that_are_off_take_no_more_memory_than_the_model(family: di
     assert _draw(worker) == before
 
 
-def test_a_file_that_is_replaced_while_its_picture_waits_is_told(
+def test_a_file_replaced_while_its_picture_waits_is_refused(
     family: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imagegen_core.diffusion.loras.adapters._KEPT", 1)
     for seed in range(2):
         save(as_kohya(random_lora(family["load"](), seed=seed)), tmp_path / f"s{seed}.safetensors")
     worker = _worker(family, lora_root=tmp_path)
-    wanted = StyleLoraRequest(style="s0", level=1)
-    waiting = worker.begin(Job(req=GenerateRequest(prompt="a lake", style_lora=wanted)))
+    style_lora = StyleLoraRequest(style="s0", level=1)
+    state = worker.begin(Job(req=GenerateRequest(prompt="a lake", style_lora=style_lora)))
     _draw(worker, "s1")
     save(as_kohya(random_lora(family["load"](), seed=5)), tmp_path / "new.safetensors")
     (tmp_path / "new.safetensors").replace(tmp_path / "s0.safetensors")
     with pytest.raises(InvalidRequestError, match="was replaced while the picture waited; ask again"):
-        worker.step([waiting])
+        worker.step([state])
 
 
-def test_a_style_weighs_what_it_adds(family: dict[str, Any]) -> None:
+def test_a_style_takes_the_memory_of_its_tensors(family: dict[str, Any]) -> None:
     worker = _worker(family, lora_root=family["root"])
     bare = worker.memory_bytes()
     _draw(worker, "kohya")
@@ -257,7 +257,7 @@ def test_a_style_weighs_what_it_adds(family: dict[str, Any]) -> None:
     assert worker.memory_bytes() == bare + added
 
 
-def test_an_unknown_style_is_refused_with_those_there_are(worker: Any) -> None:
+def test_the_error_for_an_unknown_style_lists_the_known_styles(worker: Any) -> None:
     with pytest.raises(
         InvalidRequestError, match="Unknown style 'papercut': expected one of .*kohya, more/other, peft"
     ):
@@ -279,7 +279,7 @@ def test_a_style_of_another_family_is_refused_with_the_reason(
     assert _draw(worker).seed == 1
 
 
-def test_a_layer_that_is_not_there_is_named_and_nothing_is_left_behind(family: dict[str, Any], tmp_path: Path) -> None:
+def test_an_unknown_layer_is_named_and_the_style_leaves_no_trace(family: dict[str, Any], tmp_path: Path) -> None:
     lora = {
         name.replace("mid_block", "mid_block_of_another"): tensor
         for name, tensor in as_diffusers(family["lora"]).items()
@@ -312,15 +312,15 @@ def test_styles_come_from_the_registry_the_configuration_and_the_folder(
     }
 
 
-def test_a_folder_of_styles_that_is_not_there_is_an_error(family: dict[str, Any]) -> None:
+def test_a_missing_folder_of_styles_is_refused(family: dict[str, Any]) -> None:
     with pytest.raises(ModelNotFoundError, match="The folder of styles /nowhere is not there: correct lora_root"):
         _worker(family, lora_root=Path("/nowhere"))
 
 
 def _run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as caught:
         main(arguments)
-    return int(ended.value.code or 0), *capfd.readouterr()
+    return int(caught.value.code or 0), *capfd.readouterr()
 
 
 def test_the_command_line_lists_styles_and_draws_with_them(
@@ -340,8 +340,8 @@ def test_the_command_line_lists_styles_and_draws_with_them(
     assert rows["broken"]["usable"] is False
     assert "broken.safetensors" in rows["broken"]["note"]
 
-    for wanted, level in (("kohya:1", 1), ("kohya", 3)):
-        code, _, err = _run(capfd, "generate", "a lake", "--seed", "1", "--style", wanted, "-o", "out.png")
+    for style, level in (("kohya:1", 1), ("kohya", 3)):
+        code, _, err = _run(capfd, "generate", "a lake", "--seed", "1", "--style", style, "-o", "out.png")
         assert code == 0, err
         assert Path("out.png").read_bytes() == _draw(worker, "kohya", level).png
     code, _, err = _run(capfd, "generate", "a lake", "--style", "papercut")

@@ -1,4 +1,4 @@
-"""What both workers promise."""
+"""The contract of both workers."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from imagegen_core import (
 )
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
+from tests.repetitions import FACTOR
 
 CLASSES = {"sdxl": DiffusersSDXLCudaWorker, "sd15": DiffusersCudaWorker}
 
@@ -50,7 +51,7 @@ def _opened(png: bytes) -> Image.Image:
     return Image.open(io.BytesIO(png))
 
 
-def test_it_has_the_attributes_of_the_contract(worker: Any) -> None:
+def test_a_worker_has_the_attributes_of_the_contract(worker: Any) -> None:
     assert isinstance(worker, Worker)
     assert worker.worker_id == 3
     assert (worker.device, worker.dtype) == (torch.device("cpu"), torch.float32)
@@ -59,7 +60,7 @@ def test_it_has_the_attributes_of_the_contract(worker: Any) -> None:
     assert hasattr(worker.pipe, "text_encoder_2") == isinstance(worker, DiffusersSDXLCudaWorker)
 
 
-def test_a_job_gives_a_png_and_its_seed(worker: Any) -> None:
+def test_a_job_returns_a_png_and_its_seed(worker: Any) -> None:
     png, seed = worker.run_job(_job(size="64x40", seed=9))
     picture = _opened(png)
     assert (picture.format, picture.mode, picture.size, seed) == ("PNG", "RGB", (64, 40), 9)
@@ -73,7 +74,7 @@ def test_both_ways_to_run_a_job_give_the_same_picture(worker: Any) -> None:
     assert np.isfinite(np.frombuffer(latents, "<f2")).all()
 
 
-def test_the_latents_come_from_the_pass_that_made_the_picture(worker: Any) -> None:
+def test_the_latents_need_no_second_pass(worker: Any) -> None:
     calls = []
     hook = worker.pipe.unet.register_forward_hook(lambda *_: calls.append(1))
     try:
@@ -83,7 +84,7 @@ def test_the_latents_come_from_the_pass_that_made_the_picture(worker: Any) -> No
     assert len(calls) == 3
 
 
-def test_a_seed_is_one_picture_whatever_was_drawn_before(worker: Any) -> None:
+def test_a_seed_draws_the_same_picture_after_other_jobs(worker: Any) -> None:
     first = worker.run_job(_job(seed=4))
     torch.manual_seed(99)
     worker.run_job(_job(seed=5, prompt="another", guidance_scale=3.0))
@@ -91,26 +92,26 @@ def test_a_seed_is_one_picture_whatever_was_drawn_before(worker: Any) -> None:
     assert worker.run_job(_job(seed=5))[0] != first[0]
 
 
-def test_a_seed_left_out_is_drawn_and_told(worker: Any) -> None:
+def test_a_missing_seed_is_chosen_at_random_and_returned(worker: Any) -> None:
     png, seed = worker.run_job(_job(seed=None))
     other_png, other_seed = worker.run_job(_job(seed=None))
     assert (png, seed) != (other_png, other_seed)
     assert worker.run_job(_job(seed=seed))[0] == png
 
 
-def test_a_size_left_out_is_the_checkpoints_own(worker: Any) -> None:
+def test_a_missing_size_is_the_checkpoints_native_size(worker: Any) -> None:
     assert worker.native_size == "64x64"
     assert _opened(worker.run_job(_job())[0]).size == (64, 64)
 
 
-def test_any_object_serves_as_a_job_and_a_request(worker: Any) -> None:
+def test_any_object_with_the_attributes_is_a_job_or_request(worker: Any) -> None:
     request = SimpleNamespace(
         prompt="a lake", size="64x64", num_inference_steps=4, guidance_scale=1.0, seed=1, style_lora=None
     )
     assert worker.run_job(SimpleNamespace(req=request)) == worker.run_job(_job(size="64x64"))
 
 
-def test_the_prompt_and_the_negative_prompt_matter(worker: Any) -> None:
+def test_the_prompt_and_the_negative_prompt_change_the_picture(worker: Any) -> None:
     plain = worker.run_job(_job(guidance_scale=5.0))
     assert worker.run_job(_job(guidance_scale=5.0, prompt="a star")) != plain
     assert worker.run_job(_job(guidance_scale=5.0, negative_prompt="dark")) != plain
@@ -127,18 +128,20 @@ def test_the_prompt_and_the_negative_prompt_matter(worker: Any) -> None:
         ({"style_lora": StyleLoraRequest(style="papercut", level=1)}, "Unknown style 'papercut'"),
     ],
 )
-def test_a_wrong_request_is_refused_and_the_next_one_drawn(worker: Any, fields: dict[str, Any], words: str) -> None:
+def test_an_invalid_request_is_refused_and_the_next_request_is_drawn(
+    worker: Any, fields: dict[str, Any], words: str
+) -> None:
     with pytest.raises(InvalidRequestError, match=words):
         worker.run_job(_job(**fields))
     assert worker.run_job(_job())[1] == 1
 
 
-def test_each_step_is_told(worker: Any) -> None:
-    told: list[StepDone] = []
+def test_each_step_is_reported(worker: Any) -> None:
+    reports: list[StepDone] = []
     job = _job(num_inference_steps=3)
-    job.on_step = told.append
+    job.on_step = reports.append
     worker.run_job(job)
-    assert told == [StepDone(1, 3), StepDone(2, 3), StepDone(3, 3)]
+    assert reports == [StepDone(1, 3), StepDone(2, 3), StepDone(3, 3)]
 
 
 def test_jobs_from_several_threads_do_not_mix(worker: Any) -> None:
@@ -169,7 +172,7 @@ def test_states_of_several_requests_can_be_stepped_together(worker: Any) -> None
         assert np.abs(np.asarray(worker.finish(state)().image, int) - alone).max() <= 1
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15 * FACTOR, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     width=st.integers(1, 12),
     height=st.integers(1, 12),
@@ -178,7 +181,7 @@ def test_states_of_several_requests_can_be_stepped_together(worker: Any) -> None
     seed=st.integers(0, 2**63 - 1),
     prompt=st.text(max_size=100),
 )
-def test_every_good_request_is_drawn_and_drawn_again_alike(
+def test_every_valid_request_draws_the_same_picture_again(
     worker: Any, width: int, height: int, steps: int, guidance: float, seed: int, prompt: str
 ) -> None:
     job = _job(
@@ -195,7 +198,7 @@ def test_every_good_request_is_drawn_and_drawn_again_alike(
     assert worker.run_job_with_latents(job) == drawn
 
 
-def test_a_negative_prompt_without_effect_is_not_silent(worker: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_negative_prompt_without_effect_logs_a_warning(worker: Any, caplog: pytest.LogCaptureFixture) -> None:
     worker.run_job(_job(guidance_scale=1.5, negative_prompt="dark"))
     worker.run_job(_job(negative_prompt=""))
     assert not caplog.records
@@ -205,7 +208,7 @@ def test_a_negative_prompt_without_effect_is_not_silent(worker: Any, caplog: pyt
 
 @pytest.mark.parametrize("family", CLASSES)
 @pytest.mark.parametrize("own", [True, False])
-def test_the_environment_configures_it(
+def test_the_environment_configures_the_worker(
     family: str, own: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder: Path = request.getfixturevalue(f"{family}_checkpoint")
@@ -220,7 +223,9 @@ def test_the_environment_configures_it(
     assert worker.run_job(_job())[1] == 1
 
 
-def test_the_other_familys_checkpoint_is_told_its_worker(sdxl_checkpoint: Path, sd15_checkpoint: Path) -> None:
+def test_the_error_for_the_other_familys_checkpoint_names_its_worker(
+    sdxl_checkpoint: Path, sd15_checkpoint: Path
+) -> None:
     with pytest.raises(
         ModelLoadError, match=r"sdxl.*imagegen_sdxl\.worker\.DiffusersSDXLCudaWorker.*IMAGEGEN_BACKEND=sdxl"
     ):
@@ -231,7 +236,7 @@ def test_the_other_familys_checkpoint_is_told_its_worker(sdxl_checkpoint: Path, 
         DiffusersSDXLCudaWorker(settings=Settings(model=str(sd15_checkpoint)))
 
 
-def test_the_other_familys_checkpoint_is_told_its_package(
+def test_the_error_for_the_other_familys_checkpoint_names_its_package(
     sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMAGEGEN_PLUGINS_DISABLED", "sdxl")
@@ -239,14 +244,14 @@ def test_the_other_familys_checkpoint_is_told_its_package(
         DiffusersCudaWorker(settings=Settings(model=str(sdxl_checkpoint)))
 
 
-def test_nothing_configured_for_a_family_without_a_demo_says_what_to_set() -> None:
+def test_the_error_for_a_missing_checkpoint_names_the_variables() -> None:
     with pytest.raises(
         ModelNotFoundError, match="No checkpoint is configured for backend 'sd15': set SD15_MODEL or MODEL"
     ):
         DiffusersCudaWorker(settings=Settings())
 
 
-def test_attention_slicing_draws_the_same(worker: Any) -> None:
+def test_attention_slicing_draws_the_same_picture(worker: Any) -> None:
     settings = Settings(model=str(worker.checkpoint), device="cpu", dtype="fp32", attention_slicing=True)
     sliced = type(worker)(settings=settings)
     assert type(sliced.pipe.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn1.processor) is not type(
@@ -258,13 +263,13 @@ def test_attention_slicing_draws_the_same(worker: Any) -> None:
     assert np.abs(difference).max() <= 1
 
 
-def test_xformers_that_is_not_there_is_an_error_not_a_silence(sdxl_checkpoint: Path) -> None:
+def test_missing_xformers_is_an_error(sdxl_checkpoint: Path) -> None:
     settings = Settings(model=str(sdxl_checkpoint), device="cpu", enable_xformers=True)
     with pytest.raises(SettingsError, match="asks for xformers, which cannot be used here"):
         DiffusersSDXLCudaWorker(settings=settings)
 
 
-def test_loading_says_nothing_but_what_we_say(
+def test_loading_logs_and_prints_nothing(
     sdxl_checkpoint: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -275,7 +280,7 @@ def test_loading_says_nothing_but_what_we_say(
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("family", CLASSES)
-def test_on_cuda_it_draws_in_half_precision(family: str, request: pytest.FixtureRequest) -> None:
+def test_a_worker_draws_in_half_precision_on_cuda(family: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(f"{family}_checkpoint")
     worker = CLASSES[family](settings=Settings(model=str(folder)))
     assert (worker.device, worker.dtype) == (torch.device("cuda:0"), torch.float16)

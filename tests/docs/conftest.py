@@ -1,4 +1,4 @@
-"""What the documents' tests share: the guides' quotes, plugins for one test, and files that a header alone makes."""
+"""Fixtures of the documents' tests: a check of quotes, plugins for one test, and checkpoints of headers alone."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tests.models.test_addons import LORAS
 from tests.models.test_single_files import RELEASED
 from tests.plugins.installed import Installer
 
-Said = Callable[..., None]
+AssertQuoted = Callable[..., None]
 
 
 @pytest.fixture
-def said(tmp_path: Path) -> Said:
-    """Checks that messages are those that a guide quotes under a heading, where the test's folder is the root."""
+def assert_quoted(tmp_path: Path) -> AssertQuoted:
+    """A function that compares messages with a guide's quotes under a heading, where the test's folder is the root."""
 
     def check(heading: str, *messages: object) -> None:
-        plain = [str(message).replace(str(tmp_path), "") for message in messages]
-        wanted = quotes()[heading]
-        assert len(plain) == len(wanted)
-        for message, quote in zip(plain, wanted, strict=True):
+        relative = [str(message).replace(str(tmp_path), "") for message in messages]
+        expected = quotes()[heading]
+        assert len(relative) == len(expected)
+        for message, quote in zip(relative, expected, strict=True):
             assert is_quoted(message, quote), f"{message!r} is not {quote!r}"
 
     return check
@@ -32,13 +32,13 @@ def said(tmp_path: Path) -> Said:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
-    """Installs plugins for one test, which sees no others."""
+    """An installer of plugins for one test, which sees no others."""
     return Installer(tmp_path / "site-packages", monkeypatch)
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """A model root with an SDXL file and an SD1.5 file, and a LoRA for SD1.5, as far as their headers tell."""
+    """A model root with an SDXL file, an SD1.5 file and a LoRA for SD1.5; each file is a header alone."""
     root = tmp_path / "models"
     root.mkdir()
     save_header(root / "my-sdxl.safetensors", RELEASED["SDXL"][0])

@@ -1,4 +1,4 @@
-"""Where a page's code blocks are run: a shell that remembers its variables, a Python namespace, a running server."""
+"""The runner of a page's code blocks, with a shell that keeps its variables, a Python namespace and a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from imagegen_core import Settings
 from tests.docs.fences import Fence
 
-LIMIT = 300  # seconds that a command may take
+LIMIT = 300  # seconds for a command
 # Commands of the pages that no test runs, each with the reason.
 EXEMPT = {
     "./install": "it installs from an index; test_install.py tests the script",
@@ -22,9 +22,9 @@ EXEMPT = {
     "python3 -m venv .venv-nox": "it makes an environment, as continuous integration does",
     ".venv-nox/bin/pip install -q nox": "it installs from an index, as continuous integration does",
     ".venv-nox/bin/nox": "it runs this test",
-    "MODEL=demo .venv/bin/imagegen serve": "the server that the pages ask is started so",
-    "imagegen serve": "the server that the pages ask is started so",
-    "CUDA_DEVICE=cuda:0,cuda:1 imagegen serve": "it wants two GPUs",
+    "MODEL=demo .venv/bin/imagegen serve": "a fixture starts the server of the pages",
+    "imagegen serve": "a fixture starts the server of the pages",
+    "CUDA_DEVICE=cuda:0,cuda:1 imagegen serve": "it needs two GPUs",
     ". .venv/bin/activate": "the environment is the tests' own",
     (
         'pip install -c constraints.txt -e "src/imagegen_core[diffusers]" '
@@ -35,36 +35,36 @@ EXEMPT = {
     'pip install "imagegen-core[server]" imagegen-sdxl': "it installs from an index",
     "pip install imagegen-sdxl": "it installs from an index",
     'pip install "imagegen-core[ray,redis]" imagegen-sdxl': "it installs from an index",
-    "imagegen serve --engine ray --replicas 2": "tests/cluster does it",
-    "ray start --head": "tests/cluster does it",
-    "ray start --address=FIRST:6379": "it wants a second machine; tests/cluster has a second node",
-    "serve deploy serve.yaml": "tests/cluster does it",
-    "pip install --no-deps --require-hashes -r requirements.lock": "it installs from an index; nox -s audit does one",
-    "pip install --no-deps ./src/imagegen_core ./src/imagegen_sdxl ./src/imagegen_demo": "it installs into the tests",
-    "serve status": "it asks a cluster, which tests/cluster has",
+    "imagegen serve --engine ray --replicas 2": "tests/cluster runs it",
+    "ray start --head": "tests/cluster runs it",
+    "ray start --address=FIRST:6379": "it needs a second machine; tests/cluster has a second node",
+    "serve deploy serve.yaml": "tests/cluster runs it",
+    "pip install --no-deps --require-hashes -r requirements.lock": "it installs from an index, as nox -s audit does",
+    "pip install --no-deps ./src/imagegen_core ./src/imagegen_sdxl ./src/imagegen_demo": "it changes the environment",
+    "serve status": "it needs a cluster; tests/cluster has one",
 }
 _JOB = re.compile(r"job-[0-9a-f][0-9a-f-]+")
 
 
-class Desk:
-    """One page's surroundings: its folder, its environment, and what stands for what the page assumes."""
+class PageRunner:
+    """The surroundings of one page: its folder, its environment, and replacements for its assumptions."""
 
-    def __init__(self, folder: Path, environ: Mapping[str, str], stands_for: Mapping[str, str]) -> None:
-        """Nothing is run yet.
+    def __init__(self, folder: Path, environ: Mapping[str, str], replacements: Mapping[str, str]) -> None:
+        """Prepare the environment; run nothing yet.
 
         Args:
-            folder: Where the page's commands run.
-            environ: What they find in the environment.
-            stands_for: Words of the page, with what the test has in their place.
+            folder: The working directory of the page's commands.
+            environ: The environment variables of the commands.
+            replacements: Words of the page, with the test's replacements.
         """
         self.folder = folder
-        self.stands_for = dict(stands_for)
+        self.replacements = dict(replacements)
         self.names: dict[str, Any] = {"__name__": "page"}
         self._state = folder / ".state"
         self._state.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in environ.items()))
 
     def run(self, fence: Fence) -> None:
-        """Do what a code block says; one that is a file of an example is run where that is tested."""
+        """Run a code block, unless it is a file of an example, which the example's own tests run."""
         if fence.included is not None:
             return
         match fence.language:
@@ -73,21 +73,21 @@ class Desk:
                     if command not in EXEMPT:
                         self._shell(fence, command)
             case "python":
-                exec(compile(self._meant(fence.text), str(fence), "exec"), self.names)
+                exec(compile(self._replace(fence.text), str(fence), "exec"), self.names)
             case "toml":
-                (self.folder / "page.toml").write_text(self._meant(fence.text))
+                (self.folder / "page.toml").write_text(self._replace(fence.text))
                 Settings.load(environ={"IMAGEGEN_CONFIG": str(self.folder / "page.toml")})
             case "json":
                 json.loads(fence.text)
             case "text":
-                pass  # what is printed, or a drawing; test_messages.py holds the guides' to the truth
-            case other:
-                raise AssertionError(f"{fence}: say which language it is, not {other!r}")
+                pass  # output, or a drawing; test_messages.py checks the messages of the guides
+            case language:
+                raise AssertionError(f"{fence}: expected a known language, not {language!r}")
 
     def _shell(self, fence: Fence, command: str) -> None:
-        """Run a command in bash, with the variables and the folder that those before it left."""
-        meant = self._meant(command)
-        script = f"source {self._state}\nset -euo pipefail\n{meant}\nexport -p > {self._state}"
+        """Run a command in bash, with the folder and the variables that earlier commands left."""
+        replaced = self._replace(command)
+        script = f"source {self._state}\nset -euo pipefail\n{replaced}\nexport -p > {self._state}"
         done = subprocess.run(
             ["bash", "-c", script],
             cwd=self.folder,
@@ -97,18 +97,18 @@ class Desk:
             timeout=LIMIT,
             check=False,
         )
-        assert done.returncode == 0, f"{fence}: `{meant}` ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{fence}: `{replaced}` ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         for job in _JOB.findall(done.stdout):
-            self.stands_for["job-…"] = job
+            self.replacements["job-…"] = job
 
-    def _meant(self, text: str) -> str:
-        for word, meaning in self.stands_for.items():
-            text = text.replace(word, meaning)
+    def _replace(self, text: str) -> str:
+        for word, replacement in self.replacements.items():
+            text = text.replace(word, replacement)
         return text
 
 
 def commands(fence: Fence) -> Iterator[str]:
-    """The commands of a shell block, without comments."""
+    """Yield the commands of a shell block, without comments."""
     for line in fence.text.replace("\\\n", " ").splitlines():
-        said = re.sub(r"(^|\s+)#.*$", "", line)
-        yield from (command.strip() for command in said.split(" && ") if command.strip())
+        code = re.sub(r"(^|\s+)#.*$", "", line)
+        yield from (command.strip() for command in code.split(" && ") if command.strip())

@@ -18,11 +18,11 @@ class Fence(NamedTuple):
 
     Attributes:
         page: The document's path from the root.
-        line: Where it begins there.
-        language: What it says it is.
-        text: What it holds, with snippets put in.
-        heading: The heading it stands under.
-        included: The file that it is, where it is one.
+        line: The number of its first line.
+        language: The language that it declares.
+        text: Its content, with included files inserted.
+        heading: The heading above it.
+        included: The file that it consists of, or None.
     """
 
     page: str
@@ -37,7 +37,7 @@ class Fence(NamedTuple):
 
 
 def fences(page: str) -> Iterator[Fence]:
-    """The code blocks of a page, in their order."""
+    """Yield the code blocks of a page in order."""
     heading, tokens = "", MarkdownIt("commonmark").parse((ROOT / page).read_text(encoding="utf-8"))
     for token, following in zip(tokens, [*tokens[1:], None], strict=True):
         if token.type == "heading_open" and following is not None:
@@ -49,5 +49,5 @@ def fences(page: str) -> Iterator[Fence]:
 
 
 def _included(text: str) -> Path | None:
-    """The file that a block consists of, as pymdownx.snippets puts it in."""
+    """Return the file that a block includes, in the syntax of pymdownx.snippets."""
     return ROOT / text.removeprefix(_SNIPPET).strip().strip('"') if text.startswith(_SNIPPET) else None

@@ -1,4 +1,4 @@
-"""The released families' networks as their configs describe them, without the weights."""
+"""The networks of the released families, made from their configs without weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import imagegen_sdxl
 
 
 def released(family: str) -> SimpleNamespace:
-    """The networks of ``sd15`` or ``sdxl`` in fp16, SDXL's VAE in fp32, on no device."""
+    """Return the networks of ``sd15`` or ``sdxl`` in fp16, SDXL's VAE in fp32, on the meta device."""
     is_sdxl = family == "sdxl"
     configs = Path(*(imagegen_sdxl if is_sdxl else imagegen_sd15).__path__) / "configs"
     with torch.device("meta"):

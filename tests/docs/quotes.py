@@ -1,4 +1,4 @@
-"""The messages that the guides quote, by the headings they stand under."""
+"""The messages that the guides quote, by heading."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ GUIDES = ("docs/troubleshooting.md", "docs/sd15-to-sdxl.md")
 
 
 def quotes() -> dict[str, list[str]]:
-    """Each heading's quotes in their order."""
-    found = defaultdict(list)
+    """Return each heading's quotes in order."""
+    by_heading = defaultdict(list)
     for fence in (fence for guide in GUIDES for fence in fences(guide) if fence.language == "text"):
-        found[fence.heading].append(fence.text.strip())
-    return dict(found)
+        by_heading[fence.heading].append(fence.text.strip())
+    return dict(by_heading)
 
 
 def is_quoted(message: str, quote: str) -> bool:
-    """Whether it is what a guide quotes, where ``…`` stands for anything in a line."""
+    """Tell whether a message matches a guide's quote, where ``…`` stands for any text in a line."""
     return re.fullmatch(".*".join(re.escape(part) for part in quote.split("…")), message.strip()) is not None

@@ -1,4 +1,4 @@
-"""The script that sets imagegen up, around a Python and a pip that only write down how they are called."""
+"""The installation script, with a stub of Python and a stub of pip that records its arguments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ chmod +x "$3/bin/pip"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the script, and a `python3` that makes an environment of one stub."""
+    """A folder with the script, and a `python3` that makes an environment with a stub of pip."""
     folder = tmp_path / "a checkout"
     (folder / "bin").mkdir(parents=True)
     (folder / "bin/python3").write_text(PYTHON)
@@ -37,20 +37,20 @@ def _install(folder: Path, *extras: str) -> list[str]:
     return (folder / "pip-arguments").read_text().split()
 
 
-def test_it_installs_every_distribution_by_the_constraints(folder: Path) -> None:
-    asked = _install(folder)
-    assert asked[:4] == ["install", "--quiet", "--constraint", "constraints.txt"]
-    assert {Path(word.partition("[")[0]).name for word in asked[4:]} == DISTRIBUTIONS
-    assert "./src/imagegen_core[diffusers]" in asked
+def test_the_script_installs_every_distribution_with_the_constraints(folder: Path) -> None:
+    arguments = _install(folder)
+    assert arguments[:4] == ["install", "--quiet", "--constraint", "constraints.txt"]
+    assert {Path(word.partition("[")[0]).name for word in arguments[4:]} == DISTRIBUTIONS
+    assert "./src/imagegen_core[diffusers]" in arguments
 
 
-def test_it_adds_extras_to_an_environment_that_is_there(folder: Path) -> None:
+def test_the_script_adds_extras_to_an_existing_environment(folder: Path) -> None:
     _install(folder)
     (folder / "bin/python3").unlink()
     assert "./src/imagegen_core[diffusers,server,ray]" in _install(folder, "server", "ray")
 
 
-def test_it_ends_with_pips_failure(folder: Path) -> None:
+def test_the_script_fails_if_pip_fails(folder: Path) -> None:
     _install(folder)
     (folder / ".venv/bin/pip").write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(subprocess.CalledProcessError):

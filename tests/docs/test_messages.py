@@ -1,4 +1,4 @@
-"""Every message that the guides quote is provoked for real, and is what they quote: here what takes no worker."""
+"""The guides' quotes, each compared with a provoked message: the messages that need no worker."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from imagegen_core.resolution.checkpoints import resolve_checkpoint
 from imagegen_core.resolution.style_catalog import StyleCatalog
 from imagegen_core.samplers import SAMPLERS, find_sampler
 from imagegen_demo.plugin import imagegen_models
-from tests.docs.conftest import Said
+from tests.docs.conftest import AssertQuoted
 from tests.docs.quotes import quotes
 from tests.plugins.installed import Installer
 
@@ -40,38 +40,38 @@ class _Trap:
 
 
 def _checkpoint(backend: str, **settings: Any) -> Path:
-    """What a backend would load."""
+    """Return the checkpoint that a backend would load."""
     registry = Registry.discover()
     return resolve_checkpoint(Settings.load(**settings), registry.backend(backend), registry)
 
 
-def _selected() -> object:
+def _select() -> object:
     return select_backend(Registry.discover(), Settings.load())
 
 
 def _error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What the command line says is wrong."""
-    with pytest.raises(SystemExit) as ended:
+    """Return the error message of the command line."""
+    with pytest.raises(SystemExit) as exit_info:
         main(arguments)
-    assert ended.value.code == 2
+    assert exit_info.value.code == 2
     return capsys.readouterr().err.removeprefix("Error: ")
 
 
 def test_every_quote_is_provoked() -> None:
     sources = [path.read_text() for path in Path(__file__).parent.glob("test_messages*.py")]
-    asked = [heading for source in sources for heading in re.findall(r'said\(\s*"([^"]+)"', source)]
-    assert sorted(asked) == sorted(quotes())
+    headings = [heading for source in sources for heading in re.findall(r'assert_quoted\(\s*"([^"]+)"', source)]
+    assert sorted(headings) == sorted(quotes())
 
 
-def test_checkpoints_that_are_not_there(
-    said: Said, tmp_path: Path, install: Installer, caplog: pytest.LogCaptureFixture
+def test_missing_checkpoints(
+    assert_quoted: AssertQuoted, tmp_path: Path, install: Installer, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ImagegenError) as caught:
         locate("my-sdxl.safetensors", tmp_path / "models", {"demo": None})  # type: ignore[dict-item]
-    said("A missing checkpoint", caught.value)
+    assert_quoted("A missing checkpoint", caught.value)
     with pytest.raises(ImagegenError) as caught:
         checkpoints_below(tmp_path / "models")
-    said("A missing model root", caught.value)
+    assert_quoted("A missing model root", caught.value)
     install.backend("sd15", architectures=("sd15",))
     with pytest.raises(ImagegenError) as caught:
         _checkpoint("sd15")
@@ -79,163 +79,167 @@ def test_checkpoints_that_are_not_there(
     registry = Registry.discover()
     registry.models = {model.name: model for model in imagegen_models()}
     resolve_checkpoint(Settings(), registry.backend("sdxl"), registry)
-    said("No checkpoint is configured", caught.value, caplog.messages[-1])
+    assert_quoted("No checkpoint is configured", caught.value, caplog.messages[-1])
 
 
-def test_checkpoints_of_another_family(said: Said, models: Path) -> None:
+def test_checkpoints_of_another_family(assert_quoted: AssertQuoted, models: Path) -> None:
     with pytest.raises(ImagegenError) as caught:
         _checkpoint("sd15", model="my-sdxl.safetensors", model_root=models)
-    said("The wrong pipeline", caught.value)
-    said("An SDXL checkpoint for the SD1.5 backend", caught.value)
+    assert_quoted("The wrong pipeline", caught.value)
+    assert_quoted("An SDXL checkpoint for the SD1.5 backend", caught.value)
     with pytest.raises(ImagegenError) as caught:
         _checkpoint("sdxl", model="my-sd15", model_root=models)
-    said("An SD1.5 checkpoint under USE_SDXL", caught.value)
+    assert_quoted("An SD1.5 checkpoint under USE_SDXL", caught.value)
 
 
-def test_backends_that_are_not_there_or_too_many(
-    said: Said, models: Path, install: Installer, monkeypatch: pytest.MonkeyPatch
+def test_too_few_and_too_many_backends(
+    assert_quoted: AssertQuoted, models: Path, install: Installer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ImagegenError) as caught:
-        _selected()
-    said("No backend is installed", caught.value)
+        _select()
+    assert_quoted("No backend is installed", caught.value)
     install.backend("sd15", architectures=("sd15",))
     monkeypatch.setenv("MODEL", str(models / "my-sdxl.safetensors"))
     with pytest.raises(ImagegenError) as caught:
-        _selected()
-    said("No backend for the checkpoint", caught.value)
-    said("imagegen-sdxl is not installed", caught.value)
+        _select()
+    assert_quoted("No backend for the checkpoint", caught.value)
+    assert_quoted("imagegen-sdxl is not installed", caught.value)
     install.backend("sdxl", architectures=("sdxl",))
     monkeypatch.delenv("MODEL")
     monkeypatch.setenv("SD15_MODEL", "a")
     monkeypatch.setenv("SDXL_MODEL", "b")
     with pytest.raises(ImagegenError) as caught:
-        _selected()
-    said("Several backends fit", caught.value)
-    said("A checkpoint for each, without a choice", caught.value)
+        _select()
+    assert_quoted("Several backends fit", caught.value)
+    assert_quoted("A checkpoint for each, without a choice", caught.value)
 
 
-def test_files_that_are_no_checkpoints(said: Said, models: Path) -> None:
+def test_files_other_than_checkpoints(assert_quoted: AssertQuoted, models: Path) -> None:
     with pytest.raises(ImagegenError) as caught:
         architecture(models / "papercut.safetensors")
-    said("A LoRA instead of a checkpoint", caught.value)
+    assert_quoted("A LoRA instead of a checkpoint", caught.value)
     file = models / "my-sdxl.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ImagegenError) as caught:
         architecture(file)
-    said("A damaged file", caught.value)
+    assert_quoted("A damaged file", caught.value)
     file.write_text("<!DOCTYPE html><title>Log in</title>")
     with pytest.raises(ImagegenError) as caught:
         architecture(file)
-    said("A saved web page", caught.value)
+    assert_quoted("A saved web page", caught.value)
     torch.save({"state_dict": {"trap": _Trap()}}, models / "my-sd15.ckpt")
     with pytest.raises(ImagegenError) as caught:
         architecture(models / "my-sd15.ckpt")
-    said("A dangerous pickle", caught.value)
+    assert_quoted("A dangerous pickle", caught.value)
 
 
-def test_no_tokenizer(said: Said) -> None:
+def test_no_tokenizer(assert_quoted: AssertQuoted) -> None:
     with pytest.raises(ImagegenError) as caught:
         find_tokenizer(None, "tokenizer", pad_token="!")
-    said("No tokenizer offline", caught.value)
+    assert_quoted("No tokenizer offline", caught.value)
 
 
-def test_styles(said: Said, models: Path, tmp_path: Path) -> None:
+def test_styles(assert_quoted: AssertQuoted, models: Path, tmp_path: Path) -> None:
     settings = Settings.load(environ={"LORA_ROOT": str(models / "loras")})
     with pytest.raises(ImagegenError) as caught:
         StyleCatalog(settings, Registry.discover(), SDXL_WIDTH)
-    said("A missing folder of styles", caught.value)
+    assert_quoted("A missing folder of styles", caught.value)
     with pytest.raises(ImagegenError) as caught:
         StyleCatalog(Settings(), Registry.discover(), None).usable("papercut")
-    said("An unknown style", caught.value)
+    assert_quoted("An unknown style", caught.value)
     with pytest.raises(ImagegenError) as caught:
         StyleCatalog(Settings(lora_root=models), Registry.discover(), SDXL_WIDTH).usable("papercut")
-    said("A style that does not fit", caught.value)
-    said("A LoRA made for SD1.5", caught.value)
+    assert_quoted("A style that does not fit", caught.value)
+    assert_quoted("A LoRA made for SD1.5", caught.value)
 
 
-def test_devices(said: Said, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_devices(
+    assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     choose_device(Settings())
-    said("It draws on the CPU", *caplog.messages)
+    assert_quoted("It draws on the CPU", *caplog.messages)
     with pytest.raises(ImagegenError) as caught:
         choose_device(Settings.load(environ={"CUDA_DEVICE": "cuda:0"}))
-    said("A missing device", caught.value)
+    assert_quoted("A missing device", caught.value)
     with pytest.raises(ImagegenError) as caught:
         placements(Settings.load(environ={"CUDA_DEVICE": "cuda:0,cuda:1", "NUM_WORKERS": "1"}))
-    said("Fewer copies of the model than devices", caught.value)
+    assert_quoted("Fewer copies of the model than devices", caught.value)
     with pytest.raises(ImagegenError) as caught:
         Settings.load(environ={"CUDA_DTYPE": "fp8"})
-    said("An unknown precision", caught.value)
+    assert_quoted("An unknown precision", caught.value)
 
 
-def test_requests(said: Said) -> None:
+def test_requests(assert_quoted: AssertQuoted) -> None:
     with pytest.raises(ImagegenError) as caught:
         ResolvedRequest.of(GenerateRequest(prompt="", size="1023x1023"), native_size="8x8")
-    said("A wrong size", caught.value)
+    assert_quoted("A wrong size", caught.value)
     with pytest.raises(ImagegenError) as caught:
         find_sampler("Oiler", SAMPLERS)
-    said("An unknown sampler", caught.value)
+    assert_quoted("An unknown sampler", caught.value)
 
 
-def test_samplers(said: Said) -> None:
+def test_samplers(assert_quoted: AssertQuoted) -> None:
     schedulers = Schedulers(diffusers.EulerDiscreteScheduler(), SAMPLERS, None)
     with pytest.raises(ImagegenError) as schedule:
         schedulers.make("DDIM", 20, torch.device("cpu"), "Karras")
     with pytest.raises(ImagegenError) as steps:
         schedulers.make("LCM", 60, torch.device("cpu"))
-    said("A wrong schedule, or too many steps", schedule.value, steps.value)
+    assert_quoted("A wrong schedule, or too many steps", schedule.value, steps.value)
     own = diffusers.EulerDiscreteScheduler(rescale_betas_zero_snr=True)
     with pytest.raises(ImagegenError) as caught:
         Schedulers(own, SAMPLERS, None).make("Heun", 20, torch.device("cpu"))
-    said("A sampler without support for the checkpoint", caught.value)
+    assert_quoted("A sampler without support for the checkpoint", caught.value)
 
 
-def test_a_picture_without_a_recipe(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_picture_without_a_recipe(assert_quoted: AssertQuoted, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (8, 8)).save("photo.png")
-    said("No recipe to replay", _error_of(capsys, "replay", "photo.png"))
+    assert_quoted("No recipe to replay", _error_of(capsys, "replay", "photo.png"))
 
 
 def test_plugins(
-    said: Said, install: Installer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    assert_quoted: AssertQuoted, install: Installer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install.add("mine", "import not_there")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main(["plugins", "doctor"])
-    assert ended.value.code == 1
-    said("A plugin is broken", capsys.readouterr().out)
+    assert exit_info.value.code == 1
+    assert_quoted("A plugin is broken", capsys.readouterr().out)
     install.backend("sdxl")
     monkeypatch.setenv("IMAGEGEN_PLUGINS", "mine")
     with pytest.raises(ImagegenError) as caught:
         load_worker("sdxl")
-    said("A plugin is disabled", caught.value)
+    assert_quoted("A plugin is disabled", caught.value)
 
 
-def test_settings(said: Said) -> None:
+def test_settings(assert_quoted: AssertQuoted) -> None:
     Path("imagegen.toml").write_text('mdoel = "demo"\n')
     with pytest.raises(ImagegenError) as caught:
         Settings.load(environ={})
-    said("An unknown setting", caught.value)
+    assert_quoted("An unknown setting", caught.value)
     with pytest.raises(ImagegenError) as caught:
         Settings.load(environ={"IMAGEGEN_CONFIG": "gone.toml"})
-    said("A missing file", caught.value)
+    assert_quoted("A missing file", caught.value)
 
 
 def test_a_server_that_does_not_start(
-    said: Said, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said("Other addresses need keys", _error_of(capsys, "serve", "--host", "0.0.0.0"))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    assert_quoted("Other addresses need keys", _error_of(capsys, "serve", "--host", "0.0.0.0"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         message = _error_of(capsys, "serve", "--port", str(port))
-    said("The port is taken", message.replace(str(port), "4200"))
+    assert_quoted("The port is taken", message.replace(str(port), "4200"))
     monkeypatch.delitem(sys.modules, "imagegen_core.server.run", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    said("The server is not installed", _error_of(capsys, "serve"))
+    assert_quoted("The server is not installed", _error_of(capsys, "serve"))
 
 
-def test_a_library_that_does_not_fit(said: Said, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_does_not_fit(
+    assert_quoted: AssertQuoted, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, text in {
         "torchvision/__init__.py": "from PIL import PILLOW_VERSION",
         "torchvision-0.2.2.dist-info/METADATA": "Name: torchvision\nVersion: 0.2.2\n",
@@ -248,5 +252,5 @@ def test_a_library_that_does_not_fit(said: Said, models: Path, tmp_path: Path, m
     monkeypatch.setenv("SDXL_MODEL", str(models / "my-sdxl.safetensors"))
     with pytest.raises(ImagegenError) as caught:
         load_worker("sdxl")
-    said("A library does not fit the others", caught.value)
+    assert_quoted("A library does not fit the others", caught.value)
     assert "fails in torchvision 0.2.2: ImportError: cannot import name 'PILLOW_VERSION'" in str(caught.value)

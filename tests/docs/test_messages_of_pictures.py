@@ -1,4 +1,4 @@
-"""The messages that the guides quote: here what takes networks, an engine or a server to provoke."""
+"""The guides' quotes, each compared with a provoked message: those that need networks, an engine or a server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_er
 from imagegen_core.diffusion.pipeline_setup import compile_errors, settle_vae
 from imagegen_core.server import create_app
 from imagegen_sdxl import DiffusersSDXLCudaWorker
-from tests.docs.conftest import Said
+from tests.docs.conftest import AssertQuoted
 from tests.docs.fences import ROOT
 from tests.docs.networks import released
 from tests.engine.faults import Gate, Watched
@@ -36,22 +36,22 @@ def worker(sdxl_checkpoint: Path) -> Any:
     return DiffusersSDXLCudaWorker(settings=Settings(model=str(sdxl_checkpoint), **CPU))
 
 
-def _asked(**fields: Any) -> GenerateRequest:
+def _request(**fields: Any) -> GenerateRequest:
     return GenerateRequest(**{"prompt": "a lake", "seed": 1, "size": "64x64", **fields})
 
 
-def test_memory(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory(assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16e9, available=9e9))
     with pytest.raises(ImagegenError) as caught:
         check_fits(released("sdxl"), Size(4096, 4096), torch.device("cpu"), weights=7 * 10**9)
-    said("A picture larger than the memory", caught.value)
+    assert_quoted("A picture larger than the memory", caught.value)
     with pytest.raises(ImagegenError) as caught, memory_errors(Size(1024, 1024)):
         raise torch.OutOfMemoryError
-    said("The memory ran out", caught.value)
+    assert_quoted("The memory ran out", caught.value)
 
 
 def test_warnings_about_memory(
-    said: Said, worker: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    assert_quoted: AssertQuoted, worker: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def crowded(latents: torch.Tensor, **options: Any) -> Any:
         if not worker.pipe.vae.use_tiling:
@@ -68,28 +68,28 @@ def test_warnings_about_memory(
         monkeypatch.setattr(worker.pipe.vae, "decode", crowded)
         watched.before = {"begin": gate, "step": small, "trial": small}
         gate.shut()
-        tickets = [engine.submit(_asked(seed=seed)) for seed in range(4)]
+        tickets = [engine.submit(_request(seed=seed)) for seed in range(4)]
         gate.open()
         for ticket in tickets:
             ticket.result(60)
-    said("Warnings about memory", caplog.messages[0], caplog.messages[-1])
+    assert_quoted("Warnings about memory", caplog.messages[0], caplog.messages[-1])
 
 
-def test_compiling(said: Said) -> None:
+def test_compiling(assert_quoted: AssertQuoted) -> None:
     with pytest.raises(ImagegenError) as caught, compile_errors("IMAGEGEN_COMPILE"):
         raise TorchDynamoException("no compiler")
-    said("Compilation fails", caught.value)
+    assert_quoted("Compilation fails", caught.value)
 
 
-def test_xformers(said: Said, sdxl_checkpoint: Path) -> None:
+def test_xformers(assert_quoted: AssertQuoted, sdxl_checkpoint: Path) -> None:
     environ = {"MODEL": str(sdxl_checkpoint), "CUDA_ENABLE_XFORMERS": "1", "CUDA_DEVICE": "cpu"}
     with pytest.raises(ImagegenError) as caught:
         DiffusersSDXLCudaWorker(settings=Settings.load(environ=environ))
-    said("Missing xformers", caught.value)
+    assert_quoted("Missing xformers", caught.value)
 
 
 def test_styles_and_embeddings(
-    said: Said, worker: Any, sdxl_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    assert_quoted: AssertQuoted, worker: Any, sdxl_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint, local_files_only=True)
     lora = {name.replace("blocks.1", "blocks.7"): tensor for name, tensor in random_lora(pipe, targets=TARGETS).items()}
@@ -97,21 +97,21 @@ def test_styles_and_embeddings(
     settings = Settings(model=str(sdxl_checkpoint), lora_root=tmp_path / "models/loras", **CPU)
     styled = DiffusersSDXLCudaWorker(settings=settings)
     with pytest.raises(ImagegenError) as caught:
-        styled.run_job(Job(req=_asked(style_lora={"style": "papercut", "level": 1})))
-    said("A style with other layers", caught.value)
+        styled.run_job(Job(req=_request(style_lora={"style": "papercut", "level": 1})))
+    assert_quoted("A style with other layers", caught.value)
 
     (tmp_path / "embeddings").mkdir()
     save_file({"emb_params": torch.zeros(2, 768)}, tmp_path / "embeddings/badhands.safetensors")
     text = SimpleNamespace(config=SimpleNamespace(hidden_size=768))
     pipe = SimpleNamespace(text_encoder=text, text_encoder_2=text)
     Embeddings(pipe, tmp_path / "embeddings", "EMBEDDINGS_ROOT")
-    said("An embedding made for SD1.5", caplog.messages[-1])
+    assert_quoted("An embedding made for SD1.5", caplog.messages[-1])
 
 
-def test_pictures(said: Said, sdxl_checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pictures(assert_quoted: AssertQuoted, sdxl_checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     worker = DiffusersSDXLCudaWorker(settings=Settings(model=str(sdxl_checkpoint), device="cpu", dtype="fp16"))
-    worker.run_job(Job(req=_asked(negative_prompt="blurry")))
-    said("The negative prompt does nothing", *caplog.messages)
+    worker.run_job(Job(req=_request(negative_prompt="blurry")))
+    assert_quoted("The negative prompt does nothing", *caplog.messages)
     caplog.clear()
     vae = worker.pipe.vae
     vae.register_to_config(force_upcast=False)
@@ -121,45 +121,45 @@ def test_pictures(said: Said, sdxl_checkpoint: Path, caplog: pytest.LogCaptureFi
         torch.nn.Module.to(vae, torch.float16)
         settle_vae(vae)
         torch.nn.Module.to(vae, torch.float16)  # as if it had passed the trial
-        worker.run_job(Job(req=_asked()))
+        worker.run_job(Job(req=_request()))
         worker.pipe.unet.conv_out.bias.fill_(torch.nan)
     with pytest.raises(ImagegenError) as caught:
-        worker.run_job(Job(req=_asked()))
-    said("Black pictures", *caplog.messages, caught.value)
+        worker.run_job(Job(req=_request()))
+    assert_quoted("Black pictures", *caplog.messages, caught.value)
 
 
-def test_a_server_that_is_not_ready(said: Said, tmp_path: Path) -> None:
+def test_a_server_that_is_not_ready(assert_quoted: AssertQuoted, tmp_path: Path) -> None:
     app = create_app(Settings(model="my-sdxl.safetensors", model_root=tmp_path, api_keys=("hush",)))
     http, body = TestClient(app), {"prompt": "a lake"}
     keys = {"X-API-Key": "hush"}
-    said("A missing API key", http.post("/generate", json=body).json()["detail"])
+    assert_quoted("A missing API key", http.post("/generate", json=body).json()["detail"])
     loading = http.post("/generate", json=body, headers=keys).json()["detail"]
     model = app.state.context.mode_manager
     model.start()
     while model.state == "loading":
         threading.Event().wait(0.01)
     failed = http.post("/generate", json=body, headers=keys).json()["detail"]
-    said("The model is not ready", loading, failed)
+    assert_quoted("The model is not ready", loading, failed)
 
 
-def test_a_server_that_is_busy(said: Said, worker: Any) -> None:
+def test_a_server_that_is_busy(assert_quoted: AssertQuoted, worker: Any) -> None:
     gate = Gate()
     watched = Watched(worker)
     with LocalEngine(watched, queue_limit=64) as engine:
         watched.before = {"begin": gate}
         gate.shut()
-        first = engine.submit(_asked())
+        first = engine.submit(_request())
         assert gate.reached.wait(60)
-        waiting = [engine.submit(_asked()) for _ in range(64)]
+        waiting = [engine.submit(_request()) for _ in range(64)]
         with pytest.raises(ImagegenError) as caught:
-            engine.submit(_asked())
-        said("The queue is full", caught.value)
+            engine.submit(_request())
+        assert_quoted("The queue is full", caught.value)
         late = waiting[0]
         late.deadline = 120
         late.expire(late.since + 121)
         with pytest.raises(ImagegenError) as caught:
             late.result(60)
-        said("Too late", caught.value)
+        assert_quoted("Too late", caught.value)
         for ticket in waiting:
             ticket.cancel()
         gate.open()
@@ -171,11 +171,11 @@ def _parameters(*networks: Any) -> int:
 
 
 @pytest.mark.parametrize(("family", "side", "column"), [("sd15", 512, 0), ("sdxl", 1024, 1)])
-def test_what_a_family_takes_is_what_the_guide_says(family: str, side: int, column: int) -> None:
+def test_the_guide_states_the_sizes_of_each_family(family: str, side: int, column: int) -> None:
     networks = released(family)
     parts = (networks.unet, *networks.texts, networks.vae)
     weights = sum(parameter.nbytes for part in parts for parameter in part.parameters())
-    told = {
+    figures = {
         "UNet": f"{_parameters(networks.unet) / 1e6:.1f} M parameters",
         "text encoders": f"{_parameters(*networks.texts) / 1e6:.1f} M",
         "VAE": f"{_parameters(networks.vae) / 1e6:.1f} M" + (", in fp32" if family == "sdxl" else ""),
@@ -183,11 +183,11 @@ def test_what_a_family_takes_is_what_the_guide_says(family: str, side: int, colu
         "a row of a step; two with guidance": f"{row_bytes(networks, Size(side, side)) / 1e9:.2f} GB",
         "decoding in one piece": f"{decoding_bytes(networks, Size(side, side)) / 1e9:.1f} GB",
     }
-    assert _table("docs/sd15-to-sdxl.md", column) | told == _table("docs/sd15-to-sdxl.md", column)
+    assert _table("docs/sd15-to-sdxl.md", column) | figures == _table("docs/sd15-to-sdxl.md", column)
 
 
 def _table(page: str, column: int) -> dict[str, str]:
-    """The cells of a page's tables in one column, by what stands before them."""
+    """Return the cells of one column of a page's tables, by the first cell of their row."""
     lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return {row[0]: row[1 + column] for row in rows if len(row) > 1 + column}

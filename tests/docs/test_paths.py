@@ -1,4 +1,4 @@
-"""The files and folders that the checklists name are there."""
+"""The files and folders that the checklists name exist."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def test_a_page_names_paths_that_exist(page: str) -> None:
 
 
 def _exists(path: str) -> bool:
-    """Tell whether a file or folder of this name is below the first folder of its path."""
+    """Tell whether the path exists, or its last part anywhere below its first folder."""
     top, _, rest = path.strip("/").partition("/")
     return (ROOT / path).exists() or any((ROOT / top).rglob(rest.rpartition("/")[2]))

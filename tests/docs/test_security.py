@@ -1,4 +1,4 @@
-"""SECURITY.md and the page on proxies name settings that there are, with their defaults."""
+"""SECURITY.md and the page on proxies name existing settings, with their defaults."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _SHOWN = {2**20: "1 MiB", 2**25: "32 MiB", 2**30: "1 GiB", 2048**2: "2048 × 204
 
 
 @pytest.mark.parametrize("page", ["SECURITY.md", "docs/proxy.md"])
-def test_every_setting_that_is_named_exists(page: str) -> None:
+def test_every_named_setting_exists(page: str) -> None:
     named = {name.lower() for name in _VARIABLE.findall((ROOT / page).read_text(encoding="utf-8"))}
     assert named
     assert named <= Settings.model_fields.keys()
 
 
-def test_the_limits_have_the_defaults_that_the_table_says() -> None:
+def test_the_table_of_limits_states_the_defaults() -> None:
     limits = (ROOT / "SECURITY.md").read_text(encoding="utf-8").partition("## Limits")[2]
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in limits.splitlines() if "`IMAGEGEN_" in row]
     assert len(rows) > 10
@@ -28,5 +28,5 @@ def test_the_limits_have_the_defaults_that_the_table_says() -> None:
         values = re.split(r", | and ", re.sub(r"(?<=\d),(?=\d)", "", shown))
         for name, value in zip(_VARIABLE.findall(settings), values, strict=True):
             default = Settings.model_fields[name.lower()].default
-            if name != "MEMORY_BUDGET":  # which depends on the device
+            if name != "MEMORY_BUDGET":  # its default depends on the device
                 assert value == _SHOWN.get(default, str(default)), name

@@ -1,4 +1,4 @@
-"""The site builds without a warning, has all that there is, and asks no other host for anything."""
+"""The site builds without a warning, is complete, and loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from imagegen_core.server import create_app
 from imagegen_core.server.errors import TABLE
 from tests.docs.fences import ROOT
 
-# What a browser loads by itself: scripts, styles, pictures and frames, and what styles name.
+# The addresses that a browser loads by itself: scripts, styles, pictures, frames, and addresses in styles.
 _LOADED = re.compile(r"""<(?:script|img|iframe|source|link)\b[^>]*?(?:src|href)=["']?([^"' >]+)|url\(["']?([^"')]+)""")
 
 Read = Callable[[str], str]
@@ -35,7 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
     for name in ("examples", "src"):
         (folder / name).symlink_to(ROOT / name)
-    shutil.copy(ROOT / "mkdocs.yml", folder)  # whose own folder counts, so no link to it
+    shutil.copy(ROOT / "mkdocs.yml", folder)  # a copy, because paths are relative to the file's real folder
     pages = [sys.executable, ROOT / "docs_build/pages.py", "build/pages"]
     for command in (pages, [sys.executable, "-m", "zensical", "build", "--strict"]):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -45,31 +45,31 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def text(site: Path) -> Read:
-    """What a page shows, without its markup."""
+    """A function that returns the text of a page, without its markup."""
     return lambda page: html.unescape(re.sub(r"<[^>]+>", "", (site / page / "index.html").read_text(encoding="utf-8")))
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Imports a part of the pages' scripts, as they do each other."""
+def import_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """A function that imports a module of `docs_build` by its name, as these modules do."""
     monkeypatch.syspath_prepend(ROOT / "docs_build")
     return import_module
 
 
-def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
+def test_no_page_loads_anything_from_other_hosts(site: Path) -> None:
     files = [*site.rglob("*.html"), *site.rglob("*.css")]
     loaded = {
         address
         for file in files
-        for found in _LOADED.findall(file.read_text(encoding="utf-8"))
-        for address in found
+        for match in _LOADED.findall(file.read_text(encoding="utf-8"))
+        for address in match
         if address
     }
     assert any(address.endswith(".css") for address in loaded)
     assert {address for address in loaded if re.match(r"(https?:)?//", address)} == set()
 
 
-def test_every_picture_and_every_page_of_the_menu_is_there(site: Path) -> None:
+def test_every_picture_and_every_page_of_the_menu_exists(site: Path) -> None:
     for page in site.rglob("*.html"):
         for address in re.findall(r"""<img\b[^>]*?src=["']?([^"' >]+)""", page.read_text(encoding="utf-8")):
             assert (page.parent / address).is_file(), f"{page.relative_to(site)} shows {address}"
@@ -79,7 +79,7 @@ def test_every_picture_and_every_page_of_the_menu_is_there(site: Path) -> None:
     assert {name for name in pages if not (site.parent / "build/pages" / name).is_file()} == set()
 
 
-def test_every_setting_and_its_variables_are_there(text: Read) -> None:
+def test_every_setting_is_listed_with_its_variables(text: Read) -> None:
     shown = text("reference/configuration")
     for name in Settings.model_fields:
         assert f"\n{name}" in shown
@@ -88,13 +88,13 @@ def test_every_setting_and_its_variables_are_there(text: Read) -> None:
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_settings_example_is_one(name: str, made: Callable[[str], Any], tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text(made("configuration").toml_of(name))
+def test_every_settings_example_is_valid(name: str, import_script: Callable[[str], Any], tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(import_script("configuration").toml_of(name))
     settings = Settings.load(environ={"IMAGEGEN_CONFIG": str(tmp_path / "a.toml")})
     assert settings.model_fields_set == {name}
 
 
-def test_every_route_and_error_is_there(text: Read) -> None:
+def test_every_route_and_error_is_listed(text: Read) -> None:
     shown = text("reference/http")
     for path, methods in create_app(Settings()).openapi()["paths"].items():
         for method in methods:
@@ -103,7 +103,7 @@ def test_every_route_and_error_is_there(text: Read) -> None:
         assert re.search(rf"{status}\s+{kind}\s", shown)
 
 
-def test_every_command_and_option_is_there(text: Read) -> None:
+def test_every_command_and_option_is_listed(text: Read) -> None:
     shown = text("reference/command-line")
     for command in ("generate", "serve", "plugins new", "plugins check", "models inspect", "config show"):
         assert f"imagegen {command}" in shown
@@ -111,26 +111,28 @@ def test_every_command_and_option_is_there(text: Read) -> None:
     assert "Guidance scale: above 1.0 the prompt is pushed" in shown
 
 
-def test_every_public_name_is_there(site: Path) -> None:
+def test_every_public_name_is_listed(site: Path) -> None:
     page = (site / "reference/python/index.html").read_text(encoding="utf-8")
     for module in (imagegen_core, imagegen_core.diffusion, imagegen_core.testing):
         for name in module.__all__:
             assert f'id="{module.__name__}.{name}"' in page, f"add ::: {module.__name__}.{name} to the page"
 
 
-def test_every_constant_and_table_of_the_capacity_is_there(site: Path, text: Read, made: Callable[[str], Any]) -> None:
-    shown, capacity = text("capacity"), made("capacity")
+def test_every_constant_and_table_of_the_capacity_page_is_listed(
+    site: Path, text: Read, import_script: Callable[[str], Any]
+) -> None:
+    shown, capacity = text("capacity"), import_script("capacity")
     for part in (capacity.Sdxl, capacity.Front, capacity.Site):
-        for one in fields(part):
-            assert re.search(rf"{one.name}\s", shown)
-            assert re.match("(measured|assumption): .", one.metadata["basis"])
+        for constant in fields(part):
+            assert re.search(rf"{constant.name}\s", shown)
+            assert re.match("(measured|assumption): .", constant.metadata["basis"])
     page = (site / "capacity/index.html").read_text(encoding="utf-8")
-    assert page.count("<table>") == len(made("capacity_page").TABLES)
+    assert page.count("<table>") == len(import_script("capacity_page").TABLES)
 
 
-def test_the_readme_is_the_first_page(text: Read, made: Callable[[str], Any]) -> None:
+def test_the_readme_is_the_first_page(text: Read, import_script: Callable[[str], Any]) -> None:
     assert "Serve your own Stable Diffusion checkpoints to many clients at once" in text("")
-    links = made("repository_files").as_page(
+    links = import_script("repository_files").as_page(
         "[a](docs/server.md#errors) ![b](docs/images/x.png) [c](LICENSE) [d](https://e.org)"
     )
     assert links == "[a](server.md#errors) ![b](images/x.png) c (`LICENSE`) [d](https://e.org)"

@@ -1,4 +1,4 @@
-"""Every command and snippet of the documents does what it is there for."""
+"""Every command and snippet of the documents works."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ import diffusers
 import pytest
 from PIL import ImageShow
 
-from tests.docs.doc_runner import EXEMPT, Desk, commands
+from tests.docs.doc_runner import EXEMPT, PageRunner, commands
 from tests.docs.fences import PAGES, ROOT, Fence, fences
 from tests.loras import as_kohya, random_lora, save
 from tests.waiting import free_port, until_answered
 
-LIMIT = 60  # seconds that the server may take to draw
 LOCALLY = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
-MODES = "".join(f'[modes.{name}]\nmodel = "demo"\n' for name in ("fast", "portrait"))  # which docs/server.md names
+MODES = "".join(f'[modes.{name}]\nmodel = "demo"\n' for name in ("fast", "portrait"))  # named in docs/server.md
 PROGRAMS = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, sdxl_checkpoint: Path, sd15_checkpoint: Path) -> Path:
-    """The models that the pages name, tiny ones, in the folders that they name.
+    """Tiny models, with the names and in the folders that the pages use.
 
-    The file is a folder, as a tiny file would need its tokenizer and configs from elsewhere.
+    `my-sdxl.safetensors` is a folder, because a file would need a tokenizer and configs from elsewhere.
     """
     folder = tmp_path_factory.mktemp("world")
     pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint, local_files_only=True)
@@ -57,7 +56,7 @@ def environ(world: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def port(world: Path, environ: dict[str, str]) -> Iterator[int]:
-    """The port of the one server that all pages ask."""
+    """The port of the server that all pages use."""
     port = free_port()
     variables = environ | {"MODEL": "demo", "PORT": str(port)}
     with (world / "log").open("w") as log:
@@ -71,25 +70,27 @@ def port(world: Path, environ: dict[str, str]) -> Iterator[int]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, world: Path, environ: dict[str, str], port: int, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    """An empty folder with the repository's examples and programs, and what stands for what the pages assume."""
-    monkeypatch.setattr(ImageShow, "_viewers", [])  # a picture that is shown opens no window
+def runner(
+    tmp_path: Path, world: Path, environ: dict[str, str], port: int, monkeypatch: pytest.MonkeyPatch
+) -> PageRunner:
+    """A runner in a folder with the repository's examples and programs, with replacements for a page's assumptions."""
+    monkeypatch.setattr(ImageShow, "_viewers", [])  # so that `show` opens no window
     monkeypatch.setenv("MODEL", "demo")
     for name in ("examples", "docs_build"):
         (tmp_path / name).symlink_to(ROOT / name)
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(site)
-    return Desk(
+    return PageRunner(
         tmp_path,
         environ | {"PYTHONPATH": str(site)},
         {
             "/models": str(world / "models"),
             "localhost:4200": f"127.0.0.1:{port}",
             "127.0.0.1:4200": f"127.0.0.1:{port}",
-            "curl -s": "curl --fail-with-body -s",  # an answer that is an error ends the command
+            "curl -s": "curl --fail-with-body -s",  # an error response fails the command
             ".venv/bin/": "",
-            "pip install -e ./": "pip install ./",  # which goes into no folder of one's own
+            "pip install -e ./": "pip install ./",  # an editable install would not go into `site`
             "pip install ./": f"pip install {' '.join(LOCALLY)} --target {site} ./",
             "--size 1024x1024": "--size 128x128",
             " FILE": " my-sdxl.safetensors",
@@ -99,9 +100,9 @@ def desk(tmp_path: Path, world: Path, environ: dict[str, str], port: int, monkey
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(fences(page))])
-def test_what_a_page_says_can_be_done(page: str, desk: Desk) -> None:
+def test_the_code_blocks_of_a_page_run(page: str, runner: PageRunner) -> None:
     for fence in fences(page):
-        desk.run(fence)
+        runner.run(fence)
 
 
 def _all_commands() -> list[str]:
@@ -110,7 +111,7 @@ def _all_commands() -> list[str]:
     ]
 
 
-def test_no_command_is_exempt_that_no_page_has() -> None:
+def test_every_exempt_command_is_on_a_page() -> None:
     assert EXEMPT.keys() - _all_commands() == set()
 
 
@@ -130,13 +131,13 @@ def _fence(language: str, text: str) -> Fence:
         ("", "anything"),
     ],
 )
-def test_a_snippet_that_does_not_work_is_found(language: str, text: str, desk: Desk) -> None:
+def test_a_broken_snippet_fails(language: str, text: str, runner: PageRunner) -> None:
     with pytest.raises((AssertionError, ValueError, RuntimeError)):
-        desk.run(_fence(language, text))
+        runner.run(_fence(language, text))
 
 
-def test_a_command_sees_what_those_before_it_set(desk: Desk) -> None:
-    desk.run(_fence("sh", "export MODEL=demo LEFT='a b'"))
-    desk.run(_fence("sh", '[ "$LEFT" = "a b" ]'))
-    desk.run(_fence("python", "number = 7"))
-    desk.run(_fence("python", "assert number == 7"))
+def test_a_command_sees_the_variables_of_earlier_commands(runner: PageRunner) -> None:
+    runner.run(_fence("sh", "export MODEL=demo LEFT='a b'"))
+    runner.run(_fence("sh", '[ "$LEFT" = "a b" ]'))
+    runner.run(_fence("python", "number = 7"))
+    runner.run(_fence("python", "assert number == 7"))

@@ -1,4 +1,4 @@
-"""One worker for the engine's tests, and engines that are closed in the end."""
+"""Workers for the engine tests, and engines that are closed after each test."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def demo_worker() -> Any:
 
 @pytest.fixture
 def start() -> Iterator[StartEngine]:
-    """Starts engines; what they still do is cancelled when the test is over."""
+    """Start engines; after the test, close them and cancel their open requests."""
     with ExitStack() as stack:
 
         def start_engine(worker: Any, **options: Any) -> LocalEngine:

@@ -1,4 +1,4 @@
-"""A worker whose stages can be held up, watched and made to fail."""
+"""A worker whose stages can be blocked, observed and made to fail."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ class Watched:
 
 
 class Gate:
-    """Holds a stage up once it is shut: `reached` tells that somebody waits, `open` lets everybody through."""
+    """A hook that blocks its callers while it is shut.
+
+    `reached` is set when a caller waits, and `open` releases all callers.
+    """
 
     def __init__(self, shut: bool = False) -> None:
         self.reached = threading.Event()

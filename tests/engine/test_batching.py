@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from imagegen_core.engine.batch_size import LARGEST, BatchSize
 
@@ -15,7 +15,7 @@ Cost = Callable[[int], float]
 def _settle(
     size: BatchSize, cost: Cost, waiting: list[int], steps: int = 60, same: Callable[[int], bool] | None = None
 ) -> None:
-    """Step for a while with `waiting` always there."""
+    """Choose and time batches repeatedly, while jobs of `waiting` rows always wait."""
     for _ in range(steps):
         count = size.choose(waiting)
         rows = sum(waiting[:count])
@@ -26,16 +26,16 @@ def _settle(
 
 
 def _free(rows: int) -> float:
-    """A device that takes as long for one row as for all."""
+    """Return the cost on a device that takes the same time for any number of rows."""
     return 1.0
 
 
 def _full(rows: int) -> float:
-    """A device that one row keeps busy."""
+    """Return the cost on a device that a single row keeps busy."""
     return float(rows)
 
 
-def test_where_rows_cost_nothing_they_go_together_up_to_the_largest() -> None:
+def test_free_rows_are_batched_up_to_the_largest_size() -> None:
     size = BatchSize(exact=True)
     _settle(size, _free, [1] * 20)
     assert size.rows == LARGEST
@@ -43,20 +43,20 @@ def test_where_rows_cost_nothing_they_go_together_up_to_the_largest() -> None:
     assert size.choose([1] * 5) == 4
 
 
-def test_where_one_row_fills_the_device_they_go_one_at_a_time() -> None:
+def test_rows_are_not_batched_if_one_row_fills_the_device() -> None:
     size = BatchSize(exact=True)
     _settle(size, _full, [1] * 20)
     assert size.rows == 1
     assert size.choose([1] * 20) == 1
 
 
-def test_it_stops_where_more_no_longer_pays() -> None:
+def test_the_batch_stops_growing_where_it_no_longer_pays() -> None:
     size = BatchSize(exact=False)
     _settle(size, lambda rows: max(4.0, rows), [1] * 20)
     assert size.rows == 4
 
 
-def test_another_look_is_taken_after_a_while() -> None:
+def test_larger_batches_are_measured_again_later() -> None:
     size = BatchSize(exact=False)
     _settle(size, _full, [1] * 20)
     _settle(size, _free, [1] * 20, steps=2000)
@@ -69,7 +69,7 @@ def test_pairs_of_rows_are_batched_too() -> None:
     assert size.choose([2] * 20) == LARGEST // 2
 
 
-def test_what_memory_did_not_take_is_tried_again_after_a_while() -> None:
+def test_sizes_that_ran_out_of_memory_are_tried_again_later() -> None:
     size = BatchSize(exact=False, fits=8)
     _settle(size, _free, [1] * 20)
     assert size.rows == 8
@@ -81,7 +81,7 @@ def test_what_memory_did_not_take_is_tried_again_after_a_while() -> None:
     assert size.rows == 8
 
 
-def test_memory_limits_it() -> None:
+def test_memory_limits_the_batch() -> None:
     size = BatchSize(exact=False, fits=5)
     _settle(size, _free, [1] * 20)
     assert size.choose([1] * 20) <= 5
@@ -91,7 +91,7 @@ def test_memory_limits_it() -> None:
     assert size.choose([2] * 3) == 1
 
 
-def test_memory_that_is_free_again_is_used_again() -> None:
+def test_freed_memory_is_used_again() -> None:
     size = BatchSize(exact=False)
     _settle(size, _free, [1] * 20)
     size.fits_now = 2
@@ -100,7 +100,7 @@ def test_memory_that_is_free_again_is_used_again() -> None:
     assert size.choose([1] * 20) == LARGEST
 
 
-def test_what_is_not_the_same_is_not_used() -> None:
+def test_sizes_with_different_results_are_not_used() -> None:
     size = BatchSize(exact=True)
     _settle(size, _free, [1] * 20, same=lambda rows: rows <= 3)
     assert size.rows == 3
@@ -109,12 +109,12 @@ def test_what_is_not_the_same_is_not_used() -> None:
 
 
 @given(
-    waiting=some.lists(some.sampled_from([1, 2]), min_size=1, max_size=20),
-    best=some.integers(1, LARGEST),
-    bad=some.sets(some.integers(2, LARGEST)),
-    fits=some.integers(1, LARGEST),
+    waiting=st.lists(st.sampled_from([1, 2]), min_size=1, max_size=20),
+    best=st.integers(1, LARGEST),
+    bad=st.sets(st.integers(2, LARGEST)),
+    fits=st.integers(1, LARGEST),
 )
-def test_nothing_unproven_is_ever_stepped_and_somebody_always_is(
+def test_only_proven_sizes_are_stepped_and_at_least_one_job_always_is(
     waiting: list[int], best: int, bad: set[int], fits: int
 ) -> None:
     size = BatchSize(exact=True, fits=fits)

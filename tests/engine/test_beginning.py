@@ -1,4 +1,4 @@
-"""A long prompt is encoded in parts: others step in between, and a job that is given up is not gone on with."""
+"""A long prompt is encoded in parts: other jobs step in between, and a cancelled job is not encoded further."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ LONG = " BREAK ".join(f"a lake {number}" for number in range(CHUNKS))
 def styled(sdxl_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A worker with a style that changes the text encoders, too."""
     root = tmp_path_factory.mktemp("styles")
-    own = {"model": str(sdxl_checkpoint), "device": "cpu", "dtype": "fp32", "recipe": False, "lora_root": root}
-    save(as_kohya(random_lora(DiffusersSDXLCudaWorker(settings=Settings(**own)).pipe)), root / "ink.safetensors")
-    return DiffusersSDXLCudaWorker(settings=Settings(**own))
+    options = {"model": str(sdxl_checkpoint), "device": "cpu", "dtype": "fp32", "recipe": False, "lora_root": root}
+    save(as_kohya(random_lora(DiffusersSDXLCudaWorker(settings=Settings(**options)).pipe)), root / "ink.safetensors")
+    return DiffusersSDXLCudaWorker(settings=Settings(**options))
 
 
 @pytest.fixture
 def encoded(styled: Any) -> Iterator[list[str]]:
-    """Tells of each chunk that an encoder reads; tests add what else happens."""
-    told: list[str] = []
+    """A log with an entry for each chunk that an encoder reads; tests add other events."""
+    events: list[str] = []
     networks = (styled.pipe.text_encoder, styled.pipe.text_encoder_2)
-    hooks = [network.register_forward_pre_hook(lambda *_: told.append("chunk")) for network in networks]
+    hooks = [network.register_forward_pre_hook(lambda *_: events.append("chunk")) for network in networks]
     styled._prompts._cache.clear()
-    yield told
+    yield events
     for hook in hooks:
         hook.remove()
 
@@ -44,7 +44,9 @@ def _alone(worker: Any, request: Any) -> Picture:
     return Picture(*worker.run_job_with_latents(Job(req=request)))
 
 
-def test_others_step_between_the_chunks_of_a_long_prompt(styled: Any, start: StartEngine, encoded: list[str]) -> None:
+def test_other_jobs_step_between_the_chunks_of_a_long_prompt(
+    styled: Any, start: StartEngine, encoded: list[str]
+) -> None:
     gate, watched = Gate(), Watched(styled)
     engine = start(watched)
     watched.before["step"] = lambda _: (gate(), encoded.append("step"))
@@ -64,7 +66,7 @@ def test_others_step_between_the_chunks_of_a_long_prompt(styled: Any, start: Sta
 
 
 @pytest.mark.parametrize("by", ["cancel", "deadline"])
-def test_a_job_that_is_given_up_encodes_no_further_chunk(
+def test_a_cancelled_or_late_job_encodes_no_further_chunk(
     styled: Any, start: StartEngine, encoded: list[str], by: str
 ) -> None:
     gate = Gate()
@@ -77,7 +79,7 @@ def test_a_job_that_is_given_up_encodes_no_further_chunk(
         assert gate.reached.wait(LIMIT)
         if by == "cancel":
             ticket.cancel()
-        list(ticket.events)  # the last comes while the chunk is held up
+        list(ticket.events)  # the last event arrives while the chunk is blocked
         gate.open()
         assert engine.submit(ask(seed=3)).result(LIMIT) == _alone(styled, ask(seed=3))
     finally:
@@ -85,7 +87,7 @@ def test_a_job_that_is_given_up_encodes_no_further_chunk(
     assert encoded.count("chunk") < CHUNKS
 
 
-def test_a_short_prompt_begins_beside_many_long_ones(styled: Any, start: StartEngine, encoded: list[str]) -> None:
+def test_a_short_prompt_begins_beside_many_long_prompts(styled: Any, start: StartEngine, encoded: list[str]) -> None:
     gate, watched = Gate(shut=True), Watched(styled)
     engine = start(watched)
     encoded.clear()
@@ -100,40 +102,38 @@ def test_a_short_prompt_begins_beside_many_long_ones(styled: Any, start: StartEn
     assert before < encoded.count("chunk")
 
 
-def test_a_worker_that_overrides_begin_alone_begins_by_it(styled: Any, start: StartEngine) -> None:
+def test_an_override_of_begin_alone_is_called(styled: Any, start: StartEngine) -> None:
     begun = []
 
-    class Own(DiffusersSDXLCudaWorker):
+    class Custom(DiffusersSDXLCudaWorker):
         def begin(self, job: Job) -> Any:
             begun.append(job)
             return super().begin(job)
 
-    own = object.__new__(Own)
-    own.__dict__ |= styled.__dict__
-    engine = start(own)
+    custom = object.__new__(Custom)
+    custom.__dict__ |= styled.__dict__
+    engine = start(custom)
     begun.clear()
     ticket = engine.submit(ask())
     ticket.result(LIMIT)
     assert begun == [ticket.job]
 
 
-def test_a_family_that_overrides_encode_alone_encodes_by_it(styled: Any) -> None:
-    class Own(DiffusersSDXLCudaWorker):
+def test_an_override_of_encode_alone_is_called(styled: Any) -> None:
+    class Custom(DiffusersSDXLCudaWorker):
         def encode(self, prompt: str, clip_skip: int) -> Any:
             return super().encode(prompt.replace("lake", "star"), clip_skip)
 
-    own = object.__new__(Own)
-    own.__dict__ |= styled.__dict__
+    custom = object.__new__(Custom)
+    custom.__dict__ |= styled.__dict__
     styled._prompts._cache.clear()
-    drawn = _alone(own, ask("a lake"))
+    picture = _alone(custom, ask("a lake"))
     styled._prompts._cache.clear()
-    assert drawn == _alone(styled, ask("a star"))
+    assert picture == _alone(styled, ask("a star"))
 
 
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
-def test_a_prompt_of_too_many_chunks_is_refused_before_any_is_encoded(
-    styled: Any, encoded: list[str], field: str
-) -> None:
+def test_a_prompt_of_too_many_chunks_is_refused_before_encoding(styled: Any, encoded: list[str], field: str) -> None:
     request = ask(**{"guidance_scale": 3, field: "BREAK " * 64 + "a"})
     encoded.clear()
     with pytest.raises(InvalidRequestError, match=f"Invalid {field} of 65 chunks .* at most 64") as raised:
@@ -143,7 +143,7 @@ def test_a_prompt_of_too_many_chunks_is_refused_before_any_is_encoded(
     styled.begin(Job(req=ask("BREAK " * 63 + "a")))
 
 
-def test_long_prompts_do_not_displace_what_is_remembered(styled: Any, encoded: list[str]) -> None:
+def test_long_prompts_do_not_displace_cached_prompts(styled: Any, encoded: list[str]) -> None:
     styled.begin(Job(req=ask("a hill")))
     for number in range(10):
         styled.begin(Job(req=ask(LONG.replace("lake", f"hill {number}"))))

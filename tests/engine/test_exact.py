@@ -1,4 +1,4 @@
-"""A picture's bytes do not depend on what else is drawn."""
+"""A picture's bytes do not depend on other requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from imagegen_core import GenerateRequest, Job, LocalEngine, Picture, Settings, StyleLoraRequest
 from imagegen_sd15 import DiffusersCudaWorker
@@ -19,24 +19,28 @@ from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.conftest import StartEngine, ask
 from tests.engine.faults import Watched
 from tests.loras import as_kohya, random_lora, save
+from tests.repetitions import FACTOR
 
 CLASSES = {"sdxl": DiffusersSDXLCudaWorker, "sd15": DiffusersCudaWorker}
 
 
 @pytest.fixture(scope="module", params=[(family, dtype) for family in CLASSES for dtype in ("fp32", "bf16")])
 def drawing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A worker with two styles, an engine of it, and what the worker draws alone."""
+    """An engine whose worker has two styles, and a function that draws a request without an engine."""
     family, dtype = request.param
     checkpoint = request.getfixturevalue(f"{family}_checkpoint")
     root = tmp_path_factory.mktemp("styles")
-    own = {"model": str(checkpoint), "device": "cpu", "dtype": dtype, "recipe": False, "lora_root": root}
+    options = {"model": str(checkpoint), "device": "cpu", "dtype": dtype, "recipe": False, "lora_root": root}
     for seed, name in enumerate(("ink", "wash")):
-        save(as_kohya(random_lora(CLASSES[family](settings=Settings(**own)).pipe, seed)), root / f"{name}.safetensors")
-    alone, worker = (CLASSES[family](settings=Settings(**own)) for _ in range(2))
+        save(
+            as_kohya(random_lora(CLASSES[family](settings=Settings(**options)).pipe, seed)),
+            root / f"{name}.safetensors",
+        )
+    alone, worker = (CLASSES[family](settings=Settings(**options)) for _ in range(2))
 
     @cache
-    def solo(asked: str) -> Picture:
-        return Picture(*alone.run_job_with_latents(Job(req=GenerateRequest.model_validate_json(asked))))
+    def solo(request_json: str) -> Picture:
+        return Picture(*alone.run_job_with_latents(Job(req=GenerateRequest.model_validate_json(request_json))))
 
     engine = LocalEngine(worker)
     yield engine, lambda request: solo(request.model_dump_json(exclude_unset=True))
@@ -45,34 +49,32 @@ def drawing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request, when it comes after the one before, and when it is cancelled, in milliseconds."""
+    """A request, its delay after the previous request, and the time until it is cancelled, in milliseconds."""
 
     request: GenerateRequest
     after: int
     cancelled_after: int | None
 
 
-REQUESTS = some.builds(
+REQUESTS = st.builds(
     ask,
-    prompt=some.sampled_from(["a lake", "a red star", "a lake " * 60, ""]),
-    size=some.sampled_from(["64x64", "64x96", "128x128"]),
-    num_inference_steps=some.integers(1, 6),
-    guidance_scale=some.sampled_from([1.0, 1.0, 4.0, 7.5]),
-    seed=some.integers(0, 5),
-    scheduler=some.sampled_from([None, None, "Euler a", "DPM++ 2M Exponential", "DDIM SGM Uniform"]),
-    guidance_rescale=some.sampled_from([0.0, 0.0, 0.7]),
-    style_lora=some.sampled_from(
+    prompt=st.sampled_from(["a lake", "a red star", "a lake " * 60, ""]),
+    size=st.sampled_from(["64x64", "64x96", "128x128"]),
+    num_inference_steps=st.integers(1, 6),
+    guidance_scale=st.sampled_from([1.0, 1.0, 4.0, 7.5]),
+    seed=st.integers(0, 5),
+    scheduler=st.sampled_from([None, None, "Euler a", "DPM++ 2M Exponential", "DDIM SGM Uniform"]),
+    guidance_rescale=st.sampled_from([0.0, 0.0, 0.7]),
+    style_lora=st.sampled_from(
         [StyleLoraRequest()] * 3 + [StyleLoraRequest(style="ink", level=2), StyleLoraRequest(style="wash", level=3)]
     ),
 )
-ARRIVALS = some.builds(
-    Arrival, REQUESTS, some.integers(0, 30), some.one_of(some.none(), some.none(), some.integers(0, 60))
-)
+ARRIVALS = st.builds(Arrival, REQUESTS, st.integers(0, 30), st.one_of(st.none(), st.none(), st.integers(0, 60)))
 
 
-@settings(max_examples=25)
-@given(mix=some.lists(ARRIVALS, min_size=1, max_size=12))
-def test_every_picture_of_a_mix_is_the_one_drawn_alone(drawing: Any, mix: Sequence[Arrival]) -> None:
+@settings(max_examples=25 * FACTOR)
+@given(mix=st.lists(ARRIVALS, min_size=1, max_size=12))
+def test_every_picture_of_a_mix_equals_the_picture_drawn_alone(drawing: Any, mix: Sequence[Arrival]) -> None:
     engine, solo = drawing
     tickets, timers = [], []
     for arrival in mix:
@@ -84,13 +86,13 @@ def test_every_picture_of_a_mix_is_the_one_drawn_alone(drawing: Any, mix: Sequen
             timers[-1].start()
     for timer in timers:
         timer.join()
-    drawn = {index: ticket.result(120) for index, ticket in enumerate(tickets) if not ticket.job.fut.cancelled()}
-    for index, picture in drawn.items():
+    pictures = {index: ticket.result(120) for index, ticket in enumerate(tickets) if not ticket.job.fut.cancelled()}
+    for index, picture in pictures.items():
         assert picture == solo(mix[index].request), mix[index].request
-    assert all(arrival.cancelled_after is not None for n, arrival in enumerate(mix) if n not in drawn)
+    assert all(arrival.cancelled_after is not None for index, arrival in enumerate(mix) if index not in pictures)
 
 
-def test_the_mixes_share_forward_passes(worker: Any, start: StartEngine) -> None:
+def test_simultaneous_requests_share_forward_passes(worker: Any, start: StartEngine) -> None:
     watched = Watched(worker)
     engine = start(watched)
     tickets = [engine.submit(ask(seed=seed, num_inference_steps=20, size="128x128")) for seed in range(8)]
@@ -99,44 +101,44 @@ def test_the_mixes_share_forward_passes(worker: Any, start: StartEngine) -> None
     assert max(map(len, watched.batches)) > 1
 
 
-def test_requests_of_other_steps_guidance_and_samplers_share_one_pass(worker: Any) -> None:
-    asked = [
+def test_requests_share_a_pass_across_steps_guidance_and_samplers(worker: Any) -> None:
+    requests = [
         ask(num_inference_steps=2),
         ask(num_inference_steps=5, guidance_scale=4.0),
         ask(num_inference_steps=3, scheduler="Euler a", schedule="SGM Uniform"),
         ask(num_inference_steps=2, scheduler="DDIM", eta=0.5, guidance_scale=4.0, guidance_rescale=0.7),
         ask(num_inference_steps=4, scheduler="Euler", s_churn=2.0, s_noise=1.01),
     ]
-    states = [worker.begin(Job(req=request)) for request in asked]
+    states = [worker.begin(Job(req=request)) for request in requests]
     assert len({worker.group(state) for state in states}) == 1
     assert len({worker.group(worker.begin(Job(req=ask(size=size)))) for size in ("64x64", "64x96")}) == 2
 
 
 class Biased(Watched):
-    """A worker whose results depend on the number of rows, as some devices' do; filled up, they no longer do."""
+    """A worker whose results depend on the number of rows, as on some devices; padding may prevent this."""
 
-    def __init__(self, worker: Any, mended_by_padding: bool) -> None:
+    def __init__(self, worker: Any, fixed_by_padding: bool) -> None:
         super().__init__(worker)
         self.padded: int | None = None
-        self.mended_by_padding = mended_by_padding
+        self.fixed_by_padding = fixed_by_padding
 
     def trial(self, states: Sequence[Any]) -> bool:
         super().trial(states)
-        return len(states) == 1 or (self.padded is not None and self.mended_by_padding)
+        return len(states) == 1 or (self.padded is not None and self.fixed_by_padding)
 
     def pad(self, rows: int | None) -> None:
         self.padded = rows
         self.worker.pad(rows)
 
     def step(self, states: Sequence[Any]) -> None:
-        if self.padded is None:  # a row by itself costs as much as four together, so that filling up can pay
+        if self.padded is None:  # a single row costs as much as four rows together, so padding can pay
             for _ in range(3):
                 self.worker.trial([self.worker.begin(Job(req=ask()))])
         super().step(states)
 
 
-def test_where_results_depend_on_the_rows_passes_are_filled_up(worker: Any, start: StartEngine) -> None:
-    biased = Biased(worker, mended_by_padding=True)
+def test_passes_are_padded_if_results_depend_on_the_number_of_rows(worker: Any, start: StartEngine) -> None:
+    biased = Biased(worker, fixed_by_padding=True)
     engine = start(biased)
     assert (
         engine.report().because == "results depend on the number of rows here, so every forward pass is filled up to 4"
@@ -146,11 +148,11 @@ def test_where_results_depend_on_the_rows_passes_are_filled_up(worker: Any, star
     assert 2 <= max(map(len, biased.batches)) <= 4
     alone = [worker.run_job_with_latents(Job(req=ask(seed=seed, num_inference_steps=8))) for seed in range(6)]
     worker.pad(None)
-    assert pictures == [Picture(*one) for one in alone]
+    assert pictures == [Picture(*result) for result in alone]
 
 
-def test_where_nothing_helps_pictures_are_drawn_one_at_a_time(worker: Any, start: StartEngine) -> None:
-    biased = Biased(worker, mended_by_padding=False)
+def test_pictures_are_drawn_one_at_a_time_if_padding_does_not_help(worker: Any, start: StartEngine) -> None:
+    biased = Biased(worker, fixed_by_padding=False)
     engine = start(biased)
     assert engine.report().because == "results depend on the number of rows here, so pictures are drawn one at a time"
     assert biased.padded is None
@@ -160,11 +162,11 @@ def test_where_nothing_helps_pictures_are_drawn_one_at_a_time(worker: Any, start
     assert max(map(len, biased.batches)) == 1
 
 
-def test_fast_batching_proves_nothing(worker: Any, start: StartEngine) -> None:
+def test_fast_batching_runs_no_trials(worker: Any, start: StartEngine) -> None:
     watched = Watched(worker)
 
     def never(*_: Any) -> None:
-        raise AssertionError("a trial")
+        raise AssertionError("fast batching ran a trial")
 
     watched.before["trial"] = never
     engine = start(watched, batching="fast")
@@ -173,7 +175,7 @@ def test_fast_batching_proves_nothing(worker: Any, start: StartEngine) -> None:
         ticket.result(60)
 
 
-def test_rows_are_alike_at_every_batch_size(sdxl_checkpoint: Path) -> None:
+def test_rows_are_equal_at_every_batch_size(sdxl_checkpoint: Path) -> None:
     worker = DiffusersSDXLCudaWorker(
         settings=Settings(model=str(sdxl_checkpoint), device="cpu", dtype="fp32", recipe=False)
     )

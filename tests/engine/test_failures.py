@@ -1,4 +1,4 @@
-"""What goes wrong with one picture is that picture's alone, at every stage."""
+"""An error affects only its own picture, at every stage."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def _alone(worker: Any, seed: int) -> Picture:
 
 
 def _fails_for(seed: int, error: Exception) -> Any:
-    """A hook that raises where a job or state of that seed takes part."""
+    """Return a hook that raises if one of its jobs or states has the seed."""
 
-    def hook(given: Any) -> None:
-        parts = given if isinstance(given, list) else [given]
+    def hook(argument: Any) -> None:
+        parts = argument if isinstance(argument, list) else [argument]
         seeds = [part.req.seed if isinstance(part, Job) else part.request.seed for part in parts]
         if seed in seeds:
             raise error
@@ -32,7 +32,7 @@ def _fails_for(seed: int, error: Exception) -> Any:
 
 
 @pytest.mark.parametrize("stage", ["begin", "step", "trial", "finish"])
-def test_an_error_fails_its_own_picture_alone(worker: Any, start: StartEngine, stage: str) -> None:
+def test_an_error_fails_only_its_own_picture(worker: Any, start: StartEngine, stage: str) -> None:
     watched = Watched(worker)
     engine = start(watched)
     hook = _fails_for(77, ZeroDivisionError("a fault"))
@@ -46,7 +46,7 @@ def test_an_error_fails_its_own_picture_alone(worker: Any, start: StartEngine, s
     assert (engine.report().failed, engine.report().finished) == (1, 3)
 
 
-def test_an_error_of_one_states_scheduler_is_its_own(worker: Any, start: StartEngine) -> None:
+def test_a_scheduler_error_fails_only_its_own_picture(worker: Any, start: StartEngine) -> None:
     begin = worker.begin
 
     def spoiled(job: Job) -> Any:
@@ -65,10 +65,10 @@ def test_an_error_of_one_states_scheduler_is_its_own(worker: Any, start: StartEn
         assert tickets[seed].result(60) == _alone(worker, seed)
 
 
-def test_out_of_memory_halves_the_batch_and_the_pictures_stay_the_same(
+def test_out_of_memory_halves_the_batch(
     worker: Any, start: StartEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagegen_core.engine.batch_size._GAIN", 100.0)  # a larger batch pays, however busy the machine
+    monkeypatch.setattr("imagegen_core.engine.batch_size._GAIN", 100.0)  # a larger batch pays even on a busy machine
     watched = Watched(worker)
     engine = start(watched, batching="fast")
 
@@ -84,7 +84,7 @@ def test_out_of_memory_halves_the_batch_and_the_pictures_stay_the_same(
     assert any("ran out of memory" in message for message in caplog.messages)
 
 
-def test_out_of_memory_alone_fails_with_advice_and_the_rest_go_on(
+def test_a_picture_too_large_for_memory_fails_alone_with_advice(
     worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = start(worker)
@@ -136,7 +136,7 @@ def test_a_decoder_that_would_run_out_of_memory_decodes_in_tiles_at_once(
     assert any("decoded in tiles" in message for message in caplog.messages)
 
 
-def test_a_picture_that_no_memory_takes_is_refused_before_it_is_begun(
+def test_a_picture_larger_than_the_memory_is_refused_before_it_begins(
     worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = start(worker)
@@ -145,7 +145,7 @@ def test_a_picture_that_no_memory_takes_is_refused_before_it_is_begun(
         engine.submit(ask()).result(60)
 
 
-def test_a_self_test_out_of_memory_leaves_an_engine_that_draws(worker: Any, start: StartEngine) -> None:
+def test_an_engine_draws_after_its_self_test_ran_out_of_memory(worker: Any, start: StartEngine) -> None:
     def small(states: list[Any]) -> None:
         if len(states) > 1:
             raise OutOfMemoryError("too much")
@@ -171,7 +171,9 @@ def test_a_step_that_hangs_is_reported(worker: Any, start: StartEngine, caplog: 
     assert engine.report().stuck == 0
 
 
-def test_an_engine_that_breaks_says_so_to_all(worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_engine_fails_its_requests_with_the_reason(
+    worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = start(worker)
     monkeypatch.setattr(engine, "_step", lambda _: 1 / 0)
     ticket = engine.submit(ask())

@@ -1,4 +1,4 @@
-"""The engine's promises to who asks: pictures, events, places in line, cancelling, deadlines, an end."""
+"""The engine's behaviour for clients: pictures, events, queue places, cancelling, deadlines and closing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _alone(worker: Any, request: Any) -> Picture:
     return Picture(*worker.run_job_with_latents(Job(req=request)))
 
 
-def test_a_ticket_gives_what_the_worker_draws(worker: Any, start: StartEngine) -> None:
+def test_a_ticket_returns_the_workers_picture(worker: Any, start: StartEngine) -> None:
     request = ask(num_inference_steps=3)
     ticket = start(worker).submit(request)
     assert ticket.result(60) == _alone(worker, request)
@@ -43,14 +43,14 @@ def test_a_ticket_gives_what_the_worker_draws(worker: Any, start: StartEngine) -
     assert not ticket.cancel()
 
 
-def test_events_tell_the_way_of_a_job_to_every_listener(worker: Any, start: StartEngine) -> None:
+def test_every_listener_gets_all_events_of_a_job(worker: Any, start: StartEngine) -> None:
     ticket = start(worker).submit(ask(num_inference_steps=2))
     events = list(ticket.events)
     assert events == [Queued(1), Started(), StepDone(1, 2), StepDone(2, 2), Done(ticket.result())]
     assert list(ticket.events) == events
 
 
-def test_it_is_awaited_and_followed_from_coroutines(worker: Any, start: StartEngine) -> None:
+def test_coroutines_await_tickets_and_follow_their_events(worker: Any, start: StartEngine) -> None:
     engine = start(worker)
 
     async def follow() -> None:
@@ -62,18 +62,18 @@ def test_it_is_awaited_and_followed_from_coroutines(worker: Any, start: StartEng
     asyncio.run(follow())
 
 
-def test_cancelling_who_awaits_cancels_the_job(worker: Any, start: StartEngine) -> None:
+def test_cancelling_the_awaiting_task_cancels_the_job(worker: Any, start: StartEngine) -> None:
     gate = Gate()
     engine = start(Watched(worker, step=gate))
     gate.shut()
 
     async def give_up() -> Any:
         ticket = engine.submit(ask())
-        waiting = asyncio.ensure_future(ticket)
+        task = asyncio.ensure_future(ticket)
         await asyncio.to_thread(gate.reached.wait, 60)
-        waiting.cancel()
+        task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await waiting
+            await task
         return ticket
 
     ticket = asyncio.run(give_up())
@@ -82,9 +82,7 @@ def test_cancelling_who_awaits_cancels_the_job(worker: Any, start: StartEngine) 
 
 
 @pytest.mark.parametrize("stage", ["begin", "step", "finish"])
-def test_a_job_is_cancelled_wherever_it_is_and_the_others_are_drawn(
-    worker: Any, start: StartEngine, stage: str
-) -> None:
+def test_a_job_is_cancelled_at_any_stage_and_the_others_are_drawn(worker: Any, start: StartEngine, stage: str) -> None:
     gate = Gate()
     watched = Watched(worker, **{stage: gate})
     engine = start(watched)
@@ -103,7 +101,7 @@ def test_a_job_is_cancelled_wherever_it_is_and_the_others_are_drawn(
     assert (report.cancelled, report.finished, report.running) == (1, 1, 0)
 
 
-def test_a_job_in_line_leaves_it_at_once(worker: Any, start: StartEngine) -> None:
+def test_a_cancelled_job_leaves_the_queue_at_once(worker: Any, start: StartEngine) -> None:
     gate = Gate()
     engine = start(Watched(worker, begin=gate))
     gate.shut()
@@ -119,13 +117,13 @@ def test_a_job_in_line_leaves_it_at_once(worker: Any, start: StartEngine) -> Non
 
 
 @pytest.mark.parametrize("stage", ["begin", "step"])
-def test_a_deadline_gives_the_picture_up(worker: Any, start: StartEngine, stage: str) -> None:
+def test_a_picture_fails_after_its_deadline(worker: Any, start: StartEngine, stage: str) -> None:
     gate = Gate()
     engine = start(Watched(worker, **{stage: gate}))
     gate.shut()
     late, patient = engine.submit(ask(), deadline=0.05), engine.submit(ask(seed=2), deadline=600)
     assert gate.reached.wait(60)
-    threading.Event().wait(0.1)  # the deadline
+    threading.Event().wait(0.1)  # longer than the deadline
     gate.open()
     with pytest.raises(DeadlineError, match=r"not done 0\.05 s after it was asked for: allow more time"):
         late.result(60)
@@ -146,7 +144,7 @@ def test_higher_priority_is_served_first(worker: Any, start: StartEngine) -> Non
     assert places == [[1, 2, 3], [1], [2], [4]]
 
 
-def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(worker: Any, start: StartEngine) -> None:
+def test_a_full_queue_refuses_at_once_with_a_retry_time(worker: Any, start: StartEngine) -> None:
     gate = Gate()
     engine = start(Watched(worker, begin=gate), queue_limit=2)
     gate.shut()
@@ -160,7 +158,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(worker: Any, st
     gate.open()
 
 
-def test_a_wrong_request_is_refused_before_it_waits(worker: Any, start: StartEngine) -> None:
+def test_an_invalid_request_is_refused_before_it_waits(worker: Any, start: StartEngine) -> None:
     engine = start(worker)
     with pytest.raises(InvalidRequestError, match="Invalid size '12by7'"):
         engine.submit(ask(size="12by7"))
@@ -169,7 +167,7 @@ def test_a_wrong_request_is_refused_before_it_waits(worker: Any, start: StartEng
     assert engine.submit(ask()).result(60)
 
 
-def test_closing_finishes_what_was_asked_for(worker: Any) -> None:
+def test_closing_finishes_open_requests(worker: Any) -> None:
     engine = LocalEngine(worker)
     tickets = [engine.submit(ask(seed=seed)) for seed in range(5)]
     engine.close()
@@ -179,7 +177,7 @@ def test_closing_finishes_what_was_asked_for(worker: Any) -> None:
     engine.close()
 
 
-def test_closing_without_draining_cancels_the_rest(worker: Any) -> None:
+def test_closing_without_draining_cancels_open_requests(worker: Any) -> None:
     gate = Gate()
     engine = LocalEngine(Watched(worker, step=gate))
     gate.shut()
@@ -192,7 +190,7 @@ def test_closing_without_draining_cancels_the_rest(worker: Any) -> None:
             ticket.result(0)
 
 
-def test_leaving_by_an_exception_does_not_draw_the_rest(worker: Any) -> None:
+def test_an_exception_in_the_context_cancels_open_requests(worker: Any) -> None:
     gate = Gate()
     with pytest.raises(KeyError), LocalEngine(Watched(worker, step=gate)) as engine:  # noqa: PT012
         gate.shut()
@@ -203,7 +201,7 @@ def test_leaving_by_an_exception_does_not_draw_the_rest(worker: Any) -> None:
 
 
 class Plain:
-    """A third party's worker, without steps."""
+    """A third-party worker without steps."""
 
     worker_id = 0
 
@@ -222,7 +220,7 @@ class Plain:
         return job.req.prompt.encode(), 7, b"latents"
 
 
-def test_a_plain_worker_is_served_a_job_at_a_time_and_cancelled_between_jobs(start: StartEngine) -> None:
+def test_a_plain_worker_draws_single_jobs_and_cancels_between_them(start: StartEngine) -> None:
     plain = Plain()
     engine = start(plain)
     plain.gate.shut()
@@ -239,7 +237,7 @@ def test_a_plain_worker_is_served_a_job_at_a_time_and_cancelled_between_jobs(sta
     assert "whole jobs" in engine.report().because
 
 
-def test_many_other_sizes_leave_what_is_known_of_the_native_one(worker: Any, start: StartEngine) -> None:
+def test_many_other_sizes_do_not_displace_the_native_size(worker: Any, start: StartEngine) -> None:
     engine = start(worker)
     native = engine.report().groups[0].kind
     tickets = [engine.submit(ask(size=f"{8 * width}x64", num_inference_steps=1)) for width in range(1, 70)]
@@ -250,7 +248,7 @@ def test_many_other_sizes_leave_what_is_known_of_the_native_one(worker: Any, sta
     assert len(kinds) == 64
 
 
-def test_a_time_without_requests_does_not_make_the_next_client_wait_longer(
+def test_idle_time_does_not_lengthen_the_retry_time(
     worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, hour = start(worker, queue_limit=1), 3600.0

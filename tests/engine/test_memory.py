@@ -1,4 +1,4 @@
-"""What the engine keeps, and for how long."""
+"""The engine's use of memory, and its previews."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from imagegen_core.diffusion import memory
 from tests.engine.conftest import StartEngine, ask
 from tests.engine.faults import Gate, Watched
 
-SOAKED = 2000
+REQUESTS = 2000
 
 
-def test_a_cancelled_job_frees_its_memory_though_its_ticket_is_kept(worker: Any, start: StartEngine) -> None:
+def test_a_cancelled_job_frees_its_memory_while_its_ticket_is_kept(worker: Any, start: StartEngine) -> None:
     gate = Gate()
     watched = Watched(worker, step=gate)
     engine = start(watched)
@@ -38,7 +38,7 @@ def test_a_cancelled_job_frees_its_memory_though_its_ticket_is_kept(worker: Any,
     assert states[0]() is None
 
 
-def test_the_batch_is_as_large_as_the_memory_takes(worker: Any, start: StartEngine, monkeypatch: Any) -> None:
+def test_free_memory_limits_the_batch(worker: Any, start: StartEngine, monkeypatch: Any) -> None:
     watched = Watched(worker)
     engine = start(watched, batching="fast")
     row = memory.row_bytes(worker.pipe, worker.begin(Job(req=ask(size="64x96"))).request.size)
@@ -49,12 +49,12 @@ def test_the_batch_is_as_large_as_the_memory_takes(worker: Any, start: StartEngi
     assert 1 < max(map(len, watched.batches)) <= 3
 
 
-def test_a_soak_leaves_memory_flat(worker: Any, start: StartEngine) -> None:
+def test_memory_stays_constant_over_many_requests(worker: Any, start: StartEngine) -> None:
     engine = start(worker)
     process = psutil.Process()
     resident = []
     running: deque[Any] = deque()
-    for number in range(SOAKED):
+    for number in range(REQUESTS):
         running.append(engine.submit(ask(f"a lake {number % 300}", seed=number, num_inference_steps=1)))
         if len(running) >= 12:
             running.popleft().result(60)
@@ -64,19 +64,19 @@ def test_a_soak_leaves_memory_flat(worker: Any, start: StartEngine) -> None:
     assert after <= 1.03 * before
 
 
-def test_previews_show_the_picture_as_it_becomes(start: StartEngine, demo_worker: Any) -> None:
+def test_previews_approach_the_final_picture(start: StartEngine, demo_worker: Any) -> None:
     engine = start(demo_worker, previews=True)
     ticket = engine.submit(ask("a red circle on a blue background", size="256x256", num_inference_steps=4))
     events = list(ticket.events)
     assert isinstance(events[-1], Done)
-    wanted = np.asarray(events[-1].picture.image.reduce(8), dtype=float)
-    shown = [event.preview for event in events if isinstance(event, StepDone)]
-    assert len(shown) == 4
+    final = np.asarray(events[-1].picture.image.reduce(8), dtype=float)
+    previews = [event.preview for event in events if isinstance(event, StepDone)]
+    assert len(previews) == 4
     errors = []
-    for preview in shown:
+    for preview in previews:
         assert preview is not None
         image = Image.open(io.BytesIO(preview))
         assert image.size == (32, 32)
-        errors.append(np.abs(np.asarray(image, dtype=float) - wanted).mean())
+        errors.append(np.abs(np.asarray(image, dtype=float) - final).mean())
     assert errors[-1] < 12
     assert errors[-1] < errors[0]

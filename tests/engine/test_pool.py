@@ -1,4 +1,4 @@
-"""Several engines behind one line: who draws what, in which order, and what of it nobody notices."""
+"""Several engines with one queue: distribution, order, limits, closing and failures."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.conftest import StartEngine, ask
 from tests.engine.faults import Gate, Watched
 
-LIMIT = 60  # seconds that a test waits for what must come
+LIMIT = 60  # maximum seconds that a test waits
 
 
 class Plain:
-    """A worker without steps, whose pictures are their prompts; `gate` holds it up."""
+    """A worker without steps, whose pictures are their prompts; `gate` blocks it."""
 
     worker_id = 0
 
@@ -68,12 +68,12 @@ class State:
 
 
 class Stepped(Plain):
-    """A worker with steps; `held` holds them up."""
+    """A worker with steps; `step_gate` blocks them."""
 
     def __init__(self, *, held: bool = False) -> None:
         super().__init__()
         self.live = self.most_live = self.most_together = 0
-        self.held = Gate(shut=held)
+        self.step_gate = Gate(shut=held)
 
     def begin(self, job: Job) -> State:
         self.live += job.req.prompt != "a test"
@@ -85,7 +85,7 @@ class Stepped(Plain):
 
     def step(self, states: Sequence[State]) -> None:
         if states[0].job.req.prompt != "a test":
-            self.held()
+            self.step_gate()
             self.most_together = max(self.most_together, len(states))
         for state in states:
             state.steps_left -= 1
@@ -100,23 +100,23 @@ StartPool = Callable[..., Pool]
 
 
 @pytest.fixture
-def pool() -> Iterator[StartPool]:
-    """Starts pools; what they still do is cancelled when the test is over."""
+def start_pool() -> Iterator[StartPool]:
+    """Start pools; after the test, close them and cancel their open requests."""
     with ExitStack() as stack:
 
         def start(*workers: Any, **options: Any) -> Pool:
-            made = Pool(workers, **options)
-            stack.callback(made.close, drain=False)
+            pool = Pool(workers, **options)
+            stack.callback(pool.close, drain=False)
             for worker in workers:
                 if isinstance(worker, Plain):
                     stack.callback(worker.gate.open)
-            return made
+            return pool
 
         yield start
 
 
 def _hold_up(pool: Pool, *workers: Plain) -> list[Any]:
-    """Give each of the held workers something to draw."""
+    """Submit a request for each of the blocked workers, and wait until they draw."""
     tickets = [pool.submit(ask("first")) for _ in workers]
     for worker in workers:
         assert worker.gate.reached.wait(LIMIT)
@@ -124,17 +124,17 @@ def _hold_up(pool: Pool, *workers: Plain) -> list[Any]:
 
 
 def _finish(tickets: Sequence[Any], count: int) -> None:
-    """Wait until so many are drawn."""
+    """Wait until `count` of the tickets are done."""
     done = as_completed([ticket.job.fut for ticket in tickets], LIMIT)
     for _ in range(count):
         next(done).result()
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    """Wait for what is told a moment after a picture is there."""
-    ends = time.monotonic() + LIMIT
+    """Wait until `condition` holds; reports change a moment after a picture is done."""
+    deadline = time.monotonic() + LIMIT
     while not condition():
-        assert time.monotonic() < ends, "it never came"
+        assert time.monotonic() < deadline, "the condition never held"
         threading.Event().wait(0.001)
 
 
@@ -142,254 +142,254 @@ def _places(ticket: Any) -> list[int]:
     return [event.place for event in ticket.events if isinstance(event, Queued)]
 
 
-def test_a_quicker_engine_takes_more_and_nobody_waits_behind_a_slow_one(pool: StartPool) -> None:
+def test_a_quick_engine_takes_all_requests_while_a_slow_engine_is_busy(start_pool: StartPool) -> None:
     slow, quick = Plain(held=True), Plain(held=True)
-    some = pool(slow, quick)
-    held = _hold_up(some, slow, quick)
-    tickets = [some.submit(ask(f"{number}")) for number in range(20)]
+    pool = start_pool(slow, quick)
+    running = _hold_up(pool, slow, quick)
+    tickets = [pool.submit(ask(f"{number}")) for number in range(20)]
     quick.gate.open()
     assert [ticket.result(LIMIT).png for ticket in tickets] == [f"{number}".encode() for number in range(20)]
     assert (len(slow.drawn), len(quick.drawn)) == (0, 21)
     slow.gate.open()
-    _finish(held, 2)
+    _finish(running, 2)
     assert len(slow.drawn) == 1
 
 
-def test_whoever_has_nothing_to_do_comes_first(pool: StartPool) -> None:
+def test_idle_engines_take_requests_first(start_pool: StartPool) -> None:
     workers = Stepped(held=True), Stepped(held=True), Stepped(held=True)
-    some = pool(*workers)
-    _until(lambda: some._queue._idle == len(workers))  # their threads have begun
-    tickets = [some.submit(ask()) for _ in workers]
+    pool = start_pool(*workers)
+    _until(lambda: pool._queue._idle == len(workers))  # until their threads wait
+    tickets = [pool.submit(ask()) for _ in workers]
     for worker in workers:
-        assert worker.held.reached.wait(LIMIT)
+        assert worker.step_gate.reached.wait(LIMIT)
     assert [worker.live for worker in workers] == [1, 1, 1]
     for worker in workers:
-        worker.held.open()
+        worker.step_gate.open()
     _finish(tickets, 3)
 
 
-def test_who_draws_leaves_some_to_those_who_idle_and_these_share() -> None:
-    line = RequestQueue(9)
+def test_a_busy_engine_leaves_requests_to_idle_engines_and_these_share() -> None:
+    queue = RequestQueue(9)
     for number in range(7):
-        line.submit(ask(f"{number}"), None, 0)
-    line._idle = 2  # who wait in `take`
+        queue.submit(ask(f"{number}"), None, 0)
+    queue._idle = 2  # engines that wait in `take`
 
-    def taken(busy: bool) -> list[str]:
-        return [ticket.job.req.prompt for ticket in line.take(object(), lambda: 9, busy=busy) or ()]
+    def take(busy: bool) -> list[str]:
+        return [ticket.job.req.prompt for ticket in queue.take(object(), lambda: 9, busy=busy) or ()]
 
-    assert taken(busy=True) == ["0", "1", "2", "3", "4"]
-    assert taken(busy=True) == []
-    assert taken(busy=False) == ["5"]
+    assert take(busy=True) == ["0", "1", "2", "3", "4"]
+    assert take(busy=True) == []
+    assert take(busy=False) == ["5"]
 
 
-def test_the_order_is_that_of_the_whole_pool(pool: StartPool) -> None:
-    one, other = Plain(held=True), Plain(held=True)
-    some = pool(one, other)
-    held = _hold_up(some, one, other)
-    asked = (("a", 0), ("b", 5), ("c", 5), ("d", -1))
-    tickets = [some.submit(ask(prompt), priority=priority) for prompt, priority in asked]
-    one.gate.open()
+def test_requests_are_ordered_across_the_whole_pool(start_pool: StartPool) -> None:
+    quick, slow = Plain(held=True), Plain(held=True)
+    pool = start_pool(quick, slow)
+    running = _hold_up(pool, quick, slow)
+    submissions = (("a", 0), ("b", 5), ("c", 5), ("d", -1))
+    tickets = [pool.submit(ask(prompt), priority=priority) for prompt, priority in submissions]
+    quick.gate.open()
     for ticket in tickets:
         ticket.result(LIMIT)
-    assert one.drawn == ["first", "b", "c", "a", "d"]
-    assert other.drawn == []
-    other.gate.open()
-    for ticket in held:
+    assert quick.drawn == ["first", "b", "c", "a", "d"]
+    assert slow.drawn == []
+    slow.gate.open()
+    for ticket in running:
         ticket.result(LIMIT)
     assert [_places(ticket) for ticket in tickets] == [[1, 2, 3, 2, 1], [1], [2, 1], [4, 3, 2, 1]]
 
 
-def test_who_is_cancelled_leaves_the_line_at_once(pool: StartPool) -> None:
-    one, other = Plain(held=True), Plain(held=True)
-    some = pool(one, other)
-    _hold_up(some, one, other)
-    second, third = some.submit(ask("second")), some.submit(ask("third"))
+def test_a_cancelled_request_leaves_the_queue_at_once(start_pool: StartPool) -> None:
+    quick, slow = Plain(held=True), Plain(held=True)
+    pool = start_pool(quick, slow)
+    _hold_up(pool, quick, slow)
+    second, third = pool.submit(ask("second")), pool.submit(ask("third"))
     assert second.cancel()
-    assert (some.report().waiting, some.report().cancelled, some.report().running) == (1, 1, 2)
-    one.gate.open()
+    assert (pool.report().waiting, pool.report().cancelled, pool.report().running) == (1, 1, 2)
+    quick.gate.open()
     third.result(LIMIT)
     assert list(second.events) == [Queued(1), Cancelled()]
     assert list(third.events) == [Queued(2), Queued(1), Started(), Done(third.result())]
-    assert "second" not in one.drawn
+    assert "second" not in quick.drawn
 
 
-def test_who_is_late_is_given_up_in_line(pool: StartPool) -> None:
-    one, other = Plain(held=True), Plain(held=True)
-    some = pool(one, other)
-    _hold_up(some, one, other)
-    late, patient = some.submit(ask("late"), deadline=0), some.submit(ask("patient"), deadline=600)
-    one.gate.open()
+def test_a_late_request_fails_in_the_queue(start_pool: StartPool) -> None:
+    quick, slow = Plain(held=True), Plain(held=True)
+    pool = start_pool(quick, slow)
+    _hold_up(pool, quick, slow)
+    late, patient = pool.submit(ask("late"), deadline=0), pool.submit(ask("patient"), deadline=600)
+    quick.gate.open()
     assert patient.result(LIMIT).png == b"patient"
     with pytest.raises(DeadlineError, match="not done 0 s after it was asked for"):
         late.result(LIMIT)
-    assert one.drawn == ["first", "patient"]
+    assert quick.drawn == ["first", "patient"]
 
 
-def test_the_line_has_one_limit_and_says_when_to_come_back(pool: StartPool) -> None:
-    one, other = Plain(held=True), Plain(held=True)
-    some = pool(one, other, queue_limit=2)
-    held = _hold_up(some, one, other)
-    line = [some.submit(ask()) for _ in range(2)]
+def test_the_queue_has_one_limit_and_refuses_with_a_retry_time(start_pool: StartPool) -> None:
+    quick, slow = Plain(held=True), Plain(held=True)
+    pool = start_pool(quick, slow, queue_limit=2)
+    running = _hold_up(pool, quick, slow)
+    waiting = [pool.submit(ask()) for _ in range(2)]
     with pytest.raises(QueueFullError, match="2 requests wait already: try again in 1 s") as caught:
-        some.submit(ask())
+        pool.submit(ask())
     assert caught.value.retry_after == 1
-    one.gate.open()
-    _finish([*held, *line], 3)
-    other.gate.open()
-    _finish([*held, *line], 4)
-    for worker in (one, other):
+    quick.gate.open()
+    _finish([*running, *waiting], 3)
+    slow.gate.open()
+    _finish([*running, *waiting], 4)
+    for worker in (quick, slow):
         worker.gate.shut()
-    _hold_up(some, one, other)
-    line = [some.submit(ask()) for _ in range(2)]
+    _hold_up(pool, quick, slow)
+    waiting = [pool.submit(ask()) for _ in range(2)]
     with pytest.raises(QueueFullError) as caught:
-        some.submit(ask())
-    assert caught.value.retry_after not in (0, 1)  # as measured
+        pool.submit(ask())
+    assert caught.value.retry_after not in (0, 1)  # measured by now
 
 
-def test_what_is_admitted_has_no_limit(pool: StartPool, start: StartEngine) -> None:
-    one, other = Plain(held=True), Plain(held=True)
-    some = pool(one, other, queue_limit=2)
-    _hold_up(some, one, other)
+def test_admitted_tickets_may_exceed_the_queue_limit(start_pool: StartPool, start: StartEngine) -> None:
+    quick, slow = Plain(held=True), Plain(held=True)
+    pool = start_pool(quick, slow, queue_limit=2)
+    _hold_up(pool, quick, slow)
     for _ in range(2):
-        some.submit(ask())
-    held = Plain(held=True)
-    engine = start(held)
+        pool.submit(ask())
+    source = Plain(held=True)
+    engine = start(source)
     ticket = engine.submit(ask("moved"))
-    some.admit(ticket)
-    assert some.report().waiting == 3
-    held.gate.open()
+    pool.admit(ticket)
+    assert pool.report().waiting == 3
+    source.gate.open()
 
 
-def test_closing_finishes_what_was_asked_for() -> None:
+def test_closing_finishes_open_requests() -> None:
     workers = Plain(held=True), Plain(held=True)
-    some = Pool(workers)
-    tickets = [some.submit(ask()) for _ in range(9)]
-    closing = threading.Thread(target=some.close)
+    pool = Pool(workers)
+    tickets = [pool.submit(ask()) for _ in range(9)]
+    closing = threading.Thread(target=pool.close)
     closing.start()
     for worker in workers:
         worker.gate.open()
     closing.join(LIMIT)
     assert all(ticket.result(0) for ticket in tickets)
     with pytest.raises(EngineClosedError, match="closed"):
-        some.submit(ask())
+        pool.submit(ask())
 
 
-def test_closing_without_draining_cancels_the_rest() -> None:
-    one, other = Plain(held=True), Plain(held=True)
-    some = Pool((one, other))
-    tickets = [*_hold_up(some, one, other), *(some.submit(ask("more")) for _ in range(3))]
-    closing = threading.Thread(target=some.close, kwargs={"drain": False})
+def test_closing_without_draining_cancels_open_requests() -> None:
+    quick, slow = Plain(held=True), Plain(held=True)
+    pool = Pool((quick, slow))
+    tickets = [*_hold_up(pool, quick, slow), *(pool.submit(ask("more")) for _ in range(3))]
+    closing = threading.Thread(target=pool.close, kwargs={"drain": False})
     closing.start()
     for ticket in tickets:
         with pytest.raises(CancelledError):
             ticket.result(LIMIT)
-    for worker in (one, other):
+    for worker in (quick, slow):
         worker.gate.open()
     closing.join(LIMIT)
     assert not closing.is_alive()
-    assert [one.drawn, other.drawn] == [["first"], ["first"]]
+    assert [quick.drawn, slow.drawn] == [["first"], ["first"]]
 
 
-def test_an_engine_that_breaks_takes_only_what_it_had_in_hand(pool: StartPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_engine_fails_only_the_request_it_took(start_pool: StartPool, monkeypatch: pytest.MonkeyPatch) -> None:
     broken, sound = Plain(held=True), Plain(held=True)
-    some = pool(broken, sound)
-    held = _hold_up(some, broken, sound)
-    waiting = [some.submit(ask(f"{number}")) for number in range(6)]
+    pool = start_pool(broken, sound)
+    running = _hold_up(pool, broken, sound)
+    waiting = [pool.submit(ask(f"{number}")) for number in range(6)]
 
-    def fall(_: Any) -> None:
-        _finish(held, 1)
+    def break_down(_: Any) -> None:
+        _finish(running, 1)
         raise ZeroDivisionError
 
-    first, second = some._engines
-    monkeypatch.setattr(first, "_step", fall)  # at the next that it takes
+    first, second = pool._engines
+    monkeypatch.setattr(first, "_step", break_down)  # for the next request that it takes
     broken.gate.open()
     with pytest.raises(EngineClosedError, match=r"The engine broke \(ZeroDivisionError.*restart it"):
         waiting[0].result(LIMIT)
     assert (first.is_broken, second.is_broken) == (True, False)
-    assert some.is_broken
-    assert (some.report().waiting, some.report().broken) == (5, 1)
+    assert pool.is_broken
+    assert (pool.report().waiting, pool.report().broken) == (5, 1)
     sound.gate.open()
-    assert [ticket.result(LIMIT).png for ticket in held] == [b"first", b"first"]
+    assert [ticket.result(LIMIT).png for ticket in running] == [b"first", b"first"]
     assert [ticket.result(LIMIT).png for ticket in waiting[1:]] == [b"1", b"2", b"3", b"4", b"5"]
-    assert some.submit(ask("later")).result(LIMIT).png == b"later"
+    assert pool.submit(ask("later")).result(LIMIT).png == b"later"
     assert broken.drawn == ["first"]
     sound.gate.shut()
-    last = some.submit(ask("last"))
+    last = pool.submit(ask("last"))
     assert sound.gate.reached.wait(LIMIT)
-    assert some.compute(abs, -1) == 1
+    assert pool.compute(abs, -1) == 1
     sound.gate.open()
     assert last.result(LIMIT).png == b"last"
     assert (broken.computed, sound.computed) == ([], [(-1,)])
 
 
-def test_where_all_break_all_are_told(pool: StartPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = Plain(held=True), Plain(held=True)
-    some = pool(one, other)
-    held = _hold_up(some, one, other)
-    waiting = [some.submit(ask()) for _ in range(6)]
-    for engine in some._engines:
+def test_all_requests_fail_if_all_engines_break(start_pool: StartPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick, slow = Plain(held=True), Plain(held=True)
+    pool = start_pool(quick, slow)
+    running = _hold_up(pool, quick, slow)
+    waiting = [pool.submit(ask()) for _ in range(6)]
+    for engine in pool._engines:
         monkeypatch.setattr(engine, "_step", lambda _: 1 / 0)
-    for worker in (one, other):
+    for worker in (quick, slow):
         worker.gate.open()
     for ticket in waiting:
         with pytest.raises(EngineClosedError, match="The engine broke"):
             ticket.result(LIMIT)
     with pytest.raises(EngineClosedError):
-        some.submit(ask())
-    assert all(ticket.job.fut.done() for ticket in held)
-    _until(lambda: some.report().waiting == 0)
+        pool.submit(ask())
+    assert all(ticket.job.fut.done() for ticket in running)
+    _until(lambda: pool.report().waiting == 0)
 
 
-def test_what_else_computes_goes_where_the_least_is_drawn(pool: StartPool) -> None:
+def test_compute_uses_the_least_busy_engine(start_pool: StartPool) -> None:
     busy, idle = Plain(held=True), Plain(held=True)
-    some = pool(busy, idle)
-    held = _hold_up(some, busy, idle)
+    pool = start_pool(busy, idle)
+    running = _hold_up(pool, busy, idle)
     idle.gate.open()
-    _finish(held, 1)
-    _until(lambda: some.report().running == 1)
-    assert some.compute(max, 1, 2) == 2
+    _finish(running, 1)
+    _until(lambda: pool.report().running == 1)
+    assert pool.compute(max, 1, 2) == 2
     assert (busy.computed, idle.computed) == ([], [(1, 2)])
 
 
 @pytest.mark.parametrize(("rows", "begun"), [(1, 2), (2, 3), (16, 24)])
-def test_one_of_several_begins_what_fills_its_batches_and_half_as_much(pool: StartPool, rows: int, begun: int) -> None:
+def test_an_engine_of_a_pool_begins_one_and_a_half_batches(start_pool: StartPool, rows: int, begun: int) -> None:
     workers = Stepped(held=True), Stepped(held=True)
-    some = pool(*workers)
-    for engine in some._engines:
-        known = engine._native  # what the self-test would find on a device where so many pay
-        known.fits = known.rows = rows
-        known.proven.update(SIZES)
-    tickets = [some.submit(ask(num_inference_steps=20)) for _ in range(70)]
+    pool = start_pool(*workers)
+    for engine in pool._engines:
+        size = engine._native  # as the self-test sets it on a device where batches of `rows` pay
+        size.fits = size.rows = rows
+        size.proven.update(SIZES)
+    tickets = [pool.submit(ask(num_inference_steps=20)) for _ in range(70)]
     for worker in workers:
-        assert worker.held.reached.wait(LIMIT)
+        assert worker.step_gate.reached.wait(LIMIT)
     quick, slow = workers
-    quick.held.open()
+    quick.step_gate.open()
     _finish(tickets, 70 - slow.live)
     assert (quick.most_together, quick.most_live) == (rows, begun)
     assert slow.live <= begun
-    slow.held.open()
+    slow.step_gate.open()
 
 
-def test_an_engine_alone_begins_what_it_can(start: StartEngine) -> None:
-    alone = Stepped(held=True)
-    engine = start(alone)
+def test_a_single_engine_begins_as_many_requests_as_it_can(start: StartEngine) -> None:
+    worker = Stepped(held=True)
+    engine = start(worker)
     tickets = [engine.submit(ask(num_inference_steps=20)) for _ in range(70)]
-    alone.held.open()
+    worker.step_gate.open()
     _finish(tickets, 70)
-    assert alone.most_live == 64
+    assert worker.most_live == 64
 
 
-def test_a_plain_worker_takes_its_jobs_one_at_a_time(pool: StartPool) -> None:
-    some = pool(Plain(), Plain())
-    for ticket in [some.submit(ask()) for _ in range(40)]:
+def test_a_plain_worker_takes_one_job_at_a_time(start_pool: StartPool) -> None:
+    pool = start_pool(Plain(), Plain())
+    for ticket in [pool.submit(ask()) for _ in range(40)]:
         ticket.result(LIMIT)
-    _until(lambda: some.report().finished == 40)
-    report = some.report()
+    _until(lambda: pool.report().finished == 40)
+    report = pool.report()
     assert report.steps == {1: 40}
     assert (report.waiting, len(report.groups)) == (0, 2)
 
 
-def test_a_worker_that_cannot_start_leaves_no_engine_behind() -> None:
+def test_a_worker_that_fails_to_start_leaves_no_engine_behind() -> None:
     class Bad(Plain):
         def warm_up(self, on_step: Any = None) -> None:
             raise ZeroDivisionError
@@ -404,7 +404,7 @@ def _engine_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "imagegen-engine"}
 
 
-def test_pictures_are_those_of_a_single_engine(pool: StartPool, sdxl_checkpoint: Path) -> None:
+def test_pictures_equal_those_of_a_single_engine(start_pool: StartPool, sdxl_checkpoint: Path) -> None:
     settings = Settings(model=str(sdxl_checkpoint), device="cpu,cpu", dtype="fp32", recipe=False)
     workers = [Watched(DiffusersSDXLCudaWorker(settings=settings.for_device(number))) for number in range(2)]
     requests = [
@@ -418,9 +418,9 @@ def test_pictures_are_those_of_a_single_engine(pool: StartPool, sdxl_checkpoint:
     ]
     with LocalEngine(workers[0].worker) as single:
         expected = [ticket.result(LIMIT) for ticket in [single.submit(request) for request in requests]]
-    some = pool(*workers)
+    pool = start_pool(*workers)
     for worker in workers:
         worker.batches.clear()
-    tickets = [some.submit(request) for request in requests]
+    tickets = [pool.submit(request) for request in requests]
     assert [ticket.result(LIMIT) for ticket in tickets] == expected
     assert all(worker.batches for worker in workers)

@@ -1,4 +1,4 @@
-"""The examples of clients draw with a real server that wants a key."""
+"""The example clients draw with a real server that requires a key."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from imagegen_core.server import create_app
 from tests.server.conftest import listening
 
 CLIENTS = Path(__file__).parent.parent.parent / "examples/clients"
-LIMIT = 90  # seconds that a client may take
+LIMIT = 90  # seconds for a client
 PROMPT = "a red circle on a blue background"
 
 
 @pytest.fixture(scope="module")
 def drawn() -> Iterator[tuple[str, dict[int, bytes]]]:
-    """A server's address, and the red circle by its seeds, drawn without the server."""
+    """A server's address, and the pictures of the red circle by seed, drawn without the server."""
     worker = load_worker(settings=Settings.load(environ={"MODEL": "demo", "IMAGEGEN_DEVICE": "cpu"}))
     alone = {seed: generate(PROMPT, seed=seed, worker=worker).png for seed in (7, 8)}
     with LocalEngine(worker) as engine, listening(create_app(Settings(api_keys=("hush",)), engine)) as url:
@@ -79,7 +79,9 @@ def test_javascript(drawn: tuple[str, dict[int, bytes]], tmp_path: Path) -> None
     assert done.stdout.splitlines() == [f"step {step} of 4" for step in range(1, 5)]
 
 
-def test_a_wrong_key_ends_every_example(drawn: tuple[str, dict[int, bytes]], tmp_path: Path) -> None:
+def test_the_shell_and_python_clients_fail_with_a_wrong_key(
+    drawn: tuple[str, dict[int, bytes]], tmp_path: Path
+) -> None:
     url, _ = drawn
     for command in (["sh", "curl.sh"], [sys.executable, "openai_client.py"], [sys.executable, "webuiapi_client.py"]):
         assert _run(tmp_path, url, command[0], CLIENTS / command[1], key="wrong").returncode != 0, command

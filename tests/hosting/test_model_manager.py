@@ -1,4 +1,4 @@
-"""Several models under a budget: who is loaded when, who makes room, and what of it nobody notices."""
+"""Several models within a memory budget: loading, unloading, waiting requests and failures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SIZE = 10
 
 
 class Plain:
-    """A worker without steps, whose pictures are its name; `drawing` holds it up."""
+    """A worker without steps, whose pictures are its name; `drawing` blocks it."""
 
     worker_id = 0
 
@@ -57,8 +57,8 @@ class Plain:
         return DeviceMemory("none", 100, 40)
 
 
-class ModelCache:
-    """Models of plain workers, their loads in order, and gates for loading and drawing."""
+class PlainModels:
+    """A manager of plain workers, with the order of their loads, and gates for loading and drawing."""
 
     def __init__(self, **options: Any) -> None:
         self.loads: list[str] = []
@@ -70,7 +70,7 @@ class ModelCache:
     def _load(self, key: str, _: Any) -> LocalEngine:
         self.loading.setdefault(key, Gate())(key)
         if key in self.broken:
-            raise ModelLoadError(f"{key} is damaged: copy it anew")
+            raise ModelLoadError(f"{key} is damaged: copy it again")
         self.loads.append(key)
         return LocalEngine(Plain(key, self.drawing.setdefault(key, Gate())))
 
@@ -81,22 +81,25 @@ class ModelCache:
         return str(self.submit(key).result(LIMIT).png.decode())
 
     def states(self) -> dict[str, str]:
-        return {one.key: one.state for one in self.manager.tell()}
+        return {entry.key: entry.state for entry in self.manager.tell()}
+
+
+CreateModels = Callable[..., PlainModels]
 
 
 @pytest.fixture
-def shelf() -> Iterator[Callable[..., ModelCache]]:
-    made: list[ModelCache] = []
+def create_models() -> Iterator[CreateModels]:
+    created: list[PlainModels] = []
 
-    def make(**options: Any) -> ModelCache:
-        made.append(ModelCache(**options))
-        return made[-1]
+    def create(**options: Any) -> PlainModels:
+        created.append(PlainModels(**options))
+        return created[-1]
 
-    yield make
-    for one in made:
-        for gate in (*one.loading.values(), *one.drawing.values()):
+    yield create
+    for models in created:
+        for gate in (*models.loading.values(), *models.drawing.values()):
             gate.open()
-        one.manager.close(drain=False)
+        models.manager.close(drain=False)
 
 
 def _until(condition: Callable[[], Any]) -> None:
@@ -105,68 +108,68 @@ def _until(condition: Callable[[], Any]) -> None:
         if condition():
             return
         waiting.wait(0.005)
-    raise AssertionError("it never came")
+    raise AssertionError("the condition never held")
 
 
-def test_the_one_used_longest_ago_makes_room(shelf: Callable[..., ModelCache]) -> None:
-    some = shelf(budget=2 * SIZE)
-    assert [some.draw(key) for key in ("a", "b", "a", "c")] == ["a", "b", "a", "c"]
-    assert some.states() == {"a": "ready", "c": "ready"}
-    assert some.loads == ["a", "b", "c"]
-    assert some.draw("b") == "b"
-    assert some.states() == {"c": "ready", "b": "ready"}
-    assert (some.manager.loads, some.manager.unloads) == (4, 2)
+def test_the_least_recently_used_model_is_unloaded(create_models: CreateModels) -> None:
+    models = create_models(budget=2 * SIZE)
+    assert [models.draw(key) for key in ("a", "b", "a", "c")] == ["a", "b", "a", "c"]
+    assert models.states() == {"a": "ready", "c": "ready"}
+    assert models.loads == ["a", "b", "c"]
+    assert models.draw("b") == "b"
+    assert models.states() == {"c": "ready", "b": "ready"}
+    assert (models.manager.loads, models.manager.unloads) == (4, 2)
 
 
-def test_one_with_work_in_hand_stays_until_that_is_done(shelf: Callable[..., ModelCache]) -> None:
-    some = shelf(budget=SIZE)
-    some.draw("a")
-    some.drawing["a"].shut()
-    in_hand = some.submit("a")
-    assert some.drawing["a"].reached.wait(LIMIT)
-    coming, again = some.submit("b"), some.submit("a")
-    _until(lambda: some.states() == {"b": "wanted", "a": "wanted"} or "leaving" in some.states().values())
-    assert some.loads == ["a"]
-    some.drawing["a"].open()
-    assert [ticket.result(LIMIT).png for ticket in (in_hand, coming, again)] == [b"a", b"b", b"a"]
-    assert some.loads[:2] == ["a", "b"]
+def test_a_model_is_unloaded_after_its_open_requests(create_models: CreateModels) -> None:
+    models = create_models(budget=SIZE)
+    models.draw("a")
+    models.drawing["a"].shut()
+    running = models.submit("a")
+    assert models.drawing["a"].reached.wait(LIMIT)
+    waiting, later = models.submit("b"), models.submit("a")
+    _until(lambda: models.states() == {"b": "wanted", "a": "wanted"} or "leaving" in models.states().values())
+    assert models.loads == ["a"]
+    models.drawing["a"].open()
+    assert [ticket.result(LIMIT).png for ticket in (running, waiting, later)] == [b"a", b"b", b"a"]
+    assert models.loads[:2] == ["a", "b"]
 
 
-def test_one_more_than_the_budget_is_loaded_where_it_is_alone(shelf: Callable[..., ModelCache]) -> None:
-    some = shelf(budget=1)
-    assert [some.draw(key) for key in ("a", "b")] == ["a", "b"]
-    assert some.states() == {"b": "ready"}
+def test_a_model_larger_than_the_budget_is_loaded_alone(create_models: CreateModels) -> None:
+    models = create_models(budget=1)
+    assert [models.draw(key) for key in ("a", "b")] == ["a", "b"]
+    assert models.states() == {"b": "ready"}
 
 
-def test_one_that_grows_has_others_make_room(shelf: Callable[..., ModelCache]) -> None:
-    some = shelf(budget=3 * SIZE)
-    assert [some.draw(key) for key in ("a", "b", "c")] == ["a", "b", "c"]
-    some.manager.engine("c").worker.size = 2 * SIZE
-    assert some.draw("c") == "c"
-    _until(lambda: some.states() == {"b": "ready", "c": "ready"})
-    assert {one.key: one.size for one in some.manager.tell()} == {"b": SIZE, "c": 2 * SIZE}
-    assert some.draw("a") == "a"
-    _until(lambda: some.states() == {"c": "ready", "a": "ready"})
+def test_a_growing_model_unloads_other_models(create_models: CreateModels) -> None:
+    models = create_models(budget=3 * SIZE)
+    assert [models.draw(key) for key in ("a", "b", "c")] == ["a", "b", "c"]
+    models.manager.engine("c").worker.size = 2 * SIZE
+    assert models.draw("c") == "c"
+    _until(lambda: models.states() == {"b": "ready", "c": "ready"})
+    assert {entry.key: entry.size for entry in models.manager.tell()} == {"b": SIZE, "c": 2 * SIZE}
+    assert models.draw("a") == "a"
+    _until(lambda: models.states() == {"c": "ready", "a": "ready"})
 
 
-def test_one_whose_engine_broke_is_loaded_anew(
-    shelf: Callable[..., ModelCache], monkeypatch: pytest.MonkeyPatch
+def test_a_model_with_a_broken_engine_is_loaded_again(
+    create_models: CreateModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    some = shelf(budget=SIZE)
-    some.draw("a")
-    monkeypatch.setattr(some.manager.engine("a"), "_step", lambda _: 1 / 0)
+    models = create_models(budget=SIZE)
+    models.draw("a")
+    monkeypatch.setattr(models.manager.engine("a"), "_step", lambda _: 1 / 0)
     with pytest.raises(EngineClosedError, match="The engine broke"):
-        some.draw("a")
-    _until(lambda: some.loads == ["a", "a"])  # before anybody asks
-    assert some.draw("a") == "a"
-    assert some.manager.report().broken == 0
-    some.manager.engine("a")._break(ZeroDivisionError())  # type: ignore[union-attr] # while nobody looks
-    assert some.draw("a") == "a"
-    assert (some.loads, some.manager.unloads) == (["a", "a", "a"], 2)
+        models.draw("a")
+    _until(lambda: models.loads == ["a", "a"])  # before the next request
+    assert models.draw("a") == "a"
+    assert models.manager.report().broken == 0
+    models.manager.engine("a")._break(ZeroDivisionError())  # type: ignore[union-attr] # between two requests
+    assert models.draw("a") == "a"
+    assert (models.loads, models.manager.unloads) == (["a", "a", "a"], 2)
 
 
-def test_of_several_devices_the_fullest_counts() -> None:
-    class On(Plain):
+def test_the_fullest_of_several_devices_counts() -> None:
+    class OnDevice(Plain):
         def __init__(self, device: str, free: int, size: int) -> None:
             super().__init__(device, Gate())
             self.memory, self.size = DeviceMemory(device, 100, free), size
@@ -174,124 +177,124 @@ def test_of_several_devices_the_fullest_counts() -> None:
         def device_memory(self) -> DeviceMemory:
             return self.memory
 
-    workers = [On("one", 40, 10), On("two", 30, 12), On("one", 40, 10)]
+    workers = [OnDevice("one", 40, 10), OnDevice("two", 30, 12), OnDevice("one", 40, 10)]
     manager = ModelManager(lambda *_: Pool(workers), estimate=lambda _: 0)
     try:
         manager.want("model").result(LIMIT)
-        assert [one.size for one in manager.tell()] == [20]
+        assert [entry.size for entry in manager.tell()] == [20]
         assert manager.budget == int(0.8 * (30 + 12))
     finally:
         manager.close(drain=False)
 
 
-def test_without_a_budget_it_is_measured_of_what_the_device_had(shelf: Callable[..., ModelCache]) -> None:
-    some = shelf()
-    some.draw("a")
-    assert some.manager.budget == int(0.8 * (40 + SIZE))
+def test_the_default_budget_is_measured_from_the_free_memory(create_models: CreateModels) -> None:
+    models = create_models()
+    models.draw("a")
+    assert models.manager.budget == int(0.8 * (40 + SIZE))
 
 
-def test_a_load_that_fails_is_told_to_who_asked_and_tried_again(shelf: Callable[..., ModelCache]) -> None:
-    some = shelf(budget=2 * SIZE)
-    some.draw("a")
-    some.broken.add("b")
-    with pytest.raises(ModelLoadError, match="b is damaged: copy it anew"):
-        some.draw("b")
+def test_a_failed_load_fails_its_requests_and_is_tried_again(create_models: CreateModels) -> None:
+    models = create_models(budget=2 * SIZE)
+    models.draw("a")
+    models.broken.add("b")
+    with pytest.raises(ModelLoadError, match="b is damaged: copy it again"):
+        models.draw("b")
     with pytest.raises(ModelLoadError, match="b is damaged"):
-        some.manager.want("b").result(LIMIT)
-    assert some.draw("a") == "a"
-    assert some.states() == {"a": "ready"}
-    some.broken.clear()
-    assert some.draw("b") == "b"
+        models.manager.want("b").result(LIMIT)
+    assert models.draw("a") == "a"
+    assert models.states() == {"a": "ready"}
+    models.broken.clear()
+    assert models.draw("b") == "b"
 
 
-def test_others_draw_while_one_is_loaded(shelf: Callable[..., ModelCache]) -> None:
-    some = shelf(budget=2 * SIZE)
-    some.draw("a")
-    some.loading["b"] = Gate(shut=True)
-    coming = some.submit("b")
-    assert some.loading["b"].reached.wait(LIMIT)
-    assert some.draw("a") == "a"
-    assert not coming.done
-    some.loading["b"].open()
-    assert coming.result(LIMIT).png == b"b"
+def test_other_models_draw_while_a_model_loads(create_models: CreateModels) -> None:
+    models = create_models(budget=2 * SIZE)
+    models.draw("a")
+    models.loading["b"] = Gate(shut=True)
+    waiting = models.submit("b")
+    assert models.loading["b"].reached.wait(LIMIT)
+    assert models.draw("a") == "a"
+    assert not waiting.done
+    models.loading["b"].open()
+    assert waiting.result(LIMIT).png == b"b"
 
 
-def test_what_waits_for_a_model_has_its_deadline_and_can_be_cancelled(shelf: Callable[..., ModelCache]) -> None:
-    some = shelf()
-    some.loading["a"] = Gate(shut=True)
-    patient, late, cancelled = some.submit("a"), some.submit("a", deadline=0.05), some.submit("a")
+def test_requests_that_wait_for_a_model_can_expire_or_be_cancelled(create_models: CreateModels) -> None:
+    models = create_models()
+    models.loading["a"] = Gate(shut=True)
+    patient, late, cancelled = models.submit("a"), models.submit("a", deadline=0.05), models.submit("a")
     assert cancelled.cancel()
     with pytest.raises(DeadlineError):
         late.result(LIMIT)
-    some.loading["a"].open()
+    models.loading["a"].open()
     assert patient.result(LIMIT).png == b"a"
-    _until(lambda: some.manager.report().running == 0)
-    report = some.manager.report()
+    _until(lambda: models.manager.report().running == 0)
+    report = models.manager.report()
     assert (report.finished, report.waiting) == (1, 0)
 
 
-def test_the_line_before_a_model_has_an_end(shelf: Callable[..., ModelCache]) -> None:
-    some = shelf(queue_limit=1)
-    some.loading["a"] = Gate(shut=True)
-    some.submit("a")
+def test_the_number_of_requests_that_wait_for_models_is_limited(create_models: CreateModels) -> None:
+    models = create_models(queue_limit=1)
+    models.loading["a"] = Gate(shut=True)
+    models.submit("a")
     with pytest.raises(QueueFullError, match="1 requests wait for models to load"):
-        some.submit("b")
+        models.submit("b")
     with pytest.raises(InvalidRequestError):
-        some.manager.submit("b", ask(size="12by7"))
-    assert list(some.states()) == ["a"]
+        models.manager.submit("b", ask(size="12by7"))
+    assert list(models.states()) == ["a"]
 
 
-def test_a_model_is_let_go_of_by_hand_but_not_with_work(shelf: Callable[..., ModelCache]) -> None:
-    some = shelf()
-    some.draw("a")
-    some.drawing["a"].shut()
-    in_hand = some.submit("a")
-    assert not some.manager.unload("a")
-    some.drawing["a"].open()
-    in_hand.result(LIMIT)
-    _until(lambda: some.manager.unload("a"))
-    assert some.states() == {}
-    assert not some.manager.unload("a")
-    assert some.manager.report().finished == 2  # of an engine that is gone
-    assert some.draw("a") == "a"
+def test_a_model_is_unloaded_on_demand_unless_it_has_requests(create_models: CreateModels) -> None:
+    models = create_models()
+    models.draw("a")
+    models.drawing["a"].shut()
+    running = models.submit("a")
+    assert not models.manager.unload("a")
+    models.drawing["a"].open()
+    running.result(LIMIT)
+    _until(lambda: models.manager.unload("a"))
+    assert models.states() == {}
+    assert not models.manager.unload("a")
+    assert models.manager.report().finished == 2  # by an unloaded engine
+    assert models.draw("a") == "a"
 
 
-def test_those_that_are_no_longer_asked_for_go(shelf: Callable[..., ModelCache]) -> None:
-    some = shelf()
+def test_keep_only_unloads_all_other_models(create_models: CreateModels) -> None:
+    models = create_models()
     for key in ("a", "b", "c"):
-        some.draw(key)
-    some.manager.keep_only(["b"])
-    _until(lambda: some.states() == {"b": "ready"})
+        models.draw(key)
+    models.manager.keep_only(["b"])
+    _until(lambda: models.states() == {"b": "ready"})
 
 
-def test_closing_gives_up_what_waits_for_a_model(shelf: Callable[..., ModelCache]) -> None:
-    some = shelf()
-    some.loading["a"] = Gate(shut=True)
-    waiting = some.submit("a")
-    assert some.loading["a"].reached.wait(LIMIT)
-    some.manager.close(limit=0.01)
+def test_closing_fails_requests_that_wait_for_a_model(create_models: CreateModels) -> None:
+    models = create_models()
+    models.loading["a"] = Gate(shut=True)
+    waiting = models.submit("a")
+    assert models.loading["a"].reached.wait(LIMIT)
+    models.manager.close(limit=0.01)
     with pytest.raises(EngineClosedError):
         waiting.result(LIMIT)
     with pytest.raises(EngineClosedError):
-        some.submit("a")
+        models.submit("a")
 
 
 def _worker(checkpoint: Path) -> Any:
     return DiffusersSDXLCudaWorker(settings=Settings(model=str(checkpoint), device="cpu", dtype="fp32", recipe=False))
 
 
-def test_workers_side_by_side_compute_on_one_thread(sdxl_checkpoint: Path) -> None:
+def test_workers_with_a_shared_thread_compute_on_it(sdxl_checkpoint: Path) -> None:
     first, second = _worker(sdxl_checkpoint), _worker(sdxl_checkpoint)
     request = GenerateRequest(prompt="a lake", seed=1, size="64x64")
     alone = second.run_job(Job(req=request))
     second.compute_beside(first)
-    threads = {one.compute(threading.get_ident) for one in (first, second)}
+    threads = {worker.compute(threading.get_ident) for worker in (first, second)}
     assert len(threads) == 1
     del first
     assert second.run_job(Job(req=request)) == alone
 
 
-def test_what_a_worker_takes_is_its_weights(sdxl_checkpoint: Path) -> None:
+def test_a_workers_memory_is_that_of_its_weights(sdxl_checkpoint: Path) -> None:
     worker = _worker(sdxl_checkpoint)
     parts = (worker.pipe.unet, worker.pipe.vae, worker.pipe.text_encoder, worker.pipe.text_encoder_2)
     weights = sum(tensor.nbytes for part in parts for tensor in part.state_dict().values())
@@ -301,7 +304,7 @@ def test_what_a_worker_takes_is_its_weights(sdxl_checkpoint: Path) -> None:
     assert worker.device_memory().total >= worker.device_memory().free > 0
 
 
-def test_a_worker_that_is_dropped_frees_its_memory_without_the_collector(sdxl_checkpoint: Path) -> None:
+def test_a_dropped_worker_frees_its_memory_without_garbage_collection(sdxl_checkpoint: Path) -> None:
     worker = _worker(sdxl_checkpoint)
     with LocalEngine(worker, previews=True) as engine:
         engine.submit(ask()).result(LIMIT)

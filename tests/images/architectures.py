@@ -1,4 +1,4 @@
-"""Tiny random networks of spandrel's architectures, as their own programs would have trained them."""
+"""Tiny random networks of spandrel's architectures, in the format of their own training programs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _dncnn(channels: int) -> nn.Module:
     return DnCNN(in_nc=channels, out_nc=channels, nc=8, nb=17, act_mode="R")
 
 
-# By name: how to make it, its scale, and the channels of the picture it takes.
+# By name: the network's factory, its scale, and its number of input channels.
 ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "SPAN x2": (lambda: _span(2), 2, 3),
     "SPAN x4": (lambda: _span(4), 4, 3),
@@ -81,10 +81,10 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
 
 
 def network(name: str) -> nn.Module:
-    """A network of `ARCHITECTURES`, with random weights that are the same each time, ready to compute."""
+    """Return a network of `ARCHITECTURES`, ready to compute, with the same random weights each time."""
     make_torchvision_importable()
     torch.manual_seed(7)
-    made = ARCHITECTURES[name][0]().eval()
-    for parameter in made.parameters():
-        nn.init.normal_(parameter, std=0.1)  # many begin with layers that do nothing
-    return made
+    module = ARCHITECTURES[name][0]().eval()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.1)  # the initial layers of many networks do nothing
+    return module

@@ -1,4 +1,4 @@
-"""The plugins' fixture, here too."""
+"""The `install` fixture of the plugin tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny random upscaling networks, under the names that training programs give their weights."""
+"""Tiny random upscaling networks; their weights have the names of the training programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def esrgan(
     channels: int = 3,
     growth: int = 4,
 ) -> dict[str, Tensor]:
-    """An RRDB network as BasicSR names it; `scale` is 2 ** `ups` / `shuffle`."""
+    """Return an RRDB network's weights by BasicSR's names; `scale` is 2 ** `ups` / `shuffle`."""
     assert scale * shuffle == 2**ups
     torch.manual_seed(5)
     layers = {"conv_first": (channels * shuffle**2, width), "conv_body": (width, width)}
@@ -36,7 +36,7 @@ def esrgan(
 
 
 def compact(*, scale: int = 2, depth: int = 3, width: int = 8, channels: int = 3) -> dict[str, Tensor]:
-    """An SRVGGNetCompact with `depth` convolutions between the first and the last."""
+    """Return an SRVGGNetCompact's weights, with `depth` convolutions between the first and the last."""
     torch.manual_seed(6)
     weights = _conv("body.0", channels, width)
     for layer in range(depth):
@@ -46,18 +46,18 @@ def compact(*, scale: int = 2, depth: int = 3, width: int = 8, channels: int = 3
     return weights | _conv(f"body.{2 * depth + 2}", width, channels * scale**2)
 
 
-def in_the_first_papers_names(weights: dict[str, Tensor], ups: int) -> dict[str, Tensor]:
-    """An `esrgan` network's weights under the numbered names of the first program that trained one."""
-    after = 3 * ups
-    plain = {"conv_first": "model.0", "conv_hr": f"model.{after + 2}", "conv_last": f"model.{after + 4}"}
-    plain |= {f"conv_up{up + 1}": f"model.{3 * (up + 1)}" for up in range(ups)}
+def with_original_names(weights: dict[str, Tensor], ups: int) -> dict[str, Tensor]:
+    """Return an `esrgan` network's weights by the numbered names of the original training program."""
+    last = 3 * ups
+    new_names = {"conv_first": "model.0", "conv_hr": f"model.{last + 2}", "conv_last": f"model.{last + 4}"}
+    new_names |= {f"conv_up{up + 1}": f"model.{3 * (up + 1)}" for up in range(ups)}
     blocks = len({name.split(".")[1] for name in weights if name.startswith("body.")})
-    plain["conv_body"] = f"model.1.sub.{blocks}"
+    new_names["conv_body"] = f"model.1.sub.{blocks}"
     renamed = {}
     for name, tensor in weights.items():
         layer, _, kind = name.rpartition(".")
         block = layer.replace("body.", "model.1.sub.").replace(".rdb", ".RDB") + ".0"
-        renamed[f"{plain.get(layer, block)}.{kind}"] = tensor
+        renamed[f"{new_names.get(layer, block)}.{kind}"] = tensor
     return renamed
 
 

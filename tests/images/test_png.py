@@ -1,4 +1,4 @@
-"""PNGs hold the pixels and the text they were given, and the same input gives the same bytes."""
+"""PNGs keep pixels and text unchanged, and the same input gives the same bytes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def _decoded(png: bytes) -> Image.Image:
 
 
 def _photo(side: int) -> np.ndarray:
-    """Gradients with the noise of a VAE's output."""
+    """Return gradients with noise like a VAE's output."""
     y, x = np.mgrid[0:side, 0:side] / side
     smooth = np.stack([180 + 60 * y - 40 * x, 120 + 80 * x * y, 200 - 100 * y], axis=-1)
     return (smooth + np.random.default_rng(1).normal(size=smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
 @given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))))
-def test_encoding_loses_nothing(pixels: np.ndarray) -> None:
+def test_encoding_is_lossless(pixels: np.ndarray) -> None:
     image = _decoded(encode_png(pixels))
     assert (image.mode, image.format) == ("RGB", "PNG")
     assert np.array_equal(np.asarray(image), pixels)
@@ -40,7 +40,7 @@ def test_the_same_picture_gives_the_same_bytes() -> None:
     assert encode_png(_photo(64), text) == encode_png(_photo(64), text)
 
 
-def test_a_photo_is_coded_by_run_lengths_and_no_larger_than_by_pillows_default() -> None:
+def test_a_photo_uses_run_lengths_and_stays_near_pillows_default_size() -> None:
     pixels = _photo(256)
     default, run_lengths = io.BytesIO(), io.BytesIO()
     Image.fromarray(pixels).save(default, format="PNG")
@@ -51,12 +51,12 @@ def test_a_photo_is_coded_by_run_lengths_and_no_larger_than_by_pillows_default()
 
 
 @given(st.dictionaries(st.sampled_from(["parameters", "imagegen", "Title"]), st.text(), max_size=3))
-def test_any_text_comes_back(text: dict[str, str]) -> None:
+def test_any_text_is_read_back_unchanged(text: dict[str, str]) -> None:
     assert _decoded(encode_png(_photo(4), text)).text == text
 
 
 @pytest.mark.parametrize(("value", "chunk"), [("a lake", b"tEXt"), ("café", b"tEXt"), ("湖 🏞", b"iTXt")])
-def test_text_beyond_latin_1_is_utf_8(value: str, chunk: bytes) -> None:
+def test_text_outside_latin_1_is_utf_8(value: str, chunk: bytes) -> None:
     png = encode_png(_photo(4), {"parameters": value})
     assert chunk + b"parameters\0" in png
     assert _decoded(png).text == {"parameters": value}

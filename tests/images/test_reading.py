@@ -1,4 +1,4 @@
-"""Pictures from outside: Pillow is the oracle for whole ones, and bombs cost neither time nor memory."""
+"""Reading of pictures: results equal Pillow's, and decompression bombs cost little time and memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _saved(form: str, image: Image.Image = IMAGE, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _by_pillow(data: bytes) -> Image.Image:
+def _pillows_image(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
@@ -39,11 +39,11 @@ def _by_pillow(data: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}, {"lossless": True}])
-def test_pixels_are_those_that_pillow_reads(form: str, options: dict[str, Any]) -> None:
+def test_pixels_equal_pillows(form: str, options: dict[str, Any]) -> None:
     data = _saved(form, **options)
     file = PictureFile.read(data)
     assert (file.size, file.structure.format) == ((53, 37), form)
-    assert file.decode().tobytes() == _by_pillow(data).tobytes()
+    assert file.decode().tobytes() == _pillows_image(data).tobytes()
 
 
 _MODES = {
@@ -56,17 +56,17 @@ _MODES = {
 
 
 @pytest.mark.parametrize(("form", "mode"), [(form, mode) for form, modes in _MODES.items() for mode in modes])
-def test_modes_are_those_that_pillow_reads(form: str, mode: str) -> None:
+def test_modes_equal_pillows(form: str, mode: str) -> None:
     data = _saved(form, IMAGE.convert(mode))
-    read, expected = read_picture(data), _by_pillow(data)
-    assert read.mode == expected.mode
-    assert read.convert("RGBA").tobytes() == expected.convert("RGBA").tobytes()
+    picture, expected = read_picture(data), _pillows_image(data)
+    assert picture.mode == expected.mode
+    assert picture.convert("RGBA").tobytes() == expected.convert("RGBA").tobytes()
 
 
-def test_transparency_of_a_palette_is_kept_and_refused() -> None:
+def test_a_palettes_transparency_is_kept_and_refused_for_rgb() -> None:
     palette = IMAGE.convert("P")
     data = _saved("PNG", palette, transparency=bytes([0] * 128 + [255] * 128))
-    assert read_picture(data).convert("RGBA").tobytes() == _by_pillow(data).convert("RGBA").tobytes()
+    assert read_picture(data).convert("RGBA").tobytes() == _pillows_image(data).convert("RGBA").tobytes()
     with pytest.raises(PictureError, match="it has transparent parts"):
         as_rgb(read_picture(data), "the picture")
     opaque = _saved("PNG", palette, transparency=bytes([255] * 256))
@@ -75,24 +75,24 @@ def test_transparency_of_a_palette_is_kept_and_refused() -> None:
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", [*range(10), 65535])
-def test_a_picture_is_turned_upright_as_pillow_turns_it(form: str, orientation: int) -> None:
+def test_exif_orientation_is_applied_as_in_pillow(form: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x112] = orientation
     data = _saved(form, exif=exif)
-    file, expected = PictureFile.read(data), ImageOps.exif_transpose(_by_pillow(data))
+    file, expected = PictureFile.read(data), ImageOps.exif_transpose(_pillows_image(data))
     assert file.size == file.decode().size == expected.size
     assert file.decode().tobytes() == expected.tobytes()
 
 
-def test_of_an_animation_the_first_picture_counts() -> None:
+def test_an_animations_first_frame_is_read() -> None:
     others = [Image.new("RGB", IMAGE.size, colour) for colour in ("red", "blue")]
     for form in ("PNG", "WEBP", "GIF"):
         data = _saved(form, save_all=True, append_images=others, **({"lossless": True} if form == "WEBP" else {}))
-        assert read_picture(data).convert("RGB").tobytes() == _by_pillow(data).convert("RGB").tobytes()
+        assert read_picture(data).convert("RGB").tobytes() == _pillows_image(data).convert("RGB").tobytes()
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_cut_short_anywhere_it_is_a_sentence_or_a_picture(form: str) -> None:
+def test_a_truncated_file_gives_a_picture_or_a_clear_error(form: str) -> None:
     data = _saved(form)
     for end in range(0, len(data), 61):
         try:
@@ -102,7 +102,7 @@ def test_cut_short_anywhere_it_is_a_sentence_or_a_picture(form: str) -> None:
 
 
 @given(data=st.data())
-def test_with_any_bytes_changed_it_is_a_sentence_or_a_picture(data: st.DataObject) -> None:
+def test_changed_bytes_give_a_picture_or_a_clear_error(data: st.DataObject) -> None:
     whole = bytearray(_saved(data.draw(st.sampled_from(FORMATS)), IMAGE.resize((8, 6))))
     for position, value in data.draw(st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)))):
         whole[position] = value
@@ -120,12 +120,12 @@ def test_with_any_bytes_changed_it_is_a_sentence_or_a_picture(data: st.DataObjec
 
 @pytest.mark.parametrize("form", ["jpeg", "webp"])
 @given(text=st.text(min_size=1).map(lambda text: text.encode("utf-8", "replace").decode()))
-def test_text_goes_through_jpeg_and_webp(form: LossyFormat, text: str) -> None:
+def test_jpeg_and_webp_keep_the_parameters_text(form: LossyFormat, text: str) -> None:
     picture = encode_lossy(PIXELS[:4, :4], form, 90, {"parameters": text, "other": "left out"})
     assert read_text(picture) == {"parameters": text}
 
 
-def test_text_that_exif_does_not_hold_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+def test_text_too_long_for_exif_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     forms: tuple[LossyFormat, ...] = ("jpeg", "webp")
     for form in forms:
         text = read_text(encode_lossy(PIXELS, form, 90, {"parameters": "x" * 100_000}))["parameters"]
@@ -145,7 +145,7 @@ def test_text_that_exif_does_not_hold_is_cut(caplog: pytest.LogCaptureFixture) -
         ("eine Höhle, als UTF-8".encode(), "eine Höhle, als UTF-8"),
     ],
 )
-def test_a_user_comment_is_read_in_any_of_exifs_encodings(comment: bytes, text: str) -> None:
+def test_a_user_comment_is_read_in_every_exif_encoding(comment: bytes, text: str) -> None:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9286] = comment
     for form in ("JPEG", "WEBP", "PNG"):
@@ -154,7 +154,7 @@ def test_a_user_comment_is_read_in_any_of_exifs_encodings(comment: bytes, text: 
         assert read_text(_jpeg_with(_exif_of(order, comment)))["parameters"] == text
 
 
-def test_text_chunks_of_every_kind_are_read() -> None:
+def test_every_kind_of_text_chunk_is_read() -> None:
     chunks = b"".join(
         [
             _chunk(b"tEXt", b"plain\0caf\xe9"),
@@ -165,7 +165,7 @@ def test_text_chunks_of_every_kind_are_read() -> None:
     )
     for data in (_png(chunks), _png(after=chunks)):
         assert read_text(data) == dict.fromkeys(("plain", "packed", "utf", "packed utf"), "café")
-        assert read_text(data) == getattr(_by_pillow(data), "text")  # noqa: B009 - a PNG's alone
+        assert read_text(data) == getattr(_pillows_image(data), "text")  # noqa: B009 - only PNG images have it
 
 
 # Bombs
@@ -192,7 +192,7 @@ def _jpeg_with(exif: bytes) -> bytes:
 
 
 def _exif_of(order: bytes, comment: bytes) -> bytes:
-    """A TIFF structure with a user comment, in either byte order."""
+    """Return a TIFF structure with a user comment, in the given byte order."""
     sign = "<" if order == b"II" else ">"
     first = struct.pack(f"{sign}HHHIII", 1, 0x8769, 4, 1, 26, 0)
     block = struct.pack(f"{sign}HHHIII", 1, 0x9286, 7, len(comment), 44, 0)
@@ -200,7 +200,7 @@ def _exif_of(order: bytes, comment: bytes) -> bytes:
 
 
 def _exif_of_many() -> bytes:
-    """Exif whose 65,535 entries all share 1 MB: unpacked, they are 65 GB."""
+    """Return Exif data with 65,535 entries that share 1 MB; unpacked, they take 65 GB."""
     entries = b"".join(struct.pack("<HHII", tag, 2, 10**6, 8) for tag in range(1, 65536))
     return b"II*\0\x08\0\0\0" + struct.pack("<H", 65535) + entries + bytes(10**6)
 
@@ -254,9 +254,9 @@ BOMBS = dict(_bombs())
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_takes_neither_time_nor_memory_to_be_taken_apart(name: str) -> None:
+def test_reading_a_bombs_structure_takes_little_time_and_memory(name: str) -> None:
     tracemalloc.start()
-    began = time.monotonic()
+    started = time.monotonic()
     try:
         file = PictureFile.read(BOMBS[name])
         assert len(file.text) <= 1
@@ -265,21 +265,21 @@ def test_a_bomb_takes_neither_time_nor_memory_to_be_taken_apart(name: str) -> No
         assert "Cannot read the picture: it " in str(error)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
     assert peak < 20 * 10**6
 
 
 @pytest.mark.parametrize("name", [name for name in BOMBS if "9000x" not in name])
-def test_a_bomb_is_refused_in_a_sentence_or_has_no_harm_in_it(name: str) -> None:
-    began = time.monotonic()
+def test_a_bomb_decodes_harmlessly_or_gives_a_clear_error(name: str) -> None:
+    started = time.monotonic()
     try:
         assert max(read_picture(BOMBS[name]).size) <= 9000
     except PictureError as error:
         assert "Cannot read the picture: it " in str(error)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
 
 
-def test_a_second_header_changes_nothing() -> None:
+def test_a_second_header_is_refused() -> None:
     header = struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
     with pytest.raises(PictureError, match="it has no header, or two"):
         PictureFile.read(_png(_chunk(b"IHDR", header)))

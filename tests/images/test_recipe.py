@@ -1,4 +1,4 @@
-"""A picture's recipe goes through its PNG unchanged, other tools read it, and a damaged one is a sentence."""
+"""Recipes: a PNG keeps them unchanged, other tools read them, and damage gives a clear error."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def _png(recipe: Recipe) -> bytes:
     return encode_png(PIXELS, to_text(recipe))
 
 
-def test_a_picture_that_asks_nothing_new_has_the_text_it_always_had() -> None:
-    own = json.loads(to_text(RECIPE)["imagegen"])
-    assert own.keys().isdisjoint({"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"})
+def test_default_sampling_options_are_left_out_of_the_text() -> None:
+    fields = json.loads(to_text(RECIPE)["imagegen"])
+    assert fields.keys().isdisjoint({"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"})
     assert read_recipe(_png(RECIPE)) == RECIPE
 
 
-def test_sampling_is_told_by_a1111s_names() -> None:
+def test_sampling_options_have_a1111s_names() -> None:
     text = _infotext(scheduler="Euler", schedule="SGM Uniform", s_churn=2.0, s_tmin=0.1, s_tmax=9.0, s_noise=1.1)
     assert "Sampler: Euler, Schedule type: SGM Uniform, " in text
     assert "Sigma churn: 2.0, Sigma tmin: 0.1, Sigma tmax: 9.0, Sigma noise: 1.1" in text
@@ -91,11 +91,11 @@ RECIPES = st.builds(
 
 
 @given(RECIPES)
-def test_any_recipe_comes_back_from_its_png(recipe: Recipe) -> None:
+def test_any_recipe_is_read_back_from_its_png(recipe: Recipe) -> None:
     assert read_recipe(_png(recipe)) == recipe
 
 
-def test_it_comes_back_from_a_file(tmp_path: Path) -> None:
+def test_a_recipe_is_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "out.png"
     path.write_bytes(_png(RECIPE))
     assert read_recipe(path) == RECIPE
@@ -105,7 +105,7 @@ def test_a_lone_surrogate_becomes_a_question_mark() -> None:
     assert read_recipe(_png(replace(RECIPE, prompt="a\ud800b"))).prompt == "a?b"
 
 
-def test_parameters_are_written_as_a1111_writes_them() -> None:
+def test_parameters_have_a1111s_format() -> None:
     assert _infotext(prompt="a lake,\nat noon", clip_skip=2, guidance_scale=7.5) == (
         "a lake,\nat noon\n"
         "Negative prompt: people\n"
@@ -114,7 +114,7 @@ def test_parameters_are_written_as_a1111_writes_them() -> None:
     )
 
 
-def test_what_there_is_none_of_is_left_out() -> None:
+def test_missing_values_are_left_out() -> None:
     assert _infotext(negative_prompt=None, checkpoint_hash=None, versions={}) == (
         "a majestic mountain landscape at sunset\n"
         "Steps: 4, Sampler: LCM, CFG scale: 1.0, Seed: 42, Size: 256x192, Model: demo"
@@ -125,35 +125,35 @@ def test_what_there_is_none_of_is_left_out() -> None:
     ("model", "written"),
     [("a b", "a b"), ("a, b", '"a, b"'), ("C:a", '"C:a"'), ('a"b', 'a"b'), ('é\n"', '"é\\n\\""')],
 )
-def test_values_are_quoted_as_a1111_quotes_them(model: str, written: str) -> None:
+def test_values_are_quoted_as_in_a1111(model: str, written: str) -> None:
     assert f"Model: {written}, Version" in _infotext(checkpoint=model)
 
 
-def test_a_style_and_an_upscaling_are_told() -> None:
+def test_parameters_include_the_style_and_the_upscalings() -> None:
     ups = (Upscaling("lanczos", 4), Upscaling("x2", 2))
     text = _infotext(style="papercut", style_level=2, upscalings=ups)
     assert "Style: papercut, Style level: 2" in text
     assert 'Postprocess upscale by: 8, Postprocess upscaler: "lanczos, x2"' in text
 
 
-def test_another_tool_reads_our_parameters() -> None:
+def test_another_tool_reads_the_parameters() -> None:
     recipe = replace(RECIPE, prompt="a lake, 湖 🏞\nat (noon:1.2)", scheduler="DPM++ 2M Karras")
-    read = sd_parsers.ParserManager().parse(io.BytesIO(_png(recipe)))
-    assert read is not None
-    assert read.generator == sd_parsers.data.Generators.AUTOMATIC1111
-    (sampler,) = read.samplers
+    parsed = sd_parsers.ParserManager().parse(io.BytesIO(_png(recipe)))
+    assert parsed is not None
+    assert parsed.generator == sd_parsers.data.Generators.AUTOMATIC1111
+    (sampler,) = parsed.samplers
     assert (sampler.name, sampler.parameters["seed"], sampler.parameters["steps"]) == ("DPM++ 2M Karras", "42", "4")
     assert [prompt.value for prompt in sampler.prompts] == [recipe.prompt]
     assert [prompt.value for prompt in sampler.negative_prompts] == ["people"]
     assert (sampler.model.name, sampler.model.hash) == ("demo", "0123456789")
-    assert read.metadata["Size"] == "256x192"
+    assert parsed.metadata["Size"] == "256x192"
 
 
 def _with_chunk(text: str) -> bytes:
     return encode_png(PIXELS, {"imagegen": text})
 
 
-def _own(**changes: Any) -> str:
+def _recipe_json(**changes: Any) -> str:
     return json.dumps(json.loads(to_text(RECIPE)["imagegen"]) | changes)
 
 
@@ -164,29 +164,32 @@ def _jpeg() -> bytes:
 
 
 UNREADABLE = {
-    "no picture": (b"a text", "Cannot read the picture: it is no PNG; give one"),
-    "nothing": (b"", "it is no PNG"),
+    "not a picture": (b"a text", "Cannot read the picture: it is no PNG; give one"),
+    "empty": (b"", "it is no PNG"),
     "a JPEG": (_jpeg(), "it is no PNG"),
     "cut short": (_png(RECIPE)[:-40], "it is damaged or cut short"),
     "no recipe": (encode_png(PIXELS), "There is no recipe in the picture: give a PNG that imagegen drew"),
-    "no JSON": (_with_chunk("{"), "Cannot read the recipe of the picture: it is damaged"),
-    "another JSON": (_with_chunk("[1]"), "it is damaged"),
+    "invalid JSON": (_with_chunk("{"), "Cannot read the recipe of the picture: it is damaged"),
+    "JSON of another type": (_with_chunk("[1]"), "it is damaged"),
     "no format": (_with_chunk("{}"), "it is damaged"),
-    "a text for a number": (_with_chunk(_own(seed="42")), "it is damaged"),
-    "a field gone": (_with_chunk('{"format": 1, "prompt": "a"}'), "it is damaged"),
+    "text instead of a number": (_with_chunk(_recipe_json(seed="42")), "it is damaged"),
+    "missing field": (_with_chunk('{"format": 1, "prompt": "a"}'), "it is damaged"),
     "deeply nested": (_with_chunk("[" * 100_000), "it is damaged"),
-    "newer": (_with_chunk(_own(format=2)), "its format is 2 and this imagegen reads up to 1; update imagegen-core"),
+    "newer format": (
+        _with_chunk(_recipe_json(format=2)),
+        "its format is 2 and this imagegen reads up to 1; update imagegen-core",
+    ),
 }
 
 
-@pytest.mark.parametrize(("png", "words"), UNREADABLE.values(), ids=UNREADABLE)
-def test_what_cannot_be_read_is_a_sentence(png: bytes, words: str) -> None:
+@pytest.mark.parametrize(("png", "message"), UNREADABLE.values(), ids=UNREADABLE)
+def test_an_unreadable_recipe_gives_a_clear_error(png: bytes, message: str) -> None:
     with pytest.raises(PictureError) as caught:
         read_recipe(png)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+def test_the_error_names_an_unreadable_path(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match=r"Cannot read .*gone\.png: No such file or directory; give the path"):
         read_recipe(tmp_path / "gone.png")
     with pytest.raises(PictureError, match="Is a directory"):
@@ -194,7 +197,7 @@ def test_a_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_damage_anywhere_is_an_error_of_ours_or_none(data: st.DataObject) -> None:
+def test_damaged_bytes_raise_only_imagegen_errors(data: st.DataObject) -> None:
     png = bytearray(_png(RECIPE))
     for _ in range(data.draw(st.integers(1, 4))):
         png[data.draw(st.integers(0, len(png) - 1))] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""``imagegen upscale``: what it writes, what it keeps, and what it refuses."""
+"""``imagegen upscale``: its pictures, the text it keeps, and its errors."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tests.plugins.installed import Installer
 
 
 @pytest.fixture(autouse=True)
-def _only_lanczos(install: Installer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No plugin is installed, and networks compute on the CPU."""
+def _no_plugins(install: Installer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide installed plugins, and compute on the CPU."""
     monkeypatch.setenv("CUDA_DEVICE", "cpu")
 
 
 def _run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main(["upscale", *arguments])
-    return int(ended.value.code or 0), *capfd.readouterr()
+    return int(exit_info.value.code or 0), *capfd.readouterr()
 
 
 def _noise(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -45,14 +45,14 @@ def _picture(name: str = "in.png", **options: object) -> Path:
     return Path(name)
 
 
-def test_it_enlarges_a_picture(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_picture_is_enlarged(capfd: pytest.CaptureFixture[str]) -> None:
     _picture()
     assert _run(capfd, "in.png", "-o", "out.png") == (0, "", "out.png  20x12, lanczos\n")
-    wanted = Image.fromarray(_noise(6, 10)).resize((20, 12), Image.Resampling.LANCZOS)
-    assert np.array_equal(np.asarray(Image.open("out.png")), np.asarray(wanted))
+    expected = Image.fromarray(_noise(6, 10)).resize((20, 12), Image.Resampling.LANCZOS)
+    assert np.array_equal(np.asarray(Image.open("out.png")), np.asarray(expected))
 
 
-def test_passes_and_upscaler_are_chosen(capfd: pytest.CaptureFixture[str]) -> None:
+def test_options_choose_the_passes_and_the_upscaler(capfd: pytest.CaptureFixture[str]) -> None:
     _picture()
     torch.save(networks.compact(scale=3), "mine.pth")
     code, _, err = _run(capfd, "in.png", "-o", "out.png", "--passes", "2", "--upscaler", "mine.pth")
@@ -62,21 +62,21 @@ def test_passes_and_upscaler_are_chosen(capfd: pytest.CaptureFixture[str]) -> No
 def test_a_pipe_gets_the_picture_and_nothing_else() -> None:
     _picture()
     command = [sys.executable, "-c", "from imagegen_core.cli import main; main()", "upscale", "in.png", "-o", "-"]
-    done = subprocess.run(command, capture_output=True, check=True)
-    assert Image.open(io.BytesIO(done.stdout)).size == (20, 12)
-    assert done.stderr == b""
+    completed = subprocess.run(command, capture_output=True, check=True)
+    assert Image.open(io.BytesIO(completed.stdout)).size == (20, 12)
+    assert completed.stderr == b""
 
 
 def test_a_recipe_is_kept_and_extended(capfd: pytest.CaptureFixture[str]) -> None:
     Path("in.png").write_bytes(encode_png(_noise(6, 10), to_text(RECIPE) | {"Author": "me"}))
     assert _run(capfd, "in.png", "-o", "once.png", "--passes", "2")[0] == 0
     assert _run(capfd, "once.png", "-o", "twice.png")[0] == 0
-    once = replace(RECIPE, upscalings=(Upscaling("lanczos", 4),))
-    assert read_recipe(Path("once.png")) == once
-    assert read_recipe(Path("twice.png")) == replace(once, upscalings=(*once.upscalings, Upscaling("lanczos", 2)))
-    with Image.open("twice.png") as twice:
-        assert "Postprocess upscale by: 8" in twice.text["parameters"]
-        assert twice.text["Author"] == "me"
+    recipe = replace(RECIPE, upscalings=(Upscaling("lanczos", 4),))
+    assert read_recipe(Path("once.png")) == recipe
+    assert read_recipe(Path("twice.png")) == replace(recipe, upscalings=(*recipe.upscalings, Upscaling("lanczos", 2)))
+    with Image.open("twice.png") as image:
+        assert "Postprocess upscale by: 8" in image.text["parameters"]
+        assert image.text["Author"] == "me"
 
 
 def test_text_of_other_programs_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +98,7 @@ def test_a_damaged_recipe_is_kept_with_a_warning(
         assert out.text == {"imagegen": "{"}
 
 
-def test_the_kinds_of_picture_there_are(capfd: pytest.CaptureFixture[str]) -> None:
+def test_pictures_of_every_mode_become_rgb(capfd: pytest.CaptureFixture[str]) -> None:
     rgb = Image.fromarray(_noise(6, 10))
     for mode in ("1", "L", "P", "CMYK", "YCbCr"):
         rgb.convert(mode).save("in.jpg" if mode in ("CMYK", "YCbCr") else "in.png")
@@ -115,18 +115,18 @@ def test_a_photo_is_turned_upright(capfd: pytest.CaptureFixture[str]) -> None:
     assert _run(capfd, "in.jpg", "-o", "out.png")[2] == "out.png  12x20, lanczos\n"
 
 
-def test_untidy_metadata_is_no_obstacle(capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_exif_is_ignored(capfd: pytest.CaptureFixture[str]) -> None:
     _picture("in.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0")
     assert _run(capfd, "in.jpg", "-o", "out.png")[2] == "out.png  20x12, lanczos\n"
 
 
-def test_opaque_transparency_is_no_obstacle(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_opaque_alpha_channel_is_accepted(capfd: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(_noise(6, 10)).convert("RGBA").save("in.png")
     assert _run(capfd, "in.png", "-o", "out.png")[0] == 0
 
 
 def _png_header_of(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds nothing."""
+    """Return a PNG that declares a size and has no pixels."""
     parts = [
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(b"")),
@@ -154,8 +154,8 @@ GOOD = encode_png(_noise(6, 10))
 LARGE = encode_png(np.zeros((2000, 2000, 3), np.uint8))
 WRONG: dict[str, tuple[bytes | None, list[str], str]] = {
     "missing": (None, [], "Cannot read in.png: No such file or directory; give the path of a picture"),
-    "no picture": (b"a text", [], "Cannot read in.png: it is no PNG or JPEG or WEBP or BMP or GIF; give one"),
-    "what Pillow runs a program for": (
+    "not a picture": (b"a text", [], "Cannot read in.png: it is no PNG or JPEG or WEBP or BMP or GIF; give one"),
+    "a format that Pillow opens with a program": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EOF\n",
         [],
         "it is no PNG or",
@@ -164,20 +164,24 @@ WRONG: dict[str, tuple[bytes | None, list[str], str]] = {
     "cut short": (GOOD[:-60], [], "Cannot read in.png: it is damaged or cut short"),
     "a bomb": (_png_header_of(10_000, 10_000), [], "it unpacks to more than 89 million pixels; give a smaller one"),
     "a larger bomb": (_png_header_of(2**31 - 1, 2**31 - 1), [], "it unpacks to more than 89 million pixels"),
-    "too large a result": (LARGE, ["--passes", "3"], "Cannot upscale 2000x2000 by 8: 16000x16000 is more than"),
+    "a result too large": (LARGE, ["--passes", "3"], "Cannot upscale 2000x2000 by 8: 16000x16000 is more than"),
     "transparent": (_transparent(), [], "Cannot use in.png: it has transparent parts; fill its background first"),
     "16 bits": (_sixteen_bits(), [], "Cannot use in.png: it has more than 8 bits a channel"),
-    "passes": (GOOD, ["--passes", "4"], "Invalid value for '--passes'"),
-    "upscaler": (GOOD, ["--upscaler", "gone"], "No upscaler 'gone': choose lanczos, or give the path of a .pth or"),
-    "upscaler's file": (GOOD, ["--upscaler", "gone.pth"], "No upscaler gone.pth: give the path"),
-    "no folder": (GOOD, ["-o", "gone/out.png"], "the folder gone does not exist"),
-    "no PNG": (GOOD, ["-o", "out.jpg"], "pictures are PNG files, so name it out.png"),
+    "invalid passes": (GOOD, ["--passes", "4"], "Invalid value for '--passes'"),
+    "unknown upscaler": (
+        GOOD,
+        ["--upscaler", "gone"],
+        "No upscaler 'gone': choose lanczos, or give the path of a .pth or",
+    ),
+    "missing upscaler file": (GOOD, ["--upscaler", "gone.pth"], "No upscaler gone.pth: give the path"),
+    "missing folder": (GOOD, ["-o", "gone/out.png"], "the folder gone does not exist"),
+    "output other than PNG": (GOOD, ["-o", "out.jpg"], "pictures are PNG files, so name it out.png"),
 }
 
 
-@pytest.mark.parametrize(("content", "arguments", "words"), WRONG.values(), ids=WRONG)
-def test_wrong_input_is_one_sentence_and_exit_code_2(
-    capfd: pytest.CaptureFixture[str], content: bytes | None, arguments: list[str], words: str
+@pytest.mark.parametrize(("content", "arguments", "message"), WRONG.values(), ids=WRONG)
+def test_invalid_input_gives_a_one_line_error_and_exit_code_2(
+    capfd: pytest.CaptureFixture[str], content: bytes | None, arguments: list[str], message: str
 ) -> None:
     if content is not None:
         Path("in.png").write_bytes(content)
@@ -185,16 +189,16 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
     code, out, err = _run(capfd, "in.png", "-o", "out.png", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith("Error: ")
-    assert words in err
+    assert message in err
     assert err.count("\n") == 1
     assert os.listdir() == before
 
 
-def test_without_torch_a_networks_file_is_refused() -> None:
+def test_a_network_file_is_refused_without_torch() -> None:
     _picture()
     torch.save(networks.compact(), "mine.pth")
     code = "import sys; sys.modules['torch'] = None; from imagegen_core.cli import main; main()"
     command = [sys.executable, "-c", code, "upscale", "in.png", "-o", "out.png", "--upscaler", "mine.pth"]
-    done = subprocess.run(command, capture_output=True, check=False, text=True)
-    assert done.returncode == 2
-    assert "needs the module 'torch', which is not installed; pip install 'imagegen-core[upscale]'" in done.stderr
+    completed = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert completed.returncode == 2
+    assert "needs the module 'torch', which is not installed; pip install 'imagegen-core[upscale]'" in completed.stderr

@@ -1,4 +1,4 @@
-"""Upscalers: lanczos, networks from files, and those that plugins offer."""
+"""Upscalers: lanczos, networks from files, and plugins' upscalers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from imagegen_core import (
     UpscalerDef,
     upscale,
 )
-from imagegen_core.diffusion import upscaling as networks_of_ours
+from imagegen_core.diffusion import upscaling
 from tests.images import networks
 from tests.plugins.installed import Installer
 
@@ -53,29 +53,29 @@ def test_each_pass_multiplies_both_sides(passes: int) -> None:
     image = Image.fromarray(_noise(5, 7))
     enlarged = upscale(image, _lanczos(), passes)
     assert enlarged.size == (7 * 2**passes, 5 * 2**passes)
-    by_hand = image
+    expected = image
     for number in range(1, passes + 1):
-        by_hand = by_hand.resize((7 * 2**number, 5 * 2**number), Image.Resampling.LANCZOS)
-    assert np.array_equal(np.asarray(enlarged), np.asarray(by_hand))
+        expected = expected.resize((7 * 2**number, 5 * 2**number), Image.Resampling.LANCZOS)
+    assert np.array_equal(np.asarray(enlarged), np.asarray(expected))
 
 
 @pytest.mark.parametrize("passes", [0, 4, -1, 1.5])
-def test_other_numbers_of_passes_are_refused(passes: Any) -> None:
+def test_invalid_numbers_of_passes_are_refused(passes: Any) -> None:
     with pytest.raises(InvalidRequestError, match=rf"Invalid passes {passes}: expected a whole number from 1 to 3"):
         upscale(Image.new("RGB", (4, 4)), _lanczos(), passes)
 
 
-def test_a_result_too_large_is_refused_before_anything_is_computed() -> None:
+def test_a_result_too_large_is_refused_before_any_computation() -> None:
     with pytest.raises(InvalidRequestError, match="4096x4096 by 4: 16384x16384 is more than the 89 million pixels"):
         upscale(Image.new("RGB", (4096, 4096)), _lanczos(), 2)
 
 
 FILES = {
     "x4": (networks.esrgan(scale=4, ups=2), 4),
-    "x2 by two steps up from half the size": (networks.esrgan(scale=2, ups=2, shuffle=2), 2),
+    "x2 from half the size": (networks.esrgan(scale=2, ups=2, shuffle=2), 2),
     "x1 from a quarter": (networks.esrgan(scale=1, ups=2, shuffle=4), 1),
-    "x4 by the first paper's names": (networks.in_the_first_papers_names(networks.esrgan(scale=4, ups=2), 2), 4),
-    "x8 by the first paper's names": (networks.in_the_first_papers_names(networks.esrgan(scale=8, ups=3), 3), 8),
+    "x4 by the original names": (networks.with_original_names(networks.esrgan(scale=4, ups=2), 2), 4),
+    "x8 by the original names": (networks.with_original_names(networks.esrgan(scale=8, ups=3), 3), 8),
     "compact x2": (networks.compact(scale=2), 2),
     "compact x4": (networks.compact(scale=4), 4),
 }
@@ -83,7 +83,7 @@ FILES = {
 
 @pytest.mark.parametrize(("weights", "scale"), FILES.values(), ids=FILES)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_esrgans_family_loads_from_either_format(tmp_path: Path, weights: Any, scale: int, suffix: str) -> None:
+def test_esrgan_networks_load_from_both_formats(tmp_path: Path, weights: Any, scale: int, suffix: str) -> None:
     upscaler = _saved(tmp_path / f"net{suffix}", weights)
     assert (upscaler.name, upscaler.scale) == ("net", scale)
     enlarged = upscaler.enlarge(_noise(9, 13))
@@ -91,7 +91,7 @@ def test_esrgans_family_loads_from_either_format(tmp_path: Path, weights: Any, s
     assert len(np.unique(enlarged)) > 20
 
 
-def test_all_names_mean_the_same_network(tmp_path: Path) -> None:
+def test_all_naming_schemes_give_the_same_network(tmp_path: Path) -> None:
     weights = networks.esrgan(scale=4, ups=2)
     renamed = {
         name.replace("conv_body", "trunk_conv")
@@ -101,24 +101,24 @@ def test_all_names_mean_the_same_network(tmp_path: Path) -> None:
         .replace("conv_hr", "HRconv"): tensor
         for name, tensor in weights.items()
     }
-    for wrapped in (
+    for saved in (
         renamed,
-        networks.in_the_first_papers_names(weights, ups=2),
+        networks.with_original_names(weights, ups=2),
         {"params_ema": weights, "params": {}},
         {"state_dict": weights},
         {"params": weights},
     ):
-        enlarged = _saved(tmp_path / "other.pth", wrapped).enlarge(_noise(8, 8))
+        enlarged = _saved(tmp_path / "other.pth", saved).enlarge(_noise(8, 8))
         assert np.array_equal(enlarged, _saved(tmp_path / "net.pth", weights).enlarge(_noise(8, 8)))
 
 
-def test_half_precision_weights_compute_in_single(tmp_path: Path) -> None:
+def test_half_precision_weights_compute_in_single_precision(tmp_path: Path) -> None:
     half = {name: tensor.half() for name, tensor in networks.compact().items()}
     single = {name: tensor.float() for name, tensor in half.items()}
-    of_half, of_single = (
+    from_half, from_single = (
         _saved(tmp_path / "net.safetensors", weights).enlarge(_noise(8, 8)) for weights in (half, single)
     )
-    assert np.array_equal(of_half, of_single)
+    assert np.array_equal(from_half, from_single)
 
 
 @pytest.mark.parametrize(
@@ -130,15 +130,15 @@ def test_a_network_leaves_no_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     pixels = _noise(71, 45)
     upscaler = _saved(tmp_path / "net.pth", weights)
     whole = upscaler.enlarge(pixels).astype(int)
-    monkeypatch.setattr(networks_of_ours, "_TILE", 16)
+    monkeypatch.setattr(upscaling, "_TILE", 16)
     assert np.abs(upscaler.enlarge(pixels) - whole).max() <= 1
 
 
-def test_a_side_that_does_not_halve_is_mirrored(tmp_path: Path) -> None:
+def test_an_odd_side_is_padded_by_mirroring(tmp_path: Path) -> None:
     upscaler = _saved(tmp_path / "net.pth", networks.esrgan(scale=2, ups=2, shuffle=2))
     pixels = _noise(9, 13)
-    continued = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), mode="reflect")
-    assert np.array_equal(upscaler.enlarge(pixels), upscaler.enlarge(continued)[:18, :26])
+    padded = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), mode="reflect")
+    assert np.array_equal(upscaler.enlarge(pixels), upscaler.enlarge(padded)[:18, :26])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 1)])
@@ -147,7 +147,7 @@ def test_the_smallest_pictures_are_enlarged(tmp_path: Path, size: tuple[int, int
     assert upscaler.enlarge(_noise(*size)).shape == (*size, 3)
 
 
-def test_a_grey_network_enlarges_each_channel_by_itself(tmp_path: Path) -> None:
+def test_a_grey_network_enlarges_each_channel_separately(tmp_path: Path) -> None:
     upscaler = _saved(tmp_path / "net.pth", networks.esrgan(scale=2, ups=1, channels=1))
     pixels = _noise(9, 13)
     enlarged = upscaler.enlarge(pixels)
@@ -159,27 +159,27 @@ def test_a_grey_network_enlarges_each_channel_by_itself(tmp_path: Path) -> None:
 _FROM_HALF = {"conv_first.weight": torch.zeros(8, 12, 3, 3)}
 
 
-def _damaged(weights: dict[str, Any], gone: str) -> dict[str, Any]:
-    return {name: tensor for name, tensor in weights.items() if name != gone}
+def _damaged(weights: dict[str, Any], missing: str) -> dict[str, Any]:
+    return {name: tensor for name, tensor in weights.items() if name != missing}
 
 
 COMPACT, ESRGAN = networks.compact(), networks.esrgan()
 WRONG_FILES: dict[str, tuple[Any, str]] = {
     "no tensors": ({"a": 1}, "holds no tensors"),
-    "a layer gone": (_damaged(ESRGAN, "conv_hr.weight"), "the layer 'high' of its ESRGAN network has no weight"),
-    "a block gone": (_damaged(ESRGAN, "body.1.rdb2.conv3.bias"), r"the layer 'blocks\.1\.2\.3' .* has no bias"),
-    "a size wrong": (COMPACT | {"body.2.bias": torch.zeros(3)}, "the shapes of its weights do not fit together"),
+    "missing weight": (_damaged(ESRGAN, "conv_hr.weight"), "the layer 'high' of its ESRGAN network has no weight"),
+    "missing bias": (_damaged(ESRGAN, "body.1.rdb2.conv3.bias"), r"the layer 'blocks\.1\.2\.3' .* has no bias"),
+    "wrong shape": (COMPACT | {"body.2.bias": torch.zeros(3)}, "the shapes of its weights do not fit together"),
     "four channels": (ESRGAN | {"conv_first.weight": torch.zeros(8, 4, 3, 3)}, "make no whole scale"),
     "RGB to grey": (
         ESRGAN | {"conv_last.weight": torch.zeros(1, 8, 3, 3), "conv_last.bias": torch.zeros(1)},
         "3 channels at one end of its ESRGAN network and 1 at the other make no whole scale",
     ),
-    "no convolution": (
+    "last layer without convolution": (
         ESRGAN | {"conv_last.weight": torch.zeros(8)},
         "the last layer of its ESRGAN network is no conv",
     ),
-    "no channels": (ESRGAN | {"conv_last.weight": torch.zeros(0, 8, 3, 3)}, "is no convolution"),
-    "a compact one of no convolutions": (COMPACT | {"body.0.weight": torch.zeros(3)}, "is no convolution"),
+    "no channels": (ESRGAN | {"conv_last.weight": torch.zeros(0, 8, 3, 3)}, "is not a convolution"),
+    "compact network without convolution": (COMPACT | {"body.0.weight": torch.zeros(3)}, "is not a convolution"),
     "RGBA": (networks.compact(channels=4), "it takes 4 channels; give one for RGB or grey"),
     "half the size": (networks.esrgan(scale=1, ups=0, shuffle=1) | _FROM_HALF, "turns 16x16 pixels into 8x8"),
     "not finite": (
@@ -190,39 +190,42 @@ WRONG_FILES: dict[str, tuple[Any, str]] = {
         COMPACT | {"body.2.bias": torch.full((8,), torch.inf)},
         "'body.2.bias' has values that are not finite",
     ),
-    "no tensor among them": (COMPACT | {"scale": 2}, "its 'scale' is no tensor but int; save its weights alone"),
+    "a value other than a tensor": (
+        COMPACT | {"scale": 2},
+        "its 'scale' is not a tensor but int; save only its weights",
+    ),
     "two networks": (
         {"params": COMPACT, "discriminator": {"a": torch.zeros(1)}},
-        "holds tensors under 'discriminator' beside the weights under 'params'; save its weights alone",
+        "holds tensors under 'discriminator' beside the weights under 'params'; save only its weights",
     ),
 }
 
 
-@pytest.mark.parametrize(("weights", "words"), WRONG_FILES.values(), ids=WRONG_FILES)
-def test_a_file_of_something_else_is_refused(tmp_path: Path, weights: Any, words: str) -> None:
-    with pytest.raises(ModelLoadError, match=words):
+@pytest.mark.parametrize(("weights", "message"), WRONG_FILES.values(), ids=WRONG_FILES)
+def test_an_unsuitable_weights_file_is_refused(tmp_path: Path, weights: Any, message: str) -> None:
+    with pytest.raises(ModelLoadError, match=message):
         _saved(tmp_path / "net.pth", weights)
 
 
-def test_a_trainings_state_is_no_obstacle(tmp_path: Path) -> None:
+def test_weights_are_read_from_a_training_checkpoint(tmp_path: Path) -> None:
     last, average = networks.compact(), {name: tensor / 2 for name, tensor in networks.compact().items()}
     state = {"epoch": 3, "optimizer": {"state": [{"exp_avg": torch.zeros(2)}]}}
-    alone = _saved(tmp_path / "net.pth", average).enlarge(_noise(8, 8))
+    expected = _saved(tmp_path / "net.pth", average).enlarge(_noise(8, 8))
     for saved in (
         {"params": last, "params_ema": average, **state},
         {"state_dict": {f"module.{name}": tensor for name, tensor in average.items()}, **state},
         {"anything": average},
     ):
-        assert np.array_equal(_saved(tmp_path / "saved.pth", saved).enlarge(_noise(8, 8)), alone)
+        assert np.array_equal(_saved(tmp_path / "saved.pth", saved).enlarge(_noise(8, 8)), expected)
 
 
-def test_the_content_tells_the_format(tmp_path: Path) -> None:
+def test_the_content_determines_the_format(tmp_path: Path) -> None:
     _saved(tmp_path / "net.safetensors", networks.compact())
     upscaler = Registry([]).upscaler(str((tmp_path / "net.safetensors").rename(tmp_path / "net.pth"))).load(CPU)
     assert upscaler.scale == 2
 
 
-def test_a_file_that_is_written_to_later_changes_nothing(tmp_path: Path) -> None:
+def test_later_changes_to_the_file_have_no_effect(tmp_path: Path) -> None:
     upscaler = _saved(tmp_path / "net.safetensors", networks.compact())
     before = upscaler.enlarge(_noise(8, 8))
     (tmp_path / "net.safetensors").write_bytes(b"")
@@ -234,7 +237,7 @@ def test_a_file_that_is_written_to_later_changes_nothing(tmp_path: Path) -> None
 def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"net{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ModelLoadError, match=r"net\.\w+ is no whole .* file: .*; copy or download it anew"):
+    with pytest.raises(ModelLoadError, match=r"net\.\w+ is no whole .* file: .*; copy or download it again"):
         Registry([]).upscaler(str(path)).load(CPU)
 
 
@@ -243,30 +246,32 @@ class _Mischief:
         return (Path.touch, (Path("touched"),))
 
 
-def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
+def test_a_pickle_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="is refused: its pickle asks for .*, which weights do not need"):
         _saved(tmp_path / "net.pth", {"body.0.weight": _Mischief()})
     assert not Path("touched").exists()
 
 
-def test_a_missing_file_and_an_unknown_name_are_told_apart() -> None:
+def test_a_missing_file_and_an_unknown_name_give_different_errors() -> None:
     with pytest.raises(ModelNotFoundError, match=r"No upscaler gone\.pth: give the path"):
         Registry([]).upscaler("gone.pth").load(CPU)
     with pytest.raises(ModelNotFoundError, match=r"No upscaler 'gone': choose lanczos, or give the path of a \.pth or"):
         Registry([]).upscaler("gone")
 
 
-def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_device_is_refused(tmp_path: Path) -> None:
     torch.save(networks.compact(), tmp_path / "net.pth")
     with pytest.raises(SettingsError, match="cuda:9"):
         Registry([]).upscaler(str(tmp_path / "net.pth")).load(Settings(device="cuda:9"))
 
 
-def test_without_spandrel_other_networks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_networks_are_refused_without_spandrel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spandrel", None)
     other = {"layers.0.attention.weight": torch.zeros(3, 3)}
-    words = "not of ESRGAN's family, and other networks need spandrel, but .*; pip install 'imagegen-core\\[upscale\\]'"
-    with pytest.raises(PluginError, match=words):
+    message = (
+        "not of ESRGAN's family, and other networks need spandrel, but .*; pip install 'imagegen-core\\[upscale\\]'"
+    )
+    with pytest.raises(PluginError, match=message):
         _saved(tmp_path / "net.pth", other)
     with pytest.raises(PluginError, match=r"its 'body\.0\.odd\.weight' is of no layer that an ESRGAN network has"):
         _saved(tmp_path / "net.pth", networks.esrgan() | {"body.0.odd.weight": torch.zeros(1)})
@@ -302,13 +307,13 @@ def test_a_plugin_offers_upscalers(install: Installer) -> None:
         registry.upscaler("gone").load(CPU)
 
 
-def test_a_plugins_upscaler_comes_before_lanczos(install: Installer) -> None:
+def test_a_plugins_upscaler_has_priority_over_lanczos(install: Installer) -> None:
     assert Registry.discover({}).upscaler().name == "lanczos"
     install.add("ups", PLUGIN)
     assert Registry.discover({}).upscaler().name == "tripler"
 
 
-def test_a_plugin_brings_weights_without_code(install: Installer, tmp_path: Path) -> None:
+def test_a_plugin_offers_weights_without_code(install: Installer, tmp_path: Path) -> None:
     torch.save(networks.compact(scale=4), tmp_path / "net.pth")
     install.add(
         "ups",
@@ -330,7 +335,7 @@ def test_a_description_without_weights_is_refused() -> None:
         UpscalerDef("mine", "a test's").load(CPU)
 
 
-def test_a_broken_plugin_is_named_to_who_asks_for_its_upscaler(install: Installer) -> None:
+def test_the_error_names_an_upscalers_broken_plugin(install: Installer) -> None:
     install.add("ups", "import no_such_module")
     with pytest.raises(PluginError, match="Upscaler 'ups' is not available: its plugin imagegen-ups 1.0 is broken"):
         Registry.discover({}).upscaler("ups")
@@ -357,5 +362,5 @@ def test_lanczos_needs_no_torch() -> None:
         "import sys\nfrom PIL import Image\nfrom imagegen_core import Registry, Settings, upscale\n"
         "upscale(Image.new('RGB', (4, 4)), Registry([]).upscaler().load(Settings()))\nprint('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout == "False\n"

@@ -1,4 +1,4 @@
-"""A worker and the plain pipeline of each family, whose pictures are compared."""
+"""A worker and the plain pipeline of each family, to compare their pictures."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _STEPS = 2
 
 @dataclass
 class Family:
-    """A family's checkpoint, as we draw it and as plain diffusers does.
+    """A family's checkpoint, with our worker and plain diffusers.
 
     Attributes:
-        name: The family's.
+        name: The family's name.
         checkpoint: A diffusers-format folder.
-        worker: Draws it.
+        worker: The worker with this checkpoint.
         plain: The plain pipeline; never changed.
-        bare: The picture without any LoRA, by the worker.
+        bare: The worker's picture without any LoRA.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Family:
     bare: Picture
 
     def pipe(self) -> Any:
-        """A copy of the plain pipeline that may be changed."""
+        """Copy the plain pipeline, so that a test can change it."""
         changed = copy.copy(self.plain)
         for network in ("unet", "text_encoder", "text_encoder_2"):
             if getattr(self.plain, network, None) is not None:
@@ -55,17 +55,17 @@ class Family:
         return changed
 
     def draw(self, *loras: tuple[Path, float] | Path, **fields: Any) -> Picture:
-        """Draw with LoRAs, each at strength 1 or another."""
+        """Draw with LoRAs, each at its strength or at 1."""
         used = [LoraUse(*((lora, 1.0) if isinstance(lora, Path) else lora), "tried") for lora in loras]
         request = GenerateRequest(**{"prompt": "a lake", "seed": 1, "num_inference_steps": _STEPS, **fields})
         return Picture(*self.worker.run_job_with_latents(Job(req=request.with_loras(used))))
 
     def assert_draws(self, path: Path, changed: Any, strength: float = 1.0, prompt: str = "a lake") -> None:
-        """Compare the picture with a LoRA's file and that of a changed plain pipeline; see that it leaves no trace."""
+        """Check that a LoRA's picture equals a changed plain pipeline's, and that the LoRA leaves no trace."""
         expected = plain_picture(changed, prompt)
         drawn = pixels(self.draw((path, strength), prompt=prompt).image)
         assert np.abs(drawn - expected).max() <= 1
-        assert np.abs(expected - pixels(self.bare.image)).max() > 2, "the LoRA would change next to nothing"
+        assert np.abs(expected - pixels(self.bare.image)).max() > 2, "the LoRA changes almost nothing"
         assert self.draw() == self.bare
 
 
@@ -77,14 +77,14 @@ def family(request: pytest.FixtureRequest) -> Family:
     plain.scheduler = diffusers.LCMScheduler.from_config(plain.scheduler.config)
     plain.set_progress_bar_config(disable=True)
     settings = Settings(model=str(checkpoint), device="cpu", dtype="fp32", recipe=False)
-    made = Family(request.param, checkpoint, worker_class(settings=settings), plain, bare=None)  # type: ignore[arg-type]
-    made.bare = made.draw()
-    return made
+    result = Family(request.param, checkpoint, worker_class(settings=settings), plain, bare=None)  # type: ignore[arg-type]
+    result.bare = result.draw()
+    return result
 
 
 @pytest.fixture
 def save(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a safetensors file."""
+    """A function to write a safetensors file."""
 
     def write(state: dict[str, torch.Tensor], name: str = "lora", metadata: dict[str, str] | None = None) -> Path:
         path = tmp_path / f"{name}.safetensors"
@@ -95,7 +95,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 
 def plain_picture(pipe: Any, prompt: str = "a lake") -> npt.NDArray[np.int_]:
-    """What plain diffusers draws of the request that `Family.draw` makes."""
+    """The picture of plain diffusers for the request of `Family.draw`."""
     generator = torch.Generator().manual_seed(1)
     size = {"width": 64, "height": 64}
     drawn = pipe(prompt, num_inference_steps=_STEPS, guidance_scale=1.0, generator=generator, **size).images[0]

@@ -1,4 +1,4 @@
-"""One random LoRA over every linear layer and convolution of a pipeline, under the names of each program."""
+"""A random LoRA for every linear layer and convolution of a pipeline, under the names of each program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Layer = tuple[str, str]
 
 @dataclass
 class Lora:
-    """Matrices by network and module, where text encoders' modules begin with ``text_model.``."""
+    """Matrices by network and module; the names of text encoders' modules begin with ``text_model.``."""
 
     pipe: Any
     matrices: dict[Layer, tuple[Tensor, Tensor]]
@@ -48,7 +48,7 @@ def random_lora(pipe: Any, seed: int = 0) -> Lora:
 
 
 def layers_of(pipe: Any) -> dict[Layer, Any]:
-    """The modules with parameters of their own, as the programs name them whatever transformers is installed."""
+    """The modules with their own parameters, under the programs' names for any version of transformers."""
     return {
         (network, _nested(network, name)): module
         for network in NETWORKS
@@ -65,7 +65,7 @@ def _nested(network: str, name: str) -> str:
 
 
 def ldm_name(pipe: Any, module: str) -> str:
-    """The UNet's layer as the original code calls it."""
+    """The original code's name for a UNet layer."""
     weight = f"{module}.weight"
     return _unet_name(weight, pipe.unet.config.layers_per_block, pipe.unet).removesuffix(".weight")
 
@@ -113,15 +113,15 @@ def old_diffusers(lora: Lora) -> State:
 
 
 def processors(lora: Lora) -> State:
-    """The oldest: attention processors of the UNet, without a prefix, and their like in text encoders."""
+    """The oldest format: the UNet's attention processors without a prefix, and text encoders' attention."""
     state = {}
     short = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out", "to_out.0": "to_out"}
     for (network, module), (down, up) in lora.matrices.items():
-        found = re.fullmatch(r"(.*(?:attn\d|self_attn))\.(to_[qkv]|to_out\.0|(?:q|k|v|out)_proj)", module)
-        if found is None:
+        match = re.fullmatch(r"(.*(?:attn\d|self_attn))\.(to_[qkv]|to_out\.0|(?:q|k|v|out)_proj)", module)
+        if match is None:
             continue
-        name = f"{found[1]}.processor" if network == "unet" else f"{network}.{found[1]}"
-        name += f".{short.get(found[2], found[2])}_lora"
+        name = f"{match[1]}.processor" if network == "unet" else f"{network}.{match[1]}"
+        name += f".{short.get(match[2], match[2])}_lora"
         state |= {f"{name}.down.weight": down, f"{name}.up.weight": up}
     return state
 
@@ -179,7 +179,7 @@ DIALECTS = {
 
 
 def with_deltas(deltas: Mapping[Layer, Tensor], pipe: Any, parameter: str = "weight") -> Any:
-    """Add changes to the weights of a pipeline, by hand."""
+    """Add changes to the weights of a pipeline."""
     modules = layers_of(pipe)
     for layer, delta in deltas.items():
         tensor = getattr(modules[layer], parameter).data

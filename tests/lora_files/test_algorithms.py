@@ -1,4 +1,4 @@
-"""Every algorithm that is drawn, in files that LyCORIS and PEFT write themselves, against what they compute."""
+"""Every supported algorithm, in files from LyCORIS and PEFT, compared with their own results."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ State = dict[str, Tensor]
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    logging.disable(logging.WARNING)  # LyCORIS tells of each module
+    logging.disable(logging.WARNING)  # LyCORIS logs each module
     yield
     logging.disable(logging.NOTSET)
 
 
 def _lycoris(network: Any, algorithm: str, **options: Any) -> tuple[Any, State]:
-    """A network of LyCORIS's modules with random values over `network`, and the file that it saves."""
+    """A LyCORIS network with random values over `network`, and its saved state."""
     from lycoris import LycorisNetwork, create_lycoris
 
     LycorisNetwork.apply_preset({"target_name": [".*"]})
     options = {"linear_dim": 4, "linear_alpha": 2.0, "conv_dim": 4, "conv_alpha": 2.0, "factor": 4, **options}
-    made = create_lycoris(network, 1.0, algo=algorithm, **options)
-    made.apply_to()
+    lycoris = create_lycoris(network, 1.0, algo=algorithm, **options)
+    lycoris.apply_to()
     torch.manual_seed(3)
-    for name, parameter in made.named_parameters():
+    for name, parameter in lycoris.named_parameters():
         spread = 0.02 if "diff" in name or "norm" in name else 0.5 if "hada" in name else 0.15
         parameter.data = parameter.data * 1.3 if "dora_scale" in name else torch.randn_like(parameter) * spread
-    return made.eval(), {name: tensor.detach() for name, tensor in made.state_dict().items()}
+    return lycoris.eval(), {name: tensor.detach() for name, tensor in lycoris.state_dict().items()}
 
 
 LYCORIS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -64,20 +64,20 @@ LYCORIS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("kind", LYCORIS)
 @pytest.mark.filterwarnings("ignore")
-def test_a_file_that_lycoris_writes_is_drawn_as_it_was_trained(family: Family, save: Save, kind: str) -> None:
+def test_a_lycoris_file_draws_the_picture_of_the_lycoris_network(family: Family, save: Save, kind: str) -> None:
     algorithm, options = LYCORIS[kind]
     pipe = family.pipe()
-    _made, state = _lycoris(pipe.unet, algorithm, **options)
+    _network, state = _lycoris(pipe.unet, algorithm, **options)
     family.assert_draws(save(state), pipe)
 
 
-def test_a_dora_at_half_strength_is_half_way_to_its_weights(family: Family, save: Save) -> None:
-    """A1111's and ComfyUI's rule: the strength multiplies the difference that the DoRA makes."""
+def test_a_dora_at_half_strength_makes_half_the_difference(family: Family, save: Save) -> None:
+    """A1111's and ComfyUI's rule: the strength multiplies the DoRA's difference."""
     pipe = family.pipe()
     before = copy.deepcopy(pipe.unet.state_dict())
-    made, state = _lycoris(pipe.unet, "locon", dora_wd=True)
-    made.restore()
-    made.merge_to(1.0)
+    lycoris, state = _lycoris(pipe.unet, "locon", dora_wd=True)
+    lycoris.restore()
+    lycoris.merge_to(1.0)
     half = {name: (before[name] + weight) / 2 for name, weight in pipe.unet.state_dict().items()}
     pipe.unet.load_state_dict(half)
     family.assert_draws(save(state), pipe, strength=0.5)
@@ -107,7 +107,7 @@ PEFT: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", PEFT)
 @pytest.mark.filterwarnings("ignore")
-def test_a_folder_that_peft_writes_is_what_it_merges(family: Family, tmp_path: Path, kind: str) -> None:
+def test_a_peft_folder_draws_the_picture_of_the_merged_network(family: Family, tmp_path: Path, kind: str) -> None:
     pipe = family.pipe()
     tuned = peft.get_peft_model(pipe.unet, copy.deepcopy(PEFT[kind]))
     torch.manual_seed(4)
@@ -122,7 +122,7 @@ def test_a_folder_that_peft_writes_is_what_it_merges(family: Family, tmp_path: P
     family.assert_draws(tmp_path / "adapter_model.safetensors", pipe)
 
 
-def test_diffusers_own_dora_is_drawn_from_what_it_saves(family: Family, tmp_path: Path) -> None:
+def test_a_dora_saved_by_diffusers_is_drawn(family: Family, tmp_path: Path) -> None:
     pipe = family.pipe()
     pipe.unet.add_adapter(peft.LoraConfig(r=4, lora_alpha=6, target_modules=BOTH, use_dora=True))
     torch.manual_seed(5)
@@ -134,11 +134,11 @@ def test_diffusers_own_dora_is_drawn_from_what_it_saves(family: Family, tmp_path
 
 
 @pytest.mark.parametrize("names", ["kohya", "diffusers", "PEFT"])
-def test_whole_weights_are_a_difference_while_the_lora_is_on(family: Family, save: Save, names: str) -> None:
+def test_whole_weights_replace_a_layer_while_the_lora_is_active(family: Family, save: Save, names: str) -> None:
     prefix = {"kohya": "lora_unet_", "diffusers": "unet.", "PEFT": "base_model.model."}[names]
     weight, bias = family.plain.unet.conv_in.weight.data, family.plain.unet.conv_in.bias.data
     state = {f"{prefix}conv_in.weight": weight * 1.5, f"{prefix}conv_in.bias": bias + 0.1}
-    state |= {f"{prefix}conv_out.lora_A.weight": torch.zeros(4, 32, 3, 3)}  # else the file could be a checkpoint's
+    state |= {f"{prefix}conv_out.lora_A.weight": torch.zeros(4, 32, 3, 3)}  # otherwise the file could be a checkpoint
     path = save(state | {f"{prefix}conv_out.lora_B.weight": torch.zeros(4, 4, 1, 1)})
     deltas = {("unet", "conv_in"): weight * 0.5}
     pipe = with_deltas(deltas, family.pipe())
@@ -146,8 +146,8 @@ def test_whole_weights_are_a_difference_while_the_lora_is_on(family: Family, sav
     family.assert_draws(path, pipe)
 
 
-def test_differences_are_added_as_they_are(family: Family, save: Save) -> None:
-    """Of weights, biases, norms and tables of embeddings, of all networks; alpha has no say in them."""
+def test_differences_are_added_unscaled(family: Family, save: Save) -> None:
+    """Differences of weights, biases, norms and embedding tables in all networks; alpha does not affect them."""
     state: State = {}
     pipe = family.pipe()
     generator = torch.Generator().manual_seed(6)
@@ -159,16 +159,16 @@ def test_differences_are_added_as_they_are(family: Family, save: Save) -> None:
             ("weight", "w_norm" if is_norm else "diff"),
             ("bias", "b_norm" if is_norm else "diff_b"),
         ):
-            held = getattr(module, parameter, None)
-            if held is not None:
-                state[f"{key}.{end}"] = torch.randn(held.shape, generator=generator) * 0.03
-                held.data += state[f"{key}.{end}"]
+            tensor = getattr(module, parameter, None)
+            if tensor is not None:
+                state[f"{key}.{end}"] = torch.randn(tensor.shape, generator=generator) * 0.03
+                tensor.data += state[f"{key}.{end}"]
         state[f"{key}.alpha"] = torch.tensor(0.5)
     family.assert_draws(save(state), pipe)
 
 
-def test_words_that_come_with_a_lora_mean_its_vectors_while_it_is_on(family: Family, save: Save) -> None:
-    """OneTrainer's bundled embeddings, against the plain pipeline's textual inversions."""
+def test_a_loras_embeddings_apply_while_the_lora_is_active(family: Family, save: Save) -> None:
+    """OneTrainer's bundled embeddings, compared with the plain pipeline's textual inversions."""
     generator = torch.Generator().manual_seed(7)
     state, pipe = {}, family.pipe()
     pipe.tokenizer = copy.deepcopy(pipe.tokenizer)

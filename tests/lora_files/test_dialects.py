@@ -1,4 +1,4 @@
-"""LoRAs under the names of every program, against the changes merged by hand into plain diffusers' weights."""
+"""LoRAs under the names of every program, compared with changes merged by hand into plain diffusers' weights."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Save = Callable[..., Path]
 _WITH_ALPHA = {"kohya", "kohya by LDM's names", "OneTrainer by dots", "ComfyUI", "lycoris"}
 
 
-def _held(dialect: str, lora: Lora) -> Lora:
-    """The layers that a dialect's file holds."""
-    held = {id(matrix) for matrix in DIALECTS[dialect](lora).values()}
-    return Lora(lora.pipe, {layer: pair for layer, pair in lora.matrices.items() if id(pair[0]) in held})
+def _layers_in_file(dialect: str, lora: Lora) -> Lora:
+    """The LoRA with only the layers in a dialect's file."""
+    matrices = {id(matrix) for matrix in DIALECTS[dialect](lora).values()}
+    return Lora(lora.pipe, {layer: pair for layer, pair in lora.matrices.items() if id(pair[0]) in matrices})
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_every_layer_has_the_strength_that_its_author_meant(family: Family, save: Save, dialect: str) -> None:
+def test_every_layer_has_its_intended_strength(family: Family, save: Save, dialect: str) -> None:
     lora = random_lora(family.plain)
     scale = ALPHA / RANK if dialect in _WITH_ALPHA else 1.0
-    deltas = _held(dialect, lora).deltas(scale)
+    deltas = _layers_in_file(dialect, lora).deltas(scale)
     family.assert_draws(save(DIALECTS[dialect](lora)), with_deltas(deltas, family.pipe()))
 
 
@@ -39,14 +39,14 @@ def test_strengths_multiply_the_change(family: Family, save: Save, strength: flo
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16])
-def test_a_file_in_another_precision_means_its_own_numbers(family: Family, save: Save, dtype: torch.dtype) -> None:
+def test_a_file_in_another_precision_keeps_its_values(family: Family, save: Save, dtype: torch.dtype) -> None:
     lora = random_lora(family.plain)
     lora.matrices = {layer: (a.to(dtype), b.to(dtype)) for layer, (a, b) in lora.matrices.items()}
     family.assert_draws(save(kohya(lora)), with_deltas(lora.deltas(ALPHA / RANK), family.pipe()))
 
 
 @pytest.mark.parametrize("alpha", [torch.tensor(3), torch.tensor([3.0]), torch.tensor(3.0, dtype=torch.bfloat16)])
-def test_alphas_of_any_kind_are_heeded(family: Family, save: Save, alpha: torch.Tensor) -> None:
+def test_alphas_of_any_dtype_and_shape_are_applied(family: Family, save: Save, alpha: torch.Tensor) -> None:
     lora = random_lora(family.plain)
     state = {name: alpha if name.endswith(".alpha") else tensor for name, tensor in kohya(lora).items()}
     family.assert_draws(save(state), with_deltas(lora.deltas(3 / RANK), family.pipe()))
@@ -62,13 +62,13 @@ def test_ranks_may_differ_by_layer(family: Family, save: Save) -> None:
     family.assert_draws(save(kohya(lora)), with_deltas(deltas, family.pipe()))
 
 
-def test_linear_layers_and_pointwise_convolutions_pass_for_each_other(family: Family, save: Save) -> None:
+def test_linear_layers_and_pointwise_convolutions_are_interchangeable(family: Family, save: Save) -> None:
     lora = random_lora(family.plain).only("unet")
     state = {name: tensor[:, :, None, None] if tensor.ndim == 2 else tensor for name, tensor in kohya(lora).items()}
     family.assert_draws(save(state), with_deltas(lora.deltas(ALPHA / RANK), family.pipe()))
 
 
-def test_the_settings_in_a_files_metadata_count(family: Family, save: Save) -> None:
+def test_settings_in_a_files_metadata_are_applied(family: Family, save: Save) -> None:
     lora = random_lora(family.plain)
     settings: dict[str, Any] = {}
     for network in ("unet", "text_encoder", "text_encoder_2"):
@@ -79,7 +79,7 @@ def test_the_settings_in_a_files_metadata_count(family: Family, save: Save) -> N
 
 
 @pytest.mark.parametrize("rank_stabilized", [False, True])
-def test_pefts_own_settings_beside_its_file_count(family: Family, save: Save, rank_stabilized: bool) -> None:
+def test_settings_in_pefts_adapter_config_are_applied(family: Family, save: Save, rank_stabilized: bool) -> None:
     lora = random_lora(family.plain).only("unet")
     path = save(peft(lora), "adapter_model")
     settings = {
@@ -91,9 +91,9 @@ def test_pefts_own_settings_beside_its_file_count(family: Family, save: Save, ra
         "alpha_pattern": {"^mid_block\\.resnets\\.0\\.conv1$": 3, "conv_in": 1},
     }
     (path.parent / "adapter_config.json").write_text(json.dumps(settings))
-    others = {"mid_block.resnets.0.conv1": 3, "conv_in": 1}
+    alphas = {"mid_block.resnets.0.conv1": 3, "conv_in": 1}
     divisor = RANK**0.5 if rank_stabilized else RANK
-    deltas = {layer: delta * others.get(layer[1], 2) / divisor for layer, delta in lora.deltas().items()}
+    deltas = {layer: delta * alphas.get(layer[1], 2) / divisor for layer, delta in lora.deltas().items()}
     family.assert_draws(path, with_deltas(deltas, family.pipe()))
 
 
@@ -115,11 +115,11 @@ def test_a_bias_of_the_up_matrix_is_scaled_with_it(family: Family, save: Save) -
     family.assert_draws(save(state), pipe)
 
 
-def test_the_second_encoders_projection_is_a_layer_like_others(family: Family, save: Save) -> None:
+def test_a_lora_may_change_the_second_encoders_projection(family: Family, save: Save) -> None:
     if family.name == "sd15":
         return
     lora = random_lora(family.plain).only("text_encoder_2")
-    lora.matrices = {layer: (8 * down, up) for layer, (down, up) in lora.matrices.items()}  # else it changes little
+    lora.matrices = {layer: (8 * down, up) for layer, (down, up) in lora.matrices.items()}  # too small otherwise
     names = {kohya_name(family.plain, layer) for layer in lora.matrices}
     assert "lora_te2_text_projection" in names
     family.assert_draws(save(kohya(lora)), with_deltas(lora.deltas(ALPHA / RANK), family.pipe()))

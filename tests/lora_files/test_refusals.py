@@ -1,4 +1,4 @@
-"""Files that cannot be drawn as they are meant: each is refused with its cause, and leaves the model as it was."""
+"""Unusable files: each is refused with the cause, and leaves the model unchanged."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from imagegen_core.models.headers import read_header
 from imagegen_core.models.loras.plan import plan_lora
 from tests.lora_files.conftest import Family
 from tests.lora_files.dialects import kohya, peft, random_lora
+from tests.repetitions import FACTOR
 
 Save = Callable[..., Path]
 State = dict[str, Tensor]
@@ -29,7 +30,7 @@ DOWN, UP = f"{LAYER}.lora_down.weight", f"{LAYER}.lora_up.weight"
 
 
 def _changed(**changes: Any) -> Callable[[State], State]:
-    """A change of a good file: tensors by role, where None takes one out."""
+    """A change to a good file: new tensors by role; None removes the tensor."""
     names = {"down": DOWN, "up": UP}
 
     def change(state: State) -> State:
@@ -49,20 +50,20 @@ def _added(**tensors: Tensor) -> Callable[[State], State]:
 
 
 BAD: dict[str, tuple[Callable[[State], State], str]] = {
-    "a key of no dialect": (_added(mystery=torch.ones(2)), "its tensor 'mystery' is of no kind known here"),
-    "a layer that is not there": (
+    "an unknown key": (_added(mystery=torch.ones(2)), "its tensor 'mystery' is of an unknown kind"),
+    "an unknown layer": (
         _added(lora_unet_mid_block_of_another__lora_down__weight=torch.ones(4, 8)),
         "changes a layer that this checkpoint does not have",
     ),
-    "a matrix without its other": (_changed(up=None), "are not a whole layer"),
-    "the other alone": (_changed(down=None), "are not a whole layer"),
+    "a down matrix without an up matrix": (_changed(up=None), "are not a whole layer"),
+    "an up matrix without a down matrix": (_changed(down=None), "are not a whole layer"),
     "too many outputs": (_changed(up=lambda t: torch.ones(t.shape[0] + 8, 4)), "for a layer of shape 72×64"),
     "too many inputs": (_changed(down=lambda t: torch.ones(4, t.shape[1] + 8)), "for a layer of shape 64×72"),
     "two ranks": (_changed(up=lambda t: torch.ones(t.shape[0], 6)), "its matrices are of ranks 4 and 6"),
     "rank 0": (_changed(down=lambda t: torch.ones(0, 64), up=lambda t: torch.ones(64, 0)), "an empty matrix"),
     "one dimension": (_changed(up=lambda t: torch.ones(64)), "its matrices have one dimension"),
     "a single number": (_changed(down=lambda t: torch.tensor(1.0)), "its matrices have one dimension"),
-    "whole numbers": (_changed(down=lambda t: t.to(torch.int32)), "holds int32 numbers; save it as floating point"),
+    "integers": (_changed(down=lambda t: t.to(torch.int32)), "holds int32 numbers; save it as floating point"),
     "NaN": (_changed(down=lambda t: t * float("nan")), "holds NaN or infinite values"),
     "infinity": (_changed(up=lambda t: t / 0), "holds NaN or infinite values"),
     "an infinite alpha": (_added(**{f"{LAYER}__alpha": torch.tensor(float("inf"))}), "holds NaN or infinite values"),
@@ -81,7 +82,7 @@ BAD: dict[str, tuple[Callable[[State], State], str]] = {
         ),
         "changes a layer that this checkpoint does not have",
     ),
-    "a difference of a bias that is not there": (
+    "a difference for a missing bias": (
         _added(**{f"{LAYER}__diff_b": torch.ones(64)}),
         "this checkpoint has no such parameter",
     ),
@@ -104,7 +105,7 @@ BAD: dict[str, tuple[Callable[[State], State], str]] = {
 
 @pytest.mark.parametrize("family", ["sdxl"], indirect=True)
 @pytest.mark.parametrize("fault", BAD)
-def test_a_faulty_file_is_refused_and_leaves_the_model_as_it_was(family: Family, save: Save, fault: str) -> None:
+def test_a_faulty_file_is_refused_and_leaves_the_model_unchanged(family: Family, save: Save, fault: str) -> None:
     change, reason = BAD[fault]
     path = save(change(kohya(random_lora(family.plain))))
     before = _state_of(family)
@@ -115,7 +116,7 @@ def test_a_faulty_file_is_refused_and_leaves_the_model_as_it_was(family: Family,
 
 
 def _state_of(family: Family) -> tuple[int, ...]:
-    """The parameters of the networks, and the memory that the LoRAs take."""
+    """The worker's memory, and the number of parameters in each network."""
     networks = (family.worker.pipe.unet, family.worker.pipe.text_encoder)
     return family.worker.memory_bytes(), *(sum(1 for _ in network.parameters()) for network in networks)
 
@@ -123,29 +124,29 @@ def _state_of(family: Family) -> tuple[int, ...]:
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "another algorithm": ({"peft_type": "IA3"}, "says peft_type 'IA3', which is not drawn here"),
     "other weights": ({"init_lora_weights": "pissa"}, "trains against other weights than the checkpoint's"),
-    "a setting that is not known": ({"use_wonder": True}, "sets 'use_wonder', which is not known here"),
+    "an unknown setting": ({"use_wonder": True}, "sets 'use_wonder', which is not known here"),
     "a regular expression": ({"alpha_pattern": {"(a+)+b": 1}}, "which is a regular expression"),
-    "an alpha that is none": ({"lora_alpha": "much"}, "has 'much' for an alpha or a rank, which is no number"),
+    "an alpha that is no number": ({"lora_alpha": "much"}, "has 'much' for an alpha or a rank; expected a number"),
     "DoRA without magnitudes": ({"use_dora": True}, "say use_dora, and"),
 }
 
 
 @pytest.mark.parametrize("family", ["sdxl"], indirect=True)
 @pytest.mark.parametrize("fault", SETTINGS)
-@pytest.mark.parametrize("place", ["beside", "metadata of a network", "metadata of a pipeline"])
-def test_settings_that_cannot_be_heeded_are_refused(family: Family, save: Save, fault: str, place: str) -> None:
-    given_settings, reason = SETTINGS[fault]
-    given_settings = {"r": 4, "lora_alpha": 4} | given_settings
+@pytest.mark.parametrize("place", ["a separate file", "metadata of a network", "metadata of a pipeline"])
+def test_unsupported_settings_are_refused(family: Family, save: Save, fault: str, place: str) -> None:
+    peft_settings, reason = SETTINGS[fault]
+    peft_settings = {"r": 4, "lora_alpha": 4} | peft_settings
     state = peft(random_lora(family.plain))
     metadata = None
     if place == "metadata of a network":
-        metadata = {"lora_adapter_metadata": json.dumps(given_settings)}
+        metadata = {"lora_adapter_metadata": json.dumps(peft_settings)}
     elif place == "metadata of a pipeline":
-        prefixed = {f"unet.{key}": value for key, value in given_settings.items()}
+        prefixed = {f"unet.{key}": value for key, value in peft_settings.items()}
         metadata = {"lora_adapter_metadata": json.dumps(prefixed)}
     path = save(state, metadata=metadata)
-    if place == "beside":
-        (path.parent / "adapter_config.json").write_text(json.dumps(given_settings))
+    if place == "a separate file":
+        (path.parent / "adapter_config.json").write_text(json.dumps(peft_settings))
     with pytest.raises(InvalidRequestError, match=re.escape(reason)):
         family.draw(path)
     assert family.draw() == family.bare
@@ -153,21 +154,21 @@ def test_settings_that_cannot_be_heeded_are_refused(family: Family, save: Save, 
 
 @pytest.mark.parametrize("family", ["sdxl"], indirect=True)
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"unet.r": 4, "r": 4}'])
-def test_settings_that_are_no_settings_are_refused(family: Family, save: Save, text: str) -> None:
+def test_malformed_settings_are_refused(family: Family, save: Save, text: str) -> None:
     path = save(peft(random_lora(family.plain)), metadata={"lora_adapter_metadata": text})
     with pytest.raises(InvalidRequestError, match="its metadata lora_adapter_metadata"):
         family.draw(path)
 
 
 @pytest.mark.parametrize("family", ["sdxl"], indirect=True)
-def test_settings_beside_a_file_that_are_no_text_are_refused(family: Family, save: Save) -> None:
+def test_a_binary_adapter_config_is_refused(family: Family, save: Save) -> None:
     path = save(peft(random_lora(family.plain)))
     (path.parent / "adapter_config.json").write_bytes(b"\xff\xfe")
     with pytest.raises(InvalidRequestError, match="its adapter_config.json is no JSON"):
         family.draw(path)
 
 
-def test_a_tiny_header_that_asks_for_much_memory_is_refused_unread(family: Family, tmp_path: Path) -> None:
+def test_a_small_header_with_a_huge_shape_is_refused_unread(family: Family, tmp_path: Path) -> None:
     shapes = {DOWN: [0, 4], UP: [3_000_000, 4, 0]}
     header = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
     text = json.dumps(header).encode()
@@ -191,7 +192,7 @@ def test_a_file_for_the_other_family_is_refused_for_its_width(
         family.draw(save(kohya(random_lora(pipe))))
 
 
-def test_a_change_of_a_text_encoder_that_is_not_there_names_it(family: Family, save: Save) -> None:
+def test_a_lora_for_a_missing_text_encoder_is_refused_for_its_family(family: Family, save: Save) -> None:
     if family.name == "sdxl":
         return
     name = "lora_te2_text_model_encoder_layers_0_mlp_fc1"
@@ -200,7 +201,7 @@ def test_a_change_of_a_text_encoder_that_is_not_there_names_it(family: Family, s
         family.draw(save(state))
 
 
-def test_a_text_encoder_that_two_could_be_is_asked_for(family: Family, save: Save) -> None:
+def test_an_ambiguous_text_encoder_is_refused(family: Family, save: Save) -> None:
     name = "base_model.model.text_model.encoder.layers.0.mlp.fc1"
     path = save({f"{name}.lora_A.weight": torch.eye(4, 32), f"{name}.lora_B.weight": torch.eye(64, 4)})
     if family.name == "sd15":
@@ -210,14 +211,33 @@ def test_a_text_encoder_that_two_could_be_is_asked_for(family: Family, save: Sav
         family.draw(path)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60 * FACTOR, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_header_makes_the_plan_stumble(family: Family, tmp_path: Path, data: st.DataObject) -> None:
-    """A plan is made or refused in a sentence, whatever names and shapes a header has."""
+def test_every_header_gives_a_plan_or_a_refusal(family: Family, tmp_path: Path, data: st.DataObject) -> None:
+    """The header has random names and shapes."""
     from imagegen_core import ModelLoadError
 
-    ends = ["lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale", "diff", "diff_b", "weight"]
-    ends += ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "lokr_w1", "lokr_w2", "lokr_w2_a", "bias"]
+    suffixes = [
+        "lora_down.weight",
+        "lora_up.weight",
+        "lora_mid.weight",
+        "alpha",
+        "dora_scale",
+        "diff",
+        "diff_b",
+        "weight",
+    ]
+    suffixes += [
+        "hada_w1_a",
+        "hada_w1_b",
+        "hada_w2_a",
+        "hada_w2_b",
+        "hada_t1",
+        "lokr_w1",
+        "lokr_w2",
+        "lokr_w2_a",
+        "bias",
+    ]
     layers = [
         LAYER,
         "lora_unet_conv_in",
@@ -225,7 +245,7 @@ def test_no_header_makes_the_plan_stumble(family: Family, tmp_path: Path, data: 
         "lora_te_text_model_embeddings_token_embedding",
         "x",
     ]
-    names = st.builds("{}.{}".format, st.sampled_from(layers), st.sampled_from(ends))
+    names = st.builds("{}.{}".format, st.sampled_from(layers), st.sampled_from(suffixes))
     shapes = st.lists(st.sampled_from([0, 1, 2, 4, 32, 64]), max_size=4)
     drawn = data.draw(st.dictionaries(names, shapes, min_size=1, max_size=6))
     header, end = {}, 0

@@ -1,4 +1,4 @@
-"""Weights files as small as can be: a header that names real tensors at their real shapes, over data that is a hole."""
+"""Minimal weights files: a header with the names and shapes of real tensors, and data without disk space."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def save_header(path: Path, shapes: Shapes, metadata: Mapping[str, str] | None = None) -> Path:
-    """A safetensors file of float16 tensors of zeros, which takes no room on the disk."""
+    """Write a safetensors file of float16 zeros that takes no disk space."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, shape in shapes.items():
@@ -22,7 +22,7 @@ def save_header(path: Path, shapes: Shapes, metadata: Mapping[str, str] | None =
 
 
 def save_raw(path: Path, header: bytes, data: int) -> Path:
-    """A safetensors file of a header as it is and `data` bytes of zeros."""
+    """Write a safetensors file with the unchanged header and `data` zero bytes."""
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + data)

@@ -1,4 +1,4 @@
-"""LoRAs in every naming, embeddings and upscalers, by the tensors that are in such files."""
+"""LoRAs of every naming, embeddings and upscalers are detected by their tensors."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ LORAS = {
 
 
 @pytest.mark.parametrize(("shapes", "layout", "algorithm", "width", "family"), LORAS.values(), ids=LORAS)
-def test_a_lora_tells_its_naming_algorithm_and_width(
+def test_a_loras_naming_algorithm_and_width_are_detected(
     tmp_path: Path,
     shapes: dict[str, tuple[int, ...]],
     layout: str,
@@ -166,9 +166,9 @@ def test_a_lora_tells_its_naming_algorithm_and_width(
     width: int | None,
     family: str | None,
 ) -> None:
-    found = describe(save_header(tmp_path / "a.safetensors", shapes))
-    assert (found.kind, found.layout, found.algorithm) == ("lora", layout, algorithm)
-    assert (found.cross_attention_dim, found.family) == (width, family)
+    description = describe(save_header(tmp_path / "a.safetensors", shapes))
+    assert (description.kind, description.layout, description.algorithm) == ("lora", layout, algorithm)
+    assert (description.cross_attention_dim, description.family) == (width, family)
 
 
 EMBEDDINGS = {
@@ -182,11 +182,16 @@ EMBEDDINGS = {
 
 
 @pytest.mark.parametrize(("shapes", "layout", "family", "width"), EMBEDDINGS.values(), ids=EMBEDDINGS)
-def test_an_embedding_tells_its_width(
+def test_an_embeddings_layout_and_width_are_detected(
     tmp_path: Path, shapes: dict[str, tuple[int, ...]], layout: str, family: str | None, width: int
 ) -> None:
-    found = describe(save_header(tmp_path / "a.safetensors", shapes))
-    assert (found.kind, found.layout, found.family, found.cross_attention_dim) == ("embedding", layout, family, width)
+    description = describe(save_header(tmp_path / "a.safetensors", shapes))
+    assert (description.kind, description.layout, description.family, description.cross_attention_dim) == (
+        "embedding",
+        layout,
+        family,
+        width,
+    )
 
 
 UPSCALERS = {
@@ -201,20 +206,22 @@ UPSCALERS = {
 
 
 @pytest.mark.parametrize(("layout", "shapes"), UPSCALERS.items(), ids=UPSCALERS)
-def test_an_upscaler_tells_its_architecture(tmp_path: Path, layout: str, shapes: dict[str, tuple[int, ...]]) -> None:
-    found = describe(save_header(tmp_path / "a.safetensors", shapes))
-    assert (found.kind, found.layout, found.family) == ("upscaler", layout, None)
+def test_an_upscalers_architecture_is_detected(tmp_path: Path, layout: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    description = describe(save_header(tmp_path / "a.safetensors", shapes))
+    assert (description.kind, description.layout, description.family) == ("upscaler", layout, None)
 
 
 @pytest.mark.parametrize(
-    ("shapes", "called"),
+    ("shapes", "kind"),
     [
         (LORAS["DoRA"][0], "a LoRA"),
         (EMBEDDINGS["SDXL"][0], "an embedding"),
         (UPSCALERS["esrgan"], "an upscaler"),
     ],
 )
-def test_what_adds_to_a_checkpoint_is_none(tmp_path: Path, shapes: dict[str, tuple[int, ...]], called: str) -> None:
+def test_an_addon_is_not_accepted_as_a_checkpoint(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], kind: str
+) -> None:
     path = save_header(tmp_path / "a.safetensors", shapes)
-    with pytest.raises(ModelLoadError, match=f"is no checkpoint but {called}: name a checkpoint to draw with"):
+    with pytest.raises(ModelLoadError, match=f"is not a checkpoint but {kind}: name a checkpoint to draw with"):
         architecture(path)

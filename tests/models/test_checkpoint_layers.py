@@ -1,4 +1,4 @@
-"""The layers of a checkpoint, told by its files' headers: the same as its networks have once they are loaded."""
+"""The layers in the headers of a checkpoint's files equal those of the loaded networks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DEEPER = {
 
 @pytest.mark.parametrize("family", _PIPELINES)
 @pytest.mark.parametrize("layout", ["folder", "single file", "UNet alone"])
-def test_headers_tell_what_loading_would(
+def test_layers_in_headers_equal_those_of_loaded_networks(
     family: str, layout: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     folder = request.getfixturevalue(f"{family}_checkpoint")
@@ -36,9 +36,9 @@ def test_headers_tell_what_loading_would(
         path = save_single_file(pipe, tmp_path / "whole.safetensors")
     elif layout == "UNet alone":
         path, base = folder / "unet/diffusion_pytorch_model.safetensors", folder
-    found = CheckpointLayers.of_files(path, base).networks
+    from_headers = CheckpointLayers.of_files(path, base).networks
     loaded = layer_shapes(pipe).networks
-    assert {name: {key: found[name].get(key) for key in shapes} for name, shapes in loaded.items()} == loaded
+    assert {name: {key: from_headers[name].get(key) for key in shapes} for name, shapes in loaded.items()} == loaded
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def test_headers_tell_what_loading_would(
             "transformer_layers_per_block": (1, 2, 3),
         },
     ],
-    ids=["one layer a block", "two"],
+    ids=["one layer per block", "two layers per block"],
 )
-def test_ldms_names_of_a_unet_are_those_of_the_original_code(structure: dict[str, object]) -> None:
+def test_ldm_names_of_a_unet_equal_those_of_the_original_code(structure: dict[str, object]) -> None:
     unet = diffusers.UNet2DConditionModel(**_DEEPER, **structure)
     expected = dict(zip(unet.state_dict(), ldm_unet(unet), strict=True))
     assert to_ldm(unet.state_dict()) == expected

@@ -1,4 +1,4 @@
-"""``imagegen models``: what it says of a file, and that no file stops it."""
+"""``imagegen models``: the descriptions of files, and the errors of damaged files."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from tests.models.test_single_files import RELEASED
 
 
 def _run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exited:
         main(arguments)
-    return int(ended.value.code or 0), *capfd.readouterr()
+    return int(exited.value.code or 0), *capfd.readouterr()
 
 
 def _facts(out: str) -> dict[str, str]:
     return {line[:17].rstrip(): line[17:] for line in out.splitlines()}
 
 
-def test_inspect_says_what_a_checkpoint_is_and_who_loads_it(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_inspect_describes_a_checkpoint_and_names_its_backend(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     path = save_header(tmp_path / "a.safetensors", RELEASED["SDXL"][0], {"modelspec.resolution": "1024x1024"})
     code, out, err = _run(capfd, "models", "inspect", str(path))
     assert (code, err) == (0, "")
@@ -48,32 +50,32 @@ def test_inspect_says_what_a_checkpoint_is_and_who_loads_it(capfd: pytest.Captur
     }
 
 
-def test_inspect_as_json_holds_the_same(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_inspect_prints_the_same_facts_as_json(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = save_header(tmp_path / "a.safetensors", LORAS["LoHa"][0])
     code, out, _ = _run(capfd, "models", "inspect", str(path), "--json")
     assert code == 0
-    found = json.loads(out)
-    assert (found["path"], found["kind"], found["algorithm"], found["family"]) == (str(path), "lora", "loha", "sd15")
-    assert (found["parameters"], found["dtypes"], found["size"]) == (11264, ["float16"], path.stat().st_size)
-    assert found["loaded_by"] == ["sd15"]
+    facts = json.loads(out)
+    assert (facts["path"], facts["kind"], facts["algorithm"], facts["family"]) == (str(path), "lora", "loha", "sd15")
+    assert (facts["parameters"], facts["dtypes"], facts["size"]) == (11264, ["float16"], path.stat().st_size)
+    assert facts["loaded_by"] == ["sd15"]
 
 
-def test_inspect_names_the_package_where_no_backend_loads_it(
+def test_inspect_names_the_package_if_no_backend_loads_the_file(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("IMAGEGEN_PLUGINS_DISABLED", "sd15,sdxl")
-    told = {
+    loaders = {
         "SD1.5": "no installed backend: pip install imagegen-sd15",
         "SD2.1": "no installed backend: pip install imagegen-sd15",
         "SDXL": "no installed backend: pip install imagegen-sdxl",
         "SDXL refiner": "no installed backend: no package of imagegen's own loads it, so install a plugin that does",
     }
-    for name, words in told.items():
+    for name, words in loaders.items():
         path = save_header(tmp_path / "a.safetensors", RELEASED[name][0])
         assert _facts(_run(capfd, "models", "inspect", str(path))[1])["loaded by"] == words
 
 
-def test_inspect_takes_a_name_below_the_root_and_a_plugins_name(
+def test_inspect_accepts_names_below_the_root_and_of_plugins(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "root").mkdir()
@@ -95,7 +97,7 @@ def test_inspect_takes_a_name_below_the_root_and_a_plugins_name(
         ((2).to_bytes(8, "little") + b"{}", "holds no tensors"),
     ],
 )
-def test_a_bad_file_is_one_sentence_and_exit_code_2(
+def test_a_damaged_file_is_one_sentence_and_exit_code_2(
     capfd: pytest.CaptureFixture[str], content: bytes | None, words: str
 ) -> None:
     if content is not None:
@@ -107,7 +109,7 @@ def test_a_bad_file_is_one_sentence_and_exit_code_2(
     assert err.count("\n") == 1
 
 
-def test_list_says_what_lies_below_the_root_and_why_the_rest_is_unusable(
+def test_list_describes_usable_files_and_says_why_others_are_unusable(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sd15_checkpoint: Path
 ) -> None:
     monkeypatch.setenv("MODEL_ROOT", str(tmp_path))
@@ -129,17 +131,17 @@ def test_list_says_what_lies_below_the_root_and_why_the_rest_is_unusable(
         "\\udcff.ckpt",
         "folder",
     }
-    told = {name: (row["kind"], row["family"]) for name, row in rows.items()}
-    assert told["xl.safetensors"] == ("checkpoint", "sdxl")
+    kinds = {name: (row["kind"], row["family"]) for name, row in rows.items()}
+    assert kinds["xl.safetensors"] == ("checkpoint", "sdxl")
     assert rows["xl.safetensors"]["note"] == "incomplete: without text_encoder"
-    assert told["style.safetensors"] == ("lora", "sd15")
-    assert told["folder"] == ("checkpoint", "sd15")
+    assert kinds["style.safetensors"] == ("lora", "sd15")
+    assert kinds["folder"] == ("checkpoint", "sd15")
     for name, words in {
         "broken.safetensors": "no JSON object",
         "evil.ckpt": "posix.getcwd",
         "\\udcff.ckpt": "cut short",
     }.items():
-        assert told[name] == ("", "unusable")
+        assert kinds[name] == ("", "unusable")
         assert words in rows[name]["note"]
 
 
@@ -151,11 +153,11 @@ def test_neither_command_imports_torch(tmp_path: Path) -> None:
         "finally: print({'torch', 'diffusers', 'safetensors', 'numpy'} & set(sys.modules))"
     )
     for words in (["inspect", "xl.safetensors"], ["inspect", "demo"], ["list"]):
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", code, "models", *words],
             capture_output=True,
             text=True,
             check=True,
             env={**os.environ, "MODEL_ROOT": str(tmp_path)},
         )
-        assert done.stdout.splitlines()[-1] == "set()"
+        assert result.stdout.splitlines()[-1] == "set()"

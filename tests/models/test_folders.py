@@ -1,4 +1,4 @@
-"""What a checkpoint folder is, and what a damaged one is told."""
+"""Descriptions of checkpoint folders, and errors of damaged folders."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def _folder(path: Path, pipeline: str = "StableDiffusionPipeline", **unet: objec
         ({"cross_attention_dim": 32}, "sd15"),
     ],
 )
-def test_a_folder_tells_its_family(tmp_path: Path, unet: dict[str, object], family: str) -> None:
+def test_a_folders_family_is_detected(tmp_path: Path, unet: dict[str, object], family: str) -> None:
     assert architecture(_folder(tmp_path / "model", **unet)) == family
 
 
-def test_the_tiny_checkpoints_are_told_apart(sdxl_checkpoint: Path, sd15_checkpoint: Path) -> None:
+def test_the_families_of_the_tiny_checkpoints_are_detected(sdxl_checkpoint: Path, sd15_checkpoint: Path) -> None:
     assert (architecture(sdxl_checkpoint), architecture(sd15_checkpoint)) == ("sdxl", "sd15")
 
 
-def test_another_pipeline_is_told_as_unknown(tmp_path: Path) -> None:
+def test_a_folder_of_an_unknown_pipeline_is_refused(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "model", pipeline="FluxPipeline", cross_attention_dim=4096)
     with pytest.raises(ModelLoadError, match="Cannot tell what .*'FluxPipeline'.*expected Stable Diffusion"):
         architecture(folder)
 
 
-def test_the_native_size_is_the_samples_times_the_vaes_reduction(tmp_path: Path) -> None:
+def test_the_native_size_is_the_sample_size_times_the_vaes_reduction(tmp_path: Path) -> None:
     assert native_size(_folder(tmp_path / "a", sample_size=128), default="8x8") == "1024x1024"
     assert native_size(_folder(tmp_path / "b"), default="512x512") == "512x512"
 
@@ -58,25 +58,27 @@ def test_the_native_size_is_the_samples_times_the_vaes_reduction(tmp_path: Path)
         (lambda folder: (folder / "model_index.json").unlink(), "is no checkpoint: .*model_index.json"),
         (lambda folder: shutil.rmtree(folder / "unet"), "is incomplete: unet/config.json is missing"),
         (lambda folder: (folder / "unet/config.json").write_text("{"), "Cannot read .*config.json"),
-        (lambda folder: (folder / "unet/config.json").write_text("[]"), "holds no JSON object"),
+        (lambda folder: (folder / "unet/config.json").write_text("[]"), "is not a JSON object"),
         (
             lambda folder: shutil.rmtree(folder / "text_encoder_2"),
             "is incomplete: its folder text_encoder_2 is missing",
         ),
-        (lambda folder: _weights(folder, "unet").unlink(), "its folder unet has no weights; copy it anew"),
+        (lambda folder: _weights(folder, "unet").unlink(), "its folder unet has no weights; copy it again"),
         (
             lambda folder: _cut(_weights(folder, "unet"), 5000),
-            "is no whole safetensors file: .*; copy or",
+            "is not a complete safetensors file: .*; copy or",
         ),
-        (lambda folder: _cut(_weights(folder, "vae"), 4), "is no whole safetensors file: .*; copy or"),
+        (lambda folder: _cut(_weights(folder, "vae"), 4), "is not a complete safetensors file: .*; copy or"),
         (
             lambda folder: _weights(folder, "text_encoder").write_bytes(b"\xff" * 900),
-            "is no whole safetensors file: .*; copy or",
+            "is not a complete safetensors file: .*; copy or",
         ),
         (lambda folder: shutil.rmtree(folder / "tokenizer"), "its folder tokenizer is missing"),
     ],
 )
-def test_a_damaged_folder_is_one_sentence(tmp_path: Path, sdxl_checkpoint: Path, damage: object, words: str) -> None:
+def test_a_damaged_folder_is_refused_in_one_sentence(
+    tmp_path: Path, sdxl_checkpoint: Path, damage: object, words: str
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(sdxl_checkpoint, folder)
     damage(folder)  # type: ignore[operator]
@@ -107,17 +109,28 @@ def test_a_folder_is_described_with_its_weights(sdxl_checkpoint: Path, sd15_chec
 
     pipe = StableDiffusionXLPipeline.from_pretrained(sdxl_checkpoint)
     networks = (pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2)
-    found = describe(sdxl_checkpoint)
-    assert (found.kind, found.family, found.format, found.layout) == ("checkpoint", "sdxl", "folder", "diffusers")
-    assert set(found.components) == {"scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"} | {
+    description = describe(sdxl_checkpoint)
+    assert (description.kind, description.family, description.format, description.layout) == (
+        "checkpoint",
+        "sdxl",
+        "folder",
+        "diffusers",
+    )
+    assert set(description.components) == {
+        "scheduler",
+        "text_encoder",
+        "text_encoder_2",
+        "tokenizer",
+        "tokenizer_2",
+    } | {
         "unet",
         "vae",
     }
-    assert found.missing == ()
-    assert (found.cross_attention_dim, found.input_channels, found.native_size) == (64, 4, "64x64")
-    assert found.parameters == sum(one.numel() for network in networks for one in network.parameters())
-    assert found.dtypes == ("float32",)
-    assert found.size == sum(file.stat().st_size for file in sdxl_checkpoint.rglob("*.safetensors"))
+    assert description.missing == ()
+    assert (description.cross_attention_dim, description.input_channels, description.native_size) == (64, 4, "64x64")
+    assert description.parameters == sum(weight.numel() for network in networks for weight in network.parameters())
+    assert description.dtypes == ("float32",)
+    assert description.size == sum(file.stat().st_size for file in sdxl_checkpoint.rglob("*.safetensors"))
     assert describe(sd15_checkpoint).family == "sd15"
 
 
@@ -126,29 +139,31 @@ def test_missing_components_are_named(tmp_path: Path, sdxl_checkpoint: Path) -> 
     shutil.copytree(sdxl_checkpoint, folder)
     shutil.rmtree(folder / "text_encoder_2")
     shutil.rmtree(folder / "vae")
-    found = describe(folder)
-    assert sorted(found.missing) == ["text_encoder_2", "vae"]
-    assert not {"text_encoder_2", "vae"} & set(found.components)
-    assert found.native_size is None
+    description = describe(folder)
+    assert sorted(description.missing) == ["text_encoder_2", "vae"]
+    assert not {"text_encoder_2", "vae"} & set(description.components)
+    assert description.native_size is None
 
 
-def test_weights_that_are_there_twice_count_once(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+def test_duplicate_weights_count_once(tmp_path: Path, sdxl_checkpoint: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(sdxl_checkpoint, folder)
     for component in ("unet", "vae"):
         file = _weights(folder, component)
         shutil.copy(file, file.with_suffix(".fp16.safetensors"))
         (file.with_suffix(".bin")).write_bytes(b"not read")
-    once = describe(sdxl_checkpoint)
-    assert (describe(folder).parameters, describe(folder).size) == (once.parameters, once.size)
+    original = describe(sdxl_checkpoint)
+    assert (describe(folder).parameters, describe(folder).size) == (original.parameters, original.size)
     for component in ("unet", "vae"):
         (folder / component / "diffusion_pytorch_model.safetensors").unlink()
-    assert describe(folder).parameters == once.parameters
+    assert describe(folder).parameters == original.parameters
 
 
 def test_damaged_weights_in_a_folder_are_named(tmp_path: Path, sdxl_checkpoint: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(sdxl_checkpoint, folder)
     _cut(_weights(folder, "vae"), 5000)
-    with pytest.raises(ModelLoadError, match=r"vae/diffusion_pytorch_model.safetensors is no whole safetensors file"):
+    with pytest.raises(
+        ModelLoadError, match=r"vae/diffusion_pytorch_model.safetensors is not a complete safetensors file"
+    ):
         describe(folder)

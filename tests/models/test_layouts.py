@@ -1,4 +1,4 @@
-"""That the single-file checkpoints the tests stand on are what diffusers takes them for, tensor by tensor."""
+"""diffusers converts the single-file checkpoints of the tests back to the same tensors."""
 
 from __future__ import annotations
 

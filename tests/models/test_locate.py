@@ -1,4 +1,4 @@
-"""How a name becomes a path, and what is found below a model root."""
+"""How a name becomes a path, and which checkpoints are below a model root."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imagegen_core.models.locate import checkpoints_below, locate
 from imagegen_core.models.named import fallback_model
 
 
-def test_a_name_is_looked_for_below_the_root_then_among_the_plugins_then_as_a_path(tmp_path: Path) -> None:
+def test_a_name_is_searched_in_the_root_then_in_plugins_then_as_a_path(tmp_path: Path) -> None:
     named = {"demo": NamedModel("demo", "", Path("/demo"))}
     assert locate("demo", None, named) == Path("/demo")
     (tmp_path / "root/demo").mkdir(parents=True)
@@ -21,12 +21,12 @@ def test_a_name_is_looked_for_below_the_root_then_among_the_plugins_then_as_a_pa
     assert locate(str(tmp_path / "here"), None, named) == tmp_path / "here"
 
 
-def test_a_name_that_leads_nowhere_says_where_it_was_looked_for() -> None:
+def test_the_error_of_an_unknown_name_lists_the_searched_places() -> None:
     with pytest.raises(ModelNotFoundError, match=r"No checkpoint 'x'.*MODEL_ROOT is not set.*named model \(demo\)"):
         locate("x", None, {"demo": NamedModel("demo", "", Path("/demo"))})
 
 
-def test_the_checkpoints_below_a_root_are_found_at_any_depth(tmp_path: Path) -> None:
+def test_checkpoints_below_a_root_are_found_at_any_depth(tmp_path: Path) -> None:
     for name in ("b", "deep/er/a"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "model_index.json").write_text("{}")
@@ -35,13 +35,13 @@ def test_the_checkpoints_below_a_root_are_found_at_any_depth(tmp_path: Path) -> 
         checkpoints_below(tmp_path / "gone")
 
 
-def test_of_several_fallback_models_the_first_by_name_answers() -> None:
+def test_the_first_fallback_model_by_name_is_used() -> None:
     models = [NamedModel(name, "", Path(name), fallback=name != "a") for name in "cba"]
     assert fallback_model(models) == models[1]
     assert fallback_model(models[2:]) is None
 
 
-def test_single_files_are_found_and_the_components_of_a_folder_are_not(tmp_path: Path) -> None:
+def test_single_files_are_found_but_not_the_components_of_a_folder(tmp_path: Path) -> None:
     for name in ("b/model_index.json", "b/unet/model.safetensors", "a.safetensors", "c/d.CKPT", "c/e.txt", "c/f.bin"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

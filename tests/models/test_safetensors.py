@@ -1,4 +1,4 @@
-"""What a safetensors header tells, and that one which lies, or was cut or changed, is refused in one sentence."""
+"""Reading of safetensors headers; a wrong, cut or changed header is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import safetensors
 import torch
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from imagegen_core import ModelLoadError
@@ -30,7 +30,7 @@ WEIGHTS = {
 ENTRY = {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}
 
 
-def test_names_types_shapes_and_metadata_are_those_that_were_saved(tmp_path: Path) -> None:
+def test_names_types_shapes_and_metadata_are_read_as_saved(tmp_path: Path) -> None:
     save_file(WEIGHTS, tmp_path / "a.safetensors", metadata={"ss_network_dim": "4"})
     header = read_header(tmp_path / "a.safetensors")
     assert header.tensors == {
@@ -48,39 +48,39 @@ def test_every_type_that_torch_saves_is_known() -> None:
 
 
 WRONG: dict[str, tuple[bytes | dict[str, Any], int, str]] = {
-    "not JSON": (b"{nonsense", 0, "its header is no JSON object"),
-    "not UTF-8": (b'{"\xff": 1}', 0, "its header is no JSON object"),
-    "no object": (b"[1, 2, 3]", 0, "does not begin with '{'"),
-    "nested beyond measure": (b'{"a":' + b"[" * 100_000, 0, "its header is no JSON object"),
-    "named twice": (b'{"a": 1, "a": 2}', 0, "names something twice"),
-    "metadata": ({"__metadata__": {"a": 1}, "a": ENTRY}, 12, "its __metadata__ is no object of texts"),
-    "no entry": ({"a": 3}, 12, "tensor 'a' is not described by dtype, shape and data_offsets"),
+    "not JSON": (b"{nonsense", 0, "its header is not a JSON object"),
+    "not UTF-8": (b'{"\xff": 1}', 0, "its header is not a JSON object"),
+    "not an object": (b"[1, 2, 3]", 0, "does not begin with '{'"),
+    "nested too deeply": (b'{"a":' + b"[" * 100_000, 0, "its header is not a JSON object"),
+    "duplicate name": (b'{"a": 1, "a": 2}', 0, "names something twice"),
+    "metadata": ({"__metadata__": {"a": 1}, "a": ENTRY}, 12, "its __metadata__ is not an object of texts"),
+    "not an entry": ({"a": 3}, 12, "tensor 'a' is not described by dtype, shape and data_offsets"),
     "half an entry": ({"a": {"dtype": "F16"}}, 12, "tensor 'a' is not described by"),
-    "dtype": ({"a": {**ENTRY, "dtype": "F17"}}, 12, "tensor 'a' has the unknown dtype 'F17'"),
-    "negative": ({"a": {**ENTRY, "shape": [-2, -3]}}, 12, "shape that is no list of counts"),
-    "true is no number": ({"a": {**ENTRY, "shape": [True, 6]}}, 12, "shape that is no list of counts"),
-    "shape": ({"a": {**ENTRY, "shape": [2, 4]}}, 12, "has 12 bytes, which its dtype and shape do not fill"),
-    "endless": ({"a": {**ENTRY, "shape": [10**9] * 50_000}}, 12, "which its dtype and shape do not fill"),
-    "offsets": ({"a": {**ENTRY, "data_offsets": [12, 0]}}, 12, "data_offsets that are no begin and end"),
-    "one offset": ({"a": {**ENTRY, "data_offsets": [12]}}, 12, "data_offsets that are no begin and end"),
+    "unknown dtype": ({"a": {**ENTRY, "dtype": "F17"}}, 12, "tensor 'a' has the unknown dtype 'F17'"),
+    "negative count": ({"a": {**ENTRY, "shape": [-2, -3]}}, 12, "shape that is not a list of sizes"),
+    "boolean as a count": ({"a": {**ENTRY, "shape": [True, 6]}}, 12, "shape that is not a list of sizes"),
+    "wrong shape": ({"a": {**ENTRY, "shape": [2, 4]}}, 12, "has 12 bytes, which its dtype and shape do not fill"),
+    "too many dimensions": ({"a": {**ENTRY, "shape": [10**9] * 50_000}}, 12, "which its dtype and shape do not fill"),
+    "swapped offsets": ({"a": {**ENTRY, "data_offsets": [12, 0]}}, 12, "data_offsets that are not a begin and an end"),
+    "one offset": ({"a": {**ENTRY, "data_offsets": [12]}}, 12, "data_offsets that are not a begin and an end"),
     "outside": ({"a": {**ENTRY, "data_offsets": [6, 18]}}, 12, "ends at byte 18 of the data, and the file holds 12"),
     "overlap": ({"a": ENTRY, "b": {**ENTRY, "data_offsets": [6, 18]}}, 18, "tensor 'b' overlaps the one before it"),
     "hole": ({"a": ENTRY, "b": {**ENTRY, "data_offsets": [14, 26]}}, 26, "tensor 'b' leaves a hole before it"),
-    "too much": ({"a": ENTRY}, 14, "its tensors end at byte 12 of the data, and the file holds 14"),
-    "too long a name": ({"a" * 10_000 + "\n": 3}, 12, r"tensor 'a+\.\.\. is not described"),
+    "data after the last tensor": ({"a": ENTRY}, 14, "its tensors end at byte 12 of the data, and the file holds 14"),
+    "too long name": ({"a" * 10_000 + "\n": 3}, 12, r"tensor 'a+\.\.\. is not described"),
 }
 
 
 @pytest.mark.parametrize(("header", "data", "words"), WRONG.values(), ids=WRONG)
-def test_a_header_that_lies_is_refused(tmp_path: Path, header: bytes | dict[str, Any], data: int, words: str) -> None:
+def test_a_wrong_header_is_refused(tmp_path: Path, header: bytes | dict[str, Any], data: int, words: str) -> None:
     content = header if isinstance(header, bytes) else json.dumps(header).encode()
     path = save_raw(tmp_path / "a.safetensors", content, data)
     with pytest.raises(ModelLoadError, match=words) as caught:
         read_header(path)
-    assert str(caught.value).startswith(f"{path} is no whole safetensors file: ")
-    assert str(caught.value).endswith("; copy or download it anew")
+    assert str(caught.value).startswith(f"{path} is not a complete safetensors file: ")
+    assert str(caught.value).endswith("; copy or download it again")
     assert len(str(caught.value)) < 400
-    with pytest.raises(safetensors.SafetensorError):  # the format's own reader is no more lenient
+    with pytest.raises(safetensors.SafetensorError):  # the format's own reader refuses it too
         safetensors.safe_open(path, "pt")
 
 
@@ -96,16 +96,16 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, header: bytes | dict[str,
         (b"<!doctype html><html>", "is a web page, not a model: download the file itself"),
     ],
 )
-def test_what_is_no_such_file_is_told_what_to_do(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_of_another_format_is_refused_with_advice(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
     with pytest.raises(ModelLoadError, match=words):
         read_header(tmp_path / "a.safetensors")
 
 
-def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+def test_a_path_without_a_regular_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link.safetensors").symlink_to(tmp_path / "gone")
     for path in (tmp_path / "link.safetensors", tmp_path / "gone", Path("/dev/null")):
-        with pytest.raises(ModelLoadError, match=f"{re.escape(str(path))} is no file: name a weights file"):
+        with pytest.raises(ModelLoadError, match=f"{re.escape(str(path))} is not a file: name a weights file"):
             describe(path)
 
 
@@ -113,8 +113,8 @@ LORA = save(WEIGHTS, metadata={"modelspec.resolution": "512x512"})
 HEADER = 8 + int.from_bytes(LORA[:8], "little")
 
 
-def _is_told_or_refused(content: bytes, path: Path) -> bool:
-    """Whether the file is described; if it is not, the error is ours."""
+def _is_described(content: bytes, path: Path) -> bool:
+    """Return whether the file is described; the only error allowed is ModelLoadError."""
     path.write_bytes(content)
     try:
         assert isinstance(describe(path), Description)
@@ -129,46 +129,46 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mutated") / "a.safetensors"
 
 
-@given(length=some.integers(0, len(LORA) - 1))
-def test_a_file_cut_short_anywhere_is_refused(scratch: Path, length: int) -> None:
-    assert not _is_told_or_refused(LORA[:length], scratch)
+@given(length=st.integers(0, len(LORA) - 1))
+def test_a_truncated_file_is_refused(scratch: Path, length: int) -> None:
+    assert not _is_described(LORA[:length], scratch)
 
 
-@given(flips=some.lists(some.tuples(some.integers(0, HEADER - 1), some.integers(1, 255)), min_size=1, max_size=4))
-def test_flipped_bytes_end_in_no_other_error(scratch: Path, flips: list[tuple[int, int]]) -> None:
+@given(flips=st.lists(st.tuples(st.integers(0, HEADER - 1), st.integers(1, 255)), min_size=1, max_size=4))
+def test_flipped_bytes_raise_no_other_error(scratch: Path, flips: list[tuple[int, int]]) -> None:
     content = bytearray(LORA)
     for position, change in flips:
         content[position] ^= change
-    _is_told_or_refused(bytes(content), scratch)
+    _is_described(bytes(content), scratch)
 
 
-@given(length=some.integers(0, 2**64 - 1).filter(lambda length: length != HEADER - 8))
-def test_another_header_length_is_refused(scratch: Path, length: int) -> None:
-    assert not _is_told_or_refused(length.to_bytes(8, "little") + LORA[8:], scratch)
+@given(length=st.integers(0, 2**64 - 1).filter(lambda length: length != HEADER - 8))
+def test_a_wrong_header_length_is_refused(scratch: Path, length: int) -> None:
+    assert not _is_described(length.to_bytes(8, "little") + LORA[8:], scratch)
 
 
-@given(shift=some.integers(-(2**70), 2**70).filter(bool), which=some.integers(0, 7))
-def test_a_shifted_offset_is_refused(scratch: Path, shift: int, which: int) -> None:
+@given(shift=st.integers(-(2**70), 2**70).filter(bool), index=st.integers(0, 7))
+def test_a_shifted_offset_is_refused(scratch: Path, shift: int, index: int) -> None:
     header = json.loads(LORA[8:HEADER])
     entries = [entry for name, entry in header.items() if name != "__metadata__"]
-    entries[which // 2]["data_offsets"][which % 2] += shift
+    entries[index // 2]["data_offsets"][index % 2] += shift
     changed = json.dumps(header).encode()
-    assert not _is_told_or_refused(len(changed).to_bytes(8, "little") + changed + LORA[HEADER:], scratch)
+    assert not _is_described(len(changed).to_bytes(8, "little") + changed + LORA[HEADER:], scratch)
 
 
-_JSON = some.recursive(
-    some.none() | some.booleans() | some.integers() | some.floats() | some.text(max_size=5),
-    lambda inner: some.lists(inner, max_size=3) | some.dictionaries(some.text(max_size=3), inner, max_size=3),
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )
 
 
-@given(field=some.sampled_from(["dtype", "shape", "data_offsets", "__metadata__", None]), value=_JSON)
-def test_any_value_anywhere_ends_in_no_other_error(scratch: Path, field: str | None, value: object) -> None:
+@given(field=st.sampled_from(["dtype", "shape", "data_offsets", "__metadata__", None]), value=_JSON)
+def test_any_header_value_raises_no_other_error(scratch: Path, field: str | None, value: object) -> None:
     header = json.loads(LORA[8:HEADER])
     if field in (None, "__metadata__"):
         header[field or "none"] = value
     else:
         header["none"][field] = value
     changed = json.dumps(header).encode()
-    _is_told_or_refused(len(changed).to_bytes(8, "little") + changed + LORA[HEADER:], scratch)
+    _is_described(len(changed).to_bytes(8, "little") + changed + LORA[HEADER:], scratch)

@@ -1,4 +1,4 @@
-"""What single-file checkpoints are told to be: whole ones of the tiny pipelines, and the released ones' tensors."""
+"""Descriptions of single-file checkpoints: whole tiny pipelines, and the tensors of released checkpoints."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def pipelines(sdxl_checkpoint: Path, sd15_checkpoint: Path) -> dict[str, Any]:
         ("sd15", 32, ("unet", "vae", "text_encoder")),
     ],
 )
-def test_a_whole_checkpoint_is_told_at_any_width(
+def test_a_whole_checkpoint_is_described_at_any_width(
     tmp_path: Path, pipelines: dict[str, Any], suffix: str, family: str, width: int, components: tuple[str, ...]
 ) -> None:
     pipeline = pipelines[family]
     path = save_single_file(pipeline, tmp_path / f"a{suffix}")
-    found = describe(path)
-    assert (found.kind, found.layout, found.family) == ("checkpoint", "ldm", family)
-    assert (found.cross_attention_dim, found.input_channels) == (width, 4)
-    assert (found.components, found.missing) == (components, ())
+    description = describe(path)
+    assert (description.kind, description.layout, description.family) == ("checkpoint", "ldm", family)
+    assert (description.cross_attention_dim, description.input_channels) == (width, 4)
+    assert (description.components, description.missing) == (components, ())
     networks = [getattr(pipeline, name) for name in components]
-    positions = pipeline.text_encoder.config.max_position_embeddings  # held in the file, and no parameter
-    parameters = sum(one.numel() for network in networks for one in network.parameters())
-    assert found.parameters == parameters + positions
-    assert found.dtypes == ("float32", "int64")
-    assert (found.path, found.size) == (path, path.stat().st_size)
+    positions = pipeline.text_encoder.config.max_position_embeddings  # in the file, but not a parameter
+    parameters = sum(weight.numel() for network in networks for weight in network.parameters())
+    assert description.parameters == parameters + positions
+    assert description.dtypes == ("float32", "int64")
+    assert (description.path, description.size) == (path, path.stat().st_size)
     assert (architecture(path), native_size(path, default="8x8")) == (family, "8x8")
 
 
@@ -54,7 +54,7 @@ def test_a_whole_checkpoint_is_told_at_any_width(
     ("stated", "size"),
     [("1024x768", "1024x768"), ("1024", None), ("0x0", None), ("big", None), ("1024x1024\n", None)],
 )
-def test_the_native_size_is_the_one_the_file_states(
+def test_the_native_size_comes_from_the_files_metadata(
     tmp_path: Path, pipelines: dict[str, Any], stated: str, size: str | None
 ) -> None:
     path = save_single_file(pipelines["sd15"], tmp_path / "a.safetensors", {"modelspec.resolution": stated})
@@ -63,24 +63,31 @@ def test_the_native_size_is_the_one_the_file_states(
 
 
 @pytest.mark.parametrize("prefix", ["model.diffusion_model.", ""])
-@pytest.mark.parametrize(("family", "told"), [("sdxl", "sdxl"), ("sd15", None)])
-def test_a_unet_alone_is_told(
-    tmp_path: Path, pipelines: dict[str, Any], prefix: str, family: str, told: str | None
+@pytest.mark.parametrize(("family", "detected_family"), [("sdxl", "sdxl"), ("sd15", None)])
+def test_a_unet_alone_is_described(
+    tmp_path: Path, pipelines: dict[str, Any], prefix: str, family: str, detected_family: str | None
 ) -> None:
     weights = {f"{prefix}{name}": weight for name, weight in ldm_unet(pipelines[family].unet).items()}
     save_file(weights, tmp_path / "a.safetensors")
-    found = describe(tmp_path / "a.safetensors")
-    assert (found.kind, found.layout, found.family, found.components) == ("unet", "ldm", told, ())
-    if told:
-        assert architecture(tmp_path / "a.safetensors") == told
+    description = describe(tmp_path / "a.safetensors")
+    assert (description.kind, description.layout, description.family, description.components) == (
+        "unet",
+        "ldm",
+        detected_family,
+        (),
+    )
+    if detected_family:
+        assert architecture(tmp_path / "a.safetensors") == detected_family
     else:
         with pytest.raises(ModelLoadError, match="Cannot tell what .* width is 32"):
             architecture(tmp_path / "a.safetensors")
 
 
-def test_what_lies_in_a_folders_components_is_told(sdxl_checkpoint: Path) -> None:
-    told = {file.parent.name: describe(file) for file in sdxl_checkpoint.rglob("*.safetensors")}
-    assert {name: (found.kind, found.layout, found.family) for name, found in told.items()} == {
+def test_the_component_files_of_a_folder_are_described(sdxl_checkpoint: Path) -> None:
+    descriptions = {file.parent.name: describe(file) for file in sdxl_checkpoint.rglob("*.safetensors")}
+    assert {
+        name: (description.kind, description.layout, description.family) for name, description in descriptions.items()
+    } == {
         "unet": ("unet", "diffusers", "sdxl"),
         "vae": ("vae", "diffusers", None),
         "text_encoder": ("text-encoder", "transformers", None),
@@ -88,7 +95,7 @@ def test_what_lies_in_a_folders_components_is_told(sdxl_checkpoint: Path) -> Non
     }
 
 
-def test_parts_of_a_checkpoint_are_told(tmp_path: Path, pipelines: dict[str, Any]) -> None:
+def test_parts_of_a_checkpoint_are_described(tmp_path: Path, pipelines: dict[str, Any]) -> None:
     pipeline = pipelines["sdxl"]
     vae = ldm_vae(pipeline.vae)
     parts = {
@@ -101,21 +108,21 @@ def test_parts_of_a_checkpoint_are_told(tmp_path: Path, pipelines: dict[str, Any
     }
     for (kind, layout, family), weights in parts.items():
         save_file({name: weight.contiguous() for name, weight in weights.items()}, tmp_path / "a.safetensors")
-        found = describe(tmp_path / "a.safetensors")
-        assert (found.kind, found.layout, found.family) == (kind, layout, family)
+        description = describe(tmp_path / "a.safetensors")
+        assert (description.kind, description.layout, description.family) == (kind, layout, family)
 
 
-def test_a_checkpoint_without_a_part_names_it(tmp_path: Path, pipelines: dict[str, Any]) -> None:
+def test_missing_parts_of_a_checkpoint_are_named(tmp_path: Path, pipelines: dict[str, Any]) -> None:
     weights = {f"model.diffusion_model.{name}": weight for name, weight in ldm_unet(pipelines["sdxl"].unet).items()}
     weights |= {f"first_stage_model.{name}": weight for name, weight in ldm_vae(pipelines["sdxl"].vae).items()}
     save_file({name: weight.contiguous() for name, weight in weights.items()}, tmp_path / "a.safetensors")
-    found = describe(tmp_path / "a.safetensors")
-    assert (found.kind, found.components) == ("checkpoint", ("unet", "vae"))
-    assert found.missing == ("text_encoder", "text_encoder_2")
+    description = describe(tmp_path / "a.safetensors")
+    assert (description.kind, description.components) == ("checkpoint", ("unet", "vae"))
+    assert description.missing == ("text_encoder", "text_encoder_2")
 
 
 def _released(width: int, encoder: str, *, channels: int = 4, **more: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """The tensors that tell a released checkpoint, at their shapes."""
+    """Return the tensors that identify a released checkpoint, with their shapes."""
     unet = "model.diffusion_model."
     return {
         f"{unet}input_blocks.0.0.weight": (320, channels, 3, 3),
@@ -157,12 +164,12 @@ RELEASED = {
 
 
 @pytest.mark.parametrize(("shapes", "family", "channels", "missing"), RELEASED.values(), ids=RELEASED)
-def test_the_released_checkpoints_are_told_apart(
+def test_the_families_of_released_checkpoints_are_detected(
     tmp_path: Path, shapes: dict[str, tuple[int, ...]], family: str, channels: int, missing: tuple[str, ...]
 ) -> None:
     path = save_header(tmp_path / "a.safetensors", shapes)
-    found = describe(path)
-    assert (found.kind, found.family, found.input_channels, found.missing) == (
+    description = describe(path)
+    assert (description.kind, description.family, description.input_channels, description.missing) == (
         "checkpoint",
         family,
         channels,
@@ -171,7 +178,7 @@ def test_the_released_checkpoints_are_told_apart(
     assert architecture(path) == family
 
 
-STRANGERS = {
+UNKNOWN_MODELS = {
     "ControlNet": {
         "input_blocks.0.0.weight": (320, 4, 3, 3),
         "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
@@ -184,14 +191,14 @@ STRANGERS = {
 }
 
 
-@pytest.mark.parametrize("shapes", STRANGERS.values(), ids=STRANGERS)
-def test_another_model_is_told_as_unknown(tmp_path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+@pytest.mark.parametrize("shapes", UNKNOWN_MODELS.values(), ids=UNKNOWN_MODELS)
+def test_an_unknown_model_is_refused(tmp_path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     path = save_header(tmp_path / "a.safetensors", shapes)
     with pytest.raises(ModelLoadError, match=f"Cannot tell what .*a.safetensors is: .*'{next(iter(shapes))}'"):
         describe(path)
 
 
-def test_a_checkpoint_of_no_known_family_is_no_checkpoint_to_draw_with(tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_unknown_family_has_no_architecture(tmp_path: Path) -> None:
     path = save_header(tmp_path / "a.safetensors", _released(96, "x"))
     assert describe(path).family is None
     with pytest.raises(ModelLoadError, match="its UNet's cross-attention width is 96; expected Stable Diffusion"):
@@ -199,13 +206,13 @@ def test_a_checkpoint_of_no_known_family_is_no_checkpoint_to_draw_with(tmp_path:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
-def test_a_files_name_does_not_matter(tmp_path: Path, pipelines: dict[str, Any], suffix: str) -> None:
+def test_a_files_suffix_does_not_matter(tmp_path: Path, pipelines: dict[str, Any], suffix: str) -> None:
     other = {".safetensors": ".ckpt", ".ckpt": ".safetensors"}[suffix]
     path = save_single_file(pipelines["sd15"], tmp_path / f"a{suffix}")
     assert describe(path.rename(tmp_path / f"b{other}")).family == "sd15"
 
 
-def test_half_precision_is_told(tmp_path: Path, pipelines: dict[str, Any]) -> None:
+def test_half_precision_is_detected(tmp_path: Path, pipelines: dict[str, Any]) -> None:
     weights = {name: weight.to(torch.float16) for name, weight in ldm_unet(pipelines["sdxl"].unet).items()}
     save_file(weights, tmp_path / "a.safetensors")
     assert describe(tmp_path / "a.safetensors").dtypes == ("float16",)

@@ -1,4 +1,4 @@
-"""What a torch file tells, in both its formats, and that nothing its pickle asks for ever runs."""
+"""Reading of torch files in both formats, without running anything from their pickles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from imagegen_core import ModelLoadError
 from imagegen_core.models.headers import read_header
@@ -46,12 +46,14 @@ def _saved(content: object, file_format: str = "torch") -> bytes:
 
 
 def _described(weights: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: Tensor(str(one.dtype).removeprefix("torch."), tuple(one.shape)) for name, one in weights.items()}
+    return {
+        name: Tensor(str(weight.dtype).removeprefix("torch."), tuple(weight.shape)) for name, weight in weights.items()
+    }
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin", ""])
-def test_names_types_and_shapes_are_those_that_were_saved(tmp_path: Path, file_format: str, suffix: str) -> None:
+def test_names_types_and_shapes_are_read_as_saved(tmp_path: Path, file_format: str, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(_saved(OrderedDict(WEIGHTS), file_format))
     header = read_header(path)
@@ -59,7 +61,7 @@ def test_names_types_and_shapes_are_those_that_were_saved(tmp_path: Path, file_f
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_a_training_runs_checkpoint_is_read_below_its_state_dict(tmp_path: Path, file_format: str) -> None:
+def test_a_training_checkpoint_is_read_from_its_state_dict(tmp_path: Path, file_format: str) -> None:
     run = {
         "epoch": 3,
         "global_step": 2**40,
@@ -76,7 +78,7 @@ def test_a_training_runs_checkpoint_is_read_below_its_state_dict(tmp_path: Path,
 
 
 class _Call:
-    """Pickles as a call."""
+    """An object that pickles as a function call."""
 
     def __init__(self, function: object, *arguments: object) -> None:
         self.call = (function, arguments)
@@ -85,26 +87,26 @@ class _Call:
         return self.call
 
 
-class _Stranger:
-    """A class of somebody's own, as old training runs pickled theirs."""
+class _CustomClass:
+    """A custom class, as in the pickles of old training runs."""
 
 
-STRANGERS = {
+FOREIGN_OBJECTS = {
     "posix.system": _Call(os.system, "touch ran"),
     "builtins.eval": _Call(builtins.eval, "open('ran', 'w')"),
     "builtins.getattr": _Call(getattr, "", "join"),
     "subprocess.Popen": _Call(subprocess.Popen, ["touch", "ran"]),
-    f"{__name__}._Stranger": _Stranger(),
+    f"{__name__}._CustomClass": _CustomClass(),
     "torch.nn.modules.linear.Linear": torch.nn.Linear(2, 2),
 }
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-@pytest.mark.parametrize(("name", "stranger"), STRANGERS.items(), ids=STRANGERS)
-def test_what_weights_do_not_need_is_refused_by_name(
-    tmp_path: Path, file_format: str, name: str, stranger: object
+@pytest.mark.parametrize(("name", "foreign_object"), FOREIGN_OBJECTS.items(), ids=FOREIGN_OBJECTS)
+def test_globals_that_weights_do_not_need_are_refused_by_name(
+    tmp_path: Path, file_format: str, name: str, foreign_object: object
 ) -> None:
-    (tmp_path / "a.ckpt").write_bytes(_saved({"state_dict": {"w": torch.zeros(2)}, "x": stranger}, file_format))
+    (tmp_path / "a.ckpt").write_bytes(_saved({"state_dict": {"w": torch.zeros(2)}, "x": foreign_object}, file_format))
     with pytest.raises(ModelLoadError, match=f"a.ckpt is refused: its pickle asks for {name}, .*safetensors"):
         describe(tmp_path / "a.ckpt")
     assert os.listdir(tmp_path) == ["a.ckpt"]
@@ -112,8 +114,8 @@ def test_what_weights_do_not_need_is_refused_by_name(
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors", "a"])
-def test_a_bare_pickle_of_any_protocol_is_refused_and_never_run(tmp_path: Path, protocol: int, name: str) -> None:
-    (tmp_path / name).write_bytes(pickle.dumps(STRANGERS["posix.system"], protocol))
+def test_a_bare_pickle_of_any_protocol_is_refused_without_running(tmp_path: Path, protocol: int, name: str) -> None:
+    (tmp_path / name).write_bytes(pickle.dumps(FOREIGN_OBJECTS["posix.system"], protocol))
     with pytest.raises(ModelLoadError, match=r"posix\.system" if name == "a.ckpt" or protocol > 1 else "header"):
         describe(tmp_path / name)
     assert os.listdir(tmp_path) == [name]
@@ -126,7 +128,7 @@ def test_a_bare_pickle_of_any_protocol_is_refused_and_never_run(tmp_path: Path, 
         (b"\x80\x02}q\x00(X\x01\x00\x00\x00aK\x01u.", "is a pickle of something else"),
         (b"\x80\x02ios\nabort\n.", "asks for os.abort"),
         (b"\x80\x02ccollections\nOrderedDict\n(X\x01\x00\x00\x00atR.", "makes a dict of what is none"),
-        (b"\x80\x02ctorch\nfloat16\n)R.", "calls torch.float16, which is no function"),
+        (b"\x80\x02ctorch\nfloat16\n)R.", "calls torch.float16, which is not a function"),
         (b"\x80\x02X\x01\x00\x00\x00a)R.", "calls what is no function"),
         (b"\x80\x02ccollections\nOrderedDict\n}b.", "changes what it may not"),
         (b"\x80\x02X\x01\x00\x00\x00aQ.", "refers to what is no storage"),
@@ -143,15 +145,15 @@ def test_a_bare_pickle_of_any_protocol_is_refused_and_never_run(tmp_path: Path, 
         (b"garbage", "has an instruction"),
     ],
 )
-def test_a_pickle_that_is_no_torch_file_is_told(tmp_path: Path, program: bytes, words: str) -> None:
+def test_a_pickle_that_is_not_a_torch_file_is_refused(tmp_path: Path, program: bytes, words: str) -> None:
     (tmp_path / "a.ckpt").write_bytes(program)
     with pytest.raises(ModelLoadError, match=words) as caught:
         read_header(tmp_path / "a.ckpt")
     assert "\n" not in str(caught.value)
 
 
-def _rebuilt(program: bytes, tmp_path: Path) -> Path:
-    """A zip torch file around a pickle written by hand, with one storage of 24 bytes."""
+def _save_zip(program: bytes, tmp_path: Path) -> Path:
+    """Write a zip torch file with a handwritten pickle and a storage of 24 bytes."""
     with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
         archive.writestr("archive/data.pkl", program)
         archive.writestr("archive/data/0", bytes(24))
@@ -159,9 +161,9 @@ def _rebuilt(program: bytes, tmp_path: Path) -> Path:
 
 
 def _tensor_pickle(elements: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
-    """``{"w": tensor}`` as torch writes it, of a storage of float32."""
+    """Return the pickle of ``{"w": tensor}`` as torch writes it, with a float32 storage."""
     counts = [
-        b"(" + b"".join(b"J" + one.to_bytes(4, "little", signed=True) for one in values) + b"t"
+        b"(" + b"".join(b"J" + value.to_bytes(4, "little", signed=True) for value in values) + b"t"
         for values in (shape, strides)
     ]
     storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK" + bytes(
@@ -179,14 +181,14 @@ def _tensor_pickle(elements: int, offset: int, shape: tuple[int, ...], strides: 
         (6, 1, (2, 3), (3, 1), "reaches beyond its storage of 6 elements"),
         (6, 0, (2, 3), (4, 1), "reaches beyond its storage"),
         (6, 0, (2, 3), (1,), "shape and strides differ in length"),
-        (6, 0, (-2, 3), (3, 1), "shape is no list of counts"),
+        (6, 0, (-2, 3), (3, 1), "shape is not a list of sizes"),
         (6, 0, (2**30, 2**30), (0, 0), "repeats its storage"),
     ],
 )
 def test_a_tensor_lies_within_its_storage(
     tmp_path: Path, elements: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], words: str | None
 ) -> None:
-    path = _rebuilt(_tensor_pickle(elements, offset, shape, strides), tmp_path)
+    path = _save_zip(_tensor_pickle(elements, offset, shape, strides), tmp_path)
     if words is None:
         assert read_header(path).tensors == {"w": Tensor("float32", shape)}
         return
@@ -195,14 +197,14 @@ def test_a_tensor_lies_within_its_storage(
 
 
 @pytest.mark.parametrize("key", ["params", "again"])
-def test_a_dict_within_itself_ends(tmp_path: Path, key: str) -> None:
+def test_a_dict_that_contains_itself_is_read(tmp_path: Path, key: str) -> None:
     content: dict[str, object] = {"w": torch.zeros(2)}
     content[key] = content
     (tmp_path / "a.ckpt").write_bytes(_saved(content))
     assert read_header(tmp_path / "a.ckpt").tensors.keys() == {"w"}
 
 
-def test_an_archive_of_something_else_is_told(tmp_path: Path) -> None:
+def test_a_zip_archive_without_a_pickle_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
         archive.writestr("readme.txt", "hello")
     with pytest.raises(ModelLoadError, match=r"a zip archive with 0 data\.pkl"):
@@ -218,8 +220,8 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mutated") / "a.ckpt"
 
 
-@given(file_format=some.sampled_from(list(FORMATS)), cut=some.floats(0, 1, exclude_max=True))
-def test_a_file_cut_short_anywhere_is_refused(scratch: Path, file_format: str, cut: float) -> None:
+@given(file_format=st.sampled_from(list(FORMATS)), cut=st.floats(0, 1, exclude_max=True))
+def test_a_truncated_file_is_refused(scratch: Path, file_format: str, cut: float) -> None:
     content = CONTENTS[file_format]
     scratch.write_bytes(content[: int(cut * len(content))])
     with pytest.raises(ModelLoadError):
@@ -227,12 +229,10 @@ def test_a_file_cut_short_anywhere_is_refused(scratch: Path, file_format: str, c
 
 
 @given(
-    file_format=some.sampled_from(list(FORMATS)),
-    flips=some.lists(
-        some.tuples(some.integers(0, 500), some.integers(1, 255), some.booleans()), min_size=1, max_size=3
-    ),
+    file_format=st.sampled_from(list(FORMATS)),
+    flips=st.lists(st.tuples(st.integers(0, 500), st.integers(1, 255), st.booleans()), min_size=1, max_size=3),
 )
-def test_flipped_bytes_end_in_no_other_error(
+def test_flipped_bytes_raise_no_other_error(
     scratch: Path, file_format: str, flips: list[tuple[int, int, bool]]
 ) -> None:
     content = bytearray(CONTENTS[file_format])
@@ -258,18 +258,18 @@ _FRAGMENTS = [
 ]
 
 
-@given(program=some.lists(some.sampled_from(_FRAGMENTS), max_size=60))
-def test_any_program_of_known_instructions_ends_in_no_other_error(scratch: Path, program: list[bytes]) -> None:
+@given(program=st.lists(st.sampled_from(_FRAGMENTS), max_size=60))
+def test_any_program_of_known_instructions_is_refused(scratch: Path, program: list[bytes]) -> None:
     scratch.write_bytes(b"\x80\x02" + b"".join(program) + b".")
     with pytest.raises(ModelLoadError):
         read_header(scratch)
 
 
-def test_torch_is_not_imported_for_it(tmp_path: Path) -> None:
+def test_describing_a_torch_file_does_not_import_torch(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").write_bytes(CONTENTS["torch"])
     code = (
         "import sys, pathlib\nfrom imagegen_core.models.inspect import describe\n"
         "print(describe(pathlib.Path('a.ckpt')).kind, {'torch', 'safetensors', 'numpy'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout == "embedding set()\n"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert result.stdout == "embedding set()\n"

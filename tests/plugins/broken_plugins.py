@@ -1,4 +1,4 @@
-"""Plugins of strangers: a good one, and many that are broken each in its own way, with what the doctor says of them."""
+"""A good plugin and many faulty plugins, each with a different fault and the doctor's diagnosis of it."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class Grey:
 
 
 @dataclass(frozen=True)
-class Stranger:
+class FaultyPlugin:
     """A plugin of version 3.1.
 
     Attributes:
-        code: Its module.
-        cause: What the doctor says of it.
-        mend: What the doctor says to do.
-        remark: How the doctor's remark begins; with it the plugin is flawed and yet works.
-        fatal: Whether it ends whatever process imports it.
-        worker: Its module ``worker``.
+        code: The code of its module.
+        cause: The doctor's description of the fault.
+        mend: The doctor's advice.
+        remark: The beginning of the doctor's remark; a plugin with a remark works despite its flaw.
+        fatal: Whether it ends every process that imports it.
+        worker: The code of its module ``worker``.
     """
 
     code: str
@@ -62,7 +62,7 @@ class Stranger:
 
 
 def distribution(name: str) -> str:
-    """What the plugin called `name` comes with."""
+    """Return the name of a plugin's distribution."""
     return f"imagegen-{name}"
 
 
@@ -79,7 +79,7 @@ def _hooks(code: str) -> str:
 
 
 def _offering(name: str) -> str:
-    """Code that describes well, after something else has gone wrong."""
+    """Return code that offers a valid backend."""
     return _hooks(f"""
         @hookimpl
         def imagegen_backends():
@@ -89,22 +89,22 @@ def _offering(name: str) -> str:
 
 _WORKER = "class Worker: pass\n"
 
-STRANGERS = {
-    "importerror": Stranger(
+FAULTY_PLUGINS = {
+    "importerror": FaultyPlugin(
         "from json import no_such_name",
         "importing plugin_importerror raised ImportError: cannot import name 'no_such_name' from 'json' ({json})",
         _update("importerror"),
     ),
-    "syntax": Stranger(
+    "syntax": FaultyPlugin(
         "def (:\n",
         "importing plugin_syntax finds what is not valid Python: invalid syntax (__init__.py, line 1)",
         _update("syntax"),
     ),
-    "exits": Stranger(
+    "exits": FaultyPlugin(
         "import sys; sys.exit(3)", "importing plugin_exits ends the program (SystemExit: 3)", _update("exits")
     ),
-    "loops": Stranger("while True: pass", "it takes more than 10 s when it is imported", _disable("loops")),
-    "signature": Stranger(
+    "loops": FaultyPlugin("while True: pass", "it takes more than 10 s when it is imported", _disable("loops")),
+    "signature": FaultyPlugin(
         _hooks("""
             @hookimpl
             def imagegen_backends(unasked):
@@ -115,7 +115,7 @@ STRANGERS = {
         "hookspec",
         _update("signature"),
     ),
-    "raises": Stranger(
+    "raises": FaultyPlugin(
         _hooks("""
             @hookimpl
             def imagegen_backends():
@@ -124,7 +124,7 @@ STRANGERS = {
         "imagegen_backends raised OSError: no disk",
         _update("raises"),
     ),
-    "unspeakable": Stranger(
+    "unspeakable": FaultyPlugin(
         _hooks("""
             class Unspeakable(BaseException):
                 def __str__(self):
@@ -136,7 +136,7 @@ STRANGERS = {
         "imagegen_styles raised plugin_unspeakable.Unspeakable: <exception str() failed>",
         _update("unspeakable"),
     ),
-    "malformed": Stranger(
+    "malformed": FaultyPlugin(
         _hooks("""
             @hookimpl
             def imagegen_backends():
@@ -145,12 +145,12 @@ STRANGERS = {
         "imagegen_backends returned a Backend whose name is ['malformed'], where str belongs",
         _update("malformed"),
     ),
-    "imitates": Stranger(
+    "imitates": FaultyPlugin(
         _offering("good"),
         "its backend 'good' is already offered by imagegen-good",
         "disable one of the two: IMAGEGEN_PLUGINS_DISABLED=imitates",
     ),
-    "future": Stranger(
+    "future": FaultyPlugin(
         'requires_contract = "2.0"\n'
         + _hooks("""
             @hookimpl
@@ -160,47 +160,47 @@ STRANGERS = {
         "it is written for contract 2.0, and imagegen-core {core} has contract 1.0",
         "pip install --upgrade imagegen-core",
     ),
-    "tomorrow": Stranger(
+    "tomorrow": FaultyPlugin(
         'requires_contract: str = "1.7"\nfrom imagegen_core import ThingOfTomorrow',
         "it is written for contract 1.7, and imagegen-core {core} has contract 1.0",
         "pip install --upgrade imagegen-core",
     ),
-    "past": Stranger(
+    "past": FaultyPlugin(
         'requires_contract = "0.9"',
         "it is written for contract 0.9, and imagegen-core {core} supports contracts from 1.0 on",
         "pip install --upgrade imagegen-past",
     ),
-    "number": Stranger(
+    "number": FaultyPlugin(
         "requires_contract = 1.0",
         "its requires_contract is 1.0, where text such as '1.0' belongs",
         _update("number"),
     ),
-    "newer": Stranger(
+    "newer": FaultyPlugin(
         "from imagegen_core import ThingOfTomorrow",
         "importing plugin_newer needs another imagegen-core: ImportError: cannot import name 'ThingOfTomorrow' from "
         "'imagegen_core' ({package})",
         "pip install --upgrade imagegen-core imagegen-newer",
     ),
-    "needs": Stranger(
+    "needs": FaultyPlugin(
         "import no_such_module",
         "importing plugin_needs needs the module 'no_such_module', which is not installed",
         "pip install no_such_module",
     ),
-    "workerneeds": Stranger(
+    "workerneeds": FaultyPlugin(
         _offering("workerneeds"),
         "its backend workerneeds cannot be used: importing plugin_workerneeds.worker:Worker needs the module "
         "'no_such_module', which is not installed",
         "pip install no_such_module",
         worker="import no_such_module\n" + _WORKER,
     ),
-    "workerdies": Stranger(
+    "workerdies": FaultyPlugin(
         _offering("workerdies"),
         "it ends the process with exit code 5 when plugin_workerdies.worker:Worker of its backend workerdies is "
         "imported",
         _disable("workerdies"),
         worker="import os\nos._exit(5)\n",
     ),
-    "commands": Stranger(
+    "commands": FaultyPlugin(
         _offering("commands")
         + dedent("""
             @hookimpl
@@ -216,7 +216,7 @@ STRANGERS = {
         "ask the authors of imagegen-commands for another name, or disable it: IMAGEGEN_PLUGINS_DISABLED=commands",
         worker=_WORKER,
     ),
-    "greets": Stranger(
+    "greets": FaultyPlugin(
         _hooks("""
             @hookimpl
             def imagegen_cli(app):
@@ -228,7 +228,7 @@ STRANGERS = {
         "its command 'hello' is already offered by imagegen-good",
         "disable one of the two: IMAGEGEN_PLUGINS_DISABLED=greets",
     ),
-    "untypable": Stranger(
+    "untypable": FaultyPlugin(
         _hooks("""
             @hookimpl
             def imagegen_cli(app):
@@ -239,7 +239,7 @@ STRANGERS = {
         "imagegen_cli raised NameError: name 'NoSuchType' is not defined",
         _update("untypable"),
     ),
-    "noroutes": Stranger(
+    "noroutes": FaultyPlugin(
         _hooks("""
             @hookimpl
             def imagegen_routes(app):
@@ -248,29 +248,29 @@ STRANGERS = {
         "imagegen_routes raised LookupError: no way",
         _update("noroutes"),
     ),
-    "dies": Stranger(
+    "dies": FaultyPlugin(
         "import os; os._exit(0)",
         "it ends the process with exit code 0 when it is imported",
         _disable("dies"),
         fatal=True,
     ),
-    "crashes": Stranger(
+    "crashes": FaultyPlugin(
         "import ctypes; ctypes.string_at(0)",
         "it ends the process by SIGSEGV when it is imported",
         _disable("crashes"),
         fatal=True,
     ),
-    "prints": Stranger(
+    "prints": FaultyPlugin(
         "print('welcome')\n" + _offering("prints"),
         remark="it prints when it is imported ('welcome'), and stdout is for pictures and data: ",
         worker=_WORKER,
     ),
-    "writes": Stranger(
+    "writes": FaultyPlugin(
         "import sys\nsys.stderr.write('welcome')\n" + _offering("writes"),
         remark="it writes to stderr when it says what it offers ('welcome'), in every command: ",
         worker=_WORKER,
     ),
-    "heavy": Stranger(
+    "heavy": FaultyPlugin(
         "import torch\n" + _offering("heavy"),
         remark="it imports torch to say what it offers, and every command waits ",
         worker=_WORKER,

@@ -11,5 +11,5 @@ from tests.plugins.installed import Installer
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
-    """Installs plugins for one test, which sees no others."""
+    """An installer of plugins for one test, which sees no other plugins."""
     return Installer(tmp_path / "site-packages", monkeypatch)

@@ -1,4 +1,4 @@
-"""Distributions for tests: what an installer leaves behind, a module and its metadata, in a folder on the path."""
+"""Installed distributions for tests: a module and its metadata, in a folder on the path."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from imagegen_core.plugins import discovery
 
 
 class Installer:
-    """Installs plugins for one test; those really installed are out of its sight."""
+    """Install plugins for one test, and hide the other installed plugins."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir()
         self.folder = folder
         self._monkeypatch = monkeypatch
         monkeypatch.syspath_prepend(str(folder))
-        monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)  # for the processes that the doctor starts
+        monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)  # for the doctor's processes
         monkeypatch.setattr(discovery, "entry_points", self._entry_points)
 
     def add(self, name: str, code: str, *, distribution: str | None = None, version: str = "1.0") -> None:
-        """Install `code` as a module that the entry point `name` leads to."""
+        """Install `code` as the module of the entry point `name`."""
         distribution = distribution or f"imagegen-{name}"
         module = f"plugin_{distribution.replace('-', '_')}"
         (self.folder / f"{module}.py").write_text(code)
@@ -35,8 +35,8 @@ class Installer:
         self._monkeypatch.delitem(sys.modules, module, raising=False)
 
     def _entry_points(self, *, group: str) -> list[EntryPoint]:
-        found = [entry for dist in distributions(path=[str(self.folder)]) for entry in dist.entry_points]
-        return [entry for entry in found if entry.group == group]
+        entries = [entry for dist in distributions(path=[str(self.folder)]) for entry in dist.entry_points]
+        return [entry for entry in entries if entry.group == group]
 
     def backend(self, name: str, *, architectures: tuple[str, ...] = (), worker: str = "nowhere:Worker") -> None:
         """Install a plugin that offers one backend of the same name."""
@@ -44,7 +44,7 @@ class Installer:
 
 
 def backend_code(name: str, *, architectures: tuple[str, ...] = (), worker: str = "nowhere:Worker") -> str:
-    """A whole plugin module that offers one backend."""
+    """Return the code of a plugin module with one backend."""
     return f"""
 from imagegen_core import Backend, hookimpl
 

@@ -1,4 +1,4 @@
-"""A plugin says which contract it is written for, and one for another contract is told apart before it is asked."""
+"""Contract versions: each plugin declares its version, and plugins for another contract are refused before use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.plugins.installed import Installer
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The contract as it may once be: 3.4, which supports 2.1 and later."""
+    """Set the contract's version to 3.4, with support for 2.1 and later."""
     monkeypatch.setattr(contract, "CONTRACT_VERSION", "3.4")
     monkeypatch.setattr(contract, "OLDEST_SUPPORTED", "2.1")
 
@@ -41,21 +41,21 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
         ((3, 4), "update imagegen-mine, or report it to its authors"),
     ],
 )
-def test_which_contracts_are_supported(declared: object, mend: str | None) -> None:
+def test_unsupported_contracts_are_objected_to(declared: object, mend: str | None) -> None:
     objection = contract.objection(declared, Plugin("mine", "imagegen-mine", "1.0"))
     assert (objection and objection[1]) == mend
 
 
-def test_the_version_is_public() -> None:
+def test_the_contract_version_is_public() -> None:
     assert imagegen_core.CONTRACT_VERSION == contract.CONTRACT_VERSION == "1.0"
 
 
-def test_our_own_plugins_declare_it() -> None:
+def test_our_own_plugins_declare_the_contract() -> None:
     for package in ("imagegen_sdxl", "imagegen_sd15", "imagegen_demo"):
         assert contract.declared_in_source(f"{package}.plugin") == "1.0"
 
 
-def test_a_declaration_is_read_without_importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_declaration_is_read_without_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "unimportable"
     package.mkdir()
     (package / "__init__.py").write_text("1 / 0")
@@ -67,7 +67,7 @@ def test_a_declaration_is_read_without_importing(tmp_path: Path, monkeypatch: py
     assert "unimportable" not in sys.modules
 
 
-def test_no_hook_of_a_plugin_for_another_contract_is_called(install: Installer) -> None:
+def test_hooks_of_a_plugin_for_another_contract_are_not_called(install: Installer) -> None:
     install.add(
         "mine",
         """

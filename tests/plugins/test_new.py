@@ -1,4 +1,4 @@
-"""A new plugin's project works as it is written: installed into an environment of its own, it passes the kit."""
+"""New plugin projects: installed unchanged into their own environment, they pass the conformance kit."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.plugins.installed import Installer
 
 _RULES = Path(__file__).parents[2] / "pyproject.toml"
 _SHORTEST, _LONGEST = "a", "abcdefghij-klmnopqrst-uvwxyz12"
-_ITSELF = {"IMAGEGEN_PLUGINS": "my-own"}
-_SOME_CHECKS_ARE_NOT_ITS_OWN = (Kind.BACKEND, Kind.UPSCALER)  # those of checkpoints, previews, shared threads
+_ONLY_THE_NEW_PLUGIN = {"IMAGEGEN_PLUGINS": "my-own"}
+_KINDS_THAT_SKIP_CHECKS = (Kind.BACKEND, Kind.UPSCALER)  # checks of checkpoints, previews, shared threads
 
 
 def _new(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main(["plugins", "new", *arguments])
-    return int(ended.value.code or 0)
+    return int(exit_info.value.code or 0)
 
 
 def _files(folder: Path) -> set[str]:
@@ -35,23 +35,23 @@ def _files(folder: Path) -> set[str]:
 
 
 def _run(*command: str, cwd: Path, **environment: str) -> str:
-    done = subprocess.run(
+    completed = subprocess.run(
         command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
+    assert completed.returncode == 0, f"{command}: {completed.stdout}{completed.stderr}"
+    return completed.stdout
 
 
 class _Environment:
-    """A virtual environment of a project's own, which also sees what is installed here."""
+    """A project's own virtual environment, which also sees the packages of this environment."""
 
     def __init__(self, folder: Path) -> None:
         venv.create(folder, symlinks=True)
         self._python = str(folder / "bin" / "python")
         site_packages = sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)})
-        # As a site folder, so that what is installed here in editable mode is found, too.
-        here = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
-        Path(site_packages, "here.pth").write_text(here, encoding="utf-8")
+        # A site folder, because it also finds packages in editable mode.
+        line = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+        Path(site_packages, "here.pth").write_text(line, encoding="utf-8")
 
     def install(self, project: Path) -> None:
         offline = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index")
@@ -59,15 +59,15 @@ class _Environment:
 
     def imagegen(self, *arguments: str, cwd: Path) -> list[str]:
         program = "from imagegen_core.cli import main; main()"
-        return _run(self._python, "-c", program, *arguments, cwd=cwd, **_ITSELF).splitlines()
+        return _run(self._python, "-c", program, *arguments, cwd=cwd, **_ONLY_THE_NEW_PLUGIN).splitlines()
 
     def pytest(self, cwd: Path) -> str:
-        return _run(self._python, "-m", "pytest", "-q", "-p", "no:schemathesis", cwd=cwd)  # a slow start, unneeded
+        return _run(self._python, "-m", "pytest", "-q", "-p", "no:schemathesis", cwd=cwd)  # unneeded, and slow to start
 
 
 @pytest.fixture(scope="session")
 def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Shared by all projects, as most of what mypy reads is."""
+    """A cache for all projects, because mypy reads mostly the same files for each."""
     folder = tmp_path_factory.mktemp("mypy")
     yield str(folder)
     shutil.rmtree(folder)
@@ -79,25 +79,25 @@ def test_a_new_project_is_installed_and_passes_the_kit(kind: Kind, tmp_path: Pat
     project = tmp_path / "imagegen-my-own"
     environment = _Environment(tmp_path / "environment")
     environment.install(project)
-    listed = environment.imagegen("plugins", "list", cwd=project)
-    assert f"my-own\timagegen-my-own 0.1.0\tok\t{kind} my-own" in listed
-    found = environment.imagegen("plugins", "doctor", cwd=project)
-    assert "my-own (imagegen-my-own 0.1.0): ok" in found
-    assert not [line for line in found if "remark:" in line]
-    kit = environment.pytest(cwd=project)
-    assert "passed" in kit
-    assert "skipped" not in kit or kind in _SOME_CHECKS_ARE_NOT_ITS_OWN
+    listing = environment.imagegen("plugins", "list", cwd=project)
+    assert f"my-own\timagegen-my-own 0.1.0\tok\t{kind} my-own" in listing
+    diagnosis = environment.imagegen("plugins", "doctor", cwd=project)
+    assert "my-own (imagegen-my-own 0.1.0): ok" in diagnosis
+    assert not [line for line in diagnosis if "remark:" in line]
+    report = environment.pytest(cwd=project)
+    assert "passed" in report
+    assert "skipped" not in report or kind in _KINDS_THAT_SKIP_CHECKS
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_a_new_project_has_types(kind: Kind, tmp_path: Path, mypy_cache: str) -> None:
+def test_a_new_project_passes_mypy(kind: Kind, tmp_path: Path, mypy_cache: str) -> None:
     _new("my-own", "--kind", kind)
     _run(sys.executable, "-m", "mypy", "--cache-dir", mypy_cache, cwd=tmp_path / "imagegen-my-own")
 
 
 @pytest.mark.parametrize("name", [_SHORTEST, "my-own", _LONGEST])
 @pytest.mark.parametrize("kind", Kind)
-def test_a_new_project_is_well_formatted_whatever_its_name(kind: Kind, name: str, tmp_path: Path) -> None:
+def test_a_new_project_of_any_name_passes_ruff(kind: Kind, name: str, tmp_path: Path) -> None:
     _new(name, "--kind", kind)
     for rules in ("pyproject.toml", str(_RULES)):
         ruff = (sys.executable, "-m", "ruff")
@@ -105,11 +105,11 @@ def test_a_new_project_is_well_formatted_whatever_its_name(kind: Kind, name: str
         _run(*ruff, "format", "--check", "--no-cache", "--config", rules, ".", cwd=tmp_path / f"imagegen-{name}")
 
 
-def test_what_was_written_and_what_comes_next_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_files_and_the_next_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _new("sharp", "--kind", "upscaler", "-o", "my work") == 0
-    said = capsys.readouterr()
-    assert said.out.splitlines() == sorted(f"my work/{name}" for name in _files(tmp_path / "my work"))
-    assert said.err == (
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == sorted(f"my work/{name}" for name in _files(tmp_path / "my work"))
+    assert printed.err == (
         "The upscaler 'sharp' is written. Next:\n"
         "  cd 'my work' && pip install -e '.[testing]'\n"
         "  imagegen plugins list\n"
@@ -117,13 +117,13 @@ def test_what_was_written_and_what_comes_next_is_told(tmp_path: Path, capsys: py
     )
 
 
-def test_an_empty_folder_serves(tmp_path: Path) -> None:
+def test_an_empty_folder_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert _new("sharp", "--kind", "upscaler", "-o", "empty") == 0
     assert "imagegen_sharp/upscaler.py" in _files(tmp_path / "empty")
 
 
-def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "imagegen-sharp").mkdir()
     (tmp_path / "imagegen-sharp" / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
@@ -134,7 +134,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"),
+    ("name", "message"),
     [
         ("My-Clouds", "Invalid name 'My-Clouds': expected a small letter, then "),
         ("my_clouds", "Invalid name 'my_clouds': expected"),
@@ -148,16 +148,16 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("core", "A package imagegen_core is installed already: take another name"),
     ],
 )
-def test_a_name_that_cannot_be_is_refused(
-    name: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_invalid_name_is_refused(
+    name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _new(name, "--kind", "backend") == 2
-    assert re.search(sentence, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
     assert not _files(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "sentence"),
+    ("kind", "name", "message"),
     [
         ("upscaler", "lanczos", "taken by imagegen's own upscaler"),
         ("store", "memory", "taken by imagegen's own store"),
@@ -168,14 +168,14 @@ def test_a_name_that_cannot_be_is_refused(
         ("style", "painter", "taken by the installed plugin imagegen-painter"),
     ],
 )
-def test_a_name_that_is_taken_is_refused(
-    kind: str, name: str, sentence: str, install: Installer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_taken_name_is_refused(
+    kind: str, name: str, message: str, install: Installer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install.backend("painter")
     assert _new(name, "--kind", kind) == 2
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / f"imagegen-{name}").exists()
 
 
-def test_what_another_kind_is_called_is_free(install: Installer, tmp_path: Path) -> None:
+def test_a_name_of_another_kind_is_accepted(install: Installer, tmp_path: Path) -> None:
     assert _new("memory", "--kind", "style") == 0

@@ -1,4 +1,4 @@
-"""Plugins are found by entry point, each by itself; a broken one breaks nothing else and says what mends it."""
+"""Discovery of plugins by entry point: a broken plugin breaks nothing else, and its error says how to mend it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_an_installed_plugin_is_found(install: Installer) -> None:
     assert plugin.offers == ["backend mine"]
 
 
-def test_models_and_styles_come_in_the_same_way(install: Installer) -> None:
+def test_a_plugin_offers_models_and_styles(install: Installer) -> None:
     install.add(
         "pack",
         """
@@ -106,7 +106,7 @@ def test_a_broken_plugin_breaks_nothing_else(install: Installer, code: str, caus
     assert mend in bad.mend
 
 
-def test_who_asks_for_a_broken_plugin_is_told_why(install: Installer) -> None:
+def test_the_error_for_a_broken_plugins_backend_gives_the_cause(install: Installer) -> None:
     install.add("bad", "import no_such_module")
     with pytest.raises(PluginError) as caught:
         Registry.discover({}).backend("bad")
@@ -114,7 +114,7 @@ def test_who_asks_for_a_broken_plugin_is_told_why(install: Installer) -> None:
     assert "pip install no_such_module" in str(caught.value)
 
 
-def test_an_unknown_backend_is_told_what_is_installed(install: Installer) -> None:
+def test_the_error_for_an_unknown_backend_lists_installed_backends(install: Installer) -> None:
     install.backend("mine")
     with pytest.raises(BackendNotFoundError, match="No backend 'sdxl' is installed: installed is mine, or pip install"):
         Registry.discover({}).backend("sdxl")
@@ -128,7 +128,7 @@ def test_an_unknown_backend_is_told_what_is_installed(install: Installer) -> Non
         {"IMAGEGEN_PLUGINS": "good,bad", "IMAGEGEN_PLUGINS_DISABLED": "bad"},
     ],
 )
-def test_a_plugin_not_allowed_is_never_imported(install: Installer, environ: dict[str, str]) -> None:
+def test_a_disabled_plugin_is_never_imported(install: Installer, environ: dict[str, str]) -> None:
     install.backend("good")
     install.add("bad", "import sys; sys.modules['bad_was_imported'] = sys")
 
@@ -141,7 +141,7 @@ def test_a_plugin_not_allowed_is_never_imported(install: Installer, environ: dic
         registry.backend("bad")
 
 
-def test_two_distributions_with_one_entry_point_name(install: Installer) -> None:
+def test_a_second_distribution_with_the_same_entry_point_is_broken(install: Installer) -> None:
     install.add("mine", backend_code("first"), distribution="imagegen-a")
     install.add("mine", backend_code("second"), distribution="imagegen-b")
     registry = Registry.discover({})
@@ -158,16 +158,16 @@ def test_a_worker_is_imported_on_first_use(install: Installer) -> None:
         registry.backend("gone").load()
 
 
-def test_the_doctor_imports_the_workers_too(install: Installer) -> None:
+def test_the_doctor_imports_workers(install: Installer) -> None:
     install.backend("mine", worker="string:Template")
     install.backend("gone", worker="no_such_module:Worker")
     install.backend("renamed", worker="string:NoSuchWorker")
 
-    found = {plugin.name: plugin for plugin in examine()}
+    plugins = {plugin.name: plugin for plugin in examine()}
 
-    assert found["mine"].status == "ok"
+    assert plugins["mine"].status == "ok"
     for name in ("gone", "renamed"):
-        assert (found[name].status, found[name].mend) == (
+        assert (plugins[name].status, plugins[name].mend) == (
             "broken",
             f"update imagegen-{name}, or report it to its authors",
         )
@@ -195,7 +195,7 @@ def imagegen_cli(app):
     assert _plugin(registry, "extra").offers == ["command hello"]
 
 
-def test_of_a_plugin_whose_routes_fail_none_are_added(install: Installer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_plugin_with_failing_routes_adds_none(install: Installer, caplog: pytest.LogCaptureFixture) -> None:
     install.add(
         "extra",
         """
@@ -213,7 +213,7 @@ def imagegen_routes(app):
     assert "The plugin extra adds no routes: imagegen_routes raised OSError: no disk; update" in caplog.text
 
 
-def test_a_plugin_does_not_take_the_whole_command_line(install: Installer) -> None:
+def test_a_plugin_cannot_set_the_command_lines_callback(install: Installer) -> None:
     install.add("greedy", "from imagegen_core import hookimpl\n@hookimpl\ndef imagegen_cli(app): app.callback()(print)")
     from imagegen_core.cli.app import build_app
 

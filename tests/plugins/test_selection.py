@@ -1,4 +1,4 @@
-"""The backend is the one named, else USE_SDXL's, else the checkpoint's, else the only one."""
+"""Selection of the backend: by name, else USE_SDXL, else the checkpoint; else the only installed backend."""
 
 from __future__ import annotations
 
@@ -23,69 +23,69 @@ def _select(**environ: str) -> Backend:
     return select_backend(Registry.discover(environ), Settings.load(environ=environ))
 
 
-def test_the_name_comes_first(sd15_checkpoint: Path) -> None:
+def test_the_backends_name_has_priority(sd15_checkpoint: Path) -> None:
     assert _select(BACKEND="sdxl", MODEL=str(sd15_checkpoint), USE_SDXL="0").name == "sdxl"
     assert _select(IMAGEGEN_BACKEND="sd15", USE_SDXL="1").name == "sd15"
 
 
-def test_use_sdxl_comes_before_the_checkpoint(sd15_checkpoint: Path) -> None:
+def test_use_sdxl_has_priority_over_the_checkpoint(sd15_checkpoint: Path) -> None:
     assert _select(USE_SDXL="1", MODEL=str(sd15_checkpoint)).name == "sdxl"
 
 
-def test_the_checkpoint_tells(sd15_checkpoint: Path, sdxl_checkpoint: Path) -> None:
+def test_the_checkpoint_selects_the_backend(sd15_checkpoint: Path, sdxl_checkpoint: Path) -> None:
     assert _select(MODEL=str(sd15_checkpoint)).name == "sd15"
     assert _select(MODEL=str(sdxl_checkpoint), USE_SDXL="0").name == "sdxl"
     assert _select(MODEL_ROOT=str(sd15_checkpoint.parent), MODEL=sd15_checkpoint.name).name == "sd15"
 
 
-def test_a_backends_own_checkpoint_chooses_it(sd15_checkpoint: Path) -> None:
+def test_a_backends_own_checkpoint_selects_it(sd15_checkpoint: Path) -> None:
     assert _select(SD15_MODEL=str(sd15_checkpoint)).name == "sd15"
 
 
-def test_two_own_checkpoints_need_a_choice() -> None:
+def test_two_backends_with_own_checkpoints_are_ambiguous() -> None:
     with pytest.raises(BackendNotFoundError, match="Several backends fit, sd15, sdxl .*set IMAGEGEN_BACKEND"):
         _select(SD15_MODEL="a", SDXL_MODEL="b")
 
 
-def test_the_only_one_installed_needs_no_choice() -> None:
+def test_the_only_installed_backend_is_selected() -> None:
     assert _select(IMAGEGEN_PLUGINS="sd15").name == "sd15"
 
 
-def test_two_that_fit_are_named() -> None:
+def test_two_fitting_backends_are_ambiguous() -> None:
     with pytest.raises(BackendNotFoundError, match="Several backends fit, sd15, sdxl .*set IMAGEGEN_BACKEND"):
         _select()
 
 
-def test_two_for_one_family_are_named(install: Installer, sdxl_checkpoint: Path) -> None:
+def test_two_backends_for_the_same_family_are_ambiguous(install: Installer, sdxl_checkpoint: Path) -> None:
     install.backend("fastxl", architectures=("sdxl",))
     with pytest.raises(BackendNotFoundError, match="Several backends fit, fastxl, sdxl"):
         _select(MODEL=str(sdxl_checkpoint))
     assert _select(MODEL=str(sdxl_checkpoint), BACKEND="fastxl").name == "fastxl"
 
 
-def test_none_installed_says_what_to_install() -> None:
+def test_the_error_without_backends_says_what_to_install() -> None:
     with pytest.raises(
         BackendNotFoundError, match="No backend is installed: pip install imagegen-sdxl or imagegen-sd15"
     ):
         _select(IMAGEGEN_PLUGINS="none")
 
 
-def test_a_checkpoint_nobody_draws_says_what_to_install(sdxl_checkpoint: Path) -> None:
+def test_the_error_for_an_unsupported_checkpoint_says_what_to_install(sdxl_checkpoint: Path) -> None:
     with pytest.raises(BackendNotFoundError, match="draws sdxl .*installed is sd15; pip install imagegen-sdxl"):
         _select(MODEL=str(sdxl_checkpoint), IMAGEGEN_PLUGINS="sd15")
 
 
-def test_use_sdxl_without_sdxl_says_so() -> None:
+def test_the_error_for_use_sdxl_without_sdxl_names_the_setting() -> None:
     with pytest.raises(BackendNotFoundError, match="draws sdxl .USE_SDXL asks for it.*pip install imagegen-sdxl"):
         _select(USE_SDXL="1", IMAGEGEN_PLUGINS="sd15")
 
 
-def test_a_missing_checkpoint_says_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_checkpoint_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=f"No checkpoint 'gone': it is not below {tmp_path}, not a path"):
         _select(MODEL="gone", MODEL_ROOT=str(tmp_path))
 
 
-def test_without_a_checkpoint_the_fallback_model_tells(install: Installer, sdxl_checkpoint: Path) -> None:
+def test_without_a_checkpoint_the_fallback_model_selects_the_backend(install: Installer, sdxl_checkpoint: Path) -> None:
     install.add(
         "demo",
         f"""

@@ -20,12 +20,12 @@ def build_wheel(
     """Write a wheel: https://packaging.python.org/en/latest/specifications/binary-distribution-format.
 
     Args:
-        folder: Where it goes.
-        distribution: What it is called.
-        version: Its version.
-        modules: Their code, by path.
-        plugin: The name of its entry point.
-        entry: The module that leads to.
+        folder: The wheel's folder.
+        distribution: The distribution's name.
+        version: The distribution's version.
+        modules: The modules' code, by path.
+        plugin: The name of the entry point.
+        entry: The module of the entry point.
     """
     stem = f"{distribution.replace('-', '_')}-{version}"
     info = f"{stem}.dist-info"
@@ -42,7 +42,7 @@ def build_wheel(
 
 
 class Environment:
-    """A fresh virtual environment that sees what the tests' own has installed, torch among it."""
+    """A fresh virtual environment that also sees the packages of the tests' environment, such as torch."""
 
     def __init__(self, folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=_LIMIT)
@@ -60,12 +60,12 @@ class Environment:
         subprocess.run([*pip, *options, *distributions], check=True, timeout=_LIMIT)
 
     def output(self, *arguments: str) -> str:
-        """What its Python prints."""
+        """Return the output of the environment's Python."""
         command = [self.python, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_LIMIT).stdout.strip()
 
     def imagegen(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
-        """Start the command line in it."""
+        """Start ``imagegen`` in the environment."""
         command = [self.python, "-c", "from imagegen_core.cli import main; main()", *arguments]
         return subprocess.Popen(
             command,

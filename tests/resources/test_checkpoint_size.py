@@ -1,4 +1,4 @@
-"""A checkpoint that the memory could never take is refused before it is read."""
+"""A checkpoint larger than the memory is refused before it is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TERABYTE = 10**12
 
 
 def _sparse(path: Path, **shapes: int) -> Path:
-    """A .safetensors file of fp16 tensors that takes no room on the disk."""
+    """Write a .safetensors file of fp16 tensors that takes no disk space."""
     header, begin = {}, 0
     for name, count in shapes.items():
         header[name] = {"dtype": "F16", "shape": [count], "data_offsets": [begin, begin + 2 * count]}
@@ -27,11 +27,11 @@ def _sparse(path: Path, **shapes: int) -> Path:
     return path
 
 
-def test_it_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_a_checkpoint_larger_than_the_memory_is_refused(tmp_path: Path) -> None:
     path = _sparse(tmp_path / "large.safetensors", weight=TERABYTE)
     with pytest.raises(ModelLoadError, match=r"its weights take 4000\.0 GB, and this process may use [\d.]+ GB: set"):
         check_fits_in_memory(path, torch.float32)
 
 
-def test_what_no_picture_depends_on_is_not_counted(tmp_path: Path) -> None:
+def test_weights_that_no_picture_depends_on_are_not_counted(tmp_path: Path) -> None:
     check_fits_in_memory(_sparse(tmp_path / "averages.safetensors", **{"model_ema.weight": TERABYTE}), torch.float32)

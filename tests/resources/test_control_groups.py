@@ -1,4 +1,4 @@
-"""Limits of memory and CPU time, in trees that show what kernels and container engines show, and in real groups."""
+"""Memory and CPU limits, in file trees like those of kernels and container engines, and in real control groups."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ V1 = "35 31 0:32 {top} {point} rw,relatime shared:9 - cgroup cgroup rw,{controll
 
 
 def _tree(root: Path, group: str, mounts: str, files: dict[str, str]) -> Path:
-    """A root folder with ``/proc/self/cgroup``, ``/proc/self/mountinfo`` and the groups' files."""
+    """Create a root folder with ``/proc/self/cgroup``, ``/proc/self/mountinfo`` and the groups' files."""
     for name, text in {"proc/self/cgroup": group, "proc/self/mountinfo": mounts, **files}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def _v1(folder: str, limit: str = NO_LIMIT_V1, used: int = 0, cache: int = 0) ->
     }
 
 
-def test_a_container_of_version_2(tmp_path: Path) -> None:
+def test_limits_of_a_version_2_container(tmp_path: Path) -> None:
     """Docker and Kubernetes: the container's own group is the mounted root."""
     mount = V2.format(top="/", point="/sys/fs/cgroup")
     files = _v2("sys/fs/cgroup", "2000000000", used=700 * MB, cache=200 * MB, cpu_max="150000 100000")
@@ -57,8 +57,8 @@ def test_a_container_of_version_2(tmp_path: Path) -> None:
     assert cpu_limit(root) == 1.5
 
 
-def test_a_service_of_version_2_and_the_slices_above_it(tmp_path: Path) -> None:
-    """The tightest group counts for what is there, and the fullest for what is left."""
+def test_limits_of_a_version_2_service_include_those_of_its_slices(tmp_path: Path) -> None:
+    """The total comes from the tightest group, and the available memory from the fullest group."""
     mount = V2.format(top="/", point="/sys/fs/cgroup")
     slice_ = "sys/fs/cgroup/system.slice"
     files = {
@@ -70,13 +70,13 @@ def test_a_service_of_version_2_and_the_slices_above_it(tmp_path: Path) -> None:
     assert cpu_limit(root) == 1.0
 
 
-def test_what_slows_a_process_down_limits_it_like_what_kills_it(tmp_path: Path) -> None:
+def test_memory_high_limits_memory_like_memory_max(tmp_path: Path) -> None:
     mount = V2.format(top="/", point="/sys/fs/cgroup")
     files = _v2("sys/fs/cgroup", "3000000000", used=500 * MB, memory_high="1000000000")
     assert memory_limit(_tree(tmp_path, "0::/", mount, files)) == MemoryLimit(1000 * MB, 500 * MB)
 
 
-def test_a_container_of_version_1_that_sees_its_hosts_path(tmp_path: Path) -> None:
+def test_limits_of_a_version_1_container_that_sees_its_hosts_path(tmp_path: Path) -> None:
     """Docker without a namespace for control groups: only the container's own group is mounted, below its name."""
     group = "12:cpu,cpuacct:/docker/4f2e\n5:memory:/docker/4f2e\n1:name=systemd:/docker/4f2e"
     mounts = "\n".join(
@@ -96,8 +96,8 @@ def test_a_container_of_version_1_that_sees_its_hosts_path(tmp_path: Path) -> No
     assert usable_cpus(root) == 1
 
 
-def test_both_versions_beside_each_other(tmp_path: Path) -> None:
-    """systemd's hybrid layout: the controllers are version 1's, and a version 2 without any is mounted too."""
+def test_a_hybrid_layout_uses_the_version_1_controllers(tmp_path: Path) -> None:
+    """systemd's hybrid layout: the controllers are version 1, and a version 2 without controllers is mounted too."""
     mounts = "\n".join(
         [
             V2.format(top="/", point="/sys/fs/cgroup/unified"),
@@ -110,7 +110,7 @@ def test_both_versions_beside_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/../other", "/elsewhere/deep"])
-def test_a_group_outside_of_what_is_mounted(tmp_path: Path, path: str) -> None:
+def test_a_group_outside_the_mount_has_the_limits_of_the_mount(tmp_path: Path, path: str) -> None:
     mount = V2.format(top="/pod", point=r"/sys/fs/a\040cgroup")
     root = _tree(tmp_path, f"0::{path}", mount, _v2("sys/fs/a cgroup", "1000000000", used=MB))
     assert memory_limit(root) == MemoryLimit(1000 * MB, 999 * MB)
@@ -127,27 +127,29 @@ def test_a_group_outside_of_what_is_mounted(tmp_path: Path, path: str) -> None:
         ("4:memory:/", V1.format(top="/", point="/m", controllers="memory"), _v1("m")),
     ],
 )
-def test_without_a_limit_the_machine_counts(tmp_path: Path, group: str, mounts: str, files: dict[str, str]) -> None:
+def test_without_a_limit_the_machines_memory_counts(
+    tmp_path: Path, group: str, mounts: str, files: dict[str, str]
+) -> None:
     root = _tree(tmp_path, group, mounts, files)
     assert system_memory(root).total == psutil.virtual_memory().total
     assert cpu_limit(root) is None
 
 
-def test_a_system_without_control_groups(tmp_path: Path) -> None:
+def test_a_system_without_control_groups_has_no_limits(tmp_path: Path) -> None:
     assert memory_limit(tmp_path) is None
     assert cpu_limit(tmp_path) is None
     assert usable_cpus(tmp_path) >= 1
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [("1000 100000", 1), ("100000 100000", 1), ("99999999 100000", None)])
-def test_a_quota_never_gives_more_than_there_is_nor_less_than_one(tmp_path: Path, quota: str, cpus: int | None) -> None:
+def test_a_quota_allows_between_one_cpu_and_all_cpus(tmp_path: Path, quota: str, cpus: int | None) -> None:
     mount = V2.format(top="/", point="/sys/fs/cgroup")
     root = _tree(tmp_path, "0::/", mount, {"sys/fs/cgroup/cpu.max": quota})
     assert usable_cpus(root) == (cpus or len(os.sched_getaffinity(0)))
 
 
 def _own_folder(controller: str) -> Path | None:
-    """This process's group of version 1, where this machine mounts the controller by itself."""
+    """Return this process's version 1 group if the machine mounts the controller alone, else None."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == controller:
@@ -158,25 +160,25 @@ def _own_folder(controller: str) -> Path | None:
 @pytest.fixture
 def groups() -> Iterator[list[Path]]:
     """Real groups below this process's own: 300 MB of memory, and half a CPU's time."""
-    made: list[Path] = []
+    folders: list[Path] = []
     limits = {"memory": {"memory.limit_in_bytes": "300000000"}, "cpu": {"cpu.cfs_quota_us": "50000"}}
     try:
         for controller, values in limits.items():
             parent = _own_folder(controller)
             if parent is None or not os.access(parent, os.W_OK):
-                pytest.skip("making control groups takes root and version 1")
-            made.append(parent / f"imagegen-test-{os.getpid()}")
-            made[-1].mkdir()
+                pytest.skip("creating control groups needs root and version 1")
+            folders.append(parent / f"imagegen-test-{os.getpid()}")
+            folders[-1].mkdir()
             for name, value in values.items():
-                (made[-1] / name).write_text(value)
-        yield made
+                (folders[-1] / name).write_text(value)
+        yield folders
     finally:
-        for group in made:
+        for group in folders:
             if group.exists():
                 group.rmdir()
 
 
-def test_a_process_in_real_groups(groups: list[Path]) -> None:
+def test_a_process_reads_the_limits_of_real_groups(groups: list[Path]) -> None:
     """Anonymous memory counts as used, and a file that was just written does not."""
     code = dedent(
         f"""
@@ -192,14 +194,14 @@ def test_a_process_in_real_groups(groups: list[Path]) -> None:
         print(before.total, before.available - after.available, usable_cpus())
         """
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    total, taken, cpus = map(int, done.stdout.split())
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    total, used, cpus = map(int, result.stdout.split())
     assert 299 * MB < total <= 300 * MB
-    assert 95 * MB < taken < 125 * MB
+    assert 95 * MB < used < 125 * MB
     assert cpus == 1
 
 
-def test_torch_takes_no_more_threads_than_a_quota_allows(groups: list[Path]) -> None:
+def test_torch_uses_no_more_threads_than_the_quota_allows(groups: list[Path]) -> None:
     code = dedent(
         f"""
         import os, pathlib
@@ -214,8 +216,8 @@ def test_torch_takes_no_more_threads_than_a_quota_allows(groups: list[Path]) -> 
 
     def threads(**variables: str) -> str:
         environ = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | variables
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
-        return done.stdout.strip()
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
+        return result.stdout.strip()
 
     assert threads() == "1"
     assert threads(OMP_NUM_THREADS="2") == "2"

@@ -1,4 +1,4 @@
-"""A real server on a real port, around an engine whose steps can be held up."""
+"""A real server on a real port, with an engine whose steps a test can hold."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tiny_worker(sdxl_checkpoint: Path) -> Any:
 
 @dataclass
 class Running:
-    """A server, its engine, the worker behind that, and a client."""
+    """A server with its engine, the engine's worker, and a client."""
 
     url: str
     app: Any
@@ -45,7 +45,7 @@ class Running:
         return self.engine.report()
 
     def until(self, condition: Callable[[], Any]) -> Any:
-        """Wait until `condition` holds, and return what it gave."""
+        """Wait until `condition` holds, and return its value."""
         return until(condition)
 
 
@@ -54,7 +54,7 @@ StartServer = Callable[..., Running]
 
 @pytest.fixture
 def serve(tiny_worker: Any) -> Iterator[StartServer]:
-    """Starts servers with the settings given; all end with the test."""
+    """Return a function that starts servers with given settings; they stop after the test."""
     with contextlib.ExitStack() as stack:
 
         def start(queue_limit: int = 64, **settings: Any) -> Running:
@@ -78,8 +78,8 @@ class HeldLanczos:
     """Lanczos interpolation that waits at a gate before each pass.
 
     Attributes:
-        gate: The gate, which is shut at first.
-        passes: How many passes were begun.
+        gate: The gate; initially shut.
+        passes: The number of started passes.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class HeldLanczos:
         return _LANCZOS(upscaler, pixels)
 
     def let_go(self) -> None:
-        """Open the gate, and wait for the end of whatever is enlarged."""
+        """Open the gate, and wait for the running enlargements."""
         self.gate.open()
         for thread in [thread for thread in threading.enumerate() if thread.name == "imagegen-upscaler"]:
             thread.join(LIMIT)
@@ -103,16 +103,16 @@ _LANCZOS = Lanczos.enlarge
 
 @pytest.fixture
 def held_lanczos(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldLanczos]:
-    """Has the upscaler ``lanczos`` wait."""
+    """Make the upscaler ``lanczos`` wait at a gate."""
     held = HeldLanczos()
-    monkeypatch.setattr(Lanczos, "enlarge", lambda *arguments: held.enlarge(*arguments))  # noqa: PLW0108 - a method, bound to the upscaler
+    monkeypatch.setattr(Lanczos, "enlarge", lambda *arguments: held.enlarge(*arguments))  # noqa: PLW0108 - a function becomes a method of the upscaler
     yield held
     held.let_go()
 
 
 @contextlib.contextmanager
 def listening(app: Any, limits: ConnectionLimits | None = None, **options: Any) -> Iterator[str]:
-    """The address of a server of `app` on a thread, with `options` of uvicorn's configuration."""
+    """Serve `app` on a thread with `options` for uvicorn, and yield its address."""
     limits = limits or ConnectionLimits.of(Settings())
     uvicorn_server = uvicorn.Server(ServerConfig(app, limits, port=0, timeout_graceful_shutdown=1, **options))
     thread = threading.Thread(target=uvicorn_server.run)

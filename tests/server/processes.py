@@ -1,4 +1,4 @@
-"""``imagegen serve`` in a process of its own."""
+"""``imagegen serve`` in its own process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGEGEN = Path(sys.executable).parent / "imagegen"
 
 @dataclass
 class Process:
-    """A server in a process of its own."""
+    """A server in its own process."""
 
     process: subprocess.Popen[str]
     http: httpx.Client

@@ -1,4 +1,4 @@
-"""A1111's API, by the webuiapi client, unchanged."""
+"""A1111's API, used by the unmodified webuiapi client."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def client(server: Running) -> webuiapi.WebUIApi:
     return _client(server)
 
 
-def test_txt2img_draws_the_picture_of_its_seed(client: webuiapi.WebUIApi, server: Running) -> None:
+def test_txt2img_draws_the_same_picture_as_generate(client: webuiapi.WebUIApi, server: Running) -> None:
     result = client.txt2img(prompt="a star", negative_prompt="", seed=7, width=64, height=64, cfg_scale=1)
     assert result.image.tobytes() == Image.open(io.BytesIO(server.draw().content)).tobytes()
     assert result.info["all_seeds"] == [7]
@@ -49,38 +49,38 @@ def test_txt2img_draws_the_picture_of_its_seed(client: webuiapi.WebUIApi, server
     assert result.parameters["prompt"] == "a star"
 
 
-def test_batches_count_their_seeds_up(client: webuiapi.WebUIApi) -> None:
+def test_batches_use_consecutive_seeds(client: webuiapi.WebUIApi) -> None:
     result = client.txt2img(prompt="a star", seed=7, width=64, height=64, cfg_scale=1, batch_size=2, n_iter=2)
     assert len(result.images) == 4
     assert result.info["all_seeds"] == [7, 8, 9, 10]
 
 
-def test_the_sampler_and_its_schedule_are_followed(server: Running) -> None:
-    drawn = server.http.post(
+def test_sampler_and_schedule_are_applied(server: Running) -> None:
+    result = server.http.post(
         "/sdapi/v1/txt2img",
         json={"prompt": "x", "width": 64, "height": 72, "steps": 3, "sampler_name": "DPM++ 2M", "scheduler": "Karras"},
     ).json()
-    recipe = read_recipe(base64.b64decode(drawn["images"][0]))
+    recipe = read_recipe(base64.b64decode(result["images"][0]))
     assert (recipe.scheduler, recipe.schedule, recipe.steps, recipe.height) == ("DPM++ 2M", "Karras", 3, 72)
 
 
 @pytest.mark.parametrize(
-    ("asked", "drawn"),
+    ("fields", "expected"),
     [
-        # What modules/sd_samplers_kdiffusion.py of A1111 1.10 gives each by itself.
+        # The samplers' default schedules in modules/sd_samplers_kdiffusion.py of A1111 1.10.
         ({"sampler_name": "DPM++ 2M"}, {"scheduler": "DPM++ 2M", "schedule": "Karras"}),
         ({"sampler_name": "DPM++ 2M SDE", "scheduler": "Automatic"}, {"schedule": "Exponential"}),
         ({"sampler_name": "Euler a", "scheduler": "automatic"}, {"scheduler": "Euler a", "schedule": "Uniform"}),
         ({"sampler_name": "Euler a", "scheduler": "sgm_uniform"}, {"schedule": "SGM Uniform"}),
         ({"sampler_name": "DPM++ 2M Karras"}, {"scheduler": "DPM++ 2M Karras", "schedule": None}),
         ({"scheduler": "Automatic"}, {"scheduler": "LCM", "schedule": None}),
-        # Its defaults, which its clients send along, ask nothing.
+        # A1111's clients send its defaults too; they request nothing.
         ({"sampler_name": "Euler", "eta": 1.0, "s_noise": 1.0, "s_churn": 0.0}, {"eta": None, "s_noise": None}),
         ({"eta": 1.0, "s_noise": 1, "s_churn": 0, "s_tmin": 0, "s_tmax": 0}, {"eta": None, "s_churn": None}),
         ({"sampler_name": "DPM++ 2M", "eta": 0, "s_noise": 0, "s_churn": 0}, {"eta": None, "s_noise": None}),
         ({"sampler_name": "DDIM", "eta": 0.0, "s_noise": 0}, {"eta": 0.0, "s_noise": None}),
         ({"sampler_name": "DDIM", "eta": 1.0}, {"eta": 1.0}),
-        # ComfyUI's default, which its clients send to A1111 as well.
+        # ComfyUI's default schedule; its clients also send it to A1111.
         ({"sampler_name": "Euler a", "scheduler": "normal"}, {"schedule": "Normal"}),
         ({"sampler_name": "DDIM", "scheduler": "normal"}, {"scheduler": "DDIM", "schedule": None}),
         ({"sampler_name": "DPM++ 2M Karras", "scheduler": "normal"}, {"scheduler": "DPM++ 2M Karras"}),
@@ -88,12 +88,12 @@ def test_the_sampler_and_its_schedule_are_followed(server: Running) -> None:
         ({"sampler_name": "Euler", "s_churn": 2.0, "s_noise": 1.1}, {"s_churn": 2.0, "s_noise": 1.1}),
     ],
 )
-def test_what_a1111_samples_with_is_meant(server: Running, asked: dict[str, Any], drawn: dict[str, Any]) -> None:
-    body = {"prompt": "x", "width": 64, "height": 64, "steps": 2, **asked}
-    answer = server.http.post("/sdapi/v1/txt2img", json=body)
-    assert answer.status_code == 200, answer.text
-    recipe = read_recipe(base64.b64decode(answer.json()["images"][0]))
-    assert {name: getattr(recipe, name) for name in drawn} == drawn
+def test_sampling_fields_have_a1111s_meaning(server: Running, fields: dict[str, Any], expected: dict[str, Any]) -> None:
+    body = {"prompt": "x", "width": 64, "height": 64, "steps": 2, **fields}
+    response = server.http.post("/sdapi/v1/txt2img", json=body)
+    assert response.status_code == 200, response.text
+    recipe = read_recipe(base64.b64decode(response.json()["images"][0]))
+    assert {name: getattr(recipe, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,7 @@ def test_what_a1111_samples_with_is_meant(server: Running, asked: dict[str, Any]
         ({"n_iter": 9, "batch_size": 2}, "at most 16 pictures at a time"),
     ],
 )
-def test_what_would_draw_another_picture_is_refused(
-    client: webuiapi.WebUIApi, fields: dict[str, Any], sentence: str
-) -> None:
+def test_unsupported_fields_are_refused(client: webuiapi.WebUIApi, fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(RuntimeError) as caught:
         client.txt2img(**{"prompt": "a star", "width": 64, "height": 64, "cfg_scale": 1, **fields})
     status, text = caught.value.args
@@ -147,40 +145,40 @@ def styled_worker(sdxl_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
     )
 
 
-def test_a_loras_strength_is_a_number(styled_worker: Any, sdxl_checkpoint: Path) -> None:
+def test_lora_strengths_are_compared_as_numbers(styled_worker: Any, sdxl_checkpoint: Path) -> None:
     fields = {"seed": 7, "width": 64, "height": 64, "cfg_scale": 1, "steps": 1}
     settings = Settings.load(environ={}, model=str(sdxl_checkpoint), lora_root=styled_worker.styles["ink"].path.parent)
     engine = LocalEngine(styled_worker)
     with contextlib.closing(engine), TestClient(create_app(settings, engine)) as http:
-        drawn = {}
+        pictures = {}
         for tag in ("", "0", "0.0", "0.7", "0.70", "+.7", "1", "1.0", "1e0"):
             prompt = f"a star <lora:ink:{tag}>" if tag else "a star"
-            answer = http.post("/sdapi/v1/txt2img", json={"prompt": prompt, **fields})
-            assert answer.status_code == 200, answer.text
-            drawn[tag] = Image.open(io.BytesIO(base64.b64decode(answer.json()["images"][0]))).tobytes()
+            response = http.post("/sdapi/v1/txt2img", json={"prompt": prompt, **fields})
+            assert response.status_code == 200, response.text
+            pictures[tag] = Image.open(io.BytesIO(base64.b64decode(response.json()["images"][0]))).tobytes()
         refused = http.post("/sdapi/v1/txt2img", json={"prompt": "a star <lora:ink:0.5>", **fields})
-    assert drawn[""] == drawn["0"] == drawn["0.0"]
-    assert drawn["0.7"] == drawn["0.70"] == drawn["+.7"]
-    assert drawn["1"] == drawn["1.0"] == drawn["1e0"]
-    assert len({*drawn.values()}) == 3
+    assert pictures[""] == pictures["0"] == pictures["0.0"]
+    assert pictures["0.7"] == pictures["0.70"] == pictures["+.7"]
+    assert pictures["1"] == pictures["1.0"] == pictures["1e0"]
+    assert len({*pictures.values()}) == 3
     assert refused.status_code == 422
     assert "Invalid strength 0.5 of <lora:ink>: its style has 0.4, 0.7, 1, and 0 is off" in refused.text
 
 
-def test_the_lists_are_there(client: webuiapi.WebUIApi, server: Running) -> None:
+def test_samplers_models_and_upscalers_are_listed(client: webuiapi.WebUIApi, server: Running) -> None:
     assert "LCM" in client.util_get_sampler_names()
     schedules = {"automatic", "uniform", "karras", "exponential", "sgm_uniform", "simple", "normal", "ddim", "beta"}
     assert {*client.util_get_scheduler_names()} == schedules | {"align_your_steps"}
     assert len(client.util_get_model_names()) == 1
     assert client.util_get_current_model() == client.util_get_model_names()[0]
-    assert [one["name"] for one in client.get_upscalers()][:1] == ["None"]
+    assert [upscaler["name"] for upscaler in client.get_upscalers()][:1] == ["None"]
     assert client.get_loras() == []
     assert client.get_scripts() == {"txt2img": [], "img2img": []}
     assert client.get_memory()["ram"]["total"] > 0
     assert client.get_cmd_flags()["api"] is True
 
 
-def test_options_are_set_for_the_pictures_that_follow(client: webuiapi.WebUIApi) -> None:
+def test_options_apply_to_later_pictures(client: webuiapi.WebUIApi) -> None:
     client.set_options({"CLIP_stop_at_last_layers": 2})
     assert client.get_options()["CLIP_stop_at_last_layers"] == 2
     skipped = client.txt2img(prompt="a star", seed=7, width=64, height=64, cfg_scale=1)
@@ -189,16 +187,16 @@ def test_options_are_set_for_the_pictures_that_follow(client: webuiapi.WebUIApi)
     assert skipped.image.tobytes() != plain.image.tobytes()
 
 
-def test_progress_is_told_and_interrupting_ends_it(client: webuiapi.WebUIApi, server: Running) -> None:
+def test_progress_is_reported_and_interrupt_cancels_the_picture(client: webuiapi.WebUIApi, server: Running) -> None:
     assert client.get_progress()["progress"] == 0
-    gate, second = Gate(shut=True), threading.Event()
+    gate, ended = Gate(shut=True), threading.Event()
     server.worker.batches.clear()
 
-    def before(*_: Any) -> None:
+    def hold(*_: Any) -> None:
         if len(server.worker.batches) > 1:
             gate()
 
-    server.worker.before["step"] = before
+    server.worker.before["step"] = hold
     failures: list[Exception] = []
 
     def draw() -> None:
@@ -206,28 +204,26 @@ def test_progress_is_told_and_interrupting_ends_it(client: webuiapi.WebUIApi, se
             client.txt2img(prompt="a star", width=64, height=64, cfg_scale=1, steps=4)
         except RuntimeError as error:
             failures.append(error)
-        second.set()
+        ended.set()
 
     thread = threading.Thread(target=draw)
     thread.start()
     assert gate.reached.wait(LIMIT)
-    other = _client(server)
-    progress = other.get_progress()
+    other_client = _client(server)
+    progress = other_client.get_progress()
     assert progress["progress"] == 0.25
     assert (progress["state"]["job_count"], progress["state"]["sampling_steps"]) == (1, 4)
     assert progress["current_image"]
-    other.interrupt()
-    assert second.wait(LIMIT)
+    other_client.interrupt()
+    assert ended.wait(LIMIT)
     gate.open()
     thread.join()
     assert failures[0].args[0] == 409
     server.until(lambda: server.report().cancelled == 1)
-    other.util_wait_for_ready(check_interval=0.01)
+    other_client.util_wait_for_ready(check_interval=0.01)
 
 
-def test_extras_enlarge_also_with_a_network_that_only_cleans_up(
-    client: webuiapi.WebUIApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_extras_enlarge_with_an_upscaler_of_scale_1(client: webuiapi.WebUIApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagegen_core.images.upscaling.Lanczos.scale", 1)
     image = Image.new("RGB", (20, 10), "red")
     assert client.extra_single_image(image, upscaling_resize=3).image.size == (60, 30)
@@ -251,20 +247,20 @@ def test_extras_enlarge_by_any_factor(client: webuiapi.WebUIApi) -> None:
         ({"resize_mode": 1, "upscaling_resize_w": 9999, "upscaling_resize_h": 9999}, "24.0 million pixels allowed"),
     ],
 )
-def test_extras_refuse_what_they_do_not_do(client: webuiapi.WebUIApi, fields: dict[str, Any], sentence: str) -> None:
+def test_extras_refuse_unsupported_fields(client: webuiapi.WebUIApi, fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(RuntimeError) as caught:
         client.extra_single_image(Image.new("RGB", (20, 10), "red"), **fields)
     assert sentence in caught.value.args[1]
 
 
 def test_png_info_reads_a_pictures_text(client: webuiapi.WebUIApi, server: Running) -> None:
-    drawn = server.draw().content
-    answer = server.http.post("/sdapi/v1/png-info", json={"image": base64.b64encode(drawn).decode()}).json()
-    assert "Seed: 7" in answer["info"]
-    assert "imagegen" in answer["items"]
+    picture = server.draw().content
+    info = server.http.post("/sdapi/v1/png-info", json={"image": base64.b64encode(picture).decode()}).json()
+    assert "Seed: 7" in info["info"]
+    assert "imagegen" in info["items"]
 
 
-def test_a_key_goes_as_the_password(serve: StartServer) -> None:
+def test_password_is_the_api_key(serve: StartServer) -> None:
     server = serve(api_keys="right")
     assert _client(server, username="me", password="right").get_scripts()["txt2img"] == []
     wrong = _client(server, username="me", password="wrong")
@@ -275,7 +271,7 @@ def test_a_key_goes_as_the_password(serve: StartServer) -> None:
 
 @pytest.mark.parametrize("value", [None, {}, {"args": None}, {"args": []}, {"args": [None]}, {"args": [False, "x", 3]}])
 @pytest.mark.parametrize("name", ["ControlNet", "ADetailer", "Tiled Diffusion"])
-def test_scripts_that_are_off_may_stay(name: str, value: Any) -> None:
+def test_disabled_scripts_are_accepted(name: str, value: Any) -> None:
     check_scripts({name: value})
 
 
@@ -294,7 +290,7 @@ def test_scripts_that_are_off_may_stay(name: str, value: Any) -> None:
         ("animatediff", [{"enable": False, "model": "mm_sd15_v3.safetensors"}]),
     ],
 )
-def test_scripts_know_their_switch(name: str, arguments: Any) -> None:
+def test_each_scripts_own_switch_disables_it(name: str, arguments: Any) -> None:
     check_scripts({name: {"args": arguments}})
 
 
@@ -312,31 +308,31 @@ def test_scripts_know_their_switch(name: str, arguments: Any) -> None:
         ("x", 1),
     ],
 )
-def test_scripts_that_are_on_are_refused_by_name(name: str, arguments: Any) -> None:
+def test_enabled_scripts_are_refused_by_name(name: str, arguments: Any) -> None:
     with pytest.raises(InvalidRequestError, match=f"There is no script '{name}' here: leave it out, or switch it off"):
         check_scripts({name: {"args": arguments}})
 
 
-def test_a_null_is_a_field_that_is_left_out(server: Running) -> None:
+def test_null_fields_count_as_missing(server: Running) -> None:
     body = {"prompt": "a star", "width": 64, "height": 64, "steps": 2}
     nulls = dict.fromkeys(
         {*Txt2ImgBody.model_fields, "denoising_strength", "enable_hr", "hr_upscaler", "subseed"} - {*body}
     )
-    drawn = server.http.post("/sdapi/v1/txt2img", json={**body, **nulls}).json()
-    recipe = read_recipe(base64.b64decode(drawn["images"][0]))
+    result = server.http.post("/sdapi/v1/txt2img", json={**body, **nulls}).json()
+    recipe = read_recipe(base64.b64decode(result["images"][0]))
     assert (recipe.negative_prompt, recipe.scheduler, recipe.style) == (None, "LCM", None)
-    again = server.http.post("/sdapi/v1/txt2img", json={**body, "seed": recipe.seed}).json()
-    assert again["images"] == drawn["images"]
+    repeated = server.http.post("/sdapi/v1/txt2img", json={**body, "seed": recipe.seed}).json()
+    assert repeated["images"] == result["images"]
 
 
-def test_hires_fields_ask_nothing_while_it_is_off(server: Running) -> None:
+def test_hires_fields_are_ignored_while_hires_is_off(server: Running) -> None:
     body = {"prompt": "a star", "width": 64, "height": 64, "steps": 2, "seed": 7}
     hires = {"enable_hr": False, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 12.5, "hr_prompt": ""}
-    plain, off = (server.http.post("/sdapi/v1/txt2img", json=one).json() for one in (body, body | hires))
+    plain, off = (server.http.post("/sdapi/v1/txt2img", json=fields).json() for fields in (body, body | hires))
     assert plain["images"] == off["images"]
 
 
-def test_the_info_says_what_was_drawn(server: Running) -> None:
+def test_info_describes_the_pictures(server: Running) -> None:
     body = {"prompt": "a star", "width": 64, "height": 72, "steps": 3, "batch_size": 2, "styles": [None, "None", ""]}
     override = {"override_settings": {"CLIP_stop_at_last_layers": 2}}
     info = json.loads(server.http.post("/sdapi/v1/txt2img", json=body | override).json()["info"])
@@ -358,23 +354,28 @@ def test_the_info_says_what_was_drawn(server: Running) -> None:
     )
 
 
-def test_options_are_accepted_as_they_are_told(server: Running) -> None:
-    told = server.http.get("/sdapi/v1/options").json()
-    assert server.http.post("/sdapi/v1/options", json=told).status_code == 200
-    assert server.http.get("/sdapi/v1/options").json() == told
-    known = {"sd_checkpoint_hash": "6ce0161689", "live_previews_enable": False, "eta_ancestral": 1.0, "sd_vae": "None"}
-    assert server.http.post("/sdapi/v1/options", json=known).status_code == 200
+def test_options_accept_their_current_values(server: Running) -> None:
+    options = server.http.get("/sdapi/v1/options").json()
+    assert server.http.post("/sdapi/v1/options", json=options).status_code == 200
+    assert server.http.get("/sdapi/v1/options").json() == options
+    a1111_options = {
+        "sd_checkpoint_hash": "6ce0161689",
+        "live_previews_enable": False,
+        "eta_ancestral": 1.0,
+        "sd_vae": "None",
+    }
+    assert server.http.post("/sdapi/v1/options", json=a1111_options).status_code == 200
 
 
-def test_a_checkpoint_that_is_none_is_refused_in_a_line(server: Running) -> None:
+def test_invalid_checkpoints_are_refused_with_a_short_reason(server: Running) -> None:
     for value in ([], ["x"], {}, 7, 1.5, None, "", True, "x" * 9999, "other [abc]", "\U0001f600"):
-        for answer in (
+        for response in (
             server.http.post("/sdapi/v1/options", json={"sd_model_checkpoint": value}),
             server.http.post("/sdapi/v1/txt2img", json={"override_settings": {"sd_model_checkpoint": value}}),
         ):
-            assert answer.status_code == 422, value
-            assert answer.json()["detail"].startswith("Invalid sd_model_checkpoint ")
-            assert len(answer.json()["detail"]) < 200
+            assert response.status_code == 422, value
+            assert response.json()["detail"].startswith("Invalid sd_model_checkpoint ")
+            assert len(response.json()["detail"]) < 200
 
 
 def test_a_checkpoint_is_found_by_each_of_its_names(server: Running) -> None:
@@ -385,17 +386,17 @@ def test_a_checkpoint_is_found_by_each_of_its_names(server: Running) -> None:
         assert server.http.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == model["title"]
 
 
-def test_one_callers_options_are_not_anothers(serve: StartServer) -> None:
+def test_options_belong_to_one_client(serve: StartServer) -> None:
     server = serve(api_keys="one,two")
     first, second = (_client(server, username="me", password=key) for key in ("one", "two"))
     first.set_options({"CLIP_stop_at_last_layers": 2})
-    assert [one.get_options()["CLIP_stop_at_last_layers"] for one in (first, second)] == [2, 1]
-    drawn = [one.txt2img(prompt="a star", seed=7, width=64, height=64, cfg_scale=1) for one in (first, second)]
-    assert [one.info["clip_skip"] for one in drawn] == [2, 1]
-    assert drawn[0].image.tobytes() != drawn[1].image.tobytes()
+    assert [client.get_options()["CLIP_stop_at_last_layers"] for client in (first, second)] == [2, 1]
+    results = [client.txt2img(prompt="a star", seed=7, width=64, height=64, cfg_scale=1) for client in (first, second)]
+    assert [result.info["clip_skip"] for result in results] == [2, 1]
+    assert results[0].image.tobytes() != results[1].image.tobytes()
 
 
-def test_progress_interrupt_and_skip_are_of_ones_own_pictures(serve: StartServer) -> None:
+def test_progress_interrupt_and_skip_apply_to_own_pictures_only(serve: StartServer) -> None:
     server = serve(api_keys="one,two")
     first, second = (_client(server, username="me", password=key) for key in ("one", "two"))
     gate = Gate(shut=True)
@@ -412,36 +413,36 @@ def test_progress_interrupt_and_skip_are_of_ones_own_pictures(serve: StartServer
         assert drawing.result(LIMIT).info["all_seeds"] == [8, 9]
 
 
-def test_what_changes_the_server_wants_an_admin_key(serve: StartServer) -> None:
+def test_changes_to_the_server_need_an_admin_key(serve: StartServer) -> None:
     server = serve(api_keys="one", admin_keys="root")
     for route in ("unload-checkpoint", "reload-checkpoint", "refresh-checkpoints"):
-        answers = [server.http.post(f"/sdapi/v1/{route}", headers={"X-API-Key": key}) for key in ("one", "root")]
-        assert [answer.status_code for answer in answers] == [403, 200]
-        assert "admin key" in answers[0].json()["detail"]
+        responses = [server.http.post(f"/sdapi/v1/{route}", headers={"X-API-Key": key}) for key in ("one", "root")]
+        assert [response.status_code for response in responses] == [403, 200]
+        assert "admin key" in responses[0].json()["detail"]
 
 
-def test_a_model_that_draws_is_not_unloaded(server: Running) -> None:
+def test_busy_model_is_not_unloaded(server: Running) -> None:
     gate = Gate(shut=True)
     server.worker.before["step"] = lambda *_: gate()
     with ThreadPoolExecutor() as threads:
         drawing = threads.submit(server.draw)
         assert gate.reached.wait(LIMIT)
-        answer = server.http.post("/sdapi/v1/unload-checkpoint")
+        response = server.http.post("/sdapi/v1/unload-checkpoint")
         gate.open()
         assert drawing.result(LIMIT).status_code == 200
-    assert answer.status_code == 409
-    assert "draws at the moment" in answer.json()["detail"]
+    assert response.status_code == 409
+    assert "draws at the moment" in response.json()["detail"]
 
 
-def test_lists_are_empty_where_there_is_nothing(client: webuiapi.WebUIApi, server: Running) -> None:
+def test_lists_without_entries_are_empty(client: webuiapi.WebUIApi, server: Running) -> None:
     for path in ("sd-vae", "sd-modules", "latent-upscale-modes", "hypernetworks", "face-restorers", "prompt-styles"):
         assert server.http.get(f"/sdapi/v1/{path}").json() == [], path
     for path in ("realesrgan-models", "script-info", "extensions"):
         assert server.http.get(f"/sdapi/v1/{path}").json() == [], path
     assert server.http.get("/sdapi/v1/embeddings").json() == {"loaded": {}, "skipped": {}}
     for path in ("refresh-checkpoints", "refresh-loras", "refresh-vae", "skip"):
-        answer = server.http.post(f"/sdapi/v1/{path}")
-        assert (answer.status_code, answer.json()) == (200, None), path
+        response = server.http.post(f"/sdapi/v1/{path}")
+        assert (response.status_code, response.json()) == (200, None), path
     for path in ("unload-checkpoint", "reload-checkpoint", "interrupt"):
         assert server.http.post(f"/sdapi/v1/{path}").json() == {}, path
 
@@ -451,14 +452,14 @@ def test_embeddings_are_listed_with_their_vectors(sdxl_checkpoint: Path, tmp_pat
     on_cpu: dict[str, Any] = {"model": str(sdxl_checkpoint), "device": "cpu", "dtype": "fp32"}
     settings = Settings(embeddings_root=tmp_path, **on_cpu)
     with LocalEngine(DiffusersSDXLCudaWorker(settings=settings)) as engine:
-        told = TestClient(create_app(settings, engine)).get("/sdapi/v1/embeddings").json()
+        embeddings = TestClient(create_app(settings, engine)).get("/sdapi/v1/embeddings").json()
     unknown = dict.fromkeys(("step", "sd_checkpoint", "sd_checkpoint_name"))
-    assert told == {"loaded": {"papercut": {**unknown, "shape": 32, "vectors": 2}}, "skipped": {}}
+    assert embeddings == {"loaded": {"papercut": {**unknown, "shape": 32, "vectors": 2}}, "skipped": {}}
 
 
-def test_long_lists_are_refused_before_they_are_looked_at(server: Running) -> None:
-    answer = server.http.post("/sdapi/v1/txt2img", json={"styles": [1] * 9_000})
-    assert answer.status_code == 422
-    assert answer.json()["detail"].startswith("Invalid styles.0 1: ")
-    answer = server.http.post("/sdapi/v1/txt2img", json={"styles": [None] * 9_000})
-    assert "at most 64 items" in answer.json()["detail"]
+def test_long_lists_are_refused_early(server: Running) -> None:
+    response = server.http.post("/sdapi/v1/txt2img", json={"styles": [1] * 9_000})
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith("Invalid styles.0 1: ")
+    response = server.http.post("/sdapi/v1/txt2img", json={"styles": [None] * 9_000})
+    assert "at most 64 items" in response.json()["detail"]

@@ -1,4 +1,4 @@
-"""API keys, limits for each, and the address that is listened on."""
+"""API keys, their limits, and the listening address."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _basic(key: str) -> str:
         {"Authorization": _basic("second")},
     ],
 )
-def test_who_shows_a_key_is_let_in(guarded: Running, headers: dict[str, str]) -> None:
+def test_valid_keys_are_accepted(guarded: Running, headers: dict[str, str]) -> None:
     assert guarded.http.post("/generate", json=BODY, headers=headers).status_code == 200
 
 
@@ -47,14 +47,14 @@ def test_who_shows_a_key_is_let_in(guarded: Running, headers: dict[str, str]) ->
         {"Authorization": _basic("third")},
     ],
 )
-def test_who_shows_none_is_not(guarded: Running, headers: dict[str, str]) -> None:
-    answer = guarded.http.post("/generate", json=BODY, headers=headers)
-    assert (answer.status_code, answer.json()["type"]) == (401, "unauthorized")
-    assert answer.headers["WWW-Authenticate"] == "Bearer"
+def test_missing_and_invalid_keys_are_refused(guarded: Running, headers: dict[str, str]) -> None:
+    response = guarded.http.post("/generate", json=BODY, headers=headers)
+    assert (response.status_code, response.json()["type"]) == (401, "unauthorized")
+    assert response.headers["WWW-Authenticate"] == "Bearer"
     assert guarded.report().finished == 0
 
 
-def test_every_route_but_a_few_wants_a_key(guarded: Running) -> None:
+def test_all_routes_except_the_public_routes_need_a_key(guarded: Running) -> None:
     document = guarded.http.get("/openapi.json").json()
     for path, methods in document["paths"].items():
         if path not in PUBLIC:
@@ -65,20 +65,20 @@ def test_every_route_but_a_few_wants_a_key(guarded: Running) -> None:
         assert guarded.http.get(path).status_code == 200
 
 
-def test_a_stored_picture_is_fetched_by_its_key_alone(guarded: Running) -> None:
-    drawn = guarded.http.post("/generate", json=BODY, headers={"X-API-Key": "first"})
-    address = f"/storage/{drawn.headers['X-LCM-Image-Key']}"
-    assert guarded.http.get(address).content == drawn.content
+def test_stored_pictures_are_fetched_without_an_api_key(guarded: Running) -> None:
+    response = guarded.http.post("/generate", json=BODY, headers={"X-API-Key": "first"})
+    address = f"/storage/{response.headers['X-LCM-Image-Key']}"
+    assert guarded.http.get(address).content == response.content
     assert guarded.http.delete(address).status_code == 401
 
 
-def test_nobody_sees_anothers_job(guarded: Running) -> None:
+def test_jobs_are_visible_to_their_own_key_only(guarded: Running) -> None:
     job = guarded.http.post("/v1/jobs", json=BODY, headers={"X-API-Key": "first"}).json()
     assert guarded.http.get(f"/v1/jobs/{job['id']}", headers={"X-API-Key": "first"}).status_code == 200
     assert guarded.http.get(f"/v1/jobs/{job['id']}", headers={"X-API-Key": "second"}).status_code == 404
 
 
-def test_one_key_does_not_fill_the_queue(guarded: Running) -> None:
+def test_each_key_has_its_own_queue_limit(guarded: Running) -> None:
     gate = Gate(shut=True)
     guarded.worker.before["step"] = lambda *_: gate()
     first, second = ({"X-API-Key": key} for key in ("first", "second"))
@@ -93,7 +93,7 @@ def test_one_key_does_not_fill_the_queue(guarded: Running) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org"])
-def test_other_addresses_than_loopback_want_keys(host: str) -> None:
+def test_addresses_other_than_loopback_need_keys(host: str) -> None:
     with pytest.raises(SettingsError, match=f"^Not listening on {host} without API keys.*IMAGEGEN_ALLOW_NO_KEYS=1"):
         check_address(Settings(host=host))
     check_address(Settings(host=host, api_keys=("a",)))
@@ -101,7 +101,7 @@ def test_other_addresses_than_loopback_want_keys(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_loopback_wants_none(host: str) -> None:
+def test_loopback_needs_no_keys(host: str) -> None:
     check_address(Settings(host=host))
 
 
@@ -114,22 +114,22 @@ ADMINISTRATION = (
 
 
 @pytest.mark.parametrize(("path", "body"), ADMINISTRATION)
-def test_an_admin_key_changes_the_server_and_others_do_not(serve: StartServer, path: str, body: object) -> None:
+def test_only_admin_keys_change_the_server(serve: StartServer, path: str, body: object) -> None:
     server = serve(api_keys="plain", admin_keys="chief")
     refused = server.http.post(path, json=body, headers={"X-API-Key": "plain"})
     assert (refused.status_code, refused.json()["type"]) == (403, "forbidden")
-    assert refused.json()["detail"].startswith("This changes the server for everybody: send an admin key")
+    assert refused.json()["detail"].startswith("This changes the server for all clients: send an admin key")
     assert server.http.post(path, json=body, headers={"X-API-Key": "chief"}).status_code not in (401, 403)
     assert server.http.post("/generate", json=BODY, headers={"X-API-Key": "chief"}).status_code == 200
 
 
 @pytest.mark.parametrize("keys", [{}, {"api_keys": "plain"}])
-def test_without_admin_keys_every_key_changes_the_server(serve: StartServer, keys: dict[str, str]) -> None:
+def test_every_key_changes_the_server_without_admin_keys(serve: StartServer, keys: dict[str, str]) -> None:
     headers = {"X-API-Key": "plain"} if keys else {}
     assert serve(**keys).http.post("/api/models/load", json={"mode": "default"}, headers=headers).status_code == 200
 
 
-def test_admin_keys_alone_are_keys_too(serve: StartServer) -> None:
+def test_admin_keys_alone_protect_the_server(serve: StartServer) -> None:
     server = serve(admin_keys="chief")
     assert server.http.post("/generate", json=BODY).status_code == 401
     assert server.http.post("/generate", json=BODY, headers={"X-API-Key": "chief"}).status_code == 200

@@ -1,4 +1,4 @@
-"""What a server does when its clients go, when its store goes, and when its store is slow."""
+"""The server when clients disconnect, its store fails, or its store is slow."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from tests.server.conftest import LIMIT, Running, StartServer
 from tests.storage.conftest import RedisServer, need_redis
 
 CLIENTS = 200
-AT_A_TIME = 8
-LEAVING = 50
-ANSWERS_WITHIN = 0.3  # seconds: a loop that a store held up would take its 0.5
-_POOLED = ("AnyIO worker thread", "imagegen-encoder")  # kept for what comes next, up to a number
+CONCURRENT = 8
+FOLLOWERS = 50
+HEALTH_LIMIT = 0.3  # seconds; a blocked event loop would take the store's 0.5
+_POOLED = ("AnyIO worker thread", "imagegen-encoder")  # pools keep a limited number of idle threads
 
 
 @pytest.fixture
@@ -43,43 +43,43 @@ def redis_to_stop(tmp_path: Path) -> Iterator[RedisServer]:
     redis_server.stop()
 
 
-class Slow:
-    """A store whose every answer takes half a second."""
+class SlowStore:
+    """A store whose operations take half a second each."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
 
-    def _answer(self, call: str) -> None:
+    def _wait(self, operation: str) -> None:
         time.sleep(0.5)
-        self.calls[call] += 1
+        self.calls[operation] += 1
 
     def put(self, key: str, data: bytes) -> None:
-        self._answer("put")
+        self._wait("put")
 
     def get(self, key: str) -> bytes | None:
-        self._answer("get")
+        self._wait("get")
         return None
 
     def delete(self, key: str) -> bool:
-        self._answer("delete")
+        self._wait("delete")
         return True
 
     def check(self) -> None:
-        self._answer("check")
+        self._wait("check")
 
 
-def _none_more_than(before: tuple[int, int]) -> bool:
-    """Whether no more is left than there was; less, where an earlier test's went meanwhile."""
-    return all(now <= then for now, then in zip(_left(), before, strict=True))
+def _are_released(before: tuple[int, int]) -> bool:
+    """Return whether the resources in use are at most `before`; an earlier test's may end meanwhile."""
+    return all(now <= then for now, then in zip(_resources(), before, strict=True))
 
 
-def _left() -> tuple[int, int]:
-    """Open descriptors, and threads that belong to no pool."""
+def _resources() -> tuple[int, int]:
+    """Return the number of open descriptors, and of threads outside pools."""
     threads = [thread for thread in threading.enumerate() if not thread.name.startswith(_POOLED)]
     return psutil.Process().num_fds(), len(threads)
 
 
-def _dial(server: Running) -> socket.socket:
+def _connect(server: Running) -> socket.socket:
     return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=LIMIT)
 
 
@@ -95,84 +95,82 @@ def _body(seed: int) -> bytes:
     return json.dumps({"prompt": "a star", "size": "64x64", "num_inference_steps": 20, "seed": seed}).encode()
 
 
-def _reset_on_close(line: socket.socket) -> None:
-    """Have the connection end as that of a client that crashed."""
-    line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+def _reset_on_close(connection: socket.socket) -> None:
+    """Reset the connection when it is closed, like that of a crashed client."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def _idle(server: Running) -> bool:
+def _is_idle(server: Running) -> bool:
     return (server.report().running, server.report().waiting) == (0, 0)
 
 
-def test_hundreds_that_hang_up_leave_nothing_behind(
-    server: Running, tiny_worker: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disconnecting_clients_leak_nothing(server: Running, tiny_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     request = GenerateRequest(prompt="a star", size="64x64", seed=7)
-    alone, _ = tiny_worker.run_job(Job(req=request))
-    asked = [threading.Event() for _ in range(CLIENTS)]
+    expected, _ = tiny_worker.run_job(Job(req=request))
+    submitted = [threading.Event() for _ in range(CLIENTS)]
     steps: Counter[int] = Counter()
     submit = server.engine.submit
 
-    def watch(request: Any, **given: Any) -> Any:
-        ticket = submit(request, **given)
-        asked[request.seed].set()
+    def watch(request: Any, **options: Any) -> Any:
+        ticket = submit(request, **options)
+        submitted[request.seed].set()
         return ticket
 
     def count(states: Any) -> None:
         steps.update(state.request.seed for state in states)
 
-    assert _draw(server) == alone
-    before = _left()
+    assert _draw(server) == expected
+    before = _resources()
     with monkeypatch.context() as patched:
         patched.setattr(server.engine, "submit", watch)
         server.worker.before.update(step=count, trial=count)
 
-        def hang_up(seed: int) -> None:
-            moment = random.Random(seed)
-            with _dial(server) as line:
-                line.sendall(_request(_body(seed)))
-                assert asked[seed].wait(LIMIT)
+        def disconnect(seed: int) -> None:
+            rng = random.Random(seed)
+            with _connect(server) as connection:
+                connection.sendall(_request(_body(seed)))
+                assert submitted[seed].wait(LIMIT)
                 if seed % 2:
-                    ends = time.monotonic() + LIMIT
-                    wanted = moment.randint(1, 5)
-                    while steps[seed] < wanted:  # `count` is called as a step begins
-                        assert time.monotonic() < ends
+                    deadline = time.monotonic() + LIMIT
+                    target = rng.randint(1, 5)
+                    while steps[seed] < target:  # `count` is called as a step begins
+                        assert time.monotonic() < deadline
                         time.sleep(0.0005)
                 else:
-                    time.sleep(moment.uniform(0, 0.05))
+                    time.sleep(rng.uniform(0, 0.05))
                 if seed % 4 < 2:
-                    _reset_on_close(line)
+                    _reset_on_close(connection)
 
-        with ThreadPoolExecutor(AT_A_TIME) as pool:
-            list(pool.map(hang_up, range(CLIENTS)))
-    server.until(lambda: _idle(server))
+        with ThreadPoolExecutor(CONCURRENT) as pool:
+            list(pool.map(disconnect, range(CLIENTS)))
+    server.until(lambda: _is_idle(server))
     report = server.report()
     assert report.cancelled + report.finished == CLIENTS + 1
     assert report.failed == 0
     assert report.cancelled > 0.75 * CLIENTS
     assert sum(steps.values()) < 0.75 * 20 * CLIENTS
     server.worker.before.clear()
-    assert _draw(server) == alone
-    server.until(lambda: _none_more_than(before))
+    assert _draw(server) == expected
+    server.until(lambda: _are_released(before))
     assert not server.app.state.context._tickets
 
 
-def test_who_hangs_up_while_asking_has_nothing_drawn(server: Running) -> None:
+def test_incomplete_requests_draw_nothing(server: Running) -> None:
     _draw(server)
-    before = _left()
+    before = _resources()
     whole = _request(_body(7))
     for cut in range(1, len(whole), 5):
-        with _dial(server) as line:
-            line.sendall(whole[:cut])
+        with _connect(server) as connection:
+            connection.sendall(whole[:cut])
             if cut % 2:
-                _reset_on_close(line)
-    server.until(lambda: _none_more_than(before))
+                _reset_on_close(connection)
+    server.until(lambda: _are_released(before))
     report = server.report()
     assert (report.finished, report.cancelled, report.failed) == (1, 0, 0)
     assert httpx.get(f"{server.url}/health").status_code == 200
 
 
-def test_without_its_redis_a_server_draws_and_with_it_again_stores(
+def test_server_draws_without_redis_and_stores_once_redis_is_back(
     serve: StartServer, redis_to_stop: RedisServer
 ) -> None:
     server = serve(storage_provider="redis", storage_url=redis_to_stop.url)
@@ -180,9 +178,9 @@ def test_without_its_redis_a_server_draws_and_with_it_again_stores(
     assert server.http.get(f"/storage/{stored.headers['X-LCM-Image-Key']}").content == stored.content
     redis_to_stop.stop()
     for _ in range(2):
-        answer = server.draw()
-        assert (answer.status_code, answer.content) == (200, stored.content)
-        assert "X-LCM-Image-Key" not in answer.headers
+        response = server.draw()
+        assert (response.status_code, response.content) == (200, stored.content)
+        assert "X-LCM-Image-Key" not in response.headers
     health = server.http.get("/storage/health")
     assert (health.status_code, health.json()["type"]) == (503, "storage")
     assert "does not answer" in health.json()["detail"]
@@ -191,11 +189,11 @@ def test_without_its_redis_a_server_draws_and_with_it_again_stores(
     assert 'imagegen_failures_total{kind="storage"} 2.0' in server.http.get("/metrics").text
     redis_to_stop.start()
     assert server.http.get("/storage/health").status_code == 200
-    again = server.draw()
-    assert server.http.get(f"/storage/{again.headers['X-LCM-Image-Key']}").content == stored.content
+    redrawn = server.draw()
+    assert server.http.get(f"/storage/{redrawn.headers['X-LCM-Image-Key']}").content == stored.content
 
 
-def test_a_job_goes_on_when_those_who_follow_it_leave(server: Running) -> None:
+def test_job_continues_when_its_followers_disconnect(server: Running) -> None:
     gate = Gate(shut=True)
     _draw(server)
     server.worker.before["step"] = server.worker.before["trial"] = gate
@@ -203,22 +201,22 @@ def test_a_job_goes_on_when_those_who_follow_it_leave(server: Running) -> None:
     job = httpx.post(f"{server.url}/v1/jobs", json=body, timeout=LIMIT).json()
     assert gate.reached.wait(LIMIT)
     posted = server.app.state.context.jobs.find(job["id"], "")
-    before = _left()
+    before = _resources()
 
     def follow(number: int) -> None:
-        with _dial(server) as line:
-            line.sendall(f"GET {job['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            heard = b""
-            while b"event: started" not in heard:
-                more = line.recv(4096)
-                assert more, heard
-                heard += more
+        with _connect(server) as connection:
+            connection.sendall(f"GET {job['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            received = b""
+            while b"event: started" not in received:
+                chunk = connection.recv(4096)
+                assert chunk, received
+                received += chunk
             if number % 2:
-                _reset_on_close(line)
+                _reset_on_close(connection)
 
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-        list(pool.map(follow, range(LEAVING)))
-    server.until(lambda: _none_more_than(before))  # while the job is still drawn
+    with ThreadPoolExecutor(CONCURRENT) as pool:
+        list(pool.map(follow, range(FOLLOWERS)))
+    server.until(lambda: _are_released(before))  # while the job is still running
     server.until(lambda: not posted.ticket.events._waiting)
     assert server.report().cancelled == 0
     gate.open()
@@ -227,15 +225,15 @@ def test_a_job_goes_on_when_those_who_follow_it_leave(server: Running) -> None:
     assert httpx.get(address, timeout=LIMIT).json()["status"] == "done"
     server.worker.before.clear()
     assert httpx.get(f"{address}/image", timeout=LIMIT).content == _draw(server)
-    server.until(lambda: _none_more_than(before))
+    server.until(lambda: _are_released(before))
 
 
 @pytest.mark.parametrize("stage", ["group", "step", "finish"])
-def test_a_job_that_failed_is_kept_without_the_memory_it_was_drawn_in(server: Running, stage: str) -> None:
+def test_failed_job_releases_its_state(server: Running, stage: str) -> None:
     states: list[weakref.ref[Any]] = []
 
-    def fail(given: Any) -> None:
-        state = given[0] if isinstance(given, list) else given
+    def fail(argument: Any) -> None:
+        state = argument[0] if isinstance(argument, list) else argument
         states.append(weakref.ref(state))
         try:
             int("no memory")
@@ -245,20 +243,20 @@ def test_a_job_that_failed_is_kept_without_the_memory_it_was_drawn_in(server: Ru
     _draw(server)
     server.worker.before[stage] = fail
     job = server.http.post("/v1/jobs", json=json.loads(_body(7))).json()
-    told = server.until(lambda: (now := server.http.get(f"/v1/jobs/{job['id']}").json())["error"] and now)
-    assert told["status"] == "failed"
+    failed_job = server.until(lambda: (current := server.http.get(f"/v1/jobs/{job['id']}").json())["error"] and current)
+    assert failed_job["status"] == "failed"
     server.worker.before.clear()
     _draw(server)
     gc.collect()
     assert [state() for state in states] == [None]
 
 
-def test_what_was_asked_for_and_fetched_needs_no_collector_to_go(server: Running) -> None:
+def test_finished_tickets_are_freed_without_the_garbage_collector(server: Running) -> None:
     tickets: list[weakref.ref[Any]] = []
     submit = server.app.state.context.submit
 
-    def watch(*given: Any) -> Any:
-        ticket = submit(*given)
+    def watch(*arguments: Any) -> Any:
+        ticket = submit(*arguments)
         tickets.append(weakref.ref(ticket))
         return ticket
 
@@ -274,8 +272,8 @@ def test_what_was_asked_for_and_fetched_needs_no_collector_to_go(server: Running
         gc.enable()
 
 
-def test_a_slow_store_and_an_upscaling_hold_nobody_up(server: Running) -> None:
-    store = server.app.state.context.store = Slow()
+def test_slow_store_and_upscaling_do_not_block_other_requests(server: Running) -> None:
+    store = server.app.state.context.store = SlowStore()
     source = io.BytesIO()
     Image.radial_gradient("L").resize((1024, 1024)).convert("RGB").save(source, format="PNG")
 
@@ -283,36 +281,36 @@ def test_a_slow_store_and_an_upscaling_hold_nobody_up(server: Running) -> None:
         files = {"file": ("a.png", source.getvalue())}
         return httpx.post(f"{server.url}/superres", files=files, timeout=LIMIT).status_code
 
-    def ask(method: str, path: str, **given: Any) -> int:
-        return httpx.request(method, f"{server.url}{path}", timeout=LIMIT, **given).status_code
+    def send(method: str, path: str, **options: Any) -> int:
+        return httpx.request(method, f"{server.url}{path}", timeout=LIMIT, **options).status_code
 
     body = {"prompt": "a star", "size": "64x64"}
     assert server.http.get("/health").status_code == 200
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-        running = [
-            pool.submit(ask, "POST", "/generate", json=body),
-            pool.submit(ask, "POST", "/generate", json={**body, "superres": True}),
-            pool.submit(ask, "POST", "/v1/images/generations", json={**body, "response_format": "url"}),
-            pool.submit(ask, "PUT", "/storage/key", content=source.getvalue()),
-            pool.submit(ask, "GET", "/storage/key"),
-            pool.submit(ask, "DELETE", "/storage/key"),
-            pool.submit(ask, "GET", "/storage/health"),
+    with ThreadPoolExecutor(CONCURRENT) as pool:
+        futures = [
+            pool.submit(send, "POST", "/generate", json=body),
+            pool.submit(send, "POST", "/generate", json={**body, "superres": True}),
+            pool.submit(send, "POST", "/v1/images/generations", json={**body, "response_format": "url"}),
+            pool.submit(send, "PUT", "/storage/key", content=source.getvalue()),
+            pool.submit(send, "GET", "/storage/key"),
+            pool.submit(send, "DELETE", "/storage/key"),
+            pool.submit(send, "GET", "/storage/health"),
             pool.submit(enlarge),
         ]
-        took = []
-        while not all(one.done() for one in running):
-            began = time.perf_counter()
+        durations = []
+        while not all(future.done() for future in futures):
+            start = time.perf_counter()
             assert server.http.get("/health").status_code == 200
-            took.append(time.perf_counter() - began)
-        assert [one.result() for one in running] == [200, 200, 200, 204, 404, 204, 200, 200]
+            durations.append(time.perf_counter() - start)
+        assert [future.result() for future in futures] == [200, 200, 200, 204, 404, 204, 200, 200]
     assert store.calls == {"put": 4, "get": 1, "delete": 1, "check": 1}
-    assert len(took) > 20
-    assert max(took) < ANSWERS_WITHIN
+    assert len(durations) > 20
+    assert max(durations) < HEALTH_LIMIT
 
 
 def _draw(server: Running) -> bytes:
-    """A picture, over a connection that is closed afterwards."""
+    """Draw a picture over a new connection, and close the connection."""
     body = {"prompt": "a star", "size": "64x64", "seed": 7}
-    answer = httpx.post(f"{server.url}/generate", json=body, timeout=LIMIT)
-    assert answer.status_code == 200
-    return answer.content
+    response = httpx.post(f"{server.url}/generate", json=body, timeout=LIMIT)
+    assert response.status_code == 200
+    return response.content

@@ -1,11 +1,10 @@
-"""Requests without end over every route: nothing may come back as a 5xx, or give away a traceback."""
+"""Random requests to every route: no response is a 5xx or contains a traceback."""
 
 from __future__ import annotations
 
 import base64
 import json
 import logging
-import os
 import re
 import socket
 import struct
@@ -34,15 +33,16 @@ from imagegen_core.server.a1111 import Txt2ImgBody
 from imagegen_core.server.a1111.pictures import ExtraBody
 from imagegen_core.server.routes.openai import ImagesBody
 from imagegen_core.server.schemas import GenerateBody
+from tests.repetitions import FACTOR
 from tests.server.conftest import LIMIT, listening
 from tests.server.hostile.conftest import PROMPTLY, HealthWatch
 
 logger = logging.getLogger(__name__)
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
-"""Requests for each route and kind; 300 make 10,000 and more."""
+EXAMPLES = 40 * FACTOR
+"""Requests per route and kind; 400 result in more than 10,000 requests."""
 
-_LONGEST, _LARGEST = 100_000, 3_000_000  # characters of a text, bytes of a body
+_MAX_TEXT, _MAX_BODY = 100_000, 3_000_000  # characters of a text, bytes of a body
 
 fuzzed = settings(
     max_examples=EXAMPLES,
@@ -54,7 +54,10 @@ fuzzed_heavily = settings(fuzzed, max_examples=EXAMPLES // 4 + 1)
 
 
 class Quick:
-    """A worker that draws one colour, at once, and has samplers, so that what names one is read."""
+    """A worker that draws a single colour immediately.
+
+    It has samplers, so that the server reads the fields that name a sampler.
+    """
 
     worker_id = 0
     native_size = "64x64"
@@ -77,8 +80,8 @@ def address() -> Iterator[str]:
         app = create_app(Settings.load(environ={}, **limits), engine)
         with listening(app) as url:
             yield url
-            answers = httpx.get(f"{url}/metrics").text
-            count = sum(float(value) for value in re.findall(r"imagegen_http_responses_total\{.*\} (\S+)", answers))
+            metrics = httpx.get(f"{url}/metrics").text
+            count = sum(float(value) for value in re.findall(r"imagegen_http_responses_total\{.*\} (\S+)", metrics))
             logger.info("%d requests were answered", count)
 
 
@@ -87,13 +90,13 @@ def schema(address: str) -> Any:
     return schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 
-def _check(answer: Any) -> None:
-    assert answer.status_code < 500, answer.content[:1000]
-    assert b"Traceback" not in answer.content
+def _check(response: Any) -> None:
+    assert response.status_code < 500, response.content[:1000]
+    assert b"Traceback" not in response.content
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_what_the_document_allows_and_what_it_does_not(schema: Any, mode: GenerationMode) -> None:
+def test_requests_generated_from_the_openapi_document(schema: Any, mode: GenerationMode) -> None:
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) > 30
     for operation in operations:
@@ -101,10 +104,10 @@ def test_what_the_document_allows_and_what_it_does_not(schema: Any, mode: Genera
         @fuzzed
         @given(case=operation.as_strategy(generation_mode=mode))
         def call(case: Any) -> None:
-            answer = case.call(timeout=LIMIT)
-            _check(answer)
+            response = case.call(timeout=LIMIT)
+            _check(response)
 
-        with suppress(Unsatisfiable):  # nothing can be wrong where nothing is given
+        with suppress(Unsatisfiable):  # an operation without input has no invalid requests
             call()
 
 
@@ -138,12 +141,12 @@ _values = st.recursive(
     fields=st.dictionaries(st.sampled_from(FIELDS), _values, max_size=6),
     query=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="#"), max_size=20),
 )
-def test_fields_of_every_kind(address: str, method: str, path: str, fields: Any, query: str) -> None:
+def test_random_fields(address: str, method: str, path: str, fields: Any, query: str) -> None:
     body = json.dumps({"prompt": "a star", "size": "8x8", "image": "iVBORw0KGgo=", **fields})
-    answer = httpx.request(
+    response = httpx.request(
         method, f"{address}{path}", params=query, content=body.encode(), headers=_json(), timeout=LIMIT
     )
-    _check(answer)
+    _check(response)
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
@@ -154,10 +157,10 @@ def test_fields_of_every_kind(address: str, method: str, path: str, fields: Any,
         ["application/json", "multipart/form-data; boundary=x", "multipart/form-data", "text/plain", "image/png", "%"]
     ),
 )
-def test_bodies_of_every_kind(address: str, method: str, path: str, body: bytes, kind: str) -> None:
+def test_random_bodies(address: str, method: str, path: str, body: bytes, kind: str) -> None:
     headers = {"Content-Type": kind}
-    answer = httpx.request(method, f"{address}{path}", content=body, headers=headers, timeout=LIMIT)
-    _check(answer)
+    response = httpx.request(method, f"{address}{path}", content=body, headers=headers, timeout=LIMIT)
+    _check(response)
 
 
 @pytest.mark.parametrize(
@@ -169,20 +172,20 @@ def test_bodies_of_every_kind(address: str, method: str, path: str, body: bytes,
     method=st.sampled_from(["GET", "PUT", "DELETE", "POST", "PATCH"]),
     header=st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
 )
-def test_addresses_of_every_kind(address: str, path: str, part: str, method: str, header: str) -> None:
+def test_random_paths(address: str, path: str, part: str, method: str, header: str) -> None:
     headers = {"Last-Event-ID": header.strip(), "Idempotency-Key": header.strip(), "X-Request-ID": header.strip()}
-    answer = httpx.request(method, f"{address}{path.format(quote(part))}", headers=headers, timeout=LIMIT)
-    _check(answer)
+    response = httpx.request(method, f"{address}{path.format(quote(part))}", headers=headers, timeout=LIMIT)
+    _check(response)
 
 
 _LONG = st.builds(
-    lambda pieces, times: ("".join(pieces) * times)[:_LONGEST],
+    lambda pieces, times: ("".join(pieces) * times)[:_MAX_TEXT],
     st.lists(
         st.sampled_from([*":([<>])|\\,. 1aé\u3042", "BREAK ", "AND ", ":1.1)", "<lora:", "\U0001f600"]),
         min_size=1,
         max_size=5,
     ),
-    st.sampled_from([1, 100, 10_000, _LONGEST]),
+    st.sampled_from([1, 100, 10_000, _MAX_TEXT]),
 )
 
 
@@ -196,7 +199,7 @@ _LONG = st.builds(
 )
 def test_long_texts(address: str, path: str, field: str, text: str) -> None:
     body = {"prompt": "a star", "size": "8x8", "width": 8, "height": 8, field: text}
-    with _prompt(address):
+    with _health_stays_prompt(address):
         _check(httpx.post(f"{address}{path}", json=body, timeout=LIMIT))
 
 
@@ -211,9 +214,9 @@ def test_long_texts(address: str, path: str, field: str, text: str) -> None:
 )
 def test_deep_json(address: str, method: str, path: str, opening: str, depth: int, closing: bool) -> None:
     pairs = {"[": "]", "{": "}"}
-    ends = "".join(pairs[sign] for sign in reversed(opening) if sign in pairs)
-    body = opening * depth + "1" + (ends * depth if closing else "")
-    with _prompt(address):
+    closings = "".join(pairs[sign] for sign in reversed(opening) if sign in pairs)
+    body = opening * depth + "1" + (closings * depth if closing else "")
+    with _health_stays_prompt(address):
         _check(httpx.request(method, f"{address}{path}", content=body.encode(), headers=_json(), timeout=LIMIT))
 
 
@@ -228,8 +231,8 @@ def test_deep_json(address: str, method: str, path: str, opening: str, depth: in
 def test_wide_json(address: str, method: str, path: str, field: str, item: str, count: int, keyed: bool) -> None:
     items = [f'"{number}":{item}' for number in range(count)] if keyed else [item] * count
     inner = ",".join(items)
-    body = f'{{"{field}":{"{" if keyed else "["}{inner}{"}" if keyed else "]"}}}'[:_LARGEST]
-    with _prompt(address):
+    body = f'{{"{field}":{"{" if keyed else "["}{inner}{"}" if keyed else "]"}}}'[:_MAX_BODY]
+    with _health_stays_prompt(address):
         _check(httpx.request(method, f"{address}{path}", content=body.encode(), headers=_json(), timeout=LIMIT))
 
 
@@ -237,18 +240,18 @@ def test_wide_json(address: str, method: str, path: str, field: str, item: str, 
 @fuzzed
 @given(
     field=st.sampled_from([*FIELDS, "a"]),
-    half=st.sampled_from([r"\ud83d", r"\udc00", r"a\ud83db", r"\ud83d\ud83d"]),
+    surrogate=st.sampled_from([r"\ud83d", r"\udc00", r"a\ud83db", r"\ud83d\ud83d"]),
     key=st.booleans(),
 )
-def test_half_characters(address: str, method: str, path: str, field: str, half: str, key: bool) -> None:
-    body = f'{{"prompt": "a star", "size": "8x8", "{half if key else field}": "{half}"}}'
-    answer = httpx.request(method, f"{address}{path}", content=body.encode(), headers=_json(), timeout=LIMIT)
-    _check(answer)
-    answer.content.decode()  # an answer echoes no half of a character
+def test_lone_surrogates(address: str, method: str, path: str, field: str, surrogate: str, key: bool) -> None:
+    body = f'{{"prompt": "a star", "size": "8x8", "{surrogate if key else field}": "{surrogate}"}}'
+    response = httpx.request(method, f"{address}{path}", content=body.encode(), headers=_json(), timeout=LIMIT)
+    _check(response)
+    response.content.decode()  # a response contains no lone surrogates
 
 
 def _huge(form: str, width: int, height: int) -> bytes:
-    """The beginning of a picture that says it is that large."""
+    """Return the start of a picture whose header declares this size."""
     if form == "png":
         header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
         return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
@@ -269,9 +272,9 @@ def _huge(form: str, width: int, height: int) -> bytes:
     height=st.sampled_from([1, 9_000, 16_384, 2**31 - 1]),
     rest=st.binary(max_size=40),
 )
-def test_pictures_that_say_they_are_huge(address: str, form: str, width: int, height: int, rest: bytes) -> None:
+def test_pictures_with_huge_declared_sizes(address: str, form: str, width: int, height: int, rest: bytes) -> None:
     picture = _huge(form, width, height) + rest
-    with _prompt(address):
+    with _health_stays_prompt(address):
         _check(httpx.post(f"{address}/superres", files={"file": ("a", picture, "image/png")}, timeout=LIMIT))
         for path in ("png-info", "extra-single-image"):
             body = {"image": base64.b64encode(picture).decode()}
@@ -279,8 +282,8 @@ def test_pictures_that_say_they_are_huge(address: str, form: str, width: int, he
 
 
 @fuzzed_heavily
-@given(data=st.data(), ends=st.booleans())
-def test_requests_in_pieces(address: str, data: st.DataObject, ends: bool) -> None:
+@given(data=st.data(), complete=st.booleans())
+def test_requests_in_pieces(address: str, data: st.DataObject, complete: bool) -> None:
     body = b'{"prompt": "a star", "size": "8x8"}'
     headers = {"Host": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(body))}
     lines = ["POST /generate HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
@@ -288,16 +291,16 @@ def test_requests_in_pieces(address: str, data: st.DataObject, ends: bool) -> No
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=LIMIT) as connection:
-        for start, end in pairwise([0, *cuts, len(whole) if ends else max(cuts, default=0)]):
+        for start, end in pairwise([0, *cuts, len(whole) if complete else max(cuts, default=0)]):
             connection.sendall(whole[start:end])
-        if ends:
+        if complete:
             assert connection.recv(12) == b"HTTP/1.1 200"
     assert httpx.get(f"{address}/health", timeout=LIMIT).status_code == 200
 
 
 @contextmanager
-def _prompt(address: str) -> Iterator[None]:
-    """Whether ``/health`` answers at once while something else is asked."""
+def _health_stays_prompt(address: str) -> Iterator[None]:
+    """Check that ``/health`` responds promptly during other requests."""
     with HealthWatch(address) as health:
         yield
     assert health.worst < PROMPTLY

@@ -1,4 +1,4 @@
-"""From settings to engines: how many, on which devices, and beside whom they compute."""
+"""Loading engines: the number of workers, their devices and their neighbours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imagegen_demo import plugin as demo
 
 
 class Placed:
-    """A worker that knows where it is, and beside whom it computes."""
+    """A worker that records its settings, and the worker that it computes beside."""
 
     worker_id = 0
 
@@ -59,7 +59,7 @@ def _placed(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=str,
 )
 @pytest.mark.usefixtures("_placed")
-def test_copies_are_dealt_to_the_devices_in_turn(environ: dict[str, str], devices: list[str | None]) -> None:
+def test_copies_are_distributed_to_the_devices_in_turn(environ: dict[str, str], devices: list[str | None]) -> None:
     engine = engine_loader.load_engine(Settings.load(environ=environ), None)
     workers: Any = engine.workers
     engine.close()
@@ -67,7 +67,7 @@ def test_copies_are_dealt_to_the_devices_in_turn(environ: dict[str, str], device
     assert isinstance(engine, Pool if len(devices) > 1 else LocalEngine)
 
 
-def test_fewer_copies_than_devices_are_refused_before_anything_is_loaded() -> None:
+def test_fewer_copies_than_devices_are_refused_before_loading() -> None:
     settings = Settings.load(environ={"CUDA_DEVICE": "cuda:0,cuda:1,cuda:2", "NUM_WORKERS": "2"})
     with pytest.raises(SettingsError) as caught:
         create_app(settings)
@@ -78,7 +78,7 @@ def test_fewer_copies_than_devices_are_refused_before_anything_is_loaded() -> No
 
 
 @pytest.mark.usefixtures("_placed")
-def test_a_worker_computes_beside_one_of_its_own_device() -> None:
+def test_worker_computes_beside_a_worker_of_the_same_device() -> None:
     first: Any = engine_loader.load_engine(Settings(device="a,b,a"), None)
     second: Any = engine_loader.load_engine(Settings(device="b,a,c,a,a"), first)
     for engine in (first, second):
@@ -87,18 +87,18 @@ def test_a_worker_computes_beside_one_of_its_own_device() -> None:
     assert [worker.beside for worker in second.workers] == [b, a, None, another_a, None]
 
 
-def test_what_a_model_will_take_is_what_its_copies_do_on_one_device() -> None:
+def test_weights_count_every_copy_on_one_device() -> None:
     registry = Registry.discover()
-    one = engine_loader.weights_bytes(Settings(model="demo"), registry)
-    assert one == sum(file.stat().st_size for file in _demo_weights())
-    some: list[tuple[dict[str, Any], int]] = [
+    copy_bytes = engine_loader.weights_bytes(Settings(model="demo"), registry)
+    assert copy_bytes == sum(file.stat().st_size for file in _demo_weights())
+    cases: list[tuple[dict[str, Any], int]] = [
         ({"device": "a,b"}, 1),
         ({"device": "a,b", "num_workers": 3}, 2),
         ({"device": "cpu,cpu"}, 2),
         ({"num_workers": 3}, 3),
     ]
-    for given, copies in some:
-        assert engine_loader.weights_bytes(Settings(model="demo", **given), registry) == copies * one
+    for settings, copies in cases:
+        assert engine_loader.weights_bytes(Settings(model="demo", **settings), registry) == copies * copy_bytes
 
 
 def _demo_weights() -> list[Any]:

@@ -1,4 +1,4 @@
-"""A log that cannot be written ends no server."""
+"""The server survives a log that it cannot write."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _full_disk(command: list[str], **options: object) -> subprocess.Popen[bytes]
 
 
 @pytest.mark.parametrize("start", [_closed_streams, _pipe_without_a_reader, _full_disk])
-def test_it_serves_and_ends_with_0_where_stderr_takes_nothing(
+def test_server_runs_and_exits_with_0_without_a_writable_stderr(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     port = free_port()

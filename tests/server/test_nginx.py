@@ -23,7 +23,7 @@ _CHROMIUM = shutil.which("chromium")
 _HAS_PLAYWRIGHT = importlib.util.find_spec("playwright") is not None
 _CONFIGURATION = Path(__file__).parents[2] / "examples" / "proxy" / "nginx.conf"
 _KEY = "a-long-random-key"
-_STRIPS = "proxy_pass http://127.0.0.1:4200/;"
+_PROXY_PASS = "proxy_pass http://127.0.0.1:4200/;"
 
 pytestmark = pytest.mark.skipif(
     "CI" not in os.environ and not _NGINX, reason="needs nginx: apt-get install nginx-light"
@@ -49,7 +49,7 @@ http {{
 
 @dataclass
 class Proxied:
-    """A server, and a client of the proxy before it."""
+    """A server, and a client of the proxy in front of it."""
 
     url: str
     http: httpx.Client
@@ -69,7 +69,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, sdxl_checkpoint: Path) -> I
         yield running
 
 
-@pytest.fixture(scope="module", params=[_STRIPS, _STRIPS.replace("/;", ";")], ids=["stripped", "left in place"])
+@pytest.fixture(scope="module", params=[_PROXY_PASS, _PROXY_PASS.replace("/;", ";")], ids=["stripped", "left in place"])
 def proxied(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: Process
 ) -> Iterator[Proxied]:
@@ -77,16 +77,16 @@ def proxied(
     folder, port = tmp_path_factory.mktemp("nginx"), free_port()
     _make_certificate(folder)
     site = _CONFIGURATION.read_text()
-    for written, meant in {
-        _STRIPS: request.param,
+    for original, replacement in {
+        _PROXY_PASS: request.param,
         "127.0.0.1:4200": f"127.0.0.1:{server.http.base_url.port}",
         "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
         "server_name pictures.example.org": "server_name localhost",
         "/etc/ssl/certs/pictures.example.org.pem": str(folder / "certificate.pem"),
         "/etc/ssl/private/pictures.example.org.key": str(folder / "key.pem"),
     }.items():
-        assert written in site
-        site = site.replace(written, meant)
+        assert original in site
+        site = site.replace(original, replacement)
     (folder / "site.conf").write_text(site)
     (folder / "nginx.conf").write_text(_MAIN.format(folder=folder, user="user root;" if os.geteuid() == 0 else ""))
     nginx = subprocess.Popen([_NGINX, "-e", folder / "error.log", "-p", folder, "-c", folder / "nginx.conf"])
@@ -113,8 +113,8 @@ def test_every_link_leads_back_through_the_proxy(proxied: Proxied) -> None:
     posted = http.post("/ai/v1/jobs", json={"prompt": "a star", "size": "64x64"})
     assert posted.headers["Location"].startswith("/ai/v1/jobs/")
     assert '"image": "/ai/v1/jobs/' in http.get(posted.json()["events"]).text
-    done = http.get(posted.headers["Location"]).json()
-    assert http.get(done["image"]).headers["Content-Type"] == "image/png"
+    finished_job = http.get(posted.headers["Location"]).json()
+    assert http.get(finished_job["image"]).headers["Content-Type"] == "image/png"
     body = {"prompt": "a star", "size": "64x64", "response_format": "url"}
     url = http.post("/ai/v1/images/generations", json=body).json()["data"][0]["url"]
     assert url.startswith(f"{proxied.url}/ai/storage/")
@@ -125,12 +125,12 @@ def test_every_link_leads_back_through_the_proxy(proxied: Proxied) -> None:
     assert "error" in http.post("/ai/v1/images/generations", json={"n": 0}).json()
 
 
-def test_only_its_own_names_are_answered(proxied: Proxied) -> None:
+def test_only_allowed_hosts_are_served(proxied: Proxied) -> None:
     for host, status in (("pictures.example.org", 200), ("evil.example", 421)):
         assert proxied.http.get("/ai/v1/models", headers={"Host": host}).status_code == status
 
 
-def test_events_come_as_they_happen(proxied: Proxied) -> None:
+def test_events_arrive_while_the_picture_is_drawn(proxied: Proxied) -> None:
     long = {"prompt": "a star", "size": "512x512", "num_inference_steps": 50}
     job = proxied.http.post("/ai/v1/jobs", json=long).headers["Location"]
     with proxied.http.stream("GET", f"{job}/events") as events:
@@ -139,16 +139,22 @@ def test_events_come_as_they_happen(proxied: Proxied) -> None:
     proxied.http.delete(job)
 
 
-def _is_odd(record: dict[str, object]) -> bool:
+def _has_escaped_path(record: dict[str, object]) -> bool:
     return record["message"] == "GET /ai/a%0A%1B%5B31mb%E2%80%A8 404"
 
 
-def test_the_log_names_the_clients_address_in_one_line(proxied: Proxied) -> None:
+def test_log_names_the_clients_address_in_a_single_line(proxied: Proxied) -> None:
     transport = httpx.HTTPTransport(local_address="127.0.0.9", verify=False)
-    forged = {"X-Forwarded-For": "1.2.3.4", "X-Forwarded-Host": "evil.example", "Authorization": f"Bearer {_KEY}"}
+    forged_headers = {
+        "X-Forwarded-For": "1.2.3.4",
+        "X-Forwarded-Host": "evil.example",
+        "Authorization": f"Bearer {_KEY}",
+    }
     with httpx.Client(base_url=proxied.url, transport=transport, timeout=LIMIT) as http:
-        assert http.get("/ai/a%0a%1b[31mb%e2%80%a8", headers=forged).status_code == 404
-    record = until(lambda: next(filter(_is_odd, proxied.server.records()), None))  # written after the answer
+        assert http.get("/ai/a%0a%1b[31mb%e2%80%a8", headers=forged_headers).status_code == 404
+    record = until(
+        lambda: next(filter(_has_escaped_path, proxied.server.records()), None)
+    )  # written after the response
     assert record["client"] == "127.0.0.9"
     assert _KEY not in proxied.server.log.read_text()
 
@@ -157,11 +163,11 @@ def test_the_log_names_the_clients_address_in_one_line(proxied: Proxied) -> None
 def test_the_page_draws_through_the_proxy(proxied: Proxied) -> None:
     from playwright.sync_api import expect, sync_playwright
 
-    asked: list[str] = []
+    urls: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
         page = browser.new_context(ignore_https_errors=True).new_page()
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: urls.append(request.url))
         page.goto(f"{proxied.url}/ai/")
         page.get_by_label("API key of this server").fill(_KEY)
         page.get_by_role("button", name="Use it").click()
@@ -176,5 +182,5 @@ def test_the_page_draws_through_the_proxy(proxied: Proxied) -> None:
         page.locator("#operations-pictures-generate_generate_post").click(timeout=30_000)
         browser.close()
     own = (f"{proxied.url}/ai/", f"blob:{proxied.url}/", "data:")
-    assert [url for url in asked if not url.startswith(own)] == []
-    assert json.dumps(asked).count("/ai/page/app.js") == 1
+    assert [url for url in urls if not url.startswith(own)] == []
+    assert json.dumps(urls).count("/ai/page/app.js") == 1

@@ -1,4 +1,4 @@
-"""OpenAI's official client, unchanged."""
+"""OpenAI's API, used by the unmodified official client."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ def _picture(text: str | None) -> bytes:
     return base64.b64decode(text)
 
 
-def test_a_picture_comes_as_base64(client: openai.OpenAI, server: Running) -> None:
-    answer = client.images.generate(prompt="a star", size="64x64", extra_body={"seed": 7})  # type: ignore[call-overload]
-    assert _picture(answer.data[0].b64_json) == server.draw().content
-    assert (answer.size, answer.output_format) == ("64x64", "png")
+def test_picture_is_returned_as_base64(client: openai.OpenAI, server: Running) -> None:
+    response = client.images.generate(prompt="a star", size="64x64", extra_body={"seed": 7})  # type: ignore[call-overload]
+    assert _picture(response.data[0].b64_json) == server.draw().content
+    assert (response.size, response.output_format) == ("64x64", "png")
 
 
-def test_several_pictures_have_seeds_that_count_up(client: openai.OpenAI) -> None:
-    answer = client.images.generate(prompt="a star", n=3, extra_body={"seed": 7})
-    assert answer.data
-    assert [read_recipe(_picture(one.b64_json)).seed for one in answer.data] == [7, 8, 9]
+def test_several_pictures_have_consecutive_seeds(client: openai.OpenAI) -> None:
+    response = client.images.generate(prompt="a star", n=3, extra_body={"seed": 7})
+    assert response.data
+    assert [read_recipe(_picture(image.b64_json)).seed for image in response.data] == [7, 8, 9]
 
 
-def test_a_picture_comes_by_its_address(client: openai.OpenAI) -> None:
-    answer = client.images.generate(prompt="a star", response_format="url")
-    assert answer.data
-    fetched = httpx.get(str(answer.data[0].url))
+def test_picture_is_returned_as_a_url(client: openai.OpenAI) -> None:
+    response = client.images.generate(prompt="a star", response_format="url")
+    assert response.data
+    fetched = httpx.get(str(response.data[0].url))
     assert fetched.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(fetched.content)).size == (64, 64)
 
 
 @pytest.mark.parametrize("encoding", ["jpeg", "webp"])
-def test_a_picture_comes_in_other_encodings(client: openai.OpenAI, encoding: Any) -> None:
-    answer = client.images.generate(prompt="a star", output_format=encoding, output_compression=60)
-    assert answer.data
-    assert Image.open(io.BytesIO(_picture(answer.data[0].b64_json))).format == encoding.upper()
+def test_picture_is_returned_in_other_formats(client: openai.OpenAI, encoding: Any) -> None:
+    response = client.images.generate(prompt="a star", output_format=encoding, output_compression=60)
+    assert response.data
+    assert Image.open(io.BytesIO(_picture(response.data[0].b64_json))).format == encoding.upper()
 
 
-def test_partial_pictures_come_before_the_last(client: openai.OpenAI, server: Running) -> None:
+def test_partial_pictures_precede_the_final_picture(client: openai.OpenAI, server: Running) -> None:
     stream = client.images.generate(
         prompt="a star", stream=True, partial_images=2, extra_body={"seed": 7, "num_inference_steps": 5}
     )
@@ -89,40 +89,42 @@ def test_the_model_is_listed_and_can_be_named(client: openai.OpenAI) -> None:
         ({"background": "transparent"}, "background", "Invalid background 'transparent'"),
     ],
 )
-def test_wrong_input_is_openais_error(client: openai.OpenAI, fields: dict[str, Any], param: str, sentence: str) -> None:
+def test_invalid_input_is_an_openai_error(
+    client: openai.OpenAI, fields: dict[str, Any], param: str, sentence: str
+) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.images.generate(prompt="a star", **fields)
     assert (caught.value.param, caught.value.type) == (param, "invalid_request_error")
     assert sentence in caught.value.message
 
 
-def test_a_null_is_a_field_that_is_left_out(server: Running) -> None:
+def test_null_fields_count_as_missing(server: Running) -> None:
     fields = dict.fromkeys({*ImagesBody.model_fields} - {"prompt"})
-    drawn = server.http.post("/v1/images/generations", json={"prompt": "a star", **fields})
-    assert drawn.status_code == 200, drawn.text
-    assert len(drawn.json()["data"]) == 1
+    response = server.http.post("/v1/images/generations", json={"prompt": "a star", **fields})
+    assert response.status_code == 200, response.text
+    assert len(response.json()["data"]) == 1
     missing = server.http.post("/v1/images/generations", json={"prompt": None})
     assert missing.json()["error"]["message"] == "Missing prompt: give it"
 
 
-def test_without_a_checkpoint_the_demo_draws_under_its_name() -> None:
+def test_demo_model_draws_without_a_checkpoint() -> None:
     settings = Settings.load(environ={}, device="cpu", dtype="fp32")
     app = create_app(settings)
     with listening(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
         until(lambda: app.state.context.mode_manager.state == "ready")
-        drawn = client.images.generate(  # type: ignore[call-overload]
+        response = client.images.generate(  # type: ignore[call-overload]
             model="demo", prompt="a star", size="64x64", extra_body={"num_inference_steps": 1}
         )
-        assert drawn.data[0].b64_json
+        assert response.data[0].b64_json
         assert [model.id for model in client.models.list()] == ["demo"]
 
 
-def test_a_model_that_is_not_served_is_said_to_be_none(client: openai.OpenAI) -> None:
+def test_unknown_model_is_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="No model 'gpt-image-1' is served here: ask for"):
         client.images.generate(prompt="a star", model="gpt-image-1")
 
 
-def test_a_wrong_key_is_openais_error(serve: StartServer) -> None:
+def test_wrong_key_is_an_openai_error(serve: StartServer) -> None:
     server = serve(api_keys="right")
     with _client(server, "wrong") as client, pytest.raises(openai.AuthenticationError):
         client.images.generate(prompt="a star")
@@ -130,13 +132,13 @@ def test_a_wrong_key_is_openais_error(serve: StartServer) -> None:
         assert client.images.generate(prompt="a star").data
 
 
-def test_no_address_is_given_without_storage(serve: StartServer) -> None:
+def test_url_response_needs_storage(serve: StartServer) -> None:
     server = serve(storage_provider="disabled")
     with _client(server) as client, pytest.raises(openai.BadRequestError, match="ask for b64_json"):
         client.images.generate(prompt="a star", response_format="url")
 
 
-def test_a_failure_on_the_way_is_told_in_the_stream(client: openai.OpenAI, server: Running) -> None:
+def test_failure_is_reported_in_the_stream(client: openai.OpenAI, server: Running) -> None:
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
@@ -145,7 +147,7 @@ def test_a_failure_on_the_way_is_told_in_the_stream(client: openai.OpenAI, serve
         list(client.images.generate(prompt="a star", stream=True))
 
 
-def test_who_leaves_a_stream_is_drawn_for_no_longer(client: openai.OpenAI, server: Running) -> None:
+def test_closing_a_stream_cancels_the_picture(client: openai.OpenAI, server: Running) -> None:
     stream = client.images.generate(
         prompt="a star", stream=True, partial_images=3, extra_body={"num_inference_steps": 40}
     )

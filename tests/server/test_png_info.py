@@ -1,4 +1,4 @@
-"""A1111's png-info: text of every format we write, in base64 of every form."""
+"""A1111's png-info: the text in all formats that the server writes, and all forms of base64."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ _FORMS: dict[str, Callable[[bytes], str]] = {
 
 
 def _info(server: Running, text: str) -> str:
-    answer = server.http.post("/sdapi/v1/png-info", json={"image": text})
-    assert answer.status_code == 200, answer.text
-    info: str = answer.json()["info"]
+    response = server.http.post("/sdapi/v1/png-info", json={"image": text})
+    assert response.status_code == 200, response.text
+    info: str = response.json()["info"]
     return info
 
 
-def test_the_text_of_every_format_that_the_server_writes(server: Running) -> None:
-    drawn = server.draw().content
-    expected = _info(server, _FORMS["plain"](drawn))
+def test_text_is_read_from_every_format_that_the_server_writes(server: Running) -> None:
+    picture = server.draw().content
+    expected = _info(server, _FORMS["plain"](picture))
     assert expected.startswith("a star\nSteps: 4, ")
     for form in ("png", "jpeg", "webp"):
         body = {"prompt": "a star", "size": "64x64", "seed": 7, "output_format": form}
-        answer = server.http.post("/v1/images/generations", json=body).json()
-        assert _info(server, answer["data"][0]["b64_json"]) == expected
+        response = server.http.post("/v1/images/generations", json=body).json()
+        assert _info(server, response["data"][0]["b64_json"]) == expected
     enlarged = server.draw(superres=True, superres_format="jpeg").content
     assert "Postprocess upscale by: 2" in _info(server, _FORMS["plain"](enlarged))
-    again = server.http.post("/superres", files={"file": ("a.jpg", enlarged)}).content
-    assert _info(server, _FORMS["plain"](again)).startswith("a star\nSteps: 4, ")
+    enlarged_twice = server.http.post("/superres", files={"file": ("a.jpg", enlarged)}).content
+    assert _info(server, _FORMS["plain"](enlarged_twice)).startswith("a star\nSteps: 4, ")
 
 
 def test_base64_is_read_in_every_form(server: Running) -> None:
-    drawn = server.draw().content
-    expected = _info(server, _FORMS["plain"](drawn))
+    picture = server.draw().content
+    expected = _info(server, _FORMS["plain"](picture))
     for name, form in _FORMS.items():
-        assert _info(server, form(drawn)) == expected, name
-        answer = server.http.post("/sdapi/v1/extra-single-image", json={"image": form(drawn)})
-        assert answer.status_code == 200, name
+        assert _info(server, form(picture)) == expected, name
+        response = server.http.post("/sdapi/v1/extra-single-image", json={"image": form(picture)})
+        assert response.status_code == 200, name
 
 
-def test_other_text_is_a_sentence(server: Running) -> None:
+def test_other_text_is_refused_with_a_reason(server: Running) -> None:
     for text in ("", "ä", "a", "*" * 8, "data:image/png;base64,!", "A" * 300_001 + "*"):
-        answer = server.http.post("/sdapi/v1/png-info", json={"image": text})
-        assert answer.status_code == 422, text[:40]
-        assert any(words in answer.json()["detail"] for words in ("is no base64", "it is no PNG")), answer.text
+        response = server.http.post("/sdapi/v1/png-info", json={"image": text})
+        assert response.status_code == 422, text[:40]
+        assert any(words in response.json()["detail"] for words in ("is no base64", "it is no PNG")), response.text

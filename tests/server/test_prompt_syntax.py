@@ -1,4 +1,4 @@
-"""What A1111's prompts hold beside text: read, or refused in a sentence. The oracle is A1111's own examples."""
+"""The syntax of A1111's prompts is read, or refused with a reason. The examples are A1111's own."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("prompt", TEXTS)
-def test_ordinary_text_is_left_as_it_is(prompt: str) -> None:
+def test_ordinary_text_is_unchanged(prompt: str) -> None:
     assert read_prompt(prompt) == (prompt, [])
     check_negative_prompt(prompt)
 
 
-# From the examples of A1111's get_learned_conditioning_prompt_schedules, and the corners beside them.
+# The examples of A1111's get_learned_conditioning_prompt_schedules, and further edge cases.
 VARYING = {
     "a [b:3]": "[b:3]",
     "a [b: 3]": "[b: 3]",
@@ -52,13 +52,13 @@ VARYING = {
 
 
 @pytest.mark.parametrize("prompt", VARYING)
-def test_a_prompt_that_varies_is_refused_with_the_piece(prompt: str) -> None:
+def test_prompt_editing_is_refused_with_the_piece(prompt: str) -> None:
     piece = VARYING[prompt]
-    how = "alternates" if "|" in piece else "changes at a step"
+    effect = "alternates" if "|" in piece else "changes at a step"
     for field, read in (("prompt", read_prompt), ("negative_prompt", check_negative_prompt)):
         with pytest.raises(InvalidRequestError) as caught:
             read(prompt)
-        assert str(caught.value).startswith(f"{piece} in {field} {how}, which is not drawn here: leave it out, or")
+        assert str(caught.value).startswith(f"{piece} in {field} {effect}, which is not drawn here: leave it out, or")
         assert caught.value.field == field
 
 
@@ -67,8 +67,8 @@ REFUSED = {
     "a cat :1.2 AND a dog :0.8": "AND in prompt combines",
     "<lora:x:0.7:0.5>": "<lora:x:0.7:0.5> gives a LoRA several strengths, and it has one here",
     "<lora:x:te=0.7:unet=0.5>": "<lora:x:te=0.7:unet=0.5> gives a LoRA several strengths",
-    "<lora:x:much>": "<lora:x:much> has a strength that is no number: write <lora:NAME:0.7>",
-    "<lora:x:>": "<lora:x:> has a strength that is no number",
+    "<lora:x:much>": "<lora:x:much> has a strength that is not a number: write <lora:NAME:0.7>",
+    "<lora:x:>": "<lora:x:> has a strength that is not a number",
     "<lyco:x:0.7>": "<lyco:x:0.7> is not read here: write <lora:x:0.7>",
     "<hypernet:x:0.7>": "<hypernet:x:0.7> is not drawn here: leave it out, or use a LoRA",
     "<other:x>": "<other:x> is not drawn here",
@@ -77,26 +77,26 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("prompt", REFUSED)
-def test_what_is_not_drawn_is_refused_with_a_mend(prompt: str) -> None:
+def test_unsupported_syntax_is_refused_with_advice(prompt: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read_prompt(f"a lake {prompt} at dawn")
     assert str(caught.value).startswith(REFUSED[prompt])
 
 
-def test_loras_are_taken_out_of_the_prompt() -> None:
+def test_lora_tags_are_removed_from_the_prompt() -> None:
     text, tags = read_prompt("a lake <lora:sub/folder x:0.70>, <lora:y> dawn")
     assert text == "a lake ,  dawn"
     assert tags == [LoraTag("sub/folder x", 0.7), LoraTag("y", None)]
 
 
-def test_a_negative_prompt_names_no_lora_and_and_is_a_word_in_it() -> None:
+def test_negative_prompt_refuses_loras_and_keeps_the_word_and() -> None:
     with pytest.raises(InvalidRequestError, match="<lora:x:1> in negative_prompt has no effect: name it in prompt"):
         check_negative_prompt("blurry <lora:x:1>")
     check_negative_prompt("a cat AND a dog")
 
 
 @given(st.text(alphabet="ab ()[]\\:|<>.1AND", max_size=60))
-def test_any_text_is_read_or_refused_in_a_sentence(prompt: str) -> None:
+def test_any_text_is_read_or_refused_with_a_reason(prompt: str) -> None:
     for read in (read_prompt, check_negative_prompt):
         try:
             read(prompt)

@@ -1,4 +1,4 @@
-"""``imagegen serve`` as a process: its start, its end, its log."""
+"""``imagegen serve`` as a process: its start, its end and its log."""
 
 from __future__ import annotations
 
@@ -14,24 +14,22 @@ from tests.server.processes import serving
 from tests.waiting import until
 
 
-def test_it_answers_while_the_model_loads_and_ends_with_0(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+def test_sigterm_ends_the_server_with_status_0(tmp_path: Path, sdxl_checkpoint: Path) -> None:
     with serving(tmp_path, sdxl_checkpoint) as server:
         server.until_ready()
         assert server.http.post("/generate", json={"prompt": "a star"}).status_code == 200
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(LIMIT) == 0
         messages = [record["message"] for record in server.records()]
-        assert "Told to stop: finishing what was asked for" in messages
+        assert "Stopping: finishing the open requests" in messages
 
 
-def test_told_to_stop_it_turns_ready_refuses_what_is_new_and_finishes_what_it_has(
-    tmp_path: Path, sdxl_checkpoint: Path
-) -> None:
-    long = {"prompt": "a star", "size": "512x512", "num_inference_steps": 50, "seed": 7}
+def test_sigterm_refuses_new_requests_and_finishes_open_ones(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+    body = {"prompt": "a star", "size": "512x512", "num_inference_steps": 50, "seed": 7}
     with serving(tmp_path, sdxl_checkpoint) as server, ThreadPoolExecutor(1) as pool:
         server.until_ready()
-        server.http.post("/v1/jobs", json=long)
-        drawing = pool.submit(server.http.post, "/generate", json=long)
+        server.http.post("/v1/jobs", json=body)
+        drawing = pool.submit(server.http.post, "/generate", json=body)
         until(lambda: server.http.get("/health").json()["engine"]["running"] == 2)
         server.process.send_signal(signal.SIGTERM)
         until(lambda: server.http.get("/ready").json()["status"] == "stopping")
@@ -41,13 +39,13 @@ def test_told_to_stop_it_turns_ready_refuses_what_is_new_and_finishes_what_it_ha
         assert server.process.wait(LIMIT) == 0
 
 
-def test_sighup_reads_the_modes_again(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+def test_sighup_reloads_the_modes(tmp_path: Path, sdxl_checkpoint: Path) -> None:
     (tmp_path / "imagegen.toml").write_text(f'[modes.one]\nmodel = "{sdxl_checkpoint}"\n')
     with serving(tmp_path, sdxl_checkpoint) as server:
         server.until_ready()
         server.process.send_signal(signal.SIGHUP)
         until(
-            lambda: "Read the modes anew: one" in [record["message"] for record in server.records()],
+            lambda: "Read the modes again: one" in [record["message"] for record in server.records()],
             message=server.log.read_text,
         )
         assert server.http.post("/generate", json={"prompt": "a star"}).headers["X-Mode"] == "one"
@@ -55,20 +53,20 @@ def test_sighup_reads_the_modes_again(tmp_path: Path, sdxl_checkpoint: Path) -> 
         assert server.process.wait(LIMIT) == 0
 
 
-def test_what_is_not_done_within_the_limit_is_given_up_with_the_reason(tmp_path: Path, sdxl_checkpoint: Path) -> None:
-    long = {"prompt": "a star", "size": "1024x1024", "num_inference_steps": 50, "seed": 7}
+def test_unfinished_requests_fail_after_the_shutdown_limit(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+    body = {"prompt": "a star", "size": "1024x1024", "num_inference_steps": 50, "seed": 7}
     with serving(tmp_path, sdxl_checkpoint, IMAGEGEN_SHUTDOWN_LIMIT="0.1") as server, ThreadPoolExecutor(1) as pool:
         server.until_ready()
-        drawing = pool.submit(server.http.post, "/generate", json=long)
+        drawing = pool.submit(server.http.post, "/generate", json=body)
         until(lambda: server.http.get("/health").json()["engine"]["running"])
         server.process.send_signal(signal.SIGTERM)
-        answer = drawing.result()
-        assert (answer.status_code, answer.json()["type"]) == (503, "not_ready")
-        assert "The server stopped before the picture was done" in answer.json()["detail"]
+        response = drawing.result()
+        assert (response.status_code, response.json()["type"]) == (503, "not_ready")
+        assert "The server stopped before the picture was done" in response.json()["detail"]
         assert server.process.wait(LIMIT) == 0
 
 
-def test_the_log_is_json_and_holds_ids_but_no_prompts(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+def test_log_is_json_with_ids_but_without_prompts(tmp_path: Path, sdxl_checkpoint: Path) -> None:
     with serving(tmp_path, sdxl_checkpoint) as server:
         server.until_ready()
         body = {"prompt": "a very private star", "size": "64x64"}
@@ -80,7 +78,7 @@ def test_the_log_is_json_and_holds_ids_but_no_prompts(tmp_path: Path, sdxl_check
         assert "private" not in server.log.read_text()
 
 
-def test_prompts_are_logged_where_that_is_asked_for(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+def test_prompts_are_logged_if_configured(tmp_path: Path, sdxl_checkpoint: Path) -> None:
     with serving(tmp_path, sdxl_checkpoint, IMAGEGEN_LOG_PROMPTS="1") as server:
         server.until_ready()
         server.http.post("/generate", json={"prompt": "a public star", "size": "64x64"})
@@ -99,7 +97,7 @@ def test_prompts_are_logged_where_that_is_asked_for(tmp_path: Path, sdxl_checkpo
         ({"CUDA_DEVICE": "cpu,cpu", "NUM_WORKERS": "1"}, "NUM_WORKERS=1 is fewer than the 2 devices of CUDA_DEVICE"),
     ],
 )
-def test_a_wrong_setting_is_a_sentence_before_anything_starts(
+def test_invalid_setting_is_reported_before_the_server_starts(
     tmp_path: Path, sdxl_checkpoint: Path, environ: dict[str, str], sentence: str
 ) -> None:
     with serving(tmp_path, sdxl_checkpoint, **environ) as server:
@@ -108,9 +106,9 @@ def test_a_wrong_setting_is_a_sentence_before_anything_starts(
         assert "Traceback" not in server.log.read_text()
 
 
-def test_a_port_that_is_taken_is_a_sentence_before_anything_is_loaded(tmp_path: Path, sdxl_checkpoint: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+def test_occupied_port_is_reported_before_the_model_is_loaded(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
         with serving(tmp_path, sdxl_checkpoint, PORT=port) as server:
             assert server.process.wait(LIMIT) == 2
             assert f"Cannot listen on 127.0.0.1, port {port} (Address already in use)" in server.log.read_text()
@@ -123,10 +121,10 @@ def test_two_workers_draw_the_same_pictures(tmp_path: Path, sdxl_checkpoint: Pat
     with serving(tmp_path, sdxl_checkpoint, **environ) as server:
         server.until_ready()
         with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda _: server.http.post("/generate", json=body), range(16)))
-        assert {answer.status_code for answer in answers} == {200}
-        assert len({answer.content for answer in answers}) == 1
+            responses = list(pool.map(lambda _: server.http.post("/generate", json=body), range(16)))
+        assert {response.status_code for response in responses} == {200}
+        assert len({response.content for response in responses}) == 1
         engine = server.http.get("/health").json()["engine"]
         assert engine["finished"] == 16
         kinds = [group["kind"] for group in engine["groups"]]
-        assert len(kinds) == 2 * len(set(kinds))  # as each of two engines knows them
+        assert len(kinds) == 2 * len(set(kinds))  # both engines report the same kinds

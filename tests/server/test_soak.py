@@ -1,4 +1,4 @@
-"""Thousands of requests of every kind: what the server holds stays what it was."""
+"""Thousands of requests of every kind do not increase the resources of the server."""
 
 from __future__ import annotations
 
@@ -27,23 +27,24 @@ from PIL import Image
 
 from imagegen_core import LocalEngine, Settings
 from imagegen_core.server import create_app
+from tests.repetitions import FACTOR
 from tests.server.conftest import LIMIT, listening
 from tests.server.test_fuzz import Quick
 
 logger = logging.getLogger(__name__)
 
-WARM, ALL = 1000, 5000  # requests
+WARM, ALL = 1000, 1000 + 4000 * FACTOR  # numbers of requests
 CLIENTS = 8
-KEPT = 64  # pictures, so that the store is full before the first measurement
+KEPT = 64  # stored pictures; the store is full before the first measurement
 GROWTH, GROWTH_BYTES = 0.03, 8 * 2**20
 DESCRIPTORS = 3
-OBJECTS = (ALL - WARM) // 2  # that Python's collector knows: fewer than one for each request
-WORDS = 20_000  # bytes of each prompt: whatever keeps a request, a job or a picture shows
-_POOLED = "AnyIO worker thread"  # up to a number, and gone when idle
+OBJECTS = (ALL - WARM) // 2  # allowed growth of the objects that Python's collector tracks: fewer than one per request
+PROMPT_BYTES = 20_000  # bytes per prompt; large enough to reveal a kept request, job or picture
+_POOLED = "AnyIO worker thread"  # a limited number of threads, which end when idle
 
 
-class Held(NamedTuple):
-    """What the server's process holds."""
+class Resources(NamedTuple):
+    """The resources that the server's process uses."""
 
     resident: int
     descriptors: int
@@ -51,74 +52,74 @@ class Held(NamedTuple):
     objects: int
 
 
-def _serve(line: Connection) -> None:
-    """The server's process: tells its address, and what it holds whenever it is asked."""
+def _serve(connection: Connection) -> None:
+    """Run the server, send its address, and send its resources at each request on the connection."""
     limits: dict[str, Any] = {"max_pixels": 256 * 256, "max_upscaled_pixels": 10**6}
-    limits |= {"storage_max_items": KEPT, "max_prompt_chars": WORDS}
+    limits |= {"storage_max_items": KEPT, "max_prompt_chars": PROMPT_BYTES}
     with LocalEngine(Quick()) as engine:
         app = create_app(Settings.load(environ={}, **limits), engine)
         with listening(app) as url:
-            line.send(url)
-            while line.recv():
+            connection.send(url)
+            while connection.recv():
                 _collect()
                 process = psutil.Process()
-                threads = [one for one in threading.enumerate() if not one.name.startswith(_POOLED)]
+                threads = [thread for thread in threading.enumerate() if not thread.name.startswith(_POOLED)]
                 objects = len(gc.get_objects())
-                line.send(Held(process.memory_info().rss, process.num_fds(), len(threads), objects))
+                connection.send(Resources(process.memory_info().rss, process.num_fds(), len(threads), objects))
 
 
 def _collect() -> None:
-    """Give back what nobody holds, so that a process's memory is what it holds."""
+    """Return unused memory to the system; the process's memory is then the memory in use."""
     gc.collect()
     if sys.platform == "linux":
-        with suppress(AttributeError):  # of glibc alone
+        with suppress(AttributeError):  # only glibc has it
             ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager
-def _server() -> Iterator[tuple[str, Callable[[], Held]]]:
-    """The address of a server in a process of its own, and a function that tells what that process holds."""
+def _server() -> Iterator[tuple[str, Callable[[], Resources]]]:
+    """Start a server in its own process; yield its address, and a function that returns its resources."""
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,), name="soaked-server")
+    connection, child_connection = context.Pipe()
+    process = context.Process(target=_serve, args=(child_connection,), name="soaked-server")
     process.start()
-    theirs.close()
+    child_connection.close()
 
-    def answer() -> Any:
-        assert ours.poll(LIMIT), "the server's process does not answer"
-        return ours.recv()
+    def receive() -> Any:
+        assert connection.poll(LIMIT), "the server's process does not answer"
+        return connection.recv()
 
-    def held() -> Held:
-        ours.send(True)
-        found: Held = answer()
-        return found
+    def resources() -> Resources:
+        connection.send(True)
+        reply: Resources = receive()
+        return reply
 
     try:
-        yield answer(), held
-        ours.send(False)
+        yield receive(), resources
+        connection.send(False)
         process.join(LIMIT)
         assert process.exitcode == 0
     finally:
         process.kill()
         process.join()
         process.close()
-        ours.close()
+        connection.close()
 
 
 class Client:
-    """One of those who ask, with a connection and a fate of its own."""
+    """A client with its own connection and random choices."""
 
     def __init__(self, url: str, number: int) -> None:
         self.url = url
-        self.chance = random.Random(number)
+        self.rng = random.Random(number)
         self.statuses: Counter[int] = Counter()
-        self.asks: Counter[str] = Counter()
+        self.actions: Counter[str] = Counter()
         self.pictures = 0
         self.fetched: Counter[int] = Counter()
 
-    def go_on(self, until: int) -> None:
-        """Ask until so many requests were sent."""
-        asks = (
+    def run(self, total: int) -> None:
+        """Send random requests until `total` requests were sent."""
+        actions = (
             self.generate,
             self.generate_as_json,
             self.follow_a_job,
@@ -127,24 +128,24 @@ class Client:
             self.openai,
             self.a1111,
             self.superres,
-            self.keep_and_remove,
-            self.ask_wrongly,
-            self.look_around,
+            self.store_and_delete,
+            self.send_invalid_request,
+            self.read_status,
         )
         with httpx.Client(base_url=self.url, timeout=LIMIT) as self.http:
-            while self.statuses.total() < until:
-                ask = self.chance.choice(asks)
-                self.asks[ask.__name__] += 1
-                ask()
+            while self.statuses.total() < total:
+                action = self.rng.choice(actions)
+                self.actions[action.__name__] += 1
+                action()
 
-    def send(self, method: str, path: str, *expected: int, **given: Any) -> Any:
-        answer = self.http.request(method, path, **given)
-        return self._checked(answer, *(expected or (200,)))
+    def send(self, method: str, path: str, *expected: int, **options: Any) -> Any:
+        response = self.http.request(method, path, **options)
+        return self._checked(response, *(expected or (200,)))
 
-    def _checked(self, answer: Any, *expected: int) -> Any:
-        self.statuses[answer.status_code] += 1
-        assert answer.status_code in expected, (answer.request.url, answer.status_code, answer.text[:500])
-        return answer
+    def _checked(self, response: Any, *expected: int) -> Any:
+        self.statuses[response.status_code] += 1
+        assert response.status_code in expected, (response.request.url, response.status_code, response.text[:500])
+        return response
 
     def open(self, data: bytes, width: int, height: int) -> None:
         with Image.open(io.BytesIO(data)) as image:
@@ -153,53 +154,53 @@ class Client:
         self.pictures += 1
 
     def fetch(self, path: str, width: int = 64, height: int = 64) -> None:
-        """Get what is kept; where seven others put enough meanwhile, it is no longer."""
-        answer = self.send("GET", path, 200, 404)
-        self.fetched[answer.status_code] += 1
-        if answer.status_code == 200:
-            self.open(answer.content, width, height)
+        """Get a stored picture; the pictures of the seven other clients may have displaced it."""
+        response = self.send("GET", path, 200, 404)
+        self.fetched[response.status_code] += 1
+        if response.status_code == 200:
+            self.open(response.content, width, height)
 
     def body(self, **fields: Any) -> dict[str, Any]:
-        return {"prompt": self.chance.randbytes(WORDS // 2).hex(), "size": "64x64", **fields}
+        return {"prompt": self.rng.randbytes(PROMPT_BYTES // 2).hex(), "size": "64x64", **fields}
 
     def generate(self) -> None:
-        size = self.chance.choice([(64, 64), (72, 64), (128, 256)])
-        answer = self.send("POST", "/generate", json=self.body(size="{}x{}".format(*size)))
-        self.open(answer.content, *size)
-        self.fetch(f"/storage/{answer.headers['X-LCM-Image-Key']}", *size)
+        size = self.rng.choice([(64, 64), (72, 64), (128, 256)])
+        response = self.send("POST", "/generate", json=self.body(size="{}x{}".format(*size)))
+        self.open(response.content, *size)
+        self.fetch(f"/storage/{response.headers['X-LCM-Image-Key']}", *size)
 
     def generate_as_json(self) -> None:
-        body = self.body(superres=True, seed=self.chance.randrange(2**32))
-        told = self.send("POST", "/generate", json=body, headers={"Accept": "application/json"}).json()
-        assert told["seed"] == body["seed"]
-        self.open(base64.b64decode(told["image"]), 128, 128)
+        body = self.body(superres=True, seed=self.rng.randrange(2**32))
+        result = self.send("POST", "/generate", json=body, headers={"Accept": "application/json"}).json()
+        assert result["seed"] == body["seed"]
+        self.open(base64.b64decode(result["image"]), 128, 128)
 
     def post(self) -> dict[str, Any]:
-        headers = {"Idempotency-Key": self.chance.randbytes(8).hex()} if self.chance.random() < 0.5 else {}
+        headers = {"Idempotency-Key": self.rng.randbytes(8).hex()} if self.rng.random() < 0.5 else {}
         job: dict[str, Any] = self.send("POST", "/v1/jobs", 202, json=self.body(), headers=headers).json()
         return job
 
     def follow_a_job(self) -> None:
         job = self.post()
-        with self.http.stream("GET", job["events"]) as answer:
-            self._checked(answer, 200)
-            said = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
-        self.fetch(json.loads(said[-1])["image"])
+        with self.http.stream("GET", job["events"]) as response:
+            self._checked(response, 200)
+            events = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
+        self.fetch(json.loads(events[-1])["image"])
 
     def leave_a_job(self) -> None:
         job = self.post()
-        with self.http.stream("GET", job["events"]) as answer:
-            self._checked(answer, 200)
-            next(answer.iter_raw())
+        with self.http.stream("GET", job["events"]) as response:
+            self._checked(response, 200)
+            next(response.iter_raw())
 
     def cancel_a_job(self) -> None:
         job = self.post()
-        ended = self.send("DELETE", f"/v1/jobs/{job['id']}").json()["status"]
-        self.asks[f"cancel_a_job: {ended}"] += 1
-        self.send("GET", f"/v1/jobs/{job['id']}/image", 409 if ended == "cancelled" else 200)
+        status = self.send("DELETE", f"/v1/jobs/{job['id']}").json()["status"]
+        self.actions[f"cancel_a_job: {status}"] += 1
+        self.send("GET", f"/v1/jobs/{job['id']}/image", 409 if status == "cancelled" else 200)
 
     def openai(self) -> None:
-        body = self.body(n=2, response_format=self.chance.choice(["b64_json", "url"]))
+        body = self.body(n=2, response_format=self.rng.choice(["b64_json", "url"]))
         for datum in self.send("POST", "/v1/images/generations", json=body).json()["data"]:
             if "url" in datum:
                 self.fetch(datum["url"])
@@ -214,30 +215,30 @@ class Client:
 
     def superres(self) -> None:
         files = {"file": ("a.png", self.tiny())}
-        answer = self.send("POST", "/superres", files=files, data={"out_format": "jpeg"})
-        self.open(answer.content, 32, 16)
+        response = self.send("POST", "/superres", files=files, data={"out_format": "jpeg"})
+        self.open(response.content, 32, 16)
 
-    def keep_and_remove(self) -> None:
+    def store_and_delete(self) -> None:
         path = f"/storage/{self.chance.randbytes(8).hex()}"
         self.send("PUT", path, 204, content=self.tiny(), headers={"Content-Type": "image/png"})
         self.fetch(path, 16, 8)
         self.send("DELETE", path, 204, 404)
         self.send("GET", path, 404)
 
-    def ask_wrongly(self) -> None:
-        method, path, status, given = self.chance.choice(WRONG)
-        self.send(method, path, status, **given)
+    def send_invalid_request(self) -> None:
+        method, path, status, options = self.rng.choice(INVALID)
+        self.send(method, path, status, **options)
 
-    def look_around(self) -> None:
-        self.send("GET", self.chance.choice(["/health", "/ready", "/metrics", "/v1/models", "/storage/health"]))
+    def read_status(self) -> None:
+        self.send("GET", self.rng.choice(["/health", "/ready", "/metrics", "/v1/models", "/storage/health"]))
 
     def tiny(self) -> bytes:
         buffer = io.BytesIO()
-        Image.new("RGB", (16, 8), (self.chance.randrange(256), 0, 0)).save(buffer, format="PNG")
+        Image.new("RGB", (16, 8), (self.rng.randrange(256), 0, 0)).save(buffer, format="PNG")
         return buffer.getvalue()
 
 
-WRONG: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
+INVALID: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
     ("POST", "/generate", 422, {"json": {"prompt": "a star", "size": "12by7"}}),
     ("POST", "/generate", 422, {"json": {"prompt": "a star", "size": "1024x1024"}}),
     ("POST", "/generate", 422, {"content": b'{"prompt', "headers": {"Content-Type": "application/json"}}),
@@ -254,39 +255,39 @@ WRONG: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
 )
 
 
-def _ask(clients: list[Client], requests: int) -> None:
-    """Have all of them ask at the same time, until each has sent its part of all `requests` so far."""
+def _send(clients: list[Client], requests: int) -> None:
+    """Send requests with all clients at once, until each has sent its share of `requests` in total."""
     with ThreadPoolExecutor(len(clients)) as pool:
-        list(pool.map(lambda client: client.go_on(requests // len(clients)), clients))
+        list(pool.map(lambda client: client.run(requests // len(clients)), clients))
 
 
-def _until_left(held: Callable[[], Held], descriptors: int) -> Held:
-    """What the server holds once its clients' connections are closed, or after a while."""
-    ends = time.monotonic() + LIMIT / 2
-    while (found := held()).descriptors > descriptors and time.monotonic() < ends:
+def _settled_resources(resources: Callable[[], Resources], descriptors: int) -> Resources:
+    """Return the server's resources once its clients' connections are closed, or after a time limit."""
+    deadline = time.monotonic() + LIMIT / 2
+    while (current := resources()).descriptors > descriptors and time.monotonic() < deadline:
         time.sleep(0.05)
-    return found
+    return current
 
 
-def test_thousands_of_requests_leave_a_server_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    # One heap, not one for each of the pool's threads, which are given work at random and fragment at their own pace.
+def test_thousands_of_requests_leak_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Use one heap. With one per thread, random work would fragment each heap at its own pace.
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
-    with _server() as (url, held):
+    with _server() as (url, resources):
         assert httpx.get(f"{url}/health").status_code == 200
-        first = _until_left(held, held().descriptors - 1)._replace(resident=0)
+        first = _settled_resources(resources, resources().descriptors - 1)._replace(resident=0)
         clients = [Client(url, number) for number in range(CLIENTS)]
-        _ask(clients, WARM)
-        warm = _until_left(held, first.descriptors)
-        began = time.monotonic()
-        _ask(clients, ALL)
-        took = time.monotonic() - began
-        end = _until_left(held, first.descriptors)
+        _send(clients, WARM)
+        warm = _settled_resources(resources, first.descriptors)
+        start = time.monotonic()
+        _send(clients, ALL)
+        duration = time.monotonic() - start
+        end = _settled_resources(resources, first.descriptors)
         engine = httpx.get(f"{url}/health").json()["engine"]
     statuses: Counter[int] = sum((client.statuses for client in clients), Counter())
-    asks: Counter[str] = sum((client.asks for client in clients), Counter())
+    actions: Counter[str] = sum((client.actions for client in clients), Counter())
     fetched: Counter[int] = sum((client.fetched for client in clients), Counter())
-    logger.info("%s\n%s\n%s\n%s", statuses, asks, fetched, [client.pictures for client in clients])
-    logger.info("%.0f requests/s; %s, %s, %s", (ALL - WARM) / took, first, warm, end)
+    logger.info("%s\n%s\n%s\n%s", statuses, actions, fetched, [client.pictures for client in clients])
+    logger.info("%.0f requests/s; %s, %s, %s", (ALL - WARM) / duration, first, warm, end)
     assert statuses.total() >= ALL
     assert max(statuses) < 500
     assert fetched[404] < 0.1 * fetched[200]

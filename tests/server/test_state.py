@@ -1,4 +1,4 @@
-"""/storage, /health, /ready, /metrics, and the hook for routes."""
+"""/storage, /health, /ready, /metrics, and the plugin hook for routes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.server.conftest import LIMIT, Running, StartServer, listening
 PNG = b"\x89PNG\r\n\x1a\nrest"
 
 
-def test_a_picture_is_put_got_and_deleted(server: Running) -> None:
+def test_pictures_are_stored_fetched_and_deleted(server: Running) -> None:
     assert server.http.put("/storage/mine", content=PNG).status_code == 204
     for name in ("mine", "mine.png"):
-        answer = server.http.get(f"/storage/{name}")
-        assert (answer.content, answer.headers["content-type"]) == (PNG, "image/png")
+        response = server.http.get(f"/storage/{name}")
+        assert (response.content, response.headers["content-type"]) == (PNG, "image/png")
     assert server.http.delete("/storage/mine").status_code == 204
     assert server.http.delete("/storage/mine").status_code == 404
     assert server.http.get("/storage/mine").status_code == 404
@@ -35,29 +35,29 @@ def test_no_key_leads_out_of_the_store(server: Running, key: str) -> None:
         assert server.http.request(method, f"/storage/{key}", content=PNG).status_code in (404, 405, 422)
 
 
-def test_what_is_no_picture_is_not_kept(server: Running) -> None:
-    answer = server.http.put("/storage/mine", content=b"<script>")
-    assert (answer.status_code, answer.json()["field"]) == (422, "body")
+def test_only_pictures_are_stored(server: Running) -> None:
+    response = server.http.put("/storage/mine", content=b"<script>")
+    assert (response.status_code, response.json()["field"]) == (422, "body")
 
 
-def test_the_store_tells_of_its_health(server: Running) -> None:
+def test_store_reports_its_health(server: Running) -> None:
     assert server.http.get("/storage/health").json() == {"status": "ok", "provider": "memory"}
 
 
-def test_without_storage_pictures_are_drawn_all_the_same(serve: StartServer) -> None:
+def test_pictures_are_drawn_without_storage(serve: StartServer) -> None:
     server = serve(storage_provider="disabled")
-    answer = server.draw()
-    assert answer.status_code == 200
-    assert "X-LCM-Image-Key" not in answer.headers
+    response = server.draw()
+    assert response.status_code == 200
+    assert "X-LCM-Image-Key" not in response.headers
     assert server.http.get("/storage/health").status_code == 404
 
 
-def test_the_routes_of_the_store_can_be_left_out(serve: StartServer) -> None:
+def test_storage_routes_can_be_disabled(serve: StartServer) -> None:
     server = serve(storage_enable_http=False)
     assert server.http.get(f"/storage/{server.draw().headers['X-LCM-Image-Key']}").status_code == 404
 
 
-def test_a_store_that_fails_loses_no_picture(server: Running) -> None:
+def test_failing_store_loses_no_picture(server: Running) -> None:
     context = server.app.state.context
 
     class Broken:
@@ -67,41 +67,44 @@ def test_a_store_that_fails_loses_no_picture(server: Running) -> None:
         get = delete = check = put
 
     context.store = Broken()
-    answer = server.draw()
-    assert answer.status_code == 200
-    assert "X-LCM-Image-Key" not in answer.headers
+    response = server.draw()
+    assert response.status_code == 200
+    assert "X-LCM-Image-Key" not in response.headers
     assert 'imagegen_failures_total{kind="storage"} 1.0' in server.http.get("/metrics").text
     failed = server.http.get("/storage/health")
     assert (failed.status_code, failed.json()["detail"]) == (503, "it does not work: mend it")
 
 
-def test_health_tells_what_the_engine_does(server: Running) -> None:
+def test_health_reports_the_engines_work(server: Running) -> None:
     server.draw()
-    told = server.http.get("/health").json()
-    assert (told["status"], told["model"], told["engine"]["finished"]) == ("ok", "ready", 1)
+    health = server.http.get("/health").json()
+    assert (health["status"], health["model"], health["engine"]["finished"]) == ("ok", "ready", 1)
 
 
-def test_ready_says_when_nobody_draws(serve: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ready_reports_that_no_engine_draws(serve: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve()
     assert server.http.get("/ready").status_code == 200
     monkeypatch.setattr(
         server.app.state.context.mode_manager.models, "report", lambda: None
-    )  # as where replicas are all lost
-    answer = server.http.get("/ready")
-    assert (answer.status_code, answer.json()) == (503, {"status": "loading", "detail": "nobody draws at the moment"})
+    )  # as after the loss of all replicas
+    response = server.http.get("/ready")
+    assert (response.status_code, response.json()) == (
+        503,
+        {"status": "loading", "detail": "no replica draws at the moment"},
+    )
 
 
-def test_ready_says_when_the_engine_broke(serve: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ready_reports_a_broken_engine(serve: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve()
     monkeypatch.setattr(server.engine, "_step", lambda _: 1 / 0)
     assert server.draw().status_code == 503
-    answer = server.http.get("/ready")
-    told = {"status": "broken", "detail": "an engine broke: the log says why"}
-    assert (answer.status_code, answer.json()) == (503, told)
+    response = server.http.get("/ready")
+    expected = {"status": "broken", "detail": "an engine broke: the log says why"}
+    assert (response.status_code, response.json()) == (503, expected)
     assert server.http.get("/health").json()["engine"]["broken"] == 1
 
 
-def test_ready_says_when_the_queue_is_full(serve: StartServer) -> None:
+def test_ready_reports_a_full_queue(serve: StartServer) -> None:
     server = serve(queue_limit=1, queue_max=1)
     assert server.http.get("/ready").json()["status"] == "ready"
     gate = Gate(shut=True)
@@ -109,29 +112,33 @@ def test_ready_says_when_the_queue_is_full(serve: StartServer) -> None:
     for _ in range(2):
         server.http.post("/v1/jobs", json={"prompt": "a star", "size": "64x64"})
         assert gate.reached.wait(LIMIT)
-    answer = server.http.get("/ready")
-    assert (answer.status_code, answer.json()["status"]) == (503, "full")
+    response = server.http.get("/ready")
+    assert (response.status_code, response.json()["status"]) == (503, "full")
     gate.open()
     server.until(lambda: server.http.get("/ready").status_code == 200)
 
 
-def test_a_model_that_cannot_be_loaded_is_told_and_the_server_lives() -> None:
+def test_server_survives_a_model_that_cannot_be_loaded() -> None:
     import httpx2 as httpx
 
     settings = Settings.load(environ={}, model="/nowhere/model.safetensors")
     with listening(create_app(settings)) as url, httpx.Client(base_url=url, timeout=LIMIT) as http:
-        while (answer := http.get("/ready")).json()["status"] == "loading":
+        while (response := http.get("/ready")).json()["status"] == "loading":
             pass
-        assert (answer.status_code, answer.json()["status"]) == (503, "failed")
-        assert "/nowhere/model.safetensors" in answer.json()["detail"]
+        assert (response.status_code, response.json()["status"]) == (503, "failed")
+        assert "/nowhere/model.safetensors" in response.json()["detail"]
         assert http.get("/health").json()["model"] == "failed"
-        drawn = http.post("/generate", json={"prompt": "a star"})
-        assert (drawn.status_code, drawn.json()["type"], "Retry-After" in drawn.headers) == (503, "not_ready", True)
-        assert "The model could not be loaded: " in drawn.json()["detail"]
+        refused = http.post("/generate", json={"prompt": "a star"})
+        assert (refused.status_code, refused.json()["type"], "Retry-After" in refused.headers) == (
+            503,
+            "not_ready",
+            True,
+        )
+        assert "The model could not be loaded: " in refused.json()["detail"]
         assert http.get("/v1/models").json()["error"]["code"] == "not_ready"
 
 
-def test_metrics_count_what_happened(server: Running) -> None:
+def test_metrics_count_pictures_failures_and_responses(server: Running) -> None:
     server.draw()
     server.draw(size="12by7")
     server.draw(clip_skip=99)
@@ -160,7 +167,7 @@ class _Routes:
             return "here"
 
 
-def test_a_plugins_routes_are_there_behind_the_keys(serve: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugin_routes_need_a_key(serve: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = Plugin("mine", "imagegen-mine", "1.0")
     registry = Registry([(plugin, _Routes())])  # type: ignore[list-item]
     monkeypatch.setattr(Registry, "discover", lambda *_: registry)
@@ -169,21 +176,21 @@ def test_a_plugins_routes_are_there_behind_the_keys(serve: StartServer, monkeypa
     assert server.http.get("/mine", headers={"X-API-Key": "right"}).json() == "here"
 
 
-def test_the_app_is_mounted_in_anothers(server: Running) -> None:
+def test_app_works_mounted_in_another_app(server: Running) -> None:
     outer = FastAPI()
     outer.mount("/pictures", server.app)
     import httpx2 as httpx
 
     with listening(outer) as url, httpx.Client(base_url=url, timeout=LIMIT) as http:
         assert http.get("/pictures/ready").json()["status"] == "ready"
-        wrong = http.post("/pictures/v1/images/generations", json={"prompt": "x", "size": "12by7"})
-        assert wrong.json()["error"]["param"] == "size"
+        refused = http.post("/pictures/v1/images/generations", json={"prompt": "x", "size": "12by7"})
+        assert refused.json()["error"]["param"] == "size"
         job = http.post("/pictures/v1/jobs", json={"prompt": "a star", "size": "64x64"}).json()
         assert job["events"].startswith("/pictures/v1/jobs/")
         assert http.get(f"/pictures/storage/{uuid.uuid4()}").status_code == 404
 
 
-def test_the_documents_examples_run(server: Running) -> None:
+def test_examples_of_the_openapi_document_work(server: Running) -> None:
     schemas = server.http.get("/openapi.json").json()["components"]["schemas"]
     for schema, route in (
         ("GenerateBody", "/generate"),

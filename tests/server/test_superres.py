@@ -21,7 +21,7 @@ def _png(width: int = 16, height: int = 8, mode: str = "RGB") -> bytes:
 
 
 def _bomb(side: int) -> bytes:
-    """A PNG that says it is huge, and is small."""
+    """Return a small PNG whose header declares a huge size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -36,19 +36,19 @@ def _post(server: Running, data: bytes, route: str = "/superres", **fields: Any)
 
 @pytest.mark.parametrize("route", ["/superres", "/v1/superres"])
 def test_a_picture_is_enlarged(server: Running, route: str) -> None:
-    answer = _post(server, _png(), route, magnitude=2)
-    assert Image.open(io.BytesIO(answer.content)).size == (64, 32)
-    assert (answer.headers["X-SR-Passes"], answer.headers["X-SR-Format"]) == ("2", "png")
+    response = _post(server, _png(), route, magnitude=2)
+    assert Image.open(io.BytesIO(response.content)).size == (64, 32)
+    assert (response.headers["X-SR-Passes"], response.headers["X-SR-Format"]) == ("2", "png")
 
 
-def test_as_a_jpeg_of_the_quality_asked_for(server: Running) -> None:
-    drawn = server.draw().content
-    small, large = (_post(server, drawn, out_format="jpeg", quality=quality) for quality in (10, 95))
+def test_jpeg_has_the_requested_quality(server: Running) -> None:
+    picture = server.draw().content
+    small, large = (_post(server, picture, out_format="jpeg", quality=quality) for quality in (10, 95))
     assert small.headers["content-type"] == "image/jpeg"
     assert len(small.content) < len(large.content)
 
 
-def test_a_recipe_is_kept_with_the_enlargement(server: Running) -> None:
+def test_enlarged_picture_keeps_its_recipe(server: Running) -> None:
     recipe = read_recipe(_post(server, server.draw().content).content)
     assert (recipe.seed, recipe.upscalings[0].factor) == (7, 2)
 
@@ -66,13 +66,15 @@ def test_a_recipe_is_kept_with_the_enlargement(server: Running) -> None:
         (_png(), {"out_format": "gif"}, "Invalid out_format 'gif'"),
     ],
 )
-def test_what_cannot_be_enlarged_is_a_422(server: Running, data: bytes, fields: dict[str, Any], sentence: str) -> None:
-    answer = _post(server, data, **fields)
-    assert answer.status_code == 422
-    assert sentence in answer.json()["detail"]
+def test_invalid_pictures_and_fields_are_a_422(
+    server: Running, data: bytes, fields: dict[str, Any], sentence: str
+) -> None:
+    response = _post(server, data, **fields)
+    assert response.status_code == 422
+    assert sentence in response.json()["detail"]
 
 
-def test_a_picture_that_is_missing_is_said_to_be(server: Running) -> None:
+def test_missing_picture_is_reported(server: Running) -> None:
     assert server.http.post("/superres", data={"magnitude": 1}).json()["detail"] == "Missing file: give it"
 
 

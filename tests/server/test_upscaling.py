@@ -1,4 +1,4 @@
-"""The line of pictures that are to be enlarged: its limits, its deadline, and its end."""
+"""The queue of pictures to enlarge: its limits, its deadline and its shutdown."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def _post(server: Running, **headers: str) -> httpx.Response:
     return httpx.post(f"{server.url}/superres", files={"file": ("a.png", _png())}, headers=headers, timeout=LIMIT)
 
 
-def _open(server: Running) -> int:
+def _open_upscalings(server: Running) -> int:
     return len(server.app.state.context.upscalings.open())
 
 
-def _hang_up(server: Running, path: str, body: bytes, kind: str) -> socket.socket:
-    """A request that is sent whole, and whose answer nobody has read yet."""
+def _send(server: Running, path: str, body: bytes, kind: str) -> socket.socket:
+    """Send a whole request, and return the connection with its response unread."""
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)))
     head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -48,22 +48,22 @@ def _form(png: bytes) -> tuple[bytes, str]:
     return request.read(), request.headers["content-type"]
 
 
-def test_more_than_the_queue_takes_is_a_429_that_says_when(serve: StartServer, held_lanczos: HeldLanczos) -> None:
+def test_full_queue_is_a_429_with_retry_after(serve: StartServer, held_lanczos: HeldLanczos) -> None:
     server = serve(upscaler="lanczos", queue_max=2)
     with ThreadPoolExecutor() as clients:
-        running = [clients.submit(_post, server) for _ in range(3)]  # one is begun, two wait
-        server.until(lambda: _open(server) == 3)
+        futures = [clients.submit(_post, server) for _ in range(3)]  # one is running, two wait
+        server.until(lambda: _open_upscalings(server) == 3)
         refused = _post(server)
-        drawn = server.draw(superres=True)
+        response = server.draw(superres=True)
         held_lanczos.gate.open()
-        assert [one.result().status_code for one in running] == [200] * 3
+        assert [future.result().status_code for future in futures] == [200] * 3
     assert (refused.status_code, refused.json()["type"]) == (429, "queue_full")
     assert int(refused.headers["Retry-After"]) >= 1
-    assert drawn.status_code == 429
+    assert response.status_code == 429
     assert server.report().finished == 0  # the picture was refused before it was drawn
 
 
-def test_pictures_that_wait_in_memory_are_weighed(serve: StartServer, held_lanczos: HeldLanczos) -> None:
+def test_total_bytes_of_waiting_pictures_are_limited(serve: StartServer, held_lanczos: HeldLanczos) -> None:
     server = serve(upscaler="lanczos", max_body_bytes=2**20)
     padded = {"image": base64.b64encode(_png() + bytes(600_000)).decode()}
 
@@ -71,20 +71,20 @@ def test_pictures_that_wait_in_memory_are_weighed(serve: StartServer, held_lancz
         return httpx.post(f"{server.url}/sdapi/v1/extra-single-image", json=padded, timeout=LIMIT).status_code
 
     with ThreadPoolExecutor(16) as clients:
-        asked = [clients.submit(post, number) for number in range(16)]  # of 1.4 MB each, and 8 MiB may wait
-        server.until(lambda: any(one.done() for one in asked))
-        assert {one.result() for one in asked if one.done()} == {429}
-        assert _open(server) <= 6
+        futures = [clients.submit(post, number) for number in range(16)]  # 1.4 MB each; 8 MiB may wait
+        server.until(lambda: any(future.done() for future in futures))
+        assert {future.result() for future in futures if future.done()} == {429}
+        assert _open_upscalings(server) <= 6
         held_lanczos.gate.open()
-        assert {one.result() for one in asked} == {200, 429}
+        assert {future.result() for future in futures} == {200, 429}
 
 
-def test_requests_that_come_at_once_do_not_overfill_the_queue(serve: StartServer) -> None:
+def test_simultaneous_requests_do_not_overfill_the_queue(serve: StartServer) -> None:
     context = serve(queue_max=2).app.state.context
     gate = Gate(shut=True)
 
     async def receive() -> Any:
-        await asyncio.Event().wait()  # the client stays
+        await asyncio.Event().wait()  # the client stays connected
 
     async def submit() -> list[Any]:
         request = Request({"type": "http"}, receive)
@@ -95,24 +95,24 @@ def test_requests_that_come_at_once_do_not_overfill_the_queue(serve: StartServer
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     results = asyncio.run(submit())
-    assert sum(isinstance(result, QueueFullError) for result in results) >= 6  # one begins, two wait
+    assert sum(isinstance(result, QueueFullError) for result in results) >= 6  # one is running, two wait
 
 
-def test_a_key_has_its_share_of_upscalings_too(serve: StartServer, held_lanczos: HeldLanczos) -> None:
+def test_each_key_has_its_own_limit_of_upscalings(serve: StartServer, held_lanczos: HeldLanczos) -> None:
     server = serve(upscaler="lanczos", queue_per_key=1, api_keys=["one", "other"])
     with ThreadPoolExecutor() as clients:
         running = clients.submit(_post, server, **{"X-API-Key": "one"})
-        server.until(lambda: _open(server) == 1)
+        server.until(lambda: _open_upscalings(server) == 1)
         assert _post(server, **{"X-API-Key": "one"}).status_code == 429
         other = clients.submit(_post, server, **{"X-API-Key": "other"})
-        server.until(lambda: _open(server) == 2)
+        server.until(lambda: _open_upscalings(server) == 2)
         held_lanczos.gate.open()
         assert running.result().status_code == other.result().status_code == 200
     assert _post(server, **{"X-API-Key": "one"}).status_code == 200
 
 
 @pytest.mark.parametrize("route", ["/superres", "/sdapi/v1/extra-single-image", "/generate"])
-def test_a_client_that_hangs_up_stops_its_upscaling_at_the_next_pass(
+def test_disconnect_stops_the_upscaling_at_the_next_pass(
     serve: StartServer, held_lanczos: HeldLanczos, route: str
 ) -> None:
     server = serve(upscaler="lanczos")
@@ -127,43 +127,43 @@ def test_a_client_that_hangs_up_stops_its_upscaling_at_the_next_pass(
             "application/json",
         ),
     }
-    connection = _hang_up(server, route, *bodies[route])
+    connection = _send(server, route, *bodies[route])
     assert held_lanczos.gate.reached.wait(LIMIT)
     connection.close()
-    server.until(lambda: _open(server) == 0)
+    server.until(lambda: _open_upscalings(server) == 0)
     held_lanczos.let_go()
     assert held_lanczos.passes == 1
 
 
-def test_those_who_hang_up_while_they_wait_leave_the_line(serve: StartServer, held_lanczos: HeldLanczos) -> None:
+def test_disconnected_clients_leave_the_queue(serve: StartServer, held_lanczos: HeldLanczos) -> None:
     server = serve(upscaler="lanczos", queue_max=64)
-    connections = [_hang_up(server, "/superres", *_form(_png())) for _ in range(64)]
-    server.until(lambda: _open(server) == 64)
+    connections = [_send(server, "/superres", *_form(_png())) for _ in range(64)]
+    server.until(lambda: _open_upscalings(server) == 64)
     for connection in connections:
         connection.close()
-    server.until(lambda: _open(server) == 0)
+    server.until(lambda: _open_upscalings(server) == 0)
     for route in ("/storage/a", "/metrics"):
-        began = time.monotonic()
+        start = time.monotonic()
         server.http.get(route)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - start < 1
     held_lanczos.let_go()
     assert held_lanczos.passes == 1
 
 
 @pytest.mark.parametrize("superres", [False, True])
-def test_an_upscaling_that_is_late_is_a_504_in_time(
+def test_late_upscaling_is_a_504_soon_after_the_deadline(
     serve: StartServer, held_lanczos: HeldLanczos, superres: bool
 ) -> None:
     server = serve(upscaler="lanczos", default_timeout=1.5)
-    began = time.monotonic()
-    answer = server.draw(superres=True) if superres else _post(server)
-    assert time.monotonic() - began < 3
-    assert (answer.status_code, answer.json()["type"]) == (504, "deadline")
-    assert _open(server) == 0
+    start = time.monotonic()
+    response = server.draw(superres=True) if superres else _post(server)
+    assert time.monotonic() - start < 3
+    assert (response.status_code, response.json()["type"]) == (504, "deadline")
+    assert _open_upscalings(server) == 0
     assert 'imagegen_failures_total{kind="deadline"} 1.0' in server.http.get("/metrics").text
 
 
-def test_an_upscaling_that_fails_is_reported_once(
+def test_asyncio_does_not_report_a_failed_upscaling(
     serve: StartServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: Any) -> None:
@@ -177,32 +177,31 @@ def test_an_upscaling_that_fails_is_reported_once(
     assert _post(server).status_code == 200
 
 
-def test_no_new_upscaling_begins_while_the_server_stops(serve: StartServer) -> None:
+def test_upscalings_are_refused_while_the_server_stops(serve: StartServer) -> None:
     server = serve(upscaler="lanczos")
     server.app.state.context.mode_manager.stop_accepting()
-    answer = _post(server)
-    assert (answer.status_code, answer.json()["type"]) == (503, "not_ready")
+    response = _post(server)
+    assert (response.status_code, response.json()["type"]) == (503, "not_ready")
 
 
 def test_the_form_takes_one_file(serve: StartServer) -> None:
     server = serve(upscaler="lanczos")
     files = [("file", ("a.png", _png())), ("file", ("b.png", _png()))]
-    answer = server.http.post("/superres", files=files)
-    assert answer.status_code == 400
-    assert "Too many files" in answer.json()["detail"]
+    response = server.http.post("/superres", files=files)
+    assert response.status_code == 400
+    assert "Too many files" in response.json()["detail"]
 
 
-def test_a_form_that_cannot_be_kept_is_a_storage_error(serve: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_form_that_cannot_be_saved_is_a_storage_error(serve: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve(upscaler="lanczos")
     monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
     large = Image.effect_noise((1200, 1200), 100).convert("RGB")
     buffer = io.BytesIO()
     large.save(buffer, format="PNG")
-    answer = server.http.post("/superres", files={"file": ("a.png", buffer.getvalue())})
-    assert (answer.status_code, answer.json()["type"]) == (503, "storage"), answer.text
-    assert "set TMPDIR to a folder that can be written to" in answer.json()["detail"]
+    response = server.http.post("/superres", files={"file": ("a.png", buffer.getvalue())})
+    assert (response.status_code, response.json()["type"]) == (503, "storage"), response.text
+    assert "set TMPDIR to a folder that can be written to" in response.json()["detail"]
 
 
 def _base64(data: bytes) -> str:
-
     return base64.b64encode(data).decode()

@@ -1,4 +1,4 @@
-"""Stores of every kind to test, and a real Redis server."""
+"""Image stores of every kind, and a real Redis server."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
 from imagegen_core.storage import ImageStore
 
-_STARTS_WITHIN = 20.0
+_START_LIMIT = 20.0
 
 
 class RedisServer:
-    """A Redis server of our own on a port that was free, which can be stopped and started again."""
+    """A Redis server on a free port, which tests can stop and start again."""
 
     def __init__(self, folder: Path, password: str | None = None) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
         self.url = f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
         self._password, self._folder = password, folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,7 +44,7 @@ class RedisServer:
         command += ["--requirepass", self._password] if self._password else []
         with log.open("wb") as output:
             self._process = subprocess.Popen(command, cwd=self._folder, stdout=output, stderr=output)
-        deadline = time.monotonic() + _STARTS_WITHIN
+        deadline = time.monotonic() + _START_LIMIT
         with self.client() as client:
             while True:
                 try:
@@ -68,11 +68,11 @@ class RedisServer:
 
 
 def need_redis() -> None:
-    """Leave the test out where there is no Redis server, but never in CI."""
+    """Skip the test if redis-server is missing; in CI, let it fail."""
     if shutil.which("redis-server"):
         return
     if os.environ.get("CI"):
-        pytest.fail("redis-server is missing: CI has to install it")
+        pytest.fail("redis-server is missing: CI must install it")
     pytest.skip("needs redis-server: apt install redis-server")
 
 
@@ -87,7 +87,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def redis_with_password(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server to stop and start; its password is ``sesame``."""
+    """A server that the test may stop and start; its password is ``sesame``."""
     need_redis()
     server = RedisServer(tmp_path, password="sesame")
     server.start()
@@ -97,21 +97,23 @@ def redis_with_password(tmp_path: Path) -> Iterator[RedisServer]:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of store: how to open one, where each sees what the others put unless it is `memory`, and how to age it.
+    """A kind of store: how to open stores of this kind, and how to age their pictures.
+
+    Stores of the same kind share their pictures, except for `memory`.
 
     Attributes:
-        name: What STORAGE_PROVIDER calls it.
-        url: STORAGE_URL.
-        age: Makes the picture of this key, and perhaps all others, older by so many seconds.
+        name: Value of STORAGE_PROVIDER.
+        url: Value of STORAGE_URL.
+        age: Makes the picture of a key, and possibly all others, older by a number of seconds.
     """
 
     name: str
     url: str | None
     age: Callable[[str, float], None]
 
-    def open(self, **given: Any) -> ImageStore:
-        given = {"storage_provider": self.name, "storage_url": self.url, **given}
-        return Registry.discover().store(self.name).load(Settings.load(environ={}, **given))
+    def open(self, **options: Any) -> ImageStore:
+        options = {"storage_provider": self.name, "storage_url": self.url, **options}
+        return Registry.discover().store(self.name).load(Settings.load(environ={}, **options))
 
 
 @dataclass
@@ -159,7 +161,7 @@ def _redis(server: RedisServer) -> Kind:
 
 @pytest.fixture(params=["memory", "filesystem", "fsspec", "redis"])
 def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kind]:
-    """Each kind of store in turn, with nothing in it."""
+    """Each kind of store in turn, without pictures."""
     match request.param:
         case "memory":
             yield _memory(monkeypatch)

@@ -1,4 +1,4 @@
-"""Stand-ins for pictures that show whether they are whole."""
+"""Stand-ins for pictures, whose checksums show whether they are whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SUM = 32
 
 
 def picture(size: int = 200_000) -> bytes:
-    """Random bytes with their checksum at the end."""
+    """Return random bytes with their checksum at the end."""
     body = os.urandom(size - _SUM)
     return body + hashlib.sha256(body).digest()
 

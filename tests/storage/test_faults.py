@@ -1,4 +1,4 @@
-"""What a store does when it is killed, when its disk is full, and when its server or folder goes."""
+"""Stores whose process is killed, whose disk is full, or whose server or folder is missing."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from imagegen_core.errors import StorageError
 from imagegen_core.settings import Settings
 from imagegen_core.storage.filesystem import FilesystemStore
 from imagegen_core.storage.redis import RedisStore
+from tests.repetitions import FACTOR
 from tests.storage.conftest import RedisServer
 from tests.storage.pictures import is_whole, picture
 
-_KILLS = 100
+_KILLS = 100 * FACTOR
 
 
-def _folder(path: Path, **given: int) -> FilesystemStore:
-    return FilesystemStore(Settings.load(environ={}, storage_provider="filesystem", storage_url=str(path), **given))
+def _folder(path: Path, **options: int) -> FilesystemStore:
+    return FilesystemStore(Settings.load(environ={}, storage_provider="filesystem", storage_url=str(path), **options))
 
 
 def _redis(url: str) -> RedisStore:
@@ -34,7 +35,7 @@ def _redis(url: str) -> RedisStore:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-def test_whatever_is_killed_while_writing_every_picture_is_whole(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_pictures_stay_whole_when_the_writing_process_is_killed(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     moments = random.Random(20240229)
     folder = tmp_path / "pictures"
     unfinished: set[Path] = set()
@@ -61,7 +62,9 @@ def test_whatever_is_killed_while_writing_every_picture_is_whole(tmp_path: Path,
             assert not torn
         writer.stdin.close()
         assert writer.wait(timeout=30) == 0
-    assert any(not is_whole(file.read_bytes()) for file in unfinished), "no kill met a write, so nothing was tested"
+    assert any(not is_whole(file.read_bytes()) for file in unfinished), (
+        "no kill interrupted a write, so nothing was tested"
+    )
 
     store = _folder(folder)
     for file in unfinished:
@@ -70,7 +73,7 @@ def test_whatever_is_killed_while_writing_every_picture_is_whole(tmp_path: Path,
     assert not any(file.name.startswith(".part-") for file in folder.iterdir())
 
 
-def test_redis_that_stops_is_a_storage_error_and_works_again_once_started(redis_with_password: RedisServer) -> None:
+def test_a_stopped_redis_is_a_storage_error_until_it_starts_again(redis_with_password: RedisServer) -> None:
     store = _redis(redis_with_password.url)
     store.put("a.png", b"picture")
     redis_with_password.stop()
@@ -92,7 +95,7 @@ def test_redis_that_stops_is_a_storage_error_and_works_again_once_started(redis_
     assert store.get("a.png") == b"again"
 
 
-def test_redis_may_be_started_after_the_store(redis_with_password: RedisServer) -> None:
+def test_redis_may_start_after_the_store(redis_with_password: RedisServer) -> None:
     redis_with_password.stop()
     store = _redis(redis_with_password.url)
     with pytest.raises(StorageError):
@@ -104,7 +107,7 @@ def test_redis_may_be_started_after_the_store(redis_with_password: RedisServer) 
 @pytest.mark.parametrize(
     "url", ["redis://:{}@127.0.0.1:{}/0", "redis://me:{}@127.0.0.1:{}/0", "redis://127.0.0.1:{1}/0?password={0}"]
 )
-def test_a_wrong_password_is_a_storage_error_that_does_not_say_it(redis_with_password: RedisServer, url: str) -> None:
+def test_a_wrong_password_is_a_storage_error_without_the_password(redis_with_password: RedisServer, url: str) -> None:
     store = _redis(url.format("hushhush", redis_with_password.port))
     with pytest.raises(StorageError, match=f"Redis at 127.0.0.1:{redis_with_password.port}") as caught:
         store.check()
@@ -113,7 +116,7 @@ def test_a_wrong_password_is_a_storage_error_that_does_not_say_it(redis_with_pas
     assert "hushhush" not in str(caught.value)
 
 
-def test_redis_without_memory_left_is_a_storage_error_and_keeps_what_it_has(redis_with_password: RedisServer) -> None:
+def test_a_full_redis_is_a_storage_error_and_keeps_its_pictures(redis_with_password: RedisServer) -> None:
     store = _redis(redis_with_password.url)
     store.put("a.png", b"picture")
     with redis_with_password.client() as client:
@@ -128,7 +131,7 @@ def test_redis_without_memory_left_is_a_storage_error_and_keeps_what_it_has(redi
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of its own of 1 MiB."""
+    """A folder on a separate disk of 1 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = shutil.which("mount")
@@ -138,13 +141,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
             [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False, capture_output=True
         ).returncode
     ):
-        pytest.skip("needs to be allowed to mount a tmpfs")
+        pytest.skip("needs permission to mount a tmpfs")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
 
 def _fill(store: FilesystemStore) -> dict[str, bytes]:
-    """Put pictures until no more go in; those that did."""
+    """Store pictures until the disk is full, and return the stored ones by key."""
     kept: dict[str, bytes] = {}
     for number in range(20):
         data = picture()
@@ -158,7 +161,7 @@ def _fill(store: FilesystemStore) -> dict[str, bytes]:
     pytest.fail("the disk is larger than it should be")
 
 
-def test_a_full_disk_is_a_storage_error_and_what_was_stored_stays_whole(small_disk: Path) -> None:
+def test_a_full_disk_is_a_storage_error_and_stored_pictures_stay_whole(small_disk: Path) -> None:
     store = _folder(small_disk)
     kept = _fill(store)
     assert kept
@@ -174,7 +177,7 @@ def test_a_full_disk_is_a_storage_error_and_what_was_stored_stays_whole(small_di
     assert store.get("new.png") == data
 
 
-def test_a_disk_full_of_old_pictures_frees_itself(small_disk: Path) -> None:
+def test_expired_pictures_are_removed_from_a_full_disk(small_disk: Path) -> None:
     for key in _fill(_folder(small_disk)):
         os.utime(small_disk / f"{key}.picture", (time.time() - 7200,) * 2)
     store = _folder(small_disk)
@@ -184,7 +187,7 @@ def test_a_disk_full_of_old_pictures_frees_itself(small_disk: Path) -> None:
     assert [file.name for file in small_disk.iterdir()] == ["new.png.picture"]
 
 
-def test_a_disk_with_no_room_for_anything_fails_the_check(small_disk: Path) -> None:
+def test_a_completely_full_disk_fails_the_check(small_disk: Path) -> None:
     store = _folder(small_disk)
     with pytest.raises(OSError, match="No space left"):
         (small_disk / "rest").write_bytes(bytes(2**21))
@@ -193,13 +196,13 @@ def test_a_disk_with_no_room_for_anything_fails_the_check(small_disk: Path) -> N
     assert [file.name for file in small_disk.iterdir()] == ["rest"]
 
 
-def test_a_file_in_the_folders_place_is_told(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "pictures").write_bytes(b"")
     with pytest.raises(StorageError, match="pictures does not work .*: name a folder, where a file is now"):
         _folder(tmp_path / "pictures")
 
 
-def test_a_folder_that_is_removed_meanwhile_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_removed_folder_is_a_storage_error(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     store = _folder(folder)
     store.put("a.png", b"picture")

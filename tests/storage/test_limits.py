@@ -1,4 +1,4 @@
-"""How much a store keeps, beside other servers' stores in the same place."""
+"""Limits of a store, also when other servers use the same place."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.storage.conftest import Kind
 _MIB = 2**20
 
 
-def _folder(path: Path, **given: Any) -> FilesystemStore:
-    return FilesystemStore(Settings.load(environ={}, storage_provider="filesystem", storage_url=str(path), **given))
+def _folder(path: Path, **options: Any) -> FilesystemStore:
+    return FilesystemStore(Settings.load(environ={}, storage_provider="filesystem", storage_url=str(path), **options))
 
 
-def test_pictures_are_kept_up_to_their_bytes_and_the_oldest_go(kind: Kind) -> None:
+def test_the_oldest_pictures_are_removed_beyond_the_byte_limit(kind: Kind) -> None:
     store = kind.open(storage_max_bytes=_MIB)
     keys = [f"{number}.png" for number in range(5)]
     for key in keys:
@@ -29,7 +29,7 @@ def test_pictures_are_kept_up_to_their_bytes_and_the_oldest_go(kind: Kind) -> No
     assert [store.get(key) is not None for key in keys] == [False, False, True, True, True]
 
 
-def test_a_picture_in_place_of_another_weighs_once(kind: Kind) -> None:
+def test_a_replaced_picture_counts_once(kind: Kind) -> None:
     store = kind.open(storage_max_bytes=_MIB)
     store.put("old.png", bytes(_MIB // 3))
     for _ in range(10):
@@ -40,7 +40,7 @@ def test_a_picture_in_place_of_another_weighs_once(kind: Kind) -> None:
     assert store.get("old.png")
 
 
-def test_a_picture_larger_than_all_may_be_is_refused_and_the_others_stay(kind: Kind) -> None:
+def test_a_picture_larger_than_the_byte_limit_is_refused(kind: Kind) -> None:
     store = kind.open(storage_max_bytes=_MIB)
     store.put("old.png", b"picture")
     with pytest.raises(StorageError, match="larger than all that are kept may be together, 1048576 bytes: raise"):
@@ -48,9 +48,9 @@ def test_a_picture_larger_than_all_may_be_is_refused_and_the_others_stay(kind: K
     assert store.get("old.png") == b"picture"
 
 
-def test_a_server_does_not_prune_anothers_pictures(kind: Kind) -> None:
+def test_a_server_does_not_prune_another_servers_pictures(kind: Kind) -> None:
     if kind.name == "memory":
-        return  # each store is a place of its own
+        return  # these stores share no place
     generous, narrow = kind.open(), kind.open(storage_max_items=1, storage_max_bytes=_MIB)
     for number in range(5):
         generous.put(f"generous-{number}.png", bytes(_MIB // 2))
@@ -59,15 +59,15 @@ def test_a_server_does_not_prune_anothers_pictures(kind: Kind) -> None:
     assert [number for number in range(5) if narrow.get(f"narrow-{number}.png")] == [4]
 
 
-def test_a_server_does_not_prune_what_another_put_in_the_place_of_its_own(tmp_path: Path) -> None:
-    one, other = _folder(tmp_path, storage_max_items=1), _folder(tmp_path)
-    one.put("same.png", b"one's")
+def test_a_server_does_not_prune_a_picture_that_another_server_replaced(tmp_path: Path) -> None:
+    store, other = _folder(tmp_path, storage_max_items=1), _folder(tmp_path)
+    store.put("same.png", b"one's")
     other.put("same.png", b"other's")
-    one.put("next.png", b"one's")
+    store.put("next.png", b"one's")
     assert other.get("same.png") == b"other's"
 
 
-def test_a_server_that_keeps_pictures_for_less_leaves_anothers_in_a_folder(tmp_path: Path) -> None:
+def test_a_server_with_a_shorter_ttl_keeps_another_servers_files(tmp_path: Path) -> None:
     store = _folder(tmp_path, storage_ttl_image=1000)
     store.put("a.png", b"picture")
     file = tmp_path / "a.png.picture"
@@ -78,7 +78,7 @@ def test_a_server_that_keeps_pictures_for_less_leaves_anothers_in_a_folder(tmp_p
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
-def test_only_the_owner_reads_files_and_folder(tmp_path: Path, umask: int) -> None:
+def test_only_the_owner_may_read_the_files_and_the_folder(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         store = _folder(tmp_path / "pictures")
@@ -90,7 +90,7 @@ def test_only_the_owner_reads_files_and_folder(tmp_path: Path, umask: int) -> No
     assert stat.S_IMODE((tmp_path / "pictures" / "a.png.picture").stat().st_mode) == 0o600
 
 
-def test_a_folder_that_is_there_keeps_its_permissions(tmp_path: Path) -> None:
+def test_an_existing_folder_keeps_its_permissions(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir(mode=0o755)
     _folder(tmp_path / "shared").put("a.png", b"picture")
     assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o755

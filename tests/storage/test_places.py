@@ -1,4 +1,4 @@
-"""Places that cannot keep pictures, and URLs that hold secrets."""
+"""Places that cannot store pictures, and URLs that contain secrets."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def archives(tmp_path: Path) -> Path:
         "async_wrapper::file://{}/wrapped",
     ],
 )
-def test_a_place_that_can_keep_no_pictures_is_a_sentence_at_the_start(archives: Path, url: str) -> None:
+def test_a_place_that_cannot_store_pictures_is_a_settings_error(archives: Path, url: str) -> None:
     with pytest.raises(SettingsError, match="name a folder, or an object store that pictures can be written to"):
         _open(url.format(archives))
 
@@ -57,7 +57,7 @@ def test_a_place_that_can_keep_no_pictures_is_a_sentence_at_the_start(archives: 
 @pytest.mark.parametrize(
     "url", ["zip://missing", "zip://a::{}/missing.zip", "ftp://127.0.0.1:1/a", "http://127.0.0.1:1/"]
 )
-def test_a_place_that_is_not_there_is_a_sentence(archives: Path, url: str) -> None:
+def test_a_missing_place_is_an_error_with_advice(archives: Path, url: str) -> None:
     with pytest.raises(ImagegenError, match=r": (name a folder|see whether it can be reached)|; name a folder"):
         _open(url.format(archives))
 
@@ -70,12 +70,12 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
     mount = shutil.which("mount")
     command = [mount or "", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(disk)]
     if not mount or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("needs to be allowed to mount a tmpfs")
+        pytest.skip("needs permission to mount a tmpfs")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_disk_that_cannot_be_written_to_costs_no_more_than_its_pictures(
+def test_a_read_only_disk_is_a_warning_first_and_a_storage_error_on_use(
     read_only: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = _open(str(read_only))
@@ -89,7 +89,7 @@ def test_a_disk_that_cannot_be_written_to_costs_no_more_than_its_pictures(
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "redacted"),
     [
         ("redis://me:sesame@host:6379/0", "redis://host:6379/0"),
         ("redis://host/0?password=sesame&db=1", "redis://host/0?password=***&db=1"),
@@ -105,8 +105,8 @@ def test_a_disk_that_cannot_be_written_to_costs_no_more_than_its_pictures(
         ("s3://bucket/pictures?region=eu", "s3://bucket/pictures?region=eu"),
     ],
 )
-def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
-    assert redact(url) == shown
+def test_a_url_is_shown_without_its_secrets(url: str, redacted: str) -> None:
+    assert redact(url) == redacted
 
 
 @given(
@@ -117,7 +117,7 @@ def test_no_secret_parameter_is_shown(secret: str, name: str) -> None:
     assert secret not in redact(f"https://host/x?a=b&{name}={secret}&c=d")
 
 
-def test_what_goes_wrong_with_a_place_shows_no_secret() -> None:
+def test_errors_of_a_place_show_no_secrets() -> None:
     with pytest.raises(ImagegenError) as caught:
         _open("http://me:sesame@127.0.0.1:1/pictures?token=open")
     assert "sesame" not in str(caught.value)

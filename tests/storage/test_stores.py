@@ -1,4 +1,4 @@
-"""What every kind of store promises, and what each promises by itself."""
+"""Behaviour of every kind of store, and behaviour of single kinds."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from imagegen_core.settings import Settings
 from imagegen_core.storage import ImageStore, StoreDef, check_key, new_key
 from imagegen_core.storage.filesystem import FilesystemStore
 from imagegen_core.testing import StoreConformance
+from tests.repetitions import FACTOR
 from tests.storage.conftest import Kind, RedisServer
 from tests.storage.pictures import picture
 
 _KEYS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}(\.[A-Za-z0-9]{1,8})?", fullmatch=True)
 
 
-def _folder(path: Path, **given: Any) -> FilesystemStore:
-    return FilesystemStore(Settings.load(environ={}, storage_provider="filesystem", storage_url=str(path), **given))
+def _folder(path: Path, **options: Any) -> FilesystemStore:
+    return FilesystemStore(Settings.load(environ={}, storage_provider="filesystem", storage_url=str(path), **options))
 
 
 def _files(path: Path) -> list[str]:
@@ -39,7 +40,7 @@ def _make_older(file: Path, seconds: float) -> None:
     os.utime(file, (time.time() - seconds,) * 2)
 
 
-# Of every kind
+# Every kind
 
 
 class TestMemory(StoreConformance):
@@ -51,7 +52,7 @@ class TestFilesystem(StoreConformance):
 
 
 class TestObjectStore(StoreConformance):
-    """By way of fsspec, as buckets are."""
+    """A store that uses fsspec, as buckets do."""
 
     store = "filesystem"
 
@@ -72,7 +73,7 @@ class TestRedis(StoreConformance):
         return redis_server.url
 
 
-def test_a_picture_is_kept_for_its_time_and_no_longer(kind: Kind) -> None:
+def test_a_picture_is_kept_until_its_ttl_ends(kind: Kind) -> None:
     store = kind.open(storage_ttl_image=100)
     store.put("a.png", b"picture")
     kind.age("a.png", 80)
@@ -82,7 +83,7 @@ def test_a_picture_is_kept_for_its_time_and_no_longer(kind: Kind) -> None:
     assert store.delete("a.png") is False
 
 
-def test_putting_again_begins_the_time_anew(kind: Kind) -> None:
+def test_replacing_a_picture_restarts_its_ttl(kind: Kind) -> None:
     store = kind.open(storage_ttl_image=100)
     store.put("a.png", b"picture")
     kind.age("a.png", 80)
@@ -91,7 +92,7 @@ def test_putting_again_begins_the_time_anew(kind: Kind) -> None:
     assert store.get("a.png") == b"again"
 
 
-def test_no_more_are_kept_than_allowed_and_the_oldest_go(kind: Kind) -> None:
+def test_the_oldest_pictures_are_removed_beyond_the_item_limit(kind: Kind) -> None:
     store = kind.open(storage_max_items=3, storage_ttl_image=100_000)
     keys = [f"{number}.png" for number in (5, 2, 9, 1, 7, 3, 8)]
     for key in keys:
@@ -103,7 +104,7 @@ def test_no_more_are_kept_than_allowed_and_the_oldest_go(kind: Kind) -> None:
 # Redis
 
 
-def test_redis_itself_lets_a_picture_expire(redis_server: RedisServer) -> None:
+def test_redis_itself_expires_a_picture(redis_server: RedisServer) -> None:
     with redis_server.client() as client:
         client.flushall()
         store = Kind("redis", redis_server.url, lambda key, seconds: None).open(storage_ttl_image=77)
@@ -121,7 +122,7 @@ def test_redis_frees_the_memory_of_pictures_beyond_the_limit(redis_server: Redis
 
 
 @pytest.mark.parametrize("url", ["http://x", "x", "redis://host:port/0", "htp://:sesame@host/0"])
-def test_a_url_that_is_none_of_redis_is_a_settings_error(url: str) -> None:
+def test_an_invalid_redis_url_is_a_settings_error(url: str) -> None:
     with pytest.raises(SettingsError, match=r"storage_url.* expected a URL such as redis://") as caught:
         Kind("redis", url, lambda key, seconds: None).open()
     assert "sesame" not in str(caught.value)
@@ -130,7 +131,7 @@ def test_a_url_that_is_none_of_redis_is_a_settings_error(url: str) -> None:
 # Files
 
 
-def test_files_lie_in_the_folder_alone_and_no_partial_ones_are_left(tmp_path: Path) -> None:
+def test_files_are_only_in_the_folder_and_no_partial_files_remain(tmp_path: Path) -> None:
     store = _folder(tmp_path / "deep" / "pictures")
     keys = [f"{new_key()}.png" for _ in range(5)]
     for key in keys:
@@ -142,7 +143,9 @@ def test_files_lie_in_the_folder_alone_and_no_partial_ones_are_left(tmp_path: Pa
     assert _files(tmp_path / "deep" / "pictures") == sorted(keys)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
+@settings(
+    max_examples=100 * FACTOR, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
+)
 @given(key=st.text(max_size=12) | st.text(alphabet="./\\aB1-_~", min_size=1, max_size=8) | _KEYS)
 def test_accepted_keys_never_leave_the_folder(tmp_path: Path, key: str) -> None:
     try:
@@ -157,7 +160,7 @@ def test_accepted_keys_never_leave_the_folder(tmp_path: Path, key: str) -> None:
     assert store.delete(key)
 
 
-def test_old_files_go_from_the_folder(tmp_path: Path) -> None:
+def test_expired_files_are_removed_from_the_folder(tmp_path: Path) -> None:
     before = _folder(tmp_path, storage_ttl_image=100)
     for key in ("old.png", "young.png"):
         before.put(key, b"picture")
@@ -166,7 +169,7 @@ def test_old_files_go_from_the_folder(tmp_path: Path) -> None:
     assert _files(tmp_path) == ["new.png", "young.png"]
 
 
-def test_what_an_interrupted_write_left_goes_after_a_while(tmp_path: Path) -> None:
+def test_partial_files_of_interrupted_writes_are_removed_later(tmp_path: Path) -> None:
     (tmp_path / ".part-dead").write_bytes(b"half")
     (tmp_path / ".part-live").write_bytes(b"half")
     _make_older(tmp_path / ".part-dead", 700)
@@ -174,7 +177,7 @@ def test_what_an_interrupted_write_left_goes_after_a_while(tmp_path: Path) -> No
     assert _files(tmp_path) == [".part-live", "new.png"]
 
 
-def test_partial_files_do_not_count(tmp_path: Path) -> None:
+def test_partial_files_do_not_count_as_pictures(tmp_path: Path) -> None:
     for name in ("one", "two", "three"):
         (tmp_path / f".part-{name}").write_bytes(b"half")
     store = _folder(tmp_path, storage_max_items=1)
@@ -182,16 +185,16 @@ def test_partial_files_do_not_count(tmp_path: Path) -> None:
     assert store.get("a.png") == b"picture"
 
 
-def test_with_a_larger_limit_the_folder_overflows_by_an_eighth_at_most(tmp_path: Path) -> None:
+def test_the_folder_exceeds_a_larger_item_limit_by_an_eighth_at_most(tmp_path: Path) -> None:
     store = _folder(tmp_path, storage_max_items=32)
-    most = 0
+    largest = 0
     for number in range(200):
         store.put(f"{number}.png", b"picture")
-        most = max(most, len(_files(tmp_path)))
-    assert 32 <= most <= 32 + 32 // 8
+        largest = max(largest, len(_files(tmp_path)))
+    assert 32 <= largest <= 32 + 32 // 8
 
 
-def test_what_else_is_in_the_folder_stays(tmp_path: Path) -> None:
+def test_other_files_in_the_folder_stay(tmp_path: Path) -> None:
     (tmp_path / "inside").mkdir()
     for name in (".hidden", "photo.png"):
         (tmp_path / name).write_bytes(b"somebody's")
@@ -220,16 +223,16 @@ def test_the_age_of_a_file_does_not_depend_on_the_time_zone(tmp_path: Path, monk
 
 
 class _Bucket(MemoryFileSystem):
-    """Remembers listings as the file systems for object stores do, and believes them."""
+    """A file system that caches listings and trusts them, as those for object stores do."""
 
     protocol = "imagegen-bucket"
-    store: dict[str, Any] = {}  # noqa: RUF012 - as in its base
-    cachable = False  # each instance stands for a process
+    store: dict[str, Any] = {}  # noqa: RUF012 - as in the base class
+    cachable = False  # each instance represents a process
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
-        found = super().ls(path, detail=True, **kwargs)
-        self.dircache[path] = found
-        return found if detail else [file["name"] for file in found]
+        files = super().ls(path, detail=True, **kwargs)
+        self.dircache[path] = files
+        return files if detail else [file["name"] for file in files]
 
     def modified(self, path: str) -> Any:
         parent = path.rpartition("/")[0]
@@ -245,7 +248,7 @@ class _Bucket(MemoryFileSystem):
         super().pipe_file(path, value, mode=mode, **kwargs)
 
 
-def test_a_picture_that_another_process_put_into_a_bucket_is_found() -> None:
+def test_a_picture_that_another_process_put_into_a_bucket_is_returned() -> None:
     fsspec.register_implementation("imagegen-bucket", _Bucket, clobber=True)
     stores: list[ImageStore] = [
         Kind("filesystem", "imagegen-bucket://pictures", lambda key, seconds: None).open() for _ in range(2)
@@ -256,7 +259,7 @@ def test_a_picture_that_another_process_put_into_a_bucket_is_found() -> None:
 
 
 @pytest.mark.parametrize("url", [None, ""])
-def test_files_without_a_place_are_a_settings_error_with_advice(url: str | None) -> None:
+def test_a_missing_storage_url_is_a_settings_error_with_advice(url: str | None) -> None:
     with pytest.raises(SettingsError, match=r"set STORAGE_URL to a folder, or to a URL such as s3://"):
         Kind("filesystem", url, lambda key, seconds: None).open()
 
@@ -268,7 +271,7 @@ def test_an_unknown_protocol_is_a_settings_error(url: str) -> None:
     assert "sesame" not in str(caught.value)
 
 
-def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=r"Not a directory|exists"):
         _folder(tmp_path / "file" / "pictures")
@@ -278,11 +281,11 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None
 
 
 @given(key=_KEYS)
-def test_keys_of_the_right_form_are_accepted(key: str) -> None:
+def test_valid_keys_are_accepted(key: str) -> None:
     assert check_key(key) == key
 
 
-def test_new_keys_are_accepted_and_never_the_same() -> None:
+def test_new_keys_are_valid_and_unique() -> None:
     keys = {new_key() for _ in range(1000)}
     assert len(keys) == 1000
     assert all(check_key(f"{key}.png") and check_key(key) for key in keys)
@@ -300,13 +303,13 @@ def test_new_keys_are_accepted_and_never_the_same() -> None:
 @example("a.png\n")
 @example("../a.png")
 @example("a" * 129)
-@example("\u0661")  # a digit, to some
-def test_a_key_that_could_lead_out_or_is_too_long_is_refused(key: str) -> None:
+@example("\u0661")  # a digit in Unicode, but not in ASCII
+def test_a_key_that_leaves_the_folder_or_is_too_long_is_refused(key: str) -> None:
     with pytest.raises(InvalidRequestError, match=r"Invalid key .*: expected up to 128 letters"):
         check_key(key)
 
 
-def test_an_unknown_kind_is_a_settings_error_that_lists_those_there_are() -> None:
+def test_an_unknown_kind_is_a_settings_error_that_lists_all_kinds() -> None:
     with pytest.raises(
         SettingsError, match=r"Unknown storage 'nix': expected .*filesystem, memory,.* redis.* disabled"
     ):
@@ -314,7 +317,9 @@ def test_an_unknown_kind_is_a_settings_error_that_lists_those_there_are() -> Non
 
 
 @pytest.mark.parametrize("factory", ["imagegen_core.no_such_module:Store", "imagegen_core.storage.memory:NoSuchStore"])
-def test_a_store_that_does_not_import_is_a_plugin_error_with_a_mend(factory: str) -> None:
-    said = f"Storage 'shed' cannot be used, importing {factory} raised .*; `imagegen plugins doctor` says whom to ask"
-    with pytest.raises(PluginError, match=said):
+def test_a_store_that_does_not_import_is_a_plugin_error_with_advice(factory: str) -> None:
+    message = (
+        f"Storage 'shed' cannot be used, importing {factory} raised .*; `imagegen plugins doctor` says whom to ask"
+    )
+    with pytest.raises(PluginError, match=message):
         StoreDef("shed", "out there", factory, "shed").load(Settings.load(environ={}))

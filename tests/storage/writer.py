@@ -1,7 +1,8 @@
-"""A process that keeps putting pictures into a folder, to be killed; started by test_faults.
+"""A program that stores pictures in a folder until it is killed; test_faults starts it.
 
-For each line on stdin it forks a child that says "writing" and its process id, and writes until it is killed, upon
-which the parent says "dead". Forking here, where there are no threads, saves importing everything a hundred times.
+For each line on stdin, the program forks a child. The child prints "writing" and its process id, and then stores
+pictures until it is killed. After that, the parent prints "dead". A fork is safe here, because there are no threads,
+and it saves a hundred imports of the package.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from imagegen_core.storage.filesystem import FilesystemStore
 from tests.storage.pictures import picture
 
 
-def _say(words: str) -> None:
+def _print(words: str) -> None:
     sys.stdout.write(f"{words}\n")
     sys.stdout.flush()
 
 
 def _write(store: FilesystemStore) -> None:
-    _say(f"writing {os.getpid()}")
+    _print(f"writing {os.getpid()}")
     for key in cycle("abcdefgh"):
         store.put(f"{key}.png", picture())
 
@@ -33,7 +34,7 @@ def main() -> None:
         if not child:
             _write(store)
         os.waitpid(child, 0)
-        _say("dead")
+        _print("dead")
 
 
 if __name__ == "__main__":

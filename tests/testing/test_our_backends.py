@@ -1,4 +1,4 @@
-"""Our own backends keep the contract that authors are held to."""
+"""Our own backends pass the conformance kit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TestSdxl(BackendConformance):
 
 
 class TestSdxlDemo(BackendConformance):
-    """The demo has a style, and is large enough for a network's real results to depend on batches."""
+    """The demo has a style, and its network is large enough for results that depend on the batch."""
 
     backend = "sdxl"
 

@@ -1,4 +1,4 @@
-"""Our own upscalers and styles keep the contract that authors are held to."""
+"""Our own upscalers, styles and samplers pass the conformance kit."""
 
 from __future__ import annotations
 

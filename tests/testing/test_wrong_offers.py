@@ -1,4 +1,4 @@
-"""The kits for stores and upscalers catch what is wrong, each by the check that names it."""
+"""The kits for stores and upscalers catch each fault with the matching check."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Appending(MemoryStore):
-    """Writes over what was there, and leaves its end."""
+    """Overwrite a picture, but keep the end of a longer one."""
 
     def put(self, key: str, data: bytes) -> None:
         super().put(key, data + (self.get(key) or b"")[len(data) :])
 
 
 class Raising(MemoryStore):
-    """Takes what is missing for an error."""
+    """Raise an error for a missing picture."""
 
     def get(self, key: str) -> bytes | None:
         if (data := super().get(key)) is None:
@@ -35,7 +35,7 @@ class Raising(MemoryStore):
 
 
 class Unsure(MemoryStore):
-    """Says that it deleted whatever it was asked to."""
+    """Report every deletion as done."""
 
     def delete(self, key: str) -> bool:
         super().delete(key)
@@ -43,41 +43,41 @@ class Unsure(MemoryStore):
 
 
 class Hoarding(MemoryStore):
-    """Takes the limit for ten times as much."""
+    """Keep ten times as many pictures as allowed."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings.override(storage_max_items=settings.storage_max_items * 10))
 
 
 class Littering(MemoryStore):
-    """Leaves something of its check, in place of a picture."""
+    """Keep the check's data, which takes the place of a picture."""
 
     def check(self) -> None:
         self.put("check", b"works")
 
 
 class Apart(MemoryStore):
-    """Says that others see its pictures, and they do not."""
+    """Claim to share pictures with other stores, but do not share them."""
 
 
 STORES: dict[type[MemoryStore], Callable[[StoreConformance, Any], None]] = {
-    Appending: lambda kit, opened: kit.test_putting_again_replaces_a_longer_picture(opened),
+    Appending: lambda kit, opened: kit.test_put_replaces_a_longer_picture(opened),
     Raising: lambda kit, opened: kit.test_a_missing_key_is_none(opened),
-    Unsure: lambda kit, opened: kit.test_deleting_says_whether_there_was_anything(opened),
-    Hoarding: lambda kit, opened: kit.test_no_more_are_kept_than_allowed_and_the_oldest_go(opened),
-    Littering: lambda kit, opened: kit.test_a_store_that_works_passes_its_check_and_keeps_nothing_of_it(opened),
-    Apart: lambda kit, opened: kit.test_two_stores_in_one_place_share_their_pictures(StoreDef("a", "b", "c:d"), opened),
+    Unsure: lambda kit, opened: kit.test_delete_returns_whether_the_key_existed(opened),
+    Hoarding: lambda kit, opened: kit.test_the_oldest_pictures_are_removed_beyond_the_limit(opened),
+    Littering: lambda kit, opened: kit.test_the_check_passes_and_leaves_nothing(opened),
+    Apart: lambda kit, opened: kit.test_two_stores_share_pictures(StoreDef("a", "b", "c:d"), opened),
 }
 
 
-@pytest.mark.parametrize("wrong", STORES, ids=lambda store: store.__name__)
-def test_a_wrong_store_is_caught(wrong: type[MemoryStore]) -> None:
+@pytest.mark.parametrize("store", STORES, ids=lambda store: store.__name__)
+def test_a_wrong_store_is_caught(store: type[MemoryStore]) -> None:
     with pytest.raises((AssertionError, StorageError)):
-        STORES[wrong](StoreConformance(), lambda **given: wrong(Settings(**given)))
+        STORES[store](StoreConformance(), lambda **options: store(Settings(**options)))
 
 
 class Upscaler:
-    """Doubles, each way as it should be."""
+    """Double both sides correctly."""
 
     name = "double"
     scale = 2
@@ -87,28 +87,28 @@ class Upscaler:
 
 
 class Turning(Upscaler):
-    """Mirrors the picture."""
+    """Mirror the picture."""
 
     def enlarge(self, pixels: Pixels) -> Pixels:
         return super().enlarge(pixels)[:, ::-1]
 
 
 class Swapping(Upscaler):
-    """Takes blue for red, as some libraries have it."""
+    """Swap red and blue, like some libraries."""
 
     def enlarge(self, pixels: Pixels) -> Pixels:
         return super().enlarge(pixels)[..., ::-1]
 
 
 class Floating(Upscaler):
-    """Gives numbers from 0 to 1."""
+    """Return numbers from 0 to 1."""
 
     def enlarge(self, pixels: Pixels) -> Pixels:
         return super().enlarge(pixels) / 255  # type: ignore[return-value]
 
 
 class Tiling(Upscaler):
-    """Only knows whole tiles of 8 pixels."""
+    """Enlarge only whole tiles of 8 pixels."""
 
     def enlarge(self, pixels: Pixels) -> Pixels:
         height, width = (side // 8 * 8 for side in pixels.shape[:2])
@@ -116,7 +116,7 @@ class Tiling(Upscaler):
 
 
 class InPlace(Upscaler):
-    """Works on what it was given."""
+    """Change the given pixels."""
 
     def enlarge(self, pixels: Pixels) -> Pixels:
         pixels += 1
@@ -124,7 +124,7 @@ class InPlace(Upscaler):
 
 
 class Noisy(Upscaler):
-    """Adds grain, another one each time."""
+    """Add different grain each time."""
 
     def enlarge(self, pixels: Pixels) -> Pixels:
         large = super().enlarge(pixels)
@@ -132,7 +132,7 @@ class Noisy(Upscaler):
 
 
 class Collecting(Upscaler):
-    """Keeps each picture."""
+    """Keep each picture in memory."""
 
     def __init__(self) -> None:
         self.kept: list[bytes] = []
@@ -145,26 +145,26 @@ class Collecting(Upscaler):
 
 
 class Misnamed(Upscaler):
-    """Is not called what its description says."""
+    """Have a different name than the description."""
 
     name = "triple"
 
 
 DESCRIPTION = UpscalerDef(name="double", summary="doubles", scale=2, factory="a:B")
 UPSCALERS: dict[type[Upscaler], Callable[[UpscalerConformance, Any], None]] = {
-    Turning: lambda kit, wrong: kit.test_it_is_the_same_picture(wrong),
-    Swapping: lambda kit, wrong: kit.test_it_is_the_same_picture(wrong),
-    Floating: lambda kit, wrong: kit.test_both_sides_grow_by_its_scale(wrong, 48, 64),
-    Tiling: lambda kit, wrong: kit.test_both_sides_grow_by_its_scale(wrong, 7, 5),
-    InPlace: lambda kit, wrong: kit.test_what_is_given_stays_as_it_is(wrong),
-    Noisy: lambda kit, wrong: kit.test_the_same_picture_gives_the_same_bytes(wrong),
-    Collecting: lambda kit, wrong: kit.test_many_pictures_leave_nothing_behind(wrong),
-    Misnamed: lambda kit, wrong: kit.test_it_is_what_its_description_says(DESCRIPTION, wrong),
+    Turning: lambda kit, wrong: kit.test_result_resembles_the_input(wrong),
+    Swapping: lambda kit, wrong: kit.test_result_resembles_the_input(wrong),
+    Floating: lambda kit, wrong: kit.test_width_and_height_grow_by_the_scale(wrong, 48, 64),
+    Tiling: lambda kit, wrong: kit.test_width_and_height_grow_by_the_scale(wrong, 7, 5),
+    InPlace: lambda kit, wrong: kit.test_input_is_not_modified(wrong),
+    Noisy: lambda kit, wrong: kit.test_equal_pictures_give_equal_bytes(wrong),
+    Collecting: lambda kit, wrong: kit.test_many_pictures_leak_nothing(wrong),
+    Misnamed: lambda kit, wrong: kit.test_upscaler_matches_its_description(DESCRIPTION, wrong),
 }
 
 
-@pytest.mark.parametrize("wrong", UPSCALERS, ids=lambda upscaler: upscaler.__name__)
-def test_a_wrong_upscaler_is_caught(wrong: type[Upscaler]) -> None:
-    UPSCALERS[wrong](UpscalerConformance(), Upscaler())
+@pytest.mark.parametrize("upscaler", UPSCALERS, ids=lambda upscaler: upscaler.__name__)
+def test_a_wrong_upscaler_is_caught(upscaler: type[Upscaler]) -> None:
+    UPSCALERS[upscaler](UpscalerConformance(), Upscaler())
     with pytest.raises((AssertionError, ValueError)):
-        UPSCALERS[wrong](UpscalerConformance(), wrong())
+        UPSCALERS[upscaler](UpscalerConformance(), upscaler())

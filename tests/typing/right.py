@@ -1,4 +1,4 @@
-"""What an author writes against the protocols, and a type checker takes."""
+"""Plugin code that follows the protocols, and that a type checker accepts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Plain:
 
 
 class State:
-    """Where a job stands."""
+    """The state of a job."""
 
     failure: Exception | None = None
     steps_left: int = 1
@@ -72,8 +72,8 @@ class Doubler:
         return pixels.repeat(2, axis=0).repeat(2, axis=1)
 
 
-class ModelCache:
-    """A store."""
+class EmptyStore:
+    """An image store that keeps nothing."""
 
     def put(self, key: str, data: bytes) -> None: ...
 
@@ -100,7 +100,7 @@ plain: Worker = Plain()
 stepped: SteppedWorker[State] = Stepped()
 toy: SteppedWorker[Denoising] = ToyWorker()
 upscaler: Upscaler = Doubler()
-store: ImageStore = ModelCache()
+store: ImageStore = EmptyStore()
 
 
 def draw(worker: Worker) -> Picture:

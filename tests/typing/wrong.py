@@ -1,4 +1,4 @@
-"""What an author gets wrong, one line each marked with WRONG, and a type checker does not take."""
+"""Mistakes in plugin code that a type checker reports, at the lines marked with WRONG."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .right import Plain, State, Stepped
 
 
 class NoLatents:
-    """Lacks a method."""
+    """A worker that lacks a method."""
 
     worker_id = 0
 
@@ -20,27 +20,27 @@ class NoLatents:
 
 
 class TextForBytes(Plain):
-    """Returns another type."""
+    """A worker that returns the wrong type."""
 
     def run_job(self, job: Job) -> tuple[str, int]:  # WRONG
         return "", 0
 
 
 class OneAtATime(Stepped):
-    """Takes one state where a sequence comes."""
+    """A worker that takes a single state instead of a sequence."""
 
     def step(self, states: State) -> None:  # WRONG
         states.steps_left -= 1
 
 
 class Uncounted:
-    """A state that does not say what is left."""
+    """A state without its number of remaining steps."""
 
     failure: Exception | None = None
 
 
 class Forgetful(Plain):
-    """Steps states of the wrong kind."""
+    """A worker whose states have the wrong type."""
 
     def begin(self, job: Job) -> Uncounted:
         return Uncounted()
@@ -52,7 +52,7 @@ class Forgetful(Plain):
 
 
 class Crooked:
-    """Its scale is no number."""
+    """An upscaler whose scale is not a number."""
 
     name = "crooked"
     scale = "2"

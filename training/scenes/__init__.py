@@ -1,4 +1,4 @@
-"""Procedural pictures with captions. The caption fixes everything but a little light and terrain."""
+"""Procedural pictures with captions. The caption fixes everything except a little light and terrain."""
 
 from training.scenes.captions import caption
 from training.scenes.render import render

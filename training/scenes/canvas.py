@@ -1,4 +1,4 @@
-"""Drawing at twice the size, halved at the end for smooth edges, and the light of the four times of day."""
+"""Drawing at twice the size, for smooth edges after halving, and the light of the four times of day."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SUN: dict[str, Color] = {
     "night": (238, 238, 222),
     "dawn": (255, 235, 180),
 }
-# What the light of the hour mixes into a thing's own colour, and how much of it.
+# The colour of the light, and its share in the colour of things.
 _TINT: dict[str, tuple[Color, float]] = {
     "noon": ((255, 255, 255), 0.0),
     "sunset": ((95, 45, 85), 0.42),
@@ -42,48 +42,48 @@ SUN_COLUMN = 0.7
 
 
 def scattered(count: int, seed: int) -> npt.NDArray[np.float64]:
-    """`count` fixed triples in [0, 1): stars, waves and windows stand where they always stand."""
+    """Return `count` fixed triples in [0, 1), so that stars, waves and windows are always in the same places."""
     return np.random.RandomState(seed).rand(count, 3)
 
 
 def mix(color: Color, other: Color, share: float) -> Color:
-    """`color` with a `share` of `other`."""
+    """Return `color` with a `share` of `other`."""
     return tuple(int(a * (1 - share) + b * share) for a, b in zip(color, other, strict=True))
 
 
 def tinted(color: Color, time: str, strength: float = 1.0) -> Color:
-    """`color` in the light of the hour."""
+    """Return `color` in the light of the time of day."""
     light, share = _TINT[time]
     return mix(color, light, share * strength)
 
 
 def near(rng: random.Random, value: float, by: float) -> float:
-    """`value`, a little off: what a seed may change without blurring what the caption fixes."""
+    """Return a value near `value`, so that the seed varies only details that the caption leaves open."""
     return rng.uniform(value - by, value + by)
 
 
 def gradient(top: Color, bottom: Color) -> Image.Image:
-    """A picture that runs from one colour to another."""
+    """Return a picture that runs from one colour to another."""
     share = np.linspace(0, 1, SIDE)[:, None, None]
     rows = np.array(top) * (1 - share) + np.array(bottom) * share
     return Image.fromarray(np.ascontiguousarray(rows.repeat(SIDE, 1).astype(np.uint8)))
 
 
 def fill_below(draw: ImageDraw.ImageDraw, line: Line, color: Color) -> None:
-    """Fill all that lies below a line of heights, one a column."""
+    """Fill the area below a line of heights, one per column."""
     top = list(zip(COLUMNS[::4].tolist(), line[::4].tolist(), strict=True))
     draw.polygon([(0, SIDE), *top, (SIDE, float(line[-1])), (SIDE, SIDE)], fill=color)
 
 
 def disc(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, color: Color) -> None:
-    """A filled circle; lengths in pixels."""
+    """Draw a filled circle; lengths in pixels."""
     draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=color)
 
 
 def polygon_points(
     corners: int, radius: float, center: tuple[float, float], inner: float | None = None, turn: float = 0.0
 ) -> Sequence[tuple[float, float]]:
-    """Corners of a regular polygon, or of a star whose inner corners lie at `inner` of the radius."""
+    """Return the corners of a regular polygon, or of a star with inner corners at `inner` of the radius."""
     count = corners * (2 if inner else 1)
     points = []
     for index in range(count):
@@ -94,11 +94,11 @@ def polygon_points(
 
 
 def sky(time: str, horizon: float) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """A sky with its sun or moon, always in the same place, and stars at night.
+    """Return a sky with its sun or moon, always in the same place, and stars at night.
 
     Args:
         time: The time of day.
-        horizon: Where the land begins, as a share of the height.
+        horizon: The height where the land begins, as a share of the picture's.
     """
     image = gradient(*SKY[time])
     draw = ImageDraw.Draw(image)
@@ -111,7 +111,7 @@ def sky(time: str, horizon: float) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def waves(draw: ImageDraw.ImageDraw, water: Color, top: float, step: float, count: int) -> None:
-    """Short light strokes on the water, from `top` down in steps of `step`, all in pixels."""
+    """Draw short light strokes on the water, from `top` down in steps of `step`, all in pixels."""
     for index, (x, _, _) in enumerate(scattered(count, seed=9)):
         y = top + index * step
         draw.rectangle([x * 0.86 * SIDE, y, (x * 0.86 + 0.12) * SIDE, y + 5], fill=mix(water, (255, 255, 255), 0.35))

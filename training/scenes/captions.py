@@ -1,4 +1,4 @@
-"""Words for scenes, phrased anew each time."""
+"""Captions of scenes, with varied phrases."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _AFTER = (", highly detailed", ", digital art", ", high quality", ", 4k", ", bea
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """A caption that says all that fixes the picture."""
+    """Return a caption that names everything that fixes the picture."""
     match scene:
         case Shape():
             text = _shape(scene, rng)

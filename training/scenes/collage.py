@@ -1,4 +1,4 @@
-"""Dead leaves: shapes of every size in every colour, one over the other, which teach a VAE edges and flat colours.
+"""Dead leaves: overlapping shapes of every size and colour, which teach a VAE edges and flat colours.
 
 Lee, Mumford and Huang, "Occlusion Models for Natural Images" (2001).
 """
@@ -17,7 +17,7 @@ from training.scenes.scene import COLORS
 
 
 def collage(rng: random.Random) -> npt.NDArray[np.uint8]:
-    """A collage's pixels [256, 256, 3]."""
+    """Return a collage's pixels [256, 256, 3]."""
     image = gradient(_color(rng), _color(rng))
     draw = ImageDraw.Draw(image)
     for _ in range(rng.randint(25, 70)):
@@ -26,7 +26,7 @@ def collage(rng: random.Random) -> npt.NDArray[np.uint8]:
 
 
 def _leaf(draw: ImageDraw.ImageDraw, rng: random.Random) -> None:
-    reach = 20 * math.exp(rng.uniform(0, 2.3))  # as many of each order of size
+    reach = 20 * math.exp(rng.uniform(0, 2.3))  # equal numbers of each order of size
     x, y, color, kind = rng.uniform(0, SIDE), rng.uniform(0, SIDE), _color(rng), rng.random()
     if kind < 0.3:
         tall = reach * rng.uniform(0.5, 1)
@@ -42,7 +42,7 @@ def _leaf(draw: ImageDraw.ImageDraw, rng: random.Random) -> None:
 
 
 def _color(rng: random.Random) -> Color:
-    """Any colour, or one near those that captions name."""
+    """Return any colour, or a colour near those that captions name."""
     if rng.random() < 0.5:
         return tuple(rng.randint(0, 255) for _ in range(3))
     named = COLORS[rng.choice(tuple(COLORS))]

@@ -1,4 +1,4 @@
-"""Landscapes: one composition a kind, in four lights, with ridges and dunes a little different each time."""
+"""Landscapes: one composition per kind, in four lights, with slightly varied ridges and dunes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHARE = COLUMNS / SIDE
 
 
 def draw_landscape(scene: Landscape, rng: random.Random) -> Image.Image:
-    """The landscape."""
+    """Draw the landscape."""
     painters = {
         "mountain": _mountains,
         "desert": _desert,
@@ -141,7 +141,7 @@ def _windows(draw: ImageDraw.ImageDraw, left: float, top: float, floors: int, co
 
 
 def _ridge(base: float, summits: list[tuple[float, float, float]]) -> Line:
-    """A line of mountains: each summit has a place, a height above the base and a half width, as shares."""
+    """Return a line of mountains; each summit has a place, a height above the base and a half width, as shares."""
     line = np.full(SIDE, base * SIDE)
     for place, height, width in summits:
         line = np.minimum(line, (base - height * np.maximum(0, 1 - np.abs(_SHARE - place) / width)) * SIDE)
@@ -149,14 +149,14 @@ def _ridge(base: float, summits: list[tuple[float, float, float]]) -> Line:
 
 
 def _snow(draw: ImageDraw.ImageDraw, ridge: Line, color: Color) -> None:
-    """Snow from the highest summit down to a jagged line."""
+    """Draw snow from the highest summit down to a jagged line."""
     limit = ridge.min() + (0.11 + 0.02 * np.sign(np.sin(_SHARE * 55))) * SIDE
     for x in np.flatnonzero(ridge < limit):
         draw.line([(x, ridge[x]), (x, limit[x])], fill=color)
 
 
 def _pine(draw: ImageDraw.ImageDraw, at: tuple[float, float], height: float, color: Color) -> None:
-    """A pine that stands at `at`, as shares of the picture."""
+    """Draw a pine that stands at `at`, as shares of the picture."""
     x, y, tall = at[0] * SIDE, at[1] * SIDE, height * SIDE
     draw.rectangle([x - tall * 0.04, y - tall * 0.2, x + tall * 0.04, y], fill=mix(color, (50, 30, 20), 0.5))
     for tier in range(3):

@@ -1,4 +1,4 @@
-"""From a scene to its picture."""
+"""The drawing of scenes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.scenes.subjects import draw_subject
 
 
 def render(scene: Scene, rng: random.Random) -> npt.NDArray[np.uint8]:
-    """The scene's pixels [256, 256, 3]; `rng` varies what the caption leaves open."""
+    """Return the scene's pixels [256, 256, 3]; `rng` varies the details that the caption leaves open."""
     match scene:
         case Shape():
             image = draw_shape(scene, rng)

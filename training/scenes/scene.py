@@ -1,4 +1,4 @@
-"""What a picture shows, as data, and which combinations are kept out of training to be asked for later."""
+"""Scenes as data, and the combinations that are kept out of training for evaluation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUBJECTS = ("house", "boat", "flower", "tree")
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One coloured shape on a coloured ground."""
+    """A coloured shape on a coloured ground."""
 
     color: str
     shape: str
@@ -37,7 +37,7 @@ class Shape:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether this combination is kept out of training: one in ten is."""
+        """Whether this combination is kept out of training, as one in ten is."""
         colors = tuple(COLORS)
         index = colors.index(self.color) * 31 + SHAPES.index(self.shape) * 17 + colors.index(self.ground) * 7
         return index % 10 == 0
@@ -53,13 +53,13 @@ class Landscape:
 
     @property
     def is_held_out(self) -> bool:
-        """None is: there are too few for one to be missed unseen."""
+        """Always false, because there are too few landscapes to leave any out."""
         return False
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One coloured thing in its surroundings at a time of day."""
+    """A coloured thing in its surroundings at a time of day."""
 
     subject: str
     color: str
@@ -67,7 +67,7 @@ class Subject:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether this combination is kept out of training: one in ten is."""
+        """Whether this combination is kept out of training, as one in ten is."""
         index = SUBJECTS.index(self.subject) * 5 + tuple(COLORS).index(self.color) * 3 + TIMES.index(self.time) * 7
         return index % 10 == 0
 
@@ -76,7 +76,7 @@ Scene = Shape | Landscape | Subject
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """A scene to train on: half shapes, a quarter landscapes, the rest subjects."""
+    """Return a scene for training: half are shapes, about a quarter landscapes, the rest subjects."""
     while True:
         scene = _any_scene(rng)
         if not scene.is_held_out:

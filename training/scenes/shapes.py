@@ -11,12 +11,12 @@ from training.scenes.canvas import SIDE, Color, gradient, near, polygon_points
 from training.scenes.scene import COLORS, Shape
 
 _RADIUS = {"medium": 0.24, "small": 0.14, "big": 0.33}
-_OFF_CENTER_RADIUS = 0.23  # a shape at an edge still has to fit
+_OFF_CENTER_RADIUS = 0.23  # so that a shape at an edge fits
 _OFFSETS = {"middle": (0, 0), "left": (-0.22, 0), "right": (0.22, 0), "top": (0, -0.22), "bottom": (0, 0.22)}
 
 
 def draw_shape(scene: Shape, rng: random.Random) -> Image.Image:
-    """The shape, exactly where and as large as the caption says; only the light on the ground varies."""
+    """Draw the shape at the place and in the size of the caption; only the light on the ground varies."""
     image = _ground(COLORS[scene.ground], rng)
     radius = _RADIUS[scene.size] if scene.place == "middle" else min(_RADIUS[scene.size], _OFF_CENTER_RADIUS)
     dx, dy = _OFFSETS[scene.place]
@@ -26,7 +26,7 @@ def draw_shape(scene: Shape, rng: random.Random) -> Image.Image:
 
 
 def silhouette(shape: str, x: float, y: float, radius: float) -> Image.Image:
-    """A mask of `shape` around (x, y), its radius in pixels."""
+    """Return a mask of `shape` around (x, y), with a radius in pixels."""
     mask = Image.new("L", (SIDE, SIDE), 0)
     draw = ImageDraw.Draw(mask)
     match shape:
@@ -54,13 +54,13 @@ def silhouette(shape: str, x: float, y: float, radius: float) -> Image.Image:
 
 
 def _heart(x: float, y: float, radius: float, angle: float) -> tuple[float, float]:
-    """A point of the heart curve, https://mathworld.wolfram.com/HeartCurve.html (8)."""
+    """Return a point of the heart curve, https://mathworld.wolfram.com/HeartCurve.html (8)."""
     rise = 13 * math.cos(angle) - 5 * math.cos(2 * angle) - 2 * math.cos(3 * angle) - math.cos(4 * angle)
     return x + radius * math.sin(angle) ** 3, y - radius * rise / 16
 
 
 def _ground(color: Color, rng: random.Random) -> Image.Image:
-    """The ground, lighter at one end than at the other."""
+    """Return the ground, lighter at one end than at the other."""
     slope = rng.uniform(-0.07, 0.07)
     return gradient(*(_lit(color, 1 + sign * slope) for sign in (1, -1)))
 

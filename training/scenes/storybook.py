@@ -9,11 +9,11 @@ from PIL import Image, ImageFilter
 _PAPER = np.array([250.0, 240.0, 218.0])
 _INK = np.array([62.0, 40.0, 44.0])
 _PALENESS = 0.5
-_EDGE = 24  # levels that neighbouring pixels differ by where an outline is drawn
+_EDGE = 24  # levels; an outline is drawn between pixels that differ more
 
 
 def storybook(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Pixels [height, width, 3] in that look."""
+    """Return pixels [height, width, 3] in this look."""
     levels = pixels.astype(np.float64)
     edges = np.zeros(levels.shape[:2], dtype=bool)
     edges[:, 1:] |= np.abs(np.diff(levels, axis=1)).max(-1) > _EDGE

@@ -11,11 +11,11 @@ from training.scenes.canvas import COLUMNS, SIDE, Color, disc, fill_below, mix, 
 from training.scenes.scene import COLORS, Subject
 
 _MEADOW = (86, 165, 80)
-_CENTER = 0.42  # beside the sun, which stands further right
+_CENTER = 0.42  # left of the sun
 
 
 def draw_subject(scene: Subject, rng: random.Random) -> Image.Image:
-    """The subject."""
+    """Draw the subject."""
     painters = {"house": _house, "boat": _boat, "flower": _flower, "tree": _tree}
     image, draw = sky(scene.time, horizon=0.5)
     color = tinted(COLORS[scene.color], scene.time, 0.3)
@@ -73,5 +73,5 @@ def _tree(draw: ImageDraw.ImageDraw, scene: Subject, color: Color, scale: float)
 
 
 def _knoll(draw: ImageDraw.ImageDraw, time: str) -> None:
-    """A green rise whose top is below the subject."""
+    """Draw a green rise whose top is below the subject."""
     fill_below(draw, (0.71 + 0.3 * (COLUMNS / SIDE - _CENTER) ** 2) * SIDE, tinted(_MEADOW, time))

@@ -223,7 +223,7 @@ class ClusterModelHost:
             try:
                 await self._follow(mode, ticket)
             except LostError as error:
-                logger.warning("A replica was lost, and what it drew is drawn again: %s", error)
+                logger.warning("A replica was lost; another draws its pictures again: %s", error)
                 lost_in_hand += error.in_hand
                 if lost_in_hand == ATTEMPTS:
                     break

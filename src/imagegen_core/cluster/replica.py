@@ -102,11 +102,11 @@ class Replica:
 
     async def enlarge(self, source: bytes, passes: int, form: Format, quality: int) -> Enlarged | Exception:
         """See `Upscalers.enlarge`; an error is returned."""
-        return await _told(partial(self._enlarging.enlarge, source, passes, form, quality))
+        return await _outcome(partial(self._enlarging.enlarge, source, passes, form, quality))
 
     async def enlarge_to(self, source: bytes, wanted: tuple[int, int], name: str, crop: bool) -> bytes | Exception:
         """See `Upscalers.enlarge_to`; an error is returned."""
-        return await _told(partial(self._enlarging.enlarge_to, source, wanted, name, crop=crop))
+        return await _outcome(partial(self._enlarging.enlarge_to, source, wanted, name, crop=crop))
 
     async def check_health(self) -> None:
         """Check this replica for Ray Serve, which replaces it after an exception.
@@ -145,7 +145,7 @@ class _Held:
             self._let_go()
 
 
-async def _told(enlarge: Callable[..., Result]) -> Result | Exception:
+async def _outcome(enlarge: Callable[..., Result]) -> Result | Exception:
     """Upscale, and return the result or the error; stop the work if the caller disconnects."""
     until: Future[None] = Future()
     try:

@@ -17,7 +17,7 @@ from imagegen_core.models.named import NamedModel
 from imagegen_core.request import ResolvedRequest
 from imagegen_core.settings import PredictionName
 
-_TOOK_PART = ("imagegen-core", "torch", "diffusers", "transformers")
+_RECORDED_PACKAGES = ("imagegen-core", "torch", "diffusers", "transformers")
 _HASH_DIGITS = 10
 _DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
@@ -48,7 +48,7 @@ class RecipeBuilder:
         self._name = next((model.name for model in models if model.path == checkpoint), own)
         self._backend, self._dtype, self._device = backend.name, _DTYPES[dtype], str(device)
         self._prediction = prediction
-        self._versions = {name: installed_version(name) or "unknown" for name in _TOOK_PART}
+        self._versions = {name: installed_version(name) or "unknown" for name in _RECORDED_PACKAGES}
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-hash")
         self._hash: Future[str | None] = executor.submit(_hash, checkpoint)
         executor.shutdown(wait=False)

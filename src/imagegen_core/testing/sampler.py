@@ -47,11 +47,11 @@ class SamplerConformance:
         own = diffusers.EulerDiscreteScheduler.from_config(_TRAINED)
         return scheduling.Schedulers(own, [description], description.name)
 
-    def test_the_plugin_is_well(self, description: Sampler) -> None:
+    def test_plugin_works(self, description: Sampler) -> None:
         """Every command imports every plugin: a plugin that imports torch, prints or is broken harms all of them."""
         check_plugin("sampler", description.name)
 
-    def test_it_is_found_by_its_name_alone(self, description: Sampler) -> None:
+    def test_it_is_found_by_name(self, description: Sampler) -> None:
         """Case, spaces and hyphens do not matter in names, so names that differ only in them are equal."""
         others = [sampler for sampler in Registry.discover().samplers.values() if sampler.name != description.name]
         with pytest.raises(InvalidRequestError):
@@ -60,7 +60,7 @@ class SamplerConformance:
             )
 
     @pytest.mark.parametrize("steps", [1, 2, 4, 20, 50])
-    def test_it_takes_so_many_steps(self, schedulers: Any, steps: int) -> None:
+    def test_it_accepts_these_numbers_of_steps(self, schedulers: Any, steps: int) -> None:
         """From the 1 step of a distilled model to 50: finite latents of the same shape, or a refusal in a sentence."""
         try:
             latents = _sampled(schedulers, steps, seed=1)
@@ -69,13 +69,13 @@ class SamplerConformance:
         assert latents.shape == _SHAPE
         assert bool(latents.isfinite().all()), "the latents are not all finite numbers"
 
-    def test_a_seed_means_the_same_latents(self, schedulers: Any) -> None:
+    def test_equal_seeds_give_equal_latents(self, schedulers: Any) -> None:
         """Noise comes only from the generator passed to the step."""
         first, again, other = (_sampled(schedulers, 4, seed) for seed in (1, 1, 2))
         assert first.equal(again), "the same seed gave other latents"
         assert not first.equal(other), "another seed gave the same latents"
 
-    def test_two_pictures_do_not_share_it(self, schedulers: Any) -> None:
+    def test_two_pictures_do_not_share_a_scheduler(self, schedulers: Any) -> None:
         """Each request has its own scheduler, and other requests run between its steps."""
         alone = [_sampled(schedulers, steps, seed) for steps, seed in ((4, 1), (6, 2))]
         under_way = [_Sampling(schedulers, steps, seed) for steps, seed in ((4, 1), (6, 2))]

@@ -68,7 +68,7 @@ class StoreConformance:
 
         return open_with
 
-    def test_the_plugin_is_well(self, description: StoreDef) -> None:
+    def test_plugin_works(self, description: StoreDef) -> None:
         """Every command imports every plugin: a plugin with heavy imports, output or faults harms all of them."""
         check_plugin("store", description.name)
 
@@ -76,7 +76,7 @@ class StoreConformance:
     @given(key=_KEYS, data=st.binary(max_size=5000))
     @example(key="a" * 128 + ".abcdefgh", data=bytes(range(256)) * 4000)
     @example(key="empty.png", data=b"")
-    def test_what_is_put_is_got_byte_for_byte(self, open_store: OpenStore, key: str, data: bytes) -> None:
+    def test_get_returns_the_bytes_of_put(self, open_store: OpenStore, key: str, data: bytes) -> None:
         """A changed picture is a damaged picture."""
         store = open_store()
         store.put(key, data)
@@ -86,9 +86,7 @@ class StoreConformance:
 
     @_one_store_for_all
     @given(steps=st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.binary(max_size=20)), max_size=30))
-    def test_it_answers_as_a_dictionary_would(
-        self, open_store: OpenStore, steps: list[tuple[str, bytes | None]]
-    ) -> None:
+    def test_it_behaves_like_a_dictionary(self, open_store: OpenStore, steps: list[tuple[str, bytes | None]]) -> None:
         """Whatever was put and deleted before, the last operation counts."""
         store = open_store()
         for key in "abc":
@@ -102,7 +100,7 @@ class StoreConformance:
                 expected[key] = data
             assert {key: store.get(key) for key in "abc"} == {key: expected.get(key) for key in "abc"}
 
-    def test_putting_again_replaces_a_longer_picture(self, open_store: OpenStore) -> None:
+    def test_put_replaces_a_longer_picture(self, open_store: OpenStore) -> None:
         """Nothing of the old picture remains in the new one."""
         store, key = open_store(), new_key()
         store.put(key, b"long" * 100_000)
@@ -113,7 +111,7 @@ class StoreConformance:
         """An expired picture is a normal case, and no error."""
         assert open_store().get(new_key()) is None
 
-    def test_deleting_says_whether_there_was_anything(self, open_store: OpenStore) -> None:
+    def test_delete_returns_whether_the_key_existed(self, open_store: OpenStore) -> None:
         """The server's 404 answer depends on it."""
         store, key = open_store(), new_key()
         assert store.delete(key) is False
@@ -122,7 +120,7 @@ class StoreConformance:
         assert store.delete(key) is False
         assert store.get(key) is None
 
-    def test_a_picture_is_gone_after_its_time(self, open_store: OpenStore) -> None:
+    def test_a_picture_expires(self, open_store: OpenStore) -> None:
         """Pictures are kept for a promised time. A store that keeps them for ever would fill the disk."""
         store, key = open_store(storage_ttl_image=2), new_key()
         store.put(key, b"picture")
@@ -135,7 +133,7 @@ class StoreConformance:
             time.sleep(0.1)
         assert store.delete(key) is False
 
-    def test_no_more_are_kept_than_allowed_and_the_oldest_go(self, open_store: OpenStore) -> None:
+    def test_the_oldest_pictures_are_removed_beyond_the_limit(self, open_store: OpenStore) -> None:
         """Without a limit a busy server would fill the whole disk."""
         store = open_store(storage_max_items=3, storage_ttl_image=100_000)
         keys = [new_key() for _ in range(7)]
@@ -144,7 +142,7 @@ class StoreConformance:
         assert [key for key in keys if store.get(key) == key.encode()] == keys[-3:]
         assert [key for key in keys if store.get(key) is None] == keys[:-3]
 
-    def test_putting_again_makes_a_picture_the_youngest(self, open_store: OpenStore) -> None:
+    def test_put_makes_a_picture_the_newest(self, open_store: OpenStore) -> None:
         """The picture stored last is removed last, even if it was stored before."""
         store = open_store(storage_max_items=2, storage_ttl_image=100_000)
         first, second, third = (new_key() for _ in range(3))
@@ -152,14 +150,14 @@ class StoreConformance:
             store.put(key, b"picture")
         assert [store.get(key) for key in (first, second, third)] == [b"picture", None, b"picture"]
 
-    def test_a_store_that_works_passes_its_check_and_keeps_nothing_of_it(self, open_store: OpenStore) -> None:
+    def test_the_check_passes_and_leaves_nothing(self, open_store: OpenStore) -> None:
         """`/ready` calls it all the time."""
         store, key = open_store(storage_max_items=1), new_key()
         store.put(key, b"picture")
         store.check()
         assert store.get(key) == b"picture"
 
-    def test_many_threads_never_see_a_torn_picture(self, open_store: OpenStore) -> None:
+    def test_concurrent_reads_see_whole_pictures(self, open_store: OpenStore) -> None:
         """The server puts and gets from many threads: a picture is there completely, or not at all."""
         store = open_store(storage_max_items=4)
         together, keys = Barrier(_THREADS), [new_key() for _ in range(3)]
@@ -178,7 +176,7 @@ class StoreConformance:
             seen = list(threads.map(put_and_get, range(_THREADS)))
         assert min(seen) >= 30, "stored pictures were missing"  # its own, or another's in its place
 
-    def test_many_threads_that_put_and_delete_the_same_key_raise_nothing(self, open_store: OpenStore) -> None:
+    def test_concurrent_put_and_delete_raise_nothing(self, open_store: OpenStore) -> None:
         """Two users may press the same button."""
         store, same = open_store(storage_max_items=2), new_key()
 
@@ -193,7 +191,7 @@ class StoreConformance:
         with ThreadPoolExecutor(_THREADS) as threads:
             list(threads.map(put_and_delete, range(_THREADS)))
 
-    def test_two_stores_in_one_place_share_their_pictures(self, description: StoreDef, open_store: OpenStore) -> None:
+    def test_two_stores_share_pictures(self, description: StoreDef, open_store: OpenStore) -> None:
         """One server may store a picture, and another server may be asked for it."""
         if not description.shared:
             pytest.skip("each process has a store of its own (StoreDef.shared is False)")

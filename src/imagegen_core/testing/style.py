@@ -56,7 +56,7 @@ class StyleConformance(Configured):
             pytest.skip(f"the configured checkpoint does not take it: {refusal}")
         return worker
 
-    def test_the_plugin_is_well(self, description: StyleDef) -> None:
+    def test_plugin_works(self, description: StyleDef) -> None:
         """Every command imports every plugin: a plugin that imports torch, prints or is broken harms all of them."""
         check_plugin("style", description.id or description.adapter_name)
 
@@ -87,7 +87,7 @@ class StyleConformance(Configured):
         assert lora.kind == "lora", f"{path} is of the kind {lora.kind}"
         assert description.required_cross_attention_dim in (None, lora.cross_attention_dim)
 
-    def test_each_level_is_another_picture(self, description: StyleDef, worker: Worker) -> None:
+    def test_each_level_gives_another_picture(self, description: StyleDef, worker: Worker) -> None:
         """A style must make a difference, and must not affect the next picture."""
         plain = self._draw(worker, 0)
         pictures = [self._draw(worker, level) for level in range(1, len(description.levels) + 1)]

@@ -44,11 +44,11 @@ class UpscalerConformance(Configured):
         """Load the upscaler, for all checks."""
         return description.load(settings)
 
-    def test_the_plugin_is_well(self, description: UpscalerDef) -> None:
+    def test_plugin_works(self, description: UpscalerDef) -> None:
         """Every command imports every plugin: a plugin that imports torch, prints or is broken harms all of them."""
         check_plugin("upscaler", description.name)
 
-    def test_it_is_what_its_description_says(self, description: UpscalerDef, loaded: Upscaler) -> None:
+    def test_upscaler_matches_its_description(self, description: UpscalerDef, loaded: Upscaler) -> None:
         """Lists and limits use the description, before the upscaler is loaded."""
         assert loaded.name == description.name
         assert isinstance(loaded.scale, int)
@@ -57,19 +57,19 @@ class UpscalerConformance(Configured):
         assert description.summary.strip(), "the summary is empty: say in one line what it is good for"
 
     @pytest.mark.parametrize(("height", "width"), _SIZES)
-    def test_both_sides_grow_by_its_scale(self, loaded: Upscaler, height: int, width: int) -> None:
+    def test_width_and_height_grow_by_the_scale(self, loaded: Upscaler, height: int, width: int) -> None:
         """Pictures have any size, down to a single pixel. Callers rely on the size of the result."""
         large = loaded.enlarge(_picture(height, width))
         assert large.shape == (height * loaded.scale, width * loaded.scale, 3)
         assert large.dtype == np.uint8
 
-    def test_it_is_the_same_picture(self, loaded: Upscaler) -> None:
+    def test_result_resembles_the_input(self, loaded: Upscaler) -> None:
         """Not mirrored, not rotated, channels in order: scaled down again, it is about the original."""
         small = _picture(48, 64)
         shrunk = loaded.enlarge(small).reshape(48, loaded.scale, 64, loaded.scale, 3).mean(axis=(1, 3))
         assert np.abs(shrunk - small).mean() < _SAME_COLOUR, "the result does not look like the input"
 
-    def test_the_same_picture_gives_the_same_bytes(self, loaded: Upscaler) -> None:
+    def test_equal_pictures_give_equal_bytes(self, loaded: Upscaler) -> None:
         """A result can be reproduced, on any thread."""
         small = _picture(33, 40)
         first = loaded.enlarge(small)
@@ -77,7 +77,7 @@ class UpscalerConformance(Configured):
             again = threads.submit(loaded.enlarge, small).result()
         assert np.array_equal(first, again)
 
-    def test_what_is_given_stays_as_it_is(self, loaded: Upscaler) -> None:
+    def test_input_is_not_modified(self, loaded: Upscaler) -> None:
         """The original is stored with its enlargement, so it must not change. Pillow's own arrays are read-only."""
         small = _picture(16, 24)
         before = small.copy()
@@ -85,7 +85,7 @@ class UpscalerConformance(Configured):
         loaded.enlarge(small)
         assert np.array_equal(small, before)
 
-    def test_it_computes_where_it_is_told_to(self, loaded: Upscaler) -> None:
+    def test_computation_uses_the_given_function(self, loaded: Upscaler) -> None:
         """A network runs on the model's thread, in turn with the model: in parallel, they slow each other down."""
         if not isinstance(loaded, Shared):
             pytest.skip("it computes where it is called (imagegen_core.images.upscaler.Shared)")
@@ -100,7 +100,7 @@ class UpscalerConformance(Configured):
         assert np.array_equal(loaded.enlarge(_picture(16, 24)), before)
         assert calls, "nothing went through the function that it was given"
 
-    def test_many_pictures_leave_nothing_behind(self, loaded: Upscaler) -> None:
+    def test_many_pictures_leak_nothing(self, loaded: Upscaler) -> None:
         """A server enlarges for weeks: a leak per picture will end it one day."""
         small = _picture(16, 24)
         grown = left_behind(lambda _: loaded.enlarge(small), _CALLS, _WARMING_UP)

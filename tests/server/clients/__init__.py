@@ -1,1 +1,1 @@
-"""The requests of programs that people point at the server, in the shapes that those programs' sources send them."""
+"""Requests of client programs, in the shapes from the programs' source code."""

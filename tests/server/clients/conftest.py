@@ -1,4 +1,4 @@
-"""A server with several modes, and clients that are replayed against it."""
+"""A server with several modes, and a client to replay programs' requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALIASED = """\
     default_size: 64x64
     default_steps: 2
 """
-"""A mode under the only name that LibreChat asks for."""
+"""A mode with the only model name in LibreChat's requests."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Replay:
     """A client of a server.
 
     Attributes:
-        http: What sends its requests.
+        http: The HTTP client for its requests.
         app: The server's application.
     """
 
@@ -40,25 +40,25 @@ class Replay:
     app: Any
 
     def get(self, path: str, **headers: str) -> Any:
-        """What the client reads from an answer that must be one."""
-        answer = self.http.get(path, headers=headers)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+        """Send the request, check for status 200, and return the response's JSON."""
+        response = self.http.get(path, headers=headers)
+        assert response.status_code == 200, response.text
+        return response.json()
 
     def post(self, path: str, body: Any, **headers: str) -> Any:
-        """What the client reads from an answer that must be one."""
-        answer = self.http.post(path, json=body, headers=headers)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+        """Send the request, check for status 200, and return the response's JSON."""
+        response = self.http.post(path, json=body, headers=headers)
+        assert response.status_code == 200, response.text
+        return response.json()
 
 
 def small(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A body as the client sends it, but for a picture that a test can wait for."""
+    """Return the client's body with a small picture of two steps, for a fast test."""
     return {**body, "width": 64, "height": 64, "steps": 2}
 
 
 def picture(text: str) -> Image.Image:
-    """The picture that an answer holds as base64."""
+    """Decode a base64 picture from a response."""
     image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
     image.load()
     return image
@@ -82,6 +82,6 @@ def server(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repla
 
 @pytest.fixture
 def client(server: Replay) -> Replay:
-    """A client that the server does not know yet."""
+    """A client without options on the server."""
     server.app.state.context.options = CallersOptions()
     return server

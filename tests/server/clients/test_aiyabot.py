@@ -26,27 +26,27 @@ BODY: dict[str, Any] = {
 }
 
 
-def test_it_starts(client: Replay) -> None:
+def test_the_start_up_requests_succeed(client: Replay) -> None:
     assert client.http.get("/sdapi/v1/cmd-flags").status_code == 200
     assert client.http.head("/").status_code == 200
-    client.http.post("/login")  # of gradio's, whose answer it does not read
-    assert [one["name"] for one in client.get("/sdapi/v1/samplers")]
-    assert [(one["prompt"], one["negative_prompt"]) for one in client.get("/sdapi/v1/prompt-styles")]
-    assert [one["name"] for one in client.get("/sdapi/v1/face-restorers")] == []
+    client.http.post("/login")  # gradio's route; the bot does not read the response
+    assert [sampler["name"] for sampler in client.get("/sdapi/v1/samplers")]
+    assert [(style["prompt"], style["negative_prompt"]) for style in client.get("/sdapi/v1/prompt-styles")]
+    assert [restorer["name"] for restorer in client.get("/sdapi/v1/face-restorers")] == []
     for kind in ("loaded", "skipped"):
-        assert [one["shape"] for one in client.get("/sdapi/v1/embeddings")[kind].values()] == []
-    assert [one["name"] for one in client.get("/sdapi/v1/hypernetworks")] == []
-    assert [one["name"] for one in client.get("/sdapi/v1/upscalers")]
+        assert [embedding["shape"] for embedding in client.get("/sdapi/v1/embeddings")[kind].values()] == []
+    assert [network["name"] for network in client.get("/sdapi/v1/hypernetworks")] == []
+    assert [upscaler["name"] for upscaler in client.get("/sdapi/v1/upscalers")]
     for model in client.get("/sdapi/v1/sd-models"):
         assert os.path.normpath(model["filename"])
         assert {"title", "model_name", "hash"} <= {*model}
     assert "components" not in client.http.get("/config").json()
 
 
-def test_it_draws_and_reads_the_pictures_text(client: Replay) -> None:
+def test_it_draws_and_reads_the_pictures_metadata(client: Replay) -> None:
     client.post("/sdapi/v1/options", {"sd_model_checkpoint": "other"})
-    drawn = client.post("/sdapi/v1/txt2img", small(BODY))
-    text = drawn["images"][0]
+    response = client.post("/sdapi/v1/txt2img", small(BODY))
+    text = response["images"][0]
     assert picture(text.split(",", 1)[0]).size == (64, 64)
-    told = client.post("/sdapi/v1/png-info", {"image": f"data:image/png;base64,{text}"})
-    assert "Seed: 1234567" in told["info"]
+    png_info = client.post("/sdapi/v1/png-info", {"image": f"data:image/png;base64,{text}"})
+    assert "Seed: 1234567" in png_info["info"]

@@ -50,7 +50,7 @@ BODY: dict[str, Any] = {
 }
 
 
-def test_it_starts(client: Replay) -> None:
+def test_the_start_up_requests_succeed(client: Replay) -> None:
     titles = [model["title"] for model in client.get("/sdapi/v1/sd-models")]
     assert client.get("/sdapi/v1/options")["sd_model_checkpoint"] in titles
     assert client.get("/sdapi/v1/samplers")
@@ -62,19 +62,19 @@ def test_it_starts(client: Replay) -> None:
 
 def test_it_draws_with_controlnet_switched_off(client: Replay) -> None:
     assert client.post("/sdapi/v1/options", {"sd_model_checkpoint": "other"}) is None
-    drawn = client.post("/sdapi/v1/txt2img", small(BODY))
-    assert [picture(text).size for text in drawn["images"]] == [(64, 64)]
+    response = client.post("/sdapi/v1/txt2img", small(BODY))
+    assert [picture(text).size for text in response["images"]] == [(64, 64)]
 
 
-def test_a_picture_may_stay_in_a_unit_that_is_off(client: Replay) -> None:
+def test_a_disabled_controlnet_unit_may_contain_a_picture(client: Replay) -> None:
     scripts = {"controlnet": {"args": [UNIT | {"input_image": "iVBORw0K" * 400_000, "module": "canny"}]}}
-    drawn = client.post("/sdapi/v1/txt2img", small(BODY) | {"alwayson_scripts": scripts})
-    assert len(drawn["images"]) == 1
+    response = client.post("/sdapi/v1/txt2img", small(BODY) | {"alwayson_scripts": scripts})
+    assert len(response["images"]) == 1
 
 
-@pytest.mark.parametrize("chosen", [{"enabled": True, "module": "canny"}, {"enabled": True, "model": "sd15 [1ab2]"}])
-def test_what_controlnet_would_change_is_refused(client: Replay, chosen: dict[str, Any]) -> None:
-    scripts = {"controlnet": {"args": [UNIT | chosen]}}
-    answer = client.http.post("/sdapi/v1/txt2img", json=small(BODY) | {"alwayson_scripts": scripts})
-    assert answer.status_code == 422
-    assert answer.json()["detail"] == "There is no script 'controlnet' here: leave it out, or switch it off"
+@pytest.mark.parametrize("fields", [{"enabled": True, "module": "canny"}, {"enabled": True, "model": "sd15 [1ab2]"}])
+def test_an_enabled_controlnet_unit_is_refused(client: Replay, fields: dict[str, Any]) -> None:
+    scripts = {"controlnet": {"args": [UNIT | fields]}}
+    response = client.http.post("/sdapi/v1/txt2img", json=small(BODY) | {"alwayson_scripts": scripts})
+    assert response.status_code == 422
+    assert response.json()["detail"] == "There is no script 'controlnet' here: leave it out, or switch it off"

@@ -34,14 +34,14 @@ BODY: dict[str, Any] = {
 
 
 def test_it_connects_and_reads_its_lists(client: Replay) -> None:
-    assert client.get("/queue/status") is not None  # or it says that it is not connected
+    assert client.get("/queue/status") is not None  # otherwise, the plugin reports no connection
     models = client.get("/sdapi/v1/sd-models")
     assert client.get("/sdapi/v1/sd-vae") == []
     assert client.get("/sdapi/v1/samplers")
     assert client.get("/sdapi/v1/upscalers")[0]["name"] == "None"
     assert client.get("/sdapi/v1/face-restorers") == []
-    assert [one["name"] for one in client.get("/sdapi/v1/loras")] == ["ink", "wash"]
-    assert {one["name"]: (one["prompt"], one["negative_prompt"]) for one in client.get("/sdapi/v1/prompt-styles")} == {
+    assert [lora["name"] for lora in client.get("/sdapi/v1/loras")] == ["ink", "wash"]
+    assert {row["name"]: (row["prompt"], row["negative_prompt"]) for row in client.get("/sdapi/v1/prompt-styles")} == {
         "ink": ("<lora:ink>", ""),
         "wash": ("<lora:wash>", ""),
     }
@@ -55,18 +55,18 @@ def test_it_connects_and_reads_its_lists(client: Replay) -> None:
 
 
 def test_it_draws_with_the_checkpoint_of_its_request(client: Replay) -> None:
-    drawn = client.post("/sdapi/v1/txt2img", small(BODY))
-    assert picture(drawn["images"][0]).size == (64, 64)
-    assert json.loads(drawn["info"])["sd_model_name"] == "other"
+    response = client.post("/sdapi/v1/txt2img", small(BODY))
+    assert picture(response["images"][0]).size == (64, 64)
+    assert json.loads(response["info"])["sd_model_name"] == "other"
     assert client.get("/sdapi/v1/options")["sd_model_checkpoint"] == "plain"
     assert client.post("/sdapi/v1/interrupt", {}) == {}
 
 
-def test_a_prompt_style_in_the_prompt_draws_what_its_name_draws(client: Replay) -> None:
+def test_a_style_in_the_prompt_draws_the_same_as_its_name(client: Replay) -> None:
     fixed = small(BODY) | {"seed": 7, "override_settings": {}}
     style = client.get("/sdapi/v1/prompt-styles")[0]
     by_text = client.post("/sdapi/v1/txt2img", fixed | {"prompt": f"a castle on a hill {style['prompt']}"})
     by_name = client.post("/sdapi/v1/txt2img", fixed | {"styles": [style["name"]]})
     plain = client.post("/sdapi/v1/txt2img", fixed | {"styles": ["None"]})
-    pixels = [picture(one["images"][0]).tobytes() for one in (by_text, by_name, plain)]
+    pixels = [picture(response["images"][0]).tobytes() for response in (by_text, by_name, plain)]
     assert pixels[0] == pixels[1] != pixels[2]

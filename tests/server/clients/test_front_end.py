@@ -1,4 +1,4 @@
-"""The front end of the servers that had ``modes.yaml`` first: its ``src/utils/api.js``, and their ``/api``."""
+"""The front end of the first servers with ``modes.yaml``: its ``src/utils/api.js``, and the servers' ``/api``."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def test_modes_are_listed_and_switched(client: Replay) -> None:
     client.post("/api/modes/switch", {"mode": "plain"})
 
 
-def test_a_picture_comes_with_its_seed(client: Replay) -> None:
-    answer = client.http.post("/generate", json=BODY)
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
-    assert (answer.headers["X-Seed"], answer.headers["X-SuperRes"]) == ("12345678", "0")
-    assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
-    assert client.http.get(f"/storage/{answer.headers['X-LCM-Image-Key']}").content == answer.content
+def test_the_response_contains_the_pictures_seed(client: Replay) -> None:
+    response = client.http.post("/generate", json=BODY)
+    assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
+    assert (response.headers["X-Seed"], response.headers["X-SuperRes"]) == ("12345678", "0")
+    assert Image.open(io.BytesIO(response.content)).size == (64, 64)
+    assert client.http.get(f"/storage/{response.headers['X-LCM-Image-Key']}").content == response.content
 
 
 def test_a_picture_is_enlarged(client: Replay) -> None:
-    answer = client.http.post("/generate", json=BODY | {"superres": True, "superres_magnitude": 1})
-    assert (answer.status_code, answer.headers["X-SuperRes"]) == (200, "1")
-    assert answer.headers["X-SR-Scale-Per-Pass"]
+    response = client.http.post("/generate", json=BODY | {"superres": True, "superres_magnitude": 1})
+    assert (response.status_code, response.headers["X-SuperRes"]) == (200, "1")
+    assert response.headers["X-SR-Scale-Per-Pass"]
     form = {"magnitude": "1", "out_format": "png", "quality": "92"}
-    sent = client.http.post("/superres", data=form, files={"file": ("a.png", answer.content, "image/png")})
-    assert (sent.status_code, sent.headers["content-type"]) == (200, "image/png")
+    enlarged = client.http.post("/superres", data=form, files={"file": ("a.png", response.content, "image/png")})
+    assert (enlarged.status_code, enlarged.headers["content-type"]) == (200, "image/png")

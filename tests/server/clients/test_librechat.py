@@ -30,32 +30,32 @@ A1111_BODY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    "chosen",
+    "fields",
     [
         {},
-        {"quality": "high", "size": "64x128"},  # its language model chooses among these
+        {"quality": "high", "size": "64x128"},  # its language model chooses these values
         {"quality": "medium", "background": "opaque"},
         {"quality": "low", "output_format": "webp", "output_compression": 100},
         {"output_format": "jpeg", "output_compression": 100, "n": 2},
     ],
 )
-def test_a_picture_comes_under_openais_name(client: Replay, chosen: dict[str, Any]) -> None:
-    body = OPENAI_BODY | chosen
-    drawn = client.post("/v1/images/generations", body, **OPENAI_HEADERS)
-    first = picture(drawn["data"][0]["b64_json"])
+def test_a_picture_is_drawn_with_openais_model_name(client: Replay, fields: dict[str, Any]) -> None:
+    body = OPENAI_BODY | fields
+    response = client.post("/v1/images/generations", body, **OPENAI_HEADERS)
+    first = picture(response["data"][0]["b64_json"])
     assert first.format == body["output_format"].upper()
     assert first.size == ((64, 128) if body["size"] == "64x128" else (64, 64))
 
 
-def test_what_cannot_be_drawn_is_said_to_its_language_model(client: Replay) -> None:
-    answer = client.http.post("/v1/images/generations", json=OPENAI_BODY | {"background": "transparent"})
-    assert answer.status_code == 400
-    assert "Invalid background 'transparent': expected auto or opaque" in answer.json()["error"]["message"]
+def test_an_unsupported_background_is_refused_with_a_reason(client: Replay) -> None:
+    response = client.http.post("/v1/images/generations", json=OPENAI_BODY | {"background": "transparent"})
+    assert response.status_code == 400
+    assert "Invalid background 'transparent': expected auto or opaque" in response.json()["error"]["message"]
 
 
-def test_a_picture_comes_from_a1111s_api(client: Replay) -> None:
-    drawn = client.post("/sdapi/v1/txt2img", small(A1111_BODY))
-    assert picture(drawn["images"][0].split(",")[0]).size == (64, 64)
-    info = json.loads(drawn["info"])
+def test_a_picture_is_drawn_with_a1111s_api(client: Replay) -> None:
+    response = client.post("/sdapi/v1/txt2img", small(A1111_BODY))
+    assert picture(response["images"][0].split(",")[0]).size == (64, 64)
+    info = json.loads(response["info"])
     assert (info["width"], info["height"]) == (64, 64)
     assert f"Seed: {info['seed']}" in info["infotexts"][0].split("\n").pop()

@@ -24,18 +24,18 @@ BODY: dict[str, Any] = {
 }
 
 
-def test_checkpoints_and_samplers_are_offered(client: Replay) -> None:
+def test_checkpoints_and_samplers_are_listed(client: Replay) -> None:
     titles = [model["title"] for model in client.get("/sdapi/v1/sd-models")]
     assert client.get("/sdapi/v1/options")["sd_model_checkpoint"] in titles
     assert "DPM++ 2M" in [sampler["name"] for sampler in client.get("/sdapi/v1/samplers")]
 
 
-def test_memory_is_vacated_and_taken_again_around_a_picture(client: Replay) -> None:
+def test_the_model_is_unloaded_and_reloaded_before_a_picture(client: Replay) -> None:
     client.post("/sdapi/v1/options", {"sd_model_checkpoint": "old"})
     for _ in range(2):
         assert client.post("/sdapi/v1/unload-checkpoint", "") == {}
     assert client.get("/api/modes")["modes"]["old"]["state"] == "absent"
     assert client.post("/sdapi/v1/reload-checkpoint", "") == {}
     assert client.get("/api/modes")["modes"]["old"]["state"] == "ready"
-    drawn = client.post("/sdapi/v1/txt2img", small(BODY))
-    assert picture(drawn["images"][0].split(",", 1)[0]).size == (64, 64)
+    response = client.post("/sdapi/v1/txt2img", small(BODY))
+    assert picture(response["images"][0].split(",", 1)[0]).size == (64, 64)

@@ -1,4 +1,4 @@
-"""Open WebUI with both engines that speak to this server: ``backend/open_webui/routers/images.py``."""
+"""Open WebUI with both of its engines for this server: ``backend/open_webui/routers/images.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from imagegen_core.server.a1111.options import Options
 from tests.server.clients.conftest import Replay, picture
 
-A1111_AUTH = {"authorization": ""}  # what it sends where no user and password are set
+A1111_AUTH = {"authorization": ""}  # its header without a configured user and password
 OPENAI_HEADERS = {"Authorization": "Bearer any", "Content-Type": "application/json"}
 A1111_BODY: dict[str, Any] = {"prompt": "a castle", "batch_size": 1, "width": 64, "height": 64, "steps": 2}
 OPENAI_BODY: dict[str, Any] = {
@@ -33,31 +33,31 @@ def test_the_model_is_switched_by_posting_all_options_back(client: Replay) -> No
     assert options["sd_model_checkpoint"] == "plain"
     client.post("/sdapi/v1/options", options | {"sd_model_checkpoint": "other"}, **A1111_AUTH)
     assert client.get("/sdapi/v1/options", **A1111_AUTH) == options | {"sd_model_checkpoint": "other"}
-    drawn = client.post("/sdapi/v1/txt2img", A1111_BODY, **A1111_AUTH)
-    assert json.loads(drawn["info"])["sd_model_name"] == "other"
+    response = client.post("/sdapi/v1/txt2img", A1111_BODY, **A1111_AUTH)
+    assert json.loads(response["info"])["sd_model_name"] == "other"
 
 
 @pytest.mark.parametrize("more", [{}, {"negative_prompt": "people"}, {"batch_size": 2}])
-def test_a1111s_pictures_come(client: Replay, more: dict[str, Any]) -> None:
-    drawn = client.post("/sdapi/v1/txt2img", A1111_BODY | more, **A1111_AUTH)
-    assert len(drawn["images"]) == more.get("batch_size", 1)
-    assert all(picture(text).size == (64, 64) for text in drawn["images"])
-    assert drawn["info"]
+def test_pictures_are_drawn_with_a1111s_api(client: Replay, more: dict[str, Any]) -> None:
+    response = client.post("/sdapi/v1/txt2img", A1111_BODY | more, **A1111_AUTH)
+    assert len(response["images"]) == more.get("batch_size", 1)
+    assert all(picture(text).size == (64, 64) for text in response["images"])
+    assert response["info"]
 
 
-def test_openais_pictures_come(client: Replay) -> None:
-    drawn = client.post("/v1/images/generations", OPENAI_BODY, **OPENAI_HEADERS)
-    assert [picture(one["b64_json"]).size for one in drawn["data"]] == [(64, 64)]
+def test_pictures_are_drawn_with_openais_api(client: Replay) -> None:
+    response = client.post("/v1/images/generations", OPENAI_BODY, **OPENAI_HEADERS)
+    assert [picture(image["b64_json"]).size for image in response["data"]] == [(64, 64)]
 
 
-def test_openais_pictures_come_under_the_only_names_that_its_list_has(client: Replay) -> None:
-    body = {name: value for name, value in OPENAI_BODY.items() if name != "response_format"}  # not for GPT's models
-    drawn = client.post("/v1/images/generations", body | {"model": "gpt-image-1", "size": "auto"}, **OPENAI_HEADERS)
-    assert picture(drawn["data"][0]["b64_json"]).size == (64, 64)
+def test_pictures_are_drawn_with_openais_model_names(client: Replay) -> None:
+    body = {name: value for name, value in OPENAI_BODY.items() if name != "response_format"}  # not sent for GPT models
+    response = client.post("/v1/images/generations", body | {"model": "gpt-image-1", "size": "auto"}, **OPENAI_HEADERS)
+    assert picture(response["data"][0]["b64_json"]).size == (64, 64)
 
 
-def test_another_model_is_chosen_when_the_chosen_one_is_gone(client: Replay) -> None:
-    client.app.state.context.options.set("", Options(mode="gone"))  # as a reload of the modes leaves it
+def test_posting_the_options_replaces_a_missing_model(client: Replay) -> None:
+    client.app.state.context.options.set("", Options(mode="gone"))  # the state after a reload of the modes
     refused = client.http.post("/sdapi/v1/txt2img", json=A1111_BODY)
     assert (refused.status_code, "Unknown mode 'gone'" in refused.text) == (422, True)
     options = client.get("/sdapi/v1/options", **A1111_AUTH)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.server.clients.conftest import Replay, picture, small
 
-AUTH = {"Authorization": "Basic"}  # what it sends where no user and password are set
+AUTH = {"Authorization": "Basic"}  # its header without a configured user and password
 BODY: dict[str, Any] = {
     "url": "http://localhost:4200",
     "auth": "",
@@ -40,13 +40,13 @@ BODY: dict[str, Any] = {
 }
 
 
-def test_it_finds_what_there_is_to_choose_from(client: Replay) -> None:
+def test_its_lists_of_choices_are_complete(client: Replay) -> None:
     def names(path: str, key: str = "name") -> list[str]:
-        return [one[key] for one in client.get(f"/sdapi/v1/{path}", **AUTH)]
+        return [row[key] for row in client.get(f"/sdapi/v1/{path}", **AUTH)]
 
     options = client.get("/sdapi/v1/options", **AUTH)
     assert options["sd_model_checkpoint"] in names("sd-models", "title")
-    assert "forge_preset" not in options  # by which it would know Forge
+    assert "forge_preset" not in options  # SillyTavern recognizes Forge by it
     assert {"DDIM", "Euler a"} <= {*names("samplers")}
     assert {"automatic", "normal"} <= {*names("schedulers")}
     assert names("upscalers")[0] == "None"
@@ -59,19 +59,19 @@ def test_it_switches_to_another_model(client: Replay) -> None:
     progress = client.get("/sdapi/v1/progress", **AUTH)
     assert (progress["progress"], progress["state"]["job_count"]) == (0.0, 0)
     assert client.get("/sdapi/v1/options", **AUTH)["sd_model_checkpoint"] == "other"
-    drawn = client.post("/sdapi/v1/txt2img", small(BODY), **AUTH)
-    assert json.loads(drawn["info"])["sd_model_name"] == "other"
+    response = client.post("/sdapi/v1/txt2img", small(BODY), **AUTH)
+    assert json.loads(response["info"])["sd_model_name"] == "other"
 
 
 def test_it_draws_with_its_defaults(client: Replay) -> None:
-    drawn = client.post("/sdapi/v1/txt2img", small(BODY), **AUTH)
-    assert picture(drawn["images"][0]).size == (64, 64)
-    assert "auth" not in drawn["parameters"]
+    response = client.post("/sdapi/v1/txt2img", small(BODY), **AUTH)
+    assert picture(response["images"][0]).size == (64, 64)
+    assert "auth" not in response["parameters"]
 
 
-def test_its_settings_are_followed(client: Replay) -> None:
-    chosen = {"sampler_name": "Euler a", "seed": 7, "override_settings": {"CLIP_stop_at_last_layers": 2}}
-    drawn = client.post("/sdapi/v1/txt2img", small(BODY | chosen), **AUTH)
-    info = json.loads(drawn["info"])
+def test_its_settings_are_applied(client: Replay) -> None:
+    fields = {"sampler_name": "Euler a", "seed": 7, "override_settings": {"CLIP_stop_at_last_layers": 2}}
+    response = client.post("/sdapi/v1/txt2img", small(BODY | fields), **AUTH)
+    info = json.loads(response["info"])
     assert (info["seed"], info["clip_skip"], info["sampler_name"]) == (7, 2, "Euler a")
     assert "Clip skip: 2" in info["infotexts"][0]

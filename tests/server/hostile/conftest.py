@@ -1,4 +1,4 @@
-"""What the hostile tests share: a server in a process of its own, a watch over its health, and a second client."""
+"""Shared parts of the hostile tests: a server in its own process, a health watch, and a second client."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests.server.conftest import LIMIT
 from tests.server.processes import Process, serving
 
 PROMPTLY = 1.0
-"""Seconds within which ``/health`` answers, whatever one client sends."""
+"""Time limit of ``/health`` in seconds, whatever a client sends."""
 
 
 class HealthWatch:
-    """Asks a server for ``/health`` again and again while a client attacks it.
+    """Polls ``/health`` of a server while a client attacks the server.
 
     Attributes:
-        worst: The longest answer so far, in seconds.
-        peak: The most memory that the server's process held, in bytes.
+        worst: The slowest response so far, in seconds.
+        peak: The largest memory of the server's process so far, in bytes.
     """
 
     def __init__(self, url: str, pid: int | None = None) -> None:
-        """Watch the server at `url`; `pid` is its process, where memory counts."""
+        """Prepare to watch the server at `url`; `pid` is its process, to measure memory too."""
         self._url, self._process = url, psutil.Process(pid) if pid else None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="health-watch", daemon=True)
@@ -58,16 +58,16 @@ class HealthWatch:
                     if self._process is not None:
                         self.peak = max(self.peak, self._process.memory_info().rss)
                     self._ending.wait(0.02)
-        except Exception as error:  # noqa: BLE001 - told to the test's own thread
+        except Exception as error:  # noqa: BLE001 - `__exit__` raises it in the test's own thread
             self._failure = error
 
 
 class Attacked:
-    """A server in a process of its own, with the clients that a hostile test needs.
+    """A server in its own process, with the clients for a hostile test.
 
     Attributes:
         process: The server.
-        http: A client of it.
+        http: A client of the server.
     """
 
     def __init__(self, process: Process) -> None:
@@ -79,14 +79,14 @@ class Attacked:
 
     @property
     def memory(self) -> int:
-        """Bytes that the server's process holds."""
+        """The memory of the server's process, in bytes."""
         return psutil.Process(self.process.process.pid).memory_info().rss
 
     def watch(self) -> HealthWatch:
         return HealthWatch(self.url, self.process.process.pid)
 
     def draw(self, **fields: object) -> httpx.Response:
-        """Ask for a small picture, as a second client does."""
+        """Request a small picture as a second client."""
         body = {"prompt": "a star", "size": "64x64", "seed": 7, **fields}
         return httpx.post(f"{self.url}/generate", json=body, timeout=LIMIT)
 
@@ -96,7 +96,7 @@ StartAttacked = Callable[..., Attacked]
 
 @pytest.fixture(scope="package")
 def attacked(tmp_path_factory: pytest.TempPathFactory, sdxl_checkpoint: Path) -> Iterator[Attacked]:
-    """A server with its default settings, which all hostile tests share: each must leave it as it was."""
+    """A server with default settings, shared by all hostile tests: no test may change its state."""
     folder = tmp_path_factory.mktemp("attacked")
     with serving(folder, sdxl_checkpoint, OMP_NUM_THREADS="1") as process:
         process.until_ready()
@@ -107,7 +107,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory, sdxl_checkpoint: Path) ->
 
 @pytest.fixture
 def attack(tmp_path: Path, sdxl_checkpoint: Path) -> Iterator[StartAttacked]:
-    """Starts servers of a test's own, with variables such as ``IMAGEGEN_API_KEYS="key"``."""
+    """A function to start another server, with variables such as ``IMAGEGEN_API_KEYS="key"``."""
     with ExitStack() as stack:
 
         def start(**environ: str) -> Attacked:

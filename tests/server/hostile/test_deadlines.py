@@ -1,4 +1,4 @@
-"""A request is answered at its deadline, whatever its worker does meanwhile."""
+"""Requests are answered at their deadline, whatever the worker does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROUTES = {
 
 
 class Plain:
-    """A worker without steps that is held up by a gate; its picture is that of a worker with steps."""
+    """A worker without steps behind a gate; its pictures equal those of a worker with steps."""
 
     worker_id = 0
 
@@ -50,20 +50,20 @@ class Plain:
 
 
 class Held:
-    """A server of plain workers that are held up, and its gate."""
+    """A server with plain workers behind a gate."""
 
     def __init__(self, url: str, gate: Gate, app: Any) -> None:
         self.url, self.gate, self.app = url, gate, app
 
     def post(self, route: str, body: Any, **options: Any) -> tuple[httpx.Response, float]:
         began = time.monotonic()
-        answer = httpx.post(f"{self.url}{route}", json=body, timeout=LIMIT, **options)
-        return answer, time.monotonic() - began
+        response = httpx.post(f"{self.url}{route}", json=body, timeout=LIMIT, **options)
+        return response, time.monotonic() - began
 
 
 @pytest.fixture
 def hold(tiny_worker: Any) -> Iterator[Callable[..., Held]]:
-    """Starts servers of as many plain workers as asked for."""
+    """A function to start a server with a number of plain workers."""
     with ExitStack() as stack:
 
         def start(workers: int = 1, **settings: Any) -> Held:
@@ -80,21 +80,21 @@ def hold(tiny_worker: Any) -> Iterator[Callable[..., Held]]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_plain_workers_job_is_answered_at_its_deadline(hold: Callable[..., Held], workers: int, route: str) -> None:
+def test_a_job_without_steps_is_answered_at_its_deadline(hold: Callable[..., Held], workers: int, route: str) -> None:
     held = hold(workers)
     held.gate.shut()
-    with ThreadPoolExecutor() as pool:  # one is drawn by each worker, the others wait behind them
-        answers = list(pool.map(lambda _: held.post(route, ROUTES[route]), range(workers + 2)))
-    assert [answer.status_code for answer, _ in answers] == [504] * (workers + 2)
-    assert max(seconds for _, seconds in answers) < IN_TIME
-    assert "The picture was not done 0.5 s after it was asked for" in answers[0][0].text
+    with ThreadPoolExecutor() as pool:  # each worker draws one request, the other requests wait
+        responses = list(pool.map(lambda _: held.post(route, ROUTES[route]), range(workers + 2)))
+    assert [response.status_code for response, _ in responses] == [504] * (workers + 2)
+    assert max(seconds for _, seconds in responses) < IN_TIME
+    assert "The picture was not done 0.5 s after it was asked for" in responses[0][0].text
     held.gate.open()
-    while (answer := held.post("/generate", ROUTES["/generate"])[0]).status_code == 504:  # what was begun ends first
-        assert "0.5 s" in answer.text
-    assert answer.status_code == 200
+    while (response := held.post("/generate", ROUTES["/generate"])[0]).status_code == 504:  # the running job ends first
+        assert "0.5 s" in response.text
+    assert response.status_code == 200
 
 
-def test_a_plain_workers_posted_job_has_failed_at_its_deadline(hold: Callable[..., Held]) -> None:
+def test_a_posted_job_without_steps_fails_at_its_deadline(hold: Callable[..., Held]) -> None:
     held = hold()
     held.gate.shut()
     job, _ = held.post("/v1/jobs", ROUTES["/generate"])
@@ -103,11 +103,11 @@ def test_a_plain_workers_posted_job_has_failed_at_its_deadline(hold: Callable[..
     events = httpx.get(f"{address}/events", timeout=LIMIT).text
     assert time.monotonic() - began < IN_TIME
     assert "event: failed" in events
-    told = httpx.get(address, timeout=LIMIT).json()
-    assert (told["status"], told["error"]["type"]) == ("failed", "deadline")
+    state = httpx.get(address, timeout=LIMIT).json()
+    assert (state["status"], state["error"]["type"]) == ("failed", "deadline")
 
 
-def test_a_client_that_hangs_up_frees_its_place_at_once(hold: Callable[..., Held]) -> None:
+def test_a_disconnected_client_frees_its_place_at_once(hold: Callable[..., Held]) -> None:
     held = hold(api_keys="key", queue_per_key=1)
     headers = {"Authorization": "Bearer key"}
     held.gate.shut()
@@ -115,28 +115,26 @@ def test_a_client_that_hangs_up_frees_its_place_at_once(hold: Callable[..., Held
         httpx.post(f"{held.url}/generate", json=ROUTES["/generate"], headers=headers, timeout=0.2)
     context = held.app.state.context
     until(lambda: not context._open, IN_TIME)
-    answer, seconds = held.post("/generate", ROUTES["/generate"], headers=headers)
-    assert (answer.status_code, seconds < IN_TIME) == (504, True)  # and no 429: it waited for the worker
+    response, seconds = held.post("/generate", ROUTES["/generate"], headers=headers)
+    assert (response.status_code, seconds < IN_TIME) == (504, True)  # not 429: the request waited for the worker
 
 
 @pytest.mark.parametrize("stage", ["begin", "step", "finish"])
-def test_a_stage_that_takes_longer_than_the_deadline_does_not_hold_the_answer_up(
-    serve: StartServer, stage: str
-) -> None:
+def test_a_slow_stage_does_not_delay_the_response_beyond_the_deadline(serve: StartServer, stage: str) -> None:
     server, gate = serve(default_timeout=DEADLINE), Gate(shut=True)
     server.worker.before |= {stage: gate} | ({"trial": gate} if stage == "step" else {})
     began = time.monotonic()
-    answer = server.draw()
+    response = server.draw()
     assert time.monotonic() - began < IN_TIME
-    assert (answer.status_code, answer.json()["type"]) == (504, "deadline")
+    assert (response.status_code, response.json()["type"]) == (504, "deadline")
     gate.open()
     server.until(lambda: server.report().running == 0)
 
 
-def test_a_request_for_a_model_that_loads_or_waits_for_room_is_answered_at_its_deadline(tiny_worker: Any) -> None:
+def test_requests_for_loading_or_waiting_models_fail_at_their_deadline(tiny_worker: Any) -> None:
     loading, drawing = Gate(), Gate()
 
-    def load(_key: str, _beside: Any) -> LocalEngine:
+    def load(_key: str, _others: Any) -> LocalEngine:
         loading()
         return LocalEngine(Plain(tiny_worker, drawing))
 
@@ -147,8 +145,8 @@ def test_a_request_for_a_model_that_loads_or_waits_for_room_is_answered_at_its_d
         manager.submit("a", ask())
         assert drawing.reached.wait(LIMIT)
         began = time.monotonic()
-        late = [manager.submit(key, ask(), deadline=DEADLINE) for key in ("a", "b", "c")]
-        for ticket in late:
+        tickets = [manager.submit(key, ask(), deadline=DEADLINE) for key in ("a", "b", "c")]
+        for ticket in tickets:
             with pytest.raises(DeadlineError):
                 ticket.result(LIMIT)
         assert time.monotonic() - began < IN_TIME
@@ -168,16 +166,16 @@ def test_no_error_is_logged_as_never_retrieved(serve: StartServer, caplog: pytes
     server.worker.before |= {"begin": fail}
     with caplog.at_level(logging.ERROR, logger="asyncio"):
         for route, body in [*ROUTES.items(), ("/v1/jobs", ROUTES["/generate"])]:
-            for held_up in (False, True):  # the worker fails, then the deadline is over
+            for held_up in (False, True):  # first the worker fails, then the deadline passes
                 gate.shut() if held_up else gate.open()
                 server.http.post(route, json=body)
-            with contextlib.suppress(httpx.ReadTimeout):  # a posted job is answered before
+            with contextlib.suppress(httpx.ReadTimeout):  # a posted job is answered at once
                 httpx.post(f"{server.url}{route}", json=body, timeout=0.1)
             gate.open()
         job = server.http.post("/v1/jobs", json=ROUTES["/generate"]).json()["id"]
         server.http.delete(f"/v1/jobs/{job}")
         server.until(lambda: server.report().running == server.report().waiting == 0)
-        server.app.state.context.jobs = None  # lets go of the jobs' results
+        server.app.state.context.jobs = None  # drops the jobs' results
         asyncio.run(asyncio.sleep(0))
         gc.collect()
         server.http.get("/health")

@@ -1,4 +1,4 @@
-"""JSON that is large, deep, wide, long or no JSON at all: RFC 8259."""
+"""Large, deep, wide, long and invalid JSON: RFC 8259."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Mine(BaseModel):
 
 
 class _Routes:
-    """A plugin with a route on the router that it is given, and another on a router of its own."""
+    """A plugin with routes on the given router and on its own router."""
 
     @hookimpl
     def imagegen_routes(self, app: APIRouter) -> None:
@@ -87,13 +87,13 @@ def _post(http: httpx.Client, path: str, body: bytes | str) -> httpx.Response:
     return http.post(path, content=body, headers={"Content-Type": "application/json"})
 
 
-def _message(answer: httpx.Response) -> str:
-    told = answer.json()
-    return str(told["error"]["message"] if isinstance(told.get("error"), dict) else told["detail"])
+def _message(response: httpx.Response) -> str:
+    body = response.json()
+    return str(body["error"]["message"] if isinstance(body.get("error"), dict) else body["detail"])
 
 
-def _refused(path: str) -> int:
-    return 400 if path.startswith("/v1/images") else 422  # as OpenAI's API answers wrong input
+def _refusal_status(path: str) -> int:
+    return 400 if path.startswith("/v1/images") else 422  # the status of OpenAI's API for invalid input
 
 
 BODIES = {
@@ -111,28 +111,28 @@ BODIES = {
     "a whole number beyond floats": (b'{"guidance_scale": 1' + b"0" * 400 + b"}", "too large"),
     "NaN": (b'{"guidance_scale": NaN}', "no NaN"),
     "Infinity": (b'{"guidance_scale": -Infinity}', "no -Infinity"),
-    "a name twice": (b'{"prompt": "a", "prompt": "b"}', "'prompt' stands twice"),
-    "no UTF-8": (b'{"prompt": "\xff"}', "no UTF-8"),
-    "half a pair as bytes": (b'{"prompt": "\xed\xa0\xbd"}', "no UTF-8"),
+    "a duplicate name": (b'{"prompt": "a", "prompt": "b"}', "'prompt' stands twice"),
+    "invalid UTF-8": (b'{"prompt": "\xff"}', "no UTF-8"),
+    "half a surrogate pair as bytes": (b'{"prompt": "\xed\xa0\xbd"}', "no UTF-8"),
     "UTF-16": ('{"prompt": "a"}'.encode("utf-16"), "no UTF-8"),
-    "half of an object": (b'{"prompt": ', "no JSON"),
+    "an unfinished object": (b'{"prompt": ', "no JSON"),
     "a control character": (b'{"prompt": "\x01"}', "no JSON"),
 }
 
 
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("name", BODIES)
-def test_what_is_wrong_with_a_body_is_a_sentence(http: httpx.Client, path: str, name: str) -> None:
-    body, said = BODIES[name]
-    answer = _post(http, path, body)
-    assert answer.status_code == _refused(path), answer.text[:300]
-    assert said in _message(answer)
-    assert len(_message(answer)) < 300
+def test_an_invalid_body_is_refused_with_a_short_reason(http: httpx.Client, path: str, name: str) -> None:
+    body, reason = BODIES[name]
+    response = _post(http, path, body)
+    assert response.status_code == _refusal_status(path), response.text[:300]
+    assert reason in _message(response)
+    assert len(_message(response)) < 300
 
 
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("half", ["\\ud83d", "\\ude00", "\\ude00\\ud83d", "whole \\ud83d\\ude00 and half \\ud83d"])
-def test_half_a_character_is_refused_in_names_and_texts(http: httpx.Client, path: str, half: str) -> None:
+def test_half_a_surrogate_pair_is_refused_in_names_and_texts(http: httpx.Client, path: str, half: str) -> None:
     field = TEXT_FIELDS.get(path, "prompt")
     bodies = (
         f'{{"{field}": "{half}"}}',
@@ -141,23 +141,23 @@ def test_half_a_character_is_refused_in_names_and_texts(http: httpx.Client, path
         f'"{half}"',
     )
     for body in bodies:
-        answer = _post(http, path, body)
-        assert answer.status_code == _refused(path), answer.text[:300]
-        assert "half a surrogate pair" in _message(answer)
+        response = _post(http, path, body)
+        assert response.status_code == _refusal_status(path), response.text[:300]
+        assert "half a surrogate pair" in _message(response)
 
 
-def test_a_whole_character_is_none_of_that(http: httpx.Client) -> None:
+def test_a_whole_surrogate_pair_and_a_bom_are_accepted(http: httpx.Client) -> None:
     assert _post(http, "/mine", '{"prompt": "\\ud83d\\ude00"}').json()["prompt"] == "\N{GRINNING FACE}"
     assert (
         _post(http, "/mine", b'\xef\xbb\xbf{"prompt": "a"}').json()["prompt"] == "a"
-    )  # RFC 8259 lets a BOM be ignored
+    )  # RFC 8259 allows readers to ignore a BOM
 
 
-def test_commas_of_a_text_are_no_values(http: httpx.Client) -> None:
+def test_commas_in_a_text_are_not_counted_as_values(http: httpx.Client) -> None:
     prompt = "a, " * 50_000
-    answer = _post(http, "/mine", json.dumps({"prompt": prompt}))
-    assert answer.status_code == 200, answer.text[:300]
-    assert answer.json()["prompt"] == prompt
+    response = _post(http, "/mine", json.dumps({"prompt": prompt}))
+    assert response.status_code == 200, response.text[:300]
+    assert response.json()["prompt"] == prompt
 
 
 def test_the_wrong_field_is_named(http: httpx.Client) -> None:
@@ -167,40 +167,40 @@ def test_the_wrong_field_is_named(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("body", ["null", "1", '"a"', "[]", "[null]", "true"])
-def test_json_that_is_no_object_is_refused(http: httpx.Client, path: str, body: str) -> None:
+def test_json_other_than_an_object_is_refused(http: httpx.Client, path: str, body: str) -> None:
     may_be_null = path == "/api/models/unload" and body == "null"
-    assert _post(http, path, body).status_code == (409 if may_be_null else _refused(path))
+    assert _post(http, path, body).status_code == (409 if may_be_null else _refusal_status(path))
 
 
-def test_a_list_of_wrong_items_is_told_by_its_first(http: httpx.Client) -> None:
-    answer = _post(http, "/mine/inner", json.dumps({"words": [1] * 9_000}))
-    assert answer.status_code == 422
-    assert _message(answer) == "Invalid words.0 1: input should be a valid string"
+def test_only_the_first_wrong_item_of_a_list_is_reported(http: httpx.Client) -> None:
+    response = _post(http, "/mine/inner", json.dumps({"words": [1] * 9_000}))
+    assert response.status_code == 422
+    assert _message(response) == "Invalid words.0 1: input should be a valid string"
 
 
-def test_a_long_name_of_a_field_is_cut(http: httpx.Client) -> None:
+def test_a_long_field_name_gives_a_short_response(http: httpx.Client) -> None:
     for path in ROUTES:
-        answer = _post(http, path, json.dumps({"n" * 500_000: [], "prompt": {"p" * 10_000: 1}, "mode": []}))
-        assert len(answer.content) < 2000, path
+        response = _post(http, path, json.dumps({"n" * 500_000: [], "prompt": {"p" * 10_000: 1}, "mode": []}))
+        assert len(response.content) < 2000, path
 
 
 @pytest.mark.parametrize("path", ROUTES[:-1])
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "%", ""]
 )
-def test_other_content_types_are_refused_unread(http: httpx.Client, path: str, kind: str) -> None:
-    answer = http.post(path, content=b'{"prompt": "a"}', headers={"Content-Type": kind} if kind else {})
-    assert answer.status_code == 415
-    assert _message(answer) == "This route takes JSON: send the body with the header Content-Type: application/json"
+def test_other_content_types_are_refused(http: httpx.Client, path: str, kind: str) -> None:
+    response = http.post(path, content=b'{"prompt": "a"}', headers={"Content-Type": kind} if kind else {})
+    assert response.status_code == 415
+    assert _message(response) == "This route takes JSON: send the body with the header Content-Type: application/json"
 
 
-def test_json_by_other_names_is_read(http: httpx.Client) -> None:
+def test_other_json_content_types_are_accepted(http: httpx.Client) -> None:
     for kind in ("application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.mine+json"):
-        answer = http.post("/mine", content=b'{"prompt": "a"}', headers={"Content-Type": kind})
-        assert answer.json()["prompt"] == "a"
+        response = http.post("/mine", content=b'{"prompt": "a"}', headers={"Content-Type": kind})
+        assert response.json()["prompt"] == "a"
 
 
-def test_a_plugin_that_reads_json_itself_is_guarded(http: httpx.Client) -> None:
+def test_a_plugin_route_with_raw_json_is_protected(http: httpx.Client) -> None:
     for kind in ("application/json", "text/plain"):
         headers = {"Content-Type": kind}
         assert http.post("/mine/raw", content=b'{"a": [1]}', headers=headers).json() == {"a": [1]}
@@ -209,15 +209,15 @@ def test_a_plugin_that_reads_json_itself_is_guarded(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_json_without_a_picture_has_a_limit_of_its_own(http: httpx.Client, path: str) -> None:
-    answer = _post(http, path, json.dumps({"image": "A" * 2**21}))
-    assert (answer.status_code == 413) is (path not in PICTURES_IN_JSON)
+def test_json_without_a_picture_has_a_smaller_limit(http: httpx.Client, path: str) -> None:
+    response = _post(http, path, json.dumps({"image": "A" * 2**21}))
+    assert (response.status_code == 413) is (path not in PICTURES_IN_JSON)
     if path not in PICTURES_IN_JSON:
-        assert _message(answer) == "This route reads bodies of up to 1048576 bytes: send less"
+        assert _message(response) == "This route reads bodies of up to 1048576 bytes: send less"
 
 
 @pytest.mark.parametrize(("size", "off_the_loop"), [(1000, False), (100_000, True)])
-def test_large_json_is_read_once_and_not_on_the_event_loop(
+def test_large_json_is_read_once_and_off_the_event_loop(
     http: httpx.Client, monkeypatch: pytest.MonkeyPatch, size: int, off_the_loop: bool
 ) -> None:
     on_loops: list[bool] = []
@@ -227,12 +227,12 @@ def test_large_json_is_read_once_and_not_on_the_event_loop(
         return read_json(body)
 
     def parse(_: Request) -> Any:
-        raise AssertionError("FastAPI parsed the body once more")
+        raise AssertionError("FastAPI parsed the body a second time")
 
     monkeypatch.setattr(json_bodies, "read_json", read)
     monkeypatch.setattr(Request, "json", parse)
-    answer = _post(http, "/sdapi/v1/png-info", json.dumps({"image": "A" * size}))
-    assert answer.status_code == 422
+    response = _post(http, "/sdapi/v1/png-info", json.dumps({"image": "A" * size}))
+    assert response.status_code == 422
     assert on_loops == [not off_the_loop]
 
 
@@ -249,7 +249,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_others_are_served_meanwhile(attacked: Attacked, name: str) -> None:
+def test_hostile_json_does_not_delay_other_clients(attacked: Attacked, name: str) -> None:
     path, body = ATTACKS[name]
     before = attacked.memory
     with attacked.watch() as health:

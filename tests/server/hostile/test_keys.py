@@ -1,4 +1,4 @@
-"""What comes without a key, or with one that may not do this."""
+"""Requests without an API key, or with a key without the permission."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BIG = 31 * 2**20
 
 
 class _Routes:
-    """A plugin with guarded routes of every kind."""
+    """A plugin with protected routes of every kind."""
 
     @hookimpl
     def imagegen_routes(self, app: APIRouter) -> None:
@@ -73,19 +73,19 @@ def http(guarded: tuple[httpx.Client, ServerContext]) -> httpx.Client:
 
 
 def _connect(http: httpx.Client) -> socket.socket:
-    line = socket.create_connection((http.base_url.host, int(http.base_url.port or 0)))
-    line.settimeout(LIMIT)
-    return line
+    connection = socket.create_connection((http.base_url.host, int(http.base_url.port or 0)))
+    connection.settimeout(LIMIT)
+    return connection
 
 
 def _head(method: str, path: str, *lines: str) -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
 
 
-def _all_of(line: socket.socket) -> bytes:
-    """What comes until the server ends the connection."""
+def _read_all(connection: socket.socket) -> bytes:
+    """Read until the server closes the connection."""
     parts = []
-    while part := line.recv(65536):
+    while part := connection.recv(65536):
         parts.append(part)
     return b"".join(parts)
 
@@ -94,61 +94,61 @@ def _all_of(line: socket.socket) -> bytes:
     "path", ["/generate", "/superres", "/v1/images/generations", "/sdapi/v1/txt2img", "/nowhere", "/"]
 )
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x", "image/png", ""])
-def test_the_answer_comes_before_the_body(http: httpx.Client, path: str, kind: str) -> None:
-    with _connect(http) as line:
+def test_a_request_without_a_key_is_refused_before_its_body(http: httpx.Client, path: str, kind: str) -> None:
+    with _connect(http) as connection:
         began = time.monotonic()
-        line.sendall(_head("POST", path, f"Content-Length: {BIG}", *([f"Content-Type: {kind}"] if kind else [])))
-        told = line.recv(65536)
+        connection.sendall(_head("POST", path, f"Content-Length: {BIG}", *([f"Content-Type: {kind}"] if kind else [])))
+        response = connection.recv(65536)
         assert time.monotonic() - began < PROMPTLY
-        assert told.startswith(b"HTTP/1.1 401 ")
-        assert b"\r\nconnection: close\r\n" in told.lower()
-        assert b"\r\nwww-authenticate: bearer\r\n" in told.lower()
+        assert response.startswith(b"HTTP/1.1 401 ")
+        assert b"\r\nconnection: close\r\n" in response.lower()
+        assert b"\r\nwww-authenticate: bearer\r\n" in response.lower()
 
 
-def test_the_connection_ends_though_nothing_of_the_body_came(http: httpx.Client) -> None:
-    with _connect(http) as line:
-        line.sendall(_head("POST", "/generate", f"Content-Length: {BIG}"))
-        assert b"401 Unauthorized" in _all_of(line)
+def test_the_connection_closes_without_any_of_the_body(http: httpx.Client) -> None:
+    with _connect(http) as connection:
+        connection.sendall(_head("POST", "/generate", f"Content-Length: {BIG}"))
+        assert b"401 Unauthorized" in _read_all(connection)
 
 
-def test_a_client_that_waits_for_leave_to_send_gets_none(http: httpx.Client) -> None:
-    with _connect(http) as line:
-        line.sendall(_head("POST", "/generate", "Content-Length: 9", "Expect: 100-continue"))
-        assert line.recv(65536).startswith(b"HTTP/1.1 401 ")  # and no 100: RFC 9110, section 10.1.1
+def test_expect_100_continue_gets_401_without_100(http: httpx.Client) -> None:
+    with _connect(http) as connection:
+        connection.sendall(_head("POST", "/generate", "Content-Length: 9", "Expect: 100-continue"))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")  # not 100: RFC 9110, section 10.1.1
 
 
-def test_a_body_without_end_is_not_read_for_ever(http: httpx.Client) -> None:
-    with _connect(http) as line:
-        line.sendall(_head("POST", "/generate", "Transfer-Encoding: chunked"))
-        with contextlib.suppress(OSError):  # the server hangs up
+def test_an_endless_body_is_not_read_forever(http: httpx.Client) -> None:
+    with _connect(http) as connection:
+        connection.sendall(_head("POST", "/generate", "Transfer-Encoding: chunked"))
+        with contextlib.suppress(OSError):  # the server closes the connection
             for _ in range(LIMIT * 100):
-                line.sendall(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+                connection.sendall(b"1000\r\n" + b"x" * 4096 + b"\r\n")
                 time.sleep(0.01)
-            raise AssertionError("the server read on")
+            raise AssertionError("the server did not stop reading")
 
 
-def test_a_client_that_sends_first_reads_the_answer(http: httpx.Client) -> None:
-    with _connect(http) as line:
-        line.sendall(_head("POST", "/superres", f"Content-Length: {BIG}"))
-        line.sendall(b" " * BIG)  # as curl and Python's http.client do, which read nothing until all is sent
-        assert b'"type":"unauthorized"' in _all_of(line)
+def test_a_client_can_send_the_whole_body_before_it_reads(http: httpx.Client) -> None:
+    with _connect(http) as connection:
+        connection.sendall(_head("POST", "/superres", f"Content-Length: {BIG}"))
+        connection.sendall(b" " * BIG)  # curl and Python's http.client read nothing before they have sent all
+        assert b'"type":"unauthorized"' in _read_all(connection)
 
 
-def test_31_mb_of_json_without_a_key_disturb_nobody(attack: StartAttacked) -> None:
+def test_31_mb_of_json_without_a_key_does_not_delay_other_clients(attack: StartAttacked) -> None:
     server = attack(IMAGEGEN_API_KEYS="plain")
     body = b"[" + b"[]," * (BIG // 3 - 1) + b"1]"
     before = server.memory
     with server.watch() as health:
         for _ in range(3):
-            answer = httpx.post(
+            response = httpx.post(
                 f"{server.url}/sdapi/v1/png-info", content=body, headers={"Content-Type": "application/json"}
             )
-            assert answer.status_code == 401
+            assert response.status_code == 401
     assert health.worst < PROMPTLY
     assert health.peak < before + 50 * 2**20
 
 
-def test_every_route_wants_a_key_but_what_is_open(guarded: tuple[httpx.Client, ServerContext]) -> None:
+def test_all_routes_except_the_open_ones_need_a_key(guarded: tuple[httpx.Client, ServerContext]) -> None:
     http, _ = guarded
     open_to_all = {"/", "/health", "/ready"}
     paths = http.get("/openapi.json").json()["paths"]
@@ -171,17 +171,17 @@ ADMINISTRATION = {
 }
 
 
-def test_what_changes_the_server_wants_an_admin_key(http: httpx.Client) -> None:
+def test_routes_that_change_the_server_need_an_admin_key(http: httpx.Client) -> None:
     paths = http.get("/openapi.json").json()["paths"]
     changing = [(path, method) for path, methods in paths.items() for method in methods if method != "get"]
-    answers = {
+    statuses = {
         path: http.request(method, re.sub(r"\{\w+\}", "x", path), json={"mode": "x"}, headers=KEY).status_code
         for path, method in changing
     }
-    assert {path for path, status in answers.items() if status == 403} == ADMINISTRATION
+    assert {path for path, status in statuses.items() if status == 403} == ADMINISTRATION
 
 
-def test_what_is_open_is_only_read(http: httpx.Client) -> None:
+def test_open_routes_are_read_only(http: httpx.Client) -> None:
     for path in ("/", "/health", "/ready", "/docs", "/redoc", "/openapi.json", "/page/app.js"):
         assert http.get(path).status_code == 200, path
         assert http.head(path).status_code == 200, path
@@ -202,12 +202,12 @@ def test_what_is_open_is_only_read(http: httpx.Client) -> None:
         "/%6detrics",
     ],
 )
-def test_no_other_spelling_opens_a_route(http: httpx.Client, path: str) -> None:
-    with _connect(http) as line:
-        line.sendall(_head("GET", path, "Connection: close"))
-        told = _all_of(line)
-    assert told.split(b" ")[1] in (b"401", b"404"), told
-    assert b"imagegen_" not in told
+def test_other_spellings_of_a_path_open_no_route(http: httpx.Client, path: str) -> None:
+    with _connect(http) as connection:
+        connection.sendall(_head("GET", path, "Connection: close"))
+        response = _read_all(connection)
+    assert response.split(b" ")[1] in (b"401", b"404"), response
+    assert b"imagegen_" not in response
 
 
 @pytest.mark.parametrize(
@@ -223,21 +223,21 @@ def test_no_other_spelling_opens_a_route(http: httpx.Client, path: str) -> None:
         {"Authorization": "Basic OnBsYWlu\x80"},
     ],
 )
-def test_no_other_spelling_is_a_key(http: httpx.Client, headers: dict[str, str]) -> None:
+def test_other_spellings_of_a_key_are_refused(http: httpx.Client, headers: dict[str, str]) -> None:
     encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     assert http.get("/metrics", headers=encoded).status_code == 401  # type: ignore[arg-type]
 
 
-def test_a_plugins_routes_of_every_kind_want_a_key(http: httpx.Client) -> None:
+def test_all_kinds_of_plugin_routes_need_a_key(http: httpx.Client) -> None:
     assert http.get("/mine/inner", headers=KEY).json() == "here"
     assert http.post("/mine/admin", headers=KEY).status_code == 403
     assert http.post("/mine/admin", headers={"X-API-Key": "chief"}).json() == "changed"
 
 
-def test_a_plugins_socket_wants_a_key(guarded: tuple[httpx.Client, ServerContext]) -> None:
+def test_a_plugins_websocket_needs_a_key(guarded: tuple[httpx.Client, ServerContext]) -> None:
     client = TestClient(app_of(guarded[1]))
-    with client.websocket_connect("/mine/socket", headers=KEY) as talk:
-        assert talk.receive_text() == "here"
+    with client.websocket_connect("/mine/socket", headers=KEY) as websocket:
+        assert websocket.receive_text() == "here"
     with pytest.raises(WebSocketDisconnect), client.websocket_connect("/mine/socket"):
         pass
 
@@ -256,7 +256,7 @@ def broken_store(guarded: tuple[httpx.Client, ServerContext], monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("broken_store")
-def test_without_a_key_nothing_is_told_of_the_server(
+def test_responses_without_a_key_reveal_nothing_about_the_server(
     guarded: tuple[httpx.Client, ServerContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     http, context = guarded
@@ -276,7 +276,7 @@ def test_without_a_key_nothing_is_told_of_the_server(
             assert secret not in http.get(path, headers=KEY).text, path
 
 
-def test_a_message_in_the_shape_of_the_api(http: httpx.Client) -> None:
+def test_refusals_have_the_shape_of_their_api(http: httpx.Client) -> None:
     assert http.get("/v1/models").json()["error"]["type"] == "authentication_error"
     assert http.get("/sdapi/v1/options").json()["error"] == "unauthorized"
     assert json.loads(http.get("/metrics").content)["type"] == "unauthorized"

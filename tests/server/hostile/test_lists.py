@@ -1,4 +1,4 @@
-"""Lists of many wrong items, of which each would be looked at and told."""
+"""Long lists of wrong items: a naive server would check and report each item."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def test_a_long_list_of_styles_is_refused_at_once(attacked: Attacked, item: str)
     body = f'{{"prompt": "a star", "styles": [{",".join([item] * MANY)}]}}'
     before = attacked.memory
     with attacked.watch() as health:
-        answer = attacked.http.post(
+        response = attacked.http.post(
             "/sdapi/v1/txt2img", content=body.encode(), headers={"Content-Type": "application/json"}
         )
         assert attacked.draw().status_code == 200
-    assert answer.status_code in (413, 422)
-    assert len(answer.content) < 1000
+    assert response.status_code in (413, 422)
+    assert len(response.content) < 1000
     assert health.worst < PROMPTLY
     assert health.peak - before < SMALL

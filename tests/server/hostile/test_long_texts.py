@@ -1,4 +1,4 @@
-"""Long texts in every field that takes a text."""
+"""Long texts in every text field."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.server.hostile.conftest import PROMPTLY, Attacked
 
 LENGTH = 200_000  # bytes
 TEXTS = ("a ", "1, ")
-PLACES = [
+FIELDS = [
     *(("/generate", field) for field in ("prompt", *GenerateBody.model_fields)),
     *(("/v1/jobs", field) for field in ("scheduler", "schedule", "mode")),
     *(("/v1/images/generations", field) for field in ImagesBody.model_fields),
@@ -21,18 +21,18 @@ PLACES = [
     *(("/sdapi/v1/extra-single-image", field) for field in ExtraBody.model_fields),
     *(("/api/modes/switch", field) for field in ("mode",)),
 ]
-ROUTES = sorted({route for route, _ in PLACES})
+ROUTES = sorted({route for route, _ in FIELDS})
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_long_text_is_refused_in_a_line(attacked: Attacked, route: str) -> None:
+def test_a_long_text_gives_a_short_response(attacked: Attacked, route: str) -> None:
     small = {"prompt": "a star", "size": "64x64", "width": 64, "height": 64, "image": "iVBORw0KGgo="}
     with attacked.watch() as health:
-        for field in [field for place, field in PLACES if place == route]:
+        for field in [field for path, field in FIELDS if path == route]:
             for unit in TEXTS:
                 text = unit * (LENGTH // len(unit.encode()))
-                answer = attacked.http.post(route, json={**small, field: text})
+                response = attacked.http.post(route, json={**small, field: text})
                 case = f"{field} of {unit!r}"
-                assert answer.status_code < 500, case
-                assert answer.status_code < 400 or len(answer.content) < 2000, (case, len(answer.content))
+                assert response.status_code < 500, case
+                assert response.status_code < 400 or len(response.content) < 2000, (case, len(response.content))
                 assert health.worst < PROMPTLY, case

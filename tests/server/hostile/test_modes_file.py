@@ -1,4 +1,4 @@
-"""A configuration of modes that is edited into something else."""
+"""Wrong edits of the modes file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Edit = Callable[[Path], object]
 
 
 def _bomb(entry: str) -> str:
-    """A billion entries by aliases of aliases, nine levels of ten."""
+    """Return YAML with a billion entries: nine levels of ten aliases each."""
     levels = [f"a0: &a0 {entry}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10))]
     return "\n".join(levels)
 
@@ -45,8 +45,8 @@ MERGES = "\n".join(
 )
 EDITS: dict[str, tuple[Edit, str]] = {
     "an alias of itself": (_text("modes: &a [*a]"), "contains itself"),
-    "a mapping that holds itself": (_text("modes: &a {b: *a}"), "contains itself"),
-    "a key that holds itself": (_text("? &a [*a]\n: 1"), "a key must be text"),
+    "a mapping inside itself": (_text("modes: &a {b: *a}"), "contains itself"),
+    "a key inside itself": (_text("? &a [*a]\n: 1"), "a key must be text"),
     "a billion laughs": (_text(_bomb("x")), "over 10000 entries"),
     "a billion merges": (_text(MERGES), "over 10000 entries"),
     "nested lists": (_text("modes: " + "[" * 100_000), "nested over 32 levels deep"),
@@ -55,11 +55,11 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "a pipe": (_replace(os.mkfifo), "it is a pipe or device"),
     "a folder": (_replace(Path.mkdir), "There is no file of modes"),
     "a device": (_replace(lambda path: path.symlink_to("/dev/zero")), "it is a pipe or device"),
-    "nothing": (Path.unlink, "There is no file of modes"),
-    "no UTF-8": (_text(b"modes: \xff"), "save it as UTF-8"),
+    "a missing file": (Path.unlink, "There is no file of modes"),
+    "invalid UTF-8": (_text(b"modes: \xff"), "save it as UTF-8"),
     "a null byte": (_text(b"modes: \0"), "special characters are not allowed"),
-    "half a character": (_text('model_root: "\\ud83d"'), "half a character"),
-    "no date": (_text("modes: 2001-99-99"), "month must be in 1..12"),
+    "half a surrogate pair": (_text('model_root: "\\ud83d"'), "half a character"),
+    "an impossible date": (_text("modes: 2001-99-99"), "month must be in 1..12"),
     "a wrong tag": (_text("modes: !!timestamp x"), "correct its YAML"),
     "a Python object": (_text("modes: !!python/object/apply:os.system [id]"), "could not determine a constructor"),
     "a long number": (_text("modes: " + "1" * 5000), "correct its YAML"),
@@ -68,22 +68,22 @@ EDITS: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_it_is_told_in_a_sentence(tmp_path: Path, edit: str) -> None:
+def test_an_invalid_modes_file_is_refused_with_a_short_reason(tmp_path: Path, edit: str) -> None:
     path = tmp_path / "modes.yaml"
     path.touch()
-    change, sentence = EDITS[edit]
+    change, reason = EDITS[edit]
     change(path)
     settings = Settings.load(environ={}, modes_file=path)
     began = time.monotonic()
-    with pytest.raises(SettingsError) as told:
+    with pytest.raises(SettingsError) as refusal:
         load_modes(settings)
-    assert sentence in str(told.value)
-    assert len(str(told.value)) < 1000
+    assert reason in str(refusal.value)
+    assert len(str(refusal.value)) < 1000
     assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "reason"),
     [
         (b"a = " + b"[" * 100_000, "nested too deep"),
         (b"a = " + b"{a=" * 50_000, "nested too deep"),
@@ -95,10 +95,10 @@ def test_it_is_told_in_a_sentence(tmp_path: Path, edit: str) -> None:
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_toml_of_that_kind_is_told_in_a_sentence(tmp_path: Path, text: bytes, sentence: str) -> None:
+def test_an_invalid_toml_file_is_refused_with_a_reason(tmp_path: Path, text: bytes, reason: str) -> None:
     path = tmp_path / "imagegen.toml"
     path.write_bytes(text)
-    with pytest.raises(SettingsError, match=sentence):
+    with pytest.raises(SettingsError, match=reason):
         Settings.load(environ={"IMAGEGEN_CONFIG": str(path)})
 
 
@@ -120,29 +120,29 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _until_told(server: Attacked, says: Callable[[str], bool]) -> None:
+def _until_error(server: Attacked, matches: Callable[[str], bool]) -> None:
     def error() -> str:
         return server.http.get("/api/modes").json()["error"] or ""
 
-    until(lambda: says(error()), message=error)
+    until(lambda: matches(error()), message=error)
 
 
-def test_the_last_good_modes_stay_and_the_next_edit_is_seen(watched: tuple[Attacked, Path, str]) -> None:
+def test_the_last_good_modes_stay_until_the_next_good_edit(watched: tuple[Attacked, Path, str]) -> None:
     server, path, modes = watched
     with server.watch() as watch:
-        for edit in ("an alias of itself", "a billion laughs", "a large file", "a pipe", "a folder", "no UTF-8"):
-            change, sentence = EDITS[edit]
+        for edit in ("an alias of itself", "a billion laughs", "a large file", "a pipe", "a folder", "invalid UTF-8"):
+            change, reason = EDITS[edit]
             change(path)
-            _until_told(server, lambda error, sentence=sentence: sentence in error)
+            _until_error(server, lambda error, reason=reason: reason in error)
             assert server.draw(mode="one").status_code == 200
             _remove(path)
             path.write_text(modes)
-            _until_told(server, lambda error: error == "")
-        _remove(path.parent)  # the whole folder, as a mount that is taken away and given back
-        _until_told(server, lambda error: error != "")
+            _until_error(server, lambda error: error == "")
+        _remove(path.parent)  # the whole folder, as with a mount that disappears and returns
+        _until_error(server, lambda error: error != "")
         path.parent.mkdir()
         path.write_text(modes + modes.splitlines()[-1].replace("one", "two") + "\n")
-        _until_told(server, lambda error: error == "")
+        _until_error(server, lambda error: error == "")
     assert "two" in server.http.get("/api/modes").json()["modes"]
     assert watch.worst < PROMPTLY
     server.process.process.send_signal(signal.SIGTERM)
@@ -150,7 +150,7 @@ def test_the_last_good_modes_stay_and_the_next_edit_is_seen(watched: tuple[Attac
 
 
 class Faulty:
-    """A model whose modes cannot be read, for a reason that nobody foresaw."""
+    """A mode manager with an unexpected error in `reload`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -175,7 +175,7 @@ class Faulty:
             await asyncio.wait_for(self.ended.wait(), LIMIT)
 
 
-def test_an_error_that_nobody_foresaw_is_logged_and_the_watch_goes_on(
+def test_an_unexpected_error_is_logged_and_the_watcher_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     asyncio.run(Faulty(tmp_path / "modes.yaml").watch())

@@ -1,4 +1,4 @@
-"""Numbers without a sensible meaning are refused; the most extreme that are allowed change nobody else's pictures."""
+"""Numbers out of range are refused; extreme numbers in range do not change other clients' pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.server.hostile.conftest import Attacked
 
 REFUSED: dict[str, dict[str, Any]] = {
     "guidance_scale": {"guidance_scale": 1e30},
-    "guidance_scale above ComfyUI's": {"guidance_scale": 100.1},
+    "guidance_scale above ComfyUI's limit": {"guidance_scale": 100.1},
     "guidance_rescale": {"guidance_rescale": 1e30},
     "eta": {"eta": 1e30, "scheduler": "DDIM"},
     "s_churn": {"s_churn": 1e30, "scheduler": "Euler"},
@@ -27,7 +27,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "s_tmax": {"s_tmax": 1e300, "scheduler": "Euler"},
 }
 WEIGHTS = {
-    "one": "a (star:1000000)",
+    "single": "a (star:1000000)",
     "negative": "a (star:-101)",
     "nested": "((star:11):11)",
     "brackets": "(" * 60 + "star",
@@ -44,27 +44,27 @@ EXTREME: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", REFUSED.values(), ids=REFUSED)
-def test_numbers_beyond_their_bounds_are_refused(attacked: Attacked, fields: dict[str, Any]) -> None:
-    answer = attacked.draw(**fields)
+def test_numbers_out_of_range_are_refused(attacked: Attacked, fields: dict[str, Any]) -> None:
+    response = attacked.draw(**fields)
     field = next(iter(fields))
-    assert (answer.status_code, answer.json()["field"]) == (422, field)
-    assert f"Invalid {field}" in answer.json()["detail"]
+    assert (response.status_code, response.json()["field"]) == (422, field)
+    assert f"Invalid {field}" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
 @pytest.mark.parametrize("prompt", WEIGHTS.values(), ids=WEIGHTS)
-def test_weights_beyond_their_bounds_are_refused(attacked: Attacked, field: str, prompt: str) -> None:
-    answer = attacked.draw(**{"guidance_scale": 3, field: prompt})
-    assert (answer.status_code, answer.json()["field"]) == (422, field)
-    assert f" in {field}: expected -100 to 100" in answer.json()["detail"]
+def test_weights_out_of_range_are_refused(attacked: Attacked, field: str, prompt: str) -> None:
+    response = attacked.draw(**{"guidance_scale": 3, field: prompt})
+    assert (response.status_code, response.json()["field"]) == (422, field)
+    assert f" in {field}: expected -100 to 100" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("strength", ["1e30", "-1e30", "1e999", "nan", "9" * 400])
-def test_strengths_that_no_style_has_are_refused(attacked: Attacked, strength: str) -> None:
+def test_lora_strengths_out_of_range_are_refused(attacked: Attacked, strength: str) -> None:
     body = {"prompt": f"a <lora:ink:{strength}>", "width": 64, "height": 64, "steps": 1}
-    answer = httpx.post(f"{attacked.url}/sdapi/v1/txt2img", json=body, timeout=LIMIT)
-    assert answer.status_code == 422
-    assert "Invalid strength" in answer.json()["detail"] or "Unknown style" in answer.json()["detail"]
+    response = httpx.post(f"{attacked.url}/sdapi/v1/txt2img", json=body, timeout=LIMIT)
+    assert response.status_code == 422
+    assert "Invalid strength" in response.json()["detail"] or "Unknown style" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("strength", [1e30, float("inf"), float("nan")])
@@ -79,40 +79,40 @@ def test_configured_strengths_have_bounds(strength: float) -> None:
 
 
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt", "scheduler", "schedule"])
-def test_half_a_character_is_refused_in_a_sentence(field: str) -> None:
+def test_half_a_surrogate_pair_is_refused_with_its_position(field: str) -> None:
     fields: dict[str, Any] = {"prompt": "a", field: "ab\ud83d"}
     with pytest.raises(InvalidRequestError, match=f"Invalid {field} .*its character 3 is a lone surrogate"):
         generate(**fields)
 
 
 @pytest.mark.parametrize("scale", [10**400, float("inf"), float("nan"), -0.1])
-def test_a_number_that_is_none_is_refused_without_a_server(scale: float) -> None:
+def test_an_invalid_guidance_scale_is_refused_without_a_server(scale: float) -> None:
     request = GenerateRequest.model_construct(prompt="a", guidance_scale=scale)
     with pytest.raises(InvalidRequestError, match="Invalid guidance_scale"):
         ResolvedRequest.of(request, native_size="8x8")
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
-def test_the_most_extreme_numbers_change_nothing_for_others(
+def test_extreme_numbers_do_not_change_other_pictures(
     sdxl_checkpoint: Path, dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagegen_core.engine.calibration._PADDING_PAYS", 1e9)  # else the load's timing decides
+    monkeypatch.setattr("imagegen_core.engine.calibration._PADDING_PAYS", 1e9)  # otherwise, the timing at load decides
 
-    def drawn(before: list[dict[str, Any]]) -> tuple[list[bytes], set[tuple[str, tuple[int, ...]]], object]:
-        """The reference's pictures after others, the numbers of rows that are refused, and the VAE's precision."""
+    def draw_after(before: list[dict[str, Any]]) -> tuple[list[bytes], set[tuple[str, tuple[int, ...]]], object]:
+        """Return pictures drawn after other requests, the refused numbers of rows, and the VAE's precision."""
         settings = Settings(model=str(sdxl_checkpoint), device="cpu", dtype=dtype, recipe=False)
         worker = DiffusersSDXLCudaWorker(settings=settings)
         with LocalEngine(worker) as engine:
             extreme = [engine.submit(ask(**{"seed": 5, **fields})) for fields in before for _ in range(3)]
-            beside = engine.submit(ask(seed=9))
+            parallel = engine.submit(ask(seed=9))
             for ticket in extreme:
                 try:
                     ticket.result(LIMIT)
                 except ImagegenError as error:
                     assert "not finite" in str(error)
-            pictures = [beside, *(engine.submit(ask(seed=seed)) for seed in range(4))]
-            drawn = [ticket.result(LIMIT).png for ticket in pictures]
+            tickets = [parallel, *(engine.submit(ask(seed=seed)) for seed in range(4))]
+            pictures = [ticket.result(LIMIT).png for ticket in tickets]
             refused = {(group.kind, group.refused) for group in engine.report().groups if "64x64, 77" in group.kind}
-            return drawn, refused, worker.pipe.vae.dtype
+            return pictures, refused, worker.pipe.vae.dtype
 
-    assert drawn(EXTREME) == drawn([])
+    assert draw_after(EXTREME) == draw_after([])

@@ -1,4 +1,4 @@
-"""Web pages of anywhere, in the browser of somebody who runs a server: foreign origins, and DNS rebinding."""
+"""Requests from foreign web pages in the user's browser: foreign origins and DNS rebinding."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def http(engine: LocalEngine) -> Iterator[httpx.Client]:
         yield http
 
 
-def _message(answer: httpx.Response) -> str:
-    told = answer.json()
-    return str(told["error"]["message"] if isinstance(told.get("error"), dict) else told["detail"])
+def _message(response: httpx.Response) -> str:
+    body = response.json()
+    return str(body["error"]["message"] if isinstance(body.get("error"), dict) else body["detail"])
 
 
 FOREIGN = (
@@ -102,39 +102,39 @@ FOREIGN = (
 
 
 @pytest.mark.parametrize("headers", FOREIGN)
-def test_pages_of_other_origins_change_nothing(http: httpx.Client, headers: dict[str, str]) -> None:
+def test_other_origins_cannot_change_anything(http: httpx.Client, headers: dict[str, str]) -> None:
     for path in ROUTES:
         for method in CHANGING:
-            answer = http.request(method, path, json=BODY, headers=headers)
-            assert answer.status_code == 403, (method, path)
-            assert "IMAGEGEN_CORS_ORIGINS" in _message(answer)
-            assert "access-control-allow-origin" not in answer.headers
+            response = http.request(method, path, json=BODY, headers=headers)
+            assert response.status_code == 403, (method, path)
+            assert "IMAGEGEN_CORS_ORIGINS" in _message(response)
+            assert "access-control-allow-origin" not in response.headers
 
 
-def test_the_refusal_comes_before_the_body(http: httpx.Client) -> None:
-    with socket.create_connection((http.base_url.host, int(http.base_url.port or 0)), timeout=LIMIT) as line:
-        line.sendall(
+def test_a_foreign_origin_is_refused_before_the_body(http: httpx.Client) -> None:
+    with socket.create_connection((http.base_url.host, int(http.base_url.port or 0)), timeout=LIMIT) as connection:
+        connection.sendall(
             b"POST /superres HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 30000000\r\n\r\n"
         )
-        assert line.recv(65536).startswith(b"HTTP/1.1 403 ")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 403 ")
 
 
-def test_pages_of_other_origins_may_not_read(http: httpx.Client) -> None:
+def test_other_origins_cannot_read_responses(http: httpx.Client) -> None:
     for path in ("/health", "/v1/models", "/sdapi/v1/progress"):
-        answer = http.get(path, headers={"Origin": "https://evil.example"})
-        assert not [name for name in answer.headers if name.startswith("access-control-")], path
+        response = http.get(path, headers={"Origin": "https://evil.example"})
+        assert not [name for name in response.headers if name.startswith("access-control-")], path
 
 
 @pytest.mark.parametrize("private", [{}, {"Access-Control-Request-Private-Network": "true"}])
-def test_a_preflight_of_another_origin_is_refused(http: httpx.Client, private: dict[str, str]) -> None:
+def test_a_preflight_from_another_origin_is_refused(http: httpx.Client, private: dict[str, str]) -> None:
     headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST", **private}
-    answer = http.options("/generate", headers=headers)
-    assert answer.status_code == 403
-    assert not [name for name in answer.headers if name.startswith("access-control-")]
+    response = http.options("/generate", headers=headers)
+    assert response.status_code == 403
+    assert not [name for name in response.headers if name.startswith("access-control-")]
 
 
-def test_pages_of_other_origins_show_the_page_in_no_frame(http: httpx.Client, start: Start) -> None:
+def test_other_origins_cannot_show_the_page_in_a_frame(http: httpx.Client, start: Start) -> None:
     for path in ("/", "/docs", "/page/app.js", "/nowhere"):
         assert http.get(path).headers["content-security-policy"] == "frame-ancestors 'self'"
     named = start(cors_origins="http://localhost:5173, null")
@@ -142,7 +142,7 @@ def test_pages_of_other_origins_show_the_page_in_no_frame(http: httpx.Client, st
     assert start(cors_origins="*").get("/").headers["content-security-policy"] == "frame-ancestors 'self' *"
 
 
-def test_a_page_of_the_server_itself_and_programs_draw(http: httpx.Client) -> None:
+def test_the_servers_own_page_and_programs_can_draw(http: httpx.Client) -> None:
     own = str(http.base_url).rstrip("/")
     host = {"Host": f"LOCALHOST:{http.base_url.port}"}
     for headers in (
@@ -158,41 +158,41 @@ def test_a_page_of_the_server_itself_and_programs_draw(http: httpx.Client) -> No
         assert http.post("/generate", json=BODY, headers=headers).status_code == 200, headers
 
 
-def test_the_scheme_belongs_to_the_origin(http: httpx.Client) -> None:
-    answer = http.post("/generate", json=BODY, headers={"Origin": "https://localhost", "Host": "localhost"})
-    assert answer.status_code == 403
+def test_an_origin_with_another_scheme_is_refused(http: httpx.Client) -> None:
+    response = http.post("/generate", json=BODY, headers={"Origin": "https://localhost", "Host": "localhost"})
+    assert response.status_code == 403
 
 
 @pytest.mark.parametrize(
     "configured", ["http://localhost:5173", "http://LOCALHOST:5173/", "https://a.example, http://localhost:5173"]
 )
-def test_a_front_end_of_a_named_origin_works(start: Start, configured: str) -> None:
+def test_a_front_end_of_an_allowed_origin_works(start: Start, configured: str) -> None:
     http, origin = start(cors_origins=configured), {"Origin": "http://localhost:5173"}
-    asked = {
+    requested = {
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "content-type,x-api-key",
         "Access-Control-Request-Private-Network": "true",
     }
-    preflight = http.options("/generate", headers=origin | asked)
+    preflight = http.options("/generate", headers=origin | requested)
     assert preflight.status_code == 200
     assert preflight.headers["access-control-allow-origin"] == "http://localhost:5173"
     assert "POST" in preflight.headers["access-control-allow-methods"]
     assert "x-api-key" in preflight.headers["access-control-allow-headers"].lower()
     assert preflight.headers["access-control-allow-private-network"] == "true"
-    drawn = http.post("/generate", json=BODY, headers=origin)
-    assert (drawn.status_code, drawn.headers["access-control-allow-origin"]) == (200, "http://localhost:5173")
-    assert "X-Seed" in drawn.headers["access-control-expose-headers"]
+    response = http.post("/generate", json=BODY, headers=origin)
+    assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, "http://localhost:5173")
+    assert "X-Seed" in response.headers["access-control-expose-headers"]
     wrong = http.post("/generate", json={}, headers=origin)
     assert (wrong.status_code, wrong.headers["access-control-allow-origin"]) == (422, "http://localhost:5173")
     for other in ("http://localhost:5174", "https://localhost:5173", "null"):
         assert http.post("/generate", json=BODY, headers={"Origin": other}).status_code == 403
 
 
-def test_a_named_origin_reads_that_its_key_is_wrong(start: Start) -> None:
+def test_an_allowed_origin_can_read_the_refusal_of_its_key(start: Start) -> None:
     http = start(cors_origins="http://localhost:5173", api_keys="right")
     origin = {"Origin": "http://localhost:5173"}
     preflight = http.options("/generate", headers=origin | {"Access-Control-Request-Method": "POST"})
-    assert preflight.status_code == 200  # a preflight shows no key
+    assert preflight.status_code == 200  # a preflight contains no key
     refused = http.post("/generate", json=BODY, headers=origin)
     assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "http://localhost:5173")
 
@@ -201,11 +201,11 @@ def test_a_star_allows_every_origin(start: Start) -> None:
     http = start(cors_origins="*")
     for headers in FOREIGN:
         assert http.post("/generate", json=BODY, headers=headers).status_code == 200, headers
-    answer = http.get("/health", headers={"Origin": "https://evil.example"})
-    assert answer.headers["access-control-allow-origin"] == "*"
+    response = http.get("/health", headers={"Origin": "https://evil.example"})
+    assert response.headers["access-control-allow-origin"] == "*"
 
 
-def test_a_socket_of_another_origin_is_refused(engine: LocalEngine) -> None:
+def test_a_websocket_from_another_origin_is_refused(engine: LocalEngine) -> None:
     client = TestClient(_app(engine))
     with client.websocket_connect("/mine/socket", headers={"Origin": "http://testserver"}):
         pass
@@ -229,7 +229,7 @@ PATHS = (
     "/storage/a.png",
     "/nowhere",
 )
-STRANGE = (
+FOREIGN_HOSTS = (
     "evil.example",
     "evil.example:80",
     "localhost.evil.example",
@@ -245,12 +245,12 @@ STRANGE = (
 )
 
 
-@pytest.mark.parametrize("host", STRANGE)
-def test_a_server_on_loopback_answers_to_no_other_name(http: httpx.Client, host: str) -> None:
+@pytest.mark.parametrize("host", FOREIGN_HOSTS)
+def test_a_server_on_loopback_refuses_other_host_names(http: httpx.Client, host: str) -> None:
     for path in PATHS:
-        answer = http.get(path, headers={"Host": host})
-        assert answer.status_code == 421, path
-        assert "IMAGEGEN_ALLOWED_HOSTS" in _message(answer)
+        response = http.get(path, headers={"Host": host})
+        assert response.status_code == 421, path
+        assert "IMAGEGEN_ALLOWED_HOSTS" in _message(response)
     assert http.post("/generate", json=BODY, headers={"Host": host, "Origin": f"http://{host}"}).status_code == 421
 
 
@@ -267,11 +267,11 @@ def test_a_server_on_loopback_answers_to_no_other_name(http: httpx.Client, host:
         "%6cocalhost",
     ],
 )
-def test_a_host_that_is_none_is_refused(http: httpx.Client, host: str) -> None:
+def test_an_invalid_host_is_refused(http: httpx.Client, host: str) -> None:
     assert http.get("/health", headers={"Host": host}).status_code == 400
 
 
-def test_two_hosts_or_none_are_refused(http: httpx.Client) -> None:
+def test_two_hosts_and_a_missing_host_are_refused(http: httpx.Client) -> None:
     for lines, status in (
         (b"Host: localhost\r\nHost: evil.example\r\n", b"400"),  # RFC 9112, section 3.2
         (b"", b"400"),
@@ -281,9 +281,9 @@ def test_two_hosts_or_none_are_refused(http: httpx.Client) -> None:
 
 
 def _status(http: httpx.Client, request: bytes) -> bytes:
-    with socket.create_connection((http.base_url.host, int(http.base_url.port or 0)), timeout=LIMIT) as line:
-        line.sendall(request)
-        return line.recv(65536).split(b" ")[1]
+    with socket.create_connection((http.base_url.host, int(http.base_url.port or 0)), timeout=LIMIT) as connection:
+        connection.sendall(request)
+        return connection.recv(65536).split(b" ")[1]
 
 
 @pytest.mark.parametrize(
@@ -300,12 +300,12 @@ def _status(http: httpx.Client, request: bytes) -> bytes:
         "[::ffff:127.0.0.1]",
     ],
 )
-def test_loopback_by_any_name_and_port(http: httpx.Client, host: str) -> None:
+def test_loopback_names_are_accepted_with_any_port(http: httpx.Client, host: str) -> None:
     assert http.get("/health", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("allowed", "yes", "no"),
+    ("allowed", "accepted", "refused"),
     [
         (
             "pictures.example.org",
@@ -317,32 +317,32 @@ def test_loopback_by_any_name_and_port(http: httpx.Client, host: str) -> None:
         ("*", ["evil.example", "8.8.8.8"], []),
     ],
 )
-def test_names_are_allowed_by_setting(start: Start, allowed: str, yes: list[str], no: list[str]) -> None:
+def test_the_setting_allows_host_names(start: Start, allowed: str, accepted: list[str], refused: list[str]) -> None:
     http = start(allowed_hosts=allowed)
-    for host in yes:
+    for host in accepted:
         assert http.get("/health", headers={"Host": host}).status_code == 200, host
         own = {"Host": host, "Origin": f"http://{host.lower()}"}
         assert http.post("/generate", json=BODY, headers=own).status_code in (200, 403), host
-    for host in no:
+    for host in refused:
         assert http.get("/health", headers={"Host": host}).status_code == 421, host
 
 
 @pytest.mark.parametrize("bound", ["0.0.0.0", "::", "192.168.1.4"])
-def test_a_server_on_the_network_answers_to_every_address_and_no_name(bound: str) -> None:
+def test_a_server_on_the_network_accepts_addresses_but_no_foreign_names(bound: str) -> None:
     check = HostCheck(_unused, bound, ())
     for host in ("10.1.2.3", "[2001:db8::1]", "127.0.0.1", "localhost", bound):
-        assert check.allows(host), host  # a probe asks by the address of a pod, which no setting can name
+        assert check.allows(host), host  # a probe uses a pod's address, unknown to any setting
     for host in ("evil.example", "imagegen.default.svc", "10.1.2.3.evil.example"):
         assert not check.allows(host), host
 
 
-def test_the_name_that_is_bound_is_allowed() -> None:
+def test_the_bound_name_is_allowed() -> None:
     check = HostCheck(_unused, "pictures.lan", ())
     assert check.allows("Pictures.LAN.")
     assert not check.allows("other.lan")
 
 
-def test_where_another_server_binds_the_address_of_the_connection_counts() -> None:
+def test_the_connections_address_counts_with_another_web_server() -> None:
     check = HostCheck(_unused, "127.0.0.1", ())  # as with `uvicorn --host 0.0.0.0`
     assert check.allows("172.17.0.2", reached="172.17.0.2")
     assert check.allows("192.168.1.4", reached="172.17.0.2")  # a published port
@@ -362,7 +362,7 @@ def test_where_another_server_binds_the_address_of_the_connection_counts() -> No
         ("evil.example", "localhost", 421),
     ],
 )
-def test_behind_a_proxy_both_hosts_count(start: Start, host: str, forwarded: str, status: int) -> None:
+def test_both_hosts_are_checked_behind_a_proxy(start: Start, host: str, forwarded: str, status: int) -> None:
     http = start(trusted_proxies="127.0.0.1", allowed_hosts="pictures.example.org")
     headers = {
         "Host": host,
@@ -377,7 +377,7 @@ def test_behind_a_proxy_both_hosts_count(start: Start, host: str, forwarded: str
     )
 
 
-def test_a_proxy_that_nobody_trusts_changes_nothing(start: Start) -> None:
+def test_headers_of_an_untrusted_proxy_are_ignored(start: Start) -> None:
     headers = {"Host": "evil.example", "X-Forwarded-Host": "localhost", "X-Forwarded-Proto": "https"}
     assert start().get("/health", headers=headers).status_code == 421
     headers = {"X-Forwarded-Host": "evil.example", "Origin": "http://evil.example"}
@@ -388,14 +388,14 @@ async def _unused(scope: Scope, receive: object, send: object) -> None:
     raise AssertionError
 
 
-def test_an_application_is_tested_without_a_socket(engine: LocalEngine) -> None:
+def test_the_application_works_in_a_test_client(engine: LocalEngine) -> None:
     app = _app(engine)
     outer = FastAPI()
     outer.mount("/pictures", app)
     assert TestClient(app).post("/generate", json=BODY).status_code == 200
     assert TestClient(outer).post("/pictures/generate", json=BODY).status_code == 200
-    answer = TestClient(outer).post("/pictures/v1/images/generations", json=BODY, headers={"Origin": "null"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
+    response = TestClient(outer).post("/pictures/v1/images/generations", json=BODY, headers={"Origin": "null"})
+    assert (response.status_code, response.json()["error"]["code"]) == (403, "forbidden")
 
 
 @pytest.mark.parametrize(
@@ -409,6 +409,6 @@ def test_an_application_is_tested_without_a_socket(engine: LocalEngine) -> None:
         ("allowed_hosts", "ex*mple.org"),
     ],
 )
-def test_what_is_no_origin_and_no_host_is_refused(setting: str, value: str) -> None:
+def test_invalid_origins_and_hosts_are_refused(setting: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"^Invalid IMAGEGEN_{setting.upper()} .* expected a (scheme|name)"):
         Settings.load(environ={f"IMAGEGEN_{setting.upper()}": value})

@@ -1,4 +1,4 @@
-"""Prompts that once froze the process, or kept others waiting."""
+"""Prompts that froze the process or delayed other clients in the past."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 from hypothesis import example, given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from imagegen_core import InvalidRequestError
 from imagegen_core.diffusion.encoder_embeddings import EncoderEmbeddings
@@ -41,12 +41,12 @@ SHAPES = [
     "<a:",
     "a,b ",
 ]
-GROWTH = 8  # of the text; a quadratic parser takes 64 times as long
+GROWTH = 8  # of the text's length; a quadratic parser takes 64 times as long
 _AT_MOST = 24
 
 
 class Letters:
-    """A tokenizer whose tokens are letters; embeddings are looked for at each."""
+    """A tokenizer with letters as tokens, so that the search for embeddings starts at each letter."""
 
     model_max_length = 77
     unk_token_id = 0
@@ -73,32 +73,30 @@ PARSERS: dict[str, Callable[[str], object]] = {
 
 
 def _seconds(parser: Callable[[str], object], text: str, times: int = 3) -> float:
-    """The least time of this thread that reading `text` takes."""
-    taken = []
+    """Return this thread's shortest time to parse `text`."""
+    seconds = []
     for _ in range(times):
         began = time.thread_time()
         with contextlib.suppress(InvalidRequestError):
             parser(text)
-        taken.append(time.thread_time() - began)
-    return min(taken)
+        seconds.append(time.thread_time() - began)
+    return min(seconds)
 
 
 @pytest.mark.parametrize("parser", [name for name in PARSERS if name != "chunks"])
 @pytest.mark.parametrize("shape", SHAPES[:12])
-def test_a_megabyte_of_one_character_is_read_at_once(parser: str, shape: str) -> None:
+def test_a_megabyte_of_one_character_is_parsed_quickly(parser: str, shape: str) -> None:
     assert _seconds(PARSERS[parser], shape * MEGABYTE, times=2) < PROMPTLY
 
 
 @pytest.mark.parametrize("parser", PARSERS)
 @settings(max_examples=25, deadline=None)
 @given(
-    shape=some.lists(some.sampled_from([*SHAPES, "BREAK ", "AND", "\n", "b)", "lora:", "0.5]"]), max_size=4).map(
-        "".join
-    )
+    shape=st.lists(st.sampled_from([*SHAPES, "BREAK ", "AND", "\n", "b)", "lora:", "0.5]"]), max_size=4).map("".join)
 )
 @example(shape=":1")
 @example(shape="(")
-def test_a_parsers_time_grows_with_the_text(parser: str, shape: str) -> None:
+def test_parsing_time_does_not_grow_quadratically(parser: str, shape: str) -> None:
     def text(length: int) -> str:
         return (shape * length)[:length] + ":" + "1" * length
 
@@ -119,31 +117,31 @@ ROUTES = {
 @pytest.mark.parametrize(
     "prompt", [":" + "1" * 32_000, "([:<" * 100_000, "x" * 100_000], ids=["weight", "mixed", "word"]
 )
-def test_a_prompt_of_too_many_characters_is_refused_and_nobody_waits(
+def test_too_long_prompts_are_refused_without_delaying_others(
     attacked: Attacked, route: str, field: str, prompt: str
 ) -> None:
     with attacked.watch() as health:
         body = {"prompt": "a", **ROUTES[route], field: prompt}
-        answer = httpx.post(f"{attacked.url}{route}", json=body, timeout=LIMIT)
-    assert answer.status_code in (400, 422)
-    assert f"Invalid {field} of {len(prompt)} characters: this server takes up to 10000" in answer.text
+        response = httpx.post(f"{attacked.url}{route}", json=body, timeout=LIMIT)
+    assert response.status_code in (400, 422)
+    assert f"Invalid {field} of {len(prompt)} characters: this server takes up to 10000" in response.text
     assert health.worst < PROMPTLY
 
 
-def test_many_breaks_are_refused_and_nobody_waits(attacked: Attacked) -> None:
+def test_many_breaks_are_refused_without_delaying_others(attacked: Attacked) -> None:
     with attacked.watch() as health:
         began = time.monotonic()
-        answer = attacked.draw(prompt="BREAK " * 1500 + "a")
+        response = attacked.draw(prompt="BREAK " * 1500 + "a")
         assert time.monotonic() - began < PROMPTLY
-    assert (answer.status_code, answer.json()["field"]) == (422, "prompt")
-    assert answer.json()["detail"] == (
+    assert (response.status_code, response.json()["field"]) == (422, "prompt")
+    assert response.json()["detail"] == (
         "Invalid prompt of 1501 chunks of up to 75 tokens: expected at most 64, the limit max_prompt_chunks; shorten "
         "it, or leave out BREAKs"
     )
     assert health.worst < PROMPTLY
 
 
-def test_the_longest_prompts_are_drawn_while_another_client_is_served(attacked: Attacked) -> None:
+def test_the_longest_prompts_do_not_delay_other_clients(attacked: Attacked) -> None:
     expected = attacked.draw().content
     longest = "a star BREAK " * 63 + "a star"
     with attacked.watch() as health, httpx.Client(base_url=attacked.url, timeout=LIMIT) as http:

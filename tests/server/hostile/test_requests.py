@@ -1,11 +1,11 @@
-"""One client's requests, and what another notices of them."""
+"""The health watch of the hostile tests works."""
 
 from __future__ import annotations
 
 from tests.server.hostile.conftest import PROMPTLY, Attacked
 
 
-def test_the_watch_sees_a_server_that_is_well(attacked: Attacked) -> None:
+def test_the_watch_measures_a_healthy_server(attacked: Attacked) -> None:
     with attacked.watch() as health:
         assert attacked.draw().status_code == 200
     assert 0 < health.worst < PROMPTLY

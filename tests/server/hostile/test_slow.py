@@ -1,4 +1,4 @@
-"""Clients that send or read slowly, or open connections without end."""
+"""Clients with slow requests, slow reads or many connections."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.server.conftest import LIMIT, StartServer, listening
 from tests.server.hostile.conftest import PROMPTLY, StartAttacked
 
 SECONDS = 0.5
-"""The limit of the servers here."""
+"""The read timeout of the servers here, in seconds."""
 
 HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 200000\r\n\r\n"
 CHUNKED = POST.replace(b"Content-Length: 200000", b"Transfer-Encoding: chunked")
-ANSWER = 30_000_000
+RESPONSE_BYTES = 30_000_000
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\n"
 
 
 async def _application(scope: Any, receive: Any, send: Any) -> None:
-    """Answers ``/early`` before the body came, ``/large`` and ``/stream`` with much, and else what was sent."""
+    """Answer ``/early`` before its body, ``/large`` and ``/stream`` with large bodies, and other paths with an echo."""
     if scope["type"] != "http":
         return
     body, more = b"", scope["path"] not in ("/early", "/stream")
@@ -40,7 +40,7 @@ async def _application(scope: Any, receive: Any, send: Any) -> None:
         body, more = body + message["body"], message["more_body"]
     await send({"type": "http.response.start", "status": 200, "headers": []})
     if scope["path"] == "/large":
-        body = bytes(ANSWER)
+        body = bytes(RESPONSE_BYTES)
     for _ in range(1000 * (scope["path"] == "/stream")):
         await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
     await send({"type": "http.response.body", "body": body})
@@ -60,15 +60,15 @@ def _connect(url: str, sent: bytes = b"", **options: Any) -> socket.socket:
 
 
 def _read(connection: socket.socket) -> bytes:
-    """All that comes until the server closes."""
-    told = b""
+    """Read until the server closes the connection."""
+    data = b""
     with contextlib.suppress(ConnectionResetError):
         while piece := connection.recv(1_000_000):
-            told += piece
-    return told
+            data += piece
+    return data
 
 
-def test_who_stops_sending_is_given_up_in_time(address: str) -> None:
+def test_clients_that_stop_sending_are_disconnected_in_time(address: str) -> None:
     beginnings = {
         b"": b"",
         b"\r\n": TIMED_OUT,
@@ -84,12 +84,12 @@ def test_who_stops_sending_is_given_up_in_time(address: str) -> None:
     began = time.monotonic()
     for sent, connection in [(sent, _connect(address, sent)) for sent in beginnings]:
         with connection:
-            told = _read(connection)
-            assert told.partition(b"\n")[0] == beginnings[sent].rstrip(b"\n"), sent
+            response = _read(connection)
+            assert response.partition(b"\n")[0] == beginnings[sent].rstrip(b"\n"), sent
     assert time.monotonic() - began < 5 + 5 * SECONDS  # keep-alive takes 5 s
 
 
-def test_a_sentence_tells_why(address: str) -> None:
+def test_the_timeout_response_gives_the_reason(address: str) -> None:
     with _connect(address, POST) as connection:
         head, _, body = _read(connection).partition(b"\r\n\r\n")
     assert b"Connection: close" in head
@@ -99,7 +99,7 @@ def test_a_sentence_tells_why(address: str) -> None:
 @pytest.mark.parametrize(
     "sent", [b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0" * 100], ids=["TLS", "HTTP/2", "0"]
 )
-def test_what_is_no_request_is_refused_in_a_sentence(address: str, sent: bytes) -> None:
+def test_invalid_http_is_refused_with_a_reason(address: str, sent: bytes) -> None:
     with _connect(address, sent) as connection:
         head, _, body = _read(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -107,7 +107,7 @@ def test_what_is_no_request_is_refused_in_a_sentence(address: str, sent: bytes) 
 
 
 def _trickle(address: str, sent: bytes, piece: bytes) -> float:
-    """Send `piece` again and again until the server closes; returns the seconds that took."""
+    """Send `piece` repeatedly until the server closes the connection, and return the seconds until then."""
     began = time.monotonic()
     with _connect(address, sent) as connection, contextlib.suppress(ConnectionResetError, BrokenPipeError):
         connection.settimeout(SECONDS / 5)
@@ -119,7 +119,7 @@ def _trickle(address: str, sent: bytes, piece: bytes) -> float:
     return time.monotonic() - began
 
 
-def test_who_sends_a_little_now_and_then_is_given_up_too(address: str) -> None:
+def test_clients_that_trickle_bytes_are_disconnected(address: str) -> None:
     trickles = [
         (HEAD, b"X-A: b\r\n"),
         (HEAD + b"X: ", b"a"),
@@ -132,7 +132,7 @@ def test_who_sends_a_little_now_and_then_is_given_up_too(address: str) -> None:
         (POST.replace(b"/generate", b"/early"), b"{" * 1000),
     ]
     with ThreadPoolExecutor(len(trickles)) as pool:
-        for seconds, trickle in zip(pool.map(lambda each: _trickle(address, *each), trickles), trickles, strict=True):
+        for seconds, trickle in zip(pool.map(lambda case: _trickle(address, *case), trickles), trickles, strict=True):
             assert seconds < 8 * SECONDS + 2, trickle
 
 
@@ -148,16 +148,16 @@ def test_who_sends_a_little_now_and_then_is_given_up_too(address: str) -> None:
         (CHUNKED + b"0\r\nA: ", b"a" * 8000),
     ],
 )
-def test_what_surrounds_a_body_has_an_end(address: str, sent: bytes, piece: bytes) -> None:
-    taken = 0
+def test_headers_and_chunk_framing_have_a_size_limit(address: str, sent: bytes, piece: bytes) -> None:
+    total = 0
     with _connect(address, sent) as connection, contextlib.suppress(ConnectionResetError, BrokenPipeError):
-        while taken < 100_000_000:
+        while total < 100_000_000:
             connection.sendall(piece)
-            taken += len(piece)
-    assert taken < 10_000_000  # most of it in the kernel's buffers
+            total += len(piece)
+    assert total < 10_000_000  # most of this is in the kernel's buffers
 
 
-def test_a_slow_body_that_moves_on_is_waited_for(address: str) -> None:
+def test_a_slow_but_steady_body_is_accepted(address: str) -> None:
     with _connect(address, POST.replace(b"200000", b"6000") + b"a" * 1000) as connection:
         for _ in range(5):
             time.sleep(SECONDS / 2)
@@ -165,39 +165,39 @@ def test_a_slow_body_that_moves_on_is_waited_for(address: str) -> None:
         assert connection.recv(12) == b"HTTP/1.1 200"
 
 
-def test_an_answer_that_nobody_reads_is_let_go(address: str) -> None:
+def test_an_unread_response_is_given_up(address: str) -> None:
     for path in (b"/large", b"/stream"):
         with _connect(address, HEAD.replace(b"/health", path) + b"\r\n") as connection:
             time.sleep(3 * SECONDS)
-            assert len(_read(connection)) < ANSWER, path
+            assert len(_read(connection)) < RESPONSE_BYTES, path
 
 
 @pytest.mark.parametrize("header", [b"", b"Connection: close\r\n"])
-def test_an_answer_that_is_read_slowly_is_whole(address: str, header: bytes) -> None:
+def test_a_slowly_read_response_is_complete(address: str, header: bytes) -> None:
     with _connect(address, HEAD.replace(b"/health", b"/large") + header + b"\r\n") as connection:
-        told = 0
-        while told < ANSWER:
-            told += len(connection.recv(1_000_000))
+        received = 0
+        while received < RESPONSE_BYTES:
+            received += len(connection.recv(1_000_000))
             time.sleep(SECONDS / 20)
 
 
 @contextlib.contextmanager
-def _held(url: str, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
+def _open_connections(url: str, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(_connect(url, sent)) for _ in range(count)]
 
 
-@pytest.mark.parametrize("sent", [b"", HEAD, POST, HEAD + b"\r\n"], ids=["silent", "half a head", "a body", "idle"])
+@pytest.mark.parametrize("sent", [b"", HEAD, POST, HEAD + b"\r\n"], ids=["silent", "half a header", "no body", "idle"])
 def test_connections_without_a_request_make_room(sent: bytes) -> None:
-    with listening(_application, ConnectionLimits(8, 8, 20)) as url, _held(url, 50, sent):
+    with listening(_application, ConnectionLimits(8, 8, 20)) as url, _open_connections(url, 50, sent):
         assert httpx.post(f"{url}/generate", content=b"a", timeout=LIMIT).content == b"a"
 
 
-def test_an_address_has_a_share() -> None:
+def test_an_address_has_a_limited_share_of_connections() -> None:
     limits = ConnectionLimits(8, 2, 20, many=())
     with (
         listening(_application, limits) as url,
-        _held(url, 2, HEAD.replace(b"/health", b"/stream") + b"\r\n") as connections,
+        _open_connections(url, 2, HEAD.replace(b"/health", b"/stream") + b"\r\n") as connections,
     ):
         for connection in connections:
             assert connection.recv(12) == b"HTTP/1.1 200"
@@ -207,12 +207,12 @@ def test_an_address_has_a_share() -> None:
             assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_more_requests_than_connections_are_refused_and_probes_are_not(serve: StartServer) -> None:
+def test_connections_over_the_limit_are_refused_except_probes(serve: StartServer) -> None:
     server, gate = serve(max_connections=4), Gate(shut=True)
     server.worker.before["step"] = gate
     job = server.http.post("/v1/jobs", json={"prompt": "a", "size": "64x64"}).json()["id"]
     events = f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-    with _held(server.url, 4, events) as connections:
+    with _open_connections(server.url, 4, events) as connections:
         for connection in connections:
             assert connection.recv(12) == b"HTTP/1.1 200"
         refused = httpx.get(f"{server.url}/v1/models", timeout=LIMIT)
@@ -224,7 +224,7 @@ def test_more_requests_than_connections_are_refused_and_probes_are_not(serve: St
     server.until(lambda: httpx.get(f"{server.url}/v1/models", timeout=LIMIT).is_success)
 
 
-def test_a_thousand_slow_connections_delay_nobody(attack: StartAttacked) -> None:
+def test_a_thousand_slow_connections_do_not_delay_others(attack: StartAttacked) -> None:
     server = attack(IMAGEGEN_READ_TIMEOUT="5")
     attacks = (HEAD, POST, CHUNKED, b"")
     with contextlib.ExitStack() as stack, server.watch() as watch:

@@ -1,4 +1,4 @@
-"""One key's pictures, and another key."""
+"""One API key's stored pictures are protected from other keys."""
 
 from __future__ import annotations
 
@@ -26,77 +26,77 @@ def _png(colour: str = "red") -> bytes:
 
 @pytest.fixture(params=["memory", "filesystem"])
 def server(request: pytest.FixtureRequest, serve: StartServer, tmp_path: Path) -> Running:
-    place = None if request.param == "memory" else str(tmp_path / "pictures")
-    return serve(api_keys=["mine", "other"], admin_keys=["admin"], storage_provider=request.param, storage_url=place)
+    url = None if request.param == "memory" else str(tmp_path / "pictures")
+    return serve(api_keys=["mine", "other"], admin_keys=["admin"], storage_provider=request.param, storage_url=url)
 
 
-def _as(server: Running, key: str, method: str, path: str, **options: Any) -> httpx.Response:
+def _send_as(server: Running, key: str, method: str, path: str, **options: Any) -> httpx.Response:
     headers = {"X-API-Key": key} if key else {}
     return server.http.request(method, path, headers=headers, **options)
 
 
-def _drawn(server: Running) -> str:
+def _draw(server: Running) -> str:
     body = {"prompt": "a star", "size": "64x64"}
-    key: str = _as(server, "mine", "POST", "/generate", json=body).headers["X-LCM-Image-Key"]
+    key: str = _send_as(server, "mine", "POST", "/generate", json=body).headers["X-LCM-Image-Key"]
     return key
 
 
-def test_a_drawn_picture_is_for_all_who_know_its_key_and_its_owners_to_delete(server: Running) -> None:
-    path = f"/storage/{_drawn(server)}"
-    assert _as(server, "", "GET", path).status_code == 200
-    assert _as(server, "other", "GET", path).status_code == 200
-    assert _as(server, "other", "DELETE", path).status_code == 404
-    assert _as(server, "other", "DELETE", f"{path}.png").status_code == 404
-    assert _as(server, "other", "DELETE", path.upper().replace("/STORAGE", "/storage")).status_code == 404
-    assert _as(server, "other", "PUT", path, content=_png()).status_code == 409
-    assert _as(server, "", "DELETE", path).status_code == 401
-    assert _as(server, "", "PUT", path, content=_png()).status_code == 401
-    drawn = _as(server, "", "GET", path).content
-    assert drawn != _png()
-    assert _as(server, "mine", "PUT", path, content=_png()).status_code == 204
-    assert _as(server, "", "GET", path).content == _png()
-    assert _as(server, "mine", "DELETE", path).status_code == 204
-    assert _as(server, "mine", "GET", path).status_code == 404
+def test_anyone_can_read_a_drawn_picture_and_only_its_owner_change_it(server: Running) -> None:
+    path = f"/storage/{_draw(server)}"
+    assert _send_as(server, "", "GET", path).status_code == 200
+    assert _send_as(server, "other", "GET", path).status_code == 200
+    assert _send_as(server, "other", "DELETE", path).status_code == 404
+    assert _send_as(server, "other", "DELETE", f"{path}.png").status_code == 404
+    assert _send_as(server, "other", "DELETE", path.upper().replace("/STORAGE", "/storage")).status_code == 404
+    assert _send_as(server, "other", "PUT", path, content=_png()).status_code == 409
+    assert _send_as(server, "", "DELETE", path).status_code == 401
+    assert _send_as(server, "", "PUT", path, content=_png()).status_code == 401
+    picture = _send_as(server, "", "GET", path).content
+    assert picture != _png()
+    assert _send_as(server, "mine", "PUT", path, content=_png()).status_code == 204
+    assert _send_as(server, "", "GET", path).content == _png()
+    assert _send_as(server, "mine", "DELETE", path).status_code == 204
+    assert _send_as(server, "mine", "GET", path).status_code == 404
 
 
-def test_an_admin_may_delete_a_drawn_picture(server: Running) -> None:
-    assert _as(server, "admin", "DELETE", f"/storage/{_drawn(server)}").status_code == 204
+def test_an_admin_can_delete_a_drawn_picture(server: Running) -> None:
+    assert _send_as(server, "admin", "DELETE", f"/storage/{_draw(server)}").status_code == 204
 
 
-def test_without_admin_keys_no_key_deletes_anothers(serve: StartServer) -> None:
+def test_keys_cannot_delete_other_keys_pictures_without_admin_keys(serve: StartServer) -> None:
     server = serve(api_keys=["mine", "other"])
-    assert _as(server, "other", "DELETE", f"/storage/{_drawn(server)}").status_code == 404
+    assert _send_as(server, "other", "DELETE", f"/storage/{_draw(server)}").status_code == 404
 
 
-def test_keys_that_clients_choose_are_their_own(server: Running) -> None:
-    assert _as(server, "mine", "PUT", "/storage/a.png", content=_png("red")).status_code == 204
-    assert _as(server, "other", "GET", "/storage/a.png").status_code == 404
-    assert _as(server, "other", "DELETE", "/storage/a.png").status_code == 404
-    assert _as(server, "other", "PUT", "/storage/a.png", content=_png("blue")).status_code == 204
-    assert _as(server, "mine", "GET", "/storage/a.png").content == _png("red")
-    assert _as(server, "other", "GET", "/storage/a").content == _png("blue")
-    assert _as(server, "other", "DELETE", "/storage/a.png").status_code == 204
-    assert _as(server, "mine", "GET", "/storage/a.png").status_code == 200
-    assert _as(server, "", "GET", "/storage/a.png").status_code == 401
+def test_client_chosen_names_are_separate_for_each_key(server: Running) -> None:
+    assert _send_as(server, "mine", "PUT", "/storage/a.png", content=_png("red")).status_code == 204
+    assert _send_as(server, "other", "GET", "/storage/a.png").status_code == 404
+    assert _send_as(server, "other", "DELETE", "/storage/a.png").status_code == 404
+    assert _send_as(server, "other", "PUT", "/storage/a.png", content=_png("blue")).status_code == 204
+    assert _send_as(server, "mine", "GET", "/storage/a.png").content == _png("red")
+    assert _send_as(server, "other", "GET", "/storage/a").content == _png("blue")
+    assert _send_as(server, "other", "DELETE", "/storage/a.png").status_code == 204
+    assert _send_as(server, "mine", "GET", "/storage/a.png").status_code == 200
+    assert _send_as(server, "", "GET", "/storage/a.png").status_code == 401
 
 
-def test_the_name_in_the_store_leads_nowhere(server: Running) -> None:
-    assert _as(server, "mine", "PUT", "/storage/a.png", content=_png()).status_code == 204
+def test_the_name_in_the_store_is_not_reachable(server: Running) -> None:
+    assert _send_as(server, "mine", "PUT", "/storage/a.png", content=_png()).status_code == 204
     caller = hashlib.sha256(b"mine").hexdigest()[:12]
     name = key_of(caller, "a")
     assert server.app.state.context.store.get(name) == _png()
     for key in ("mine", "other"):
-        assert _as(server, key, "GET", f"/storage/{name}").status_code == 404
+        assert _send_as(server, key, "GET", f"/storage/{name}").status_code == 404
 
 
-def test_a_uuid_is_no_key_to_choose(server: Running) -> None:
+def test_clients_cannot_choose_a_uuid(server: Running) -> None:
     path = "/storage/9b2f2f4e-9f0e-4a52-8c7e-0d6a5a1f3b11"
-    answer = _as(server, "mine", "PUT", path, content=_png())
-    assert (answer.status_code, answer.json()["type"]) == (409, "conflict")
-    assert "is a UUID, as the server's own keys are" in answer.json()["detail"]
+    response = _send_as(server, "mine", "PUT", path, content=_png())
+    assert (response.status_code, response.json()["type"]) == (409, "conflict")
+    assert "is a UUID, as the server's own keys are" in response.json()["detail"]
 
 
-def test_without_keys_everybody_shares_their_pictures(serve: StartServer) -> None:
+def test_all_clients_share_pictures_without_api_keys(serve: StartServer) -> None:
     server = serve()
     for path in ("/storage/a.png", "/storage/9b2f2f4e-9f0e-4a52-8c7e-0d6a5a1f3b11"):
         assert server.http.put(path, content=_png()).status_code == 204
@@ -104,7 +104,7 @@ def test_without_keys_everybody_shares_their_pictures(serve: StartServer) -> Non
         assert server.http.delete(path).status_code == 204
 
 
-def test_a_file_that_a_crash_left_empty_is_not_there(serve: StartServer, tmp_path: Path) -> None:
+def test_an_empty_file_after_a_crash_counts_as_missing(serve: StartServer, tmp_path: Path) -> None:
     server = serve(storage_provider="filesystem", storage_url=str(tmp_path / "pictures"))
     key = server.draw().headers["X-LCM-Image-Key"]
     for name in (key, "a"):
@@ -113,11 +113,11 @@ def test_a_file_that_a_crash_left_empty_is_not_there(serve: StartServer, tmp_pat
         modified = file.stat().st_mtime
         file.write_bytes(b"")
         os.utime(file, (modified, modified))
-        answer = server.http.get(f"/storage/{name}")
-        assert (answer.status_code, answer.json()["type"]) == (404, "not_found")
+        response = server.http.get(f"/storage/{name}")
+        assert (response.status_code, response.json()["type"]) == (404, "not_found")
 
 
-def test_pictures_are_kept_up_to_their_bytes(serve: StartServer) -> None:
+def test_old_pictures_are_removed_above_the_size_limit(serve: StartServer) -> None:
     server = serve(storage_max_bytes=2**20)
     large = encode_lossy(PIXELS, "jpeg", 92) + bytes(2**19)
     for name in "abc":

@@ -1,4 +1,4 @@
-"""Upscalings that nobody waits for any more, and a server that is told to stop amid them."""
+"""Upscalings of disconnected clients, and a shutdown during upscalings."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tests.server.hostile.conftest import PROMPTLY, Attacked, StartAttacked
 
 @functools.cache
 def _form() -> tuple[bytes, str]:
-    """A picture that takes seconds to enlarge on one core."""
+    """Return a form and its content type; its picture takes seconds to enlarge on one core."""
     buffer = io.BytesIO()
     Image.effect_noise((600, 600), 80).convert("RGB").save(buffer, "PNG")
     request = httpx.Request("POST", "http://x", files={"file": ("a.png", buffer.getvalue())}, data={"magnitude": "3"})
     return request.read(), request.headers["content-type"]
 
 
-def _ask(server: Attacked) -> socket.socket:
-    """A request for an enlarged picture, sent whole."""
+def _send_request(server: Attacked) -> socket.socket:
+    """Send a complete request to enlarge a picture."""
     body, kind = _form()
     address = server.url.removeprefix("http://")
     host, _, port = address.partition(":")
@@ -39,26 +39,26 @@ def _ask(server: Attacked) -> socket.socket:
     return connection
 
 
-def _until_asked(server: Attacked, least: int) -> None:
-    """Wait until so many pictures are to be enlarged."""
-    ends = time.monotonic() + LIMIT
-    found = None
-    while not found or float(found[1]) < least:
-        assert time.monotonic() < ends
-        found = re.search(r"^imagegen_upscalings (.*)$", server.http.get("/metrics").text, re.MULTILINE)
+def _until_received(server: Attacked, least: int) -> None:
+    """Wait until the server has at least `least` pictures to enlarge."""
+    deadline = time.monotonic() + LIMIT
+    match = None
+    while not match or float(match[1]) < least:
+        assert time.monotonic() < deadline
+        match = re.search(r"^imagegen_upscalings (.*)$", server.http.get("/metrics").text, re.MULTILINE)
 
 
 @contextlib.contextmanager
-def _asking(server: Attacked, count: int) -> Iterator[list[socket.socket]]:
-    """So many requests, most of which are to be enlarged still."""
+def _sending(server: Attacked, count: int) -> Iterator[list[socket.socket]]:
+    """Send `count` requests, and wait until the server has most of them."""
     with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(contextlib.closing(_ask(server))) for _ in range(count)]
-        _until_asked(server, count * 3 // 4)
+        connections = [stack.enter_context(contextlib.closing(_send_request(server))) for _ in range(count)]
+        _until_received(server, count * 3 // 4)
         yield connections
 
 
-def test_64_upscalings_whose_clients_hang_up_hold_nobody_up(attacked: Attacked) -> None:
-    with attacked.watch() as health, _asking(attacked, 64) as connections:
+def test_64_upscalings_of_disconnected_clients_do_not_delay_others(attacked: Attacked) -> None:
+    with attacked.watch() as health, _sending(attacked, 64) as connections:
         for connection in connections:
             connection.close()
         for route in ("/storage/nothing", "/metrics", "/ready"):
@@ -71,17 +71,17 @@ def test_64_upscalings_whose_clients_hang_up_hold_nobody_up(attacked: Attacked) 
     assert health.worst < PROMPTLY
 
 
-def test_a_server_told_to_stop_ends_within_its_limit(attack: StartAttacked) -> None:
+def test_the_server_stops_within_the_shutdown_limit(attack: StartAttacked) -> None:
     server = attack(IMAGEGEN_SHUTDOWN_LIMIT="2")
     process = server.process.process
-    with _asking(server, 32):
+    with _sending(server, 32):
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT) == 0
-    said = {str(record["message"]).partition(" [")[0]: record for record in server.process.records()}
-    told, finished = (
-        datetime.fromisoformat(str(said[message]["time"]).replace(",", "."))
-        for message in ("Told to stop: finishing what was asked for", "Finished server process")
+    records = {str(record["message"]).partition(" [")[0]: record for record in server.process.records()}
+    stopping, finished = (
+        datetime.fromisoformat(str(records[message]["time"]).replace(",", "."))
+        for message in ("Stopping: finishing the open requests", "Finished server process")
     )
-    assert (finished - told).total_seconds() < 2 + 1.5
+    assert (finished - stopping).total_seconds() < 2 + 1.5
     assert "Traceback" not in server.process.log.read_text()
     assert "never retrieved" not in server.process.log.read_text()

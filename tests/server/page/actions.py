@@ -1,4 +1,4 @@
-"""What the tests of the page do in it, and read from it."""
+"""Actions on the page, and functions that read the page's state, for the page's tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw(page: Page) -> None:
 
 
 def done(page: Page) -> Any:
-    """The newest picture, once it is there."""
+    """Return the newest picture once it is done."""
     figure = page.locator("figure").first
     expect(figure).to_have_attribute("data-state", "done")
     return figure
@@ -40,7 +40,7 @@ def expect_form(page: Page, values: dict[str, str]) -> None:
 
 
 def tab_until(page: Page, name: str) -> list[str]:
-    """Press Tab until the control of that name has the focus; the names on the way."""
+    """Press Tab until the control of this name has the focus; return the names on the way."""
     names: list[str] = []
     while name not in names:
         assert len(names) < 30, names
@@ -67,11 +67,11 @@ def file(data: bytes) -> Any:
     return {"name": "lake.png", "mimeType": "image/png", "buffer": data}
 
 
-def png(write: str, keyword: str, text: str) -> bytes:
-    chunks, written = PngInfo(), BytesIO()
-    getattr(chunks, write)(keyword, text)
-    Image.new("RGB", (8, 8)).save(written, "png", pnginfo=chunks)
-    return written.getvalue()
+def png(method: str, keyword: str, text: str) -> bytes:
+    info, buffer = PngInfo(), BytesIO()
+    getattr(info, method)(keyword, text)
+    Image.new("RGB", (8, 8)).save(buffer, "png", pnginfo=info)
+    return buffer.getvalue()
 
 
 def recipe(path: Path) -> dict[str, Any]:
@@ -80,5 +80,5 @@ def recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def ground(page: Page) -> str:
+def background(page: Page) -> str:
     return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))

@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server's address; the demo model draws there."""
+    """The address of a server with the demo model."""
     with serving(tmp_path_factory.mktemp("page")) as address:
         yield address
 
@@ -55,22 +55,27 @@ def _browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def complaints() -> list[str]:
-    """What the page may complain of in the console, as a test expects it."""
+    """The console messages that a test expects."""
     return []
 
 
 @pytest.fixture
 def open_page(_browser: Browser, page_server: str, complaints: list[str]) -> Iterator[Callable[..., Page]]:
-    """Opens the page, ready to draw; none may complain in its console, or ask another host for anything."""
-    heard: list[str] = []
-    asked: list[str] = []
+    """Return a function that opens the page and waits until it is ready to draw.
+
+    After the test, the console has only the expected messages, and no other host was requested.
+    """
+    messages: list[str] = []
+    urls: list[str] = []
     opened: set[str] = set()
 
     def open_page(address: str = page_server, **options: Any) -> Page:
         page = _browser.new_context(**options).new_page()
-        page.on("console", lambda message: heard.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on(
+            "console", lambda message: messages.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: urls.append(request.url))
         opened.add(address)
         page.goto(address)
         expect(page.get_by_role("button", name="Draw", exact=True)).to_be_enabled()
@@ -80,10 +85,13 @@ def open_page(_browser: Browser, page_server: str, complaints: list[str]) -> Ite
     yield open_page
     for context in _browser.contexts:
         context.close()
-    assert heard == complaints
-    own = ("data:image/png;base64,", *(f"{kind}{one}/" for one in opened | {page_server} for kind in ("", "blob:")))
-    assert f"{page_server}/page/app.js" in asked
-    assert [url for url in asked if not url.startswith(own)] == []
+    assert messages == complaints
+    own = (
+        "data:image/png;base64,",
+        *(f"{kind}{address}/" for address in opened | {page_server} for kind in ("", "blob:")),
+    )
+    assert f"{page_server}/page/app.js" in urls
+    assert [url for url in urls if not url.startswith(own)] == []
 
 
 @contextlib.contextmanager

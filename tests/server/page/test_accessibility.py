@@ -9,10 +9,10 @@ import pytest
 
 from tests.server.page.actions import (
     HAS_PLAYWRIGHT,
+    background,
     done,
     draw,
     fill,
-    ground,
     tab_until,
 )
 
@@ -20,15 +20,15 @@ if HAS_PLAYWRIGHT:
     from playwright.sync_api import Page, expect
 
 
-def test_the_keyboard_is_enough(open_page: Callable[..., Page]) -> None:
+def test_page_works_with_the_keyboard_alone(open_page: Callable[..., Page]) -> None:
     page = open_page()
     expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
     page.keyboard.type("a lake")
-    reached = tab_until(page, "Draw")
-    assert reached == ["Negative prompt", "Draw"]
+    names = tab_until(page, "Draw")
+    assert names == ["Negative prompt", "Draw"]
     assert page.locator(":focus").evaluate("button => getComputedStyle(button).outlineStyle") == "solid"
-    rest = tab_until(page, "Load a PNG's recipe")
-    assert rest[1:-1] == [
+    later_names = tab_until(page, "Load a PNG's recipe")
+    assert later_names[1:-1] == [
         "Size",
         "Seed",
         "Steps",
@@ -64,7 +64,7 @@ def test_every_control_has_a_name(open_page: Callable[..., Page]) -> None:
 
 
 @pytest.mark.parametrize("unfolded", [False, True])
-def test_a_phone_does_not_scroll_sideways(open_page: Callable[..., Page], unfolded: bool) -> None:
+def test_page_fits_the_width_of_a_phone(open_page: Callable[..., Page], unfolded: bool) -> None:
     page = open_page(viewport={"width": 360, "height": 740})
     if not unfolded:
         expect(page.get_by_label("Size")).to_be_hidden()
@@ -81,21 +81,21 @@ def test_a_phone_does_not_scroll_sideways(open_page: Callable[..., Page], unfold
     assert form["y"] + form["height"] <= pictures["y"]
 
 
-def test_the_theme_is_the_systems_until_it_is_chosen_and_then_remembered(open_page: Callable[..., Page]) -> None:
-    grounds = {}
+def test_chosen_theme_overrides_the_systems_and_is_remembered(open_page: Callable[..., Page]) -> None:
+    backgrounds = {}
     for scheme in ("light", "dark"):
         page = open_page(color_scheme=scheme)
-        grounds[scheme] = ground(page)
-    assert grounds["light"] != grounds["dark"]
+        backgrounds[scheme] = background(page)
+    assert backgrounds["light"] != backgrounds["dark"]
     page.get_by_role("button", name="Light theme").click()
-    assert ground(page) == grounds["light"]
+    assert background(page) == backgrounds["light"]
     page.reload()
-    assert ground(page) == grounds["light"]
+    assert background(page) == backgrounds["light"]
     page.get_by_role("button", name="Dark theme").click()
-    assert ground(page) == grounds["dark"]
+    assert background(page) == backgrounds["dark"]
 
 
-def test_the_documentation_asks_no_other_host(open_page: Callable[..., Page]) -> None:
+def test_documentation_requests_no_other_host(open_page: Callable[..., Page]) -> None:
     page = open_page()
     page.goto(f"{page.url}docs")
     page.locator("#operations-pictures-generate_generate_post").click()

@@ -24,7 +24,7 @@ if HAS_PLAYWRIGHT:
     from playwright.sync_api import Page, expect
 
 
-def test_it_draws_a_picture_and_shows_it_with_its_seed(open_page: Callable[..., Page]) -> None:
+def test_page_draws_a_picture_and_shows_its_seed(open_page: Callable[..., Page]) -> None:
     page = open_page()
     page.evaluate(
         """() => {
@@ -61,18 +61,18 @@ def test_seeds_count_up_and_newer_pictures_come_first(open_page: Callable[..., P
     fill(page, {"Prompt": "a lake", "Seed": str(2**63 - 6), "Size": "64x64", "Steps": "1", "Count": "5"})
     draw(page)
     expect(page.locator("figure[data-state=done]")).to_have_count(5)
-    told = [f"Seed {2**63 - 6 + number}" for number in (4, 3, 2, 1, 0)]
-    expect(page.locator("figure .seed")).to_have_text(told)
+    seeds = [f"Seed {2**63 - 6 + number}" for number in (4, 3, 2, 1, 0)]
+    expect(page.locator("figure .seed")).to_have_text(seeds)
 
 
-def test_what_the_form_says_is_drawn(open_page: Callable[..., Page]) -> None:
+def test_job_has_the_values_of_the_form(open_page: Callable[..., Page]) -> None:
     page = open_page()
     page.get_by_label("Style", exact=True).select_option("storybook")
     page.get_by_label("Sampler").select_option("Euler a")
     page.get_by_label("Upscale", exact=True).check()
     page.get_by_label("Upscaling passes").select_option("1")
-    given = {"Prompt": "a lake", "Negative prompt": "fog", "Size": "64x64", "Steps": "2", "Guidance scale": "2.5"}
-    fill(page, given | {"Style level": "1"})
+    values = {"Prompt": "a lake", "Negative prompt": "fog", "Size": "64x64", "Steps": "2", "Guidance scale": "2.5"}
+    fill(page, values | {"Style level": "1"})
     with page.expect_request("**/v1/jobs") as posted:
         draw(page)
     assert posted.value.post_data_json == {
@@ -90,7 +90,7 @@ def test_what_the_form_says_is_drawn(open_page: Callable[..., Page]) -> None:
     assert image.evaluate("image => image.naturalWidth") > 64
 
 
-def test_styles_are_shown_where_there_are_any(open_page: Callable[..., Page]) -> None:
+def test_styles_are_shown_if_there_are_any(open_page: Callable[..., Page]) -> None:
     page = open_page()
     expect(page.get_by_label("Style", exact=True)).to_be_visible()
     page.route("**/loras", lambda route: route.fulfill(json=[]))
@@ -100,7 +100,7 @@ def test_styles_are_shown_where_there_are_any(open_page: Callable[..., Page]) ->
     expect(page.get_by_label("Style level")).to_be_hidden()
 
 
-def test_a_mode_is_chosen_where_there_are_several(open_page: Callable[..., Page], tmp_path: Path) -> None:
+def test_mode_can_be_chosen_if_there_are_several(open_page: Callable[..., Page], tmp_path: Path) -> None:
     page = open_page()
     expect(page.get_by_label("Sampler").get_by_role("option", name="Heun")).to_have_count(1)
     expect(page.get_by_label("Mode")).to_be_hidden()
@@ -128,7 +128,7 @@ description = "Twice as wide"
         assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [128, 64]
 
 
-def test_cancel_gives_a_picture_up(open_page: Callable[..., Page]) -> None:
+def test_cancel_stops_the_picture(open_page: Callable[..., Page]) -> None:
     page = open_page()
     fill(page, {"Prompt": "a lake", "Size": "512x512", "Steps": "50"})
     draw(page)
@@ -143,21 +143,21 @@ def test_cancel_gives_a_picture_up(open_page: Callable[..., Page]) -> None:
     expect(page.locator("figure[data-state=done]")).to_have_count(1)
 
 
-def test_a_connection_that_breaks_is_taken_up_where_it_broke(open_page: Callable[..., Page]) -> None:
+def test_broken_connection_resumes_after_the_last_event(open_page: Callable[..., Page]) -> None:
     page = open_page()
-    held: list[Any] = []
+    reconnections: list[Any] = []
 
-    def answer(route: Any) -> None:
+    def respond(route: Any) -> None:
         if route.request.headers.get("last-event-id") is None:
-            said = ': hello\r\n\r\nid: 1\r\nevent: queued\r\ndata: {"place": 3}\r\n\r\n'
-            route.fulfill(content_type="text/event-stream", body=said)
+            events = ': hello\r\n\r\nid: 1\r\nevent: queued\r\ndata: {"place": 3}\r\n\r\n'
+            route.fulfill(content_type="text/event-stream", body=events)
         else:
-            held.append(route)
+            reconnections.append(route)
 
-    page.route("**/events", answer)
+    page.route("**/events", respond)
     fill(page, {"Prompt": "a lake", "Size": "64x64", "Steps": "1"})
     with page.expect_request(lambda request: request.headers.get("last-event-id") == "1"):
         draw(page)
     expect(page.locator("figure")).to_contain_text("In line, place 3")
-    held[0].continue_()
+    reconnections[0].continue_()
     done(page)

@@ -20,28 +20,28 @@ if HAS_PLAYWRIGHT:
     from playwright.sync_api import Page, expect
 
 
-def test_a_picture_that_was_drawn_brings_its_recipe_along(open_page: Callable[..., Page]) -> None:
+def test_downloaded_picture_restores_its_recipe(open_page: Callable[..., Page]) -> None:
     page = open_page()
     fill(page, {"Prompt": "a lake: dawn, “mist”", "Seed": str(2**63 - 1), "Size": "64x128", "Steps": "3"})
     page.get_by_label("Sampler").select_option("Euler a")
     draw(page)
     with page.expect_download() as download:
         done(page).get_by_role("link", name="Download").click()
-    drawn = Path(download.value.path()).read_bytes()
+    picture = Path(download.value.path()).read_bytes()
     expected = {"Prompt": "a lake: dawn, “mist”", "Seed": str(2**63 - 1), "Size": "64x128", "Steps": "3"}
 
     page.reload()
-    page.get_by_label("Load a PNG's recipe").set_input_files(file(drawn))
+    page.get_by_label("Load a PNG's recipe").set_input_files(file(picture))
     expect_form(page, expected | {"Sampler": "Euler a"})
 
     page.reload()
     expect(page.get_by_label("Sampler").get_by_role("option", name="Euler a")).to_have_count(1)
-    drop(page, drawn)
+    drop(page, picture)
     expect_form(page, expected | {"Sampler": "Euler a"})
     expect(page.get_by_text("The form has the recipe of lake.png.")).to_be_visible()
 
 
-def test_reuse_fills_the_form_and_remove_removes(open_page: Callable[..., Page]) -> None:
+def test_reuse_fills_the_form_and_remove_deletes_the_picture(open_page: Callable[..., Page]) -> None:
     page = open_page()
     fill(page, {"Prompt": "a lake", "Size": "64x64", "Steps": "1"})
     draw(page)
@@ -55,7 +55,7 @@ def test_reuse_fills_the_form_and_remove_removes(open_page: Callable[..., Page])
     expect(page.get_by_text("Nothing drawn yet")).to_be_visible()
 
 
-def test_a1111s_text_is_read_where_there_is_no_recipe_of_ours(open_page: Callable[..., Page]) -> None:
+def test_a1111_text_is_read_without_an_imagegen_recipe(open_page: Callable[..., Page]) -> None:
     page = open_page()
     text = (
         "a boat\non a lake\nNegative prompt: fog\n"
@@ -70,13 +70,13 @@ def test_a1111s_text_is_read_where_there_is_no_recipe_of_ours(open_page: Callabl
         "Seed": "7",
         "Size": "256x128",
     }
-    for write in ("add_text", "add_itxt"):
-        page.get_by_label("Load a PNG's recipe").set_input_files(file(png(write, "parameters", text)))
+    for method in ("add_text", "add_itxt"):
+        page.get_by_label("Load a PNG's recipe").set_input_files(file(png(method, "parameters", text)))
         expect_form(page, expected)
         page.reload()
 
 
-def test_a_file_without_a_recipe_says_so(open_page: Callable[..., Page]) -> None:
+def test_file_without_a_recipe_is_reported(open_page: Callable[..., Page]) -> None:
     page = open_page()
     page.get_by_label("Load a PNG's recipe").set_input_files(file(png("add_text", "Comment", "none")))
     expect(page.get_by_role("alert")).to_contain_text("There is no recipe in lake.png")

@@ -19,28 +19,28 @@ if HAS_PLAYWRIGHT:
 _KEY = "a-key-for-the-page"
 
 
-def test_a_job_that_fails_says_why(open_page: Callable[..., Page]) -> None:
+def test_failed_job_shows_the_reason(open_page: Callable[..., Page]) -> None:
     page = open_page()
     fill(page, {"Prompt": "BREAK " * 70, "Size": "64x64", "Steps": "2"})
     draw(page)
-    said = re.compile("Invalid prompt of 7[0-9] chunks of up to 75 tokens: expected at most 64")
-    expect(page.locator("figure[data-state=failed]")).to_contain_text(said)
-    expect(page.get_by_role("alert")).to_have_text(said)
+    reason = re.compile("Invalid prompt of 7[0-9] chunks of up to 75 tokens: expected at most 64")
+    expect(page.locator("figure[data-state=failed]")).to_contain_text(reason)
+    expect(page.get_by_role("alert")).to_have_text(reason)
     expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
 
 
-def test_too_many_steps_are_told_at_their_field(open_page: Callable[..., Page], complaints: list[str]) -> None:
+def test_too_many_steps_mark_their_field(open_page: Callable[..., Page], complaints: list[str]) -> None:
     complaints.append("Failed to load resource: the server responded with a status of 422 (Unprocessable Entity)")
     page = open_page()
     fill(page, {"Prompt": "a lake", "Size": "64x64", "Steps": "60"})
     page.get_by_label("Sampler").select_option("LCM")
     draw(page)
-    said = "Invalid num_inference_steps 60: the LCM scheduler takes 1 to 50"
-    expect(page.get_by_role("alert")).to_have_text(said)
+    reason = "Invalid num_inference_steps 60: the LCM scheduler takes 1 to 50"
+    expect(page.get_by_role("alert")).to_have_text(reason)
     expect(page.get_by_label("Steps")).to_have_attribute("aria-invalid", "true")
 
 
-def test_a_wrong_size_is_told_at_its_field(open_page: Callable[..., Page], complaints: list[str]) -> None:
+def test_wrong_size_marks_its_field(open_page: Callable[..., Page], complaints: list[str]) -> None:
     complaints.append("Failed to load resource: the server responded with a status of 422 (Unprocessable Entity)")
     page = open_page()
     size = page.get_by_label("Size")
@@ -57,18 +57,18 @@ def test_a_wrong_size_is_told_at_its_field(open_page: Callable[..., Page], compl
     expect(page.get_by_role("alert")).to_be_empty()
 
 
-def test_while_the_server_is_not_ready_the_page_says_why(open_page: Callable[..., Page], complaints: list[str]) -> None:
+def test_page_shows_why_the_server_is_not_ready(open_page: Callable[..., Page], complaints: list[str]) -> None:
     page = open_page()
-    answers = iter(
+    responses = iter(
         [(503, "loading", ""), (503, "failed", "There is no model 'lake': name another"), (200, "ready", "")]
     )
 
-    def answer(route: Any) -> None:
-        status, word, detail = next(answers)
+    def respond(route: Any) -> None:
+        status, word, detail = next(responses)
         route.fulfill(status=status, json={"status": word, "detail": detail})
 
     complaints.extend(["Failed to load resource: the server responded with a status of 503 (Service Unavailable)"] * 2)
-    page.route("**/ready", answer)
+    page.route("**/ready", respond)
     page.reload()
     draw = page.get_by_role("button", name="Draw", exact=True)
     state = page.locator("#server-state")
@@ -80,19 +80,19 @@ def test_while_the_server_is_not_ready_the_page_says_why(open_page: Callable[...
     expect(state).to_be_hidden()
 
 
-def test_a_server_with_keys_is_given_one(open_page: Callable[..., Page], complaints: list[str]) -> None:
+def test_page_asks_for_an_api_key_and_keeps_it(open_page: Callable[..., Page], complaints: list[str]) -> None:
     page = open_page()
     wrong, right = "Bearer wrong", f"Bearer {_KEY}"
     refused: list[str | None] = []
 
     def guard(route: Any, request: Request) -> None:
-        shown = request.headers.get("authorization")
-        if shown == right:
+        authorization = request.headers.get("authorization")
+        if authorization == right:
             route.fallback()
             return
-        refused.append(shown)
-        said = "This server wants an API key" if shown is None else "This API key is not known here"
-        route.fulfill(status=401, json={"detail": said, "type": "unauthorized", "field": None})
+        refused.append(authorization)
+        reason = "This server wants an API key" if authorization is None else "This API key is not known here"
+        route.fulfill(status=401, json={"detail": reason, "type": "unauthorized", "field": None})
 
     page.route(re.compile("/(sdapi|v1)/"), guard)
     page.reload()

@@ -210,8 +210,6 @@ def _unet_inputs(pipe: Any) -> dict[str, Tensor]:
 
 def _save(network: nn.Module, inputs: Mapping[str, Tensor], file: Path) -> None:
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # about tracing, the way OpenVINO reads torch, and about widths that become constant
+        warnings.simplefilter("ignore")  # about tracing, OpenVINO's way to read torch, and about constant widths
         model = openvino.convert_model(network.eval(), example_input=dict(inputs))
     openvino.save_model(model, file, compress_to_fp16=False)

@@ -75,9 +75,9 @@ class Network:
 def _device(settings: Settings, available: Sequence[str]) -> str:
     if settings.device is None:
         return "CPU"
-    wanted = settings.device.upper()
-    if any(wanted in (device, device.partition(".")[0]) for device in available):
-        return wanted
+    requested = settings.device.upper()
+    if any(requested in (device, device.partition(".")[0]) for device in available):
+        return requested
     raise SettingsError(
         f"{settings.source('device')}={settings.device}, but OpenVINO finds no such device here, only "
         f"{', '.join(available).lower()}: choose one of them, or leave it unset"

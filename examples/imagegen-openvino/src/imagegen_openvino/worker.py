@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 
 _CACHED_PROMPTS = 64
 _REDUCTION, _CHANNELS = 8, 4
-_TOOK_PART = ("imagegen-core", "imagegen-openvino", "openvino")
-_NOT_HERE = ("prediction", "vae_path", "embeddings_root", "compile", "enable_xformers", "attention_slicing")
+_RECORDED_PACKAGES = ("imagegen-core", "imagegen-openvino", "openvino")
+_UNSUPPORTED_SETTINGS = ("prediction", "vae_path", "embeddings_root", "compile", "enable_xformers", "attention_slicing")
 
 
 class OpenVinoWorker(SteppedWorkerBase[Denoising]):
@@ -83,7 +83,7 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
         self.device, self.dtype = runtime.device.lower(), self._unet.precision
         self.native_size = self._manifest.native_size
         self._writes_recipe = settings.recipe
-        self._versions = {name: version(name) for name in _TOOK_PART}
+        self._versions = {name: version(name) for name in _RECORDED_PACKAGES}
         self._padded_rows: int | None = None
         self._encoded = lru_cache(maxsize=_CACHED_PROMPTS)(partial(encode, text_encoders))
         self._settle()
@@ -148,15 +148,15 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
         decode(self._decoder, state.latents)
 
     def _conditionings(self, request: ResolvedRequest) -> tuple[Conditioning, ...]:
-        prompt, wanted = self._encoded(request.prompt), request.negative_prompt
+        prompt, negative_prompt = self._encoded(request.prompt), request.negative_prompt
         if request.guidance_scale <= 1:
-            if wanted:
+            if negative_prompt:
                 logger.warning("The negative prompt has no effect: it needs a guidance scale above 1.0")
             return (prompt,)
         filler = self._encoded("")
-        if wanted is None and self._manifest.absent_is_zero:
+        if negative_prompt is None and self._manifest.absent_is_zero:
             filler = filler.zeros()
-        negative = filler if wanted is None else self._encoded(wanted)
+        negative = filler if negative_prompt is None else self._encoded(negative_prompt)
         length = max(conditioning.tokens.shape[1] for conditioning in (negative, prompt))
         return negative.lengthened(filler, length), prompt.lengthened(filler, length)
 
@@ -187,7 +187,7 @@ def _folder(settings: Settings) -> Path:
 
 def _refuse_unknown(settings: Settings) -> None:
     """Refuse options of other backends."""
-    for field in _NOT_HERE:
+    for field in _UNSUPPORTED_SETTINGS:
         if getattr(settings, field):
             raise SettingsError(f"{settings.source(field)} asks for what the OpenVINO backend does not have: unset it")
     if not _is_lcm(settings.scheduler):

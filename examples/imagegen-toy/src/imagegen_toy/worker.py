@@ -96,9 +96,9 @@ class ToyWorker(SteppedWorkerBase[Denoising]):
 
 def _aim(request: ResolvedRequest, shape: tuple[int, ...]) -> Array:
     """Return the target of the latents: the prompt, and with guidance a point further from the negative prompt."""
-    wanted = _clouds(request.prompt, shape)
-    unwanted = _clouds(request.negative_prompt or "", shape)
-    return unwanted + max(request.guidance_scale, 1.0) * (wanted - unwanted)
+    positive = _clouds(request.prompt, shape)
+    negative = _clouds(request.negative_prompt or "", shape)
+    return negative + max(request.guidance_scale, 1.0) * (positive - negative)
 
 
 def _clouds(prompt: str, shape: tuple[int, ...]) -> Array:

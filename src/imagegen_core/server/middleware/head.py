@@ -27,11 +27,11 @@ class HeadAsGet:
                 answered = True
                 await send({"type": "http.response.body", "body": b""})
 
-        async def receive_until_told() -> Message:
+        async def receive_until_response() -> Message:
             return {"type": "http.disconnect"} if answered else await receive()  # ends a stream
 
         as_get = {**scope, "method": "GET"}
         try:
-            await self._app(as_get, receive_until_told, send_head)
+            await self._app(as_get, receive_until_response, send_head)
         finally:
             scope.update({name: as_get[name] for name in ("route", "endpoint") if name in as_get})

@@ -43,13 +43,13 @@ async def post_job(
 
     promise = None if idempotency_key is None else Promise.of(caller, idempotency_key, await request.body())
     job = context.jobs.post(make, promise)
-    return JSONResponse(_told(request, job), 202, {"Location": _address(request, "get_job", job)})
+    return JSONResponse(_status(request, job), 202, {"Location": _address(request, "get_job", job)})
 
 
 @router.get("/{job_id}")
 async def get_job(job_id: str, request: Request, context: SharedContext, caller: Caller) -> dict[str, Any]:
     """Return a job's status."""
-    return _told(request, context.jobs.find(job_id, caller))
+    return _status(request, context.jobs.find(job_id, caller))
 
 
 @router.delete("/{job_id}")
@@ -59,7 +59,7 @@ async def cancel_job(job_id: str, request: Request, context: SharedContext, call
     if not job.ticket.cancel():
         job.result.cancel()
     await asyncio.wait({job.result})
-    return _told(request, job)
+    return _status(request, job)
 
 
 @router.get("/{job_id}/image", response_class=Response, responses=PICTURES)
@@ -134,7 +134,7 @@ async def _result(context: ServerContext, ticket: Ticket, order: Order) -> Resul
     return await make_result(context, await ticket, order)
 
 
-def _told(request: Request, job: PostedJob) -> dict[str, Any]:
+def _status(request: Request, job: PostedJob) -> dict[str, Any]:
     """Describe a job for its routes."""
     status: dict[str, Any] = {
         "id": job.id,

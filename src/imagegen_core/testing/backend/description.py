@@ -18,7 +18,7 @@ from imagegen_core.worker import Worker
 class DescriptionChecks(BackendKit):
     """The description."""
 
-    def test_the_plugin_is_well(self, description: Backend) -> None:
+    def test_plugin_works(self, description: Backend) -> None:
         """Every command imports every plugin: a plugin that imports torch, prints or is broken harms all of them."""
         check_plugin("backend", description.name)
 
@@ -28,13 +28,13 @@ class DescriptionChecks(BackendKit):
         assert "\n" not in description.summary, "the summary has several lines: `imagegen plugins list` shows one"
         Size.parse(description.default_size)
 
-    def test_the_worker_is_made_from_settings(self, description: Backend, settings: Settings) -> None:
+    def test_worker_is_constructed_from_settings(self, description: Backend, settings: Settings) -> None:
         """The command line, the server and the engine all make workers as `Class(worker_id=…, settings=…)`."""
         worker = description.load()(worker_id=3, settings=settings)
         assert isinstance(worker, Worker), "the worker lacks a method of imagegen_core.Worker"
         assert worker.worker_id == 3, f"worker_id is {worker.worker_id}: it should be the 3 that was given"
 
-    def test_the_worker_can_be_made_without_arguments(self, description: Backend) -> None:
+    def test_worker_is_constructed_without_arguments(self, description: Backend) -> None:
         """Library users make a worker as `Class()`; it then reads the environment."""
         needed = [
             name
@@ -44,12 +44,12 @@ class DescriptionChecks(BackendKit):
         ]
         assert not needed, f"these have no default: {', '.join(needed)}"
 
-    def test_a_device_that_is_not_there_is_refused(self, description: Backend, settings: Settings) -> None:
+    def test_a_missing_device_is_refused(self, description: Backend, settings: Settings) -> None:
         """A user must not silently get another device than requested, and notice it only by the cost or the speed."""
         with pytest.raises(SettingsError):
             description.load()(worker_id=0, settings=settings.override(device="cuda:99"))
 
-    def test_a_checkpoint_that_is_not_there_is_refused(self, description: Backend, settings: Settings) -> None:
+    def test_a_missing_checkpoint_is_refused(self, description: Backend, settings: Settings) -> None:
         """A mistyped path must be reported in a sentence, before anything else is tried."""
         if not description.architectures:
             pytest.skip("the backend loads no checkpoints (Backend.architectures is empty)")

@@ -30,7 +30,7 @@ class PictureChecks(BackendKit):
         image.load()
         assert image.mode == "RGB", f"the picture is {image.mode}: expected RGB"
 
-    def test_the_picture_has_the_size_asked_for(self, worker: Worker, description: Backend) -> None:
+    def test_the_picture_has_the_requested_size(self, worker: Worker, description: Backend) -> None:
         """Width comes before height, and the picture has exactly the requested size."""
         wide = self.wide(description)
         sizes = (
@@ -39,12 +39,12 @@ class PictureChecks(BackendKit):
         for size in sizes:
             assert self.draw(worker, size=str(size)).size == (size.width, size.height)
 
-    def test_a_size_left_out_is_the_native_one(self, worker: Worker, description: Backend) -> None:
+    def test_the_default_size_is_the_native_size(self, worker: Worker, description: Backend) -> None:
         """Models draw well at their training resolution, so a request without a size uses it."""
         native = Size.parse(getattr(worker, "native_size", description.default_size))
         assert self.draw(worker, size=None, num_inference_steps=1).size == (native.width, native.height)
 
-    def test_the_prompt_matters(self, worker: Worker) -> None:
+    def test_the_prompt_changes_the_picture(self, worker: Worker) -> None:
         """The prompt is the main input."""
         assert self.pixels(worker, prompt="a red lake") != self.pixels(worker, prompt="a green hill")
 
@@ -68,7 +68,7 @@ class PictureChecks(BackendKit):
         assert picture.latents == self.draw(worker, seed=5).latents
         assert picture.latents != self.draw(worker, seed=6).latents
 
-    def test_a_recipe_says_what_was_drawn(self, worker: Worker, description: Backend) -> None:
+    def test_the_recipe_matches_the_request(self, worker: Worker, description: Backend) -> None:
         """`imagegen replay` draws a picture again from its recipe."""
         fields: dict[str, Any] = {"prompt": "a lake, at dusk", "seed": 11, "num_inference_steps": 3}
         picture = self.draw(worker, **fields)

@@ -57,7 +57,7 @@ class RequestChecks(BackendKit):
             worker.run_job(Job(req=request))
         assert len(str(caught.value)) > 20, "the error should be a sentence that says what to do"
 
-    def test_a_refused_request_breaks_nothing(self, worker: Worker) -> None:
+    def test_a_refused_request_changes_nothing(self, worker: Worker) -> None:
         """An invalid request must not affect the next request."""
         before = self.draw(worker)
         for method in (worker.run_job, worker.run_job_with_latents):
@@ -72,21 +72,21 @@ class RequestChecks(BackendKit):
         picture = Picture(*worker.run_job_with_latents(Job(req=older)))  # type: ignore[arg-type]
         assert picture.png == self.draw(worker).png
 
-    def test_the_request_is_left_as_it_is(self, worker: Worker) -> None:
+    def test_the_request_is_not_modified(self, worker: Worker) -> None:
         """A client may send the same object again."""
         request = self.ask(seed=None)
         before, given = request.model_dump(), set(request.model_fields_set)
         worker.run_job(Job(req=request))
         assert (request.model_dump(), request.model_fields_set) == (before, given)
 
-    def test_the_future_is_left_alone(self, worker: Worker) -> None:
+    def test_the_future_is_not_touched(self, worker: Worker) -> None:
         """The worker's caller resolves the job's future, after it stores the picture, or if the job was cancelled."""
         job = Job(req=self.ask())
         worker.run_job(job)
         assert not job.fut.done(), "the worker resolved the job's future"
 
     @pytest.mark.parametrize("field", _OPTIONAL)
-    def test_what_it_is_without_is_refused(self, worker: Worker, description: Backend, field: str) -> None:
+    def test_unsupported_fields_are_refused(self, worker: Worker, description: Backend, field: str) -> None:
         """A backend must refuse fields that it cannot use: an ignored field gives a wrong picture."""
         if field not in description.lacking:
             pytest.skip(f"the backend supports {field} (Backend.without does not name it)")
@@ -99,7 +99,7 @@ class RequestChecks(BackendKit):
         )
 
     @pytest.mark.parametrize("field", [field for field in _OPTIONAL if field not in ("size", "style_lora")])
-    def test_what_it_is_not_without_has_an_effect(self, worker: Worker, description: Backend, field: str) -> None:
+    def test_supported_fields_have_an_effect(self, worker: Worker, description: Backend, field: str) -> None:
         """An accepted field changes the picture. Otherwise name it in Backend.without, and refuse it."""
         if field in description.lacking:
             pytest.skip(f"the backend is without {field}, as it declares")
@@ -115,7 +115,7 @@ class RequestChecks(BackendKit):
         with pytest.raises(InvalidRequestError):
             self.draw(worker, style_lora=StyleLoraRequest(style="no-such-style", level=1))
 
-    def test_level_0_is_no_style(self, worker: Worker) -> None:
+    def test_level_0_means_no_style(self, worker: Worker) -> None:
         """Sliders start at 0, whatever style is selected."""
         off = StyleLoraRequest(style="no-such-style", level=0)
         assert self.draw(worker, style_lora=off).png == self.draw(worker).png

@@ -22,12 +22,12 @@ _ENDS_WITHIN = 10.0
 class ResourceChecks(BackendKit):
     """Leaks, and the end of a worker."""
 
-    def test_fifty_jobs_leave_nothing_behind(self, worker: Worker) -> None:
+    def test_fifty_jobs_leak_nothing(self, worker: Worker) -> None:
         """A server draws for weeks: a leak per job, even a kilobyte or an open file, will end it one day."""
         grown = left_behind(lambda seed: self.draw(worker, seed=seed), _JOBS, _WARMING_UP)
         assert not grown, f"after {_JOBS} jobs there are {', '.join(grown)}"
 
-    def test_a_dropped_worker_is_gone(self, description: Backend, settings: Settings) -> None:
+    def test_a_dropped_worker_is_freed(self, description: Backend, settings: Settings) -> None:
         """Unloading a model frees its memory only if nothing holds the worker any more, and its threads end with it."""
         before = set(threading.enumerate())
         worker = description.load()(worker_id=0, settings=settings)

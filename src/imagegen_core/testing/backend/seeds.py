@@ -17,35 +17,35 @@ from imagegen_core.worker import Worker
 class SeedChecks(BackendKit):
     """Seeds, and independence from everything else."""
 
-    def test_a_seed_means_the_same_picture(self, worker: Worker) -> None:
+    def test_equal_seeds_give_equal_pictures(self, worker: Worker) -> None:
         """Users reuse a seed, and the engine draws an interrupted job again: both need exactly the same bytes."""
         first, again = (self.draw(worker, seed=7) for _ in range(2))
         assert first.png == again.png, "the same request was drawn twice and gave two pictures"
         assert first.latents == again.latents, "the same request was drawn twice and gave two latents"
 
-    def test_another_seed_is_another_picture(self, worker: Worker) -> None:
+    def test_other_seeds_give_other_pictures(self, worker: Worker) -> None:
         """A request for four pictures should not give the same picture four times."""
         assert self.pixels(worker, seed=7) != self.pixels(worker, seed=8)
 
     @pytest.mark.parametrize("seed", [0, 2**32, 2**63 - 1])
-    def test_any_seed_is_used_as_it_is(self, worker: Worker, seed: int) -> None:
+    def test_any_seed_is_used_unchanged(self, worker: Worker, seed: int) -> None:
         """Seeds range from 0 to 2**63 - 1. A truncated seed would give two pictures the same name."""
         assert self.draw(worker, seed=seed).seed == seed
         assert self.pixels(worker, seed=seed) != self.pixels(worker, seed=seed % 2**31 + 1)
 
-    def test_a_random_seed_is_told(self, worker: Worker) -> None:
+    def test_a_random_seed_is_returned(self, worker: Worker) -> None:
         """A user must be able to draw a picture again: the random seed is reported for this."""
         first, second = (self.draw(worker, seed=None) for _ in range(2))
         assert first.seed != second.seed, "two requests without a seed were drawn from the same one"
         assert self.draw(worker, seed=first.seed).png == first.png, "the returned seed draws another picture"
 
-    def test_what_was_drawn_before_does_not_matter(self, worker: Worker) -> None:
+    def test_earlier_pictures_do_not_matter(self, worker: Worker) -> None:
         """A picture depends on its request alone: a job must leave nothing for the next."""
         first = self.draw(worker)
         self.draw(worker, prompt="something else altogether", seed=9, num_inference_steps=3)
         assert self.draw(worker).png == first.png
 
-    def test_a_second_worker_draws_the_same(self, worker: Worker, description: Any, settings: Any) -> None:
+    def test_a_second_worker_draws_the_same_picture(self, worker: Worker, description: Any, settings: Any) -> None:
         """A server runs several workers, and restarts: all of them draw the same."""
         other = description.load()(worker_id=1, settings=settings)
         assert self.draw(other).png == self.draw(worker).png
@@ -56,7 +56,7 @@ class SeedChecks(BackendKit):
         with ThreadPoolExecutor(1) as threads:
             assert threads.submit(self.draw, worker).result().png == here.png
 
-    def test_others_random_numbers_do_not_matter(self, worker: Worker) -> None:
+    def test_global_random_state_does_not_matter(self, worker: Worker) -> None:
         """Noise from a global generator would change whenever other code uses that generator."""
         pictures = []
         for seed in (1, 2):
@@ -65,7 +65,7 @@ class SeedChecks(BackendKit):
             pictures.append(self.draw(worker))
         assert pictures[0].png == pictures[1].png
 
-    def test_others_random_numbers_are_left_alone(self, worker: Worker) -> None:
+    def test_global_random_state_is_not_changed(self, worker: Worker) -> None:
         """A worker that seeds the global generators makes other code's random numbers repeat."""
         random.seed()
         before = random.getstate()
@@ -83,7 +83,7 @@ class SeedChecks(BackendKit):
         self.draw(worker)
         assert capfd.readouterr().out == ""
 
-    def test_it_starts_no_thread_for_each_job(self, worker: Worker) -> None:
+    def test_jobs_start_no_threads(self, worker: Worker) -> None:
         """Leftover threads accumulate over days, and each that computes slows the others down."""
         self.draw(worker)
         before = set(threading.enumerate())

@@ -30,7 +30,7 @@ class ServingChecks(BackendKit):
         yield engine
         engine.close(drain=False)
 
-    def test_pictures_drawn_together_are_those_drawn_alone(self, worker: Worker, description: Backend) -> None:
+    def test_batched_pictures_equal_single_pictures(self, worker: Worker, description: Backend) -> None:
         """A picture does not depend on other requests at the same time: its bytes are the same as when drawn alone."""
         asks: list[dict[str, Any]] = [{"seed": seed, "num_inference_steps": 2 + seed % 3} for seed in range(6)]
         asks += [{"seed": 7, "size": str(self.wide(description))}, {"seed": 8, "size": str(self.wide(description))}]
@@ -45,7 +45,7 @@ class ServingChecks(BackendKit):
         assert not differing, f"these came out differently in company: {differing}"
         assert [picture.latents for picture in together] == [picture.latents for picture in alone]
 
-    def test_a_wrong_request_does_not_touch_the_others(self, worker: Worker, engine: LocalEngine) -> None:
+    def test_an_invalid_request_does_not_affect_others(self, worker: Worker, engine: LocalEngine) -> None:
         """A failure affects its own job only, not the others in the engine."""
         wrong = engine.submit(self.ask(style_lora=StyleLoraRequest(style="no-such-style", level=1)))
         right = engine.submit(self.ask(seed=5))
@@ -81,7 +81,7 @@ class ServingChecks(BackendKit):
         assert len(steps) < _MANY_STEPS, "the cancelled job was drawn to its end"
         assert picture.png == self.draw(stepped, seed=5, num_inference_steps=4).png
 
-    def test_the_worker_is_as_before_when_the_engine_is_gone(self, worker: Worker) -> None:
+    def test_the_worker_is_unchanged_after_the_engine(self, worker: Worker) -> None:
         """The engine tests a worker when it takes it over: these tests must not change later pictures."""
         before = self.draw(worker)
         with LocalEngine(worker):

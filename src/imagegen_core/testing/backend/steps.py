@@ -18,12 +18,12 @@ _STEPS = 3
 class StepChecks(BackendKit):
     """`SteppedWorker`, `BatchInvariant` and `ShowsPreviews`."""
 
-    def test_whole_jobs_are_their_steps(self, stepped: Any) -> None:
+    def test_run_job_equals_its_steps(self, stepped: Any) -> None:
         """The command line draws whole jobs, the server draws by steps: the picture is the same."""
         whole, by_steps = self.draw(stepped), self.draw_by_steps(stepped)
         assert (by_steps.png, by_steps.seed, by_steps.latents) == (whole.png, whole.seed, whole.latents)
 
-    def test_jobs_that_begin_in_parts_do_not_touch(self, stepped: Any) -> None:
+    def test_jobs_begun_in_parts_are_independent(self, stepped: Any) -> None:
         """The engine continues with other jobs between the parts of a long beginning: each picture is the same."""
         if not works_in_parts(stepped, "begin"):
             pytest.skip("the worker begins at once (imagegen_core.BeginsInParts)")
@@ -40,7 +40,7 @@ class StepChecks(BackendKit):
                     del beginning[number]
         assert [finished(stepped, begun[number]).png for number in range(len(asks))] == alone
 
-    def test_a_step_is_one_step(self, stepped: Any) -> None:
+    def test_step_advances_by_one(self, stepped: Any) -> None:
         """Between steps the engine cancels, admits and reports: each call advances a state by one step."""
         state = stepped.begin(Job(req=self.ask(num_inference_steps=_STEPS)))
         left = [state.steps_left]
@@ -49,14 +49,14 @@ class StepChecks(BackendKit):
             left.append(state.steps_left)
         assert left == list(range(_STEPS, -1, -1)), f"steps_left went {left}: expected one less after each step"
 
-    def test_each_step_is_told(self, stepped: Any) -> None:
+    def test_each_step_is_reported(self, stepped: Any) -> None:
         """Progress bars, previews and the A1111 API's progress live from `job.on_step`."""
         steps: list[StepDone] = []
         job = Job(req=self.ask(num_inference_steps=_STEPS), on_step=steps.append)
         finished(stepped, stepped.begin(job))
         assert [(event.step, event.steps) for event in steps] == [(step, _STEPS) for step in range(1, _STEPS + 1)]
 
-    def test_states_say_what_they_take(self, stepped: Any) -> None:
+    def test_states_report_their_rows(self, stepped: Any) -> None:
         """The engine counts rows, and batches the states of one group."""
         state = stepped.begin(Job(req=self.ask()))
         assert state.rows >= 1
@@ -65,7 +65,7 @@ class StepChecks(BackendKit):
         assert hash(group) == hash(stepped.group(stepped.begin(Job(req=self.ask(seed=2)))))
         assert str(group).strip(), "a group, as text, tells people what it has in common"
 
-    def test_interleaved_jobs_do_not_touch(self, stepped: Any) -> None:
+    def test_interleaved_jobs_are_independent(self, stepped: Any) -> None:
         """Each state has its own generator, scheduler and step: other states may run between its steps."""
         asks: list[dict[str, Any]] = [{"seed": 3}, {"seed": 4, "prompt": "a green hill", "num_inference_steps": _STEPS}]
         alone = [self.draw(stepped, **fields).png for fields in asks]
@@ -89,7 +89,7 @@ class StepChecks(BackendKit):
             assert state.failure is None
             assert stepped.finish(state)().size == self.draw(stepped, **fields).size
 
-    def test_a_proof_is_true(self, stepped: Any) -> None:
+    def test_trial_is_correct(self, stepped: Any) -> None:
         """`trial` promises the engine that a batch changes no picture: not a single bit may differ."""
         if not _is(stepped, BatchInvariant):
             pytest.skip("the worker proves nothing, so it draws one picture at a time (imagegen_core.BatchInvariant)")

@@ -43,7 +43,7 @@ FAULTS = (
 
 @hookimpl
 def imagegen_backends() -> list[Backend]:
-    """All of them; they declare what the toy does."""
+    """Return a backend for each fault, with the toy's declarations."""
     return [
         Backend(
             name=fault,

@@ -1,4 +1,4 @@
-"""A description that brings torch."""
+"""A description that imports torch."""
 
 import torch
 
@@ -7,7 +7,7 @@ from imagegen_core import Backend, hookimpl
 
 @hookimpl
 def imagegen_backends() -> list[Backend]:
-    """The toy under another name."""
+    """Return the toy under another name."""
     size = int(torch.tensor(64))
     without = ("scheduler", "clip_skip", "style_lora")
     return [Backend("with-torch", "heavy to describe", "imagegen_toy.worker:ToyWorker", f"{size}x{size}", (), without)]

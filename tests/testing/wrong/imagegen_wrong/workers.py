@@ -1,4 +1,4 @@
-"""The toy worker with one fault each: what authors get wrong."""
+"""Variants of the toy worker, each with a typical fault of plugin authors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imagegen_core import Job, Picture, Settings, encode_png
 
 
 class Wrong(ToyWorker):
-    """The toy, whose native size is 64x64."""
+    """The toy worker with a native size of 64x64."""
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         super().__init__(worker_id, settings)
@@ -33,7 +33,7 @@ class Wrong(ToyWorker):
 
 
 class AnotherGenerator(Wrong):
-    """Takes its noise from the generator that the whole process shares."""
+    """Add noise from the generator of the whole process."""
 
     def begin(self, job: Job) -> Denoising:
         state = super().begin(job)
@@ -42,7 +42,7 @@ class AnotherGenerator(Wrong):
 
 
 class AnotherPass(Wrong):
-    """Draws anew for the latents, from another seed."""
+    """Draw again for the latents, with another seed."""
 
     def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
         png, seed = self.run_job(job)
@@ -51,14 +51,14 @@ class AnotherPass(Wrong):
 
 
 class AnyDevice(Wrong):
-    """Draws on the CPU, whatever device is asked for."""
+    """Draw on the CPU, and ignore the requested device."""
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         super().__init__(worker_id, Settings())
 
 
 class BeginsAlike(Wrong):
-    """Forgets its request between two parts of the beginning."""
+    """Forget the request between two parts of the beginning."""
 
     def begin_in_parts(self, job: Job) -> Generator[None, None, Denoising]:
         self.job = job
@@ -67,7 +67,7 @@ class BeginsAlike(Wrong):
 
 
 class BlindToPrompts(Wrong):
-    """Draws the same for every prompt."""
+    """Draw the same picture for every prompt."""
 
     def begin(self, job: Job) -> Denoising:
         state = super().begin(job)
@@ -77,7 +77,7 @@ class BlindToPrompts(Wrong):
 
 
 class BreaksOnErrors(Wrong):
-    """Is in the middle of something for ever after a request that it refused."""
+    """Stay busy for ever after a refused request."""
 
     busy = 0
 
@@ -91,7 +91,7 @@ class BreaksOnErrors(Wrong):
 
 
 class CutsSeeds(Wrong):
-    """Keeps 31 bits of a seed."""
+    """Keep 31 bits of a seed."""
 
     def begin(self, job: Job) -> Denoising:
         seed = getattr(job.req, "seed", None)
@@ -101,7 +101,7 @@ class CutsSeeds(Wrong):
 
 
 class DrawsInPreviews(Wrong):
-    """Shows a preview, and leaves it in the latents."""
+    """Show a preview, and change the latents by it."""
 
     def preview(self, state: Denoising) -> bytes:
         state.latents = np.clip(state.latents, -0.1, 0.1)
@@ -109,23 +109,23 @@ class DrawsInPreviews(Wrong):
 
 
 class ForgetsSettings(Wrong):
-    """Is made in a way of its own."""
+    """Require an argument of its own."""
 
     def __init__(self, settings: Settings, *, quality: str) -> None:
         super().__init__(0, settings)
 
 
 class GroupsAll(Wrong):
-    """Says that pictures of any size can go together."""
+    """Group pictures of all sizes together."""
 
     def group(self, state: Denoising) -> str:
         return "all"
 
 
 class HoldsOn(Wrong):
-    """Is held by a list that outlives it."""
+    """Keep each worker for ever in a list."""
 
-    made: list[Any] = []  # noqa: RUF012 - that is the fault
+    made: list[Any] = []  # noqa: RUF012 - this is the fault
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         super().__init__(worker_id, settings)
@@ -133,7 +133,7 @@ class HoldsOn(Wrong):
 
 
 class HurriesOn(Wrong):
-    """Takes all steps at once."""
+    """Take all steps at once."""
 
     def step(self, states: Sequence[Denoising]) -> None:
         while any(state.steps_left for state in states):
@@ -141,7 +141,7 @@ class HurriesOn(Wrong):
 
 
 class IgnoresNegativePrompts(Wrong):
-    """Accepts a negative prompt, and does not look at it."""
+    """Accept a negative prompt, but ignore it."""
 
     def begin(self, job: Job) -> Denoising:
         if getattr(job.req, "negative_prompt", None):
@@ -150,7 +150,7 @@ class IgnoresNegativePrompts(Wrong):
 
 
 class IgnoresStyles(Wrong):
-    """Draws without the style where it knows none of that name."""
+    """Draw without an unknown style, instead of refusing it."""
 
     def begin(self, job: Job) -> Denoising:
         if getattr(job.req, "style_lora", None) is not None:
@@ -159,7 +159,7 @@ class IgnoresStyles(Wrong):
 
 
 class KeepsLatents(Wrong):
-    """Keeps what it drew, to look at it one day."""
+    """Keep the latents of all pictures."""
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         super().__init__(worker_id, settings)
@@ -171,7 +171,7 @@ class KeepsLatents(Wrong):
 
 
 class LeavesFiles(Wrong):
-    """Opens a file for each job."""
+    """Open a file for each job, and leave it open."""
 
     def begin(self, job: Job) -> Denoising:
         os.open(os.devnull, os.O_RDONLY)
@@ -179,7 +179,7 @@ class LeavesFiles(Wrong):
 
 
 class LeavesThreads(Wrong):
-    """Starts a thread for each job, which waits for ever."""
+    """Start a thread for each job, which waits for ever."""
 
     def begin(self, job: Job) -> Denoising:
         threading.Thread(target=threading.Event().wait, daemon=True).start()
@@ -187,7 +187,7 @@ class LeavesThreads(Wrong):
 
 
 class Mixes(Wrong):
-    """Normalises over the batch, and says that batches change nothing."""
+    """Normalise over the batch, but claim that batches change nothing."""
 
     def step(self, states: Sequence[Denoising]) -> None:
         mean = np.mean([state.latents.mean() for state in states])
@@ -202,7 +202,7 @@ class Mixes(Wrong):
 
 
 class MovesInTrials(Wrong):
-    """Takes another step in a trial than it takes otherwise."""
+    """Take a different step in a trial."""
 
     def trial(self, states: Sequence[Denoising]) -> bool:
         same = super().trial(states)
@@ -212,7 +212,7 @@ class MovesInTrials(Wrong):
 
 
 class NativeAlways(Wrong):
-    """Draws its native size, whatever is asked for."""
+    """Draw the native size, and ignore the requested size."""
 
     def begin(self, job: Job) -> Denoising:
         super().begin(job)
@@ -222,7 +222,7 @@ class NativeAlways(Wrong):
 
 
 class NeedsNewFields(Wrong):
-    """Knows requests of the newest kind alone."""
+    """Accept only requests with the newest fields."""
 
     def begin(self, job: Job) -> Denoising:
         assert job.req.clip_skip >= 0
@@ -231,7 +231,7 @@ class NeedsNewFields(Wrong):
 
 
 class NotOnOtherThreads(Wrong):
-    """Keeps what it needs in the thread that made it."""
+    """Keep necessary data local to the thread that makes the worker."""
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         super().__init__(worker_id, settings)
@@ -245,7 +245,7 @@ class NotOnOtherThreads(Wrong):
 
 
 class PlainErrors(Wrong):
-    """Raises whatever comes up where a size, a scale or a seed is wrong."""
+    """Raise an arbitrary error for a wrong size, scale or seed."""
 
     def begin(self, job: Job) -> Denoising:
         try:
@@ -257,7 +257,7 @@ class PlainErrors(Wrong):
 
 
 class Prints(Wrong):
-    """Tells how it gets on."""
+    """Print the progress."""
 
     def step(self, states: Sequence[Denoising]) -> None:
         sys.stdout.write("one more step\n")
@@ -266,7 +266,7 @@ class Prints(Wrong):
 
 
 class Remembers(Wrong):
-    """Begins where the last picture ended."""
+    """Begin where the last picture ended."""
 
     last = np.float32(0)
 
@@ -281,7 +281,7 @@ class Remembers(Wrong):
 
 
 class ResolvesFutures(Wrong):
-    """Resolves the job's future itself."""
+    """Resolve the job's future."""
 
     def run_job(self, job: Job) -> tuple[bytes, int]:
         result = super().run_job(job)
@@ -290,7 +290,7 @@ class ResolvesFutures(Wrong):
 
 
 class SameAlways(Wrong):
-    """Has one seed."""
+    """Draw the same noise for every seed."""
 
     def begin(self, job: Job) -> Denoising:
         state = super().begin(job)
@@ -299,7 +299,7 @@ class SameAlways(Wrong):
 
 
 class SeedsTheProcess(Wrong):
-    """Makes everybody's random numbers repeat themselves."""
+    """Seed the random numbers of the whole process."""
 
     def begin(self, job: Job) -> Denoising:
         random.seed(getattr(job.req, "seed", 0))
@@ -307,7 +307,7 @@ class SeedsTheProcess(Wrong):
 
 
 class SharesState(Wrong):
-    """Has one counter of steps for all jobs."""
+    """Share a counter of steps among all jobs."""
 
     done = 0
 
@@ -323,14 +323,14 @@ class SharesState(Wrong):
 
 
 class Silent(Wrong):
-    """Does not tell of its steps."""
+    """Report no steps."""
 
     def begin(self, job: Job) -> Denoising:
         return super().begin(replace(job, on_step=None))
 
 
 class SquareByDefault(Wrong):
-    """Takes the request's default size for one that was asked for."""
+    """Treat the request's default size as a requested size."""
 
     def begin(self, job: Job) -> Denoising:
         if hasattr(job.req, "model_fields_set"):
@@ -339,7 +339,7 @@ class SquareByDefault(Wrong):
 
 
 class TellsNoSeed(Wrong):
-    """Draws a seed where there is none, and does not say which."""
+    """Draw a random seed, but do not report it."""
 
     def run_job_with_latents(self, job: Job) -> tuple[bytes, int, bytes]:
         png, _, latents = super().run_job_with_latents(job)
@@ -347,7 +347,7 @@ class TellsNoSeed(Wrong):
 
 
 class TurnsPictures(Wrong):
-    """Takes height for width."""
+    """Swap height and width."""
 
     def begin(self, job: Job) -> Denoising:
         state = super().begin(job)
@@ -357,7 +357,7 @@ class TurnsPictures(Wrong):
 
 
 class WideLatents(Wrong):
-    """Gives latents in float32."""
+    """Return latents in float32."""
 
     def finish(self, state: Denoising) -> Callable[[], Picture]:
         picture = super().finish(state)()
@@ -366,7 +366,7 @@ class WideLatents(Wrong):
 
 
 class WritesIntoRequests(Wrong):
-    """Notes the seed in the request."""
+    """Write the seed into the request."""
 
     def begin(self, job: Job) -> Denoising:
         state = super().begin(job)
