@@ -17,7 +17,9 @@ from safetensors.torch import load, save_file
 from imagegen_core import ModelLoadError, Settings
 from imagegen_core.diffusion.loading import load_pipeline
 from imagegen_core.models.inspect import describe
+from imagegen_sd15.families import SD15
 from imagegen_sdxl import DiffusersSDXLCudaWorker
+from imagegen_sdxl.families import SDXL
 
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
@@ -35,7 +37,7 @@ def states(sdxl_checkpoint: Path) -> dict[str, Any]:
 
 
 def _load(folder: Path) -> Any:
-    return load_pipeline("StableDiffusionXLPipeline", folder, torch.float32, configs=folder, base=None)
+    return load_pipeline("StableDiffusionXLPipeline", folder, torch.float32, family=SDXL, configs=folder, base=None)
 
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
@@ -225,7 +227,9 @@ def test_a_folders_safety_checker_is_not_loaded(sd15_checkpoint: Path, tmp_path:
     checker = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
     _edit_index(folder, **checker, feature_extractor=["transformers", "CLIPImageProcessor"])
     options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipe = load_pipeline("StableDiffusionPipeline", folder, torch.float32, configs=folder, base=None, **options)
+    pipe = load_pipeline(
+        "StableDiffusionPipeline", folder, torch.float32, family=SD15, configs=folder, base=None, **options
+    )
     assert pipe.safety_checker is None
 
 
