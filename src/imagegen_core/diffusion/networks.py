@@ -123,8 +123,7 @@ class Blueprint:
 def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype: torch.dtype) -> Any:
     """Build a network with the layers' own tensors; no weight is random.
 
-    Weights files may hold only one of two tied tensors, such as T5's ``shared`` and ``embed_tokens``. An autoencoder
-    without an encoder in its file is built without an encoder, because drawing needs only the decoder.
+    An autoencoder without an encoder in its file is built without an encoder, because drawing needs only the decoder.
 
     Args:
         blueprint: The network's class and config.
@@ -141,11 +140,8 @@ def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype:
         layers = {name: source for name, source in layers.items() if not name.startswith("quant_conv.")}
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     plain = {name: name.removeprefix("text_model.") for name in shapes}  # some transformers classes nest the encoder
-    layers = _with_tied(layers, module)
     _check(blueprint, {plain[name]: shape for name, shape in shapes.items()}, layers, weights)
-    used = dict.fromkeys(layers[plain[name]] for name in shapes)
-    tensors = {source: weights.read(source, dtype) for source in used}
-    state = {name: tensors[layers[plain[name]]].reshape(shape) for name, shape in shapes.items()}
+    state = {name: weights.read(layers[plain[name]], dtype).reshape(shape) for name, shape in shapes.items()}
     module.load_state_dict(state, assign=True)
     weights.check_unchanged()
     return module.eval()
@@ -165,17 +161,6 @@ def _empty(blueprint: Blueprint) -> Any:
             f"The installed {network.__module__.partition('.')[0]} cannot build the {blueprint.component} that "
             f"{blueprint.described_by} describes ({first_line(error)}): {blueprint.advice}"
         ) from error
-
-
-def _with_tied(layers: Layers, module: Any) -> Layers:
-    """Return the layers, where a missing tensor that the module ties to another has the other's source."""
-    pairs = getattr(module, "all_tied_weights_keys", None)
-    if pairs is None:  # not a class of transformers 5
-        firsts: dict[int, str] = {}
-        parameters = module.named_parameters(remove_duplicate=False)
-        pairs = {name: firsts.setdefault(id(parameter), name) for name, parameter in parameters}
-    both = [pair for target, source in pairs.items() for pair in ((target, source), (source, target))]
-    return {**{name: layers[other] for name, other in both if name not in layers and other in layers}, **layers}
 
 
 def _check(blueprint: Blueprint, expected: Mapping[str, Sequence[int]], layers: Layers, weights: Weights) -> None:
