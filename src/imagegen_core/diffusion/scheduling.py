@@ -168,7 +168,8 @@ class Schedulers:
     def _class(self, sampler: Sampler) -> Any:
         if sampler.scheduler == CHECKPOINT_CHOICE:
             return type(self._own)
-        module_name, _, class_name = (sampler.flow if self.own.is_flow else sampler.scheduler or "").partition(":")
+        reference = (sampler.flow if self.own.is_flow else None) or sampler.scheduler
+        module_name, _, class_name = reference.partition(":")
         return getattr(import_module(module_name), class_name)
 
     def _plain(self, sampler: Sampler) -> Any:
@@ -181,8 +182,6 @@ class Schedulers:
 
     def _refusal(self, sampler: Sampler) -> str | None:
         """Return the reason why a sampler cannot draw this checkpoint, in words; None if it can."""
-        if sampler.scheduler == CHECKPOINT_CHOICE:
-            return None
         if self.own.is_flow:
             return self._refusal_of_flow(sampler)
         kind, own = self._class(sampler), self._own
@@ -198,16 +197,11 @@ class Schedulers:
         return None
 
     def _refusal_of_flow(self, sampler: Sampler) -> str | None:
-        if sampler.flow is None:
+        if sampler.flow is None and sampler.scheduler != CHECKPOINT_CHOICE:
             return "this checkpoint is of flow matching, whose noise levels it does not know"
-        kind = self._class(sampler)
-        if (
-            self._own.config.get("use_dynamic_shifting")
-            and "mu" not in inspect.signature(kind.set_timesteps).parameters
-        ):
-            return (
-                f"this checkpoint's noise levels depend on the picture's size, which diffusers' {kind.__name__} ignores"
-            )
+        takes_shift = "mu" in inspect.signature(self._class(sampler).set_timesteps).parameters
+        if self._own.config.get("use_dynamic_shifting") and not takes_shift:
+            return "this checkpoint's noise levels depend on the picture's size, and its own do not"
         return None
 
     def _scheduled(self, sampler: Sampler, plain: Any, schedule: Schedule) -> Scheduled:
@@ -227,10 +221,8 @@ class Schedulers:
 
 def _step_options(scheduler_class: Any) -> set[str]:
     """Return the arguments of a scheduler's step that have an effect."""
-    accepted = set(inspect.signature(scheduler_class.step).parameters)
-    return (
-        accepted - {"s_churn", "s_tmin", "s_tmax", "s_noise"} if scheduler_class.__name__ == _FLOW_EULER else accepted
-    )
+    unused = {"s_churn", "s_tmin", "s_tmax", "s_noise"} if scheduler_class.__name__ == _FLOW_EULER else set()
+    return set(inspect.signature(scheduler_class.step).parameters) - unused
 
 
 def dynamic_shift(config: Mapping[str, Any], tokens: int) -> float:
