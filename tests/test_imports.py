@@ -31,6 +31,7 @@ LAYERS = [
     "worker",
     "stepped_worker",
     "backend",
+    "extension",
     "settings",
     "images",
     "modes",
