@@ -95,6 +95,7 @@ _HOME = {
     "EngineClosedError": "errors",
     "EngineReport": "engine",
     "Event": "job",
+    "ExtensionDef": "extension",
     "Failed": "job",
     "GenerateRequest": "request",
     "HasComputeThread": "worker",
