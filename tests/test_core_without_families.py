@@ -13,8 +13,8 @@ from imagegen_core import Registry
 CORE = Path(imagegen_core.__file__).parent
 HINTS = CORE / "models/hints.py"
 FAMILY = re.compile(
-    r"sd[ _-]?xl|\bsd[ _-]?(?:1(?:\.?[45x])?|2(?:\.[01x])?|3(?:\.5)?)\b|stable[ _-]?diffusion|flux|pixart|qwen|sana\b|kandinsky"
-    r"|auraflow|lumina|hunyuan|kolors|z[ _-]image|wuerstchen|playground|cosxl",
+    r"sd[ _-]?xl|\bsd[ _-]?(?:1(?:\.?[45x])?|2(?:\.[01x])?|3(?:\.5)?)\b|stable[ _-]?diffusion|flux|pixart"
+    r"|qwen|sana\b|kandinsky|auraflow|lumina|hunyuan|kolors|z[ _-]image|wuerstchen|playground|cosxl",
     re.IGNORECASE,
 )
 # Names of others: the contract's switch, A1111's repository, its options and its code, and the addresses of sources.
