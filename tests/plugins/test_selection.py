@@ -73,13 +73,20 @@ def test_the_backend_of_the_highest_priority_is_selected(
     assert _select(MODEL=str(sdxl_checkpoint)).name == name
 
 
-def test_the_configured_order_has_priority_over_the_plugins(install: Installer, sdxl_checkpoint: Path) -> None:
+def test_the_configured_order_has_priority_over_the_plugins(
+    install: Installer, sdxl_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     install.backend("fastxl", architectures=("sdxl",), more="priority=1")
     install.backend("otherxl", architectures=("sdxl",))
     assert _select(MODEL=str(sdxl_checkpoint), IMAGEGEN_BACKENDS="sdxl").name == "sdxl"
     assert _select(MODEL=str(sdxl_checkpoint), IMAGEGEN_BACKENDS="otherxl, sdxl").name == "otherxl"
+    assert not caplog.messages
     Path("imagegen.toml").write_text('backends = ["absent", "otherxl"]')
     assert _select(MODEL=str(sdxl_checkpoint)).name == "otherxl"
+    assert caplog.messages == [
+        "backends in imagegen.toml, line 1 names absent, which is not installed: "
+        "installed are fastxl, otherxl, sd15, sdxl"
+    ]
 
 
 def test_a_backend_without_architectures_draws_with_no_checkpoint(install: Installer, sdxl_checkpoint: Path) -> None:
