@@ -84,10 +84,8 @@ def test_the_configured_order_has_priority_over_the_plugins(
     assert not caplog.messages
     Path("imagegen.toml").write_text('backends = ["absent", "otherxl"]')
     assert _select(MODEL=str(sdxl_checkpoint)).name == "otherxl"
-    assert caplog.messages == [
-        "backends in imagegen.toml, line 1 names absent, which is not installed: "
-        "installed are fastxl, otherxl, sd15, sdxl"
-    ]
+    (warning,) = caplog.messages
+    assert warning.startswith("backends in imagegen.toml, line 1 names absent, which is not installed: installed are")
 
 
 def test_a_backend_without_architectures_draws_with_no_checkpoint(install: Installer, sdxl_checkpoint: Path) -> None:
