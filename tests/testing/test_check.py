@@ -35,9 +35,7 @@ def test_a_plugin_that_keeps_the_contract_passes() -> None:
     assert completed.returncode == 0, completed.stdout
     assert completed.stdout.startswith("backend toy\n")
     assert "  ok    equal seeds give equal pictures\n" in completed.stdout
-    assert (
-        "  skip  what it is not without has an effect[scheduler] (the backend is without scheduler" in completed.stdout
-    )
+    assert "  skip  supported fields have an effect[scheduler] (the backend is without scheduler" in completed.stdout
     assert " 0 failed, " in completed.stdout.splitlines()[-1]
 
 
