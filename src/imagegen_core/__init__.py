@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from imagegen_core.job import StepDone as StepDone
     from imagegen_core.models.locate import locate as locate
     from imagegen_core.models.named import NamedModel as NamedModel
+    from imagegen_core.numerics import NumericsPlan as NumericsPlan
     from imagegen_core.picture import Picture as Picture
     from imagegen_core.plugins.contract import CONTRACT_VERSION as CONTRACT_VERSION
     from imagegen_core.plugins.hookspecs import hookimpl as hookimpl
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from imagegen_core.worker import DenoisingState as DenoisingState
     from imagegen_core.worker import DeviceMemory as DeviceMemory
     from imagegen_core.worker import HasComputeThread as HasComputeThread
+    from imagegen_core.worker import HasNumerics as HasNumerics
     from imagegen_core.worker import LimitsRows as LimitsRows
     from imagegen_core.worker import NeedsLibraries as NeedsLibraries
     from imagegen_core.worker import ReportsMemory as ReportsMemory
@@ -97,6 +99,7 @@ _HOME = {
     "Failed": "job",
     "GenerateRequest": "request",
     "HasComputeThread": "worker",
+    "HasNumerics": "worker",
     "ImageStore": "storage",
     "ImagegenError": "errors",
     "InvalidRequestError": "errors",
@@ -109,6 +112,7 @@ _HOME = {
     "NamedModel": "models.named",
     "NeedsLibraries": "worker",
     "NotReadyError": "errors",
+    "NumericsPlan": "numerics",
     "OutOfMemoryError": "errors",
     "OutputError": "errors",
     "Picture": "picture",

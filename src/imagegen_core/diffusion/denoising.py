@@ -104,7 +104,7 @@ def rescaled(guided: Tensor, positive: Tensor, rescale: float) -> Tensor:
     return rescale * spread + (1 - rescale) * guided
 
 
-def step_together(unet: Callable[..., Any], states: Sequence[Denoising], padded: int | None = None) -> None:
+def step_together(unet: Callable[..., Any], states: Sequence[Denoising], filled: int | None = None) -> None:
     """Take one step of each state, with one forward pass of `unet` for all their rows.
 
     If a state's scheduler fails, the error becomes the state's `failure`. If the pass fails, no state has moved.
@@ -112,9 +112,9 @@ def step_together(unet: Callable[..., Any], states: Sequence[Denoising], padded:
     Args:
         unet: A diffusers ``UNet2DConditionModel``, or its ``forward``.
         states: Requests of one group; their timesteps, guidance and schedulers may differ.
-        padded: The number of rows to fill the pass up to.
+        filled: The number of rows to fill the pass up to; None leaves the states with their own rows.
     """
-    for state, prediction in zip(states, predict(unet, states, padded), strict=True):
+    for state, prediction in zip(states, predict(unet, states, filled), strict=True):
         advance(state, prediction)
 
 
@@ -126,21 +126,21 @@ def advance(state: Denoising, prediction: Tensor) -> None:
         state.failure = error
 
 
-def predict(unet: Callable[..., Any], states: Sequence[Denoising], padded: int | None = None) -> Sequence[Tensor]:
+def predict(unet: Callable[..., Any], states: Sequence[Denoising], filled: int | None = None) -> Sequence[Tensor]:
     """Return the prediction of `unet` for each state's next step, in one forward pass; see `step_together`."""
     conditionings = [conditioning for state in states for conditioning in state.conditionings]
     guidance = _guidance_embeddings(states)
 
-    def filled(rows: Tensor) -> Tensor:
-        missing = (padded or 0) - len(rows)
+    def full(rows: Tensor) -> Tensor:
+        missing = (filled or 0) - len(rows)
         return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing > 0 else rows
 
     predictions: Tensor = unet(
-        filled(torch.cat([state.unet_latents() for state in states])),
-        filled(torch.cat([state.timestep.expand(state.rows) for state in states])),
-        encoder_hidden_states=filled(torch.cat([conditioning.tokens for conditioning in conditionings])),
-        timestep_cond=None if guidance is None else filled(guidance),
-        added_cond_kwargs={name: filled(rows) for name, rows in _added(conditionings).items()},
+        full(torch.cat([state.unet_latents() for state in states])),
+        full(torch.cat([state.timestep.expand(state.rows) for state in states])),
+        encoder_hidden_states=full(torch.cat([conditioning.tokens for conditioning in conditionings])),
+        timestep_cond=None if guidance is None else full(guidance),
+        added_cond_kwargs={name: full(rows) for name, rows in _added(conditionings).items()},
         return_dict=False,
     )[0]
     return torch.split(predictions[: len(conditionings)], [state.rows for state in states])

@@ -15,14 +15,16 @@ from imagegen_core.resources.memory import system_memory
 from imagegen_core.worker import DeviceMemory
 
 _ADVICE = (
-    "ask for a smaller size, set CUDA_DTYPE=fp16, CUDA_ENABLE_XFORMERS=1 or CUDA_ATTENTION_SLICING=1, "
-    "or use a device with more memory"
+    "ask for a smaller size, set CUDA_DTYPE=fp16, CUDA_ENABLE_XFORMERS=1, CUDA_ATTENTION_SLICING=1 or "
+    "IMAGEGEN_VAE_TILING=1, or use a device with more memory"
 )
 _SPARE = 0.85  # the share of free memory to plan with
 _PROCESS = 500_000_000  # bytes: an idle server with the demo takes 0.42 GB; a CUDA context takes about as much
 # The number of full-size feature maps in memory at the peak. Measured with the demo on a CPU, at 512 and 1024 px, in
 # fp32 and bf16: 26 to 34 for the UNet, and 6.2 to 7.8 for the VAE.
 _UNET_COPIES, _VAE_COPIES = 32, 8
+_UNIT = Size(64, 64)
+_PIXELS = 512 * 512  # the unit of `whole_pixels`, so that machines of nearly the same memory agree
 
 
 def row_bytes(pipe: Any, size: Size) -> int:
@@ -51,6 +53,10 @@ def weight_bytes(pipe: Any) -> int:
     return sum(storages.values())
 
 
+def _total_bytes(device: torch.device) -> int:
+    return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else system_memory().total
+
+
 def device_memory(device: torch.device) -> DeviceMemory:
     """Return the name of `device`, and its total and free memory."""
     if device.type == "cuda":
@@ -71,7 +77,7 @@ def free_bytes(device: torch.device) -> int:
     return system_memory().available
 
 
-def check_fits(pipe: Any, size: Size, device: torch.device, weights: int) -> None:
+def check_fits(pipe: Any, size: Size, device: torch.device, weights: int, rows: int, piece: Size) -> None:
     """Refuse a picture that is too large for the device: the system would kill the process.
 
     Args:
@@ -79,13 +85,14 @@ def check_fits(pipe: Any, size: Size, device: torch.device, weights: int) -> Non
         size: The picture's size.
         device: The pipeline's device.
         weights: The memory of the pipeline's weights there, in bytes.
+        rows: The least number of rows in a forward pass.
+        piece: The part of the picture that the VAE decodes at once.
 
     Raises:
         OutOfMemoryError: The picture takes more memory than the device has next to the model.
     """
-    needed = row_bytes(pipe, size) + decoding_bytes(pipe, size)
-    total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else system_memory().total
-    room = max(0, total - weights - _PROCESS)
+    needed = rows * row_bytes(pipe, size) + decoding_bytes(pipe, piece)
+    room = max(0, _total_bytes(device) - weights - _PROCESS)
     if needed > room:
         raise OutOfMemoryError(
             f"A picture of {size} takes about {needed / 1e9:.1f} GB of memory, and {device} has {room / 1e9:.1f} GB "
@@ -98,9 +105,28 @@ def rows_that_fit(pipe: Any, size: Size, device: torch.device) -> int:
     return max(1, int(_SPARE * free_bytes(device) / row_bytes(pipe, size)))
 
 
-def decoding_fits(pipe: Any, size: Size, device: torch.device) -> bool:
-    """Return whether the free memory is enough to decode a picture in one piece."""
-    return decoding_bytes(pipe, size) <= _SPARE * free_bytes(device)
+def whole_pixels(pipe: Any, device: torch.device, weights: int) -> int:
+    """Return the largest picture that the VAE may decode in one piece next to the weights, in pixels.
+
+    It follows from the device's total memory. Free memory would change the picture by its company.
+    """
+    room = _SPARE * _total_bytes(device) - weights - _PROCESS
+    grains = room * _UNIT.width * _UNIT.height / decoding_bytes(pipe, _UNIT) / _PIXELS
+    return max(0, int(grains)) * _PIXELS
+
+
+def check_decoding_fits(pipe: Any, size: Size, piece: Size, device: torch.device) -> None:
+    """Refuse to decode a picture if the free memory is too small for a piece of it: the system would kill the process.
+
+    Raises:
+        OutOfMemoryError: The free memory is too small.
+    """
+    needed, free = decoding_bytes(pipe, piece), free_bytes(device)
+    if needed > free:
+        raise OutOfMemoryError(
+            f"Decoding a picture of {size} takes about {needed / 1e9:.1f} GB of memory, and {device} has "
+            f"{free / 1e9:.1f} GB free: ask again with fewer other models and programs in memory, or {_ADVICE}"
+        )
 
 
 @contextmanager

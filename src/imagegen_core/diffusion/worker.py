@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -15,7 +15,7 @@ from imagegen_core.backend import Backend
 from imagegen_core.diffusion.compute_thread import ComputeThread, computed
 from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.construction_lock import undisturbed
-from imagegen_core.diffusion.decoding import decode_within_memory, pool
+from imagegen_core.diffusion.decoding import decode_picture, piece, pool
 from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.embeddings import Embeddings
@@ -24,9 +24,11 @@ from imagegen_core.diffusion.libraries import quiet
 from imagegen_core.diffusion.loading import check_fits_in_memory, load_pipeline, memory_for
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
+from imagegen_core.diffusion.numerics import numerics_plan
 from imagegen_core.diffusion.pipeline_setup import compile_errors, prepare
 from imagegen_core.diffusion.previews import Previewer
 from imagegen_core.diffusion.prompt_encoder import PromptEncoder
+from imagegen_core.diffusion.proof import prove
 from imagegen_core.diffusion.recipe_builder import RecipeBuilder
 from imagegen_core.diffusion.scheduling import ALIGNED_SIGMAS, Schedulers
 from imagegen_core.diffusion.torchvision import make_torchvision_importable
@@ -36,6 +38,7 @@ from imagegen_core.images.recipe import to_text
 from imagegen_core.importing import import_named, unusable
 from imagegen_core.job import Job, StepDone
 from imagegen_core.models.inspect import architecture, native_size
+from imagegen_core.numerics import NumericsPlan
 from imagegen_core.parts import Parts, completed
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
@@ -76,6 +79,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         device: The pipeline's device.
         dtype: The precision of its weights.
         checkpoint: The file or folder of the weights.
+        numerics: The numerics plan, fixed from the load on.
         styles: All styles, with a refusal for each that does not fit this checkpoint.
         native_size: ``WIDTHxHEIGHT`` of a request without a size.
         default_sampler: The sampler of a request without a sampler.
@@ -126,6 +130,9 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
             Embeddings, self.pipe, settings.embeddings_root, settings.source("embeddings_root")
         )
         self._weights = weight_bytes(self.pipe)
+        self.numerics: NumericsPlan = self.compute(
+            numerics_plan, self.pipe, self.pipe.unet, self.device, self.dtype, settings, self._weights
+        )
         self._adapters = Adapters(self.pipe, self._embeddings, most_idle_bytes=self._weights)
         self._prompts = PromptEncoder(self.pipe, self._adapters, settings.max_prompt_chunks)
         layers = self._adapters.layers
@@ -136,15 +143,14 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
                 self.backend,
                 self.checkpoint,
                 registry.models.values(),
-                self.dtype,
                 self.device,
+                self.numerics,
                 settings.prediction,
             )
             if settings.recipe
             else None
         )
         self._compiles = settings.source("compile") if settings.compile else None
-        self._padded_rows: int | None = None
 
     @classmethod
     def import_libraries(cls) -> None:
@@ -249,7 +255,8 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     @torch.inference_mode()
     def _begun(self, job: Job) -> Parts[Denoising]:
         request = self.backend.resolve(job.req, self.native_size)
-        check_fits(self.pipe, request.size, self.device, self._weights)
+        rows, part = self._rows(request.size) or 1, piece(request.size, self.numerics.tile_of(request.size))
+        check_fits(self.pipe, request.size, self.device, self._weights, rows, part)
         adapters = self._wanted(request)
         scheduler = self._schedulers.make(request.scheduler, request.steps, self.device, request.schedule)
         step_options = self._schedulers.step_options(request.scheduler, scheduler, request.step_options)
@@ -282,32 +289,25 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         """
         self._adapters.use(states[0].adapters)
         with memory_errors(states[0].request.size):
-            step_together(self._network(states), states, self._padded_rows)
+            step_together(self._network(states), states, self._rows(states[0].request.size))
             self._synchronize()
 
     @computed
     @torch.inference_mode()
     def trial(self, states: Sequence[Denoising]) -> bool:
-        """Take one step of each state alone, and return whether a shared pass gives the same bits."""
+        """Take one step of each state alone, and return whether shared passes give the same bits; see `prove`."""
+        size = states[0].request.size
         self._adapters.use(states[0].adapters)
-        with memory_errors(states[0].request.size):
-            network = self._network(states)
-            together = predict(network, states, self._padded_rows)
-            alone = [predict(network, [state], self._padded_rows)[0] for state in states]
+        with memory_errors(size):
+            alone, same = prove(partial(predict, self._network(states), filled=self._rows(size)), states)
         for state, prediction in zip(states, alone, strict=True):
             advance(state, prediction)
-        # NaN equals no value, not even itself. So a state with values that are not finite proves nothing about the
-        # others.
-        finite = [(shared, single) for shared, single in zip(together, alone, strict=True) if single.isfinite().all()]
-        return bool(finite) and all(torch.equal(*pair) for pair in finite)
-
-    def pad(self, rows: int | None) -> None:
-        """Fill every forward pass up to `rows` from now on; None stops it."""
-        self._padded_rows = rows
+        return same
 
     def rows_that_fit(self, state: Denoising) -> int:
-        """Return how many rows of this state's size a forward pass can have in the free memory."""
-        return rows_that_fit(self.pipe, state.request.size, self.device)
+        """Return the rows of a filled pass; of other passes, how many rows the free memory can take."""
+        size = state.request.size
+        return self._rows(size) or rows_that_fit(self.pipe, size, self.device)
 
     @computed
     @torch.inference_mode()
@@ -321,11 +321,16 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         """Decode a finished state's latents, and return a function that encodes the picture with its recipe.
 
         Raises:
-            OutOfMemoryError: The device's memory was too small, even for tiles.
+            OutOfMemoryError: The device's memory was too small.
         """
-        pixels = decode_within_memory(self.pipe, state.latents, state.request.size, self.device)
+        size = state.request.size
+        pixels = decode_picture(self.pipe, state.latents, size, self.device, self.numerics.tile_of(size))
         latents = pool(state.latents)
         return lambda: Picture(encode_png(pixels, self._text(state.request)), state.request.seed, latents)
+
+    def _rows(self, size: Size) -> int | None:
+        """Return the rows that a pass for pictures of this size is filled up to, or None for their own rows."""
+        return self.numerics.rows_of(size)
 
     def _text(self, request: ResolvedRequest) -> dict[str, str]:
         if self._recipes is None:

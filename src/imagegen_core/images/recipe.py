@@ -76,6 +76,7 @@ class Recipe:
         s_tmax: See `imagegen_core.GenerateRequest`.
         s_noise: See `imagegen_core.GenerateRequest`.
         prediction: The prediction type, if the configuration sets it.
+        numerics: The numerics plan's choices for this picture; see `imagegen_core.NumericsPlan.of_picture`.
     """
 
     prompt: str
@@ -105,6 +106,7 @@ class Recipe:
     s_tmax: float | None = None
     s_noise: float | None = None
     prediction: str | None = None
+    numerics: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: ResolvedRequest, **facts: Any) -> Recipe:
