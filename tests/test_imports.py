@@ -32,6 +32,7 @@ LAYERS = [
     "worker",
     "stepped_worker",
     "backend",
+    "extension",
     "settings",
     "images",
     "modes",

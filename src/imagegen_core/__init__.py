@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from imagegen_core.errors import QueueFullError as QueueFullError
     from imagegen_core.errors import SettingsError as SettingsError
     from imagegen_core.errors import StorageError as StorageError
+    from imagegen_core.extension import ExtensionDef as ExtensionDef
     from imagegen_core.images.png import encode_png as encode_png
     from imagegen_core.images.recipe import Recipe as Recipe
     from imagegen_core.images.recipe import read_recipe as read_recipe
@@ -96,6 +97,7 @@ _HOME = {
     "EngineClosedError": "errors",
     "EngineReport": "engine",
     "Event": "job",
+    "ExtensionDef": "extension",
     "Failed": "job",
     "GenerateRequest": "request",
     "HasComputeThread": "worker",
