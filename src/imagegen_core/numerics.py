@@ -33,7 +33,9 @@ class NumericsPlan:
         tile: The side of the VAE's tiles in pixels.
         tiles_above: The largest picture that the VAE decodes in one piece, in pixels; None sets no limit.
         compiled: Whether the network is compiled.
-        batching: ``exact``; with ``fast``, a picture's bytes also depend on its neighbours.
+        batching: ``exact``, or ``fast`` for shared passes without a proof.
+        exact: Whether equal requests give equal bytes. They do not with ``fast`` batching, a compiled network or
+            cuDNN's benchmarks.
         network: A digest of the names, shapes and dtypes of the network's tensors.
         versions: The versions of the libraries, by name.
     """
@@ -52,6 +54,7 @@ class NumericsPlan:
     tiles_above: int | None = None
     compiled: bool = False
     batching: Literal["exact", "fast"] = "exact"
+    exact: bool = True
     network: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 

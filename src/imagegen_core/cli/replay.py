@@ -39,8 +39,8 @@ def replay(
     if recipe.upscalings:
         differing.append("it was enlarged afterwards, and is drawn as it was before")
     elif not differing and drawn.png != picture.read_bytes():
-        is_exact = recipe.numerics.get("batching") != "fast"
-        cause = "by another processor or library" if is_exact else "since IMAGEGEN_BATCHING=fast batched it with others"
+        is_exact = recipe.numerics.get("exact", True)
+        cause = "by another processor or library" if is_exact else "since its numerics plan was not exact"
         differing.append(f"the pixels come out otherwise, {cause}")
     if differing and not force:
         raise ImagegenError(

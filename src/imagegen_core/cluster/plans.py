@@ -73,7 +73,7 @@ class AgreedPlans:
 
 def refused(plan: NumericsPlan, other: NumericsPlan, replica: str) -> str:
     """Return the sentence of a refusal if another plan gives other bytes, else an empty string."""
-    if plan.batching == other.batching == "fast" or not (differing := plan.differences(other)):
+    if not (plan.exact or other.exact) or not (differing := plan.differences(other)):
         return ""
     return (
         f"Replica {replica} is refused, because it would draw other bytes than the other replicas: "

@@ -65,6 +65,7 @@ def numerics_plan(
         weights: The memory of the pipeline's weights on the device, in bytes.
     """
     rows, rows_up_to = _rows(device, dtype, settings)
+    flags = _flags(device)
     vae_dtype = next(pipe.vae.parameters()).dtype
     return NumericsPlan(
         device=device.type,
@@ -73,7 +74,7 @@ def numerics_plan(
         threads=torch.get_num_threads() if device.type == "cpu" else None,
         layout="contiguous, VAE channels last" if device.type == "cpu" else "contiguous",
         attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else "sdpa",
-        flags=_flags(device),
+        flags=flags,
         rows=rows,
         rows_up_to=rows_up_to,
         vae_precision=DTYPE_NAMES[vae_dtype],
@@ -81,6 +82,7 @@ def numerics_plan(
         tiles_above=_tiles_above(pipe, device, settings, weights),
         compiled=settings.compile,
         batching=settings.batching,
+        exact=settings.batching == "exact" and not settings.compile and not flags.get("cudnn_benchmark"),
         network=_digest(network),
         versions=_versions(device),
     )

@@ -32,10 +32,9 @@ class Pool:
             options: Options of `LocalEngine`.
 
         Raises:
-            SettingsError: The workers have different numerics plans, and the batching is exact.
+            SettingsError: The workers have different numerics plans, and these are exact.
         """
-        if options.get("batching") != "fast":
-            _check_plans(workers)
+        _check_plans(workers)
         self._queue = RequestQueue(queue_limit)
         with ExitStack() as made:
             engines = []
@@ -84,7 +83,7 @@ class Pool:
 
 
 def _check_plans(workers: Sequence[Worker]) -> None:
-    plans = [worker.numerics for worker in workers if isinstance(worker, HasNumerics)]
+    plans = [worker.numerics for worker in workers if isinstance(worker, HasNumerics) and worker.numerics.exact]
     for number, plan in enumerate(plans[1:], start=1):
         if differing := plans[0].differences(plan):
             raise SettingsError(

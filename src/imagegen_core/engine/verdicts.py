@@ -60,7 +60,7 @@ class VerdictCache:
 
     def keep(self, group: Hashable, size: BatchSize) -> None:
         """Write the verdicts of a group; without write access, the next process proves them again."""
-        if self._worker is None or not size.exact:
+        if self._worker is None or not size.exact or not (size.proven or size.refused):
             return
         path, key = self._place(group)
         known = {"key": key, "proven": sorted(size.proven), "refused": sorted(size.refused)}

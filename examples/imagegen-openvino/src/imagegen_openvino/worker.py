@@ -101,6 +101,7 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
             rows=settings.rows_per_pass if (settings.rows_per_pass or 1) > 1 else None,
             vae_precision=self._decoder.precision,
             batching=settings.batching,
+            exact=settings.batching == "exact",
             network=self._manifest.checkpoint_hash or "",
             versions={name: version(name) for name in _RECORDED_PACKAGES},
         )
