@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imagegen_core.backend import Backend as Backend
+    from imagegen_core.callback_worker import CallbackWorker as CallbackWorker
+    from imagegen_core.callback_worker import Progress as Progress
     from imagegen_core.engine import Engine as Engine
     from imagegen_core.engine import EngineReport as EngineReport
     from imagegen_core.engine import LocalEngine as LocalEngine
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from imagegen_core.errors import EngineClosedError as EngineClosedError
     from imagegen_core.errors import ImagegenError as ImagegenError
     from imagegen_core.errors import InvalidRequestError as InvalidRequestError
+    from imagegen_core.errors import JobStoppedError as JobStoppedError
     from imagegen_core.errors import ModelLoadError as ModelLoadError
     from imagegen_core.errors import ModelNotFoundError as ModelNotFoundError
     from imagegen_core.errors import NotReadyError as NotReadyError
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from imagegen_core.worker import HasComputeThread as HasComputeThread
     from imagegen_core.worker import LimitsRows as LimitsRows
     from imagegen_core.worker import NeedsLibraries as NeedsLibraries
+    from imagegen_core.worker import ReleasesStates as ReleasesStates
     from imagegen_core.worker import ReportsMemory as ReportsMemory
     from imagegen_core.worker import SharesComputeThread as SharesComputeThread
     from imagegen_core.worker import ShowsPreviews as ShowsPreviews
@@ -85,6 +89,7 @@ _HOME = {
     "BatchInvariant": "worker",
     "BeginsInParts": "worker",
     "CONTRACT_VERSION": "plugins.contract",
+    "CallbackWorker": "callback_worker",
     "Cancelled": "job",
     "DeadlineError": "errors",
     "DenoisingState": "worker",
@@ -101,6 +106,7 @@ _HOME = {
     "ImagegenError": "errors",
     "InvalidRequestError": "errors",
     "Job": "job",
+    "JobStoppedError": "errors",
     "LimitsRows": "worker",
     "LocalEngine": "engine",
     "LoraUse": "styles",
@@ -114,10 +120,12 @@ _HOME = {
     "Picture": "picture",
     "PictureError": "errors",
     "PluginError": "errors",
+    "Progress": "callback_worker",
     "QueueFullError": "errors",
     "Queued": "job",
     "Recipe": "images.recipe",
     "Registry": "plugins.registry",
+    "ReleasesStates": "worker",
     "ReportsMemory": "worker",
     "ResolvedRequest": "request",
     "STYLE_REGISTRY": "styles",

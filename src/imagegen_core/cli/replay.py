@@ -51,26 +51,7 @@ def replay(
 
 
 def _request(recipe: Recipe) -> GenerateRequest:
-    from imagegen_core.request import GenerateRequest, StyleLoraRequest
-
-    request = GenerateRequest(
-        prompt=recipe.prompt,
-        negative_prompt=recipe.negative_prompt,
-        size=f"{recipe.width}x{recipe.height}",
-        num_inference_steps=recipe.steps,
-        guidance_scale=recipe.guidance_scale,
-        seed=recipe.seed,
-        scheduler=recipe.scheduler,
-        clip_skip=recipe.clip_skip - 1 if recipe.clip_skip else 0,
-        style_lora=StyleLoraRequest(style=recipe.style, level=recipe.style_level),
-        schedule=recipe.schedule,
-        guidance_rescale=recipe.guidance_rescale or 0.0,
-        eta=recipe.eta,
-        s_churn=recipe.s_churn,
-        s_tmin=recipe.s_tmin,
-        s_tmax=recipe.s_tmax,
-        s_noise=recipe.s_noise,
-    )
+    request = recipe.request()
     return request.with_loras(_loras(recipe)) if recipe.loras else request
 
 

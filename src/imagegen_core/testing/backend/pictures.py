@@ -12,6 +12,7 @@ from imagegen_core.backend import Backend
 from imagegen_core.images.decode import read_picture, read_text
 from imagegen_core.images.recipe import OWN_CHUNK, read_recipe
 from imagegen_core.job import Job
+from imagegen_core.picture import Picture
 from imagegen_core.request import Size
 from imagegen_core.testing.backend.kit import BackendKit
 from imagegen_core.worker import Worker
@@ -79,3 +80,5 @@ class PictureChecks(BackendKit):
         assert known == fields
         assert (recipe.width, recipe.height) == picture.size
         assert recipe.backend == description.name
+        again = Picture(*worker.run_job_with_latents(Job(req=recipe.request())))
+        assert again.png == picture.png, "the recipe's own request draws another picture"
