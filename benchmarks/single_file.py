@@ -23,6 +23,7 @@ import json, sys, time
 import diffusers, torch
 from pathlib import Path
 from imagegen_core.diffusion.loading import load_pipeline
+from imagegen_core.diffusion.single_file import load_single_file
 from imagegen_sdxl.families import SDXL
 
 def resident():
@@ -31,8 +32,15 @@ def resident():
 
 def load(file, folder):
     if sys.argv[1] == "ours":
-        options = {"family": SDXL, "configs": Path(folder), "base": Path(folder)}
-        pipe = load_pipeline("StableDiffusionXLPipeline", Path(file), dtype, **options)
+        folder = Path(folder)
+        pipe = load_pipeline(
+            "StableDiffusionXLPipeline",
+            Path(file),
+            dtype,
+            configs=folder,
+            base=folder,
+            load_file=lambda path, vae: load_single_file(path, dtype, folder, folder, vae, family=SDXL),
+        )
     else:
         load_theirs = diffusers.StableDiffusionXLPipeline.from_single_file
         pipe = load_theirs(file, config=folder, torch_dtype=dtype, local_files_only=True)

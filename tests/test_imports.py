@@ -35,6 +35,7 @@ LAYERS = [
     "family",
     "format",
     "backend",
+    "extension",
     "settings",
     "images",
     "modes",

@@ -12,6 +12,7 @@ FORMAT = Format(
     title="diffusers pipeline",
     package="imagegen-diffusers",
     describe=describe,
+    is_fallback=True,
     folder_marks=("model_index.json",),
 )
 BACKEND = Backend(
@@ -19,6 +20,7 @@ BACKEND = Backend(
     summary="any other diffusers pipeline from text to a picture, such as PixArt, Sana or Kandinsky",
     worker="imagegen_diffusers.worker:DiffusersPipelineWorker",
     default_size="1024x1024",
+    architectures=("*",),
     formats=(FORMAT.name,),
     priority=-100,
     without=("scheduler", "style_lora"),
