@@ -138,6 +138,18 @@ class ShowsPreviews(Protocol):
 
 
 @runtime_checkable
+class ReleasesStates(Protocol):
+    """A stepped worker with states that hold more than memory, such as a place in a remote service."""
+
+    def dropped(self, state: Any) -> None:
+        """Release a state: its job was cancelled, late or failed, so neither `step` nor `finish` follows.
+
+        Each begun state ends either in `finish` or here. An error is logged, and changes nothing else.
+        """
+        ...
+
+
+@runtime_checkable
 class HasComputeThread(Protocol):
     """A worker with its own compute thread. Other computations must use it too, or they slow the worker down."""
 

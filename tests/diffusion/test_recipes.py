@@ -112,6 +112,14 @@ def test_replay_draws_the_same_bytes(capfd: pytest.CaptureFixture[str]) -> None:
     assert Path("again.png").read_bytes() == Path("out.png").read_bytes()
 
 
+def test_a_backend_without_samplers_and_checkpoints_replays(capfd: pytest.CaptureFixture[str]) -> None:
+    assert _run(capfd, "generate", "a lake", "--backend", "toy", "--size", "64x48", "-o", "out.png")[0] == 0
+    recipe = read_recipe(Path("out.png"))
+    assert (recipe.backend, recipe.scheduler, recipe.checkpoint, recipe.dtype) == ("toy", None, None, None)
+    code, _, err = _run(capfd, "replay", "out.png")
+    assert (code, err) == (0, "replayed.png  the same bytes\n")
+
+
 def test_replay_finds_the_recipes_checkpoint_without_configuration(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sdxl_checkpoint: Path
 ) -> None:

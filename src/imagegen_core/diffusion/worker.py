@@ -38,6 +38,7 @@ from imagegen_core.diffusion.memory import (
 )
 from imagegen_core.diffusion.network_inputs import NetworkInputs
 from imagegen_core.diffusion.numerics import numerics_plan
+from imagegen_core.diffusion.on_device import OnDevice
 from imagegen_core.diffusion.pipeline_setup import compile_errors, prepare
 from imagegen_core.diffusion.prediction import check_noise
 from imagegen_core.diffusion.previews import Previewer
@@ -85,16 +86,15 @@ class _Group(NamedTuple):
 class DiffusionWorker(SteppedWorkerBase[Denoising]):
     """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `BatchInvariant` and others.
 
-    A family names its `backend` description, its diffusers pipeline, and the pipeline's network. It implements
-    `encode` and `predict`. Every other method has a default: override what differs, such as `with_request`,
-    `latents_shape`, `decode`, `check` or `load_file`. `UNetWorker` is the base of Stable Diffusion's families.
+    A family's worker names its `backend` description and its diffusers pipeline. It implements `encode` and `predict`.
+    Every other method has a default. Override what differs, such as `with_request`, `latents_shape`, `decode`, `check`
+    or `load_file`. `UNetWorker` is the base of Stable Diffusion's families.
 
     Attributes:
         backend: The description of the worker.
         pipeline_class: The pipeline's class in diffusers, such as ``StableDiffusion3Pipeline``.
         pipeline_options: Further arguments of the pipeline, such as components to leave out.
         optional_components: Components that a checkpoint may lack.
-        network_name: The pipeline's component for denoising.
         flow_matching: Whether the network predicts the velocity of a flow (https://arxiv.org/abs/2209.03003). If not,
             it predicts noise, a picture or a velocity of diffusion.
         embedding_encoders: The CLIP text encoders whose prompts may name textual-inversion embeddings.
@@ -109,6 +109,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         dtype: The precision of its weights.
         checkpoint: The file or folder of the weights.
         styles: All styles, with a refusal for each that does not fit this checkpoint.
+        family: The checkpoint's `imagegen_core.Family`.
         native_size: ``WIDTHxHEIGHT`` of a request without a size.
         default_sampler: The sampler of a request without a sampler.
         own_scheduler: The facts about the checkpoint's own scheduler.
@@ -119,7 +120,6 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     pipeline_class: ClassVar[str]
     pipeline_options: ClassVar[Mapping[str, Any]] = {}
     optional_components: ClassVar[Sequence[str]] = ()
-    network_name: ClassVar[str] = "transformer"
     flow_matching: ClassVar[bool] = True
     embedding_encoders: ClassVar[Sequence[str]] = ()
     configs: ClassVar[Path | None] = None
@@ -150,13 +150,14 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         limit_threads()
         self.device = choose_device(settings)
         self.dtype = choose_dtype(settings, self.device)
-        self.native_size = native_size(self.checkpoint, self.backend.default_size)
+        self.family = registry.families[architecture(self.checkpoint, registry)]
+        self.native_size = native_size(self.checkpoint, self.backend.default_size, registry)
         self._compute = ComputeThread()
         self.pipe = self._compute.run(self._load, settings)
         self._schedulers = Schedulers(
             self.pipe.scheduler,
             registry.samplers.values(),
-            settings.scheduler if settings.source("scheduler") != "default" else None,
+            settings.scheduler if settings.source("scheduler") != "default" else self.family.default_sampler,
             self.aligned_sigmas,
         )
         self.default_sampler, self.own_scheduler = self._schedulers.default, self._schedulers.own
@@ -170,14 +171,13 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         self._adapters = Adapters(self.pipe, self._embeddings, most_idle_bytes=self._weights)
         self._prompts = PromptEncoder(self._adapters)
         layers = self._adapters.layers
-        family = architecture(self.checkpoint)
-        self._extensions: Sequence[Extension] = self.compute(self._load_extensions, family, registry)
-        self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, family, layers)
+        self._extensions: Sequence[Extension] = self.compute(self._load_extensions, registry)
+        self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, self.family.name, layers)
         self._recipes = (
             RecipeBuilder(
                 self.backend,
                 self.checkpoint,
-                self.network_name,
+                self.family.denoiser,
                 registry.models.values(),
                 self.device,
                 self.numerics,
@@ -214,7 +214,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     @property
     def network(self) -> Any:
         """The pipeline's network for denoising."""
-        return getattr(self.pipe, self.network_name)
+        return getattr(self.pipe, self.family.denoiser)
 
     def check(self, request: ResolvedRequest) -> None:
         """Refuse a request that the family cannot draw; the request's LoRAs are active.
@@ -303,7 +303,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     @property
     def file_configs(self) -> Path | None:
         """The folder of configs for a single file of the checkpoint's architecture."""
-        own = self.configs / architecture(self.checkpoint) if self.configs else None
+        own = self.configs / self.family.name if self.configs else None
         return own if own and own.is_dir() else self.configs
 
     def check_folder(self, path: Path) -> None:
@@ -338,8 +338,8 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
 
     def compute_beside(self, other: Worker) -> None:
         """Use another worker's compute thread from now on, if both are on one device; no drawing may run meanwhile."""
-        if isinstance(other, DiffusionWorker) and other.device == self.device:
-            self._compute = other._compute  # noqa: SLF001 - the same class
+        if isinstance(other, DiffusionWorker | OnDevice) and other.device == self.device:
+            self._compute = other._compute  # noqa: SLF001 - the same kind of worker
 
     @computed
     @torch.inference_mode()
@@ -471,9 +471,10 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
             return {}
         return to_text(self._recipes.recipe(request, self._schedulers.names(request.scheduler, request.schedule)))
 
-    def _load_extensions(self, family: str, registry: Registry) -> list[Extension]:
-        model = LoadedModel(self.pipe, self.network, family, self.device, self.dtype, self.settings)
-        offered = [offer for offer in registry.extensions.values() if family in (offer.architectures or (family,))]
+    def _load_extensions(self, registry: Registry) -> list[Extension]:
+        model = LoadedModel(self.pipe, self.network, self.family, self.device, self.dtype, self.settings)
+        name = self.family.name
+        offered = [offer for offer in registry.extensions.values() if name in (offer.architectures or (name,))]
         extensions = [self.guidance(model), *(offer.load(model) for offer in offered)]
         return sorted(extensions, key=lambda extension: extension.order)
 
@@ -544,7 +545,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         )
         check_noise(self.checkpoint, pipe.scheduler, flow_matching=self.flow_matching)
         with memory_for(self.checkpoint):
-            prepare(pipe, getattr(pipe, self.network_name), self.device, self.dtype, settings)
+            prepare(pipe, getattr(pipe, self.family.denoiser), self.device, self.dtype, settings)
         return pipe
 
 
