@@ -25,7 +25,7 @@ _HOOK = "use_exponential_sigmas"  # with this option, a scheduler calls its own 
 _FLAGS = ("use_karras_sigmas", _HOOK, "use_beta_sigmas", "use_lu_lambdas")
 _EDM = {"Karras": {"sigma_schedule": "karras"}, "Exponential": {"sigma_schedule": "exponential"}}
 _EVEN = frozenset({"Uniform", "Normal"})  # near enough to whole timesteps for schedulers that take no others
-_EVEN_FLOWS = frozenset({"Simple", "SGM Uniform"})  # the same for flows, whose timesteps are their noise levels
+_EVEN_FLOWS = frozenset({"Simple", "SGM Uniform"})  # of flows, before the shift
 _SMALLEST_ALPHA = 2**-24  # stands for zero terminal SNR, as in diffusers
 
 
@@ -173,6 +173,5 @@ def _set_levels(table: Table, scheduler: Any, steps: int, device: torch.device) 
 
 def _trained_sigmas(scheduler: Any) -> Sigmas:
     """Return the noise levels of a scheduler's training, rising."""
-    alphas = scheduler.alphas_cumprod.double().clamp(min=_EVEN_FLOWS = frozenset({"Simple", "SGM Uniform"})  # the same for flows, whose timesteps are their noise levels
-_SMALLEST_ALPHA).numpy()
+    alphas = scheduler.alphas_cumprod.double().clamp(min=_SMALLEST_ALPHA).numpy()
     return np.sqrt((1 - alphas) / alphas)  # type: ignore[no-any-return]
