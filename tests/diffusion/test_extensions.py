@@ -141,6 +141,10 @@ def test_an_extension_that_cannot_be_made_is_named(checkpoint: Path, install: In
         DiffusersCudaWorker(settings=_settings(checkpoint))
 
 
+def test_the_numerics_plan_names_the_extensions_distributions(worker: Any) -> None:
+    assert worker.numerics.versions["imagegen-extras"] == "1.0"
+
+
 def test_an_extension_of_other_families_is_not_made(checkpoint: Path, install: Installer) -> None:
     install.add("extras", PLUGIN.format(extensions="extension('Broken', architectures=('sdxl',))"))
     DiffusersCudaWorker(settings=_settings(checkpoint))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
@@ -26,6 +27,7 @@ from imagegen_core.diffusion.proof import prove
 from imagegen_core.diffusion.recipe_builder import RecipeBuilder
 from imagegen_core.diffusion.scheduling import Schedulers
 from imagegen_core.errors import InvalidRequestError
+from imagegen_core.extension import ExtensionDef
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import to_text
 from imagegen_core.job import Job, StepDone
@@ -98,6 +100,9 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         self._prompts = PromptEncoder(self._adapters)
         layers = self._adapters.layers
         self._extensions: Sequence[Extension] = self.compute(self._load_extensions, registry)
+        self.numerics = replace(
+            self.numerics, versions={**self.numerics.versions, **self._extension_versions(registry)}
+        )
         self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, self.family.name, layers)
         self._recipes = (
             RecipeBuilder(
@@ -275,10 +280,19 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
 
     def _load_extensions(self, registry: Registry) -> list[Extension]:
         model = LoadedModel(self.pipe, self.network, self.family, self.device, self.dtype, self.settings)
-        name = self.family.name
-        offered = [offer for offer in registry.extensions.values() if name in (offer.architectures or (name,))]
-        extensions = [self.guidance(model), *(offer.load(model) for offer in offered)]
+        extensions = [self.guidance(model), *(offer.load(model) for offer in self._offered(registry))]
         return sorted(extensions, key=lambda extension: extension.order)
+
+    def _offered(self, registry: Registry) -> list[ExtensionDef]:
+        """Return the plugins' extensions for this family."""
+        family = self.family.name
+        return [offer for offer in registry.extensions.values() if family in (offer.architectures or (family,))]
+
+    def _extension_versions(self, registry: Registry) -> dict[str, str]:
+        """Return the versions of the distributions with extensions: they may change any picture."""
+        offered = {f"extension {offer.name}" for offer in self._offered(registry)}
+        plugins = (plugin for plugin in registry.plugins if offered & {*plugin.offers})
+        return {plugin.distribution: plugin.version for plugin in plugins}
 
     def _wanted(self, request: ResolvedRequest) -> tuple[Adapter, ...]:
         loras = tuple(self._lora(lora) for lora in request.loras)
