@@ -116,7 +116,7 @@ def _configured(plain: Any, options: Mapping[str, Any]) -> Any:
 
 
 def _set_even_flow(scheduler: Any, steps: int, device: torch.device, **options: Any) -> None:
-    """Set noise levels at equal distances from 1 down, before the shift, as FLUX's pipeline does."""
+    """Set noise levels at equal distances from 1 down, before the shift."""
     own_steps(scheduler, steps, device, **{**options, "sigmas": np.linspace(1.0, 1 / steps, steps)})
 
 

@@ -59,8 +59,8 @@ class _Group(NamedTuple):
 class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `BatchInvariant` and others.
 
-    A family inherits from this class, and overrides methods of `DiffusionModel`. `UNetWorker` is the base of Stable
-    Diffusion's families.
+    A family inherits from this class, and overrides methods of `DiffusionModel`. `UNetWorker` is the base
+    of families with a UNet.
 
     Attributes:
         worker_id: The worker's number in its process.

@@ -71,8 +71,12 @@ def _grow(worker: SteppedWorker[DenoisingState], size: BatchSize) -> None:
             if rows in size.refused:
                 return
             if size.needs_trial(rows, rows) and isinstance(worker, BatchInvariant):
-                size.tried(rows, same=worker.trial(_states(worker, rows)))
-                if rows in size.refused:
+                states = _states(worker, rows)
+                same = worker.trial(states)
+                if all(state.failure is not None for state in states):  # failed states prove nothing
+                    return
+                size.tried(rows, same=same)
+                if not same:
                     return
             _time(worker, size, rows, ends)
         except OutOfMemoryError:
