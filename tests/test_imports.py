@@ -112,7 +112,9 @@ def test_imports_point_one_way(path: Path) -> None:
     for module in _imported(path):
         if module.startswith("imagegen_core."):
             assert levels[_layer(module)] <= levels[own_layer], f"{path} imports {module}"
-        assert not module.startswith(("imagegen_sd", "imagegen_diffusers", "imagegen_demo")), f"{path} knows a plugin: {module}"
+        assert not module.startswith(("imagegen_sd", "imagegen_diffusers", "imagegen_demo")), (
+            f"{path} knows a plugin: {module}"
+        )
         if own_layer != "diffusion":
             assert module.split(".")[0] not in ("torch", "diffusers", "transformers"), f"{path} imports {module}"
 

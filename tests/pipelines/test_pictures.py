@@ -144,7 +144,10 @@ def test_a_pipeline_is_described_without_loading_it(folder: Folder, capfd: pytes
 
 @pytest.fixture
 def http(folder: Folder) -> Iterator[httpx.Client]:
-    with listening(create_app(settings_for(folder("z-image")))) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with (
+        listening(create_app(settings_for(folder("z-image")))) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
         until(lambda: client.get("/ready").is_success)
         yield client
 

@@ -11,6 +11,7 @@ from imagegen_core.diffusion.compute_thread import ComputeThread
 from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.memory import device_memory, weight_bytes
+from imagegen_core.diffusion.pretrained import import_diffusers
 from imagegen_core.settings import Settings
 from imagegen_core.worker import DeviceMemory, Worker
 
@@ -38,6 +39,11 @@ class OnDevice:
         self._compute = ComputeThread()
         if self.device.type == "cpu":
             self._compute.run(keep_large_buffers)
+
+    @classmethod
+    def import_libraries(cls) -> None:
+        """Import the libraries of diffusers' pipelines: see `imagegen_core.NeedsLibraries`."""
+        import_diffusers()
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run `function` on the compute thread in its turn, and return its result."""
