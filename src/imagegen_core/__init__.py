@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from imagegen_core.job import StepDone as StepDone
     from imagegen_core.models.locate import locate as locate
     from imagegen_core.models.named import NamedModel as NamedModel
+    from imagegen_core.numerics import NumericsPlan as NumericsPlan
     from imagegen_core.picture import Picture as Picture
     from imagegen_core.plugins.contract import CONTRACT_VERSION as CONTRACT_VERSION
     from imagegen_core.plugins.hookspecs import hookimpl as hookimpl
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from imagegen_core.worker import DenoisingState as DenoisingState
     from imagegen_core.worker import DeviceMemory as DeviceMemory
     from imagegen_core.worker import HasComputeThread as HasComputeThread
+    from imagegen_core.worker import HasNumerics as HasNumerics
     from imagegen_core.worker import LimitsRows as LimitsRows
     from imagegen_core.worker import NeedsLibraries as NeedsLibraries
     from imagegen_core.worker import ReleasesStates as ReleasesStates
@@ -111,6 +113,7 @@ _HOME = {
     "Format": "format",
     "GenerateRequest": "request",
     "HasComputeThread": "worker",
+    "HasNumerics": "worker",
     "ImageStore": "storage",
     "ImagegenError": "errors",
     "InvalidRequestError": "errors",
@@ -125,6 +128,7 @@ _HOME = {
     "NeedsLibraries": "worker",
     "NotReadyError": "errors",
     "PLAIN_FORMATS": "description",
+    "NumericsPlan": "numerics",
     "OutOfMemoryError": "errors",
     "OutputError": "errors",
     "Picture": "picture",

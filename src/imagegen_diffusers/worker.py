@@ -35,7 +35,6 @@ from imagegen_diffusers.folder import native_size, stores_bf16
 from imagegen_diffusers.plugin import BACKEND
 from imagegen_diffusers.previews import Previewer, as_picture
 
-_RECORDED_PACKAGES = ("imagegen-core", "imagegen-diffusers", "torch", "diffusers", "transformers")
 _UNSUPPORTED_SETTINGS = (
     "prediction",
     "vae_path",
@@ -45,7 +44,6 @@ _UNSUPPORTED_SETTINGS = (
     "enable_xformers",
     "attention_slicing",
 )
-_DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 _STEP_END = "callback_on_step_end"
 
 
@@ -85,8 +83,7 @@ class DiffusersPipelineWorker(CallbackWorker, OnDevice):
         self._call = PipelineCall(self.pipe, self.checkpoint)
         decoder = getattr(self.pipe, "vae", None) or getattr(self.pipe, "movq", None)
         self._previewer = None if decoder is None else Previewer(decoder)
-        self._writes_recipe = settings.recipe
-        self._versions = {name: version(name) for name in _RECORDED_PACKAGES}
+        self._writes_recipe, self._version = settings.recipe, version("imagegen-diffusers")
 
     def draw(self, request: GenerateRequest, progress: Progress) -> Picture:
         """Draw a request with one call of the pipeline.
@@ -153,9 +150,10 @@ class DiffusersPipelineWorker(CallbackWorker, OnDevice):
             request,
             checkpoint=self.checkpoint.name,
             backend=BACKEND.name,
-            dtype=_DTYPES[self.dtype],
+            dtype=self.numerics.precision,
             device=str(self.device),
-            versions=self._versions,
+            versions={**self.numerics.versions, "imagegen-diffusers": self._version},
+            numerics=self.numerics.of_picture(request.size),
         )
         return to_text(recipe)
 

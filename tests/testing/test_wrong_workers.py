@@ -23,7 +23,7 @@ CAUGHT_BY = {
     "DrawsInPreviews": "a_preview_changes_nothing",
     "ForgetsSettings": "worker_is_constructed_without_arguments",
     "GroupsAll": "states_of_one_group_can_be_stepped_together",
-    "GuessesASampler": "the_recipe_matches_the_request",
+    "GuessesASampler": "the_recipe_draws_the_picture_again",
     "HoldsOn": "a_dropped_worker_is_freed",
     "HurriesOn": "step_advances_by_one",
     "IgnoresNegativePrompts": "supported_fields_have_an_effect[negative_prompt]",

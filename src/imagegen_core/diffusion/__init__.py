@@ -1,5 +1,6 @@
 """Shared code of diffusion models: loading, prompts, denoising, decoding; core imports torch only here."""
 
+from imagegen_core.diffusion.batch_invariance import make_rowwise
 from imagegen_core.diffusion.conditioning import Conditioning, encode_text, encode_text_in_parts
 from imagegen_core.diffusion.decoding import pool
 from imagegen_core.diffusion.denoising import Denoising
@@ -31,6 +32,7 @@ __all__ = [
     "encode_text",
     "encode_text_in_parts",
     "load_pretrained",
+    "make_rowwise",
     "memory_errors",
     "pool",
 ]

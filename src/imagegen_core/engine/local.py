@@ -20,6 +20,7 @@ from imagegen_core.engine.releasing import release
 from imagegen_core.engine.report import EngineReport, GroupReport
 from imagegen_core.engine.request_queue import RequestQueue
 from imagegen_core.engine.ticket import Ticket
+from imagegen_core.engine.verdicts import VerdictCache
 from imagegen_core.engine.watchdog import Watchdog
 from imagegen_core.engine.whole_job_worker import WholeJobWorker
 from imagegen_core.errors import ImagegenError, OutOfMemoryError
@@ -95,6 +96,7 @@ class LocalEngine:
         self._scheduler = BatchScheduler()
         self._beginning: deque[Beginning] = deque()
         self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()
+        self._verdicts = VerdictCache(worker)
         self._steps: Counter[int] = Counter()
         self._step_seconds = 0.0
         self._lock = threading.Lock()  # guards the fields that `report` reads
@@ -252,6 +254,7 @@ class LocalEngine:
                     same = self._worker.trial(states)
                     if any(state.failure is None for state in states):  # failed states prove nothing
                         group.size.tried(rows, same=same)
+                        self._verdicts.keep(group.key, group.size)
                 else:
                     self._worker.step(states)
                     group.size.timed(rows, time.monotonic() - began)
@@ -319,7 +322,7 @@ class LocalEngine:
 
     def _calibrate(self) -> str:
         size = BatchSize(exact=self._batching == "exact")
-        key, because = calibrate(self._worker, size)
+        key, because = calibrate(self._worker, size, self._verdicts)
         self._sizes[key] = size
         self._native, self._largest = size, size.fits
         return because
@@ -328,6 +331,7 @@ class LocalEngine:
         """Return the batch size of a group; keep the native shape and the most recent other shapes."""
         if key not in self._sizes:
             self._sizes[key] = BatchSize(exact=self._batching == "exact", fits=self._largest)
+            self._verdicts.restore(key, self._sizes[key])
             if len(self._sizes) > _KNOWN_SHAPES:
                 del self._sizes[next(known for known, size in self._sizes.items() if size is not self._native)]
         self._sizes.move_to_end(key)

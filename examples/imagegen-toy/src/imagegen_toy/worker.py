@@ -88,9 +88,6 @@ class ToyWorker(SteppedWorkerBase[Denoising]):
             _advance(state, _denoised([state])[0])
         return all(np.array_equal(state.latents, shared) for state, shared in zip(states, together, strict=True))
 
-    def pad(self, rows: int | None) -> None:
-        """Do nothing: numpy computes each number independently, for any number of rows."""
-
     def finish(self, state: Denoising) -> Callable[[], Picture]:
         """Decode now; the returned function encodes the PNG later."""
         pixels = _decode(state.latents)
