@@ -37,8 +37,8 @@ from imagegen_core.diffusion.memory import (
     weight_bytes,
 )
 from imagegen_core.diffusion.network_inputs import NetworkInputs
-from imagegen_core.diffusion.on_device import OnDevice
 from imagegen_core.diffusion.numerics import numerics_plan
+from imagegen_core.diffusion.on_device import OnDevice
 from imagegen_core.diffusion.pipeline_setup import compile_errors, prepare
 from imagegen_core.diffusion.prediction import check_noise
 from imagegen_core.diffusion.previews import Previewer
