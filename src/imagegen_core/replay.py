@@ -9,32 +9,19 @@ from typing import Any
 from imagegen_core.images.recipe import Recipe
 from imagegen_core.modes import load_modes
 from imagegen_core.numerics import differences
-from imagegen_core.request import GenerateRequest, StyleLoraRequest
+from imagegen_core.request import GenerateRequest
 from imagegen_core.settings import Settings
-from imagegen_core.styles import LoraUse
 
 
 def request_of(recipe: Recipe, settings: Settings) -> GenerateRequest:
-    """Return the request of a recipe; it lacks the LoRAs that no configured mode has."""
-    request = GenerateRequest(
-        prompt=recipe.prompt,
-        negative_prompt=recipe.negative_prompt,
-        size=f"{recipe.width}x{recipe.height}",
-        num_inference_steps=recipe.steps,
-        guidance_scale=recipe.guidance_scale,
-        seed=recipe.seed,
-        scheduler=recipe.scheduler,
-        clip_skip=recipe.clip_skip - 1 if recipe.clip_skip else 0,
-        style_lora=StyleLoraRequest(style=recipe.style, level=recipe.style_level),
-        schedule=recipe.schedule,
-        guidance_rescale=recipe.guidance_rescale or 0.0,
-        eta=recipe.eta,
-        s_churn=recipe.s_churn,
-        s_tmin=recipe.s_tmin,
-        s_tmax=recipe.s_tmax,
-        s_noise=recipe.s_noise,
+    """Return the request of a recipe, with its LoRAs as far as a configured mode has them."""
+    request = recipe.request()
+    if not recipe.loras:
+        return request
+    known = {lora.path.stem: lora for mode in load_modes(settings).modes.values() for lora in mode.loras}
+    return request.with_loras(
+        [replace(known[lora.name], strength=lora.strength) for lora in recipe.loras if lora.name in known]
     )
-    return request.with_loras(_loras(recipe, settings)) if recipe.loras else request
 
 
 def settings_of(recipe: Recipe, settings: Settings) -> Settings:
@@ -53,7 +40,7 @@ def settings_of(recipe: Recipe, settings: Settings) -> Settings:
 
 
 def recipe_differences(wanted: Recipe, drawn: Recipe) -> list[str]:
-    """Describe the differences of the drawn picture's recipe in words; enlarging comes after drawing."""
+    """Describe the differences of the drawn picture's recipe in words, without its enlarging afterwards."""
     then, now = ({**asdict(recipe), "upscalings": None} for recipe in (wanted, drawn))
     return differences(then, now)
 
@@ -69,9 +56,3 @@ def _plan_settings(numerics: Mapping[str, Any]) -> dict[str, Any]:
         "compile": bool(numerics.get("compiled")),
         "batching": numerics.get("batching"),
     }
-
-
-def _loras(recipe: Recipe, settings: Settings) -> list[LoraUse]:
-    """Select the recipe's LoRAs that a configured mode has; the picture lacks the others."""
-    known = {lora.path.stem: lora for mode in load_modes(settings).modes.values() for lora in mode.loras}
-    return [replace(known[lora.name], strength=lora.strength) for lora in recipe.loras if lora.name in known]

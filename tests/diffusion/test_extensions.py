@@ -13,13 +13,13 @@ import torch
 from imagegen_core import GenerateRequest, InvalidRequestError, Job, LocalEngine, PluginError, Settings, generate
 from imagegen_sd15 import DiffusersCudaWorker
 from tests.checkpoints import save_sd15
-from tests.diffusion.plugins import control_picture
+from tests.diffusion.extensions import control_picture
 from tests.plugins.installed import Installer
 
 PLUGIN = """
 from imagegen_core import hookimpl
 from imagegen_sd15.plugin import imagegen_families
-from tests.diffusion.plugins import extension
+from tests.diffusion.extensions import extension
 
 @hookimpl
 def imagegen_extensions():
@@ -150,6 +150,6 @@ def test_a_refusal_by_an_extension_is_the_requests(worker: Any, monkeypatch: pyt
     def refuse(_extension: Any, _state: Any) -> None:
         raise InvalidRequestError("Invalid mask: it is empty", "mask")
 
-    monkeypatch.setattr("tests.diffusion.plugins.Faded.begin", refuse)
+    monkeypatch.setattr("tests.diffusion.extensions.Faded.begin", refuse)
     with pytest.raises(InvalidRequestError, match="Invalid mask"):
         generate("a lake", worker=worker)

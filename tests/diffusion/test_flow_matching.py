@@ -27,12 +27,12 @@ from imagegen_core import (
 )
 from imagegen_core.samplers import SAMPLERS
 from tests.checkpoints import save_sd3
-from tests.diffusion.plugins import FlowWorker
+from tests.diffusion.flow_worker import FlowWorker
 from tests.plugins.installed import Installer
 
 PLUGIN = """
 from imagegen_core import hookimpl
-from tests.diffusion.plugins import BACKEND, FLOW
+from tests.diffusion.flow_worker import BACKEND, FLOW
 
 @hookimpl
 def imagegen_backends():

@@ -102,8 +102,8 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
 def overflows(vae: Any) -> bool:
     """Return whether an autoencoder overflows in its own dtype with latents like those of pictures.
 
-    The latents are the same at each call: normally distributed like a UNet's, once with the usual spread and once with
-    twice that spread.
+    The latents are the same at each call: normally distributed like a picture's, once with the usual spread and once
+    with twice that spread.
     """
     generator = torch.Generator("cpu").manual_seed(0)
     latents = torch.randn((1, vae.config.latent_channels, _PROBE_SIDE, _PROBE_SIDE), generator=generator)

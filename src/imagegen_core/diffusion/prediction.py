@@ -19,6 +19,7 @@ from torch import Tensor
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.prediction import SET_IT, SaidOfNoise, said_of_noise
+from imagegen_core.samplers import is_flow
 from imagegen_core.settings import PredictionName
 
 State = Mapping[str, Tensor]
@@ -75,11 +76,6 @@ def config_for(scheduler_class: type, config: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in config.items() if name in known or name.startswith("_")}
 
 
-def is_flow(scheduler_class: type, config: Mapping[str, Any]) -> bool:
-    """Return whether a scheduler is for flow matching: its noise levels are shares of noise from 1 to 0."""
-    return bool(config.get("use_flow_sigmas")) or scheduler_class.__name__.startswith("FlowMatch")
-
-
 def flow_config(scheduler_class: type, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of a flow-matching scheduler for another class.
 
@@ -102,7 +98,7 @@ def check_noise(path: Path, scheduler: Any, *, flow_matching: bool = False) -> N
     Raises:
         ModelLoadError: The scheduler is of another kind.
     """
-    name, is_of_flow = type(scheduler).__name__, is_flow(type(scheduler), scheduler.config)
+    name, is_of_flow = type(scheduler).__name__, is_flow(type(scheduler).__name__, scheduler.config)
     if flow_matching and not is_of_flow:
         raise ModelLoadError(
             f"The checkpoint {path} has a {name}, and its family is of flow matching: put the model's own "

@@ -13,14 +13,14 @@ from imagegen_core.images.decode import read_picture, read_text
 from imagegen_core.images.recipe import OWN_CHUNK, Recipe, read_recipe
 from imagegen_core.job import Job
 from imagegen_core.picture import Picture
+from imagegen_core.plugins.registry import Registry
 from imagegen_core.replay import recipe_differences, request_of, settings_of
 from imagegen_core.request import Size
 from imagegen_core.settings import Settings
 from imagegen_core.testing.backend.kit import BackendKit
 from imagegen_core.worker import Worker
 
-_LATENTS = 4 * 8 * 8
-_BYTES = 2 * _LATENTS
+_CHANNEL = 8 * 8 * 2  # bytes
 
 
 class PictureChecks(BackendKit):
@@ -56,11 +56,16 @@ class PictureChecks(BackendKit):
         for prompt in ("", "🦊 狐狸", "a very long story " * 60):
             assert self.draw(worker, prompt=prompt).png
 
-    def test_latents_are_512_bytes_of_float16(self, worker: Worker) -> None:
-        """Latents serve as a fingerprint: little-endian float16 [1, 4, 8, 8], whatever the picture's size."""
-        latents = self.draw(worker).latents
-        assert len(latents) == _BYTES, f"the latents have {len(latents)} bytes: expected {_BYTES}"
-        values = struct.unpack(f"<{_LATENTS}e", latents)
+    def test_latents_are_8x8_float16(self, worker: Worker, description: Backend) -> None:
+        """Latents serve as a fingerprint: little-endian float16 [1, channels, 8, 8], whatever the picture's size.
+
+        The backend's families declare the number of channels; it is 4 for a backend without families.
+        """
+        latents, families = self.draw(worker).latents, Registry.discover().families
+        declared = [families[name] for name in description.architectures if name in families]
+        expected = {_CHANNEL * family.latent_channels for family in declared} or {4 * _CHANNEL}
+        assert len(latents) in expected, f"the latents have {len(latents)} bytes: expected {max(expected)}"
+        values = struct.unpack(f"<{len(latents) // 2}e", latents)
         assert all(map(math.isfinite, values)), "the latents are not all finite numbers"
         assert len(set(values)) > 1, "the latents are all the same number"
 
