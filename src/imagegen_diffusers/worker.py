@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from imagegen_core import (
     InvalidRequestError,
     ModelLoadError,
     ModelNotFoundError,
+    NumericsPlan,
     Picture,
     Progress,
     Recipe,
@@ -29,12 +31,13 @@ from imagegen_core import (
     locate,
     to_text,
 )
-from imagegen_core.diffusion import OnDevice, load_pretrained, memory_errors, pool
+from imagegen_core.diffusion import OnDevice, device_numerics, load_pretrained, memory_errors, pool
 from imagegen_diffusers.call import PipelineCall
 from imagegen_diffusers.folder import native_size, stores_bf16
 from imagegen_diffusers.plugin import BACKEND
 from imagegen_diffusers.previews import Previewer, as_picture
 
+_PACKAGE = "imagegen-diffusers"
 _UNSUPPORTED_SETTINGS = (
     "prediction",
     "vae_path",
@@ -43,6 +46,7 @@ _UNSUPPORTED_SETTINGS = (
     "compile",
     "enable_xformers",
     "attention_slicing",
+    "vae_tiling",
 )
 _STEP_END = "callback_on_step_end"
 
@@ -57,6 +61,7 @@ class DiffusersPipelineWorker(CallbackWorker, OnDevice):
         checkpoint: The pipeline's folder.
         pipe: The pipeline.
         native_size: ``WIDTHxHEIGHT`` of a request without a size.
+        numerics: The numerics plan.
     """
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
@@ -83,7 +88,9 @@ class DiffusersPipelineWorker(CallbackWorker, OnDevice):
         self._call = PipelineCall(self.pipe, self.checkpoint)
         decoder = getattr(self.pipe, "vae", None) or getattr(self.pipe, "movq", None)
         self._previewer = None if decoder is None else Previewer(decoder)
-        self._writes_recipe, self._version = settings.recipe, version("imagegen-diffusers")
+        self._writes_recipe = settings.recipe
+        plan: NumericsPlan = self.compute(device_numerics, self.device, self.dtype)
+        self.numerics = replace(plan, versions={**plan.versions, _PACKAGE: version(_PACKAGE)})
 
     def draw(self, request: GenerateRequest, progress: Progress) -> Picture:
         """Draw a request with one call of the pipeline.
@@ -152,7 +159,7 @@ class DiffusersPipelineWorker(CallbackWorker, OnDevice):
             backend=BACKEND.name,
             dtype=self.numerics.precision,
             device=str(self.device),
-            versions={**self.numerics.versions, "imagegen-diffusers": self._version},
+            versions=self.numerics.versions,
             numerics=self.numerics.of_picture(request.size),
         )
         return to_text(recipe)

@@ -8,6 +8,7 @@ from imagegen_core.diffusion.extension import Extension, LoadedModel
 from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
 from imagegen_core.diffusion.memory import memory_errors
 from imagegen_core.diffusion.network_inputs import NetworkInputs
+from imagegen_core.diffusion.numerics import device_numerics
 from imagegen_core.diffusion.on_device import OnDevice
 from imagegen_core.diffusion.pretrained import load_pretrained
 from imagegen_core.diffusion.prompt_checks import check_clip_skip, check_prompt_length
@@ -29,6 +30,7 @@ __all__ = [
     "check_clip_skip",
     "check_prompt_length",
     "completed",
+    "device_numerics",
     "encode_text",
     "encode_text_in_parts",
     "load_pretrained",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from imagegen_core.diffusion.memory import whole_pixels
+from imagegen_core.diffusion.memory import weight_bytes, whole_pixels
 from imagegen_core.distributions import installed_version
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.settings import Settings
@@ -52,9 +53,9 @@ _FILLED_PASSES = (
 
 
 def numerics_plan(
-    pipe: Any, network: torch.nn.Module, device: torch.device, dtype: torch.dtype, settings: Settings, weights: int
+    pipe: Any, network: torch.nn.Module, device: torch.device, dtype: torch.dtype, settings: Settings
 ) -> NumericsPlan:
-    """Return the plan of a pipeline that is set up on its device.
+    """Return the plan of a pipeline that is set up on its device; call it on the compute thread.
 
     Args:
         pipe: The diffusers pipeline with its ``vae``.
@@ -62,42 +63,33 @@ def numerics_plan(
         device: The pipeline's device.
         dtype: The precision of the network.
         settings: The settings; `rows_per_pass` and `vae_tiling` override the rules.
-        weights: The memory of the pipeline's weights on the device, in bytes.
     """
+    plan = device_numerics(device, dtype)
     rows, rows_up_to = _rows(device, dtype, settings)
-    flags = _flags(device)
-    vae_dtype = next(pipe.vae.parameters()).dtype
-    return NumericsPlan(
-        device=device.type,
-        precision=DTYPE_NAMES[dtype],
-        processor=_processor(device),
-        threads=torch.get_num_threads() if device.type == "cpu" else None,
+    return replace(
+        plan,
         layout="contiguous, VAE channels last" if device.type == "cpu" else "contiguous",
         attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else "sdpa",
-        flags=flags,
         rows=rows,
         rows_up_to=rows_up_to,
-        vae_precision=DTYPE_NAMES[vae_dtype],
+        vae_precision=DTYPE_NAMES[next(pipe.vae.parameters()).dtype],
         tile=TILE,
-        tiles_above=_tiles_above(pipe, device, settings, weights),
+        tiles_above=_tiles_above(pipe, device, settings),
         compiled=settings.compile,
         batching=settings.batching,
-        exact=settings.batching == "exact" and not settings.compile and not flags.get("cudnn_benchmark"),
+        exact=plan.exact and settings.batching == "exact" and not settings.compile,
         network=_digest(network),
-        versions=_versions(device),
     )
 
 
-def whole_call_plan(pipe: Any, device: torch.device, dtype: torch.dtype) -> NumericsPlan:
-    """Return the plan of a pipeline that draws one picture after another by its own call, with torch's own attention.
+def device_numerics(device: torch.device, dtype: torch.dtype) -> NumericsPlan:
+    """Return the part of a plan that the device, the precision and the libraries decide; call it on the compute thread.
 
     Args:
-        pipe: The diffusers pipeline.
-        device: The pipeline's device.
-        dtype: The precision of the weights.
+        device: The device.
+        dtype: The precision of the network.
     """
     flags = _flags(device)
-    networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     return NumericsPlan(
         device=device.type,
         precision=DTYPE_NAMES[dtype],
@@ -105,7 +97,6 @@ def whole_call_plan(pipe: Any, device: torch.device, dtype: torch.dtype) -> Nume
         threads=torch.get_num_threads() if device.type == "cpu" else None,
         flags=flags,
         exact=not flags.get("cudnn_benchmark"),
-        network=_digest(torch.nn.ModuleDict(networks)),
         versions=_versions(device),
     )
 
@@ -126,9 +117,9 @@ def _rows(device: torch.device, dtype: torch.dtype, settings: Settings) -> tuple
     return None, None
 
 
-def _tiles_above(pipe: Any, device: torch.device, settings: Settings, weights: int) -> int | None:
+def _tiles_above(pipe: Any, device: torch.device, settings: Settings) -> int | None:
     if settings.vae_tiling is None:
-        return whole_pixels(pipe, device, weights)
+        return whole_pixels(pipe, device, weight_bytes(pipe))
     return 0 if settings.vae_tiling else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,9 +11,7 @@ from imagegen_core.diffusion.compute_thread import ComputeThread
 from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.memory import device_memory, weight_bytes
-from imagegen_core.diffusion.numerics import whole_call_plan
 from imagegen_core.diffusion.pretrained import import_diffusers
-from imagegen_core.numerics import NumericsPlan
 from imagegen_core.settings import Settings
 from imagegen_core.worker import DeviceMemory, Worker
 
@@ -65,11 +62,6 @@ class OnDevice:
         thread = getattr(other, "_compute", None)
         if isinstance(thread, ComputeThread) and getattr(other, "device", None) == self.device:
             self._compute = thread
-
-    @cached_property
-    def numerics(self) -> NumericsPlan:
-        """The numerics plan of the pipeline's own call: see `imagegen_core.HasNumerics`."""
-        return whole_call_plan(self.pipe, self.device, self.dtype)
 
     def memory_bytes(self) -> int:
         """Return the memory of the pipeline's weights in bytes; shared tensors count once."""

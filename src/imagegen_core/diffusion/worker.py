@@ -166,7 +166,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         )
         self._weights = weight_bytes(self.pipe)
         self.numerics: NumericsPlan = self.compute(
-            numerics_plan, self.pipe, self.network, self.device, self.dtype, settings, self._weights
+            numerics_plan, self.pipe, self.network, self.device, self.dtype, settings
         )
         self._adapters = Adapters(self.pipe, self._embeddings, most_idle_bytes=self._weights)
         self._prompts = PromptEncoder(self._adapters)
