@@ -74,7 +74,7 @@ def test_gpus_with_the_same_name_are_distinguished(monkeypatch: pytest.MonkeyPat
 def test_a_step_waits_for_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     devices: list[object] = []
     monkeypatch.setattr(torch.cuda, "synchronize", devices.append)
-    DiffusionWorker._synchronize(cast("Any", SimpleNamespace(device=torch.device("cuda:1"))))
+    DiffusionWorker.synchronize(cast("Any", SimpleNamespace(device=torch.device("cuda:1"))))
     assert devices == [torch.device("cuda:1")]
 
 

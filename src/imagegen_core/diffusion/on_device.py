@@ -59,9 +59,8 @@ class OnDevice:
 
     def compute_beside(self, other: Worker) -> None:
         """Use another worker's compute thread from now on, if both are on one device; no drawing may run meanwhile."""
-        thread = getattr(other, "_compute", None)
-        if isinstance(thread, ComputeThread) and getattr(other, "device", None) == self.device:
-            self._compute = thread
+        if isinstance(other, OnDevice) and other.device == self.device:
+            self._compute = other._compute  # noqa: SLF001 - the same class
 
     def memory_bytes(self) -> int:
         """Return the memory of the pipeline's weights in bytes; shared tensors count once."""
@@ -72,8 +71,8 @@ class OnDevice:
         return device_memory(self.device)
 
     def synchronize(self) -> None:
-        """Wait for the device, so that a step that is reported is complete."""
+        """Wait for the device, so that a finished step is complete: it can be timed, and cancelled in time."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            torch.cuda.synchronize(self.device)  # the worker's own device, not torch's default device
         elif self.device.type != "cpu":
             getattr(torch, self.device.type).synchronize()

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from imagegen_core.backend import Backend
-from imagegen_core.diffusion.compute_thread import ComputeThread, computed
+from imagegen_core.diffusion.compute_thread import computed
 from imagegen_core.diffusion.conditioning import Conditioning
-from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.decoding import decode_picture, piece, pool
 from imagegen_core.diffusion.denoising import Denoising
-from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.extension import Extension, LoadedModel
 from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
@@ -30,7 +28,6 @@ from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import (
     check_fits,
     decoding_bytes,
-    device_memory,
     memory_errors,
     rows_that_fit,
     token_bytes,
@@ -63,7 +60,6 @@ from imagegen_core.resolution.style_catalog import StyleCatalog
 from imagegen_core.settings import Settings
 from imagegen_core.stepped_worker import SteppedWorkerBase
 from imagegen_core.styles import LoraUse
-from imagegen_core.worker import DeviceMemory, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +79,7 @@ class _Group(NamedTuple):
         return ", ".join([self.size, f"{self.tokens} tokens", *map(str, self.adapters), *used])
 
 
-class DiffusionWorker(SteppedWorkerBase[Denoising]):
+class DiffusionWorker(SteppedWorkerBase[Denoising], OnDevice):
     """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `BatchInvariant` and others.
 
     A family's worker names its `backend` description and its diffusers pipeline. It implements `encode` and `predict`.
@@ -147,12 +143,9 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
             raise unusable(f"Backend '{self.backend.name}'", error, f"diffusers:{self.pipeline_class}") from error
         registry = Registry.discover()
         self.checkpoint: Path = resolve_checkpoint(settings, self.backend, registry)
-        limit_threads()
-        self.device = choose_device(settings)
-        self.dtype = choose_dtype(settings, self.device)
+        OnDevice.__init__(self, settings)
         self.family = registry.families[architecture(self.checkpoint, registry)]
         self.native_size = native_size(self.checkpoint, self.backend.default_size, registry)
-        self._compute = ComputeThread()
         self.pipe = self._compute.run(self._load, settings)
         self._schedulers = Schedulers(
             self.pipe.scheduler,
@@ -313,10 +306,6 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
             ModelLoadError: The family cannot draw it.
         """
 
-    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run `function` on the model's compute thread: see `imagegen_core.HasComputeThread`."""
-        return self._compute.run(undisturbed, function, *arguments)
-
     @computed
     @torch.inference_mode()
     def load_loras(self, loras: Sequence[LoraUse]) -> None:
@@ -331,15 +320,6 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     def memory_bytes(self) -> int:
         """Return the memory of the pipeline's weights and LoRAs, in bytes; shared tensors count once."""
         return self._weights + self._adapters.memory_bytes
-
-    def device_memory(self) -> DeviceMemory:
-        """Return the device's name, and its total and free memory."""
-        return device_memory(self.device)
-
-    def compute_beside(self, other: Worker) -> None:
-        """Use another worker's compute thread from now on, if both are on one device; no drawing may run meanwhile."""
-        if isinstance(other, DiffusionWorker | OnDevice) and other.device == self.device:
-            self._compute = other._compute  # noqa: SLF001 - the same kind of worker
 
     @computed
     @torch.inference_mode()
@@ -429,7 +409,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         with memory_errors(states[0].request.size):
             for state, prediction in zip(states, self._predictions(states), strict=True):
                 state.advance(prediction)
-            self._synchronize()
+            self.synchronize()
 
     @computed
     @torch.inference_mode()
@@ -513,21 +493,12 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     def _previewer(self) -> Previewer:
         return Previewer(self.pipe.vae)
 
-    def _synchronize(self) -> None:
-        """Wait for the device, so that a returned step is complete: it can be timed, and cancelled in time."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # the worker's own device, not torch's default device
-        elif self.device.type != "cpu":
-            getattr(torch, self.device.type).synchronize()
-
     def _load(self, settings: Settings) -> Any:
         if self.flow_matching and settings.prediction is not None:
             raise SettingsError(
                 f"{settings.source('prediction')}={settings.prediction} does not suit the backend "
                 f"'{self.backend.name}', whose networks predict the velocity of a flow: unset it"
             )
-        if self.device.type == "cpu":
-            keep_large_buffers()
         check_fits_in_memory(self.checkpoint, self.dtype)
         if self.checkpoint.is_dir():
             self.check_folder(self.checkpoint)
