@@ -121,8 +121,9 @@ class Blueprint:
 def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype: torch.dtype) -> Any:
     """Build a network with the layers' own tensors; no weight is random.
 
-    An autoencoder without an encoder in its file is built without an encoder, because drawing needs only the decoder.
-    A table that two layers share is read once. Layers that overflow in fp16, such as T5's, are read in fp32 instead.
+    Weights files may hold only one of two tied tensors, such as T5's ``shared`` and ``embed_tokens``. An autoencoder
+    without an encoder in its file is built without an encoder, because drawing needs only the decoder.
+    Layers that overflow in fp16, such as T5's, are read in fp32 instead.
 
     Args:
         blueprint: The network's class and config.
@@ -137,17 +138,14 @@ def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype:
     if blueprint.component == "vae" and not any(name.startswith("encoder.") for name in layers):
         module.encoder = module.quant_conv = None
         layers = {name: source for name, source in layers.items() if not name.startswith("quant_conv.")}
-    shared = set(getattr(module, "_tied_weights_keys", None) or ())
-    shapes = {name: tensor.shape for name, tensor in module.state_dict().items() if name not in shared}
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     plain = {name: name.removeprefix("text_model.") for name in shapes}  # some transformers classes nest the encoder
+    layers = _with_tied(layers, module)
     _check(blueprint, {plain[name]: shape for name, shape in shapes.items()}, layers, weights)
-    state = {
-        name: weights.read(layers[plain[name]], _dtype(module, name, dtype)).reshape(shape)
-        for name, shape in shapes.items()
-    }
-    module.load_state_dict(state, assign=True, strict=not shared)
-    if shared:
-        module.tie_weights()
+    used = {layers[plain[name]]: _dtype(module, name, dtype) for name in shapes}
+    tensors = {source: weights.read(source, precision) for source, precision in used.items()}
+    state = {name: tensors[layers[plain[name]]].reshape(shape) for name, shape in shapes.items()}
+    module.load_state_dict(state, assign=True)
     weights.check_unchanged()
     return module.eval()
 
@@ -172,6 +170,17 @@ def _dtype(module: Any, name: str, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of a network's tensor: transformers names the layers that need fp32 where others have fp16."""
     kept = getattr(module, "_keep_in_fp32_modules", None) or ()
     return torch.float32 if dtype == torch.float16 and set(name.split(".")) & set(kept) else dtype
+
+
+def _with_tied(layers: Layers, module: Any) -> Layers:
+    """Return the layers, where a missing tensor that the module ties to another has the other's source."""
+    pairs = getattr(module, "all_tied_weights_keys", None)
+    if pairs is None:  # not a class of transformers 5
+        firsts: dict[int, str] = {}
+        parameters = module.named_parameters(remove_duplicate=False)
+        pairs = {name: firsts.setdefault(id(parameter), name) for name, parameter in parameters}
+    both = [pair for target, source in pairs.items() for pair in ((target, source), (source, target))]
+    return {**{name: layers[other] for name, other in both if name not in layers and other in layers}, **layers}
 
 
 def _check(blueprint: Blueprint, expected: Mapping[str, Sequence[int]], layers: Layers, weights: Weights) -> None:

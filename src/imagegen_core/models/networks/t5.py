@@ -6,18 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from imagegen_core.models.networks.source import Layers, Source
+from imagegen_core.models.networks.source import Layers
 
-_TABLE, _TIED_TABLE = "shared.weight", "encoder.embed_tokens.weight"
+_TABLES = ("shared.weight", "encoder.embed_tokens.weight")  # one tensor with two names; a file has either or both
 _FIRST = "encoder.block.0.layer"
 _BLOCK = re.compile(r"encoder\.block\.(\d+)\.")
-
-
-def t5_layers(layers: Layers) -> dict[str, Source]:
-    """Return the layers by transformers' names; a file may hold the table of tokens under one of two names, or both."""
-    table = layers.get(_TABLE) or layers.get(_TIED_TABLE)
-    others = {name: source for name, source in layers.items() if name not in (_TABLE, _TIED_TABLE)}
-    return others if table is None else {_TABLE: table, **others}
 
 
 def t5_config(layers: Layers, family: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +19,7 @@ def t5_config(layers: Layers, family: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         KeyError: A layer that every T5 encoder has is missing.
     """
-    vocabulary, width = layers[_TABLE].shape
+    vocabulary, width = layers[next((name for name in _TABLES if name in layers), _TABLES[0])].shape
     buckets, heads = layers[f"{_FIRST}.0.SelfAttention.relative_attention_bias.weight"].shape
     return {
         **family,
@@ -35,6 +28,6 @@ def t5_config(layers: Layers, family: Mapping[str, Any]) -> dict[str, Any]:
         "d_ff": layers[f"{_FIRST}.1.DenseReluDense.wo.weight"].shape[1],
         "d_kv": layers[f"{_FIRST}.0.SelfAttention.q.weight"].shape[0] // heads,
         "num_heads": heads,
-        "num_layers": max(int(match[1]) for name in layers if (match := _BLOCK.match(name))) + 1,
+        "num_layers": 1 + max(int(match[1]) for name in layers if (match := _BLOCK.match(name))),
         "relative_attention_num_buckets": buckets,
     }
