@@ -79,8 +79,8 @@ class UNetWorker(DiffusionWorker):
 
     def load_file(self, path: Path, vae: Any | None) -> dict[str, Any]:
         """Load the components from a checkpoint file in LDM's naming, or from a file of a UNet alone."""
-        settings = self.settings
-        return load_single_file(path, self.dtype, self.file_configs, settings.base_model, vae, settings.prediction)
+        base, prediction = self.settings.base_model, self.settings.prediction
+        return load_single_file(path, self.dtype, self.file_configs, base, vae, prediction, family=self.family)
 
     def check_folder(self, path: Path) -> None:
         """Check that the UNet takes latents alone.

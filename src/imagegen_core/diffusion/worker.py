@@ -106,6 +106,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         dtype: The precision of its weights.
         checkpoint: The file or folder of the weights.
         styles: All styles, with a refusal for each that does not fit this checkpoint.
+        family: The checkpoint's `imagegen_core.Family`.
         native_size: ``WIDTHxHEIGHT`` of a request without a size.
         default_sampler: The sampler of a request without a sampler.
         own_scheduler: The facts about the checkpoint's own scheduler.
@@ -146,13 +147,14 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         limit_threads()
         self.device = choose_device(settings)
         self.dtype = choose_dtype(settings, self.device)
-        self.native_size = native_size(self.checkpoint, self.backend.default_size)
+        self.family = registry.families[architecture(self.checkpoint, registry)]
+        self.native_size = native_size(self.checkpoint, self.backend.default_size, registry)
         self._compute = ComputeThread()
         self.pipe = self._compute.run(self._load, settings)
         self._schedulers = Schedulers(
             self.pipe.scheduler,
             registry.samplers.values(),
-            settings.scheduler if settings.source("scheduler") != "default" else None,
+            settings.scheduler if settings.source("scheduler") != "default" else self.family.default_sampler,
             self.aligned_sigmas,
         )
         self.default_sampler, self.own_scheduler = self._schedulers.default, self._schedulers.own
@@ -164,8 +166,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         self._prompts = PromptEncoder(self._adapters)
         self._extensions: tuple[Extension, ...] = (self.guidance(),)
         layers = self._adapters.layers
-        family = architecture(self.checkpoint)
-        self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, family, layers)
+        self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, self.family.name, layers)
         self._recipes = (
             RecipeBuilder(
                 self.backend,
@@ -297,7 +298,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     @property
     def file_configs(self) -> Path | None:
         """The folder of configs for a single file of the checkpoint's architecture."""
-        own = self.configs / architecture(self.checkpoint) if self.configs else None
+        own = self.configs / self.family.name if self.configs else None
         return own if own and own.is_dir() else self.configs
 
     def check_folder(self, path: Path) -> None:
