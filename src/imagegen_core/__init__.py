@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from imagegen_core.job import StepDone as StepDone
     from imagegen_core.models.locate import locate as locate
     from imagegen_core.models.named import NamedModel as NamedModel
+    from imagegen_core.original_names import LayerPart as LayerPart
+    from imagegen_core.original_names import OriginalNames as OriginalNames
     from imagegen_core.picture import Picture as Picture
     from imagegen_core.plugins.contract import CONTRACT_VERSION as CONTRACT_VERSION
     from imagegen_core.plugins.hookspecs import hookimpl as hookimpl
@@ -108,6 +110,7 @@ _HOME = {
     "ImagegenError": "errors",
     "InvalidRequestError": "errors",
     "Job": "job",
+    "LayerPart": "original_names",
     "LimitsRows": "worker",
     "LocalEngine": "engine",
     "LoraUse": "styles",
@@ -117,6 +120,7 @@ _HOME = {
     "NeedsLibraries": "worker",
     "NotReadyError": "errors",
     "PLAIN_FORMATS": "description",
+    "OriginalNames": "original_names",
     "OutOfMemoryError": "errors",
     "OutputError": "errors",
     "Picture": "picture",

@@ -1,13 +1,19 @@
 """Shared code of diffusion models: loading, prompts, denoising, decoding; core imports torch only here."""
 
-from imagegen_core.diffusion.conditioning import Conditioning, encode_text, encode_text_in_parts
+from imagegen_core.diffusion.conditioning import Conditioning, TextEmbedding, encode_text, encode_text_in_parts
 from imagegen_core.diffusion.denoising import Denoising
 from imagegen_core.diffusion.extension import Extension
+from imagegen_core.diffusion.file_components import load_components
 from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
 from imagegen_core.diffusion.network_inputs import NetworkInputs
-from imagegen_core.diffusion.prompt_checks import check_clip_skip, check_prompt_length
+from imagegen_core.diffusion.prediction import scheduler_of_folder
+from imagegen_core.diffusion.prompt_checks import check_clip_skip, check_prompt_length, check_t5_length
+from imagegen_core.diffusion.size_checks import check_multiples
+from imagegen_core.diffusion.t5 import encode_t5, t5_length
 from imagegen_core.diffusion.unet_worker import UNetWorker
 from imagegen_core.diffusion.worker import DiffusionWorker
+from imagegen_core.models.folders import read_json
+from imagegen_core.models.networks.source import Layers
 from imagegen_core.parts import Parts, completed
 
 __all__ = [
@@ -16,12 +22,21 @@ __all__ = [
     "Denoising",
     "DiffusionWorker",
     "Extension",
+    "Layers",
     "NetworkInputs",
     "Parts",
+    "TextEmbedding",
     "UNetWorker",
     "check_clip_skip",
+    "check_multiples",
     "check_prompt_length",
+    "check_t5_length",
     "completed",
+    "encode_t5",
     "encode_text",
     "encode_text_in_parts",
+    "load_components",
+    "read_json",
+    "scheduler_of_folder",
+    "t5_length",
 ]

@@ -162,7 +162,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
             Embeddings, self.pipe, self.embedding_encoders, settings.embeddings_root, settings.source("embeddings_root")
         )
         self._weights = weight_bytes(self.pipe)
-        self._adapters = Adapters(self.pipe, self._embeddings, most_idle_bytes=self._weights)
+        self._adapters = Adapters(self.pipe, self.family, self._embeddings, most_idle_bytes=self._weights)
         self._prompts = PromptEncoder(self._adapters)
         self._extensions: tuple[Extension, ...] = (self.guidance(),)
         layers = self._adapters.layers
@@ -221,6 +221,13 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     def reason_without_guidance(self, request: ResolvedRequest) -> str | None:
         """Return the reason why a request is drawn without guidance by a negative prompt; None if it is drawn with."""
         return None if request.guidance_scale > 1 else "it needs a guidance scale above 1.0"
+
+    def prompts(self, request: ResolvedRequest) -> dict[str, str]:
+        """Return the texts to encode for a request, by their fields."""
+        prompts = {"prompt": request.prompt}
+        if request.negative_prompt and self.reason_without_guidance(request) is None:
+            prompts["negative_prompt"] = request.negative_prompt
+        return prompts
 
     @property
     def embeddings(self) -> Embeddings:
