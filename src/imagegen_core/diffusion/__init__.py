@@ -2,7 +2,7 @@
 
 from imagegen_core.diffusion.conditioning import Conditioning, TextEmbedding, encode_text, encode_text_in_parts
 from imagegen_core.diffusion.denoising import Denoising
-from imagegen_core.diffusion.extension import Extension
+from imagegen_core.diffusion.extension import Extension, LoadedModel
 from imagegen_core.diffusion.file_components import load_components
 from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
 from imagegen_core.diffusion.network_inputs import NetworkInputs
@@ -23,6 +23,7 @@ __all__ = [
     "DiffusionWorker",
     "Extension",
     "Layers",
+    "LoadedModel",
     "NetworkInputs",
     "Parts",
     "TextEmbedding",

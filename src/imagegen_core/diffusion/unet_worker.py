@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,7 +25,6 @@ class UNetWorker(DiffusionWorker):
     The pipeline has ``text_encoder``, ``tokenizer``, ``unet`` and ``vae``, and the family's own components.
     """
 
-    network_name = "unet"
     flow_matching = False
     embedding_encoders = ("text_encoder", "text_encoder_2")
 
@@ -76,8 +75,9 @@ class UNetWorker(DiffusionWorker):
 
     def load_file(self, path: Path, vae: Any | None) -> dict[str, Any]:
         """Load the components from a checkpoint file in LDM's naming, or from a file of a UNet alone."""
-        base, prediction = self.settings.base_model, self.settings.prediction
-        return load_single_file(path, self.dtype, self.file_configs, base, vae, prediction, family=self.family)
+        settings = self.settings
+        configs, base = cast("Path", self.file_configs), settings.base_model
+        return load_single_file(path, self.dtype, configs, base, vae, settings.prediction, family=self.family)
 
     def check_folder(self, path: Path) -> None:
         """Check that the UNet takes latents alone.

@@ -18,7 +18,7 @@ UNET, TRANSFORMER, TEXT_ENCODER, TEXT_ENCODER_2, TEXT_ENCODER_3 = NETWORKS = (
     "text_encoder_3",
 )
 DENOISERS = (UNET, TRANSFORMER)
-"""The networks for denoising; a pipeline has one of them."""
+"""The networks for denoising; a pipeline has one of them. kohya-ss writes ``lora_unet_`` for both."""
 _T5 = (TEXT_ENCODER_3, TEXT_ENCODER_2)  # T5 is a pipeline's last text encoder
 
 _PEFT = "base_model.model."
