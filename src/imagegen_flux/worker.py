@@ -115,7 +115,8 @@ class FluxWorker(DiffusionWorker):
             return_dict=False,
             **inputs.options,
         )[0]
-        return functional.pixel_shuffle(prediction.transpose(1, 2).unflatten(2, (height, width)), _PATCH)
+        rows, _, channels = prediction.shape
+        return functional.pixel_shuffle(prediction.transpose(1, 2).reshape(rows, channels, height, width), _PATCH)
 
     def load_file(self, path: Path, vae: Any | None) -> dict[str, Any]:
         """Load the components from a file in the original layout, or from a file of a transformer alone.

@@ -150,11 +150,11 @@ def _changes(
         if tensors[name].dtype not in allowed:
             raise LoraError(f"its tensor {quoted(name)} holds {tensors[name].dtype} numbers; save it as floating point")
     layer_shapes = {role: tensors[name].shape for role, name in group.tensors.items()}
-    network, parts = _located(group, layer_shapes, layers)
-    if len(parts) > 1 or parts[0].swapped:
-        yield from _of_parts(group, layer_shapes, network, parts, layers, configs[network])
+    network, modules = _located(group, layer_shapes, layers)
+    if len(modules) > 1 or modules[0].swapped:
+        yield from _of_parts(group, layer_shapes, network, modules, layers, configs[network])
         return
-    module = parts[0].name
+    module = modules[0].name
     factors = layer_shapes.keys() - _PARAMETERS.keys()
     if factors - {"alpha"} or (factors and len(layer_shapes) == 1):  # alpha does not apply to full differences
         weight = layers.shape(network, module)
