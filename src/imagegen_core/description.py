@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-PLAIN_FORMATS = ("folder", "safetensors", "torch", "torch-legacy")
+FOLDER = "folder"
+PLAIN_FORMATS = (FOLDER, "safetensors", "torch", "torch-legacy")
 """The formats that imagegen reads itself: diffusers-format folders and weights files."""
 
 

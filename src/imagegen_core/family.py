@@ -24,8 +24,8 @@ class Family:
     files. It loads neither, so a declaration imports no library.
 
     Attributes:
-        name: The name in `Backend.architectures` and in messages, such as ``pixart``.
-        title: The name for display, such as ``PixArt-Sigma``.
+        name: The name in `Backend.architectures` and in messages, such as ``mine``.
+        title: The name for display, such as ``My Model 2``.
         package: The distribution to install for a backend; None if no package draws this family.
         components: The components that drawing needs, by their names in ``model_index.json``. The denoising network
             comes first.

@@ -40,8 +40,6 @@ def _file_family(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 def _folder_family(index: Mapping[str, Any], unet: Mapping[str, Any]) -> str | None:
     """Return the family of a folder, for pipelines of any class: the UNet's config decides."""
-    if index.get("unet", ["diffusers", "UNet2DConditionModel"])[-1] != "UNet2DConditionModel":
-        return None
     if unet.get("addition_embed_type") == "text_time":
         return None
     by_class = _SD15_NAME if index.get("_class_name") == _PIPELINE else None

@@ -41,8 +41,6 @@ def _file_family(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 def _folder_family(index: Mapping[str, Any], unet: Mapping[str, Any]) -> str | None:
     """Return the family of a folder, for pipelines of any class: the UNet's config decides."""
-    if index.get("unet", ["diffusers", "UNet2DConditionModel"])[-1] != "UNet2DConditionModel":
-        return None
     if unet.get("addition_embed_type") != "text_time":
         return None
     has_second_encoder_alone = index.get("text_encoder") == _ABSENT and index.get("text_encoder_2", _ABSENT) != _ABSENT

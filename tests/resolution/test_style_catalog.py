@@ -82,8 +82,8 @@ def test_a_file_is_usable_only_if_every_layer_fits(tmp_path: Path) -> None:
         "OneTrainer, PEFT, diffusers or ComfyUI wrote",
         "oft": "its tensor 'unet.conv_in.oft_R.weight' is of OFT, which is not drawn here; take a LoRA, LoHa, LoKr, "
         "DoRA or full-difference file",
-        "broken": f"{tmp_path}/broken.safetensors is not a complete safetensors file: it has 2 bytes, and the length of "
-        "its header alone takes 8; copy or download it again",
+        "broken": f"{tmp_path}/broken.safetensors is not a complete safetensors file: it has 2 bytes, and the length "
+        "of its header alone takes 8; copy or download it again",
     }
 
 

@@ -84,11 +84,11 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
 
     A family's worker names its `backend` description and its diffusers pipeline. It implements `encode` and `predict`.
     Every other method has a default. Override what differs, such as `with_request`, `latents_shape`, `decode`, `check`
-    or `load_file`. `UNetWorker` is the base of Stable Diffusion's families.
+    or `load_file`. `UNetWorker` is the base of families with a UNet.
 
     Attributes:
         backend: The description of the worker.
-        pipeline_class: The pipeline's class in diffusers, such as ``StableDiffusion3Pipeline``.
+        pipeline_class: The pipeline's class in diffusers, such as ``MyPipeline``.
         pipeline_options: Further arguments of the pipeline, such as components to leave out.
         optional_components: Components that a checkpoint may lack.
         flow_matching: Whether the network predicts the velocity of a flow (https://arxiv.org/abs/2209.03003). If not,

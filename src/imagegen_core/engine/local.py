@@ -73,7 +73,7 @@ class LocalEngine:
         queue_limit: int = 256,
         step_limit: float = 120.0,
         previews: bool = False,
-        line: RequestQueue | None = None,
+        queue: RequestQueue | None = None,
     ) -> None:
         """Calibrate the batches of the worker, and start the engine's thread.
 
@@ -83,13 +83,13 @@ class LocalEngine:
             queue_limit: Maximum number of jobs in the queue.
             step_limit: Seconds after which a step is reported to hang.
             previews: Whether each step's event carries a preview of the picture.
-            line: A queue shared with other engines, with its own limit; see `Pool`.
+            queue: A queue shared with other engines, with its own limit; see `Pool`.
         """
         self.worker = worker
         self._worker: SteppedWorker[Any] = worker if isinstance(worker, SteppedWorker) else WholeJobWorker(worker)
         self._batching = batching
         self._preview = worker.preview if previews and isinstance(worker, ShowsPreviews) else None
-        self._queue = RequestQueue(queue_limit) if line is None else line
+        self._queue = RequestQueue(queue_limit) if queue is None else queue
         self._scheduler = BatchScheduler()
         self._beginning: deque[Beginning] = deque()
         self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()

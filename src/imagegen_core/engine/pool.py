@@ -34,7 +34,7 @@ class Pool:
         with ExitStack() as made:
             engines = []
             for worker in workers:
-                engines.append(LocalEngine(worker, line=self._queue, **options))
+                engines.append(LocalEngine(worker, queue=self._queue, **options))
                 made.callback(engines[-1].close, drain=False)  # if the next engine fails to start
             made.pop_all()
         self._engines = tuple(engines)

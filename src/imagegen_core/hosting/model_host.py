@@ -30,7 +30,7 @@ class HostReport:
 
     Attributes:
         name: Name of the process; empty for this process.
-        residents: Reports of the models that are loaded, loading or queued.
+        entries: Reports of the models that are loaded, loading or queued.
         cards: Cards of the loaded models.
         engine: Merged report of the engines; None without engines.
         memories: Memory of each device; empty if no worker reports it.

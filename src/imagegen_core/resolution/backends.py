@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from imagegen_core.backend import Backend
-from imagegen_core.description import PLAIN_FORMATS
+from imagegen_core.description import FOLDER
 from imagegen_core.errors import BackendNotFoundError
 from imagegen_core.models import hints
 from imagegen_core.models.inspect import Recognized, recognize
@@ -30,7 +30,7 @@ def select_backend(registry: Registry, settings: Settings) -> Backend:
     if settings.backend:
         return registry.backend(settings.backend)
     if settings.use_sdxl:
-        wanted = Recognized(PLAIN_FORMATS[0], hints.USE_SDXL[0])
+        wanted = Recognized(FOLDER, hints.USE_SDXL[0])
         return _for_checkpoint(registry, settings, wanted, f"{settings.source('use_sdxl')} asks for it")
     if settings.model:
         return _for_path(registry, settings, locate(settings.model, settings.model_root, registry.models))
