@@ -12,7 +12,7 @@ import pytest
 import imagegen_core
 
 SOURCES = Path(imagegen_core.__file__).parent.parent
-PLUGINS = ("imagegen_sdxl", "imagegen_sd15", "imagegen_sd3", "imagegen_flux", "imagegen_demo")
+PLUGINS = ("imagegen_sdxl", "imagegen_sd15", "imagegen_sd3", "imagegen_flux", "imagegen_diffusers", "imagegen_demo")
 
 # The core's packages and modules, lowest first. Each imports from itself and from the ones before it.
 LAYERS = [
@@ -27,10 +27,12 @@ LAYERS = [
     "samplers",
     "styles",
     "request",
+    "numerics",
     "picture",
     "job",
     "worker",
     "stepped_worker",
+    "callback_worker",
     "description",
     "original_names",
     "family",
@@ -40,6 +42,7 @@ LAYERS = [
     "settings",
     "images",
     "modes",
+    "replay",
     "storage",
     "models",
     "plugins",

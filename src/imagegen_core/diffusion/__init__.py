@@ -1,12 +1,17 @@
 """Shared code of diffusion models: loading, prompts, denoising, decoding; core imports torch only here."""
 
+from imagegen_core.diffusion.batch_invariance import make_rowwise
 from imagegen_core.diffusion.conditioning import Conditioning, TextEmbedding, encode_text, encode_text_in_parts
+from imagegen_core.diffusion.decoding import pool
 from imagegen_core.diffusion.denoising import Denoising
 from imagegen_core.diffusion.extension import Extension, LoadedModel
 from imagegen_core.diffusion.file_components import load_components
 from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
+from imagegen_core.diffusion.memory import memory_errors
 from imagegen_core.diffusion.network_inputs import NetworkInputs
+from imagegen_core.diffusion.on_device import OnDevice
 from imagegen_core.diffusion.prediction import scheduler_of_folder
+from imagegen_core.diffusion.pretrained import load_pretrained
 from imagegen_core.diffusion.prompt_checks import check_clip_skip, check_prompt_length, check_t5_length
 from imagegen_core.diffusion.size_checks import check_multiples
 from imagegen_core.diffusion.t5 import encode_t5, t5_length
@@ -25,6 +30,7 @@ __all__ = [
     "Layers",
     "LoadedModel",
     "NetworkInputs",
+    "OnDevice",
     "Parts",
     "TextEmbedding",
     "UNetWorker",
@@ -37,6 +43,10 @@ __all__ = [
     "encode_text",
     "encode_text_in_parts",
     "load_components",
+    "load_pretrained",
+    "make_rowwise",
+    "memory_errors",
+    "pool",
     "read_json",
     "scheduler_of_folder",
     "t5_length",

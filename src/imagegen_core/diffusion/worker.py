@@ -18,7 +18,7 @@ from imagegen_core.backend import Backend
 from imagegen_core.diffusion.compute_thread import ComputeThread, computed
 from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.construction_lock import undisturbed
-from imagegen_core.diffusion.decoding import decode_within_memory, pool
+from imagegen_core.diffusion.decoding import decode_picture, piece, pool
 from imagegen_core.diffusion.denoising import Denoising
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.embeddings import Embeddings
@@ -37,10 +37,13 @@ from imagegen_core.diffusion.memory import (
     weight_bytes,
 )
 from imagegen_core.diffusion.network_inputs import NetworkInputs
+from imagegen_core.diffusion.numerics import numerics_plan
+from imagegen_core.diffusion.on_device import OnDevice
 from imagegen_core.diffusion.pipeline_setup import compile_errors, prepare
 from imagegen_core.diffusion.prediction import check_noise
 from imagegen_core.diffusion.previews import Previewer
 from imagegen_core.diffusion.prompt_encoder import PromptEncoder
+from imagegen_core.diffusion.proof import prove
 from imagegen_core.diffusion.recipe_builder import RecipeBuilder
 from imagegen_core.diffusion.scheduling import ALIGNED_SIGMAS, Schedulers, dynamic_shift
 from imagegen_core.diffusion.torchvision import make_torchvision_importable
@@ -50,6 +53,7 @@ from imagegen_core.images.recipe import to_text
 from imagegen_core.importing import import_named, unusable
 from imagegen_core.job import Job, StepDone
 from imagegen_core.models.inspect import architecture, native_size
+from imagegen_core.numerics import NumericsPlan
 from imagegen_core.parts import Parts, completed
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
@@ -109,6 +113,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         native_size: ``WIDTHxHEIGHT`` of a request without a size.
         default_sampler: The sampler of a request without a sampler.
         own_scheduler: The facts about the checkpoint's own scheduler.
+        numerics: The numerics plan, fixed from the load on.
     """
 
     backend: ClassVar[Backend]
@@ -160,6 +165,9 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
             Embeddings, self.pipe, self.embedding_encoders, settings.embeddings_root, settings.source("embeddings_root")
         )
         self._weights = weight_bytes(self.pipe)
+        self.numerics: NumericsPlan = self.compute(
+            numerics_plan, self.pipe, self.network, self.device, self.dtype, settings, self._weights
+        )
         self._adapters = Adapters(self.pipe, self.family, self._embeddings, most_idle_bytes=self._weights)
         self._prompts = PromptEncoder(self._adapters)
         layers = self._adapters.layers
@@ -171,15 +179,14 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
                 self.checkpoint,
                 self.family.denoiser,
                 registry.models.values(),
-                self.dtype,
                 self.device,
+                self.numerics,
                 settings.prediction,
             )
             if settings.recipe
             else None
         )
         self._compiles = settings.source("compile") if settings.compile else None
-        self._padded_rows: int | None = None
 
     @classmethod
     def import_libraries(cls) -> None:
@@ -281,9 +288,9 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         """Decode final latents to pixels [height, width, 3].
 
         Raises:
-            OutOfMemoryError: The device's memory was too small, even for tiles.
+            OutOfMemoryError: The device's memory was too small.
         """
-        return decode_within_memory(self.pipe, latents, size, self.device)
+        return decode_picture(self.pipe, latents, size, self.device, self.numerics.tile_of(size))
 
     def load_file(self, path: Path, vae: Any | None) -> dict[str, Any]:  # noqa: ARG002 - for families
         """Load the pipeline's components from a single file; the default refuses such files.
@@ -338,8 +345,8 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
 
     def compute_beside(self, other: Worker) -> None:
         """Use another worker's compute thread from now on, if both are on one device; no drawing may run meanwhile."""
-        if isinstance(other, DiffusionWorker) and other.device == self.device:
-            self._compute = other._compute  # noqa: SLF001 - the same class
+        if isinstance(other, DiffusionWorker | OnDevice) and other.device == self.device:
+            self._compute = other._compute  # noqa: SLF001 - the same kind of worker
 
     @computed
     @torch.inference_mode()
@@ -379,8 +386,10 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     @torch.inference_mode()
     def _begun(self, job: Job) -> Parts[Denoising]:
         request = self.backend.resolve(job.req, self.native_size)
-        needed = self.row_bytes(request.size) + decoding_bytes(self.pipe, request.size)
-        check_fits(needed, request.size, self.device, self._weights)
+        size = request.size
+        rows, part = self.numerics.rows_of(size) or 1, piece(size, self.numerics.tile_of(size))
+        needed = rows * self.row_bytes(size) + decoding_bytes(self.pipe, part)
+        check_fits(needed, size, self.device, self._weights)
         adapters = self._wanted(request)
         options = self.timestep_options(request)
         scheduler = self._schedulers.make(request.scheduler, request.steps, self.device, request.schedule, options)
@@ -432,25 +441,18 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     @computed
     @torch.inference_mode()
     def trial(self, states: Sequence[Denoising]) -> bool:
-        """Take one step of each state alone, and return whether a shared pass gives the same bits."""
+        """Take one step of each state alone, and return whether shared passes give the same bits; see `prove`."""
         self._adapters.use(states[0].adapters)
         with memory_errors(states[0].request.size):
-            together = self._predictions(states)
-            alone = [self._predictions([state])[0] for state in states]
+            alone, same = prove(self._predictions, states)
         for state, prediction in zip(states, alone, strict=True):
             state.advance(prediction)
-        # NaN equals no value, not even itself. So a state with values that are not finite proves nothing about the
-        # others.
-        finite = [(shared, single) for shared, single in zip(together, alone, strict=True) if single.isfinite().all()]
-        return bool(finite) and all(torch.equal(*pair) for pair in finite)
-
-    def pad(self, rows: int | None) -> None:
-        """Fill every forward pass up to `rows` from now on; None stops it."""
-        self._padded_rows = rows
+        return same
 
     def rows_that_fit(self, state: Denoising) -> int:
-        """Return how many rows of this state's size a forward pass can have in the free memory."""
-        return rows_that_fit(self.row_bytes(state.request.size), self.device)
+        """Return the rows of a filled pass; of other passes, how many rows the free memory can take."""
+        size = state.request.size
+        return self.numerics.rows_of(size) or rows_that_fit(self.row_bytes(size), self.device)
 
     @computed
     @torch.inference_mode()
@@ -464,7 +466,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         """Decode a finished state's latents, and return a function that encodes the picture with its recipe.
 
         Raises:
-            OutOfMemoryError: The device's memory was too small, even for tiles.
+            OutOfMemoryError: The device's memory was too small.
         """
         request = state.request
         pixels = self.decode(state.latents, request.size)
@@ -497,7 +499,8 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
 
     def _predictions(self, states: Sequence[Denoising]) -> Sequence[Tensor]:
         """Return the network's prediction for each state's next step [rows, ...], all in one forward pass."""
-        inputs = NetworkInputs.of(self._network(states), states, self._padded_rows)
+        filled = self.numerics.rows_of(states[0].request.size)
+        inputs = NetworkInputs.of(self._network(states), states, filled)
         for extension in self._extensions:
             if any(extension in state.parts for state in states):
                 extension.before_network(inputs)
