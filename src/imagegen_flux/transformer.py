@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from imagegen_core import ModelLoadError
 from imagegen_core.diffusion import Layers
 
 _BLOCK = re.compile(r"((?:single_)?transformer_blocks)\.(\d+)\.")
@@ -38,3 +40,21 @@ def transformer_config(layers: Layers, family: Mapping[str, Any]) -> dict[str, A
         "pooled_projection_dim": layers["time_text_embed.text_embedder.linear_1.weight"].shape[1],
         "guidance_embeds": "time_text_embed.guidance_embedder.linear_1.weight" in layers,
     }
+
+
+def check_patches(path: Path, channels: int, expected: int) -> None:
+    """Check that a transformer draws from a prompt alone.
+
+    Args:
+        path: Its file.
+        channels: The number of channels that it takes.
+        expected: The number of channels of a patch of latents.
+
+    Raises:
+        ModelLoadError: It also takes a picture, as FLUX.1 Fill, Depth and Canny do.
+    """
+    if channels != expected:
+        raise ModelLoadError(
+            f"{path} is a FLUX.1 model for editing: its transformer takes {channels} channels where patches of latents "
+            f"have {expected}; such models are not drawn with yet, so name dev or schnell"
+        )

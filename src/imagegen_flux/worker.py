@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from imagegen_core import ResolvedRequest, Size
 from imagegen_core.diffusion import (
     Conditioning,
     DiffusionWorker,
+    Layers,
     NetworkInputs,
     Parts,
     check_multiples,
@@ -24,18 +26,19 @@ from imagegen_core.diffusion import (
     encode_t5,
     encode_text_in_parts,
     load_components,
-    read_json,
-    scheduler_of_folder,
     t5_length,
 )
 from imagegen_flux.plugin import BACKEND
-from imagegen_flux.transformer import transformer_config
+from imagegen_flux.transformer import check_patches, transformer_config
 
 logger = logging.getLogger(__name__)
 
 _PATCH = 2  # latents along each side of a patch
 # https://github.com/black-forest-labs/flux, ``src/flux/cli.py``.
 _DEV_TOKENS, _SCHNELL_TOKENS = 512, 256
+# https://huggingface.co/black-forest-labs/FLUX.1-dev and FLUX.1-schnell, ``scheduler/scheduler_config.json``.
+_DEV_LEVELS = {"shift": 3.0, "use_dynamic_shifting": True}
+_SCHNELL_LEVELS = {"shift": 1.0, "use_dynamic_shifting": False}
 
 
 class FluxWorker(DiffusionWorker):
@@ -121,24 +124,29 @@ class FluxWorker(DiffusionWorker):
     def load_file(self, path: Path, vae: Any | None) -> dict[str, Any]:
         """Load the components from a file in the original layout, or from a file of a transformer alone.
 
-        Dev and schnell have other noise levels, and the file's network tells which it is. So a `Settings.base_model` of
-        the other one supplies its text encoders and no noise levels.
+        The file's network tells whether it is dev or schnell. The two have other noise levels, also if
+        `Settings.base_model` is the other one.
         """
-        base = self.settings.base_model
+
+        def denoiser_config(layers: Layers, family: Mapping[str, Any]) -> dict[str, Any]:
+            config = transformer_config(layers, family)
+            check_patches(path, config["in_channels"], _PATCH**2 * self.family.latent_channels)
+            return config
+
         components = load_components(
             path,
             self.dtype,
             family=self.family,
-            denoiser_config=transformer_config,
+            denoiser_config=denoiser_config,
             configs=self.configs,
-            base=base,
+            base=self.settings.base_model,
             vae=vae,
         )
-        guided = bool(components["transformer"].config.guidance_embeds)
-        if base is not None and guided == bool(read_json(base, "transformer/config.json").get("guidance_embeds")):
-            return {**components, "scheduler": scheduler_of_folder(base)}
-        changes = {} if guided else {"shift": 1.0, "use_dynamic_shifting": False}
-        return {**components, "scheduler": scheduler_of_folder(self.configs, changes)}
+        scheduler, is_dev = components["scheduler"], bool(components["transformer"].config.guidance_embeds)
+        if bool(scheduler.config.use_dynamic_shifting) == is_dev:
+            return components
+        levels = _DEV_LEVELS if is_dev else _SCHNELL_LEVELS
+        return {**components, "scheduler": type(scheduler).from_config(scheduler.config, **levels)}
 
     @property
     def _takes_guidance(self) -> bool:

@@ -23,7 +23,6 @@ from imagegen_core.diffusion import (
     encode_t5,
     encode_text_in_parts,
     load_components,
-    scheduler_of_folder,
     t5_length,
 )
 from imagegen_sd3.plugin import BACKEND
@@ -98,19 +97,17 @@ class StableDiffusion3Worker(DiffusionWorker):
         A file without T5 draws without it, unless `Settings.base_model` supplies it. CLIP's first encoder projects its
         pooled state by the identity, so its class needs no projection.
         """
-        base = self.settings.base_model
-        components = load_components(
+        return load_components(
             path,
             self.dtype,
             family=self.family,
             denoiser_config=transformer_config,
             configs=self.configs,
-            base=base,
+            base=self.settings.base_model,
             vae=vae,
             optional=self.optional_components,
             classes={"text_encoder": ("transformers", "CLIPTextModel")},
         )
-        return {**components, "scheduler": scheduler_of_folder(base or self.configs)}
 
     def _encode_clip(self, prompt: str, clip_skip: int) -> Parts[TextEmbedding]:
         def hidden(output: Any) -> Tensor:

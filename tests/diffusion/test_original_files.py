@@ -132,3 +132,12 @@ def test_schnell_keeps_its_noise_levels_beside_the_base_model_of_dev(tmp_path: P
     worker = FluxWorker(settings=Settings(model=str(path), device="cpu", dtype="fp32", base_model=dev.folder))
     assert worker.pipe.scheduler.config.use_dynamic_shifting is False
     assert schnell.draw(path, base_model=dev.folder) == schnell.draw(schnell.folder)
+
+
+def test_a_flux_model_for_editing_is_refused(tmp_path: Path) -> None:
+    checkpoint = Checkpoint("flux-dev", tmp_path)
+    name = "model.diffusion_model.img_in.weight"
+    wide = checkpoint.state[name].new_zeros(checkpoint.state[name].shape[0], 384)
+    save_file({**checkpoint.state, name: wide}, tmp_path / "fill.safetensors")
+    with pytest.raises(ModelLoadError, match="is a FLUX.1 model for editing: its transformer takes 384 channels"):
+        checkpoint.draw(tmp_path / "fill.safetensors")

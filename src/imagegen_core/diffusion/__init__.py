@@ -10,14 +10,12 @@ from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
 from imagegen_core.diffusion.memory import memory_errors
 from imagegen_core.diffusion.network_inputs import NetworkInputs
 from imagegen_core.diffusion.on_device import OnDevice
-from imagegen_core.diffusion.prediction import scheduler_of_folder
 from imagegen_core.diffusion.pretrained import load_pretrained
 from imagegen_core.diffusion.prompt_checks import check_clip_skip, check_prompt_length, check_t5_length
 from imagegen_core.diffusion.size_checks import check_multiples
 from imagegen_core.diffusion.t5 import encode_t5, t5_length
 from imagegen_core.diffusion.unet_worker import UNetWorker
 from imagegen_core.diffusion.worker import DiffusionWorker
-from imagegen_core.models.folders import read_json
 from imagegen_core.models.networks.source import Layers
 from imagegen_core.parts import Parts, completed
 
@@ -47,7 +45,5 @@ __all__ = [
     "make_rowwise",
     "memory_errors",
     "pool",
-    "read_json",
-    "scheduler_of_folder",
     "t5_length",
 ]

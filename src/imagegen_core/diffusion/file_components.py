@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from imagegen_core.diffusion.components import component_class, load_component
+from imagegen_core.diffusion.components import component_class, load_component, reading
 from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
+from imagegen_core.diffusion.prediction import scheduler_of_folder
 from imagegen_core.diffusion.tokenizers import find_t5_tokenizer, find_tokenizer
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.family import Family
@@ -52,7 +53,9 @@ def load_components(
     optional: Sequence[str] = (),
     classes: Mapping[str, tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """Load the networks and tokenizers of a pipeline from a ``.safetensors`` or ``.ckpt`` file.
+    """Load the components of a pipeline from a ``.safetensors`` or ``.ckpt`` file.
+
+    The scheduler is the one of `base` or `configs`.
 
     Args:
         path: The file, a whole checkpoint or only the denoising network.
@@ -71,6 +74,8 @@ def load_components(
     """
     folder = base or configs
     kinds = component_kinds(folder)
+    networks = [name for name in kinds if not name.startswith("tokenizer") and name != "scheduler"]
+    components: dict[str, Any] = {} if vae is None else {"vae": vae}
     with Weights([path]) as weights:
         parts = checkpoint_parts(weights.files[0].header, family)
         if strangers := sorted(parts.keys() - kinds.keys()):
@@ -78,49 +83,49 @@ def load_components(
                 f"{path} holds a {strangers[0]}, which {folder / 'model_index.json'} does not name: set BASE_MODEL to "
                 "a folder of the file's own family"
             )
-        components: dict[str, Any] = {} if vae is None else {"vae": vae}
-        for name in kinds.keys() - components.keys() - {"scheduler"}:
-            if name.startswith("tokenizer"):
-                continue
-            kind = (classes or {}).get(name, kinds[name])
-            if name in parts:
-                make_config = denoiser_config if name == family.denoiser else _CONFIGS[kind[1]]
-                components[name] = _build(name, kind, parts[name], make_config, folder, weights, dtype)
-            elif base is not None and weights_files(base / name):
-                components[name] = load_component(base, name, kinds[name], dtype)
-            elif name in optional:
-                components[name] = None
-            else:
+        blueprints = {}
+        for name in networks:  # all are checked before the first weight is read
+            if name in parts and name not in components:
+                kind = (classes or {}).get(name, kinds[name])
+                make_config = denoiser_config if name == family.denoiser else _CONFIGS.get(kind[1])
+                if make_config is None:
+                    raise ModelLoadError(
+                        f"{folder / 'model_index.json'} names a {kind[1]} for its {name}, and {path} cannot be one: set "
+                        "BASE_MODEL to a folder of the file's own family"
+                    )
+                blueprints[name] = _blueprint(path, name, kind, parts[name], make_config, folder)
+            elif not (name in components or name in optional or (base and weights_files(base / name))):
                 raise ModelLoadError(
                     f"{path} holds no {name}: set BASE_MODEL to a diffusers-format folder of its family, which "
                     "supplies it" + (", or VAE_PATH to a VAE" if name == "vae" else "")
                 )
+        for name in networks:
+            if name in blueprints:
+                components[name] = build_network(blueprints[name], parts[name], weights, dtype)
+            elif name not in components and base is not None and weights_files(base / name):
+                components[name] = load_component(base, name, kinds[name], dtype)
+            else:
+                components.setdefault(name)
     for name in kinds:
         if name.startswith("tokenizer"):
             encoder = components[name.replace("tokenizer", "text_encoder")]
             components[name] = None if encoder is None else _tokenizer(name, kinds[name][1], base)
-    return components
+    with reading(folder / "scheduler"):
+        return {**dict.fromkeys(optional), **components, "scheduler": scheduler_of_folder(folder)}
 
 
-def _build(
-    name: str,
-    kind: tuple[str, str],
-    layers: Layers,
-    make_config: MakeConfig,
-    folder: Path,
-    weights: Weights,
-    dtype: torch.dtype,
-) -> Any:
+def _blueprint(
+    path: Path, name: str, kind: tuple[str, str], layers: Layers, make_config: MakeConfig, folder: Path
+) -> Blueprint:
     described_by = folder / name / "config.json"
-    place = f"{weights.files[0].path} does not match {described_by}"
+    place = f"{path} does not match {described_by}"
     try:
         config = make_config(layers, read_json(folder, f"{name}/config.json"))
     except KeyError as error:
         raise ModelLoadError(f"{place}: its {name} has no tensor {error}; {_ADVICE}") from error
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise ModelLoadError(f"{place}: its {name} has tensors of other dimensions; {_ADVICE}") from error
-    blueprint = Blueprint(name, component_class(folder, name, kind), config, described_by, _ADVICE)
-    return build_network(blueprint, layers, weights, dtype)
+    return Blueprint(name, component_class(folder, name, kind), config, described_by, _ADVICE)
 
 
 def _tokenizer(name: str, class_name: str, base: Path | None) -> Any:
