@@ -78,8 +78,8 @@ def _stands(name: str, shapes: Shapes) -> bool:
 
 def _of_family(family: Family, shapes: Shapes, prefix: str, layout: str) -> Contents:
     first = shapes.get(prefix + family.layouts[layout][0], ())
-    present = {name for name in family.components for start in family.prefixes_of(name) if _any(shapes, start)}
-    there = tuple(name for name in family.components if name in present or name == family.denoiser)
+    present = {name for start, name in family.prefixes.items() if _any(shapes, start)} | {family.denoiser}
+    there = tuple(name for name in dict.fromkeys((*family.components, *family.prefixes.values())) if name in present)
     is_checkpoint = len(there) > 1
     return Contents(
         kind="checkpoint" if is_checkpoint else family.denoiser,
