@@ -8,6 +8,7 @@ from imagegen_core.diffusion.extension import Extension, LoadedModel
 from imagegen_core.diffusion.file_components import load_components
 from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
 from imagegen_core.diffusion.memory import memory_errors
+from imagegen_core.diffusion.model import DiffusionModel
 from imagegen_core.diffusion.network_inputs import NetworkInputs
 from imagegen_core.diffusion.on_device import OnDevice
 from imagegen_core.diffusion.pretrained import load_pretrained
@@ -23,6 +24,7 @@ __all__ = [
     "ClassifierFreeGuidance",
     "Conditioning",
     "Denoising",
+    "DiffusionModel",
     "DiffusionWorker",
     "Extension",
     "Layers",
