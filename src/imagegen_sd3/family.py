@@ -24,7 +24,7 @@ SD3 = Family(
         "diffusers": ("pos_embed.proj.weight", "proj_out.weight", "transformer_blocks.0.attn.add_q_proj.weight"),
     },
     original_names=original_names,
-    lora_marks=(r"(^|[._])joint_blocks[._]\d", r"(^|[._])transformer_blocks[._]\d+[._](attn2|norm1_context)[._]"),
+    lora_marks=(r"(^|[._])joint_blocks[._]\d",),
     latent_channels=16,
     default_sampler="checkpoint",
 )

@@ -83,29 +83,21 @@ def load_components(
                 f"{path} holds a {strangers[0]}, which {folder / 'model_index.json'} does not name: set BASE_MODEL to "
                 "a folder of the file's own family"
             )
-        blueprints = {}
-        for name in networks:  # all are checked before the first weight is read
-            if name in parts and name not in components:
+        # All networks are checked before the first weight is read.
+        blueprints: dict[str, Blueprint] = {}
+        for name in [name for name in networks if name not in components]:
+            if name in parts:
                 kind = (classes or {}).get(name, kinds[name])
                 make_config = denoiser_config if name == family.denoiser else _CONFIGS.get(kind[1])
-                if make_config is None:
-                    raise ModelLoadError(
-                        f"{folder / 'model_index.json'} names a {kind[1]} for its {name}, and {path} cannot be one: set "
-                        "BASE_MODEL to a folder of the file's own family"
-                    )
                 blueprints[name] = _blueprint(path, name, kind, parts[name], make_config, folder)
-            elif not (name in components or name in optional or (base and weights_files(base / name))):
-                raise ModelLoadError(
-                    f"{path} holds no {name}: set BASE_MODEL to a diffusers-format folder of its family, which "
-                    "supplies it" + (", or VAE_PATH to a VAE" if name == "vae" else "")
-                )
-        for name in networks:
+            elif base is None or not weights_files(base / name):
+                _refuse_absent(path, name, optional)
+                components[name] = None
+        for name in [name for name in networks if name not in components]:
             if name in blueprints:
                 components[name] = build_network(blueprints[name], parts[name], weights, dtype)
-            elif name not in components and base is not None and weights_files(base / name):
-                components[name] = load_component(base, name, kinds[name], dtype)
             else:
-                components.setdefault(name)
+                components[name] = load_component(folder, name, kinds[name], dtype)
     for name in kinds:
         if name.startswith("tokenizer"):
             encoder = components[name.replace("tokenizer", "text_encoder")]
@@ -115,10 +107,15 @@ def load_components(
 
 
 def _blueprint(
-    path: Path, name: str, kind: tuple[str, str], layers: Layers, make_config: MakeConfig, folder: Path
+    path: Path, name: str, kind: tuple[str, str], layers: Layers, make_config: MakeConfig | None, folder: Path
 ) -> Blueprint:
     described_by = folder / name / "config.json"
     place = f"{path} does not match {described_by}"
+    if make_config is None:
+        raise ModelLoadError(
+            f"{folder / 'model_index.json'} names a {kind[1]} for its {name}, and {path} holds another network: set "
+            "BASE_MODEL to a folder of the file's own family"
+        )
     try:
         config = make_config(layers, read_json(folder, f"{name}/config.json"))
     except KeyError as error:
@@ -126,6 +123,14 @@ def _blueprint(
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise ModelLoadError(f"{place}: its {name} has tensors of other dimensions; {_ADVICE}") from error
     return Blueprint(name, component_class(folder, name, kind), config, described_by, _ADVICE)
+
+
+def _refuse_absent(path: Path, name: str, optional: Sequence[str]) -> None:
+    if name not in optional:
+        raise ModelLoadError(
+            f"{path} holds no {name}: set BASE_MODEL to a diffusers-format folder of its family, which supplies it"
+            + (", or VAE_PATH to a VAE" if name == "vae" else "")
+        )
 
 
 def _tokenizer(name: str, class_name: str, base: Path | None) -> Any:
