@@ -22,7 +22,7 @@ BACKEND = Backend(
     summary="a test's",
     worker="tests.diffusion.flow_worker:FlowWorker",
     default_size="64x64",
-    architectures=("flow", "sd3"),  # imagegen-sd3 knows such folders, too
+    architectures=("flow",),
 )
 
 
