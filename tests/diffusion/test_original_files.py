@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from imagegen_core import ModelLoadError, Settings, generate
@@ -67,10 +68,24 @@ def _tokenizers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(file_components, "find_t5_tokenizer", lambda base, name: tiny_t5_tokenizer())
 
 
-def test_a_whole_file_draws_the_folders_picture(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    save_file(checkpoint.state, tmp_path / "whole.safetensors")
-    drawn = checkpoint.draw(tmp_path / "whole.safetensors")
-    assert drawn == checkpoint.draw(checkpoint.folder)
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_a_whole_file_draws_the_folders_picture(checkpoint: Checkpoint, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"whole.{suffix}"
+    if suffix == "ckpt":
+        torch.save({"state_dict": checkpoint.state}, path)
+    else:
+        save_file(checkpoint.state, path)
+    assert checkpoint.draw(path) == checkpoint.draw(checkpoint.folder)
+
+
+def test_rows_of_a_scaled_tensor_keep_their_scales(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    name = next(name for name in checkpoint.state if name.endswith("attn.qkv.weight"))
+    scale = torch.linspace(0.5, 2, len(checkpoint.state[name]))
+    stored = (checkpoint.state[name] / scale[:, None]).to(torch.float8_e4m3fn)
+    scaled = {**checkpoint.state, name: stored, name.replace("weight", "scale_weight"): scale}
+    save_file(scaled, tmp_path / "scaled.safetensors")
+    save_file({**checkpoint.state, name: stored.float() * scale[:, None]}, tmp_path / "plain.safetensors")
+    assert checkpoint.draw(tmp_path / "scaled.safetensors") == checkpoint.draw(tmp_path / "plain.safetensors")
 
 
 def test_a_file_without_text_encoders_takes_them_from_the_base_model(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -141,3 +156,13 @@ def test_a_flux_model_for_editing_is_refused(tmp_path: Path) -> None:
     save_file({**checkpoint.state, name: wide}, tmp_path / "fill.safetensors")
     with pytest.raises(ModelLoadError, match="is a FLUX.1 model for editing: its transformer takes 384 channels"):
         checkpoint.draw(tmp_path / "fill.safetensors")
+
+
+def test_t5_keeps_the_precision_that_transformers_gives_it(tmp_path: Path) -> None:
+    folder = save_sd3(tmp_path / "checkpoint")
+    plain = transformers.T5EncoderModel.from_pretrained(folder / "text_encoder_3", dtype=torch.float16)
+    worker = StableDiffusion3Worker(settings=Settings(model=str(folder), device="cpu", dtype="fp16"))
+    ours = worker.pipe.text_encoder_3.state_dict()
+    expected = {name: tensor.dtype for name, tensor in plain.state_dict().items()}
+    assert set(expected.values()) == {torch.float16, torch.float32}
+    assert {name: tensor.dtype for name, tensor in ours.items()} == expected
