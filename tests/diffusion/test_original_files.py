@@ -106,6 +106,12 @@ def test_a_file_of_the_transformer_alone(checkpoint: Checkpoint, tmp_path: Path)
     assert drawn == checkpoint.draw(checkpoint.folder)
 
 
+def test_a_transformers_file_from_a_folder(checkpoint: Checkpoint) -> None:
+    path = checkpoint.folder / "transformer/diffusion_pytorch_model.safetensors"
+    assert (describe(path).kind, describe(path).layout) == ("transformer", "diffusers")
+    assert checkpoint.draw(path, base_model=checkpoint.folder) == checkpoint.draw(checkpoint.folder)
+
+
 def test_files_are_described(checkpoint: Checkpoint, tmp_path: Path) -> None:
     save_file(checkpoint.state, tmp_path / "whole.safetensors")
     description = describe(tmp_path / "whole.safetensors")
