@@ -96,7 +96,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         self._embeddings: Embeddings = self.compute(
             Embeddings, self.pipe, self.embedding_encoders, settings.embeddings_root, settings.source("embeddings_root")
         )
-        self._adapters = Adapters(self.pipe, self._embeddings, most_idle_bytes=self._weights)
+        self._adapters = Adapters(self.pipe, self.family, self._embeddings, most_idle_bytes=self._weights)
         self._prompts = PromptEncoder(self._adapters)
         layers = self._adapters.layers
         self._extensions: Sequence[Extension] = self.compute(self._load_extensions, registry)
