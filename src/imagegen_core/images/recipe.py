@@ -21,6 +21,7 @@ OWN_CHUNK = "imagegen"
 A1111_CHUNK = COMMENT
 _FORMAT = 1
 _DDIM = ("DDIM", "DDIMScheduler")  # A1111 has a separate name for their eta
+_OF_SOME_BACKENDS = ("checkpoint", "checkpoint_hash", "dtype", "device")
 _LATER = frozenset(  # left out when unset, so that old pictures keep their bytes
     {"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "prediction"}
 )
@@ -54,18 +55,18 @@ class Recipe:
         height: The height in pixels, before enlarging.
         steps: The number of denoising steps.
         guidance_scale: The guidance scale.
-        scheduler: The sampler's name, such as ``LCM`` or ``DPM++ 2M Karras``.
+        scheduler: The sampler's name, such as ``LCM`` or ``DPM++ 2M Karras``; None for a backend without samplers.
         clip_skip: The text encoder's layer that reads the prompt, counted from the last as 1; None is the checkpoint's
             own.
         style: The style's id, or None.
         style_level: The style's level; 0 without a style.
         loras: The LoRAs in addition to the style, from a mode.
-        checkpoint: The checkpoint's name.
+        checkpoint: The checkpoint's name; None for a backend without checkpoints.
         checkpoint_hash: The first ten hexadecimal digits of its file's SHA-256, A1111's model hash; for a folder, of
             its UNet's file; None if that is no single file.
         backend: The backend's name.
-        dtype: ``fp16``, ``bf16`` or ``fp32``.
-        device: The device, such as ``cuda:0``.
+        dtype: ``fp16``, ``bf16`` or ``fp32``; None for a backend without a choice.
+        device: The device, such as ``cuda:0``; None if unknown.
         versions: The versions of the distributions involved, by name.
         upscalings: The enlargements after drawing, in order.
         schedule: The noise schedule; None is the sampler's own.
@@ -76,6 +77,7 @@ class Recipe:
         s_tmax: See `imagegen_core.GenerateRequest`.
         s_noise: See `imagegen_core.GenerateRequest`.
         prediction: The prediction type, if the configuration sets it.
+        numerics: The numerics plan's choices for this picture; see `imagegen_core.NumericsPlan.of_picture`.
     """
 
     prompt: str
@@ -85,15 +87,15 @@ class Recipe:
     height: int
     steps: int
     guidance_scale: float
-    scheduler: str
+    scheduler: str | None
     clip_skip: int | None
     style: str | None
     style_level: int
-    checkpoint: str
+    checkpoint: str | None
     checkpoint_hash: str | None
     backend: str
-    dtype: str
-    device: str
+    dtype: str | None
+    device: str | None
     versions: Mapping[str, str] = field(default_factory=dict)
     upscalings: tuple[Upscaling, ...] = ()
     loras: tuple[UsedLora, ...] = ()
@@ -105,6 +107,7 @@ class Recipe:
     s_tmax: float | None = None
     s_noise: float | None = None
     prediction: str | None = None
+    numerics: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: ResolvedRequest, **facts: Any) -> Recipe:
@@ -112,8 +115,9 @@ class Recipe:
 
         Args:
             request: The request.
-            facts: The fields that a request does not decide, such as `checkpoint` and `device`; a `scheduler` and
-                a `schedule` replace the request's, with their full names.
+            facts: The fields that a request does not decide: `backend`, and as far as the backend has them
+                `checkpoint`, `device` and others. A `scheduler` and a `schedule` replace the request's, with their
+                full names.
         """
         asked: dict[str, Any] = {
             "prompt": request.prompt,
@@ -132,7 +136,7 @@ class Recipe:
             "guidance_rescale": request.guidance_rescale or None,
             **asdict(request.step_options),
         }
-        return cls(**asked | facts)
+        return cls(**dict.fromkeys(_OF_SOME_BACKENDS) | asked | facts)
 
 
 def to_text(recipe: Recipe) -> dict[str, str]:

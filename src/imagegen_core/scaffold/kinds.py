@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from imagegen_core.models.hints import DEMO_BACKEND
+
 
 class Kind(StrEnum):
     """The kind of a plugin's offer, by the words of ``imagegen plugins list``."""
@@ -37,7 +39,7 @@ class Traits:
     untyped: tuple[str, ...] = ()
 
 
-_DRAWN_WITH = ("imagegen-demo", "imagegen-sdxl")  # a style or sampler needs a checkpoint and a backend
+_DRAWN_WITH = ("imagegen-demo", DEMO_BACKEND)  # a style or sampler needs a checkpoint and a backend
 
 TRAITS = {
     Kind.BACKEND: Traits("clouds of colour, until it has a model", "Worker", dependencies=("numpy>=1.26",)),

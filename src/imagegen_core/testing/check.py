@@ -31,7 +31,7 @@ class Result:
     """The result of one check.
 
     Attributes:
-        offer: The offer, such as ``backend sdxl``.
+        offer: The offer, such as ``backend mine``.
         check: The check's name, such as ``a seed means the same picture``.
         outcome: ``passed``, ``failed`` or ``skipped``.
         why: The fault, or the reason for skipping.
@@ -46,7 +46,7 @@ class Result:
 
 
 def run_checks(offers: Iterable[str]) -> list[Result]:
-    """Run the kit for each of a plugin's offers, such as ``backend sdxl``; skip offers without a kit.
+    """Run the kit for each of a plugin's offers, such as ``backend mine``; skip offers without a kit.
 
     Output of the checked code is discarded.
 
