@@ -229,11 +229,13 @@ def _folder(settings: Settings) -> Path:
 
 
 def _refuse_unsupported(settings: Settings) -> None:
-    for field in _UNSUPPORTED_SETTINGS:
-        if getattr(settings, field):
-            raise SettingsError(
-                f"{settings.source(field)} asks for what the backend '{BACKEND.name}' does not have: unset it"
-            )
+    unsupported = [field for field in _UNSUPPORTED_SETTINGS if getattr(settings, field)]
+    if (settings.rows_per_pass or 1) > 1:
+        unsupported.append("rows_per_pass")
+    for field in unsupported:
+        raise SettingsError(
+            f"{settings.source(field)} asks for what the backend '{BACKEND.name}' does not have: unset it"
+        )
     if settings.source("scheduler") != "default":
         raise SettingsError(
             f"{settings.source('scheduler')}={settings.scheduler}, but the backend '{BACKEND.name}' draws with each "

@@ -34,7 +34,7 @@ def imagegen_families():
             package="imagegen-flux",
             components=("transformer", "vae", "text_encoder", "text_encoder_2"),
             pipelines=("FluxPipeline",),
-            prefixes={"model.diffusion_model.": "transformer", "first_stage_model.": "vae", "vae.": "vae"},
+            prefixes={"model.diffusion_model.": "transformer", "vae.": "vae", "image_encoder.": "image_encoder"},
             layouts={
                 "original": ("img_in.weight", "double_blocks.0.", "single_blocks.0."),
                 "diffusers": ("x_embedder.weight", "transformer_blocks.0.", "single_transformer_blocks.0."),
@@ -99,6 +99,8 @@ def test_a_declared_family_is_recognized_in_files_of_each_layout(install: Instal
     whole = describe(save_header(tmp_path / "b.safetensors", prefixed | {f"vae.{name}": VAE[name] for name in VAE}))
     assert (whole.kind, whole.family, whole.components) == ("checkpoint", "flux", ("transformer", "vae"))
     assert whole.missing == ("text_encoder", "text_encoder_2")
+    more = prefixed | {"image_encoder.visual_projection.weight": (768, 1024)}
+    assert describe(save_header(tmp_path / "c.safetensors", more)).components == ("transformer", "image_encoder")
     assert describe(save_header(tmp_path / "c.safetensors", DIFFUSERS)).layout == "diffusers"
     lora = {"transformer.single_transformer_blocks.0.attn.to_k.lora_A.weight": (4, 3072)}
     assert describe(save_header(tmp_path / "d.safetensors", lora)).family == "flux"
@@ -193,7 +195,6 @@ def imagegen_families():
     ("fields", "words"),
     [
         ("components=()", "components are empty, where the denoising network comes first"),
-        ("components=('unet',), prefixes={'vae.': 'vae'}", "prefixes name 'vae', which is not one of its components"),
         ("components=('unet',), layouts={'ldm': ()}", "layouts have an entry without names"),
         ("components=('unet',), lora_marks=('(',)", "lora_marks hold '\\('.*not a regular expression"),
         ("components='unet'", "components is 'unet', where tuple.* belongs"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import re
 from collections.abc import Collection
 from dataclasses import replace
@@ -128,7 +129,7 @@ def _processor(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     capabilities = torch.cpu.get_capabilities()
     known = [name for name in _INSTRUCTIONS if capabilities.get(name)]
-    return " ".join([str(capabilities["architecture"]), torch.backends.cpu.get_cpu_capability(), *known])
+    return " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *known])
 
 
 def _flags(device: torch.device) -> dict[str, bool | str]:

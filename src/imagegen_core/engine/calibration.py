@@ -74,8 +74,11 @@ def _grow(worker: SteppedWorker[DenoisingState], size: BatchSize) -> None:
                 return
             if size.needs_trial(rows, rows) and isinstance(worker, BatchInvariant):
                 with _states(worker, rows) as states:
-                    size.tried(rows, same=worker.trial(states))
-                if rows in size.refused:
+                    same = worker.trial(states)
+                    if all(state.failure is not None for state in states):  # failed states prove nothing
+                        return
+                    size.tried(rows, same=same)
+                if not same:
                     return
             _time(worker, size, rows, ends)
         except OutOfMemoryError:
