@@ -12,16 +12,19 @@ from imagegen_core.request import Size
 from imagegen_core.settings import Settings
 from imagegen_core.testing.backend.kit import BackendKit
 from imagegen_core.testing.doctor import check_plugin
+from imagegen_core.testing.quick import QUICK
 from imagegen_core.worker import Worker
 
 
 class DescriptionChecks(BackendKit):
     """The description."""
 
+    @QUICK
     def test_plugin_works(self, description: Backend) -> None:
         """Every command imports every plugin: a plugin that imports torch, prints or is broken harms all of them."""
         check_plugin("backend", description.name)
 
+    @QUICK
     def test_the_description_is_complete(self, description: Backend) -> None:
         """Users choose by the summary. A request without a size is drawn at the default size."""
         assert description.summary.strip(), "the summary is empty: say in one line what the backend draws with"
@@ -34,6 +37,7 @@ class DescriptionChecks(BackendKit):
         assert isinstance(worker, Worker), "the worker lacks a method of imagegen_core.Worker"
         assert worker.worker_id == 3, f"worker_id is {worker.worker_id}: it should be the 3 that was given"
 
+    @QUICK
     def test_worker_is_constructed_without_arguments(self, description: Backend) -> None:
         """Library users make a worker as `Class()`; it then reads the environment."""
         needed = [
@@ -44,11 +48,13 @@ class DescriptionChecks(BackendKit):
         ]
         assert not needed, f"these have no default: {', '.join(needed)}"
 
+    @QUICK
     def test_a_missing_device_is_refused(self, description: Backend, settings: Settings) -> None:
         """A user must not silently get another device than requested, and notice it only by the cost or the speed."""
         with pytest.raises(SettingsError):
             description.load()(worker_id=0, settings=settings.override(device="cuda:99"))
 
+    @QUICK
     def test_a_missing_checkpoint_is_refused(self, description: Backend, settings: Settings) -> None:
         """A mistyped path must be reported in a sentence, before anything else is tried."""
         if not description.architectures:

@@ -14,6 +14,7 @@ from imagegen_core.images.recipe import OWN_CHUNK, read_recipe
 from imagegen_core.job import Job
 from imagegen_core.request import Size
 from imagegen_core.testing.backend.kit import BackendKit
+from imagegen_core.testing.quick import QUICK
 from imagegen_core.worker import Worker
 
 _LATENTS = 4 * 8 * 8
@@ -23,6 +24,7 @@ _BYTES = 2 * _LATENTS
 class PictureChecks(BackendKit):
     """The PNG, its size, its latents, its recipe."""
 
+    @QUICK
     def test_the_picture_is_a_png(self, worker: Worker) -> None:
         """All later code, from the browser to the recipe reader, needs a complete PNG of RGB pixels."""
         png, _ = worker.run_job(Job(req=self.ask()))
@@ -30,6 +32,7 @@ class PictureChecks(BackendKit):
         image.load()
         assert image.mode == "RGB", f"the picture is {image.mode}: expected RGB"
 
+    @QUICK
     def test_the_picture_has_the_requested_size(self, worker: Worker, description: Backend) -> None:
         """Width comes before height, and the picture has exactly the requested size."""
         wide = self.wide(description)
@@ -44,6 +47,7 @@ class PictureChecks(BackendKit):
         native = Size.parse(getattr(worker, "native_size", description.default_size))
         assert self.draw(worker, size=None, num_inference_steps=1).size == (native.width, native.height)
 
+    @QUICK
     def test_the_prompt_changes_the_picture(self, worker: Worker) -> None:
         """The prompt is the main input."""
         assert self.pixels(worker, prompt="a red lake") != self.pixels(worker, prompt="a green hill")
@@ -53,6 +57,7 @@ class PictureChecks(BackendKit):
         for prompt in ("", "🦊 狐狸", "a very long story " * 60):
             assert self.draw(worker, prompt=prompt).png
 
+    @QUICK
     def test_latents_are_512_bytes_of_float16(self, worker: Worker) -> None:
         """Latents serve as a fingerprint: little-endian float16 [1, 4, 8, 8], whatever the picture's size."""
         latents = self.draw(worker).latents
@@ -68,6 +73,7 @@ class PictureChecks(BackendKit):
         assert picture.latents == self.draw(worker, seed=5).latents
         assert picture.latents != self.draw(worker, seed=6).latents
 
+    @QUICK
     def test_the_recipe_matches_the_request(self, worker: Worker, description: Backend) -> None:
         """`imagegen replay` draws a picture again from its recipe."""
         fields: dict[str, Any] = {"prompt": "a lake, at dusk", "seed": 11, "num_inference_steps": 3}
