@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imagegen_core.backend import Backend as Backend
+    from imagegen_core.description import PLAIN_FORMATS as PLAIN_FORMATS
+    from imagegen_core.description import Description as Description
     from imagegen_core.engine import Engine as Engine
     from imagegen_core.engine import EngineReport as EngineReport
     from imagegen_core.engine import LocalEngine as LocalEngine
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from imagegen_core.errors import QueueFullError as QueueFullError
     from imagegen_core.errors import SettingsError as SettingsError
     from imagegen_core.errors import StorageError as StorageError
+    from imagegen_core.family import Family as Family
+    from imagegen_core.format import Format as Format
     from imagegen_core.images.png import encode_png as encode_png
     from imagegen_core.images.recipe import Recipe as Recipe
     from imagegen_core.images.recipe import read_recipe as read_recipe
@@ -88,6 +92,7 @@ _HOME = {
     "Cancelled": "job",
     "DeadlineError": "errors",
     "DenoisingState": "worker",
+    "Description": "description",
     "DeviceMemory": "worker",
     "Done": "job",
     "Engine": "engine",
@@ -95,6 +100,8 @@ _HOME = {
     "EngineReport": "engine",
     "Event": "job",
     "Failed": "job",
+    "Family": "family",
+    "Format": "format",
     "GenerateRequest": "request",
     "HasComputeThread": "worker",
     "ImageStore": "storage",
@@ -109,6 +116,7 @@ _HOME = {
     "NamedModel": "models.named",
     "NeedsLibraries": "worker",
     "NotReadyError": "errors",
+    "PLAIN_FORMATS": "description",
     "OutOfMemoryError": "errors",
     "OutputError": "errors",
     "Picture": "picture",

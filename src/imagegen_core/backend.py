@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
+from imagegen_core.description import PLAIN_FORMATS
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.importing import load_named
 
@@ -45,10 +46,14 @@ class Backend:
         summary: One line for ``imagegen plugins list``.
         worker: ``module:Class`` of its `Worker`, imported on first use.
         default_size: Default size as ``WIDTHxHEIGHT``, if neither the request nor the checkpoint gives a size.
-        architectures: The supported checkpoint families, by their names in `imagegen_core.models.inspect`.
+        architectures: The names of the checkpoint families that it draws with. If it has none, it draws with any family
+            in a plugin's format.
         without: The request fields that it does not support; `resolve` refuses requests that set them. ``size``
             means that only the native size is supported. ``scheduler`` includes ``schedule`` and all `StepOptions`;
             ``guidance_scale`` includes ``guidance_rescale``.
+        formats: The formats that it loads: `PLAIN_FORMATS`, or names of plugins' formats.
+        priority: Of several backends for a checkpoint, the highest priority draws, unless the setting ``backends``
+            prefers another.
     """
 
     name: str
@@ -57,6 +62,8 @@ class Backend:
     default_size: str
     architectures: tuple[str, ...] = ()
     without: tuple[OptionalField, ...] = ()
+    formats: tuple[str, ...] = PLAIN_FORMATS
+    priority: int = 0
 
     @property
     def lacking(self) -> tuple[OptionalField, ...]:
@@ -67,6 +74,11 @@ class Backend:
     def environment_prefix(self) -> str:
         """Prefix of this backend's own environment variables."""
         return self.name.upper().replace("-", "_")
+
+    def draws(self, model_format: str, family: str | None) -> bool:
+        """Return whether it draws with a checkpoint of this format and family; None is an unknown family."""
+        takes_any = not self.architectures and model_format not in PLAIN_FORMATS
+        return model_format in self.formats and (takes_any or family in self.architectures)
 
     def load(self) -> Callable[..., Worker]:
         """Import the worker class.

@@ -24,7 +24,7 @@ class SettingsError(ImagegenError):
 
 
 class BackendNotFoundError(ImagegenError):
-    """No installed backend fits, or several fit and the configuration selects none of them."""
+    """No installed backend fits."""
 
 
 class PluginError(ImagegenError):

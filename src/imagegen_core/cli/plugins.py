@@ -24,6 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def list_plugins(as_json: Json = False) -> None:
     """List the installed plugins and their offers."""
     from imagegen_core.cli.app import build_app
+    from imagegen_core.models import hints
 
     registry = Registry.discover()
     registry.add_commands(build_app())
@@ -32,7 +33,7 @@ def list_plugins(as_json: Json = False) -> None:
         console.json_data([asdict(plugin) for plugin in plugins])
         return
     if not plugins:
-        console.say("No plugin is installed: pip install imagegen-sdxl, and imagegen-demo for a first picture")
+        console.say(hints.NO_PLUGIN)
     console.table(
         {
             "plugin": [plugin.name for plugin in plugins],

@@ -15,6 +15,7 @@ from imagegen_core.diffusion.libraries import quiet
 from imagegen_core.diffusion.prediction import check_noise, take_normalization, with_prediction
 from imagegen_core.diffusion.single_file import load_single_file, load_vae_file
 from imagegen_core.errors import ModelLoadError, first_line
+from imagegen_core.family import Family
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.inspect import needed_parameters
 from imagegen_core.models.networks.channels import LATENT_CHANNELS, check_channels
@@ -27,6 +28,7 @@ def load_pipeline(
     path: Path,
     dtype: torch.dtype,
     *,
+    family: Family,
     configs: Path,
     base: Path | None,
     vae: Path | None = None,
@@ -39,6 +41,7 @@ def load_pipeline(
         class_name: The pipeline's class in diffusers, such as ``StableDiffusionXLPipeline``.
         path: A diffusers-format folder, or a ``.safetensors`` or ``.ckpt`` file.
         dtype: The dtype for the weights.
+        family: The checkpoint's family.
         configs: A diffusers-format folder of the family's configs, for single files.
         base: A folder that supplies the missing components of a single file; see `Settings.base_model`.
         vae: An autoencoder's file or folder to use instead of the checkpoint's own; see `Settings.vae_path`.
@@ -65,7 +68,7 @@ def load_pipeline(
                 components["scheduler"] = with_prediction(components["scheduler"], prediction, configs)
         else:
             index = read_json(base or configs, "model_index.json")
-            components |= load_single_file(path, dtype, configs, base, components.get("vae"), prediction)
+            components |= load_single_file(path, dtype, configs, base, components.get("vae"), prediction, family=family)
         check_noise(path, components.get("scheduler"))
         parameters = inspect.signature(pipeline_class.__init__).parameters
         given = {name: value for name, value in index.items() if name in parameters and not isinstance(value, list)}

@@ -77,6 +77,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         dtype: The precision of its weights.
         checkpoint: The file or folder of the weights.
         styles: All styles, with a refusal for each that does not fit this checkpoint.
+        family: The checkpoint's `imagegen_core.Family`.
         native_size: ``WIDTHxHEIGHT`` of a request without a size.
         default_sampler: The sampler of a request without a sampler.
         own_scheduler: The facts about the checkpoint's own scheduler.
@@ -112,13 +113,14 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         limit_threads()
         self.device = choose_device(settings)
         self.dtype = choose_dtype(settings, self.device)
-        self.native_size = native_size(self.checkpoint, self.backend.default_size)
+        self.family = registry.families[architecture(self.checkpoint, registry)]
+        self.native_size = native_size(self.checkpoint, self.backend.default_size, registry)
         self._compute = ComputeThread()
         self.pipe = self._compute.run(self._load, settings)
         self._schedulers = Schedulers(
             self.pipe.scheduler,
             registry.samplers.values(),
-            settings.scheduler if settings.source("scheduler") != "default" else None,
+            settings.scheduler if settings.source("scheduler") != "default" else self.family.default_sampler,
             self.aligned_sigmas,
         )
         self.default_sampler, self.own_scheduler = self._schedulers.default, self._schedulers.own
@@ -129,8 +131,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         self._adapters = Adapters(self.pipe, self._embeddings, most_idle_bytes=self._weights)
         self._prompts = PromptEncoder(self.pipe, self._adapters, settings.max_prompt_chunks)
         layers = self._adapters.layers
-        family = architecture(self.checkpoint)
-        self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, family, layers)
+        self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, self.family.name, layers)
         self._recipes = (
             RecipeBuilder(
                 self.backend,
@@ -371,11 +372,12 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         if self.device.type == "cpu":
             keep_large_buffers()
         check_fits_in_memory(self.checkpoint, self.dtype)
-        own = self.configs / architecture(self.checkpoint)
+        own = self.configs / self.family.name
         pipe = load_pipeline(
             self.pipeline_class,
             self.checkpoint,
             self.dtype,
+            family=self.family,
             configs=own if own.is_dir() else self.configs,
             base=settings.base_model,
             vae=settings.vae_path,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from imagegen_core.backend import Backend
+    from imagegen_core.family import Family
+    from imagegen_core.format import Format
     from imagegen_core.images.upscaler import UpscalerDef
     from imagegen_core.models.named import NamedModel
     from imagegen_core.samplers import Sampler
@@ -31,6 +33,16 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def imagegen_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
     """Return the backends of this plugin."""
+
+
+@hookspec
+def imagegen_families() -> Iterable[Family]:  # type: ignore[empty-body]
+    """Return the families of checkpoints that this plugin knows, for files and folders to be recognized."""
+
+
+@hookspec
+def imagegen_formats() -> Iterable[Format]:  # type: ignore[empty-body]
+    """Return this plugin's formats of model files, other than weights files and diffusers-format folders."""
 
 
 @hookspec

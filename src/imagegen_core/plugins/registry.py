@@ -15,6 +15,8 @@ import pluggy
 
 from imagegen_core.backend import Backend
 from imagegen_core.errors import BackendNotFoundError, ModelNotFoundError, PluginError, SettingsError
+from imagegen_core.family import Family
+from imagegen_core.format import Format
 from imagegen_core.images.upscaler import LANCZOS, WEIGHTS_SUFFIXES, UpscalerDef
 from imagegen_core.importing import in_words
 from imagegen_core.models.named import NamedModel
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     import typer
     from fastapi import APIRouter
 
-Offer = TypeVar("Offer", Backend, NamedModel, Sampler, StoreDef, StyleDef, UpscalerDef)
+Offer = TypeVar("Offer", Backend, Family, Format, NamedModel, Sampler, StoreDef, StyleDef, UpscalerDef)
 
 # Fields with values that every command relies on: the required type by the field's annotation.
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -39,6 +41,10 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "str | None": (str, type(None)),
     "Path": Path,
     "tuple[str, ...]": (tuple, list),
+    "tuple[int, ...]": (tuple, list),
+    "int": int,
+    "Mapping[str, str]": Mapping,
+    "Mapping[str, tuple[str, ...]]": Mapping,
 }
 
 _log = logging.getLogger(__name__)
@@ -50,6 +56,8 @@ class Registry:
     Attributes:
         plugins: Every entry point of the group, including disabled and broken ones.
         backends: The backends by name.
+        families: The families of checkpoints by name.
+        formats: The plugins' formats of model files by name.
         models: The named models by name.
         styles: The plugins' styles by id.
         samplers: The samplers by name, including the core's own.
@@ -67,6 +75,8 @@ class Registry:
         self._manager.add_hookspecs(hookspecs)
         self.plugins: list[Plugin] = []
         self.backends: dict[str, Backend] = {}
+        self.families: dict[str, Family] = {}
+        self.formats: dict[str, Format] = {}
         self.models: dict[str, NamedModel] = {}
         self.styles: dict[str, StyleDef] = {}
         self.samplers: dict[str, Sampler] = {sampler.name: sampler for sampler in SAMPLERS}
@@ -76,6 +86,8 @@ class Registry:
             self.plugins.append(plugin)
             if module is not None and self._register(plugin, module):
                 self._collect(plugin, "imagegen_backends", Backend, "backend", self.backends)
+                self._collect(plugin, "imagegen_families", Family, "family", self.families)
+                self._collect(plugin, "imagegen_formats", Format, "format", self.formats)
                 self._collect(plugin, "imagegen_models", NamedModel, "model", self.models)
                 self._collect(plugin, "imagegen_styles", StyleDef, "style", self.styles)
                 self._collect(plugin, "imagegen_samplers", Sampler, "sampler", self.samplers)
@@ -136,6 +148,19 @@ class Registry:
             return self.stores[name]
         self._refuse_if_not_ok("Storage", name)
         raise SettingsError(f"Unknown storage '{name}': expected {', '.join(sorted(self.stores))} or disabled")
+
+    def owner(self, offer: str) -> Plugin | None:
+        """Return the plugin that made an offer, such as ``backend mine``; None if no plugin did."""
+        return next((plugin for plugin in self.plugins if offer in plugin.offers), None)
+
+    def how_to_get(self, package: str | None) -> str:
+        """Say how to get the plugin of a distribution, in words for an error message; None is no known distribution."""
+        if package is None:
+            return "no known package draws with it yet; install a plugin that does"
+        for plugin in self.plugins:
+            if plugin.distribution == package and plugin.status != "ok":
+                return f"{package} is installed, and {plugin.status}: {plugin.cause}; {plugin.mend}"
+        return f"pip install {package}"
 
     def installed(self) -> str:
         """List the installed backends, in words for an error message."""
@@ -201,8 +226,8 @@ class Registry:
                 continue
             name = (offer.id or offer.adapter_name) if isinstance(offer, StyleDef) else offer.name
             if name in into:
-                owners = (p.distribution for p in self.plugins if f"{noun} {name}" in p.offers)
-                plugin.clashes(f"{noun} {name}", next(owners, CORE))
+                owner = self.owner(f"{noun} {name}")
+                plugin.clashes(f"{noun} {name}", owner.distribution if owner else CORE)
                 continue
             into[name] = offer
             plugin.offers.append(f"{noun} {name}")
@@ -243,4 +268,4 @@ def _wrong_field(offer: Offer) -> str | None:
         value, kind = getattr(offer, field.name), _KINDS.get(str(field.type))
         if kind and not isinstance(value, kind):
             return f"{field.name} is {reprlib.repr(value)}, where {field.type} belongs"
-    return None
+    return offer.fault() if isinstance(offer, Family) else None

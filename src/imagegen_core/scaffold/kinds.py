@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from imagegen_core.models.hints import DEMO_BACKEND
+
 
 class Kind(StrEnum):
     """The kind of a plugin's offer, by the words of ``imagegen plugins list``."""
@@ -43,7 +45,7 @@ class Traits:
     warnings: tuple[str, ...] = ()
 
 
-_DRAWN_WITH = ("imagegen-demo", "imagegen-sdxl")  # the tests need a checkpoint and a backend
+_DRAWN_WITH = ("imagegen-demo", DEMO_BACKEND)  # the tests need a checkpoint and a backend
 # diffusers' schedulers hand tensors to numpy in a way that numpy 2 deprecates.
 _OF_DIFFUSERS = (
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",

@@ -36,6 +36,7 @@ class Settings(BaseSettings):
 
     Attributes:
         backend: The name of the backend; None chooses it by the checkpoint.
+        backends: Backends in order of preference, for a checkpoint that several can draw with; the others follow.
         use_sdxl: True chooses a backend for SDXL checkpoints; `backend` has precedence.
         model: A checkpoint: a path, a name below `model_root`, or a plugin's named model such as ``demo``.
         model_root: The base folder of checkpoint names and relative LoRA paths.
@@ -112,6 +113,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=False)
 
     backend: str | None = None
+    backends: CommaSeparated = ()
     use_sdxl: bool | None = None
     model: str | None = None
     model_root: Path | None = None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
+from imagegen_core.family import Family
 from imagegen_core.models.folders import weights
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.ldm_names import to_ldm
@@ -44,17 +45,18 @@ class CheckpointLayers:
         }
 
     @classmethod
-    def of_files(cls, checkpoint: Path, base: Path | None = None) -> CheckpointLayers:
+    def of_files(cls, checkpoint: Path, family: Family, base: Path | None = None) -> CheckpointLayers:
         """Read the headers of a checkpoint's files.
 
         Args:
             checkpoint: A single file, or a diffusers-format folder.
+            family: The checkpoint's family.
             base: A diffusers-format folder for the networks that a single file lacks.
 
         Raises:
             ModelLoadError: A file is damaged, or holds a tensor that no network takes.
         """
-        networks = _of_folder(checkpoint) if checkpoint.is_dir() else _of_file(read_header(checkpoint))
+        networks = _of_folder(checkpoint) if checkpoint.is_dir() else _of_file(read_header(checkpoint), family)
         supplied = _of_folder(base) if base is not None and not checkpoint.is_dir() else {}
         return cls({network: networks.get(network) or supplied.get(network, {}) for network in NETWORKS})
 
@@ -113,6 +115,6 @@ def _of_folder(folder: Path) -> dict[str, dict[str, Shape]]:
     }
 
 
-def _of_file(header: Header) -> dict[str, dict[str, Shape]]:
-    parts = checkpoint_parts(header, otherwise=UNET)
+def _of_file(header: Header, family: Family) -> dict[str, dict[str, Shape]]:
+    parts = checkpoint_parts(header, family)
     return {network: {name: source.shape for name, source in layers.items()} for network, layers in parts.items()}
