@@ -53,12 +53,14 @@ class OwnScheduler:
         trained_steps: Number of noise levels in the checkpoint's training.
         distilled_steps: Maximum number of denoising steps after distillation; None if not given.
         is_edm: Whether the noise levels are those of EDM: https://arxiv.org/abs/2206.00364.
+        is_flow: Whether the checkpoint is of flow matching: https://arxiv.org/abs/2209.03003.
     """
 
     class_name: str
     trained_steps: int = _TRAINED_STEPS
     distilled_steps: int | None = None
     is_edm: bool = False
+    is_flow: bool = False
 
     @classmethod
     def of(cls, class_name: str, config: Mapping[str, Any]) -> OwnScheduler:
@@ -69,12 +71,13 @@ class OwnScheduler:
             trained if isinstance(trained, int) and trained > 0 else _TRAINED_STEPS,
             distilled if isinstance(distilled, int) and distilled > 0 else None,
             "sigma_data" in config,
+            bool(config.get("use_flow_sigmas")) or class_name.startswith("FlowMatch"),
         )
 
     @property
     def default_sampler(self) -> str:
         """Name of the default sampler, if neither a request nor the configuration names a sampler."""
-        return CHECKPOINT_CHOICE if self.is_edm else "LCM"
+        return CHECKPOINT_CHOICE if self.is_edm or self.is_flow else "LCM"
 
 
 # Classes and options for A1111's names: https://huggingface.co/docs/diffusers/api/schedulers/overview.

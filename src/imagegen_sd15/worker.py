@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from imagegen_core.diffusion import Conditioning, DiffusionWorker, Parts, completed, encode_text_in_parts
+from imagegen_core.diffusion import Conditioning, Parts, UNetWorker, completed, encode_text_in_parts
 from imagegen_sd15.plugin import BACKEND
 
 
-class DiffusersCudaWorker(DiffusionWorker):
+class DiffusersCudaWorker(UNetWorker):
     """Draws with a Stable Diffusion 1.x or 2.x checkpoint (https://arxiv.org/abs/2112.10752)."""
 
     backend = BACKEND

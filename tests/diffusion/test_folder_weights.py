@@ -34,8 +34,9 @@ def states(sdxl_checkpoint: Path) -> dict[str, Any]:
     return {name: getattr(plain, name).state_dict() for name in NETWORKS}
 
 
-def _load(folder: Path) -> Any:
-    return load_pipeline("StableDiffusionXLPipeline", folder, torch.float32, configs=folder, base=None)
+def _load(folder: Path, pipeline: str = "StableDiffusionXLPipeline", **options: Any) -> Any:
+    places: dict[str, Any] = {"configs": folder, "base": None, "load_file": pytest.fail}
+    return load_pipeline(pipeline, folder, torch.float32, **places, **options)
 
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
@@ -225,7 +226,7 @@ def test_a_folders_safety_checker_is_not_loaded(sd15_checkpoint: Path, tmp_path:
     checker = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
     _edit_index(folder, **checker, feature_extractor=["transformers", "CLIPImageProcessor"])
     options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipe = load_pipeline("StableDiffusionPipeline", folder, torch.float32, configs=folder, base=None, **options)
+    pipe = _load(folder, "StableDiffusionPipeline", **options)
     assert pipe.safety_checker is None
 
 

@@ -1,7 +1,27 @@
-"""Shared code of the Stable Diffusion families: loading, prompts, denoising, decoding; core imports torch only here."""
+"""Shared code of diffusion models: loading, prompts, denoising, decoding; core imports torch only here."""
 
 from imagegen_core.diffusion.conditioning import Conditioning, encode_text, encode_text_in_parts
+from imagegen_core.diffusion.denoising import Denoising
+from imagegen_core.diffusion.extension import Extension
+from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
+from imagegen_core.diffusion.network_inputs import NetworkInputs
+from imagegen_core.diffusion.prompt_checks import check_clip_skip, check_prompt_length
+from imagegen_core.diffusion.unet_worker import UNetWorker
 from imagegen_core.diffusion.worker import DiffusionWorker
 from imagegen_core.parts import Parts, completed
 
-__all__ = ["Conditioning", "DiffusionWorker", "Parts", "completed", "encode_text", "encode_text_in_parts"]
+__all__ = [
+    "ClassifierFreeGuidance",
+    "Conditioning",
+    "Denoising",
+    "DiffusionWorker",
+    "Extension",
+    "NetworkInputs",
+    "Parts",
+    "UNetWorker",
+    "check_clip_skip",
+    "check_prompt_length",
+    "completed",
+    "encode_text",
+    "encode_text_in_parts",
+]

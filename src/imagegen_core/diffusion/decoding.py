@@ -48,7 +48,7 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
 
     Args:
         vae: The autoencoder.
-        latents: Final latents [1, channels, height / 8, width / 8], in the UNet's scale.
+        latents: Final latents [1, channels, height / 8, width / 8], in the network's scale.
 
     Returns:
         Pixels [height, width, 3].
@@ -91,7 +91,7 @@ def overflows(vae: Any) -> bool:
 
 
 def pool(latents: Tensor) -> bytes:
-    """Average latents [1, 4, h, w] in float32 down to 8×8, as 512 bytes of little-endian float16, NCHW."""
+    """Average latents [1, channels, h, w] in float32 to 8×8, as little-endian float16, NCHW: 128 bytes a channel."""
     pooled = torch.nn.functional.adaptive_avg_pool2d(latents.float(), _POOLED_SIDE)
     return pooled.to(torch.float16).cpu().numpy().astype("<f2").tobytes()
 
@@ -117,19 +117,21 @@ def _dtype(vae: Any) -> torch.dtype:
 
 
 def denormalized(config: Any, latents: Tensor) -> Tensor:
-    """Convert latents from the UNet's scale to the autoencoder's."""
+    """Convert latents from the network's scale to the autoencoder's."""
     moments = _moments(config, latents)
     if moments is None:
-        return latents / config.scaling_factor  # type: ignore[no-any-return]
+        scaled = latents / config.scaling_factor
+        shift = getattr(config, "shift_factor", None)
+        return scaled + shift if shift else scaled  # type: ignore[no-any-return]
     mean, std = moments
     return latents * std / config.scaling_factor + mean  # type: ignore[no-any-return]
 
 
 def normalized(config: Any, latents: Tensor) -> Tensor:
-    """Convert latents from the autoencoder's scale to the UNet's."""
+    """Convert latents from the autoencoder's scale to the network's."""
     moments = _moments(config, latents)
     if moments is None:
-        return latents * config.scaling_factor  # type: ignore[no-any-return]
+        return (latents - (getattr(config, "shift_factor", None) or 0)) * config.scaling_factor  # type: ignore[no-any-return]
     mean, std = moments
     return (latents - mean) / std * config.scaling_factor  # type: ignore[no-any-return]
 

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from imagegen_core.diffusion.noise_schedules import ON_TIMESTEPS, Sigmas, Table, timesteps_at
-from imagegen_core.diffusion.prediction import config_for, is_edm, options_of
+from imagegen_core.diffusion.prediction import config_for, is_edm, is_flow, options_of
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.schedules import Schedule
 
-SetSteps = Callable[[Any, int, torch.device], None]
+SetSteps = Callable[..., None]
+"""Sets the steps of a scheduler, given the scheduler, the number of steps, the device and further arguments."""
 
 _HOOK = "use_exponential_sigmas"  # with this option, a scheduler calls its own method for its noise levels
 _FLAGS = ("use_karras_sigmas", _HOOK, "use_beta_sigmas", "use_lu_lambdas")
@@ -34,9 +35,9 @@ class Scheduled:
     set_steps: SetSteps
 
 
-def own_steps(scheduler: Any, steps: int, device: torch.device) -> None:
-    """Set a scheduler's steps by its own options."""
-    scheduler.set_timesteps(steps, device=device)
+def own_steps(scheduler: Any, steps: int, device: torch.device, **options: Any) -> None:
+    """Set a scheduler's steps by its own options; `options` are further arguments of its ``set_timesteps``."""
+    scheduler.set_timesteps(steps, device=device, **options)
 
 
 def scheduled(plain: Any, schedule: Schedule, tables: Mapping[str, Table]) -> Scheduled | None:
@@ -76,6 +77,8 @@ def _options(plain: Any, schedule: Schedule) -> Mapping[str, Any] | None:
 
 def _way(plain: Any, schedule: Schedule, table: Table | None) -> partial[None] | None:
     """Return a function that sets a schedule without an option for it; None if the scheduler has no way."""
+    if is_flow(type(plain), plain.config):
+        return None
     if schedule.timesteps:
         return partial(_set_listed, schedule.timesteps) if takes_timesteps(plain) else None
     if table is None or not hasattr(plain, "alphas_cumprod"):

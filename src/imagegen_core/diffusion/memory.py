@@ -23,14 +23,23 @@ _PROCESS = 500_000_000  # bytes: an idle server with the demo takes 0.42 GB; a C
 # The number of full-size feature maps in memory at the peak. Measured with the demo on a CPU, at 512 and 1024 px, in
 # fp32 and bf16: 26 to 34 for the UNet, and 6.2 to 7.8 for the VAE.
 _UNET_COPIES, _VAE_COPIES = 32, 8
+_TRANSFORMER_COPIES = 24  # of all tokens: the layers' inputs, queries, keys, values, and a four times wider layer
 
 
-def row_bytes(pipe: Any, size: Size) -> int:
-    """Estimate the peak memory of one more row in a forward pass, in bytes."""
-    channels = pipe.unet.config.block_out_channels[0]
-    scale = pipe.vae_scale_factor
-    item = pipe.unet.conv_in.weight.dtype.itemsize  # the module's own dtype property searches all its layers
-    return int(_UNET_COPIES * channels * (size.width // scale) * (size.height // scale) * item)
+def unet_row_bytes(unet: Any, latents: int) -> int:
+    """Estimate the peak memory of one more row in a forward pass of a UNet, in bytes; `latents` is height by width."""
+    item = unet.conv_in.weight.dtype.itemsize  # the module's own dtype property searches all its layers
+    return int(_UNET_COPIES * unet.config.block_out_channels[0] * latents * item)
+
+
+def token_bytes(transformer: Any) -> int:
+    """Estimate the peak memory of one more token in a forward pass of a transformer, in bytes.
+
+    The network's width is the smaller side of its largest linear layer.
+    """
+    linear = [weight for weight in transformer.parameters() if weight.ndim == 2]  # noqa: PLR2004 - a matrix
+    largest = max(linear, key=torch.numel)
+    return int(_TRANSFORMER_COPIES * min(largest.shape) * largest.dtype.itemsize)
 
 
 def decoding_bytes(pipe: Any, size: Size) -> int:
@@ -71,11 +80,11 @@ def free_bytes(device: torch.device) -> int:
     return system_memory().available
 
 
-def check_fits(pipe: Any, size: Size, device: torch.device, weights: int) -> None:
+def check_fits(needed: int, size: Size, device: torch.device, weights: int) -> None:
     """Refuse a picture that is too large for the device: the system would kill the process.
 
     Args:
-        pipe: The diffusers pipeline.
+        needed: The peak memory of the picture, in bytes.
         size: The picture's size.
         device: The pipeline's device.
         weights: The memory of the pipeline's weights there, in bytes.
@@ -83,7 +92,6 @@ def check_fits(pipe: Any, size: Size, device: torch.device, weights: int) -> Non
     Raises:
         OutOfMemoryError: The picture takes more memory than the device has next to the model.
     """
-    needed = row_bytes(pipe, size) + decoding_bytes(pipe, size)
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else system_memory().total
     room = max(0, total - weights - _PROCESS)
     if needed > room:
@@ -93,9 +101,9 @@ def check_fits(pipe: Any, size: Size, device: torch.device, weights: int) -> Non
         )
 
 
-def rows_that_fit(pipe: Any, size: Size, device: torch.device) -> int:
+def rows_that_fit(row_bytes: int, device: torch.device) -> int:
     """Return how many rows of a forward pass fit in the free memory, at least 1."""
-    return max(1, int(_SPARE * free_bytes(device) / row_bytes(pipe, size)))
+    return max(1, int(_SPARE * free_bytes(device) / row_bytes))
 
 
 def decoding_fits(pipe: Any, size: Size, device: torch.device) -> bool:

@@ -75,17 +75,34 @@ def config_for(scheduler_class: type, config: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in config.items() if name in known or name.startswith("_")}
 
 
-def check_noise(path: Path, scheduler: Any) -> None:
+def is_flow(scheduler_class: type, config: Mapping[str, Any]) -> bool:
+    """Return whether a scheduler is for flow matching: its noise levels are shares of noise from 1 to 0."""
+    return bool(config.get("use_flow_sigmas")) or scheduler_class.__name__.startswith("FlowMatch")
+
+
+def check_noise(path: Path, scheduler: Any, *, flow_matching: bool = False) -> None:
     """Check that samplers can use the noise levels of a checkpoint's own scheduler.
 
+    Args:
+        path: The checkpoint.
+        scheduler: Its own scheduler.
+        flow_matching: Whether the checkpoint's family is of flow matching.
+
     Raises:
-        ModelLoadError: The scheduler is of another kind, such as flow matching.
+        ModelLoadError: The scheduler is of another kind.
     """
-    if scheduler is not None and not hasattr(scheduler, "alphas_cumprod") and not is_edm(type(scheduler)):
+    name, is_of_flow = type(scheduler).__name__, is_flow(type(scheduler), scheduler.config)
+    if flow_matching and not is_of_flow:
         raise ModelLoadError(
-            f"The checkpoint {path} was trained for the noise of {type(scheduler).__name__}, which is not drawn with "
-            f"here: take a checkpoint that predicts the noise or the velocity. If its scheduler is a mistake, {SET_IT}"
+            f"The checkpoint {path} has a {name}, and its family is of flow matching: put the model's own "
+            "scheduler/scheduler_config.json back"
         )
+    if flow_matching or (not is_of_flow and (hasattr(scheduler, "alphas_cumprod") or is_edm(type(scheduler)))):
+        return
+    raise ModelLoadError(
+        f"The checkpoint {path} was trained for the noise of {name}, which is not drawn with "
+        f"here: take a checkpoint that predicts the noise or the velocity. If its scheduler is a mistake, {SET_IT}"
+    )
 
 
 def scheduler_of_file(

@@ -29,6 +29,7 @@ class RecipeBuilder:
         self,
         backend: Backend,
         checkpoint: Path,
+        network: str,
         models: Iterable[NamedModel],
         dtype: torch.dtype,
         device: torch.device,
@@ -39,6 +40,7 @@ class RecipeBuilder:
         Args:
             backend: The worker's backend.
             checkpoint: The worker's checkpoint, a file or a folder.
+            network: The folder of the network's weights in a checkpoint's folder.
             models: The plugins' named models; a model's name says more than its path.
             dtype: The precision of the weights.
             device: The worker's device.
@@ -50,7 +52,7 @@ class RecipeBuilder:
         self._prediction = prediction
         self._versions = {name: installed_version(name) or "unknown" for name in _RECORDED_PACKAGES}
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-hash")
-        self._hash: Future[str | None] = executor.submit(_hash, checkpoint)
+        self._hash: Future[str | None] = executor.submit(_hash, checkpoint, network)
         executor.shutdown(wait=False)
 
     def recipe(self, request: ResolvedRequest, sampling: Sampling) -> Recipe:
@@ -69,9 +71,9 @@ class RecipeBuilder:
         )
 
 
-def _hash(checkpoint: Path) -> str | None:
-    """Return the first ten hexadecimal digits of the SHA-256 of a file, or of a folder's only UNet file, else None."""
-    files = [checkpoint] if checkpoint.is_file() else sorted((checkpoint / "unet").glob("*.safetensors"))
+def _hash(checkpoint: Path, network: str) -> str | None:
+    """Return ten hexadecimal digits of the SHA-256 of a file, or of the network's only file in a folder, else None."""
+    files = [checkpoint] if checkpoint.is_file() else sorted((checkpoint / network).glob("*.safetensors"))
     if len(files) != 1:
         return None
     with files[0].open("rb") as file:

@@ -12,7 +12,7 @@ import torch
 
 from imagegen_core.diffusion.imposing import Scheduled, own_steps, scheduled, takes_timesteps
 from imagegen_core.diffusion.noise_schedules import TABLES, align_your_steps
-from imagegen_core.diffusion.prediction import config_for, is_edm, options_of
+from imagegen_core.diffusion.prediction import config_for, is_edm, is_flow, options_of
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.request import StepOptions
 from imagegen_core.samplers import CHECKPOINT_CHOICE, OwnScheduler, Sampler, check_steps, find_sampling
@@ -72,7 +72,14 @@ class Schedulers:
         chosen, chosen_schedule = self._find(sampler, schedule)
         return Sampling(chosen.name, chosen_schedule.name if chosen_schedule else None)
 
-    def make(self, sampler: str | None, steps: int, device: torch.device, schedule: str | None = None) -> Any:
+    def make(
+        self,
+        sampler: str | None,
+        steps: int,
+        device: torch.device,
+        schedule: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Make a scheduler with its timesteps set.
 
         Args:
@@ -80,6 +87,7 @@ class Schedulers:
             steps: The number of denoising steps.
             device: The device for its timesteps.
             schedule: The noise schedule's name; None takes the sampler's own.
+            options: Further arguments of the scheduler's ``set_timesteps``, such as ``mu``.
 
         Raises:
             InvalidRequestError: A name is unknown, the sampler, schedule and checkpoint do not fit together, or they do
@@ -95,7 +103,7 @@ class Schedulers:
                 "num_inference_steps",
             )
         try:
-            prototype.set_steps(scheduler, steps, device)
+            prototype.set_steps(scheduler, steps, device, **(options or {}))
         except InvalidRequestError:
             raise
         except (ValueError, IndexError) as error:  # some need 2 or more, or a divisor of the trained steps
@@ -176,6 +184,8 @@ class Schedulers:
     def _refusal(self, sampler: Sampler) -> str | None:
         """Return the reason why a sampler cannot draw this checkpoint, in words; None if it can."""
         kind, own = self._class(sampler), self._own
+        if is_flow(type(own), own.config) and sampler.scheduler != CHECKPOINT_CHOICE:
+            return "this checkpoint is of flow matching, whose noise levels it does not know"
         if is_edm(kind) and not is_edm(type(own)):
             return "it draws only EDM checkpoints, and this is not one"
         if is_edm(type(own)) and not is_edm(kind):
@@ -200,6 +210,19 @@ class Schedulers:
     def _fitting(self) -> list[Sampler]:
         """Return the samplers that draw this checkpoint."""
         return [sampler for sampler in self._samplers if not self._refusal(sampler)]
+
+
+def dynamic_shift(config: Mapping[str, Any], tokens: int) -> float:
+    """Return the shift ``mu`` of a flow's noise levels for a picture's size: https://arxiv.org/abs/2403.03206, 5.3.2.
+
+    Args:
+        config: The scheduler's configuration, with the shifts at two numbers of tokens.
+        tokens: The number of the picture's tokens.
+    """
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    base, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    slope = (most - base) / (high - low)
+    return float(tokens * slope + (base - slope * low))
 
 
 def step_arguments(
