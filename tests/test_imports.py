@@ -34,6 +34,7 @@ LAYERS = [
     "family",
     "format",
     "backend",
+    "extension",
     "settings",
     "images",
     "modes",

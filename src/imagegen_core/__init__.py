@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from imagegen_core.errors import QueueFullError as QueueFullError
     from imagegen_core.errors import SettingsError as SettingsError
     from imagegen_core.errors import StorageError as StorageError
+    from imagegen_core.extension import ExtensionDef as ExtensionDef
     from imagegen_core.family import Family as Family
     from imagegen_core.format import Format as Format
     from imagegen_core.images.png import encode_png as encode_png
@@ -99,6 +100,7 @@ _HOME = {
     "EngineClosedError": "errors",
     "EngineReport": "engine",
     "Event": "job",
+    "ExtensionDef": "extension",
     "Failed": "job",
     "Family": "family",
     "Format": "format",

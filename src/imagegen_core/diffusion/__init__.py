@@ -2,7 +2,7 @@
 
 from imagegen_core.diffusion.conditioning import Conditioning, encode_text, encode_text_in_parts
 from imagegen_core.diffusion.denoising import Denoising
-from imagegen_core.diffusion.extension import Extension
+from imagegen_core.diffusion.extension import Extension, LoadedModel
 from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
 from imagegen_core.diffusion.network_inputs import NetworkInputs
 from imagegen_core.diffusion.prompt_checks import check_clip_skip, check_prompt_length
@@ -16,6 +16,7 @@ __all__ = [
     "Denoising",
     "DiffusionWorker",
     "Extension",
+    "LoadedModel",
     "NetworkInputs",
     "Parts",
     "UNetWorker",

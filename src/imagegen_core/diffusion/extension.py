@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from imagegen_core.diffusion.denoising import Denoising
     from imagegen_core.diffusion.network_inputs import NetworkInputs
+    from imagegen_core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A worker's model, for its extensions.
+
+    Attributes:
+        pipe: The diffusers pipeline.
+        network: The pipeline's network for denoising.
+        family: The checkpoint's family, such as ``sdxl``.
+        device: The pipeline's device.
+        dtype: The precision of the network's weights.
+        settings: The worker's settings.
+    """
+
+    pipe: Any
+    network: Any
+    family: str
+    device: torch.device
+    dtype: torch.dtype
+    settings: Settings
 
 
 class Extension:
@@ -22,6 +46,7 @@ class Extension:
         name: The extension's name in group keys and errors.
         exact: Whether a row's results do not depend on the other rows of a pass. If not, the extension's requests are
             drawn alone.
+        model: The worker's model.
         order: The place among a request's extensions, smallest first. Classifier-free guidance has 100: extensions
             before it see a prediction for each conditioning, and those after it see the guided prediction.
     """
@@ -29,6 +54,14 @@ class Extension:
     name: ClassVar[str]
     exact: ClassVar[bool] = True
     order: ClassVar[int] = 0
+
+    def __init__(self, model: LoadedModel) -> None:
+        """Prepare for a worker's model.
+
+        Raises:
+            ImagegenError: The extension cannot be used with this model; the worker does not load.
+        """
+        self.model = model
 
     def begin(self, state: Denoising) -> Any | None:  # noqa: ARG002 - for extensions
         """Return the request's part in this extension; None if the request does not use it.

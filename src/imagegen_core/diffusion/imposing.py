@@ -36,8 +36,20 @@ class Scheduled:
 
 
 def own_steps(scheduler: Any, steps: int, device: torch.device, **options: Any) -> None:
-    """Set a scheduler's steps by its own options; `options` are further arguments of its ``set_timesteps``."""
-    scheduler.set_timesteps(steps, device=device, **options)
+    """Set a scheduler's steps by its own options.
+
+    Args:
+        scheduler: The scheduler.
+        steps: The number of steps.
+        device: The device for the timesteps.
+        options: Further arguments of ``set_timesteps``. A scheduler with its own spacing ignores ``sigmas``, as in
+            diffusers' pipelines.
+    """
+    accepted = inspect.signature(scheduler.set_timesteps).parameters
+    given = {name: value for name, value in options.items() if name in accepted}
+    if scheduler.config.get("use_flow_sigmas"):
+        given.pop("sigmas", None)
+    scheduler.set_timesteps(steps, device=device, **given)
 
 
 def scheduled(plain: Any, schedule: Schedule, tables: Mapping[str, Table]) -> Scheduled | None:
@@ -65,6 +77,8 @@ def takes_timesteps(scheduler: Any) -> bool:
 
 def _options(plain: Any, schedule: Schedule) -> Mapping[str, Any] | None:
     """Return the options of a scheduler for a schedule; None if it has none."""
+    if plain.config.get("use_flow_sigmas"):  # its other options are for the noise levels of diffusion
+        return None
     if is_edm(type(plain)):
         return _EDM.get(schedule.name)
     known = options_of(type(plain))

@@ -80,6 +80,17 @@ def is_flow(scheduler_class: type, config: Mapping[str, Any]) -> bool:
     return bool(config.get("use_flow_sigmas")) or scheduler_class.__name__.startswith("FlowMatch")
 
 
+def flow_config(scheduler_class: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a flow-matching scheduler for another class.
+
+    Classes that also know diffusion have other names for the shift, and options to choose flow matching.
+    """
+    shift = config.get("shift", config.get("flow_shift", 1.0))
+    if "use_flow_sigmas" not in options_of(scheduler_class):
+        return {**config, "shift": shift}
+    return {**config, "use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+
+
 def check_noise(path: Path, scheduler: Any, *, flow_matching: bool = False) -> None:
     """Check that samplers can use the noise levels of a checkpoint's own scheduler.
 

@@ -22,7 +22,7 @@ from imagegen_core.diffusion.decoding import decode_within_memory, pool
 from imagegen_core.diffusion.denoising import Denoising
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.embeddings import Embeddings
-from imagegen_core.diffusion.extension import Extension
+from imagegen_core.diffusion.extension import Extension, LoadedModel
 from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
 from imagegen_core.diffusion.libraries import quiet
 from imagegen_core.diffusion.loading import check_fits_in_memory, load_pipeline, memory_for
@@ -164,8 +164,8 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         self._weights = weight_bytes(self.pipe)
         self._adapters = Adapters(self.pipe, self._embeddings, most_idle_bytes=self._weights)
         self._prompts = PromptEncoder(self._adapters)
-        self._extensions: tuple[Extension, ...] = (self.guidance(),)
         layers = self._adapters.layers
+        self._extensions: Sequence[Extension] = self.compute(self._load_extensions, self.family.name, registry)
         self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, self.family.name, layers)
         self._recipes = (
             RecipeBuilder(
@@ -470,6 +470,12 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         if self._recipes is None:
             return {}
         return to_text(self._recipes.recipe(request, self._schedulers.names(request.scheduler, request.schedule)))
+
+    def _load_extensions(self, family: str, registry: Registry) -> list[Extension]:
+        model = LoadedModel(self.pipe, self.network, family, self.device, self.dtype, self.settings)
+        offered = [offer for offer in registry.extensions.values() if family in (offer.architectures or (family,))]
+        extensions = [self.guidance(model), *(offer.load(model) for offer in offered)]
+        return sorted(extensions, key=lambda extension: extension.order)
 
     def _wanted(self, request: ResolvedRequest) -> tuple[Adapter, ...]:
         loras = tuple(self._lora(lora) for lora in request.loras)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from imagegen_core.backend import Backend
+    from imagegen_core.extension import ExtensionDef
     from imagegen_core.family import Family
     from imagegen_core.format import Format
     from imagegen_core.images.upscaler import UpscalerDef
@@ -58,6 +59,11 @@ def imagegen_styles() -> Iterable[StyleDef]:  # type: ignore[empty-body]
 @hookspec
 def imagegen_samplers() -> Iterable[Sampler]:  # type: ignore[empty-body]
     """Return this plugin's additional schedulers for requests."""
+
+
+@hookspec
+def imagegen_extensions() -> Iterable[ExtensionDef]:  # type: ignore[empty-body]
+    """Return this plugin's denoising extensions, for the workers that build on `imagegen_core.diffusion`."""
 
 
 @hookspec

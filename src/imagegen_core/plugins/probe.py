@@ -141,6 +141,7 @@ def _references(registry: Registry) -> dict[str, str]:
     named = {
         **{f"backend {offer.name}": offer.worker for offer in registry.backends.values()},
         **{f"sampler {offer.name}": offer.scheduler for offer in registry.samplers.values()},
+        **{f"extension {offer.name}": offer.factory for offer in registry.extensions.values()},
         **{f"upscaler {offer.name}": offer.factory for offer in registry.upscalers.values()},
         **{f"store {offer.name}": offer.factory for offer in registry.stores.values()},
     }

@@ -15,6 +15,7 @@ import pluggy
 
 from imagegen_core.backend import Backend
 from imagegen_core.errors import BackendNotFoundError, ModelNotFoundError, PluginError, SettingsError
+from imagegen_core.extension import ExtensionDef
 from imagegen_core.family import Family
 from imagegen_core.format import Format
 from imagegen_core.images.upscaler import LANCZOS, WEIGHTS_SUFFIXES, UpscalerDef
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import typer
     from fastapi import APIRouter
 
-Offer = TypeVar("Offer", Backend, Family, Format, NamedModel, Sampler, StoreDef, StyleDef, UpscalerDef)
+Offer = TypeVar("Offer", Backend, ExtensionDef, Family, Format, NamedModel, Sampler, StoreDef, StyleDef, UpscalerDef)
 
 # Fields with values that every command relies on: the required type by the field's annotation.
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -61,6 +62,7 @@ class Registry:
         models: The named models by name.
         styles: The plugins' styles by id.
         samplers: The samplers by name, including the core's own.
+        extensions: The plugins' denoising extensions by name.
         upscalers: The upscalers by name, including lanczos.
         stores: The kinds of storage by name, including the core's own.
     """
@@ -80,6 +82,7 @@ class Registry:
         self.models: dict[str, NamedModel] = {}
         self.styles: dict[str, StyleDef] = {}
         self.samplers: dict[str, Sampler] = {sampler.name: sampler for sampler in SAMPLERS}
+        self.extensions: dict[str, ExtensionDef] = {}
         self.upscalers: dict[str, UpscalerDef] = {LANCZOS.name: LANCZOS}
         self.stores: dict[str, StoreDef] = {store.name: store for store in STORES}
         for plugin, module in found:
@@ -91,6 +94,7 @@ class Registry:
                 self._collect(plugin, "imagegen_models", NamedModel, "model", self.models)
                 self._collect(plugin, "imagegen_styles", StyleDef, "style", self.styles)
                 self._collect(plugin, "imagegen_samplers", Sampler, "sampler", self.samplers)
+                self._collect(plugin, "imagegen_extensions", ExtensionDef, "extension", self.extensions)
                 self._collect(plugin, "imagegen_upscalers", UpscalerDef, "upscaler", self.upscalers)
                 self._collect(plugin, "imagegen_stores", StoreDef, "store", self.stores)
 

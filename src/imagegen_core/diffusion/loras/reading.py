@@ -16,7 +16,7 @@ from imagegen_core.diffusion.weights_file import WeightsFile
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
 from imagegen_core.models.loras.plan import LayerChange, plan_lora
 from imagegen_core.models.loras.refusals import LoraError
-from imagegen_core.models.loras.tensor_names import NETWORKS, UNET
+from imagegen_core.models.loras.tensor_names import DENOISERS, NETWORKS
 from imagegen_core.models.tensors import quoted
 
 LayerKey = tuple[str, str]
@@ -42,7 +42,7 @@ def pipeline_layers(pipe: Any) -> dict[LayerKey, Any]:
     """Return the modules of a pipeline's networks."""
     networks = ((name, getattr(pipe, name, None)) for name in NETWORKS)
     return {
-        (name, module_name if name == UNET else module_name.removeprefix("text_model.")): module
+        (name, module_name if name in DENOISERS else module_name.removeprefix("text_model.")): module
         for name, network in networks
         if network is not None
         for module_name, module in network.named_modules()

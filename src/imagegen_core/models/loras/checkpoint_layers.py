@@ -11,7 +11,7 @@ from imagegen_core.family import Family
 from imagegen_core.models.folders import weights
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.ldm_names import to_ldm
-from imagegen_core.models.loras.tensor_names import NETWORKS, UNET
+from imagegen_core.models.loras.tensor_names import DENOISERS, NETWORKS, UNET
 from imagegen_core.models.networks.parts import checkpoint_parts
 from imagegen_core.models.tensors import Header
 
@@ -86,7 +86,7 @@ def _aliases(network: str, parameters: Iterable[str]) -> dict[str, str]:
     ldm = to_ldm(modules) if network == UNET else {}
     for module in modules:
         names = [module]
-        if network == UNET:
+        if network in DENOISERS:
             names += [ldm[module]] if module in ldm else []
             names += [module.removesuffix(".0")] if module.endswith(".to_out.0") else []
         else:
@@ -101,7 +101,7 @@ def _aliases(network: str, parameters: Iterable[str]) -> dict[str, str]:
 
 def _bare(network: str, name: str) -> str:
     """Drop ``text_model.``: transformers 5 nests some text encoders in it, older releases all."""
-    return name if network == UNET else name.removeprefix(_TEXT_PREFIX)
+    return name if network in DENOISERS else name.removeprefix(_TEXT_PREFIX)
 
 
 def _of_folder(folder: Path) -> dict[str, dict[str, Shape]]:

@@ -50,7 +50,7 @@ class LayerChange:
     """A LoRA's change to one layer, in the same form for all dialects.
 
     Attributes:
-        network: ``unet``, ``text_encoder`` or ``text_encoder_2``.
+        network: The network's component in the pipeline, such as ``unet`` or ``text_encoder``.
         module: The layer by diffusers' or transformers' name, without ``text_model.``.
         algorithm: ``lora``, ``loha`` and ``lokr`` multiply matrices. ``difference`` holds the change itself. ``whole``
             holds a parameter that replaces the checkpoint's.

@@ -10,23 +10,31 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-UNET, TEXT_ENCODER, TEXT_ENCODER_2 = NETWORKS = ("unet", "text_encoder", "text_encoder_2")
+UNET, TRANSFORMER, TEXT_ENCODER, TEXT_ENCODER_2 = NETWORKS = (
+    "unet",
+    "transformer",
+    "text_encoder",
+    "text_encoder_2",
+)
+DENOISERS = (UNET, TRANSFORMER)
+"""The networks for denoising; a pipeline has one of them. kohya-ss writes ``lora_unet_`` for both."""
 
 _PEFT = "base_model.model."
 # The longer of two similar prefixes comes first.
 _PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("lora_unet_", (UNET,)),
+    ("lora_unet_", DENOISERS),
     ("lora_te1_", (TEXT_ENCODER,)),
     ("lora_te2_", (TEXT_ENCODER_2,)),
     ("lora_te_", (TEXT_ENCODER,)),
-    ("lycoris_unet_", (UNET,)),
+    ("lycoris_unet_", DENOISERS),
     ("lycoris_te1_", (TEXT_ENCODER,)),
     ("lycoris_te2_", (TEXT_ENCODER_2,)),
     ("lycoris_te_", (TEXT_ENCODER,)),
     ("lycoris_", NETWORKS),
     ("unet.", (UNET,)),
-    ("model.diffusion_model.", (UNET,)),
-    ("diffusion_model.", (UNET,)),
+    ("transformer.", (TRANSFORMER,)),
+    ("model.diffusion_model.", DENOISERS),
+    ("diffusion_model.", DENOISERS),
     ("text_encoder_2.", (TEXT_ENCODER_2,)),
     ("text_encoder.", (TEXT_ENCODER,)),
     ("text_encoders.clip_l.transformer.", (TEXT_ENCODER,)),
