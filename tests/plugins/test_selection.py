@@ -101,7 +101,9 @@ def test_the_error_for_an_unsupported_checkpoint_says_what_to_install(sdxl_check
 
 
 def test_the_error_for_use_sdxl_without_sdxl_names_the_setting() -> None:
-    with pytest.raises(BackendNotFoundError, match="draws sdxl .USE_SDXL asks for it.*imagegen-sdxl is installed, and disabled"):
+    with pytest.raises(
+        BackendNotFoundError, match="draws sdxl .USE_SDXL asks for it.*imagegen-sdxl is installed, and disabled"
+    ):
         _select(USE_SDXL="1", IMAGEGEN_PLUGINS="sd15")
 
 

@@ -6,28 +6,36 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from imagegen_core.distributions import BrokenDistribution, broken_distributions
-from imagegen_core.plugins import probe, requirements
+from imagegen_core.plugins import comparison, probe, requirements
 from imagegen_core.plugins.discovery import ENTRY_POINT_GROUP, Selection, find, unreadable
 from imagegen_core.plugins.plugin import CORE, Plugin
 from imagegen_core.plugins.probe import Report
 
 
-def examine(own_commands: Iterable[str] = ()) -> Iterator[Plugin]:
+def examine(own_commands: Iterable[str] = (), order: Sequence[str] = ()) -> Iterator[Plugin]:
     """Check each installed plugin, as `examined` does, and compare their offers; import no disabled ones.
 
     Args:
         own_commands: The names of imagegen's own commands, which no plugin may take.
+        order: The setting ``backends``.
     """
     owners = {f"command {name}": CORE for name in own_commands}
     selection = Selection.from_environment()
     plugins = [plugin for plugin, _ in find(selection)]
     reports = {plugin.name: _described(plugin, owners) for plugin in plugins if plugin.status == "ok"}
+    remarks = list(comparison.remarks_on(reports, order))
     for plugin in plugins:
-        yield _loaded(plugin, reports[plugin.name]) if plugin.status == "ok" else plugin
+        if plugin.status == "ok":
+            checked = _loaded(plugin, reports[plugin.name])
+            for sentence in (sentence for name, sentence in remarks if name == plugin.name):
+                checked.remark(sentence)
+            yield checked
+        else:
+            yield plugin
     yield from unreadable(selection)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import typer
 
+from imagegen_core.backend import Backend
 from imagegen_core.distributions import leave_out_broken_distributions
 from imagegen_core.importing import import_named
 from imagegen_core.plugins import descriptions
@@ -44,6 +45,7 @@ class Report:
         plugin: The state of the plugin so far.
         stage: The current step, such as ``when it is imported``.
         references: The ``module:name`` of each offer of the plugin.
+        backends: Its backends, with the fields that choose among backends.
         finished: Whether all requested steps are done.
     """
 
@@ -51,6 +53,7 @@ class Report:
     plugin: Plugin
     stage: str = "before it is imported"
     references: dict[str, str] = field(default_factory=dict)
+    backends: list[Backend] = field(default_factory=list)
     finished: bool = False
 
     def write(self, stage: str) -> None:
@@ -65,7 +68,8 @@ class Report:
         if not path.exists():
             return cls(path, plugin)
         told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return cls(path, Plugin(**told.pop("plugin")), **told)
+        backends = [Backend(**backend) for backend in told.pop("backends")]
+        return cls(path, Plugin(**told.pop("plugin")), backends=backends, **told)
 
 
 def describe(name: str, report: Report) -> Registry:
@@ -94,6 +98,7 @@ def describe(name: str, report: Report) -> Registry:
             f"ask the authors of {plugin.distribution} to use logging"
         )
     report.references = _references(registry)
+    report.backends = [_choosable(backend) for backend in registry.backends.values()]
     return registry
 
 
@@ -144,8 +149,15 @@ def _references(registry: Registry) -> dict[str, str]:
         **{f"extension {offer.name}": offer.factory for offer in registry.extensions.values()},
         **{f"upscaler {offer.name}": offer.factory for offer in registry.upscalers.values()},
         **{f"store {offer.name}": offer.factory for offer in registry.stores.values()},
+        **{f"extension {offer.name}": offer.factory for offer in registry.extensions.values()},
     }
     return {offer: reference for offer, reference in named.items() if offer in offered}
+
+
+def _choosable(backend: Backend) -> Backend:
+    """Return a backend with the fields that choose among backends; the others may not fit into JSON."""
+    families, formats = (tuple(map(str, names)) for names in (backend.architectures, backend.formats))
+    return Backend(backend.name, "", "", "", families, formats=formats, priority=int(backend.priority))
 
 
 def _remark_cost(plugin: Plugin, seconds: float) -> None:

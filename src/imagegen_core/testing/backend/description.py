@@ -7,7 +7,9 @@ import inspect
 import pytest
 
 from imagegen_core.backend import Backend
+from imagegen_core.description import PLAIN_FORMATS
 from imagegen_core.errors import ImagegenError, SettingsError
+from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import Size
 from imagegen_core.settings import Settings
 from imagegen_core.testing.backend.kit import BackendKit
@@ -30,6 +32,14 @@ class DescriptionChecks(BackendKit):
         assert description.summary.strip(), "the summary is empty: say in one line what the backend draws with"
         assert "\n" not in description.summary, "the summary has several lines: `imagegen plugins list` shows one"
         Size.parse(description.default_size)
+
+    @QUICK
+    def test_its_families_and_formats_are_declared(self, description: Backend) -> None:
+        """A checkpoint selects its backend by its family and format. An undeclared one is never recognized."""
+        registry = Registry.discover()
+        undeclared = [name for name in description.architectures if name not in registry.families]
+        undeclared += [name for name in description.formats if name not in {*PLAIN_FORMATS, *registry.formats}]
+        assert not undeclared, f"no installed plugin declares {', '.join(undeclared)} (imagegen_families)"
 
     def test_worker_is_constructed_from_settings(self, description: Backend, settings: Settings) -> None:
         """The command line, the server and the engine all make workers as `Class(worker_id=…, settings=…)`."""
