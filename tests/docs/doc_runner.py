@@ -73,7 +73,7 @@ class PageRunner:
                     if command not in EXEMPT:
                         self._shell(fence, command)
             case "python" if fence.title:
-                install_plugin(fence, self.folder / "site")
+                install_module(fence, self.folder / "site")
             case "python":
                 exec(compile(self._replace(fence.text), str(fence), "exec"), self.names)
             case "toml":
@@ -109,9 +109,11 @@ class PageRunner:
         return text
 
 
-def install_plugin(fence: Fence, folder: Path) -> None:
-    """Install a block of code with a file's name as a plugin, into a folder on the path."""
+def install_module(fence: Fence, folder: Path) -> None:
+    """Install a block of code with a file's name into a folder on the path; as a plugin, if it declares a contract."""
     (folder / fence.title).write_text(fence.text)
+    if "requires_contract" not in fence.text:
+        return
     name = fence.title.removesuffix(".py")
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir()

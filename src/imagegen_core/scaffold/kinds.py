@@ -18,6 +18,9 @@ class Kind(StrEnum):
     SAMPLER = "sampler"
     COMMAND = "command"
     ROUTE = "route"
+    PROCESSOR = "processor"
+    FAMILY = "family"
+    EXTENSION = "extension"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,29 @@ TRAITS = {
         "draws a prompt at an address of its own",
         extras=("server",),
         testing=("httpx2>=2", *_DRAWN_WITH),
+        has_kit=False,
+        warnings=_OF_DIFFUSERS,
+    ),
+    Kind.PROCESSOR: Traits(
+        "wildcards in prompts, and borders of pictures",
+        dependencies=("annotated-types>=0.6", "pillow>=10.3"),
+        testing=_DRAWN_WITH,
+        has_kit=False,
+        warnings=_OF_DIFFUSERS,
+    ),
+    Kind.FAMILY: Traits(
+        "PixArt-Sigma, until it has a family of yours",
+        "Worker",
+        extras=("diffusers",),
+        untyped=("diffusers.*", "transformers.*"),
+        warnings=_OF_DIFFUSERS,
+    ),
+    Kind.EXTENSION: Traits(
+        "evens out the colours of a picture while it is drawn",
+        "Extension",
+        dependencies=("annotated-types>=0.6",),
+        testing=_DRAWN_WITH,
+        extras=("diffusers",),
         has_kit=False,
         warnings=_OF_DIFFUSERS,
     ),
