@@ -115,7 +115,7 @@ def test_a_decoder_out_of_memory_decodes_in_tiles(
 
     monkeypatch.setattr(worker.pipe.vae, "decode", crowded)
     assert engine.submit(ask()).result(60).image.size == (64, 64)
-    assert any("decoded in tiles" in message for message in caplog.messages)
+    assert any("decoding it in tiles" in message for message in caplog.messages)
     assert not worker.pipe.vae.use_tiling
 
 
@@ -133,7 +133,7 @@ def test_a_decoder_that_would_run_out_of_memory_decodes_in_tiles_at_once(
     monkeypatch.setattr(memory, "free_bytes", lambda _: memory.decoding_bytes(worker.pipe, Size(64, 64)))
     assert engine.submit(ask()).result(60).image.size == (64, 64)
     assert tiled == [True]
-    assert any("decoded in tiles" in message for message in caplog.messages)
+    assert any("decoding it in tiles" in message for message in caplog.messages)
 
 
 def test_a_picture_larger_than_the_memory_is_refused_before_it_begins(

@@ -137,7 +137,7 @@ def test_list_describes_usable_files_and_says_why_others_are_unusable(
     assert kinds["style.safetensors"] == ("lora", "sd15")
     assert kinds["folder"] == ("checkpoint", "sd15")
     for name, words in {
-        "broken.safetensors": "no JSON object",
+        "broken.safetensors": "not a JSON object",
         "evil.ckpt": "posix.getcwd",
         "\\udcff.ckpt": "cut short",
     }.items():

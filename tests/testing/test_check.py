@@ -76,7 +76,7 @@ def test_a_plugin_that_keeps_the_contract_passes() -> None:
     completed = _check("toy")
     assert completed.returncode == 0, completed.stdout
     assert completed.stdout.startswith("backend toy\n")
-    assert "  ok    a seed means the same picture\n" in completed.stdout
+    assert "  ok    equal seeds give equal pictures\n" in completed.stdout
     assert (
         "  skip  what it is not without has an effect[scheduler] (the backend is without scheduler" in completed.stdout
     )
@@ -97,7 +97,7 @@ def test_pytest_explains_a_failed_checks_purpose(environ: dict[str, str], tmp_pa
         "from imagegen_core.testing import BackendConformance\n\nclass TestSilent(BackendConformance):\n"
         '    backend = "Silent"\n'
     )
-    command = [sys.executable, "-m", "pytest", "-k", "each_step or whole_jobs", "--rootdir", tmp_path, test_file]
+    command = [sys.executable, "-m", "pytest", "-k", "each_step or run_job_equals", "--rootdir", tmp_path, test_file]
     completed = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "1 failed, 1 passed" in completed.stdout
     _, explanation = completed.stdout.split("The purpose of this check")
