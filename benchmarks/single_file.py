@@ -24,6 +24,7 @@ import diffusers, torch
 from pathlib import Path
 from imagegen_core.diffusion.loading import load_pipeline
 from imagegen_core.diffusion.single_file import load_single_file
+from imagegen_sdxl.families import SDXL
 
 def resident():
     fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -38,7 +39,7 @@ def load(file, folder):
             dtype,
             configs=folder,
             base=folder,
-            load_file=lambda path, vae: load_single_file(path, dtype, folder, folder, vae),
+            load_file=lambda path, vae: load_single_file(path, dtype, folder, folder, vae, family=SDXL),
         )
     else:
         load_theirs = diffusers.StableDiffusionXLPipeline.from_single_file

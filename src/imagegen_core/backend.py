@@ -41,13 +41,12 @@ class Backend:
     """Description of a backend; creating it imports none of the backend's libraries.
 
     Attributes:
-        name: The backend's name in the configuration, such as ``sdxl``; in upper case it is the prefix of the
-            backend's own environment variables (``SDXL_MODEL``).
+        name: The backend's name in the configuration, such as ``mine``; in upper case it is the prefix of the
+            backend's own environment variables (``MINE_MODEL``).
         summary: One line for ``imagegen plugins list``.
         worker: ``module:Class`` of its `Worker`, imported on first use.
         default_size: Default size as ``WIDTHxHEIGHT``, if neither the request nor the checkpoint gives a size.
-        architectures: The names of the checkpoint families that it draws with. If it has none, it draws with any family
-            in a plugin's format.
+        architectures: The names of the checkpoint families that it draws with; ``*`` is any family.
         without: The request fields that it does not support; `resolve` refuses requests that set them. ``size``
             means that only the native size is supported. ``scheduler`` includes ``schedule`` and all `StepOptions`;
             ``guidance_scale`` includes ``guidance_rescale``.
@@ -77,8 +76,7 @@ class Backend:
 
     def draws(self, model_format: str, family: str | None) -> bool:
         """Return whether it draws with a checkpoint of this format and family; None is an unknown family."""
-        takes_any = not self.architectures and model_format not in PLAIN_FORMATS
-        return model_format in self.formats and (takes_any or family in self.architectures)
+        return model_format in self.formats and (family in self.architectures or "*" in self.architectures)
 
     def load(self) -> Callable[..., Worker]:
         """Import the worker class.

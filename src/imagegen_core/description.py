@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-PLAIN_FORMATS = ("folder", "safetensors", "torch", "torch-legacy")
+FOLDER = "folder"
+PLAIN_FORMATS = (FOLDER, "safetensors", "torch", "torch-legacy")
 """The formats that imagegen reads itself: diffusers-format folders and weights files."""
 
 
@@ -14,8 +15,8 @@ class Contents:
     """The kind and the family of a set of tensors, read from their names and shapes.
 
     Attributes:
-        kind: ``checkpoint``, ``vae``, ``text-encoder``, ``lora``, ``embedding`` or ``upscaler``; for a denoising network
-            alone the component's name, such as ``unet``.
+        kind: ``checkpoint``, ``vae``, ``text-encoder``, ``lora``, ``embedding`` or ``upscaler``; for a denoising
+            network alone the component's name, such as ``unet``.
         layout: The naming scheme of its tensors: a key of `Family.layouts`. For a LoRA ``kohya``, ``diffusers`` or
             ``peft``; for a text encoder ``ldm``, ``transformers`` or ``open_clip``; for an upscaler its architecture;
             for an embedding ``a1111``, ``diffusers`` or ``clip_l and clip_g``.

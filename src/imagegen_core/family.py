@@ -22,13 +22,14 @@ class Family:
     files. It loads neither, so a declaration imports no library.
 
     Attributes:
-        name: The name in `Backend.architectures` and in messages, such as ``pixart``.
-        title: The name for display, such as ``PixArt-Sigma``.
+        name: The name in `Backend.architectures` and in messages, such as ``mine``.
+        title: The name for display, such as ``My Model 2``.
         package: The distribution to install for a backend; None if no package draws this family.
         components: The components that drawing needs, by their names in ``model_index.json``. The denoising network
             comes first.
         pipelines: The values of ``_class_name`` in a folder's ``model_index.json``.
-        prefixes: The component of a tensor in a whole checkpoint file, by the beginning of the tensor's name.
+        prefixes: The component of a tensor in a whole checkpoint file, by the beginning of the tensor's name; also of
+            components that drawing does not need.
         layouts: For each naming scheme of the denoising network, names of tensors that are all there, below the
             network's prefix or without it. The input layer comes first. A name with a dot at its end is a beginning.
         matches_file: Tells whether a file with such a network is of this family; None means that it always is. It gets
@@ -71,8 +72,6 @@ class Family:
         """Return the first field that cannot be used, in words; None if all can."""
         if not self.components:
             return "components are empty, where the denoising network comes first"
-        if strange := [name for name in self.prefixes.values() if name not in self.components]:
-            return f"prefixes name {strange[0]!r}, which is not one of its components"
         if not all(self.layouts.values()):
             return "layouts have an entry without names, where names of tensors belong"
         for mark in self.lora_marks:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 class Format:
     """A format of model files or folders, such as GGUF.
 
-    imagegen asks the formats about a path that no family recognizes, in the order of the plugins.
+    imagegen asks the formats before the families, in the order of the plugins.
 
     Attributes:
         name: The name in `Backend.formats` and `Description.format`, such as ``gguf``.
@@ -27,6 +27,7 @@ class Format:
             `ModelLoadError` if the path has this format, and is damaged.
         suffixes: The suffixes of such files, in lower case with the dot: ``imagegen models list`` looks for them.
         folder_marks: The names of files that mark such a folder: ``imagegen models list`` looks for them.
+        is_fallback: Whether it is asked only about paths that no other format and no family recognizes.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Format:
     describe: Callable[[Path], Description | None]
     suffixes: tuple[str, ...] = ()
     folder_marks: tuple[str, ...] = ()
+    is_fallback: bool = False
 
     def recognize(self, path: Path) -> Description | None:
         """Describe a path of this format; return None for another path.

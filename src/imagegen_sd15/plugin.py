@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imagegen_core import Backend, Family, hookimpl
-from imagegen_sd15.families import FAMILIES
+from imagegen_sd15.families import SD2, SD15
 
 requires_contract = "1.0"
 
@@ -23,6 +23,6 @@ def imagegen_backends() -> list[Backend]:
 
 
 @hookimpl
-def imagegen_families() -> tuple[Family, ...]:
+def imagegen_families() -> list[Family]:
     """Return the families of SD 1.x and 2.x."""
-    return FAMILIES
+    return [SD15, SD2]

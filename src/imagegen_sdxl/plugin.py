@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imagegen_core import Backend, Family, hookimpl
-from imagegen_sdxl.families import FAMILIES
+from imagegen_sdxl.families import REFINER, SDXL
 
 requires_contract = "1.0"
 
@@ -23,6 +23,6 @@ def imagegen_backends() -> list[Backend]:
 
 
 @hookimpl
-def imagegen_families() -> tuple[Family, ...]:
+def imagegen_families() -> list[Family]:
     """Return the families of SDXL and of its refiner, which no backend draws with yet."""
-    return FAMILIES
+    return [SDXL, REFINER]

@@ -7,6 +7,7 @@ from pathlib import Path
 import diffusers
 import pytest
 
+from imagegen_core import Registry
 from imagegen_core.diffusion.loras.reading import layer_shapes
 from imagegen_core.models.ldm_names import to_ldm
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers

@@ -45,13 +45,7 @@ class Installer:
         self.add(name, backend_code(name, architectures=architectures, worker=worker, more=more))
 
 
-_FAMILIES = """
-from imagegen_{name}.families import FAMILIES
-
-@hookimpl
-def imagegen_families():
-    return FAMILIES
-"""
+_FAMILIES = "from imagegen_{name}.plugin import imagegen_families"
 
 
 def backend_code(

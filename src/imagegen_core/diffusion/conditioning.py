@@ -25,7 +25,7 @@ class Conditioning:
 
     Attributes:
         tokens: The embedded prompt [1, tokens, width] for cross-attention.
-        added: The UNet's ``added_cond_kwargs``, each [1, ...]; empty for SD1.5.
+        added: The UNet's ``added_cond_kwargs``, each [1, ...]; empty without further conditions.
     """
 
     tokens: Tensor

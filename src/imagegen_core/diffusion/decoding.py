@@ -137,7 +137,7 @@ def normalized(config: Any, latents: Tensor) -> Tensor:
 
 
 def _moments(config: Any, latents: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return each channel's mean and standard deviation, or None if the config has none; Playground 2.5's has them."""
+    """Return each channel's mean and standard deviation, or None if the config has none."""
     means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if means is None or stds is None:
         return None

@@ -12,6 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from imagegen_core.diffusion.denoising import Denoising
     from imagegen_core.diffusion.network_inputs import NetworkInputs
+    from imagegen_core.family import Family
     from imagegen_core.settings import Settings
 
 
@@ -22,7 +23,7 @@ class LoadedModel:
     Attributes:
         pipe: The diffusers pipeline.
         network: The pipeline's network for denoising.
-        family: The checkpoint's family, such as ``sdxl``.
+        family: The checkpoint's family.
         device: The pipeline's device.
         dtype: The precision of the network's weights.
         settings: The worker's settings.
@@ -30,7 +31,7 @@ class LoadedModel:
 
     pipe: Any
     network: Any
-    family: str
+    family: Family
     device: torch.device
     dtype: torch.dtype
     settings: Settings

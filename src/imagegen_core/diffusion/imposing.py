@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from imagegen_core.diffusion.noise_schedules import ON_TIMESTEPS, Sigmas, Table, timesteps_at
-from imagegen_core.diffusion.prediction import config_for, is_edm, is_flow, options_of
+from imagegen_core.diffusion.prediction import config_for, is_edm, options_of
 from imagegen_core.errors import InvalidRequestError
+from imagegen_core.samplers import is_flow
 from imagegen_core.schedules import Schedule
 
 SetSteps = Callable[..., None]
@@ -91,7 +92,7 @@ def _options(plain: Any, schedule: Schedule) -> Mapping[str, Any] | None:
 
 def _way(plain: Any, schedule: Schedule, table: Table | None) -> partial[None] | None:
     """Return a function that sets a schedule without an option for it; None if the scheduler has no way."""
-    if is_flow(type(plain), plain.config):
+    if is_flow(type(plain).__name__, plain.config):
         return None
     if schedule.timesteps:
         return partial(_set_listed, schedule.timesteps) if takes_timesteps(plain) else None

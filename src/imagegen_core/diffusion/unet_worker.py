@@ -1,9 +1,10 @@
-"""The base worker of families with a UNet and CLIP text encoders, as Stable Diffusion 1.5 and XL have."""
+"""The base worker of families with a UNet and CLIP text encoders."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from imagegen_core.diffusion.worker import DiffusionWorker
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.networks.channels import LATENT_CHANNELS, check_channels
 from imagegen_core.request import ResolvedRequest, Size
+from imagegen_core.settings import PredictionName
 
 
 class UNetWorker(DiffusionWorker):
@@ -25,7 +27,6 @@ class UNetWorker(DiffusionWorker):
     The pipeline has ``text_encoder``, ``tokenizer``, ``unet`` and ``vae``, and the family's own components.
     """
 
-    network_name = "unet"
     flow_matching = False
     embedding_encoders = ("text_encoder", "text_encoder_2")
 
@@ -79,8 +80,26 @@ class UNetWorker(DiffusionWorker):
 
     def load_file(self, path: Path, vae: Any | None) -> dict[str, Any]:
         """Load the components from a checkpoint file in LDM's naming, or from a file of a UNet alone."""
-        base, prediction = self.settings.base_model, self.settings.prediction
-        return load_single_file(path, self.dtype, self.file_configs, base, vae, prediction, family=self.family)
+        settings = self.settings
+        configs, base = cast("Path", self.file_configs), settings.base_model
+        return load_single_file(
+            path,
+            self.dtype,
+            configs,
+            base,
+            vae,
+            settings.prediction,
+            family=self.family,
+            prediction_of_weights=self.prediction_of_weights,
+        )
+
+    def prediction_of_weights(self, state: Mapping[str, Tensor]) -> PredictionName | None:  # noqa: ARG002 - for families
+        """Return the network's prediction type by its weights, if nothing else states it; None is the family's usual.
+
+        Args:
+            state: The file's tensors by name. Each access reads one tensor from the file.
+        """
+        return None
 
     def check_folder(self, path: Path) -> None:
         """Check that the UNet takes latents alone.

@@ -82,16 +82,15 @@ class _Group(NamedTuple):
 class DiffusionWorker(SteppedWorkerBase[Denoising]):
     """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `BatchInvariant` and others.
 
-    A family names its `backend` description, its diffusers pipeline, and the pipeline's network. It implements
-    `encode` and `predict`. Every other method has a default: override what differs, such as `with_request`,
-    `latents_shape`, `decode`, `check` or `load_file`. `UNetWorker` is the base of Stable Diffusion's families.
+    A family's worker names its `backend` description and its diffusers pipeline. It implements `encode` and `predict`.
+    Every other method has a default. Override what differs, such as `with_request`, `latents_shape`, `decode`, `check`
+    or `load_file`. `UNetWorker` is the base of families with a UNet.
 
     Attributes:
         backend: The description of the worker.
-        pipeline_class: The pipeline's class in diffusers, such as ``StableDiffusion3Pipeline``.
+        pipeline_class: The pipeline's class in diffusers, such as ``MyPipeline``.
         pipeline_options: Further arguments of the pipeline, such as components to leave out.
         optional_components: Components that a checkpoint may lack.
-        network_name: The pipeline's component for denoising.
         flow_matching: Whether the network predicts the velocity of a flow (https://arxiv.org/abs/2209.03003). If not,
             it predicts noise, a picture or a velocity of diffusion.
         embedding_encoders: The CLIP text encoders whose prompts may name textual-inversion embeddings.
@@ -116,7 +115,6 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     pipeline_class: ClassVar[str]
     pipeline_options: ClassVar[Mapping[str, Any]] = {}
     optional_components: ClassVar[Sequence[str]] = ()
-    network_name: ClassVar[str] = "transformer"
     flow_matching: ClassVar[bool] = True
     embedding_encoders: ClassVar[Sequence[str]] = ()
     configs: ClassVar[Path | None] = None
@@ -165,13 +163,13 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         self._adapters = Adapters(self.pipe, self._embeddings, most_idle_bytes=self._weights)
         self._prompts = PromptEncoder(self._adapters)
         layers = self._adapters.layers
-        self._extensions: Sequence[Extension] = self.compute(self._load_extensions, self.family.name, registry)
+        self._extensions: Sequence[Extension] = self.compute(self._load_extensions, registry)
         self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, self.family.name, layers)
         self._recipes = (
             RecipeBuilder(
                 self.backend,
                 self.checkpoint,
-                self.network_name,
+                self.family.denoiser,
                 registry.models.values(),
                 self.dtype,
                 self.device,
@@ -209,7 +207,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     @property
     def network(self) -> Any:
         """The pipeline's network for denoising."""
-        return getattr(self.pipe, self.network_name)
+        return getattr(self.pipe, self.family.denoiser)
 
     def check(self, request: ResolvedRequest) -> None:
         """Refuse a request that the family cannot draw; the request's LoRAs are active.
@@ -471,9 +469,10 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
             return {}
         return to_text(self._recipes.recipe(request, self._schedulers.names(request.scheduler, request.schedule)))
 
-    def _load_extensions(self, family: str, registry: Registry) -> list[Extension]:
-        model = LoadedModel(self.pipe, self.network, family, self.device, self.dtype, self.settings)
-        offered = [offer for offer in registry.extensions.values() if family in (offer.architectures or (family,))]
+    def _load_extensions(self, registry: Registry) -> list[Extension]:
+        model = LoadedModel(self.pipe, self.network, self.family, self.device, self.dtype, self.settings)
+        name = self.family.name
+        offered = [offer for offer in registry.extensions.values() if name in (offer.architectures or (name,))]
         extensions = [self.guidance(model), *(offer.load(model) for offer in offered)]
         return sorted(extensions, key=lambda extension: extension.order)
 
@@ -543,7 +542,7 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         )
         check_noise(self.checkpoint, pipe.scheduler, flow_matching=self.flow_matching)
         with memory_for(self.checkpoint):
-            prepare(pipe, getattr(pipe, self.network_name), self.device, self.dtype, settings)
+            prepare(pipe, getattr(pipe, self.family.denoiser), self.device, self.dtype, settings)
         return pipe
 
 

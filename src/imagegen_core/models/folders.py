@@ -17,9 +17,8 @@ LIBRARIES = ("diffusers", "transformers")
 INDEX = "model_index.json"
 """The file that names a folder's pipeline and components."""
 
-# Components for input pictures, not needed to draw from a prompt. The safety checker's class is in a pipeline's module.
+# Components for input pictures: drawing from a prompt needs none of them, so none is loaded.
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-_OF_PIPELINES = ("stable_diffusion", "stable_diffusion_xl")
 _ABSENT = [None, None]  # a component that the pipeline does not have
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<before>\w+))?(?:-(?P<number>\d+)-of-(?P<count>\d+))?"
@@ -92,13 +91,14 @@ def component_kinds(folder: Path) -> dict[str, tuple[str, str]]:
         if len(kind) != 2 or not all(isinstance(part, str) for part in kind):  # noqa: PLR2004 - library and class
             raise ModelLoadError(f"{place} describes its {name} as {kind!r}, expected a library and a class")
         library, class_name = kind
-        if library not in LIBRARIES and not (name in _UNUSED and library in _OF_PIPELINES):
+        if name in _UNUSED:
+            continue
+        if library not in LIBRARIES:
             raise ModelLoadError(
                 f"{place} wants its {name} from the library {library!r}, whose code could do anything: classes are "
                 f"taken from {' and '.join(LIBRARIES)} alone"
             )
-        if name not in _UNUSED:
-            kinds[name] = (library, class_name)
+        kinds[name] = (library, class_name)
     return kinds
 
 

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from imagegen_core.description import Contents, Description
+from imagegen_core.description import FOLDER, Contents, Description
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.family import Family
 from imagegen_core.format import Format
@@ -72,9 +72,10 @@ def recognize(path: Path, known: KnownModels | None = None) -> Recognized:
         ModelLoadError: `path` is damaged, no checkpoint, or of an undeclared family.
     """
     known = known or _installed()
-    if family := _folder_family(path, known):
-        return Recognized("folder", family.name)
-    description = describe(path, known)
+    description = _in_format(path, known, is_fallback=False)
+    if description is None and (family := _folder_family(path, known)):
+        return Recognized(FOLDER, family.name)
+    description = description or describe(path, known)
     if description.kind in _ADDITIONS:
         raise ModelLoadError(
             f"{path} is not a checkpoint but {_ADDITIONS[description.kind]}: name a checkpoint to draw with"
@@ -101,9 +102,10 @@ def native_size(path: Path, default: str, known: KnownModels | None = None) -> s
         ModelLoadError: `path` is damaged, or does not exist.
     """
     known = known or _installed()
-    if family := _folder_family(path, known):
+    description = _in_format(path, known, is_fallback=False)
+    if description is None and (family := _folder_family(path, known)):
         return folder_size(path, family) or default
-    return describe(path, known).native_size or default
+    return (description or describe(path, known)).native_size or default
 
 
 def describe(path: Path, known: KnownModels | None = None) -> Description:
@@ -117,13 +119,14 @@ def describe(path: Path, known: KnownModels | None = None) -> Description:
         ModelLoadError: `path` is damaged, does not exist, or is of an unknown kind or an undeclared family.
     """
     known = known or _installed()
+    if description := _in_format(path, known, is_fallback=False):
+        return description
     try:
         return _describe_folder(path, known) if _is_folder(path) else _describe_file(path, known)
     except ModelLoadError:
-        recognized = (described for form in known.formats.values() if (described := form.recognize(path)))
-        if (description := next(recognized, None)) is None:
-            raise
-        return description
+        if description := _in_format(path, known, is_fallback=True):
+            return description
+        raise
 
 
 def needed_parameters(path: Path) -> int:
@@ -153,7 +156,7 @@ def contents_of(header: Header, known: KnownModels | None = None) -> Contents:
             "version of it that has them under model.diffusion_model"
         )
     title, package = hints.for_tensors(header.tensors) or ("", "")
-    if package and package not in {family.package for family in known.families.values()}:
+    if package and package not in _packages(known):
         raise ModelLoadError(
             f"{header.path} is a {title} checkpoint, and no installed plugin draws it: {known.how_to_get(package)}"
         )
@@ -169,6 +172,12 @@ def _installed() -> KnownModels:
     """Return the registry of the installed plugins, by name: the plugins' package stands above this one."""
     registry: KnownModels = import_named("imagegen_core.plugins.registry:Registry").discover()
     return registry
+
+
+def _in_format(path: Path, known: KnownModels, *, is_fallback: bool) -> Description | None:
+    """Describe a path in a plugin's format; return None if no such format recognizes it."""
+    formats = (form for form in known.formats.values() if form.is_fallback == is_fallback)
+    return next((description for form in formats if (description := form.recognize(path))), None)
 
 
 def _is_folder(path: Path) -> bool:
@@ -216,7 +225,7 @@ def _describe_folder(path: Path, known: KnownModels) -> Description:
         components=tuple(name for name in named if (path / name).is_dir()),
         missing=tuple(name for name in named if not (path / name).is_dir()),
         path=path,
-        format="folder",
+        format=FOLDER,
         dtypes=_dtypes(headers),
         parameters=_parameters(headers),
         size=sum(file.stat().st_size for file in files),
@@ -231,8 +240,18 @@ def _undeclared(folder: Path, known: KnownModels) -> ModelLoadError:
             f"Cannot tell what {folder} is: its {INDEX} names the pipeline {pipeline!r}; name a checkpoint whose "
             "pipeline is one of diffusers'"
         )
-    advice = known.how_to_get(hints.for_pipeline(pipeline))
-    return ModelLoadError(f"{folder} is a {pipeline} checkpoint, and no installed plugin draws it: {advice}")
+    package = hints.for_pipeline(pipeline)
+    if package in _packages(known):
+        return ModelLoadError(
+            f"{folder} is a {pipeline} checkpoint of an architecture that {package} does not know: name another one"
+        )
+    return ModelLoadError(
+        f"{folder} is a {pipeline} checkpoint, and no installed plugin draws it: {known.how_to_get(package)}"
+    )
+
+
+def _packages(known: KnownModels) -> set[str | None]:
+    return {declared.package for declared in (*known.families.values(), *known.formats.values())}
 
 
 def _weights_of(folder: Path) -> list[Path]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 from imagegen_core.backend import Backend
-from imagegen_core.description import PLAIN_FORMATS
+from imagegen_core.description import FOLDER
 from imagegen_core.errors import BackendNotFoundError
 from imagegen_core.models import hints
 from imagegen_core.models.inspect import Recognized, recognize
@@ -14,6 +15,8 @@ from imagegen_core.models.locate import locate
 from imagegen_core.models.named import fallback_model
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def select_backend(registry: Registry, settings: Settings) -> Backend:
@@ -29,8 +32,12 @@ def select_backend(registry: Registry, settings: Settings) -> Backend:
     """
     if settings.backend:
         return registry.backend(settings.backend)
+    if absent := [name for name in settings.backends if name not in registry.backends]:
+        logger.warning(
+            "%s names %s, which is not installed: %s", settings.source("backends"), absent[0], registry.installed()
+        )
     if settings.use_sdxl:
-        wanted = Recognized(PLAIN_FORMATS[0], hints.USE_SDXL[0])
+        wanted = Recognized(FOLDER, hints.USE_SDXL[0])
         return _for_checkpoint(registry, settings, wanted, f"{settings.source('use_sdxl')} asks for it")
     if settings.model:
         return _for_path(registry, settings, locate(settings.model, settings.model_root, registry.models))

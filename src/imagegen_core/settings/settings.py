@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     Attributes:
         backend: The name of the backend; None chooses it by the checkpoint.
         backends: Backends in order of preference, for a checkpoint that several can draw with; the others follow.
-        use_sdxl: True chooses a backend for SDXL checkpoints; `backend` has precedence.
+        use_sdxl: The contract's switch: True chooses a backend for the family of that name; `backend` has precedence.
         model: A checkpoint: a path, a name below `model_root`, or a plugin's named model such as ``demo``.
         model_root: The base folder of checkpoint names and relative LoRA paths.
         device: ``cuda:0``, ``mps``, ``cpu``; None takes the first that is available. With several, such as
@@ -245,7 +245,7 @@ class Settings(BaseSettings):
         return settings
 
     def for_backend(self, environment_prefix: str) -> Settings:
-        """Return a copy that prefers a backend's own variables, such as ``SDXL_MODEL`` for ``SDXL``.
+        """Return a copy that prefers a backend's own variables, such as ``MINE_MODEL`` for ``MINE``.
 
         Arguments stay. Settings that were built directly have no variables to read.
         """
@@ -270,7 +270,7 @@ class Settings(BaseSettings):
         return self._of(self._found() | {"device": device}, self._environ)
 
     def source(self, field: str) -> str:
-        """Return a field's source: ``SDXL_MODEL``, ``dtype in imagegen.toml, line 1``, ``dtype`` or ``default``."""
+        """Return a field's source: ``MINE_MODEL``, ``dtype in imagegen.toml, line 1``, ``dtype`` or ``default``."""
         return self._sources.get(field, field if field in self.model_fields_set else "default")
 
     def _found(self) -> dict[str, Value]:

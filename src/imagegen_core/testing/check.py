@@ -35,7 +35,7 @@ class Result:
     """The result of one check.
 
     Attributes:
-        offer: The offer, such as ``backend sdxl``.
+        offer: The offer, such as ``backend mine``.
         check: The check's name, such as ``a seed means the same picture``.
         outcome: ``passed``, ``failed`` or ``skipped``.
         why: The fault, or the reason for skipping.
@@ -59,7 +59,7 @@ def run_checks(
     """Run the kit of an offer. Output of the checked code is discarded.
 
     Args:
-        offer: An offer of a kind in `KITS`, such as ``backend sdxl``.
+        offer: An offer of a kind in `KITS`, such as ``backend mine``.
         on_result: Receives each result, as soon as its check has ended.
         quick: Whether to run only the checks with the mark `QUICK`.
         expression: Run only the checks whose names match, as by pytest's ``-k``; None runs all.
