@@ -17,6 +17,9 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="imagegen-empty-hub-")
 
+# The proofs of batches are cached there; no verdict of an earlier run may hide a fault.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="imagegen-empty-cache-")
+
 # Tests run in parallel, a process for each CPU. Pictures of 64x64 gain nothing from more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -65,6 +68,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
         if name in _NAMES or name.startswith(_PREFIXES):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no-cache"))
     monkeypatch.chdir(tmp_path)
     handlers = list(logging.getLogger().handlers)
     yield

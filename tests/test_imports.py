@@ -26,10 +26,12 @@ LAYERS = [
     "samplers",
     "styles",
     "request",
+    "numerics",
     "picture",
     "job",
     "worker",
     "stepped_worker",
+    "callback_worker",
     "description",
     "family",
     "format",
@@ -38,6 +40,7 @@ LAYERS = [
     "settings",
     "images",
     "modes",
+    "replay",
     "storage",
     "models",
     "plugins",
@@ -65,7 +68,7 @@ def _fresh(code: str) -> str:
     [
         "import imagegen_core",
         "from imagegen_core import *",
-        "import imagegen_sdxl.plugin, imagegen_sd15.plugin, imagegen_demo.plugin",
+        "import imagegen_sdxl.plugin, imagegen_sd15.plugin, imagegen_diffusers.plugin, imagegen_demo.plugin",
         "from imagegen_core import Registry; Registry.discover()",
         "import imagegen_core.cli",
     ],
@@ -111,12 +114,14 @@ def test_imports_point_one_way(path: Path) -> None:
     for module in _imported(path):
         if module.startswith("imagegen_core."):
             assert levels[_layer(module)] <= levels[own_layer], f"{path} imports {module}"
-        assert not module.startswith(("imagegen_sd", "imagegen_demo")), f"{path} knows a plugin: {module}"
+        assert not module.startswith(("imagegen_sd", "imagegen_diffusers", "imagegen_demo")), (
+            f"{path} knows a plugin: {module}"
+        )
         if own_layer != "diffusion":
             assert module.split(".")[0] not in ("torch", "diffusers", "transformers"), f"{path} imports {module}"
 
 
-@pytest.mark.parametrize("package", ["imagegen_sdxl", "imagegen_sd15", "imagegen_demo"])
+@pytest.mark.parametrize("package", ["imagegen_sdxl", "imagegen_sd15", "imagegen_diffusers", "imagegen_demo"])
 def test_a_plugin_imports_only_public_modules(package: str) -> None:
     public = {"imagegen_core", "imagegen_core.diffusion"}
     for path in (SOURCES / package).glob("*.py"):

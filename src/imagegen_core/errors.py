@@ -82,6 +82,10 @@ class DeadlineError(ImagegenError):
     """The picture was not finished before its deadline, and the job was stopped."""
 
 
+class JobStoppedError(ImagegenError):
+    """A worker stopped drawing, because the job was cancelled or late; the job's own future tells which."""
+
+
 class EngineClosedError(ImagegenError):
     """The engine accepts no more requests."""
 

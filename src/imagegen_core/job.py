@@ -69,9 +69,11 @@ class Job:
         fut: Future for the result of `Worker.run_job`; the caller of the worker resolves it, never the worker.
         submitted_at: Arrival in seconds of `time.time`.
         on_step: Callback on the drawing thread after each denoising step; it should return at once.
+        wants_previews: Whether a worker without steps of its own should put a preview into each `StepDone`.
     """
 
     req: GenerateRequest
     fut: Future[tuple[bytes, int]] = field(default_factory=Future)
     submitted_at: float = field(default_factory=time.time)
     on_step: Callable[[StepDone], None] | None = None
+    wants_previews: bool = False

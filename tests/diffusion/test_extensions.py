@@ -25,6 +25,7 @@ from tests.diffusion.extensions import extension
 def imagegen_extensions():
     return [{extensions}]
 """
+OFFERS = ", ".join(f"extension({name!r})" for name in ("ControlNet", "Faded", "Inexact"))
 OPTIONS: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 4.0}
 
 
@@ -44,8 +45,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def worker(checkpoint: Path, install: Installer) -> Any:
-    offers = ", ".join(f"extension({name!r})" for name in ("ControlNet", "Faded", "Inexact"))
-    install.add("extras", PLUGIN.format(extensions=offers))
+    install.add("extras", PLUGIN.format(extensions=OFFERS))
     return DiffusersCudaWorker(settings=_settings(checkpoint))
 
 
@@ -118,7 +118,10 @@ def test_requests_of_an_inexact_extension_are_drawn_alone(checkpoint: Path, inst
     assert (worker.group(first) == worker.group(second)) == (batching == "fast")
 
 
-def test_extensions_keep_pictures_in_company_exact(worker: Any) -> None:
+@pytest.mark.parametrize("rows", [1, 4])
+def test_extensions_keep_pictures_in_company_exact(checkpoint: Path, install: Installer, rows: int) -> None:
+    install.add("extras", PLUGIN.format(extensions=OFFERS))
+    worker = DiffusersCudaWorker(settings=_settings(checkpoint, rows_per_pass=rows))
     prompts = ["a controlled lake", "a lake", "a controlled sea", "a faded lake", "a weak lake", "an inexact lake"]
     requests = [GenerateRequest(prompt=prompt, seed=seed, **OPTIONS) for seed, prompt in enumerate(prompts)]
     alone = [worker.run_job(Job(req=request))[0] for request in requests]
@@ -139,6 +142,10 @@ def test_an_extension_that_cannot_be_made_is_named(checkpoint: Path, install: In
     install.add("extras", PLUGIN.format(extensions="extension('Broken')"))
     with pytest.raises(PluginError, match=r"Extension 'broken' cannot be used, .*Broken raised ValueError: no weights"):
         DiffusersCudaWorker(settings=_settings(checkpoint))
+
+
+def test_the_numerics_plan_names_the_extensions_distributions(worker: Any) -> None:
+    assert worker.numerics.versions["imagegen-extras"] == "1.0"
 
 
 def test_an_extension_of_other_families_is_not_made(checkpoint: Path, install: Installer) -> None:

@@ -144,14 +144,34 @@ def test_the_checkpoints_own_scheduler_is_the_default(worker: Any) -> None:
     ("fields", "words"),
     [
         ({"scheduler": "Euler a"}, "Invalid scheduler 'Euler a': this checkpoint is of flow matching"),
-        ({"schedule": "Simple"}, "Invalid schedule 'Simple': .* takes Automatic, Karras, Exponential"),
-        ({"schedule": "999, 499"}, "Invalid schedule '999, 499': .* takes Automatic, Karras, Exponential$"),
+        (
+            {"schedule": "Normal"},
+            "Invalid schedule 'Normal': .* takes Automatic, Karras, Exponential, SGM Uniform",
+        ),
+        ({"schedule": "999, 499"}, "Invalid schedule '999, 499': .* takes Automatic, Karras, .*, Simple$"),
+        ({"scheduler": "UniPC", "schedule": "Simple"}, "Invalid schedule 'Simple': .* takes Automatic$"),
         ({"s_churn": 1.0}, "Invalid s_churn 1: .* takes none"),
     ],
 )
 def test_options_without_effect_are_refused(worker: Any, fields: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequestError, match=words):
         _draw(worker, num_inference_steps=2, **fields)
+
+
+@pytest.mark.parametrize("schedule", ["Simple", "SGM Uniform"])
+def test_even_schedules_are_those_of_flux(worker: Any, plain: Any, schedule: str) -> None:
+    expected = _draw_plain(plain, num_inference_steps=6, sigmas=np.linspace(1.0, 1 / 6, 6)).images[0]
+    _assert_equal(_draw(worker, scheduler="Euler", schedule=schedule, num_inference_steps=6), expected)
+
+
+def test_karras_levels_are_those_of_diffusers(worker: Any, plain: Any) -> None:
+    own = plain.scheduler
+    plain.scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(own.config, use_karras_sigmas=True)
+    try:
+        expected = _draw_plain(plain).images[0]
+    finally:
+        plain.scheduler = own
+    _assert_equal(_draw(worker, scheduler="Euler", schedule="Karras"), expected)
 
 
 def test_automatic_is_the_samplers_own_schedule(worker: Any) -> None:

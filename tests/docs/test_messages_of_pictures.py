@@ -19,6 +19,7 @@ from torch._dynamo.exc import TorchDynamoException
 from imagegen_core import GenerateRequest, ImagegenError, Job, LocalEngine, OutOfMemoryError, Settings, Size
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, unet_row_bytes
+from imagegen_core.diffusion.numerics import TILE
 from imagegen_core.diffusion.pipeline_setup import compile_errors, settle_vae
 from imagegen_core.server import create_app
 from imagegen_sdxl import DiffusersSDXLCudaWorker
@@ -43,7 +44,7 @@ def _request(**fields: Any) -> GenerateRequest:
 def test_memory(assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16e9, available=9e9))
     size, networks = Size(4096, 4096), released("sdxl")
-    needed = unet_row_bytes(networks.unet, 512 * 512) + decoding_bytes(networks, size)
+    needed = unet_row_bytes(networks.unet, 512 * 512) + decoding_bytes(networks, Size(TILE, TILE))
     with pytest.raises(ImagegenError) as caught:
         check_fits(needed, size, torch.device("cpu"), weights=7 * 10**9)
     assert_quoted("A picture larger than the memory", caught.value)
@@ -52,29 +53,29 @@ def test_memory(assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch) ->
     assert_quoted("The memory ran out", caught.value)
 
 
-def test_warnings_about_memory(
-    assert_quoted: AssertQuoted, worker: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_picture_that_cannot_be_decoded(
+    assert_quoted: AssertQuoted, worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crowded(latents: torch.Tensor, **options: Any) -> Any:
-        if not worker.pipe.vae.use_tiling:
-            raise torch.OutOfMemoryError
-        return decode(latents, **options)
+    monkeypatch.setattr("imagegen_core.diffusion.memory.free_bytes", lambda _: 10**6)
+    with pytest.raises(ImagegenError) as caught:
+        worker.run_job(Job(req=_request()))
+    assert_quoted("A picture cannot be decoded", caught.value)
 
+
+def test_a_warning_about_memory(assert_quoted: AssertQuoted, worker: Any, caplog: pytest.LogCaptureFixture) -> None:
     def small(states: Sequence[Any]) -> None:
         if len(states) > 1:
             raise OutOfMemoryError("too much")
 
-    decode, gate = worker.pipe.vae.decode, Gate()
-    watched = Watched(worker)
+    gate, watched = Gate(), Watched(worker)
     with LocalEngine(watched, batching="fast") as engine:
-        monkeypatch.setattr(worker.pipe.vae, "decode", crowded)
         watched.before = {"begin": gate, "step": small, "trial": small}
         gate.shut()
         tickets = [engine.submit(_request(seed=seed)) for seed in range(4)]
         gate.open()
         for ticket in tickets:
             ticket.result(60)
-    assert_quoted("Warnings about memory", caplog.messages[0], caplog.messages[-1])
+    assert_quoted("A warning about memory", caplog.messages[0])
 
 
 def test_compiling(assert_quoted: AssertQuoted) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagegen_core import ImagegenError, PictureError
+from imagegen_core import GenerateRequest, ImagegenError, PictureError, check_request
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import Recipe, Upscaling, read_recipe, to_text
 
@@ -50,6 +50,15 @@ def test_default_sampling_options_are_left_out_of_the_text() -> None:
     fields = json.loads(to_text(RECIPE)["imagegen"])
     assert fields.keys().isdisjoint({"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"})
     assert read_recipe(_png(RECIPE)) == RECIPE
+
+
+def test_a_backend_without_samplers_and_checkpoints_leaves_them_out() -> None:
+    request = check_request(GenerateRequest(prompt="a lake", seed=7, size="64x32", num_inference_steps=3))
+    recipe = Recipe.of(request, backend="toy")
+    assert read_recipe(_png(recipe)) == recipe
+    assert (recipe.scheduler, recipe.checkpoint, recipe.dtype, recipe.device) == (None, None, None, None)
+    assert to_text(recipe)["parameters"] == "a lake\nSteps: 3, CFG scale: 1.0, Seed: 7, Size: 64x32"
+    assert check_request(recipe.request()) == request
 
 
 def test_sampling_options_have_a1111s_names() -> None:

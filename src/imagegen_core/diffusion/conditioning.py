@@ -1,4 +1,4 @@
-"""The inputs of the UNet other than latents and timestep: the encoded prompt and added conditions."""
+"""The inputs of the network other than latents and timestep: the encoded prompt and added conditions."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _MAX_WEIGHT = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """An encoded prompt for the UNet.
+    """An encoded prompt for the network.
 
     Attributes:
-        tokens: The embedded prompt [1, tokens, width] for cross-attention.
-        added: The UNet's ``added_cond_kwargs``, each [1, ...]; empty without further conditions.
+        tokens: The embedded prompt [1, tokens, width].
+        added: Further conditions by the family's names, each [1, ...], such as a pooled prompt.
     """
 
     tokens: Tensor

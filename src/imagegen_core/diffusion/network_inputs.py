@@ -38,16 +38,16 @@ class NetworkInputs:
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, network: Callable[..., Any], states: Sequence[Denoising], padded: int | None = None) -> NetworkInputs:
+    def of(cls, network: Callable[..., Any], states: Sequence[Denoising], filled: int | None = None) -> NetworkInputs:
         """Join the states' rows.
 
         Args:
             network: The network.
             states: States of one group; their timesteps, guidance and schedulers may differ.
-            padded: The number of rows to fill the pass up to.
+            filled: The number of rows to fill the pass up to; None leaves the states with their own rows.
         """
         rows = [state for state in states for _ in range(state.rows)]
-        missing = max((padded or 0) - len(rows), 0)
+        missing = max((filled or 0) - len(rows), 0)
 
         def joined(tensors: Sequence[Tensor]) -> Tensor:
             return torch.cat([*tensors, *[tensors[-1][-1:]] * missing])

@@ -37,11 +37,8 @@ class UNetWorker(DiffusionWorker):
             InvalidRequestError: One of them is out of range.
         """
         check_clip_skip(self.pipe.text_encoder, request.clip_skip)
-        prompts = {"prompt": request.prompt}
-        if request.negative_prompt and self.reason_without_guidance(request) is None:
-            prompts["negative_prompt"] = request.negative_prompt
         embeddings = self.embeddings.of("text_encoder")
-        for field, prompt in prompts.items():
+        for field, prompt in self.prompts(request).items():
             check_prompt_length(self.pipe.tokenizer, prompt, field, self.settings.max_prompt_chunks, embeddings)
 
     def reason_without_guidance(self, request: ResolvedRequest) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from imagegen_core.description import PLAIN_FORMATS
 from imagegen_core.models.inspect import native_size, recognize
 from imagegen_core.models.prediction import own_scheduler
+from imagegen_core.numerics import NumericsPlan
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import ResolvedRequest
 from imagegen_core.resolution.backends import select_backend
@@ -32,6 +33,7 @@ class ModelCard:
         sampler: The default sampler; None if the worker does not report it.
         own_scheduler: Description of the checkpoint's own scheduler.
         embeddings: Textual-inversion embeddings: name to number and width of the vectors; empty before the load.
+        numerics: The numerics plan; None before the load, or if the worker has none.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ModelCard:
     sampler: str | None = None
     own_scheduler: OwnScheduler | None = None
     embeddings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    numerics: NumericsPlan | None = None
 
     @classmethod
     def of(cls, worker: Any, settings: Settings, registry: Registry) -> ModelCard:
@@ -57,6 +60,7 @@ class ModelCard:
             sampler=getattr(worker, "default_sampler", None),
             own_scheduler=getattr(worker, "own_scheduler", None),
             embeddings=getattr(worker, "embedding_sizes", {}),
+            numerics=getattr(worker, "numerics", None),
         )
 
     @classmethod

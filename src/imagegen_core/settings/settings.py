@@ -64,6 +64,10 @@ class Settings(BaseSettings):
         compile: Compile the network with ``torch.compile``: minutes more to start, but faster steps on most GPUs.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
+        vae_tiling: Decode every picture in tiles, for less memory, or no picture; None decides by the device's total
+            memory and the picture's size.
+        rows_per_pass: The rows that every forward pass is filled up to, so that pictures share passes exactly where
+            results depend on the number of rows; 1 fills none, and None decides by the device and the picture's size.
         num_workers: The number of copies of the model in a server, assigned to the devices in turn; None is one per
             device.
         engine: ``local`` draws in the server's process, ``ray`` on a Ray cluster.
@@ -135,6 +139,8 @@ class Settings(BaseSettings):
     compile: bool = False
     enable_xformers: bool = False
     attention_slicing: bool = False
+    vae_tiling: bool | None = None
+    rows_per_pass: int | None = Field(default=None, ge=1, le=16)
     num_workers: int | None = Field(default=None, ge=1)
     engine: Literal["local", "ray"] = "local"
     replicas: int = Field(default=1, ge=1)

@@ -10,15 +10,18 @@ import pytest
 
 from imagegen_core.backend import Backend
 from imagegen_core.images.decode import read_picture, read_text
-from imagegen_core.images.recipe import OWN_CHUNK, read_recipe
+from imagegen_core.images.recipe import OWN_CHUNK, Recipe, read_recipe
 from imagegen_core.job import Job
+from imagegen_core.picture import Picture
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.replay import recipe_differences, request_of, settings_of
 from imagegen_core.request import Size
+from imagegen_core.settings import Settings
 from imagegen_core.testing.backend.kit import BackendKit
 from imagegen_core.testing.quick import QUICK
 from imagegen_core.worker import Worker
 
-_LATENTS = 4 * 8 * 8
-_BYTES = 2 * _LATENTS
+_CHANNEL = 8 * 8 * 2  # bytes
 
 
 class PictureChecks(BackendKit):
@@ -58,11 +61,16 @@ class PictureChecks(BackendKit):
             assert self.draw(worker, prompt=prompt).png
 
     @QUICK
-    def test_latents_are_512_bytes_of_float16(self, worker: Worker) -> None:
-        """Latents serve as a fingerprint: little-endian float16 [1, 4, 8, 8], whatever the picture's size."""
-        latents = self.draw(worker).latents
-        assert len(latents) == _BYTES, f"the latents have {len(latents)} bytes: expected {_BYTES}"
-        values = struct.unpack(f"<{_LATENTS}e", latents)
+    def test_latents_are_8x8_float16(self, worker: Worker, description: Backend) -> None:
+        """Latents serve as a fingerprint: little-endian float16 [1, channels, 8, 8], whatever the picture's size.
+
+        The backend's families declare the number of channels; it is 4 for a backend without families.
+        """
+        latents, families = self.draw(worker).latents, Registry.discover().families
+        declared = [families[name] for name in description.architectures if name in families]
+        expected = {_CHANNEL * family.latent_channels for family in declared} or {4 * _CHANNEL}
+        assert len(latents) in expected, f"the latents have {len(latents)} bytes: expected {max(expected)}"
+        values = struct.unpack(f"<{len(latents) // 2}e", latents)
         assert all(map(math.isfinite, values)), "the latents are not all finite numbers"
         assert len(set(values)) > 1, "the latents are all the same number"
 
@@ -78,10 +86,26 @@ class PictureChecks(BackendKit):
         """`imagegen replay` draws a picture again from its recipe."""
         fields: dict[str, Any] = {"prompt": "a lake, at dusk", "seed": 11, "num_inference_steps": 3}
         picture = self.draw(worker, **fields)
-        if OWN_CHUNK not in read_text(picture.png):
-            pytest.skip("the pictures carry no recipe (imagegen_core.Recipe, to_text), or the settings want none")
-        recipe = read_recipe(picture.png)
+        recipe = _recipe(picture)
         known = {"prompt": recipe.prompt, "seed": recipe.seed, "num_inference_steps": recipe.steps}
         assert known == fields
         assert (recipe.width, recipe.height) == picture.size
         assert recipe.backend == description.name
+
+    def test_the_recipe_draws_the_picture_again(self, worker: Worker, description: Backend, settings: Settings) -> None:
+        """`imagegen replay` draws the same bytes, by a new worker with the recipe's settings."""
+        fields: dict[str, Any] = {"prompt": "a lake, at dusk", "seed": 12}
+        fields |= {} if "guidance_scale" in description.without else {"guidance_scale": 3.0}
+        picture = self.draw(worker, **fields)
+        recipe = _recipe(picture)
+        again = settings_of(recipe, settings)
+        png, _ = description.load()(worker_id=2, settings=again).run_job(Job(req=request_of(recipe, again)))
+        differing = recipe_differences(recipe, read_recipe(png))
+        assert not differing, f"the replayed picture has another recipe: {'; '.join(differing)}"
+        assert png == picture.png, "the recipe draws another picture"
+
+
+def _recipe(picture: Picture) -> Recipe:
+    if OWN_CHUNK not in read_text(picture.png):
+        pytest.skip("the pictures carry no recipe (imagegen_core.Recipe, to_text), or the settings want none")
+    return read_recipe(picture.png)

@@ -48,10 +48,9 @@ class SeedChecks(BackendKit):
         self.draw(worker, prompt="something else altogether", seed=9, num_inference_steps=3)
         assert self.draw(worker).png == first.png
 
-    def test_a_second_worker_draws_the_same_picture(self, worker: Worker, description: Any, settings: Any) -> None:
+    def test_a_second_worker_draws_the_same_picture(self, worker: Worker, fresh_worker: Worker) -> None:
         """A server runs several workers, and restarts: all of them draw the same."""
-        other = description.load()(worker_id=1, settings=settings)
-        assert self.draw(other).png == self.draw(worker).png
+        assert self.draw(fresh_worker).png == self.draw(worker).png
 
     def test_any_thread_may_draw(self, worker: Worker) -> None:
         """The engine makes the worker on one thread and draws on another."""

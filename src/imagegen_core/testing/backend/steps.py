@@ -103,8 +103,10 @@ class StepChecks(BackendKit):
             states, tried = ([stepped.begin(Job(req=self.ask(**fields))) for fields in asks] for _ in range(2))
             same = stepped.trial(tried)
             assert [finished(stepped, state).png for state in tried] == alone, "a trial's own steps changed pictures"
-            while states[0].steps_left:
-                stepped.step(states)
+            order = states
+            while order[0].steps_left:
+                stepped.step(order)
+                order = order[::-1]
             together = [stepped.finish(state)().png for state in states]
             assert together == alone or not same, (
                 f"trial says that {count} together are as each alone, and they are not"

@@ -7,13 +7,26 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from imagegen_toy.worker import Denoising, ToyWorker
 
-from imagegen_core import Job, Picture, Settings, encode_png
+from imagegen_core import (
+    CallbackWorker,
+    GenerateRequest,
+    Job,
+    JobStoppedError,
+    Picture,
+    Progress,
+    Recipe,
+    ResolvedRequest,
+    Settings,
+    encode_png,
+    to_text,
+)
 
 
 class Wrong(ToyWorker):
@@ -122,6 +135,13 @@ class GroupsAll(Wrong):
         return "all"
 
 
+class GuessesASampler(Wrong):
+    """Write a sampler into the recipe, which the backend then refuses."""
+
+    def _text(self, request: ResolvedRequest) -> dict[str, str]:
+        return to_text(Recipe.of(request, scheduler="Euler", backend="GuessesASampler"))
+
+
 class HoldsOn(Wrong):
     """Keep each worker for ever in a list."""
 
@@ -147,6 +167,25 @@ class IgnoresNegativePrompts(Wrong):
         if getattr(job.req, "negative_prompt", None):
             job = replace(job, req=job.req.model_copy(update={"negative_prompt": None}))
         return super().begin(job)
+
+
+class IgnoresStops(CallbackWorker):
+    """Draw on after the callback's error."""
+
+    def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
+        super().__init__(worker_id)
+        self.native_size = "64x64"
+        self._toy = Wrong(worker_id, settings)
+
+    def draw(self, request: GenerateRequest, progress: Progress) -> Picture:
+        job = Job(req=request)
+        state = self._toy.begin(job)
+        steps = state.steps_left
+        while state.steps_left:
+            self._toy.step([state])
+            with suppress(JobStoppedError):
+                progress.step_done(state.steps_done, steps)
+        return self._toy.finish(state)()
 
 
 class IgnoresStyles(Wrong):
