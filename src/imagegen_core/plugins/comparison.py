@@ -24,7 +24,7 @@ def remarks_on(reports: Mapping[str, Report], order: Sequence[str]) -> Iterator[
     for plugin, report in reports.items():
         for backend in report.backends:
             for name in backend.architectures:
-                if name not in families:
+                if name not in {*families, "*"}:
                     yield plugin, _undeclared(backend, f"family '{name}'", "imagegen_families")
             for name in backend.formats:
                 if name not in formats and name not in PLAIN_FORMATS:
@@ -44,7 +44,7 @@ def _ties(reports: Mapping[str, Report], order: Sequence[str]) -> Iterator[tuple
     owners = {backend.name: plugin for plugin, report in reports.items() for backend in report.backends}
     backends = [backend for report in reports.values() for backend in report.backends]
     formats = {name for backend in backends for name in backend.formats}
-    families = {name for backend in backends for name in backend.architectures}
+    families = {name for backend in backends for name in backend.architectures if name != "*"}
     for model_format, family in product(sorted(formats), sorted(families)):
         fitting = [backend for backend in backends if backend.draws(model_format, family)]
         best = min((_rank(backend, order) for backend in fitting), default=None)

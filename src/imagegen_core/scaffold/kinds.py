@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from imagegen_core.models.hints import DEMO_BACKEND
+from imagegen_core.models.hints import DEMO_BACKEND, EXAMPLE_FAMILY
 
 
 class Kind(StrEnum):
@@ -90,7 +90,7 @@ TRAITS = {
         warnings=_OF_DIFFUSERS,
     ),
     Kind.FAMILY: Traits(
-        "PixArt-Sigma, until it has a family of yours",
+        f"{EXAMPLE_FAMILY['family_title']}, until it has a family of yours",
         "Worker",
         extras=("diffusers",),
         untyped=("diffusers.*", "transformers.*"),

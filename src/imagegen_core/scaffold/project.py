@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
 
+from imagegen_core.models.hints import EXAMPLE_FAMILY
 from imagegen_core.scaffold.kinds import TRAITS, Kind, Traits
 from imagegen_core.scaffold.lora import sample_lora
 from imagegen_core.scaffold.names import PluginName, ProjectError
@@ -81,6 +82,7 @@ def _values(name: PluginName, kind: Kind, traits: Traits, author: str) -> dict[s
     extras = f"[{','.join(traits.extras)}]" if traits.extras else ""
     checked = kind if traits.has_kit else "plugin"
     return {
+        **EXAMPLE_FAMILY,
         "name": name.name,
         "identifier": name.identifier,
         "environment": name.identifier.upper(),
