@@ -215,7 +215,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, str], str, str]] = {
         "",
         "expected numbers above 0, the first the smaller",
     ),
-    "half a normalization": ({"edm_mean": torch.zeros(4)}, {}, "", "of edm_mean and edm_std it has edm_mean alone"),
+    "half a normalization": ({"edm_mean": torch.zeros(4)}, {}, "", "it has only edm_mean of edm_mean and edm_std"),
     "a wrong normalization": (
         {"edm_mean": torch.zeros(3), "edm_std": torch.ones(4)},
         {},

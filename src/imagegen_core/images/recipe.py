@@ -156,7 +156,7 @@ def read_recipe(source: bytes | Path) -> Recipe:
         source: The PNG itself, or its path.
 
     Raises:
-        PictureError: It is no PNG, has no recipe, or has one that is damaged or from a newer imagegen.
+        PictureError: It is not a PNG, has no recipe, or has one that is damaged or from a newer imagegen.
     """
     file = PictureFile.read(source, png_only=True)
     text = file.text
