@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from imagegen_core.original_names import OriginalNames
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +30,16 @@ class Family:
         components: The components that drawing needs, by their names in ``model_index.json``. The denoising network
             comes first.
         pipelines: The values of ``_class_name`` in a folder's ``model_index.json``.
-        prefixes: The component of a tensor in a whole checkpoint file, by the beginning of the tensor's name.
+        prefixes: The component of a tensor in a whole checkpoint file, by the beginning of the tensor's name; also of
+            components that drawing does not need.
         layouts: For each naming scheme of the denoising network, names of tensors that are all there, below the
             network's prefix or without it. The input layer comes first. A name with a dot at its end is a beginning.
         matches_file: Tells whether a file with such a network is of this family; None means that it always is. It gets
             the shapes of all tensors by their names in the file.
         matches_folder: Tells whether a folder is of this family; None compares `pipelines`. It gets the contents of
             ``model_index.json`` and of the denoising network's ``config.json``.
+        original_names: Returns diffusers' names for the names of the denoising network's original code, given the names
+            of its tensors in either naming; None if files have only diffusers' names, or imagegen knows the others.
         prompt_widths: The widths of the prompt embeddings in the released checkpoints. They tell the family of a LoRA
             or a textual inversion.
         lora_marks: Regular expressions; a LoRA of unknown width with such a tensor's name is of this family.
@@ -52,6 +57,7 @@ class Family:
     layouts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     matches_file: Callable[[Shapes], bool] | None = None
     matches_folder: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] | None = None
+    original_names: Callable[[Iterable[str]], OriginalNames] | None = None
     prompt_widths: tuple[int, ...] = ()
     lora_marks: tuple[str, ...] = ()
     latent_channels: int = 4
@@ -71,8 +77,6 @@ class Family:
         """Return the first field that cannot be used, in words; None if all can."""
         if not self.components:
             return "components are empty, where the denoising network comes first"
-        if strange := [name for name in self.prefixes.values() if name not in self.components]:
-            return f"prefixes name {strange[0]!r}, which is not one of its components"
         if not all(self.layouts.values()):
             return "layouts have an entry without names, where names of tensors belong"
         for mark in self.lora_marks:

@@ -52,6 +52,11 @@ class Sampler:
         return (self.flow or "").partition(":")[2]
 
 
+def is_flow(class_name: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a scheduler is of flow matching: its noise levels are shares of noise from 1 to 0."""
+    return bool(config.get("use_flow_sigmas")) or class_name.startswith("FlowMatch")
+
+
 @dataclass(frozen=True, slots=True)
 class OwnScheduler:
     """Description of a checkpoint's own scheduler; creating it does not load the scheduler.
@@ -79,7 +84,7 @@ class OwnScheduler:
             trained if isinstance(trained, int) and trained > 0 else _TRAINED_STEPS,
             distilled if isinstance(distilled, int) and distilled > 0 else None,
             "sigma_data" in config,
-            bool(config.get("use_flow_sigmas")) or class_name.startswith("FlowMatch"),
+            is_flow(class_name, config),
         )
 
     @property

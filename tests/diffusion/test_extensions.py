@@ -13,18 +13,19 @@ import torch
 from imagegen_core import GenerateRequest, InvalidRequestError, Job, LocalEngine, PluginError, Settings, generate
 from imagegen_sd15 import DiffusersCudaWorker
 from tests.checkpoints import save_sd15
-from tests.diffusion.plugins import control_picture
+from tests.diffusion.extensions import control_picture
 from tests.plugins.installed import Installer
 
 PLUGIN = """
 from imagegen_core import hookimpl
 from imagegen_sd15.plugin import imagegen_families
-from tests.diffusion.plugins import extension
+from tests.diffusion.extensions import extension
 
 @hookimpl
 def imagegen_extensions():
     return [{extensions}]
 """
+OFFERS = ", ".join(f"extension({name!r})" for name in ("ControlNet", "Faded", "Inexact"))
 OPTIONS: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 4.0}
 
 
@@ -42,11 +43,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def worker(checkpoint: Path, install: Installer) -> Any:
-    offers = ", ".join(f"extension({name!r})" for name in ("ControlNet", "Faded", "Inexact"))
-    install.add("extras", PLUGIN.format(extensions=offers))
-    return DiffusersCudaWorker(settings=_settings(checkpoint))
+@pytest.fixture(scope="module")
+def worker(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        install = Installer(tmp_path_factory.mktemp("plugins") / "site-packages", patch)
+        install.add("extras", PLUGIN.format(extensions=OFFERS))
+        return DiffusersCudaWorker(settings=_settings(checkpoint))
 
 
 def _settings(checkpoint: Path, **fields: Any) -> Settings:
@@ -118,7 +120,10 @@ def test_requests_of_an_inexact_extension_are_drawn_alone(checkpoint: Path, inst
     assert (worker.group(first) == worker.group(second)) == (batching == "fast")
 
 
-def test_extensions_keep_pictures_in_company_exact(worker: Any) -> None:
+@pytest.mark.parametrize("rows", [1, 4])
+def test_extensions_keep_pictures_in_company_exact(checkpoint: Path, install: Installer, rows: int) -> None:
+    install.add("extras", PLUGIN.format(extensions=OFFERS))
+    worker = DiffusersCudaWorker(settings=_settings(checkpoint, rows_per_pass=rows))
     prompts = ["a controlled lake", "a lake", "a controlled sea", "a faded lake", "a weak lake", "an inexact lake"]
     requests = [GenerateRequest(prompt=prompt, seed=seed, **OPTIONS) for seed, prompt in enumerate(prompts)]
     alone = [worker.run_job(Job(req=request))[0] for request in requests]
@@ -141,6 +146,10 @@ def test_an_extension_that_cannot_be_made_is_named(checkpoint: Path, install: In
         DiffusersCudaWorker(settings=_settings(checkpoint))
 
 
+def test_the_numerics_plan_names_the_extensions_distributions(worker: Any) -> None:
+    assert worker.numerics.versions["imagegen-extras"] == "1.0"
+
+
 def test_an_extension_of_other_families_is_not_made(checkpoint: Path, install: Installer) -> None:
     install.add("extras", PLUGIN.format(extensions="extension('Broken', architectures=('sdxl',))"))
     DiffusersCudaWorker(settings=_settings(checkpoint))
@@ -150,6 +159,6 @@ def test_a_refusal_by_an_extension_is_the_requests(worker: Any, monkeypatch: pyt
     def refuse(_extension: Any, _state: Any) -> None:
         raise InvalidRequestError("Invalid mask: it is empty", "mask")
 
-    monkeypatch.setattr("tests.diffusion.plugins.Faded.begin", refuse)
+    monkeypatch.setattr("tests.diffusion.extensions.Faded.begin", refuse)
     with pytest.raises(InvalidRequestError, match="Invalid mask"):
         generate("a lake", worker=worker)

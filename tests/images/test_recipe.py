@@ -173,9 +173,9 @@ def _jpeg() -> bytes:
 
 
 UNREADABLE = {
-    "not a picture": (b"a text", "Cannot read the picture: it is no PNG; give one"),
-    "empty": (b"", "it is no PNG"),
-    "a JPEG": (_jpeg(), "it is no PNG"),
+    "not a picture": (b"a text", "Cannot read the picture: it is not a PNG; give one"),
+    "empty": (b"", "it is not a PNG"),
+    "a JPEG": (_jpeg(), "it is not a PNG"),
     "cut short": (_png(RECIPE)[:-40], "it is damaged or cut short"),
     "no recipe": (encode_png(PIXELS), "There is no recipe in the picture: give a PNG that imagegen drew"),
     "invalid JSON": (_with_chunk("{"), "Cannot read the recipe of the picture: it is damaged"),

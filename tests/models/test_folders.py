@@ -55,7 +55,7 @@ def test_the_native_size_is_the_sample_size_times_the_vaes_reduction(tmp_path: P
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda folder: (folder / "model_index.json").unlink(), "is no checkpoint: .*model_index.json"),
+        (lambda folder: (folder / "model_index.json").unlink(), "is not a checkpoint: .*model_index.json"),
         (lambda folder: shutil.rmtree(folder / "unet"), "is incomplete: unet/config.json is missing"),
         (lambda folder: (folder / "unet/config.json").write_text("{"), "Cannot read .*config.json"),
         (lambda folder: (folder / "unet/config.json").write_text("[]"), "is not a JSON object"),

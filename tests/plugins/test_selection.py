@@ -8,6 +8,7 @@ import pytest
 
 from imagegen_core import Backend, BackendNotFoundError, ModelLoadError, ModelNotFoundError, Registry, Settings
 from imagegen_core.resolution.backends import select_backend
+from imagegen_core.resolution.checkpoints import resolve_checkpoint
 from tests.plugins.installed import Installer
 
 pytestmark = pytest.mark.usefixtures("families")
@@ -73,13 +74,18 @@ def test_the_backend_of_the_highest_priority_is_selected(
     assert _select(MODEL=str(sdxl_checkpoint)).name == name
 
 
-def test_the_configured_order_has_priority_over_the_plugins(install: Installer, sdxl_checkpoint: Path) -> None:
+def test_the_configured_order_has_priority_over_the_plugins(
+    install: Installer, sdxl_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     install.backend("fastxl", architectures=("sdxl",), more="priority=1")
     install.backend("otherxl", architectures=("sdxl",))
     assert _select(MODEL=str(sdxl_checkpoint), IMAGEGEN_BACKENDS="sdxl").name == "sdxl"
     assert _select(MODEL=str(sdxl_checkpoint), IMAGEGEN_BACKENDS="otherxl, sdxl").name == "otherxl"
+    assert not caplog.messages
     Path("imagegen.toml").write_text('backends = ["absent", "otherxl"]')
     assert _select(MODEL=str(sdxl_checkpoint)).name == "otherxl"
+    (warning,) = caplog.messages
+    assert warning.startswith("backends in imagegen.toml, line 1 names absent, which is not installed: installed are")
 
 
 def test_a_backend_without_architectures_draws_with_no_checkpoint(install: Installer, sdxl_checkpoint: Path) -> None:
@@ -112,16 +118,23 @@ def test_the_error_for_a_missing_checkpoint_names_the_folder(tmp_path: Path) -> 
         _select(MODEL="gone", MODEL_ROOT=str(tmp_path))
 
 
-def test_without_a_checkpoint_the_fallback_model_selects_the_backend(install: Installer, sdxl_checkpoint: Path) -> None:
-    install.add(
-        "demo",
-        f"""
+DEMO = """
 from pathlib import Path
 from imagegen_core import NamedModel, hookimpl
 
 @hookimpl
 def imagegen_models():
-    return [NamedModel("demo", "a demo", Path({str(sdxl_checkpoint)!r}), fallback=True)]
-""",
-    )
+    return [NamedModel("demo", "a demo", Path({path!r}), fallback=True)]
+"""
+
+
+def test_a_fallback_model_of_an_undeclared_family_fits_no_backend(install: Installer, sdxl_checkpoint: Path) -> None:
+    install.add("demo", DEMO.format(path=str(sdxl_checkpoint)))
+    registry = Registry.discover({"IMAGEGEN_PLUGINS": "sd15,demo"})
+    with pytest.raises(ModelNotFoundError, match="No checkpoint is configured for backend 'sd15': set SD15_MODEL"):
+        resolve_checkpoint(Settings(), registry.backend("sd15"), registry)
+
+
+def test_without_a_checkpoint_the_fallback_model_selects_the_backend(install: Installer, sdxl_checkpoint: Path) -> None:
+    install.add("demo", DEMO.format(path=str(sdxl_checkpoint)))
     assert _select().name == "sdxl"

@@ -51,7 +51,7 @@ CAUGHT_BY = {
     "SquareByDefault": "the_default_size_is_the_native_size",
     "TellsNoSeed": "a_random_seed_is_returned",
     "TurnsPictures": "the_picture_has_the_requested_size",
-    "WideLatents": "latents_are_512_bytes_of_float16",
+    "WideLatents": "latents_are_8x8_float16",
     "WritesIntoRequests": "the_request_is_not_modified",
     "with-torch": "plugin_works",
 }

@@ -102,8 +102,8 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
 def overflows(vae: Any) -> bool:
     """Return whether an autoencoder overflows in its own dtype with latents like those of pictures.
 
-    The latents are the same at each call: normally distributed like a UNet's, once with the usual spread and once with
-    twice that spread.
+    The latents are the same at each call: normally distributed like a picture's, once with the usual spread and once
+    with twice that spread.
     """
     generator = torch.Generator("cpu").manual_seed(0)
     latents = torch.randn((1, vae.config.latent_channels, _PROBE_SIDE, _PROBE_SIDE), generator=generator)
@@ -158,7 +158,7 @@ def normalized(config: Any, latents: Tensor) -> Tensor:
 
 
 def _moments(config: Any, latents: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return each channel's mean and standard deviation, or None if the config has none; Playground 2.5's has them."""
+    """Return each channel's mean and standard deviation, or None if the config has none."""
     means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if means is None or stds is None:
         return None

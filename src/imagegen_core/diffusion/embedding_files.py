@@ -1,4 +1,4 @@
-"""Read textual-inversion files: diffusers', A1111's and kohya's layouts, and SDXL's with two parts."""
+"""Read textual-inversion files: diffusers', A1111's and kohya's layouts, and those with two parts."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def load_pipeline(
     """Load a diffusers pipeline from a folder or a single file, without the network.
 
     Args:
-        class_name: The pipeline's class in diffusers, such as ``StableDiffusionXLPipeline``.
+        class_name: The pipeline's class in diffusers, such as ``MyPipeline``.
         path: A diffusers-format folder, or a ``.safetensors`` or ``.ckpt`` file.
         dtype: The dtype for the weights.
         configs: A diffusers-format folder of the family's configs, for single files; None if the family has none.

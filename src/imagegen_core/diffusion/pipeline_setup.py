@@ -48,7 +48,7 @@ def prepare(pipe: Any, network: Any, device: torch.device, dtype: torch.dtype, s
 
 
 def settle_vae(vae: Any) -> None:
-    """Make an fp16 VAE compute in fp32 if its config asks for it, or if it overflows, as SDXL's first VAE does.
+    """Make an fp16 VAE compute in fp32 if its config asks for it, or if it overflows.
 
     The decision is made at load, so that no later picture changes it.
     """

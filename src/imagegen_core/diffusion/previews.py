@@ -19,8 +19,8 @@ _PICTURES = 24
 class Previewer:
     """Maps latents to pixels, one latent to each pixel.
 
-    The VAE's latents are close to an affine function of their colours. T. A. Vass and others found this for SD1.5 and
-    SDXL, and published factors for these. Here, a least-squares fit finds the function, with colours that the
+    The VAE's latents are close to an affine function of their colours. T. A. Vass and others found this, and
+    published factors for some checkpoints. Here, a least-squares fit finds the function, with colours that the
     checkpoint's own VAE encoded. So the colours are right for any VAE.
     """
 

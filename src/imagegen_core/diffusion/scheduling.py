@@ -20,7 +20,7 @@ from imagegen_core.schedules import AUTOMATIC, SCHEDULES, Schedule
 
 _FLOW_EULER = "FlowMatchEulerDiscreteScheduler"  # its step accepts Karras' options, and does not use them
 
-# NVIDIA's levels for Stable Diffusion 1.5: https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html
+# NVIDIA's levels: https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html
 ALIGNED_SIGMAS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
 
 

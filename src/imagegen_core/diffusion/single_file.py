@@ -11,7 +11,7 @@ import torch
 
 from imagegen_core.diffusion.components import component_class, load_component, reading
 from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
-from imagegen_core.diffusion.prediction import normalize_latents, scheduler_of_file
+from imagegen_core.diffusion.prediction import PredictionOfWeights, normalize_latents, scheduler_of_file
 from imagegen_core.diffusion.tokenizers import find_tokenizer
 from imagegen_core.diffusion.weights_file import LazyTensors
 from imagegen_core.errors import ModelLoadError
@@ -32,7 +32,7 @@ _PAD_TOKENS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
 _ADVICE = (
     "it is of another architecture, or incomplete; set BASE_MODEL to a diffusers-format folder with its own configs"
 )
-_TIME_IDS = 6  # SDXL's original size, crop corner and target size
+_TIME_IDS = 6  # original size, crop corner and target size, each of two numbers
 
 State = Mapping[str, object]
 Parts = dict[str, dict[str, Source]]
@@ -47,6 +47,7 @@ def load_single_file(
     prediction: PredictionName | None = None,
     *,
     family: Family,
+    prediction_of_weights: PredictionOfWeights = lambda _: None,
 ) -> dict[str, Any]:
     """Load the components of a pipeline from a ``.safetensors`` or ``.ckpt`` file.
 
@@ -58,6 +59,7 @@ def load_single_file(
         vae: An autoencoder to use instead of the file's own; the file's own is then ignored.
         prediction: The network's prediction type; None leaves it to the file.
         family: The file's family.
+        prediction_of_weights: Tells the prediction type by the weights, if nothing states it.
 
     Raises:
         ModelLoadError: Neither the file nor `base` has a component, the file holds unknown tensors, or the family's
@@ -82,7 +84,7 @@ def load_single_file(
                 components[name] = _from_base(path, name, base, kinds[name], dtype)
         tensors = LazyTensors(weights.files[0])
         with reading(folder / "scheduler"):
-            components["scheduler"] = scheduler_of_file(path, tensors, configs, base, prediction)
+            components["scheduler"] = scheduler_of_file(path, tensors, configs, base, prediction, prediction_of_weights)
         normalize_latents(path, components["vae"], tensors)
     for name in _PAD_TOKENS.keys() & kinds.keys():
         with reading(folder / name):

@@ -1,7 +1,8 @@
-"""The base worker of families with a UNet and CLIP text encoders, as Stable Diffusion 1.5 and XL have."""
+"""The base worker of families with a UNet and CLIP text encoders."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from imagegen_core.diffusion.worker import DiffusionWorker
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.networks.channels import LATENT_CHANNELS, check_channels
 from imagegen_core.request import ResolvedRequest, Size
+from imagegen_core.settings import PredictionName
 
 
 class UNetWorker(DiffusionWorker):
@@ -35,11 +37,8 @@ class UNetWorker(DiffusionWorker):
             InvalidRequestError: One of them is out of range.
         """
         check_clip_skip(self.pipe.text_encoder, request.clip_skip)
-        prompts = {"prompt": request.prompt}
-        if request.negative_prompt and self.reason_without_guidance(request) is None:
-            prompts["negative_prompt"] = request.negative_prompt
         embeddings = self.embeddings.of("text_encoder")
-        for field, prompt in prompts.items():
+        for field, prompt in self.prompts(request).items():
             check_prompt_length(self.pipe.tokenizer, prompt, field, self.settings.max_prompt_chunks, embeddings)
 
     def reason_without_guidance(self, request: ResolvedRequest) -> str | None:
@@ -80,7 +79,24 @@ class UNetWorker(DiffusionWorker):
         """Load the components from a checkpoint file in LDM's naming, or from a file of a UNet alone."""
         settings = self.settings
         configs, base = cast("Path", self.file_configs), settings.base_model
-        return load_single_file(path, self.dtype, configs, base, vae, settings.prediction, family=self.family)
+        return load_single_file(
+            path,
+            self.dtype,
+            configs,
+            base,
+            vae,
+            settings.prediction,
+            family=self.family,
+            prediction_of_weights=self.prediction_of_weights,
+        )
+
+    def prediction_of_weights(self, state: Mapping[str, Tensor]) -> PredictionName | None:  # noqa: ARG002 - for families
+        """Return the network's prediction type by its weights, if nothing else states it; None is the family's usual.
+
+        Args:
+            state: The file's tensors by name. Each access reads one tensor from the file.
+        """
+        return None
 
     def check_folder(self, path: Path) -> None:
         """Check that the UNet takes latents alone.

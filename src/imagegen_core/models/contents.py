@@ -41,12 +41,12 @@ def contents(tensors: Tensors, families: Iterable[Family]) -> Contents | None:
 
     Args:
         tensors: The tensors of a file.
-        families: The declared families; the first that recognizes a checkpoint counts.
+        families: The declared families.
     """
     tensors, families = unwrapped(tensors), list(families)
     return (
         lora_contents(tensors, families)
-        or _diffusion(tensors, families)
+        or checkpoint_contents({name: tensor.shape for name, tensor in tensors.items()}, families)
         or _part(tensors, families)
         or _upscaler(tensors)
         or _text_encoder(tensors)
@@ -54,9 +54,13 @@ def contents(tensors: Tensors, families: Iterable[Family]) -> Contents | None:
     )
 
 
-def _diffusion(tensors: Tensors, families: Iterable[Family]) -> Contents | None:
-    """Identify a checkpoint, or a denoising network alone."""
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+def checkpoint_contents(shapes: Shapes, families: Iterable[Family]) -> Contents | None:
+    """Identify a checkpoint, or a denoising network alone, by the shapes of its tensors; return None if it is neither.
+
+    Args:
+        shapes: The shapes of a file's tensors by their names.
+        families: The declared families; the first that recognizes the tensors counts.
+    """
     for family in families:
         if (network := _network(shapes, family)) and family.fits_file(shapes):
             return _of_family(family, shapes, *network)
@@ -78,8 +82,8 @@ def _stands(name: str, shapes: Shapes) -> bool:
 
 def _of_family(family: Family, shapes: Shapes, prefix: str, layout: str) -> Contents:
     first = shapes.get(prefix + family.layouts[layout][0], ())
-    present = {name for name in family.components for start in family.prefixes_of(name) if _any(shapes, start)}
-    there = tuple(name for name in family.components if name in present or name == family.denoiser)
+    present = {name for start, name in family.prefixes.items() if _any(shapes, start)} | {family.denoiser}
+    there = tuple(name for name in dict.fromkeys((*family.components, *family.prefixes.values())) if name in present)
     is_checkpoint = len(there) > 1
     return Contents(
         kind="checkpoint" if is_checkpoint else family.denoiser,

@@ -16,7 +16,7 @@ import pluggy
 from imagegen_core.backend import Backend
 from imagegen_core.errors import BackendNotFoundError, ModelNotFoundError, PluginError, SettingsError
 from imagegen_core.extension import ExtensionDef
-from imagegen_core.family import Family
+from imagegen_core.family import Family, Shapes
 from imagegen_core.format import Format
 from imagegen_core.images.upscaler import LANCZOS, WEIGHTS_SUFFIXES, UpscalerDef
 from imagegen_core.importing import in_words
@@ -156,6 +156,17 @@ class Registry:
     def owner(self, offer: str) -> Plugin | None:
         """Return the plugin that made an offer, such as ``backend mine``; None if no plugin did."""
         return next((plugin for plugin in self.plugins if offer in plugin.offers), None)
+
+    def family_of(self, shapes: Shapes) -> str | None:
+        """Return the name of the family of a checkpoint file, or None: for plugins' formats that hold the same tensors.
+
+        Args:
+            shapes: The shapes of the file's tensors by their names, in torch's order of dimensions.
+        """
+        from imagegen_core.models.contents import checkpoint_contents
+
+        contents = checkpoint_contents(shapes, self.families.values())
+        return contents.family if contents else None
 
     def how_to_get(self, package: str | None) -> str:
         """Say how to get the plugin of a distribution, in words for an error message; None is no known distribution."""

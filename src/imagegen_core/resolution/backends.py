@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from imagegen_core.models.locate import locate
 from imagegen_core.models.named import fallback_model
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def select_backend(registry: Registry, settings: Settings) -> Backend:
@@ -29,6 +32,10 @@ def select_backend(registry: Registry, settings: Settings) -> Backend:
     """
     if settings.backend:
         return registry.backend(settings.backend)
+    if absent := [name for name in settings.backends if name not in registry.backends]:
+        logger.warning(
+            "%s names %s, which is not installed: %s", settings.source("backends"), absent[0], registry.installed()
+        )
     if settings.use_sdxl:
         wanted = Recognized(FOLDER, hints.USE_SDXL[0])
         return _for_checkpoint(registry, settings, wanted, f"{settings.source('use_sdxl')} asks for it")

@@ -10,7 +10,7 @@ from imagegen_core.description import PLAIN_FORMATS
 from imagegen_core.errors import ModelLoadError, ModelNotFoundError
 from imagegen_core.models.inspect import recognize
 from imagegen_core.models.locate import locate
-from imagegen_core.models.named import fallback_model
+from imagegen_core.models.named import NamedModel, fallback_model
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.resolution.backends import backends_for, how_to_draw
 from imagegen_core.settings import Settings
@@ -31,7 +31,7 @@ def resolve_checkpoint(settings: Settings, backend: Backend, registry: Registry)
         _check_fits(path, backend, registry, settings)
         return path
     fallbacks = (model for model in registry.models.values() if model.fallback)
-    model = fallback_model(model for model in fallbacks if backend.draws(*recognize(model.path, registry)))
+    model = fallback_model(model for model in fallbacks if _fits(backend, model, registry))
     if model is None:
         raise ModelNotFoundError(
             f"No checkpoint is configured for backend '{backend.name}': set {variable} or MODEL to a path, "
@@ -41,6 +41,13 @@ def resolve_checkpoint(settings: Settings, backend: Backend, registry: Registry)
         "No checkpoint configured: the %s model draws (set %s or --model for your own)", model.name, variable
     )
     return model.path
+
+
+def _fits(backend: Backend, model: NamedModel, registry: Registry) -> bool:
+    try:
+        return backend.draws(*recognize(model.path, registry))
+    except ModelLoadError:  # its family is another plugin's, which is not installed
+        return False
 
 
 def _check_fits(path: Path, backend: Backend, registry: Registry, settings: Settings) -> None:

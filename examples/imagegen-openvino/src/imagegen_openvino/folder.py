@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from imagegen_core import Description, ModelLoadError
+from imagegen_core import ModelLoadError
 
 MANIFEST = "imagegen-openvino.json"
 UNET, DECODER = "unet.xml", "decoder.xml"
@@ -84,31 +84,3 @@ class Manifest:
         """Write the manifest into a folder."""
         text = json.dumps({"format": _FORMAT} | asdict(self), indent=2)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-
-
-# --8<-- [start:describe]
-def describe(path: Path) -> Description | None:
-    """Describe an exported folder by its manifest; return None for another path.
-
-    Raises:
-        ModelLoadError: The manifest is damaged or of another version of this plugin.
-    """
-    if not (path / MANIFEST).is_file():
-        return None
-    manifest = Manifest.read(path)
-    networks = [UNET, DECODER, *(f"{name}.xml" for name in TEXT_ENCODERS[: len(manifest.marks)])]
-    files = [path / name for network in networks for name in (network, str(Path(network).with_suffix(".bin")))]
-    return Description(
-        kind="checkpoint",
-        layout="openvino",
-        family=manifest.family,
-        components=tuple(Path(name).stem for name in networks if (path / name).is_file()),
-        missing=tuple(Path(name).stem for name in networks if not (path / name).is_file()),
-        path=path,
-        format="openvino",
-        size=sum(file.stat().st_size for file in files if file.is_file()),
-        native_size=manifest.native_size,
-    )
-
-
-# --8<-- [end:describe]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imagegen_core import Backend, Format, hookimpl
-from imagegen_openvino.folder import MANIFEST, describe
+from imagegen_openvino.folder_format import FORMAT
 
 if TYPE_CHECKING:
     import typer
@@ -18,7 +18,7 @@ BACKEND = Backend(
     worker="imagegen_openvino.worker:OpenVinoWorker",
     default_size="512x512",
     architectures=("sd15", "sdxl"),
-    formats=("openvino",),
+    formats=(FORMAT.name,),
     without=(
         "clip_skip",
         "style_lora",
@@ -30,15 +30,6 @@ BACKEND = Backend(
         "s_tmax",
         "s_noise",
     ),
-)
-
-
-FORMAT = Format(
-    name="openvino",
-    title="folder of `imagegen openvino export`",
-    package="imagegen-openvino",
-    describe=describe,
-    folder_marks=(MANIFEST,),
 )
 
 

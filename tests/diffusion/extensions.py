@@ -1,4 +1,4 @@
-"""Plugins of third parties: a family of flow matching with its worker, and denoising extensions."""
+"""Denoising extensions of third parties."""
 
 from __future__ import annotations
 
@@ -9,56 +9,8 @@ import diffusers
 import torch
 from torch import Tensor
 
-from imagegen_core import Backend, ExtensionDef, Family
-from imagegen_core.diffusion import (
-    Conditioning,
-    Denoising,
-    DiffusionWorker,
-    Extension,
-    LoadedModel,
-    NetworkInputs,
-)
-
-FLOW = Family(
-    name="flow",
-    title="A model of flow matching",
-    package=None,
-    components=("transformer", "vae", "text_encoder", "text_encoder_2"),
-    pipelines=("StableDiffusion3Pipeline",),
-    latent_channels=16,
-)
-BACKEND = Backend(
-    name="flow",
-    summary="a test's",
-    worker="tests.diffusion.plugins:FlowWorker",
-    default_size="64x64",
-    architectures=("flow",),
-)
-
-
-class FlowWorker(DiffusionWorker):
-    """Draws with a Stable Diffusion 3 without T5."""
-
-    backend = BACKEND
-    pipeline_class = "StableDiffusion3Pipeline"
-    optional_components = ("text_encoder_3", "tokenizer_3")
-
-    def encode(self, prompt: str, clip_skip: int) -> Conditioning:
-        """Encode with the pipeline's own method."""
-        options: dict[str, Any] = {"do_classifier_free_guidance": False, "clip_skip": clip_skip or None}
-        tokens, _, pooled, _ = self.pipe.encode_prompt(prompt, None, None, device=self.device, **options)
-        return Conditioning(tokens, {"pooled": pooled})
-
-    def predict(self, inputs: NetworkInputs) -> Tensor:
-        """Call the transformer."""
-        prediction: Tensor = inputs.network(
-            inputs.latents,
-            timestep=inputs.timesteps,
-            encoder_hidden_states=inputs.conditioning.tokens,
-            pooled_projections=inputs.conditioning.added["pooled"],
-            return_dict=False,
-        )[0]
-        return prediction
+from imagegen_core import ExtensionDef
+from imagegen_core.diffusion import Denoising, Extension, LoadedModel, NetworkInputs
 
 
 def control_picture(seed: int) -> Tensor:
@@ -132,4 +84,4 @@ class Broken(Extension):
 
 def extension(name: str, **options: Any) -> ExtensionDef:
     """Return the description of one of these extensions."""
-    return ExtensionDef(name.lower(), "a test's", f"tests.diffusion.plugins:{name}", **options)
+    return ExtensionDef(name.lower(), "a test's", f"tests.diffusion.extensions:{name}", **options)
