@@ -35,7 +35,7 @@ settings.register_profile("imagegen", deadline=None, derandomize=True)
 settings.load_profile("imagegen")
 
 _CLUSTER = "tests/cluster/"
-_PREFIXES = ("IMAGEGEN_", "CUDA_", "SDXL_", "SD15_", "STORAGE_", "DEFAULT_")
+_PREFIXES = ("IMAGEGEN_", "CUDA_", "SDXL_", "SD15_", "SD3_", "FLUX_", "STORAGE_", "DEFAULT_")
 _NAMES = ("MODEL", "MODEL_ROOT", "BACKEND", "USE_SDXL", "NUM_WORKERS", "QUEUE_MAX", "PORT")
 
 
@@ -89,3 +89,19 @@ def sd15_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.checkpoints import save_sd15
 
     return save_sd15(tmp_path_factory.mktemp("sd15") / "tiny-sd15")
+
+
+@pytest.fixture(scope="session")
+def sd3_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Stable Diffusion 3 checkpoint, 64x64."""
+    from tests.checkpoints import save_sd3
+
+    return save_sd3(tmp_path_factory.mktemp("sd3") / "tiny-sd3")
+
+
+@pytest.fixture(scope="session")
+def flux_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random FLUX.1 dev checkpoint; its native size is FLUX.1's, because its files name none."""
+    from tests.checkpoints import save_flux
+
+    return save_flux(tmp_path_factory.mktemp("flux") / "tiny-flux")

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from imagegen_core.models.locate import locate as locate
     from imagegen_core.models.named import NamedModel as NamedModel
     from imagegen_core.numerics import NumericsPlan as NumericsPlan
+    from imagegen_core.original_names import LayerPart as LayerPart
+    from imagegen_core.original_names import OriginalNames as OriginalNames
     from imagegen_core.picture import Picture as Picture
     from imagegen_core.plugins.contract import CONTRACT_VERSION as CONTRACT_VERSION
     from imagegen_core.plugins.hookspecs import hookimpl as hookimpl
@@ -119,6 +121,7 @@ _HOME = {
     "InvalidRequestError": "errors",
     "Job": "job",
     "JobStoppedError": "errors",
+    "LayerPart": "original_names",
     "LimitsRows": "worker",
     "LocalEngine": "engine",
     "LoraUse": "styles",
@@ -129,6 +132,7 @@ _HOME = {
     "NotReadyError": "errors",
     "NumericsPlan": "numerics",
     "PLAIN_FORMATS": "description",
+    "OriginalNames": "original_names",
     "OutOfMemoryError": "errors",
     "OutputError": "errors",
     "Picture": "picture",

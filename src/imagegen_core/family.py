@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from imagegen_core.original_names import OriginalNames
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ class Family:
             the shapes of all tensors by their names in the file.
         matches_folder: Tells whether a folder is of this family; None compares `pipelines`. It gets the contents of
             ``model_index.json`` and of the denoising network's ``config.json``.
+        original_names: Returns diffusers' names for the names of the denoising network's original code, given the names
+            of its tensors in either naming; None if files have only diffusers' names, or imagegen knows the others.
         prompt_widths: The widths of the prompt embeddings in the released checkpoints. They tell the family of a LoRA
             or a textual inversion.
         lora_marks: Regular expressions; a LoRA of unknown width with such a tensor's name is of this family.
@@ -53,6 +57,7 @@ class Family:
     layouts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     matches_file: Callable[[Shapes], bool] | None = None
     matches_folder: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] | None = None
+    original_names: Callable[[Iterable[str]], OriginalNames] | None = None
     prompt_widths: tuple[int, ...] = ()
     lora_marks: tuple[str, ...] = ()
     latent_channels: int = 4

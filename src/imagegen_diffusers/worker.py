@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from imagegen_core import (
     InvalidRequestError,
     ModelLoadError,
     ModelNotFoundError,
+    NumericsPlan,
     Picture,
     Progress,
     Recipe,
@@ -29,13 +31,13 @@ from imagegen_core import (
     locate,
     to_text,
 )
-from imagegen_core.diffusion import OnDevice, load_pretrained, memory_errors, pool
+from imagegen_core.diffusion import OnDevice, device_numerics, load_pretrained, memory_errors, pool
 from imagegen_diffusers.call import PipelineCall
 from imagegen_diffusers.folder import native_size, stores_bf16
 from imagegen_diffusers.plugin import BACKEND
 from imagegen_diffusers.previews import Previewer, as_picture
 
-_RECORDED_PACKAGES = ("imagegen-core", "imagegen-diffusers", "torch", "diffusers", "transformers")
+_PACKAGE = "imagegen-diffusers"
 _UNSUPPORTED_SETTINGS = (
     "prediction",
     "vae_path",
@@ -44,8 +46,8 @@ _UNSUPPORTED_SETTINGS = (
     "compile",
     "enable_xformers",
     "attention_slicing",
+    "vae_tiling",
 )
-_DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 _STEP_END = "callback_on_step_end"
 
 
@@ -59,6 +61,7 @@ class DiffusersPipelineWorker(CallbackWorker, OnDevice):
         checkpoint: The pipeline's folder.
         pipe: The pipeline.
         native_size: ``WIDTHxHEIGHT`` of a request without a size.
+        numerics: The numerics plan.
     """
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
@@ -86,7 +89,8 @@ class DiffusersPipelineWorker(CallbackWorker, OnDevice):
         decoder = getattr(self.pipe, "vae", None) or getattr(self.pipe, "movq", None)
         self._previewer = None if decoder is None else Previewer(decoder)
         self._writes_recipe = settings.recipe
-        self._versions = {name: version(name) for name in _RECORDED_PACKAGES}
+        plan: NumericsPlan = self.compute(device_numerics, self.device, self.dtype)
+        self.numerics = replace(plan, versions={**plan.versions, _PACKAGE: version(_PACKAGE)})
 
     def draw(self, request: GenerateRequest, progress: Progress) -> Picture:
         """Draw a request with one call of the pipeline.
@@ -153,9 +157,10 @@ class DiffusersPipelineWorker(CallbackWorker, OnDevice):
             request,
             checkpoint=self.checkpoint.name,
             backend=BACKEND.name,
-            dtype=_DTYPES[self.dtype],
+            dtype=self.numerics.precision,
             device=str(self.device),
-            versions=self._versions,
+            versions=self.numerics.versions,
+            numerics=self.numerics.of_picture(request.size),
         )
         return to_text(recipe)
 
@@ -224,11 +229,13 @@ def _folder(settings: Settings) -> Path:
 
 
 def _refuse_unsupported(settings: Settings) -> None:
-    for field in _UNSUPPORTED_SETTINGS:
-        if getattr(settings, field):
-            raise SettingsError(
-                f"{settings.source(field)} asks for what the backend '{BACKEND.name}' does not have: unset it"
-            )
+    unsupported = [field for field in _UNSUPPORTED_SETTINGS if getattr(settings, field)]
+    if (settings.rows_per_pass or 1) > 1:
+        unsupported.append("rows_per_pass")
+    for field in unsupported:
+        raise SettingsError(
+            f"{settings.source(field)} asks for what the backend '{BACKEND.name}' does not have: unset it"
+        )
     if settings.source("scheduler") != "default":
         raise SettingsError(
             f"{settings.source('scheduler')}={settings.scheduler}, but the backend '{BACKEND.name}' draws with each "

@@ -38,7 +38,7 @@ def _treats_zeros_alike(sample: torch.Tensor, prediction: torch.Tensor) -> torch
 
 
 def _depends_on_the_place(_sample: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-    """Add to every row but the first: a pass in one order alone may hide it for equal states."""
+    """Add to every row but the first."""
     return torch.cat([prediction[:1], prediction[1:] + 1e-4])
 
 
@@ -171,6 +171,12 @@ def test_an_engine_works_without_a_writable_cache(
     with caplog.at_level(logging.INFO):
         assert start(worker).submit(ask()).result(60).png
     assert not [record for record in caplog.records if record.name == "imagegen_core.engine.verdicts"]
+
+
+def test_nothing_is_kept_without_a_home_folder(worker: Any) -> None:
+    verdicts = VerdictCache(worker, Path("~/.cache/imagegen/proofs"))
+    verdicts.keep("64x64", BatchSize(exact=True, proven={2}))
+    assert not [*Path().iterdir()]
 
 
 def test_the_cache_keeps_a_limited_number_of_files(

@@ -173,7 +173,7 @@ def _jpeg() -> bytes:
 
 
 UNREADABLE = {
-    "not a picture": (b"a text", "Cannot read the picture: it is no PNG; give one"),
+    "not a picture": (b"a text", "Cannot read the picture: it is not a PNG; give one"),
     "empty": (b"", "it is not a PNG"),
     "a JPEG": (_jpeg(), "it is not a PNG"),
     "cut short": (_png(RECIPE)[:-40], "it is damaged or cut short"),

@@ -156,8 +156,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_a_damaged_or_foreign_folder_is_refused(copied: Path, damage: str) -> None:
     change, sentence = DAMAGE[damage]
     change(copied)
+    settings = settings_for(copied)
     with pytest.raises(ModelLoadError, match=sentence):
-        settings = settings_for(copied)
         select_backend(Registry.discover(), settings).load()(settings=settings)
 
 

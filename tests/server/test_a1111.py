@@ -120,7 +120,7 @@ def test_sampling_fields_have_a1111s_meaning(server: Running, fields: dict[str, 
         ({"override_settings": {"nix": 1}}, "There is no option 'nix' to set here"),
         (
             {"override_settings": {"sd_model_checkpoint": "other"}},
-            "draws only with tiny-sdxl: leave sd_model_checkpoint out",
+            "tiny-sdxl: leave sd_model_checkpoint out",
         ),
         ({"override_settings": {"comma_padding_backtrack": 0}}, "comma_padding_backtrack 0: this server draws with 20"),
         ({"override_settings": {"enable_emphasis": 1}}, "option enable_emphasis 1: this server draws with True"),

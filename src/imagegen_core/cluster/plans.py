@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,12 +31,14 @@ class PlanMismatchError(Exception):
 
 
 class AgreedPlans:
-    """The plan of each model on the cluster: the first replica's, until no replica draws by it any more."""
+    """The plan of each model on the cluster: the first replica's, until no replica draws by it any more.
+
+    Only the event loop of the `ReplicaClient` uses it.
+    """
 
     def __init__(self) -> None:
         self._plans: dict[ModelKey, NumericsPlan] = {}
         self._refused: set[tuple[str, ModelKey]] = set()
-        self._changed = threading.Lock()
 
     def of(self, key: ModelKey) -> NumericsPlan | None:
         """Return the plan of a model, or None before the first handshake."""
@@ -51,24 +52,21 @@ class AgreedPlans:
         """
         if handshake.numerics is None:
             return
-        with self._changed:
-            plan = self._plans.setdefault(key, handshake.numerics)
-            refusal = refused(plan, handshake.numerics, handshake.replica)
-            if refusal and (handshake.replica, key) not in self._refused:
+        plan = self._plans.setdefault(key, handshake.numerics)
+        if refusal := refused(plan, handshake.numerics, handshake.replica):
+            if (handshake.replica, key) not in self._refused:
                 self._refused.add((handshake.replica, key))
                 logger.error("%s", refusal)
-        if refusal:
             raise PlanMismatchError(refusal)
 
     def keep(self, hosts: Sequence[HostReport]) -> None:
         """Forget the plan of a model if replicas report the model, but none reports this plan."""
-        with self._changed:
-            for key, plan in list(self._plans.items()):
-                reported = [host.cards[key].numerics for host in hosts if key in host.cards]
-                if reported and plan not in reported:
-                    del self._plans[key]
-            present = {host.name for host in hosts}
-            self._refused = {(replica, key) for replica, key in self._refused if replica in present}
+        for key, plan in list(self._plans.items()):
+            reported = [host.cards[key].numerics for host in hosts if key in host.cards]
+            if reported and plan not in reported:
+                del self._plans[key]
+        present = {host.name for host in hosts}
+        self._refused = {(replica, key) for replica, key in self._refused if replica in present}
 
 
 def refused(plan: NumericsPlan, other: NumericsPlan, replica: str) -> str:

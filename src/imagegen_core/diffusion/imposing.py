@@ -73,8 +73,9 @@ def scheduled(plain: Any, schedule: Schedule, tables: Mapping[str, Table]) -> Sc
 
 
 def takes_timesteps(scheduler: Any) -> bool:
-    """Return whether a scheduler accepts a list of timesteps."""
-    return "timesteps" in inspect.signature(scheduler.set_timesteps).parameters
+    """Return whether a scheduler accepts a list of timesteps; those of flow matching are not whole numbers."""
+    is_of_flow = is_flow(type(scheduler).__name__, scheduler.config)
+    return not is_of_flow and "timesteps" in inspect.signature(scheduler.set_timesteps).parameters
 
 
 def _options(plain: Any, schedule: Schedule) -> Mapping[str, Any] | None:
@@ -116,7 +117,7 @@ def _configured(plain: Any, options: Mapping[str, Any]) -> Any:
 
 
 def _set_even_flow(scheduler: Any, steps: int, device: torch.device, **options: Any) -> None:
-    """Set noise levels at equal distances from 1 down, before the shift, as FLUX's pipeline does."""
+    """Set noise levels at equal distances from 1 down, before the shift."""
     own_steps(scheduler, steps, device, **{**options, "sigmas": np.linspace(1.0, 1 / steps, steps)})
 
 

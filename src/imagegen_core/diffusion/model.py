@@ -47,7 +47,7 @@ class DiffusionModel(OnDevice, ABC):
 
     Attributes:
         backend: The description of the worker.
-        pipeline_class: The pipeline's class in diffusers, such as ``StableDiffusion3Pipeline``.
+        pipeline_class: The pipeline's class in diffusers, such as ``MyPipeline``.
         pipeline_options: Further arguments of the pipeline, such as components to leave out.
         optional_components: Components that a checkpoint may lack.
         flow_matching: Whether the network predicts the velocity of a flow (https://arxiv.org/abs/2209.03003). If not,
@@ -102,7 +102,7 @@ class DiffusionModel(OnDevice, ABC):
         self.pipe = self._compute.run(self._load)
         self._weights = weight_bytes(self.pipe)
         self.numerics: NumericsPlan = self.compute(
-            numerics_plan, self.pipe, self.network, self.device, self.dtype, settings, self._weights
+            numerics_plan, self.pipe, self.network, self.device, self.dtype, settings
         )
 
     @classmethod

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from imagegen_core.diffusion.memory import whole_pixels
+from imagegen_core.diffusion.memory import weight_bytes, whole_pixels
 from imagegen_core.distributions import installed_version
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.settings import Settings
@@ -52,9 +54,9 @@ _FILLED_PASSES = (
 
 
 def numerics_plan(
-    pipe: Any, network: torch.nn.Module, device: torch.device, dtype: torch.dtype, settings: Settings, weights: int
+    pipe: Any, network: torch.nn.Module, device: torch.device, dtype: torch.dtype, settings: Settings
 ) -> NumericsPlan:
-    """Return the plan of a pipeline that is set up on its device.
+    """Return the plan of a pipeline that is set up on its device; call it on the compute thread.
 
     Args:
         pipe: The diffusers pipeline with its ``vae``.
@@ -62,28 +64,40 @@ def numerics_plan(
         device: The pipeline's device.
         dtype: The precision of the network.
         settings: The settings; `rows_per_pass` and `vae_tiling` override the rules.
-        weights: The memory of the pipeline's weights on the device, in bytes.
     """
+    plan = device_numerics(device, dtype)
     rows, rows_up_to = _rows(device, dtype, settings)
+    return replace(
+        plan,
+        layout="contiguous, VAE channels last" if device.type == "cpu" else "contiguous",
+        attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else "sdpa",
+        rows=rows,
+        rows_up_to=rows_up_to,
+        vae_precision=DTYPE_NAMES[next(pipe.vae.parameters()).dtype],
+        tile=TILE,
+        tiles_above=_tiles_above(pipe, device, settings),
+        compiled=settings.compile,
+        batching=settings.batching,
+        exact=plan.exact and settings.batching == "exact" and not settings.compile,
+        network=_digest(network),
+    )
+
+
+def device_numerics(device: torch.device, dtype: torch.dtype) -> NumericsPlan:
+    """Return the part of a plan that the device, the precision and the libraries decide; call it on the compute thread.
+
+    Args:
+        device: The device.
+        dtype: The precision of the network.
+    """
     flags = _flags(device)
-    vae_dtype = next(pipe.vae.parameters()).dtype
     return NumericsPlan(
         device=device.type,
         precision=DTYPE_NAMES[dtype],
         processor=_processor(device),
         threads=torch.get_num_threads() if device.type == "cpu" else None,
-        layout="contiguous, VAE channels last" if device.type == "cpu" else "contiguous",
-        attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else "sdpa",
         flags=flags,
-        rows=rows,
-        rows_up_to=rows_up_to,
-        vae_precision=DTYPE_NAMES[vae_dtype],
-        tile=TILE,
-        tiles_above=_tiles_above(pipe, device, settings, weights),
-        compiled=settings.compile,
-        batching=settings.batching,
-        exact=settings.batching == "exact" and not settings.compile and not flags.get("cudnn_benchmark"),
-        network=_digest(network),
+        exact=not flags.get("cudnn_benchmark"),
         versions=_versions(device),
     )
 
@@ -104,9 +118,9 @@ def _rows(device: torch.device, dtype: torch.dtype, settings: Settings) -> tuple
     return None, None
 
 
-def _tiles_above(pipe: Any, device: torch.device, settings: Settings, weights: int) -> int | None:
+def _tiles_above(pipe: Any, device: torch.device, settings: Settings) -> int | None:
     if settings.vae_tiling is None:
-        return whole_pixels(pipe, device, weights)
+        return whole_pixels(pipe, device, weight_bytes(pipe))
     return 0 if settings.vae_tiling else None
 
 
@@ -115,7 +129,7 @@ def _processor(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     capabilities = torch.cpu.get_capabilities()
     known = [name for name in _INSTRUCTIONS if capabilities.get(name)]
-    return " ".join([str(capabilities["architecture"]), torch.backends.cpu.get_cpu_capability(), *known])
+    return " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *known])
 
 
 def _flags(device: torch.device) -> dict[str, bool | str]:

@@ -11,6 +11,7 @@ from imagegen_core.diffusion.compute_thread import ComputeThread
 from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.memory import device_memory, weight_bytes
+from imagegen_core.diffusion.pretrained import import_diffusers
 from imagegen_core.settings import Settings
 from imagegen_core.worker import DeviceMemory, Worker
 
@@ -39,6 +40,11 @@ class OnDevice:
         if self.device.type == "cpu":
             self._compute.run(keep_large_buffers)
 
+    @classmethod
+    def import_libraries(cls) -> None:
+        """Import the libraries of diffusers' pipelines: see `imagegen_core.NeedsLibraries`."""
+        import_diffusers()
+
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run `function` on the compute thread in its turn, and return its result."""
         return self._compute.run(undisturbed, function, *arguments)
@@ -53,9 +59,8 @@ class OnDevice:
 
     def compute_beside(self, other: Worker) -> None:
         """Use another worker's compute thread from now on, if both are on one device; no drawing may run meanwhile."""
-        thread = getattr(other, "_compute", None)
-        if isinstance(thread, ComputeThread) and getattr(other, "device", None) == self.device:
-            self._compute = thread
+        if isinstance(other, OnDevice) and other.device == self.device:
+            self._compute = other._compute  # noqa: SLF001 - the same class
 
     def memory_bytes(self) -> int:
         """Return the memory of the pipeline's weights in bytes; shared tensors count once."""
@@ -66,8 +71,8 @@ class OnDevice:
         return device_memory(self.device)
 
     def synchronize(self) -> None:
-        """Wait for the device, so that a step that is reported is complete."""
+        """Wait for the device, so that a finished step is complete: it can be timed, and cancelled in time."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            torch.cuda.synchronize(self.device)  # the worker's own device, not torch's default device
         elif self.device.type != "cpu":
             getattr(torch, self.device.type).synchronize()

@@ -13,7 +13,9 @@ from imagegen_core.diffusion.components import reading
 from imagegen_core.diffusion.construction_lock import building
 from imagegen_core.diffusion.libraries import quiet
 from imagegen_core.diffusion.loading import memory_for
+from imagegen_core.diffusion.torchvision import make_torchvision_importable
 from imagegen_core.errors import ModelLoadError
+from imagegen_core.importing import import_named, unusable
 from imagegen_core.models.folders import LIBRARIES, read_json, weights
 from imagegen_core.models.tensors import quoted
 
@@ -21,13 +23,14 @@ logger = logging.getLogger(__name__)
 
 _ABSENT = [None, None]
 _PICKLE = ".bin"
+_ANY_PIPELINE = "diffusers:DiffusionPipeline"
 
 
 def load_pretrained(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """Load the pipeline of the class that a folder's ``model_index.json`` names.
 
     The libraries' loaders build the networks, and read their weights. They change functions of the whole process
-    meanwhile, so other models wait; a model of a family with its own worker makes nobody wait.
+    meanwhile, so other models wait.
 
     Args:
         folder: A diffusers-format folder.
@@ -36,7 +39,12 @@ def load_pretrained(folder: Path, dtype: torch.dtype, device: torch.device) -> A
 
     Raises:
         ModelLoadError: The folder is damaged or incomplete, its class is unknown, or the memory is too small.
+        PluginError: A library of diffusers does not import.
     """
+    try:
+        import_diffusers()
+    except Exception as error:
+        raise unusable(f"The pipeline in {folder}", error, _ANY_PIPELINE) from error
     with quiet(), memory_for(folder):
         pipeline_class = _pipeline_class(folder)
         networks = {name: _load_network(folder, name, kind, dtype) for name, kind in _networks(folder).items()}
@@ -44,6 +52,17 @@ def load_pretrained(folder: Path, dtype: torch.dtype, device: torch.device) -> A
             pipe = pipeline_class.from_pretrained(folder, local_files_only=True, torch_dtype=dtype, **networks)
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(device)
+
+
+def import_diffusers() -> None:
+    """Import what every pipeline of diffusers needs.
+
+    Raises:
+        Exception: A library is missing or broken; `imagegen_core.importing.unusable` explains it.
+    """
+    make_torchvision_importable()
+    with quiet():
+        import_named(_ANY_PIPELINE)
 
 
 def _pipeline_class(folder: Path) -> Any:

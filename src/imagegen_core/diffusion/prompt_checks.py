@@ -1,4 +1,4 @@
-"""Checks of a request's prompts for CLIP text encoders, before anything is encoded."""
+"""Checks of a request's prompts for text encoders, before anything is encoded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from imagegen_core.diffusion.conditioning import prompt_chunks
 from imagegen_core.diffusion.encoder_embeddings import EncoderEmbeddings
+from imagegen_core.diffusion.t5 import t5_length
 from imagegen_core.errors import InvalidRequestError
 
 
@@ -48,5 +49,26 @@ def check_prompt_length(
         raise InvalidRequestError(
             f"Invalid {field} of {count} chunks of up to 75 tokens: expected at most {max_chunks}, the limit "
             "max_prompt_chunks; shorten it, or leave out BREAKs",
+            field,
+        )
+
+
+def check_t5_length(tokenizer: Any, prompt: str, field: str, most: int) -> None:
+    """Check a prompt's weights and its number of tokens for T5.
+
+    Args:
+        tokenizer: A T5 tokenizer.
+        prompt: The prompt.
+        field: The prompt's field in the request.
+        most: The maximum number of tokens, by `Settings.max_prompt_chunks`.
+
+    Raises:
+        InvalidRequestError: A weight is out of range, or the prompt is too long.
+    """
+    count = t5_length(tokenizer, prompt, field)
+    if count > most:
+        raise InvalidRequestError(
+            f"Invalid {field} of {count} tokens for T5: expected at most {most}, from the limit max_prompt_chunks; "
+            "shorten it",
             field,
         )

@@ -6,7 +6,6 @@ because it reads a prompt as a whole. Weights multiply hidden states, as in Forg
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -15,13 +14,18 @@ from torch import Tensor
 from imagegen_core.diffusion.conditioning import checked_fragments, weighted
 
 
-def t5_chunks(tokenizer: Any, prompt: str, length: int) -> int:
-    """Return how many times `length` tokens a prompt takes, with its end token.
+def t5_length(tokenizer: Any, prompt: str, field: str = "prompt") -> int:
+    """Return a prompt's number of tokens, with its end token.
+
+    Args:
+        tokenizer: A T5 tokenizer.
+        prompt: The prompt.
+        field: The prompt's name in errors.
 
     Raises:
         InvalidRequestError: A weight is beyond -100 to 100.
     """
-    return math.ceil(len(_tokenized(tokenizer, prompt)[0]) / length)
+    return len(_tokenized(tokenizer, prompt, field)[0])
 
 
 def encode_t5(tokenizer: Any, encoder: Any, prompt: str, length: int) -> Tensor:
@@ -30,7 +34,7 @@ def encode_t5(tokenizer: Any, encoder: Any, prompt: str, length: int) -> Tensor:
     Args:
         tokenizer: The encoder's tokenizer.
         encoder: A transformers ``T5EncoderModel``.
-        prompt: The prompt, of at most `length` tokens; see `t5_chunks`.
+        prompt: The prompt, of at most `length` tokens; see `t5_length`.
         length: The number of tokens.
 
     Returns:
@@ -46,9 +50,9 @@ def encode_t5(tokenizer: Any, encoder: Any, prompt: str, length: int) -> Tensor:
     return weighted(hidden, weights) if any(weight != 1.0 for weight in weights) else hidden
 
 
-def _tokenized(tokenizer: Any, prompt: str) -> tuple[list[int], list[float]]:
+def _tokenized(tokenizer: Any, prompt: str, field: str = "prompt") -> tuple[list[int], list[float]]:
     """Return a prompt's tokens and their weights, with the end token."""
-    fragments = [fragment for fragment in checked_fragments(prompt) if fragment.text is not None]
+    fragments = [fragment for fragment in checked_fragments(prompt, field=field) if fragment.text is not None]
     texts = [fragment.text for fragment in fragments]
     tokenized = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids if texts else []
     ids = [token for tokens in tokenized for token in tokens]

@@ -59,8 +59,8 @@ class _Group(NamedTuple):
 class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `BatchInvariant` and others.
 
-    A family inherits from this class, and overrides methods of `DiffusionModel`. `UNetWorker` is the base of Stable
-    Diffusion's families.
+    A family inherits from this class, and overrides methods of `DiffusionModel`. `UNetWorker` is the base
+    of families with a UNet.
 
     Attributes:
         worker_id: The worker's number in its process.
@@ -96,7 +96,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         self._embeddings: Embeddings = self.compute(
             Embeddings, self.pipe, self.embedding_encoders, settings.embeddings_root, settings.source("embeddings_root")
         )
-        self._adapters = Adapters(self.pipe, self._embeddings, most_idle_bytes=self._weights)
+        self._adapters = Adapters(self.pipe, self.family, self._embeddings, most_idle_bytes=self._weights)
         self._prompts = PromptEncoder(self._adapters)
         layers = self._adapters.layers
         self._extensions: Sequence[Extension] = self.compute(self._load_extensions, registry)

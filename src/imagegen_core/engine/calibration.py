@@ -7,9 +7,11 @@ share a pass, and a timing how many of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 
 from imagegen_core.engine.batch_size import BatchSize
+from imagegen_core.engine.releasing import release
 from imagegen_core.engine.verdicts import VerdictCache
 from imagegen_core.engine.whole_job_worker import WholeJobWorker
 from imagegen_core.errors import OutOfMemoryError
@@ -35,10 +37,10 @@ def calibrate(worker: SteppedWorker[DenoisingState], size: BatchSize, verdicts: 
     if isinstance(worker, WholeJobWorker):
         size.fits = 1
         return worker.kind, "the worker draws whole jobs, so they go one at a time"
-    (state,) = _states(worker, 1)
-    group = worker.group(state)
-    if isinstance(worker, LimitsRows):
-        size.fits_now = worker.rows_that_fit(state)
+    with _states(worker, 1) as (state,):
+        group = worker.group(state)
+        if isinstance(worker, LimitsRows):
+            size.fits_now = worker.rows_that_fit(state)
     verdicts.restore(group, size)
     because = _judge(worker, size)
     verdicts.keep(group, size)
@@ -71,8 +73,12 @@ def _grow(worker: SteppedWorker[DenoisingState], size: BatchSize) -> None:
             if rows in size.refused:
                 return
             if size.needs_trial(rows, rows) and isinstance(worker, BatchInvariant):
-                size.tried(rows, same=worker.trial(_states(worker, rows)))
-                if rows in size.refused:
+                with _states(worker, rows) as states:
+                    same = worker.trial(states)
+                    if all(state.failure is not None for state in states):  # failed states prove nothing
+                        return
+                    size.tried(rows, same=same)
+                if not same:
                     return
             _time(worker, size, rows, ends)
         except OutOfMemoryError:
@@ -81,15 +87,23 @@ def _grow(worker: SteppedWorker[DenoisingState], size: BatchSize) -> None:
 
 def _time(worker: SteppedWorker[DenoisingState], size: BatchSize, rows: int, ends: float) -> None:
     """Time up to `_TIMES` steps; stop early after the time limit."""
-    states = _states(worker, rows)
-    for _ in range(_TIMES):
-        began = time.monotonic()
-        worker.step(states)
-        size.timed(rows, time.monotonic() - began)
-        if time.monotonic() > ends:
-            return
+    with _states(worker, rows) as states:
+        for _ in range(_TIMES):
+            began = time.monotonic()
+            worker.step(states)
+            size.timed(rows, time.monotonic() - began)
+            if time.monotonic() > ends:
+                return
 
 
-def _states(worker: SteppedWorker[DenoisingState], count: int) -> list[DenoisingState]:
-    requests = (GenerateRequest(prompt="a test", num_inference_steps=_TIMES + 1, seed=seed) for seed in range(count))
-    return [worker.begin(Job(req=request)) for request in requests]
+@contextmanager
+def _states(worker: SteppedWorker[DenoisingState], count: int) -> Iterator[list[DenoisingState]]:
+    """Begin states of the native size, and release them at the end."""
+    states: list[DenoisingState] = []
+    try:
+        for seed in range(count):
+            request = GenerateRequest(prompt="a test", num_inference_steps=_TIMES + 1, seed=seed)
+            states.append(worker.begin(Job(req=request)))
+        yield states
+    finally:
+        release(worker, states)

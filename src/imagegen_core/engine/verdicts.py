@@ -39,7 +39,8 @@ class VerdictCache:
             folder: The folder of the verdicts; None is ``imagegen/proofs`` in the user's cache folder.
         """
         self._folder = folder or user_cache_path("imagegen") / "proofs"
-        self._worker = _key(worker) if isinstance(worker, HasNumerics) else None
+        has_folder = self._folder.is_absolute()  # without a home folder, the path would begin with ~
+        self._worker = _key(worker) if has_folder and isinstance(worker, HasNumerics) else None
 
     def restore(self, group: Hashable, size: BatchSize) -> None:
         """Enter the known verdicts of a group into its batch size; ignore a missing or damaged file."""
@@ -49,10 +50,11 @@ class VerdictCache:
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
             proven, refused = ({int(rows) for rows in known[verdict]} for verdict in ("proven", "refused"))
-        except FileNotFoundError:
+        except OSError as error:
+            logger.debug("No proofs in %s: %s", path, error)
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("Cannot use the proofs in %s (%s): the batches are proven again", path, error)
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("The proofs in %s are damaged (%s): the batches are proven again", path, error)
             return
         if known.get("key") == key:
             size.proven |= proven

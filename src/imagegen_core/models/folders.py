@@ -53,14 +53,13 @@ def folder_size(folder: Path, family: Family) -> str | None:
         ModelLoadError: A configuration is missing or damaged.
     """
     samples = read_json(folder, f"{family.denoiser}/config.json").get("sample_size")
-    if not isinstance(samples, int):
-        return None
-    reduction = family.latent_reduction
-    if (folder / "vae").is_dir():
-        channels = read_json(folder, "vae/config.json").get("block_out_channels")
-        if isinstance(channels, list) and channels:
-            reduction = 2 ** (len(channels) - 1)
-    return f"{samples * reduction}x{samples * reduction}"
+    vae = read_json(folder, "vae/config.json") if (folder / "vae").is_dir() else {}
+    if isinstance(samples, int):
+        channels = vae.get("block_out_channels")
+        reduction = 2 ** (len(channels) - 1) if isinstance(channels, list) and channels else family.latent_reduction
+        return f"{samples * reduction}x{samples * reduction}"
+    pixels = vae.get("sample_size")  # of the autoencoder, for networks without a size of their own
+    return f"{pixels}x{pixels}" if isinstance(pixels, int) else None
 
 
 def components(folder: Path) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ class ToyWorker(SteppedWorkerBase[Denoising]):
         return lambda: Picture(encode_png(pixels, self._text(state.request)), state.request.seed, latents)
 
     def _text(self, request: ResolvedRequest) -> dict[str, str]:
-        """Return the recipe for `imagegen replay`; without a sampler and a checkpoint it has fewer facts than others."""
+        """Return the recipe for `imagegen replay`, without a sampler and a checkpoint."""
         if not self._writes_recipe:
             return {}
         return to_text(Recipe.of(request, backend=BACKEND.name, versions={"imagegen-toy": version("imagegen-toy")}))

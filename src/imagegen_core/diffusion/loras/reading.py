@@ -13,6 +13,7 @@ from torch import Tensor
 from imagegen_core.diffusion.embeddings import Embedding, Embeddings
 from imagegen_core.diffusion.loras.deltas import Decomposed, Delta, Difference, Factored, Hadamard, Kronecker, LowRank
 from imagegen_core.diffusion.weights_file import WeightsFile
+from imagegen_core.family import Family
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
 from imagegen_core.models.loras.plan import LayerChange, plan_lora
 from imagegen_core.models.loras.refusals import LoraError
@@ -49,15 +50,16 @@ def pipeline_layers(pipe: Any) -> dict[LayerKey, Any]:
     }
 
 
-def layer_shapes(pipe: Any) -> CheckpointLayers:
-    """Return the shapes of a pipeline's networks, to check LoRAs against."""
+def layer_shapes(pipe: Any, family: Family | None = None) -> CheckpointLayers:
+    """Return the shapes of a pipeline's networks, to check LoRAs against; `family` is the checkpoint's."""
     networks = {name: getattr(pipe, name, None) for name in NETWORKS}
     return CheckpointLayers(
         {
             name: {parameter: tuple(tensor.shape) for parameter, tensor in network.named_parameters()}
             for name, network in networks.items()
             if network is not None
-        }
+        },
+        family,
     )
 
 
@@ -98,7 +100,10 @@ def _delta(change: LayerChange, file: WeightsFile, layer: Any) -> Delta:
     weight = layer.weight
 
     def tensor(role: str, dtype: torch.dtype = weight.dtype) -> Tensor:
-        return _finite(file, change.tensors[role], dtype).to(weight.device)
+        held = _finite(file, change.tensors[role], dtype).to(weight.device)
+        if change.rows and role == "up":
+            return torch.cat([held[begin:end] for begin, end in change.rows])
+        return held
 
     if change.algorithm in ("difference", "whole"):
         parameters = dict(layer.named_parameters(recurse=False))

@@ -79,13 +79,10 @@ def _loha(shapes: Shapes) -> Shape:
 
 
 def _lokr(shapes: Shapes) -> Shape:
-    if "lokr_w1" in shapes:  # the shape of a single number is false
-        first = shapes["lokr_w1"]
-    else:
+    first, second = shapes.get("lokr_w1"), shapes.get("lokr_w2")
+    if first is None:
         first = _product(shapes["lokr_w1_a"], shapes["lokr_w1_b"])
-    if "lokr_w2" in shapes:
-        second = shapes["lokr_w2"]
-    else:
+    if second is None:
         second = _product(shapes["lokr_w2_a"], shapes["lokr_w2_b"], shapes.get("lokr_t2"))
     _expect(len(first) == _PLAIN and len(second) >= _PLAIN, "its factors have fewer than two dimensions")
     return (first[0] * second[0], first[1] * second[1], *second[2:])

@@ -16,7 +16,7 @@ def rows_of_parts(parts: Sequence[LayerPart], height: int) -> dict[str, tuple[Ro
     """
     unit, rest = divmod(height, sum(part.share for part in parts))
     if rest:
-        raise ValueError(f"{height} rows do not divide into {len(parts)} parts")
+        raise ValueError(f"the {height} rows of its layer do not divide into those of {parts[0].name} and others")
     if len(parts) == 1 and not parts[0].swapped:
         return {parts[0].name: ()}
     rows: dict[str, tuple[Rows, ...]] = {}
@@ -34,13 +34,16 @@ def diffusers_layers(layers: Layers, names: OriginalNames) -> dict[str, Source]:
     Raises:
         ValueError: The rows of a layer do not divide into its parts.
     """
+    new = {part.name for parts in names.values() for part in parts}
     result: dict[str, Source] = {}
     for name, source in layers.items():
         layer, _, parameter = name.rpartition(".")
-        if name in names:  # the original code has another name for this parameter, too
+        if name in new:
+            result[name] = source
+        elif name in names:  # the original code has another name for this parameter, too
             result[names[name][0].name] = source
         elif layer in names:
-            for part, rows in rows_of_parts(names[layer], source.shape[0]).items():
+            for part, rows in rows_of_parts(names[layer], source.shape[0] if source.shape else 0).items():
                 result[f"{part}.{parameter}"] = source.taking(*rows) if rows else source
         else:
             result[name] = source

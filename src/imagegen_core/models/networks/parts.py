@@ -8,6 +8,7 @@ from typing import TypeVar
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.family import Family
 from imagegen_core.models.networks.harmless import is_harmless
+from imagegen_core.models.networks.original import diffusers_layers
 from imagegen_core.models.networks.scaling import scaled
 from imagegen_core.models.networks.source import Layers, Source
 from imagegen_core.models.networks.text_encoder import text_layers
@@ -59,7 +60,15 @@ def checkpoint_parts(header: Header, family: Family) -> dict[str, dict[str, Sour
         else:
             parts.setdefault(component, {})[name.removeprefix(prefix)] = source
     refuse_unused(header, strangers)
-    return {component: component_layers(component, part) for component, part in parts.items()}
+    named = {component: component_layers(component, part) for component, part in parts.items()}
+    if family.original_names and (denoiser := named.get(family.denoiser)):
+        try:
+            named[family.denoiser] = diffusers_layers(denoiser, family.original_names(denoiser))
+        except ValueError as error:
+            raise ModelLoadError(
+                f"{header.path} is no {family.title} checkpoint ({error}): take a sound file"
+            ) from error
+    return named
 
 
 def vae_layers_of(header: Header) -> dict[str, Source] | None:

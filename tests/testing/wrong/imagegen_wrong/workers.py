@@ -19,6 +19,7 @@ from imagegen_core import (
     GenerateRequest,
     Job,
     JobStoppedError,
+    NumericsPlan,
     Picture,
     Progress,
     Recipe,
@@ -104,6 +105,16 @@ class BreaksOnErrors(Wrong):
         return state
 
 
+class ChangesItsPlan(Wrong):
+    """Choose the rows of a pass when an engine tests the worker."""
+
+    numerics = NumericsPlan("cpu", "fp32")
+
+    def trial(self, states: Sequence[Denoising]) -> bool:
+        self.numerics = replace(self.numerics, rows=4)
+        return super().trial(states)
+
+
 class CutsSeeds(Wrong):
     """Keep 31 bits of a seed."""
 
@@ -120,6 +131,28 @@ class DrawsInPreviews(Wrong):
     def preview(self, state: Denoising) -> bytes:
         state.latents = np.clip(state.latents, -0.1, 0.1)
         return encode_png(np.zeros((8, 8, 3), np.uint8))
+
+
+class DrawsOtherwiseAfterTrials(Wrong):
+    """Compute in another way once an engine has tested the worker."""
+
+    scale = np.float32(1)
+
+    def begin(self, job: Job) -> Denoising:
+        state = super().begin(job)
+        state.latents = state.latents * self.scale
+        return state
+
+    def trial(self, states: Sequence[Denoising]) -> bool:
+        self.scale = np.float32(1.01)
+        return super().trial(states)
+
+
+class ForgetsGuidance(Wrong):
+    """State no guidance in the recipe."""
+
+    def _text(self, request: ResolvedRequest) -> dict[str, str]:
+        return super()._text(replace(request, guidance_scale=1.0))
 
 
 class ForgetsSettings(Wrong):
