@@ -91,7 +91,8 @@ class LocalEngine:
         self._worker: SteppedWorker[Any] = worker if isinstance(worker, SteppedWorker) else WholeJobWorker(worker)
         self._batching = batching
         self._previews = previews
-        self._preview = worker.preview if previews and isinstance(worker, ShowsPreviews) else None
+        stepped = isinstance(worker, SteppedWorker)
+        self._preview = worker.preview if previews and stepped and isinstance(worker, ShowsPreviews) else None
         self._queue = RequestQueue(queue_limit) if queue is None else queue
         self._scheduler = BatchScheduler()
         self._beginning: deque[Beginning] = deque()

@@ -13,7 +13,7 @@ from imagegen_core.errors import PictureError
 from imagegen_core.images.decode import COMMENT, PictureFile, called
 
 if TYPE_CHECKING:
-    from imagegen_core.request import ResolvedRequest
+    from imagegen_core.request import GenerateRequest, ResolvedRequest
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +137,29 @@ class Recipe:
             **asdict(request.step_options),
         }
         return cls(**dict.fromkeys(_OF_SOME_BACKENDS) | asked | facts)
+
+    def request(self) -> GenerateRequest:
+        """Return the request for this picture, without the LoRAs of its mode."""
+        from imagegen_core.request import GenerateRequest, StyleLoraRequest
+
+        return GenerateRequest(
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            size=f"{self.width}x{self.height}",
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            seed=self.seed,
+            scheduler=self.scheduler,
+            clip_skip=self.clip_skip - 1 if self.clip_skip else 0,
+            style_lora=StyleLoraRequest(style=self.style, level=self.style_level),
+            schedule=self.schedule,
+            guidance_rescale=self.guidance_rescale or 0.0,
+            eta=self.eta,
+            s_churn=self.s_churn,
+            s_tmin=self.s_tmin,
+            s_tmax=self.s_tmax,
+            s_noise=self.s_noise,
+        )
 
 
 def to_text(recipe: Recipe) -> dict[str, str]:
