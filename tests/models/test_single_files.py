@@ -178,9 +178,9 @@ UNKNOWN_MODELS = {
         "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
         "zero_convs.0.0.weight": (320, 320, 1, 1),
     },
-    "Flux": {
-        "model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (9216, 3072),
-        "model.diffusion_model.img_in.weight": (3072, 64),
+    "Stable Cascade": {
+        "model.diffusion_model.down_blocks.0.0.channelwise.0.weight": (8192, 2048),
+        "model.diffusion_model.clf.1.weight": (16, 2048, 1, 1),
     },
 }
 
