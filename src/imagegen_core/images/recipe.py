@@ -136,7 +136,8 @@ class Recipe:
             "guidance_rescale": request.guidance_rescale or None,
             **asdict(request.step_options),
         }
-        return cls(**dict.fromkeys(_OF_SOME_BACKENDS) | asked | facts)
+        absent: dict[str, Any] = dict.fromkeys(_OF_SOME_BACKENDS)
+        return cls(**absent | asked | facts)
 
     def request(self) -> GenerateRequest:
         """Return the request for this picture, without the LoRAs of its mode."""
