@@ -82,8 +82,8 @@ def test_a_new_project_is_installed_and_passes_the_kit(kind: Kind, tmp_path: Pat
     project = tmp_path / "imagegen-my-own"
     environment = _Environment(tmp_path / "environment")
     environment.install(project)
-    (row,) = environment.imagegen("plugins", "list", cwd=project)
-    assert row.startswith("my-own\timagegen-my-own 0.1.0\tok\t")
+    listing = environment.imagegen("plugins", "list", cwd=project)
+    (row,) = [line for line in listing if line.startswith("my-own\timagegen-my-own 0.1.0\tok\t")]
     assert _OFFERS.get(kind, f"{kind} my-own") in row
     diagnosis = environment.imagegen("plugins", "doctor", cwd=project)
     assert "my-own (imagegen-my-own 0.1.0): ok" in diagnosis

@@ -36,6 +36,7 @@ class Wrong(ToyWorker):
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         super().__init__(worker_id, settings)
         self.native_size = "64x64"
+        self._writes_recipe = False  # it would name the toy
 
     def begin(self, job: Job) -> Denoising:
         request = job.req
