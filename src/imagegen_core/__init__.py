@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from imagegen_core.job import StepDone as StepDone
     from imagegen_core.models.locate import locate as locate
     from imagegen_core.models.named import NamedModel as NamedModel
+    from imagegen_core.parameter import Parameter as Parameter
     from imagegen_core.picture import Picture as Picture
     from imagegen_core.plugins.contract import CONTRACT_VERSION as CONTRACT_VERSION
     from imagegen_core.plugins.hookspecs import hookimpl as hookimpl
@@ -111,6 +112,7 @@ _HOME = {
     "NotReadyError": "errors",
     "OutOfMemoryError": "errors",
     "OutputError": "errors",
+    "Parameter": "parameter",
     "Picture": "picture",
     "PictureError": "errors",
     "PluginError": "errors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -69,9 +70,11 @@ class Job:
         fut: Future for the result of `Worker.run_job`; the caller of the worker resolves it, never the worker.
         submitted_at: Arrival in seconds of `time.time`.
         on_step: Callback on the drawing thread after each denoising step; it should return at once.
+        id: A random name, unique among all jobs.
     """
 
     req: GenerateRequest
     fut: Future[tuple[bytes, int]] = field(default_factory=Future)
     submitted_at: float = field(default_factory=time.time)
     on_step: Callable[[StepDone], None] | None = None
+    id: str = field(default_factory=lambda: f"job-{secrets.token_hex(12)}")

@@ -16,6 +16,7 @@ from imagegen_core.errors import ImagegenError
 
 if TYPE_CHECKING:
     from imagegen_core.images.recipe import Recipe
+    from imagegen_core.plugins.registry import Registry
     from imagegen_core.request import GenerateRequest
     from imagegen_core.styles import LoraUse
     from imagegen_core.worker import Worker
@@ -30,12 +31,19 @@ def replay(
 ) -> None:
     """Draw a picture again, to the same bytes, or report the differences."""
     from imagegen_core.images.recipe import read_recipe
+    from imagegen_core.plugins.registry import Registry
+    from imagegen_core.resolution.backends import backend_of
+    from imagegen_core.resolution.parameters import complete_parameters
+    from imagegen_core.settings import Settings
 
     target = Output.parse(output, count=1)
     recipe = read_recipe(picture)
-    request = _request(recipe)
-    worker = _worker(recipe)
-    drawn, _ = draw(worker, request, "Drawing")
+    registry = Registry.discover()
+    request = _request(recipe, registry)
+    worker = _worker(recipe, registry)
+    request = complete_parameters(request, registry.parameters, backend_of(worker, registry))
+    with registry.hooks.running(Settings.load()):
+        drawn, _ = draw(worker, request, "Drawing", registry.hooks)
     differing = _differences(recipe, read_recipe(drawn.png))
     if recipe.upscalings:
         differing.append("it was enlarged afterwards, and is drawn as it was before")
@@ -50,7 +58,7 @@ def replay(
         console.say(f"{path}  {'; '.join(differing) or 'the same bytes'}")
 
 
-def _request(recipe: Recipe) -> GenerateRequest:
+def _request(recipe: Recipe, registry: Registry) -> GenerateRequest:
     from imagegen_core.request import GenerateRequest, StyleLoraRequest
 
     request = GenerateRequest(
@@ -71,6 +79,8 @@ def _request(recipe: Recipe) -> GenerateRequest:
         s_tmax=recipe.s_tmax,
         s_noise=recipe.s_noise,
     )
+    known = {name: value for name, value in (recipe.parameters or {}).items() if name in registry.parameters}
+    request = request.with_parameters(known)  # the picture lacks the others
     return request.with_loras(_loras(recipe)) if recipe.loras else request
 
 
@@ -83,12 +93,11 @@ def _loras(recipe: Recipe) -> list[LoraUse]:
     return [replace(known[lora.name], strength=lora.strength) for lora in recipe.loras if lora.name in known]
 
 
-def _worker(recipe: Recipe) -> Worker:
+def _worker(recipe: Recipe, registry: Registry) -> Worker:
     """Load the recipe's backend, in its precision, with the configured checkpoint, or else the recipe's."""
-    from imagegen_core.plugins.registry import Registry
     from imagegen_core.settings import Settings
 
-    backend = Registry.discover().backend(recipe.backend)
+    backend = registry.backend(recipe.backend)
     settings = Settings.load().override(
         backend=recipe.backend, dtype=recipe.dtype, recipe=True, prediction=recipe.prediction
     )

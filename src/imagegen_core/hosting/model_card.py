@@ -12,7 +12,7 @@ from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
 from imagegen_core.models.prediction import own_scheduler
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import ResolvedRequest
-from imagegen_core.resolution.backends import select_backend
+from imagegen_core.resolution.backends import backend_of, select_backend
 from imagegen_core.resolution.checkpoints import resolve_checkpoint
 from imagegen_core.resolution.style_catalog import CatalogedStyle, StyleCatalog
 from imagegen_core.samplers import OwnScheduler, Sampler, check_steps, find_sampling
@@ -32,6 +32,7 @@ class ModelCard:
         sampler: The default sampler; None if the worker does not report it.
         own_scheduler: Description of the checkpoint's own scheduler.
         embeddings: Textual-inversion embeddings: name to number and width of the vectors; empty before the load.
+        backend: Name of the backend; None if no installed plugin describes the worker.
     """
 
     name: str
@@ -42,11 +43,13 @@ class ModelCard:
     sampler: str | None = None
     own_scheduler: OwnScheduler | None = None
     embeddings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    backend: str | None = None
 
     @classmethod
     def of(cls, worker: Any, settings: Settings, registry: Registry) -> ModelCard:
         """Create the card of a loaded model from its worker."""
         path = getattr(worker, "checkpoint", None)
+        backend = backend_of(worker, registry)
         device, dtype = getattr(worker, "device", None), getattr(worker, "dtype", None)
         return cls(
             name=_name(path, settings, registry) if path else settings.model or type(worker).__name__,
@@ -57,6 +60,7 @@ class ModelCard:
             sampler=getattr(worker, "default_sampler", None),
             own_scheduler=getattr(worker, "own_scheduler", None),
             embeddings=getattr(worker, "embedding_sizes", {}),
+            backend=backend and backend.name,
         )
 
     @classmethod
@@ -77,6 +81,7 @@ class ModelCard:
             size=native_size(path, backend.default_size),
             styles=_usable(styles),
             precision="",
+            backend=backend.name,
             **_sampling(path, settings) if "scheduler" not in backend.without else {},
         )
 

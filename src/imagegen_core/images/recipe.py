@@ -23,6 +23,7 @@ _FORMAT = 1
 _DDIM = ("DDIM", "DDIMScheduler")  # A1111 has a separate name for their eta
 _LATER = frozenset(  # left out when unset, so that old pictures keep their bytes
     {"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "prediction"}
+    | {"parameters", "processors"}
 )
 
 
@@ -76,6 +77,8 @@ class Recipe:
         s_tmax: See `imagegen_core.GenerateRequest`.
         s_noise: See `imagegen_core.GenerateRequest`.
         prediction: The prediction type, if the configuration sets it.
+        parameters: The plugins' parameters that differ from their defaults, by name; None if there are none.
+        processors: The plugins that changed the drawn picture, in order, each with its version; None if there are none.
     """
 
     prompt: str
@@ -105,6 +108,8 @@ class Recipe:
     s_tmax: float | None = None
     s_noise: float | None = None
     prediction: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    processors: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, request: ResolvedRequest, **facts: Any) -> Recipe:
@@ -131,6 +136,7 @@ class Recipe:
             "loras": tuple(UsedLora(lora.path.stem, lora.strength) for lora in request.loras),
             "guidance_rescale": request.guidance_rescale or None,
             **asdict(request.step_options),
+            "parameters": dict(request.parameters.given) or None,
         }
         return cls(**asked | facts)
 
@@ -193,6 +199,18 @@ def with_upscaling(text: Mapping[str, str], done: Upscaling, name: str) -> dict[
     return dict(text) | to_text(replace(recipe, upscalings=(*recipe.upscalings, done)))
 
 
+def with_processor(text: Mapping[str, str], name: str) -> dict[str, str]:
+    """Return the recipe's chunks with `name` as the latest processor; nothing if there is no readable recipe."""
+    if OWN_CHUNK not in text:
+        return {}
+    try:
+        recipe = parse_recipe(text[OWN_CHUNK], "the picture")
+    except PictureError as error:
+        logger.warning("%s; its text is kept as it is", error)
+        return {}
+    return to_text(replace(recipe, processors=(*(recipe.processors or ()), name)))
+
+
 def _infotext(recipe: Recipe) -> str:
     """Return A1111's text of a recipe, by ``create_infotext`` in its ``modules/processing.py`` (1.10)."""
     factor = 1
@@ -219,11 +237,17 @@ def _infotext(recipe: Recipe) -> str:
         "LoRAs": ", ".join(f"{lora.name}:{lora.strength:g}" for lora in recipe.loras) or None,
         "Postprocess upscale by": factor if recipe.upscalings else None,
         "Postprocess upscaler": ", ".join(upscaling.upscaler for upscaling in recipe.upscalings) or None,
+        **{name: _plain(value) for name, value in (recipe.parameters or {}).items()},
+        "Processors": ", ".join(recipe.processors or ()) or None,
         "Version": f"imagegen {recipe.versions['imagegen-core']}" if "imagegen-core" in recipe.versions else None,
     }
     negative = f"\nNegative prompt: {recipe.negative_prompt}" if recipe.negative_prompt else ""
     stated = ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items() if value is not None)
     return f"{recipe.prompt}{negative}\n{stated}".strip()
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _quoted(value: object) -> str:
