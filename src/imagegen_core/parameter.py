@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import reprlib
@@ -70,17 +71,17 @@ class Parameter:
             ) from error
 
     def parse(self, text: str) -> Any:
-        """Return the value of a text from the command line; lists are JSON.
+        """Return the value of a text from the command line; a list is JSON.
 
         Raises:
             InvalidRequestError: It is of another type, or out of range.
         """
         from pydantic import ValidationError
 
-        try:
-            return self._adapter.validate_json(text)
-        except ValidationError:
-            return self.check(text)
+        for validate in (self._adapter.validate_python, self._adapter.validate_json):
+            with contextlib.suppress(ValidationError):
+                return validate(text)
+        return self.check(text)
 
     @property
     def schema(self) -> dict[str, Any]:
