@@ -163,7 +163,7 @@ class LocalEngine:
         if self._thread is not threading.current_thread():
             self._thread.join()
         self._encoders.shutdown()
-        self._processors.shutdown()
+        self._processors.shutdown(wait=drain, cancel_futures=not drain)
         self._watchdog.close()
 
     def __enter__(self) -> Self:

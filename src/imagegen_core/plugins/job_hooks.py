@@ -97,8 +97,8 @@ class JobHooks:
 
     def tell(self, job: Job, event: Event) -> None:
         """Tell the plugins of an event, on another thread; the events of a job keep their order."""
-        if self._events is not None:
-            self._events.put(job, event)
+        if (events := self._events) is not None:
+            events.put(job, event)
 
     @contextlib.contextmanager
     def running(self, settings: Settings) -> Iterator[None]:
@@ -117,9 +117,9 @@ class JobHooks:
 
     def stop(self) -> None:
         """Tell of the waiting events, then call ``imagegen_shutdown``."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        events, self._events = self._events, None
+        if events is not None:
+            events.close()
         self._hooks.imagegen_shutdown()
 
 
