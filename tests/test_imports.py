@@ -25,6 +25,7 @@ LAYERS = [
     "schedules",
     "samplers",
     "styles",
+    "parameter",
     "request",
     "picture",
     "job",

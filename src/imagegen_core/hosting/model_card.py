@@ -60,7 +60,7 @@ class ModelCard:
             sampler=getattr(worker, "default_sampler", None),
             own_scheduler=getattr(worker, "own_scheduler", None),
             embeddings=getattr(worker, "embedding_sizes", {}),
-            backend=backend and backend.name,
+            backend=None if backend is None else backend.name,
         )
 
     @classmethod

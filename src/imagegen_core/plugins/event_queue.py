@@ -42,7 +42,7 @@ class EventQueue:
                 _log.warning("Plugins are %d events behind in imagegen_job_event: newer events are left out", _MOST)
             self._is_behind = True
         else:
-            self._is_behind = False
+            self._is_behind = self._is_behind and self._waiting.qsize() > 1
 
     def close(self) -> None:
         """Tell of the waiting events, for up to ten seconds, and end the thread."""

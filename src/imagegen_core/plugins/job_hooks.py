@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -166,7 +167,7 @@ class ChainGuard(Guard):
         try:
             outcome = yield
         except Exception as error:  # noqa: BLE001 - the plugin's wrapper decides about it
-            cell.take(self._run(lambda raised=error: thrown(steps, raised)), given, self)
+            cell.take(self._run(partial(thrown, steps, error)), given, self)
             return
         given = self._given(cell.value)
         if isinstance(outcome, pluggy.Result):

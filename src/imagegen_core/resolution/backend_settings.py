@@ -40,7 +40,7 @@ def own_settings(backend: Backend, settings: Settings) -> BaseModel | None:
             raise SettingsError(
                 f"Unknown key {settings.place(backend.name, key)}: expected one of {', '.join(sorted(fields))}"
             )
-    return model and settings.own(backend.name, model)
+    return None if model is None else settings.own(backend.name, model)
 
 
 def check_tables(settings: Settings, registry: Registry) -> None:

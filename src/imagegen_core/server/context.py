@@ -156,8 +156,10 @@ class ServerContext:
         """
         if not self.hooks.changes_requests:
             return [*requests]
-        change = partial(anyio.to_thread.run_sync, self.hooks.request, limiter=self._hook_threads)
-        changed: list[Request] = await asyncio.gather(*map(change, requests))
+        changing = (
+            anyio.to_thread.run_sync(self.hooks.request, request, limiter=self._hook_threads) for request in requests
+        )
+        changed: list[Request] = await asyncio.gather(*changing)
         for request in changed:
             self._check(request, mode)
         return changed

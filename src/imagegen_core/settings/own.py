@@ -53,7 +53,7 @@ def _without_sources(model: type[Own]) -> type[Own]:
         def settings_customise_sources(cls, _settings_cls: Any, init_settings: Any, *_: Any, **__: Any) -> tuple[Any]:
             return (init_settings,)
 
-    return Given  # type: ignore[return-value]
+    return Given
 
 
 def _decoded(value: object) -> object:

@@ -331,7 +331,7 @@ class Settings(BaseSettings):
         return found
 
     def _with(self, values: Mapping[str, Value]) -> Settings:
-        settings = self._of(self._found() | values, self._environ)
+        settings = self._of({**self._found(), **values}, self._environ)
         settings._files, settings._places, settings._process = self._files, self._places, self._process  # noqa: SLF001
         return settings
 

@@ -54,7 +54,7 @@ _PLACES = {FILE_VARIABLE, "XDG_CONFIG_HOME", "HOME"}  # variables for the places
 class ProcessEnvironment(dict[str, str]):
     """The whole environment of a process; it stays there: its pickled form is empty, and it equals every other."""
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __reduce__(self) -> tuple[type[ProcessEnvironment], tuple[()]]:
         return ProcessEnvironment, ()
