@@ -18,7 +18,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "audit", "wheels", "tests"]
 
-PACKAGES = ("core", "sdxl", "sd15", "demo")
+PACKAGES = ("core", "sdxl", "sd15", "sd3", "flux", "diffusers", "demo")
 CONSTRAINTS = ("--quiet", "--constraint", "constraints.txt")
 EDITABLE = [part for name in PACKAGES for part in ("--editable", f"src/imagegen_{name}")]
 EDITABLE[1] += "[diffusers,ray,redis,server,testing,upscale]"
@@ -67,7 +67,7 @@ def environment(session: nox.Session) -> None:
 
 @nox.session(python=False, requires=["environment"])
 def types(session: nox.Session) -> None:
-    """Strictly check the types of the four packages and of the examples."""
+    """Strictly check the types of the packages and of the examples."""
     session.run(str(BIN / "mypy"))
 
 
@@ -128,7 +128,9 @@ def wheels(session: nox.Session) -> None:
     run("pip", "install", "imagegen-demo")
     run("imagegen", "models", "list")
     run("pip", "install", "imagegen-sd15")
-    run("pip", "install", "imagegen-sdxl")
+    run("pip", "install", "imagegen-sd3")
+    run("pip", "install", "imagegen-flux")
+    run("pip", "install", "imagegen-sdxl", "imagegen-diffusers")
     run("imagegen", "plugins", "doctor")
     run("imagegen", "generate", "a red circle on a blue background", "-o", str(folder / "out.png"))
     if (folder / "out.png").read_bytes()[:4] != b"\x89PNG":

@@ -107,9 +107,6 @@ class SimulatedWorker:
         self.step(states)
         return True
 
-    def pad(self, rows: int | None) -> None:
-        """Do nothing: no picture depends on the number of rows."""
-
     def finish(self, state: _State) -> Callable[[], Picture]:
         """Sleep for the time of decoding."""
         time.sleep(self._decode)

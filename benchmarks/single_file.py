@@ -23,6 +23,8 @@ import json, sys, time
 import diffusers, torch
 from pathlib import Path
 from imagegen_core.diffusion.loading import load_pipeline
+from imagegen_core.diffusion.single_file import load_single_file
+from imagegen_sdxl.families import SDXL
 
 def resident():
     fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -30,7 +32,15 @@ def resident():
 
 def load(file, folder):
     if sys.argv[1] == "ours":
-        pipe = load_pipeline("StableDiffusionXLPipeline", Path(file), dtype, configs=Path(folder), base=Path(folder))
+        folder = Path(folder)
+        pipe = load_pipeline(
+            "StableDiffusionXLPipeline",
+            Path(file),
+            dtype,
+            configs=folder,
+            base=folder,
+            load_file=lambda path, vae: load_single_file(path, dtype, folder, folder, vae, family=SDXL),
+        )
     else:
         load_theirs = diffusers.StableDiffusionXLPipeline.from_single_file
         pipe = load_theirs(file, config=folder, torch_dtype=dtype, local_files_only=True)

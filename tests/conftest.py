@@ -17,6 +17,9 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="imagegen-empty-hub-")
 
+# The proofs of batches are cached there; no verdict of an earlier run may hide a fault.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="imagegen-empty-cache-")
+
 # Tests run in parallel, a process for each CPU. Pictures of 64x64 gain nothing from more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -32,7 +35,7 @@ settings.register_profile("imagegen", deadline=None, derandomize=True)
 settings.load_profile("imagegen")
 
 _CLUSTER = "tests/cluster/"
-_PREFIXES = ("IMAGEGEN_", "CUDA_", "SDXL_", "SD15_", "STORAGE_", "DEFAULT_")
+_PREFIXES = ("IMAGEGEN_", "CUDA_", "SDXL_", "SD15_", "SD3_", "FLUX_", "STORAGE_", "DEFAULT_")
 _NAMES = ("MODEL", "MODEL_ROOT", "BACKEND", "USE_SDXL", "NUM_WORKERS", "QUEUE_MAX", "PORT")
 
 
@@ -65,6 +68,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
         if name in _NAMES or name.startswith(_PREFIXES):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no-cache"))
     monkeypatch.chdir(tmp_path)
     handlers = list(logging.getLogger().handlers)
     yield
@@ -85,3 +89,19 @@ def sd15_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.checkpoints import save_sd15
 
     return save_sd15(tmp_path_factory.mktemp("sd15") / "tiny-sd15")
+
+
+@pytest.fixture(scope="session")
+def sd3_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Stable Diffusion 3 checkpoint, 64x64."""
+    from tests.checkpoints import save_sd3
+
+    return save_sd3(tmp_path_factory.mktemp("sd3") / "tiny-sd3")
+
+
+@pytest.fixture(scope="session")
+def flux_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random FLUX.1 dev checkpoint; its native size is FLUX.1's, because its files name none."""
+    from tests.checkpoints import save_flux
+
+    return save_flux(tmp_path_factory.mktemp("flux") / "tiny-flux")

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imagegen_core.backend import Backend as Backend
+    from imagegen_core.callback_worker import CallbackWorker as CallbackWorker
+    from imagegen_core.callback_worker import Progress as Progress
+    from imagegen_core.description import PLAIN_FORMATS as PLAIN_FORMATS
+    from imagegen_core.description import Description as Description
     from imagegen_core.engine import Engine as Engine
     from imagegen_core.engine import EngineReport as EngineReport
     from imagegen_core.engine import LocalEngine as LocalEngine
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from imagegen_core.errors import EngineClosedError as EngineClosedError
     from imagegen_core.errors import ImagegenError as ImagegenError
     from imagegen_core.errors import InvalidRequestError as InvalidRequestError
+    from imagegen_core.errors import JobStoppedError as JobStoppedError
     from imagegen_core.errors import ModelLoadError as ModelLoadError
     from imagegen_core.errors import ModelNotFoundError as ModelNotFoundError
     from imagegen_core.errors import NotReadyError as NotReadyError
@@ -28,6 +33,9 @@ if TYPE_CHECKING:
     from imagegen_core.errors import QueueFullError as QueueFullError
     from imagegen_core.errors import SettingsError as SettingsError
     from imagegen_core.errors import StorageError as StorageError
+    from imagegen_core.extension import ExtensionDef as ExtensionDef
+    from imagegen_core.family import Family as Family
+    from imagegen_core.format import Format as Format
     from imagegen_core.images.png import encode_png as encode_png
     from imagegen_core.images.recipe import Recipe as Recipe
     from imagegen_core.images.recipe import read_recipe as read_recipe
@@ -45,6 +53,9 @@ if TYPE_CHECKING:
     from imagegen_core.job import StepDone as StepDone
     from imagegen_core.models.locate import locate as locate
     from imagegen_core.models.named import NamedModel as NamedModel
+    from imagegen_core.numerics import NumericsPlan as NumericsPlan
+    from imagegen_core.original_names import LayerPart as LayerPart
+    from imagegen_core.original_names import OriginalNames as OriginalNames
     from imagegen_core.parameter import Parameter as Parameter
     from imagegen_core.picture import Picture as Picture
     from imagegen_core.plugins.contract import CONTRACT_VERSION as CONTRACT_VERSION
@@ -70,8 +81,10 @@ if TYPE_CHECKING:
     from imagegen_core.worker import DenoisingState as DenoisingState
     from imagegen_core.worker import DeviceMemory as DeviceMemory
     from imagegen_core.worker import HasComputeThread as HasComputeThread
+    from imagegen_core.worker import HasNumerics as HasNumerics
     from imagegen_core.worker import LimitsRows as LimitsRows
     from imagegen_core.worker import NeedsLibraries as NeedsLibraries
+    from imagegen_core.worker import ReleasesStates as ReleasesStates
     from imagegen_core.worker import ReportsMemory as ReportsMemory
     from imagegen_core.worker import SharesComputeThread as SharesComputeThread
     from imagegen_core.worker import ShowsPreviews as ShowsPreviews
@@ -86,22 +99,30 @@ _HOME = {
     "BatchInvariant": "worker",
     "BeginsInParts": "worker",
     "CONTRACT_VERSION": "plugins.contract",
+    "CallbackWorker": "callback_worker",
     "Cancelled": "job",
     "DeadlineError": "errors",
     "DenoisingState": "worker",
+    "Description": "description",
     "DeviceMemory": "worker",
     "Done": "job",
     "Engine": "engine",
     "EngineClosedError": "errors",
     "EngineReport": "engine",
     "Event": "job",
+    "ExtensionDef": "extension",
     "Failed": "job",
+    "Family": "family",
+    "Format": "format",
     "GenerateRequest": "request",
     "HasComputeThread": "worker",
+    "HasNumerics": "worker",
     "ImageStore": "storage",
     "ImagegenError": "errors",
     "InvalidRequestError": "errors",
     "Job": "job",
+    "JobStoppedError": "errors",
+    "LayerPart": "original_names",
     "LimitsRows": "worker",
     "LocalEngine": "engine",
     "LoraUse": "styles",
@@ -110,16 +131,21 @@ _HOME = {
     "NamedModel": "models.named",
     "NeedsLibraries": "worker",
     "NotReadyError": "errors",
+    "NumericsPlan": "numerics",
+    "PLAIN_FORMATS": "description",
+    "OriginalNames": "original_names",
     "OutOfMemoryError": "errors",
     "OutputError": "errors",
     "Parameter": "parameter",
     "Picture": "picture",
     "PictureError": "errors",
     "PluginError": "errors",
+    "Progress": "callback_worker",
     "QueueFullError": "errors",
     "Queued": "job",
     "Recipe": "images.recipe",
     "Registry": "plugins.registry",
+    "ReleasesStates": "worker",
     "ReportsMemory": "worker",
     "ResolvedRequest": "request",
     "STYLE_REGISTRY": "styles",

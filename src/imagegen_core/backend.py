@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from imagegen_core.description import PLAIN_FORMATS
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.importing import load_named
 
@@ -24,16 +25,19 @@ class Backend:
     """Description of a backend; creating it imports none of the backend's libraries.
 
     Attributes:
-        name: The backend's name in the configuration, such as ``sdxl``; in upper case it is the prefix of the
-            backend's own environment variables (``SDXL_MODEL``).
+        name: The backend's name in the configuration, such as ``mine``; in upper case it is the prefix of the
+            backend's own environment variables (``MINE_MODEL``).
         summary: One line for ``imagegen plugins list``.
         worker: ``module:Class`` of its `Worker`, imported on first use.
         default_size: Default size as ``WIDTHxHEIGHT``, if neither the request nor the checkpoint gives a size.
-        architectures: The supported checkpoint families, by their names in `imagegen_core.models.inspect`.
+        architectures: The names of the checkpoint families that it draws with; ``*`` is any family.
         without: The request fields that it does not support, of `GenerateRequest` or declared by a plugin
             (`Parameter`); `resolve` refuses requests that set them. Every backend supports ``prompt`` and ``seed``.
             ``size`` means that only the native size is supported. ``scheduler`` includes ``schedule`` and all
             `StepOptions`; ``guidance_scale`` includes ``guidance_rescale``.
+        formats: The formats that it loads: `PLAIN_FORMATS`, or names of plugins' formats.
+        priority: Of several backends for a checkpoint, the highest priority draws, unless the setting ``backends``
+            prefers another.
         settings: ``module:Model`` of a pydantic model for the backend's own settings, imported on first use; see
             `Settings.own`. None if it has none.
     """
@@ -44,6 +48,8 @@ class Backend:
     default_size: str
     architectures: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    formats: tuple[str, ...] = PLAIN_FORMATS
+    priority: int = 0
     settings: str | None = None
 
     @property
@@ -62,6 +68,10 @@ class Backend:
     def environment_prefix(self) -> str:
         """Prefix of this backend's own environment variables."""
         return self.name.upper().replace("-", "_")
+
+    def draws(self, model_format: str, family: str | None) -> bool:
+        """Return whether it draws with a checkpoint of this format and family; None is an unknown family."""
+        return model_format in self.formats and (family in self.architectures or "*" in self.architectures)
 
     def load(self) -> Callable[..., Worker]:
         """Import the worker class.

@@ -24,7 +24,7 @@ class SettingsError(ImagegenError):
 
 
 class BackendNotFoundError(ImagegenError):
-    """No installed backend fits, or several fit and the configuration selects none of them."""
+    """No installed backend fits."""
 
 
 class PluginError(ImagegenError):
@@ -80,6 +80,10 @@ class NotReadyError(ImagegenError):
 
 class DeadlineError(ImagegenError):
     """The picture was not finished before its deadline, and the job was stopped."""
+
+
+class JobStoppedError(ImagegenError):
+    """A worker stopped drawing, because the job was cancelled or late; the job's own future tells which."""
 
 
 class EngineClosedError(ImagegenError):

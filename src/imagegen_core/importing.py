@@ -49,7 +49,7 @@ def load_named(subject: str, reference: str, extra: str | None = None) -> Any:
     """Import the object at ``module:name``.
 
     Args:
-        subject: The part that needs the object, such as ``Backend 'sdxl'``.
+        subject: The part that needs the object, such as ``Backend 'mine'``.
         reference: The ``module:name``.
         extra: The extra of imagegen-core with the needed libraries; None lets `explain` find it.
 

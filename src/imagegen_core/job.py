@@ -70,6 +70,7 @@ class Job:
         fut: Future for the result of `Worker.run_job`; the caller of the worker resolves it, never the worker.
         submitted_at: Arrival in seconds of `time.time`.
         on_step: Callback on the drawing thread after each denoising step; it should return at once.
+        wants_previews: Whether a worker without steps of its own should put a preview into each `StepDone`.
         id: A random name, unique among all jobs.
     """
 
@@ -77,4 +78,5 @@ class Job:
     fut: Future[tuple[bytes, int]] = field(default_factory=Future)
     submitted_at: float = field(default_factory=time.time)
     on_step: Callable[[StepDone], None] | None = None
+    wants_previews: bool = False
     id: str = field(default_factory=lambda: f"job-{secrets.token_hex(12)}")

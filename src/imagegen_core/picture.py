@@ -19,8 +19,8 @@ class Picture:
     Attributes:
         png: The encoded PNG.
         seed: The seed; the same request with this seed draws the same picture.
-        latents: The final latents, adaptive-average-pooled in float32 to 8×8: 512 bytes of
-            little-endian float16 in NCHW order [1, 4, 8, 8]. They serve as a small fingerprint.
+        latents: The final latents, adaptive-average-pooled in float32 to 8×8: little-endian float16 in NCHW order
+            [1, channels, 8, 8], 512 bytes for 4 channels. They serve as a small fingerprint.
     """
 
     png: bytes

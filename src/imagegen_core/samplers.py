@@ -28,6 +28,8 @@ class Sampler:
         eta: The share of fresh noise in a step; None lets a request choose it.
         most_steps: Maximum number of denoising steps, unless the checkpoint gives `distilled_steps`; or None.
         spare_steps: The limit of steps is this much less than the checkpoint's number of training steps.
+        flow: ``module:Class`` of the scheduler for checkpoints of flow matching (https://arxiv.org/abs/2209.03003);
+            None if the sampler does not draw them. `options` apply to it, too.
     """
 
     name: str
@@ -37,11 +39,22 @@ class Sampler:
     eta: float | None = 0.0
     most_steps: int | None = None
     spare_steps: int = 0
+    flow: str | None = None
 
     @property
     def class_name(self) -> str:
         """Name of the scheduler's class, such as ``EulerDiscreteScheduler``."""
         return self.scheduler.partition(":")[2]
+
+    @property
+    def flow_class_name(self) -> str:
+        """Name of the class in `flow`; "" for None."""
+        return (self.flow or "").partition(":")[2]
+
+
+def is_flow(class_name: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a scheduler is of flow matching: its noise levels are shares of noise from 1 to 0."""
+    return bool(config.get("use_flow_sigmas")) or class_name.startswith("FlowMatch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +66,14 @@ class OwnScheduler:
         trained_steps: Number of noise levels in the checkpoint's training.
         distilled_steps: Maximum number of denoising steps after distillation; None if not given.
         is_edm: Whether the noise levels are those of EDM: https://arxiv.org/abs/2206.00364.
+        is_flow: Whether the checkpoint is of flow matching: https://arxiv.org/abs/2209.03003.
     """
 
     class_name: str
     trained_steps: int = _TRAINED_STEPS
     distilled_steps: int | None = None
     is_edm: bool = False
+    is_flow: bool = False
 
     @classmethod
     def of(cls, class_name: str, config: Mapping[str, Any]) -> OwnScheduler:
@@ -69,12 +84,13 @@ class OwnScheduler:
             trained if isinstance(trained, int) and trained > 0 else _TRAINED_STEPS,
             distilled if isinstance(distilled, int) and distilled > 0 else None,
             "sigma_data" in config,
+            is_flow(class_name, config),
         )
 
     @property
     def default_sampler(self) -> str:
         """Name of the default sampler, if neither a request nor the configuration names a sampler."""
-        return CHECKPOINT_CHOICE if self.is_edm else "LCM"
+        return CHECKPOINT_CHOICE if self.is_edm or self.is_flow else "LCM"
 
 
 # Classes and options for A1111's names: https://huggingface.co/docs/diffusers/api/schedulers/overview.
@@ -83,27 +99,33 @@ _KARRAS: Mapping[str, Any] = {"use_karras_sigmas": True}
 _SDE: Mapping[str, Any] = {"algorithm_type": "sde-dpmsolver++"}
 # This scheduler would set lower_order_final by itself when necessary, but with a warning.
 _SINGLE: Mapping[str, Any] = {"lower_order_final": True}
+_FLOW_EULER, _MULTISTEP = "diffusers:FlowMatchEulerDiscreteScheduler", "diffusers:DPMSolverMultistepScheduler"
 SAMPLERS = (
-    Sampler("LCM", "diffusers:LCMScheduler", most_steps=50),
-    Sampler("Euler", "diffusers:EulerDiscreteScheduler", automatic="Uniform"),
-    Sampler("Euler Karras", "diffusers:EulerDiscreteScheduler", _KARRAS),
+    Sampler("LCM", "diffusers:LCMScheduler", most_steps=50, flow="diffusers:FlowMatchLCMScheduler"),
+    Sampler("Euler", "diffusers:EulerDiscreteScheduler", automatic="Uniform", flow=_FLOW_EULER),
+    Sampler("Euler Karras", "diffusers:EulerDiscreteScheduler", _KARRAS, flow=_FLOW_EULER),
     Sampler("Euler a", "diffusers:EulerAncestralDiscreteScheduler", automatic="Uniform", eta=1.0),
-    Sampler("DPM++ 2M", "diffusers:DPMSolverMultistepScheduler", automatic="Karras", spare_steps=2),
-    Sampler("DPM++ 2M Karras", "diffusers:DPMSolverMultistepScheduler", _KARRAS),
-    Sampler("DPM++ 2M SDE", "diffusers:DPMSolverMultistepScheduler", _SDE, "Exponential", eta=1.0, spare_steps=2),
-    Sampler("DPM++ 2M SDE Karras", "diffusers:DPMSolverMultistepScheduler", {**_SDE, **_KARRAS}, eta=1.0),
+    Sampler("DPM++ 2M", _MULTISTEP, automatic="Karras", spare_steps=2, flow=_MULTISTEP),
+    Sampler("DPM++ 2M Karras", _MULTISTEP, _KARRAS),
+    Sampler("DPM++ 2M SDE", _MULTISTEP, _SDE, "Exponential", eta=1.0, spare_steps=2, flow=_MULTISTEP),
+    Sampler("DPM++ 2M SDE Karras", _MULTISTEP, {**_SDE, **_KARRAS}, eta=1.0),
     Sampler("DPM++ SDE", "diffusers:DPMSolverSinglestepScheduler", _SINGLE, "Karras", eta=1.0),
     Sampler("DPM++ SDE Karras", "diffusers:DPMSolverSinglestepScheduler", {**_SINGLE, **_KARRAS}, eta=1.0),
     Sampler("DPM2", "diffusers:KDPM2DiscreteScheduler", automatic="Karras"),
     Sampler("DPM2 Karras", "diffusers:KDPM2DiscreteScheduler", _KARRAS),
     Sampler("DPM2 a", "diffusers:KDPM2AncestralDiscreteScheduler", automatic="Karras", eta=1.0),
     Sampler("DPM2 a Karras", "diffusers:KDPM2AncestralDiscreteScheduler", _KARRAS, eta=1.0),
-    Sampler("Heun", "diffusers:HeunDiscreteScheduler", automatic="Uniform"),
+    Sampler(
+        "Heun",
+        "diffusers:HeunDiscreteScheduler",
+        automatic="Uniform",
+        flow="diffusers:FlowMatchHeunDiscreteScheduler",
+    ),
     Sampler("DDIM", "diffusers:DDIMScheduler", eta=None, spare_steps=1),
     Sampler("DDPM", "diffusers:DDPMScheduler", eta=1.0, spare_steps=1),
     Sampler("PLMS", "diffusers:PNDMScheduler", {"skip_prk_steps": True}, spare_steps=1),
     Sampler("DEIS", "diffusers:DEISMultistepScheduler", spare_steps=2),
-    Sampler("UniPC", "diffusers:UniPCMultistepScheduler", spare_steps=2),
+    Sampler("UniPC", "diffusers:UniPCMultistepScheduler", spare_steps=2, flow="diffusers:UniPCMultistepScheduler"),
     Sampler("TCD", "diffusers:TCDScheduler", eta=None, most_steps=50),
     Sampler("EDM Euler", "diffusers:EDMEulerScheduler"),
     Sampler("EDM DPM++ 2M", "diffusers:EDMDPMSolverMultistepScheduler"),
@@ -125,9 +147,10 @@ def find_sampler(name: str, offered: Iterable[Sampler]) -> Sampler:
     for sampler in offered:
         if wanted == plain_name(sampler.name):
             return sampler
-    for sampler in offered:
-        if wanted == plain_name(sampler.class_name):
-            return sampler
+    for kind in ("class_name", "flow_class_name"):
+        for sampler in offered:
+            if wanted == plain_name(getattr(sampler, kind)):
+                return sampler
     known = ", ".join(sampler.name for sampler in offered)
     raise InvalidRequestError(
         f"Unknown scheduler {name[:64]!r}: expected one of {known}, a diffusers scheduler's class, "
@@ -161,8 +184,9 @@ def find_sampling(
         return chosen, named
     asked, own_schedule = find_schedule(schedule), _own_schedule(chosen)
     if asked.name == AUTOMATIC:
-        automatic = find_schedule(chosen.automatic) if chosen.automatic and own_schedule is None else None
-        return chosen, named or automatic
+        if not chosen.automatic or own_schedule is not None or own.is_flow:
+            return chosen, named
+        return chosen, named or find_schedule(chosen.automatic)
     if asked == own_schedule:
         return chosen, None
     named = named or own_schedule
@@ -197,7 +221,7 @@ def check_steps(sampler: Sampler, steps: int, own: OwnScheduler) -> None:
 
 def _find_named(name: str, offered: Sequence[Sampler], own_class: str) -> tuple[Sampler, Schedule | None]:
     if name.casefold() == CHECKPOINT_CHOICE:
-        same = next((sampler for sampler in offered if sampler.class_name == own_class), None)
+        same = next((known for known in offered if own_class in (known.class_name, known.flow_class_name)), None)
         own = Sampler(own_class, CHECKPOINT_CHOICE)
         return (own if same is None else replace(same, name=own_class, scheduler=CHECKPOINT_CHOICE, options={})), None
     try:

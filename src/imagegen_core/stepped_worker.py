@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Generic
 
 from imagegen_core.worker import State
@@ -38,6 +39,9 @@ class SteppedWorkerBase(ABC, Generic[State]):
     def finish(self, state: State) -> Callable[[], Picture]:
         """See `SteppedWorker.finish`."""
 
+    def dropped(self, state: State) -> None:
+        """See `ReleasesStates.dropped`; the default holds nothing to release."""
+
     def run_job(self, job: Job) -> tuple[bytes, int]:
         """Draw the job's request.
 
@@ -65,8 +69,12 @@ class SteppedWorkerBase(ABC, Generic[State]):
     def _draw(self, job: Job) -> Picture:
         with self._drawing:
             state = self.begin(job)
-            while state.steps_left:
-                self.step([state])
-                if state.failure is not None:
-                    raise state.failure
-            return self.finish(state)()
+            with ExitStack() as unfinished:
+                unfinished.callback(self.dropped, state)
+                while state.steps_left:
+                    self.step([state])
+                    if state.failure is not None:
+                        raise state.failure
+                encode = self.finish(state)
+                unfinished.pop_all()
+            return encode()

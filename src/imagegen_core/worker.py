@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, TypeVarTuple, runtime_checkable
 
 from imagegen_core.job import Job, StepDone
+from imagegen_core.numerics import NumericsPlan
 from imagegen_core.parts import Parts
 from imagegen_core.picture import Picture
 from imagegen_core.styles import LoraUse
@@ -108,15 +109,23 @@ class BatchInvariant(Protocol):
     """A stepped worker with a test that batches do not change pictures."""
 
     def trial(self, states: Sequence[Any]) -> bool:
-        """Advance each state by one step alone; return whether a shared step would give the same bits."""
-        ...
+        """Advance each state by one step alone; return whether a shared step would give the same bits.
 
-    def pad(self, rows: int | None) -> None:
-        """Pad every forward pass to `rows` from now on, even for a single state; None stops padding.
-
-        If results depend on the number of rows, as on GPUs, padding keeps this number constant.
+        If results depend on the number of rows, as on GPUs, a worker may fill every pass up to a fixed number, also for
+        a single state. This number belongs to its numerics plan.
         """
         ...
+
+
+@runtime_checkable
+class HasNumerics(Protocol):
+    """A worker with a numerics plan, so that recipes, ``/health`` and replicas can name and compare it.
+
+    Attributes:
+        numerics: The plan, fixed from the load on.
+    """
+
+    numerics: NumericsPlan
 
 
 @runtime_checkable
@@ -125,6 +134,18 @@ class ShowsPreviews(Protocol):
 
     def preview(self, state: Any) -> bytes:
         """Return the latents as a small PNG."""
+        ...
+
+
+@runtime_checkable
+class ReleasesStates(Protocol):
+    """A stepped worker with states that hold more than memory, such as a place in a remote service."""
+
+    def dropped(self, state: Any) -> None:
+        """Release a state: its job was cancelled, late or failed, so neither `step` nor `finish` follows.
+
+        Each begun state ends either in `finish` or here. An error is logged, and changes nothing else.
+        """
         ...
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from imagegen_core import Backend, hookimpl
+from imagegen_core import Backend, Family, hookimpl
+from imagegen_sd15.families import SD2, SD15
 
 requires_contract = "1.0"
 
@@ -19,3 +20,9 @@ BACKEND = Backend(
 def imagegen_backends() -> list[Backend]:
     """Return the backend of SD 1.x and 2.x."""
     return [BACKEND]
+
+
+@hookimpl
+def imagegen_families() -> list[Family]:
+    """Return the families of SD 1.x and 2.x."""
+    return [SD15, SD2]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
-from imagegen_core.diffusion import Conditioning, DiffusionWorker, Parts, completed, encode_text_in_parts
+from imagegen_core.diffusion import Conditioning, Parts, UNetWorker, completed, encode_text_in_parts
 from imagegen_sd15.plugin import BACKEND
+from imagegen_sd15.prediction import prediction_of_weights
 
 
-class DiffusersCudaWorker(DiffusionWorker):
+class DiffusersCudaWorker(UNetWorker):
     """Draws with a Stable Diffusion 1.x or 2.x checkpoint (https://arxiv.org/abs/2112.10752)."""
 
     backend = BACKEND
@@ -36,3 +38,7 @@ class DiffusersCudaWorker(DiffusionWorker):
         pipe, embeddings = self.pipe, self.embeddings.of("text_encoder")
         text = yield from encode_text_in_parts(pipe.tokenizer, pipe.text_encoder, prompt, hidden, embeddings)
         return Conditioning(text.tokens)
+
+    def prediction_of_weights(self, state: Mapping[str, torch.Tensor]) -> Literal["v", "epsilon"] | None:
+        """Tell the two checkpoints of Stable Diffusion 2 apart by a weight."""
+        return prediction_of_weights(state)

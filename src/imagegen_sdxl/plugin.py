@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from imagegen_core import Backend, hookimpl
+from imagegen_core import Backend, Family, hookimpl
+from imagegen_sdxl.families import REFINER, SDXL
 
 requires_contract = "1.0"
 
@@ -19,3 +20,9 @@ BACKEND = Backend(
 def imagegen_backends() -> list[Backend]:
     """Return the SDXL backend."""
     return [BACKEND]
+
+
+@hookimpl
+def imagegen_families() -> list[Family]:
+    """Return the families of SDXL and of its refiner, which no backend draws with yet."""
+    return [SDXL, REFINER]

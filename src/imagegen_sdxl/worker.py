@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from imagegen_core import Size
-from imagegen_core.diffusion import Conditioning, DiffusionWorker, Parts, completed, encode_text_in_parts
+from imagegen_core import ResolvedRequest
+from imagegen_core.diffusion import Conditioning, Parts, UNetWorker, completed, encode_text_in_parts
 from imagegen_sdxl.plugin import BACKEND
 
 
-class DiffusersSDXLCudaWorker(DiffusionWorker):
+class DiffusersSDXLCudaWorker(UNetWorker):
     """Draws with a Stable Diffusion XL checkpoint (https://arxiv.org/abs/2307.01952)."""
 
     backend = BACKEND
@@ -46,8 +46,9 @@ class DiffusersSDXLCudaWorker(DiffusionWorker):
         zeros = {name: torch.zeros_like(value) for name, value in absent.added.items()}
         return Conditioning(torch.zeros_like(absent.tokens), zeros)
 
-    def sized(self, conditioning: Conditioning, size: Size) -> Conditioning:
+    def with_request(self, conditioning: Conditioning, request: ResolvedRequest) -> Conditioning:
         """Add the time ids: original size, crop corner and target size, each as height, width."""
+        conditioning, size = super().with_request(conditioning, request), request.size
         ids = [size.height, size.width, 0, 0, size.height, size.width]
         time_ids = torch.tensor([ids], device=self.device, dtype=self.dtype)
         return Conditioning(conditioning.tokens, {**conditioning.added, "time_ids": time_ids})

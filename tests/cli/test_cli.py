@@ -116,7 +116,7 @@ WRONG = {
     "seed": (["generate", "a", "--seed", "-1"], "Invalid seed -1"),
     "count": (["generate", "a", "--count", "0"], "Invalid value for '--count'"),
     "model": (["generate", "a", "--model", "gone"], "No checkpoint 'gone'"),
-    "backend": (["generate", "a", "--backend", "flux"], "No backend 'flux' is installed"),
+    "backend": (["generate", "a", "--backend", "gone"], "No backend 'gone' is installed"),
     "option": (["generate", "a", "--sise", "8x8"], "No such option: --sise"),
     "no prompt": (["generate"], "Missing argument 'prompt'"),
     "command": (["draw", "a"], "No such command 'draw'"),
@@ -142,7 +142,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("variable", "value"), [("CUDA_DTYPE", "fp8"), ("CUDA_DEVICE", "cuda:9"), ("BACKEND", "flux")])
+@pytest.mark.parametrize(("variable", "value"), [("CUDA_DTYPE", "fp8"), ("CUDA_DEVICE", "cuda:9"), ("BACKEND", "gone")])
 def test_a_wrong_variable_is_named(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:

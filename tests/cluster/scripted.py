@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from imagegen_core import Backend, DeviceMemory, Job, Picture, encode_png, hookimpl
+from imagegen_core import Backend, DeviceMemory, Job, NumericsPlan, Picture, encode_png, hookimpl
 from imagegen_core.job import StepDone
 from imagegen_core.request import ResolvedRequest
 
@@ -51,6 +51,7 @@ class ScriptedWorker:
 
     def __init__(self, worker_id: int = 0, settings: Any = None) -> None:
         self.worker_id = worker_id
+        self.numerics = NumericsPlan("cpu", "fp32", processor=_processor(settings.model or ""))
         if settings.model == "broken":
             raise Trouble("this model does not load")
 
@@ -95,6 +96,18 @@ class ScriptedWorker:
 
     def device_memory(self) -> DeviceMemory:
         return DeviceMemory("scripted", 10 * SIZE, 5 * SIZE)
+
+
+def _processor(model: str) -> str:
+    """Return the same processor in all processes, or for a model ``odd PATH`` another one in all but the first."""
+    first, _, path = model.partition(" ")
+    if first != "odd":
+        return "usual"
+    try:
+        Path(path).touch(exist_ok=False)
+    except FileExistsError:
+        return "unusual"
+    return "usual"
 
 
 def picture_of(request: ResolvedRequest) -> Picture:

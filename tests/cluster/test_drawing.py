@@ -165,7 +165,8 @@ def test_closing_fails_open_requests(deploy: Callable[..., Any]) -> None:
 
 def test_a_replica_with_a_hanging_step_is_unhealthy() -> None:
     replica: Any = object.__new__(Replica)
-    replica._broken, replica._models = "", SimpleNamespace(report=lambda: SimpleNamespace(stuck=0.0))
+    replica._broken, replica._refused = "", {}
+    replica._models = SimpleNamespace(report=lambda: SimpleNamespace(stuck=0.0))
     asyncio.run(replica.check_health())
     replica._models = SimpleNamespace(report=lambda: SimpleNamespace(stuck=3.0))
     with pytest.raises(RuntimeError, match="^A step has been running for 3 s longer than it may"):
@@ -175,6 +176,7 @@ def test_a_replica_with_a_hanging_step_is_unhealthy() -> None:
 def test_a_replica_with_a_broken_engine_is_healthy_while_it_has_a_model() -> None:
     replica: Any = object.__new__(Replica)
     hosts = [SimpleNamespace(entries=["loading"])]
+    replica._refused = {}
     replica._broken, replica._models = "The engine broke", SimpleNamespace(report=lambda: None, hosts=lambda: hosts)
     asyncio.run(replica.check_health())
     hosts[0].entries.clear()

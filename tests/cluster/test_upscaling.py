@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from imagegen_core.cluster.replica import _told
+from imagegen_core.cluster.replica import _outcome
 
 
 def test_cancelling_an_upscaling_stops_the_replicas_work() -> None:
@@ -21,7 +21,7 @@ def test_cancelling_an_upscaling_stops_the_replicas_work() -> None:
         assert ended.wait(30)
 
     async def cancel_task() -> None:
-        task = asyncio.ensure_future(_told(enlarge))
+        task = asyncio.ensure_future(_outcome(enlarge))
         assert await asyncio.to_thread(started.wait, 30)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

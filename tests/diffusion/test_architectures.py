@@ -19,9 +19,12 @@ from imagegen_core import ModelLoadError, Settings, generate
 from imagegen_core.diffusion import single_file
 from imagegen_core.diffusion.single_file import load_single_file
 from imagegen_core.models.inspect import architecture
+from imagegen_sd15.families import SD2, SD15
+from imagegen_sdxl.families import SDXL
 from tests.checkpoints import tiny_scheduler, tiny_tokenizer
 from tests.layouts import clip_text, ldm_state, ldm_unet, open_clip_text
 
+FAMILIES = {family.name: family for family in (SD15, SD2, SDXL)}
 CONFIGS = {
     "sd15": Path(imagegen_sd15.__file__).parent / "configs",
     "sd2": Path(imagegen_sd15.__file__).parent / "configs/sd2",
@@ -156,7 +159,7 @@ def test_a_single_files_networks_compute_the_saved_values(tmp_path: Path, family
     path = tmp_path / "model.safetensors"
     save_file(_state(family, pipeline), path)
 
-    loaded = load_single_file(path, torch.float32, CONFIGS[family], None)
+    loaded = load_single_file(path, torch.float32, CONFIGS[family], None, family=FAMILIES[family])
 
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
         if (network := getattr(pipeline, name, None)) is not None:
@@ -196,7 +199,9 @@ def test_a_unet_alone_is_built_from_its_shapes(tmp_path: Path, layout: str) -> N
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(single_file, "find_tokenizer", lambda *_: None)
-        loaded = load_single_file(tmp_path / "unet.safetensors", torch.float32, CONFIGS["sdxl"], tmp_path / "base")
+        loaded = load_single_file(
+            tmp_path / "unet.safetensors", torch.float32, CONFIGS["sdxl"], tmp_path / "base", family=SDXL
+        )
 
     assert loaded["unet"].config.time_cond_proj_dim == 16
     for name, tensor in unet.state_dict().items():
@@ -240,7 +245,7 @@ def test_text_encoders_load_under_both_namings(tmp_path: Path) -> None:
     encoder = clip_text(pipeline.text_encoder)
     state |= {f"cond_stage_model.transformer.{name}": tensor for name, tensor in encoder.items()}
     save_file(state, tmp_path / "model.safetensors")
-    loaded = load_single_file(tmp_path / "model.safetensors", torch.float32, CONFIGS["sd2"], None)
+    loaded = load_single_file(tmp_path / "model.safetensors", torch.float32, CONFIGS["sd2"], None, family=SD2)
     for name, tensor in pipeline.text_encoder.state_dict().items():
         assert torch.equal(loaded["text_encoder"].state_dict()[name], tensor), name
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from imagegen_core import Settings, SettingsError
-from imagegen_core.diffusion import DiffusionWorker
+from imagegen_core.diffusion import OnDevice
 from imagegen_core.diffusion.device import choose_device, choose_dtype
 from imagegen_core.diffusion.memory import device_memory
 
@@ -74,7 +74,7 @@ def test_gpus_with_the_same_name_are_distinguished(monkeypatch: pytest.MonkeyPat
 def test_a_step_waits_for_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     devices: list[object] = []
     monkeypatch.setattr(torch.cuda, "synchronize", devices.append)
-    DiffusionWorker._synchronize(cast("Any", SimpleNamespace(device=torch.device("cuda:1"))))
+    OnDevice.synchronize(cast("Any", SimpleNamespace(device=torch.device("cuda:1"))))
     assert devices == [torch.device("cuda:1")]
 
 

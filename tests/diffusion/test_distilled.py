@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from imagegen_core import Settings, generate, read_recipe
-from imagegen_core.diffusion.denoising import rescaled
+from imagegen_core.diffusion.guidance import rescaled
 from imagegen_core.errors import InvalidRequestError
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 

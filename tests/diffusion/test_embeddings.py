@@ -258,7 +258,7 @@ def test_an_invalid_file_is_skipped_with_the_reason(
     tensors, reason = REFUSED[name]
     (save_file if name.endswith(".safetensors") else torch.save)(tensors, tmp_path / name)
     plain = diffusers.StableDiffusionPipeline.from_pretrained(sd15_checkpoint, local_files_only=True)
-    Embeddings(plain, tmp_path, "EMBEDDINGS_ROOT")
+    Embeddings(plain, ("text_encoder", "text_encoder_2"), tmp_path, "EMBEDDINGS_ROOT")
     assert len(caplog.messages) == 1
     assert f"The embedding {name} is skipped: {reason}" in caplog.messages[0].replace(
         "this checkpoint's text_encoder ", ""
@@ -280,7 +280,7 @@ def test_a_loras_embeddings_take_precedence(sd15_checkpoint: Path, tmp_path: Pat
     save_file({"emb_params": _vectors(1, seed=1)}, tmp_path / "one.safetensors")
     save_file({"emb_params": _vectors(1, seed=2)}, tmp_path / "[two].safetensors")
     plain = diffusers.StableDiffusionPipeline.from_pretrained(sd15_checkpoint, local_files_only=True)
-    embeddings = Embeddings(plain, tmp_path, "EMBEDDINGS_ROOT")
+    embeddings = Embeddings(plain, ("text_encoder", "text_encoder_2"), tmp_path, "EMBEDDINGS_ROOT")
     bundled = [embeddings.embedding(name, {"emb_params": _vectors(1, seed=3)}) for name in ("ONE", "[two]", "three")]
 
     def encoded(prompt: str, with_lora: bool) -> torch.Tensor:

@@ -71,7 +71,7 @@ def test_only_an_overflowing_picture_is_decoded_in_fp32(checkpoint: Path, caplog
         worker.step([state])
     state.latents = torch.randn_like(state.latents) * 1e4
     worker.finish(state)()
-    assert caplog.messages == ["A picture overflows the VAE in float16 and is decoded in fp32, which takes longer"]
+    assert caplog.messages == ["A picture overflows the VAE in float16: decoding it in fp32, which takes longer"]
     assert worker.pipe.vae.dtype == torch.float16
     assert _draw(worker, REFERENCE) == before
 

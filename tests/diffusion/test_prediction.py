@@ -25,6 +25,7 @@ from imagegen_core.modes import load_modes
 from imagegen_core.samplers import SAMPLERS
 from imagegen_core.settings import PredictionName
 from imagegen_sd15 import DiffusersCudaWorker
+from imagegen_sd15.prediction import prediction_of_weights
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.layouts import ldm_state
 
@@ -214,7 +215,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, str], str, str]] = {
         "",
         "expected numbers above 0, the first the smaller",
     ),
-    "half a normalization": ({"edm_mean": torch.zeros(4)}, {}, "", "of edm_mean and edm_std it has edm_mean alone"),
+    "half a normalization": ({"edm_mean": torch.zeros(4)}, {}, "", "it has only edm_mean of edm_mean and edm_std"),
     "a wrong normalization": (
         {"edm_mean": torch.zeros(3), "edm_std": torch.ones(4)},
         {},
@@ -425,7 +426,13 @@ def test_stable_diffusion_2s_prediction_is_detected_from_its_weights(
     path = tmp_path / "sd2.safetensors"
     save_file(state, path)
     configs = DiffusersCudaWorker.configs
-    assert scheduler_of_file(path, state, configs, None, None).config.prediction_type == expected
-    assert scheduler_of_file(path, state, configs, None, "sample").config.prediction_type == "sample"
+    assert scheduler_of_file(path, state, configs, None, None, prediction_of_weights).config.prediction_type == expected
+    assert (
+        scheduler_of_file(path, state, configs, None, "sample", prediction_of_weights).config.prediction_type
+        == "sample"
+    )
     inpainting = state | {f"{prefix}input_blocks.0.0.weight": torch.zeros(8, 9, 3, 3)}
-    assert scheduler_of_file(path, inpainting, configs, None, None).config.prediction_type == "epsilon"
+    assert (
+        scheduler_of_file(path, inpainting, configs, None, None, prediction_of_weights).config.prediction_type
+        == "epsilon"
+    )

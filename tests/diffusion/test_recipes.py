@@ -112,6 +112,14 @@ def test_replay_draws_the_same_bytes(capfd: pytest.CaptureFixture[str]) -> None:
     assert Path("again.png").read_bytes() == Path("out.png").read_bytes()
 
 
+def test_a_backend_without_samplers_and_checkpoints_replays(capfd: pytest.CaptureFixture[str]) -> None:
+    assert _run(capfd, "generate", "a lake", "--backend", "toy", "--size", "64x48", "-o", "out.png")[0] == 0
+    recipe = read_recipe(Path("out.png"))
+    assert (recipe.backend, recipe.scheduler, recipe.checkpoint, recipe.dtype) == ("toy", None, None, None)
+    code, _, err = _run(capfd, "replay", "out.png")
+    assert (code, err) == (0, "replayed.png  the same bytes\n")
+
+
 def test_replay_finds_the_recipes_checkpoint_without_configuration(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sdxl_checkpoint: Path
 ) -> None:
@@ -128,6 +136,9 @@ def test_replay_finds_the_recipes_checkpoint_without_configuration(
         ({"checkpoint_hash": "0123456789"}, "checkpoint hash was 0123456789, and is "),
         ({"device": "cuda:0"}, "device was cuda:0, and is cpu"),
         ({"versions": {"torch": "1.0"}}, "torch was 1.0, and is 2."),
+        ({"numerics": {"threads": 99}}, "threads was 99, and is "),
+        ({"numerics": {"processor": "another"}}, "processor was another, and is "),
+        ({"numerics": {"flags": {"onednn": False}}}, "onednn was False, and is True"),
         ({"upscalings": (Upscaling("lanczos", 2),)}, "it was enlarged afterwards"),
         ({"seed": 8}, "the pixels come out otherwise"),
     ],
@@ -145,6 +156,55 @@ def test_replay_reports_differences_and_draws_anyway_with_force(
     assert code == 0
     assert words in err
     assert Path("replayed.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "stated"),
+    [
+        ({"IMAGEGEN_ROWS_PER_PASS": "4"}, {"rows": 4}),
+        ({"IMAGEGEN_VAE_TILING": "1"}, {"tile": 512}),
+        ({"CUDA_ATTENTION_SLICING": "1", "CUDA_DTYPE": "fp32"}, {"attention": "sliced"}),
+        ({"IMAGEGEN_BATCHING": "fast"}, {"batching": "fast"}),
+    ],
+    ids=str,
+)
+def test_replay_uses_the_pictures_numerics_plan_not_the_configured_plan(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    stated: dict[str, Any],
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert _run(capfd, "generate", "a lake", "-o", "out.png", "--size", "520x64", "--guidance", "3")[0] == 0
+    numerics = read_recipe(Path("out.png")).numerics
+    assert {**numerics, **stated} == numerics
+    for name in variables:
+        monkeypatch.delenv(name)
+    code, _, err = _run(capfd, "replay", "out.png")
+    assert (code, err) == (0, "replayed.png  the same bytes\n")
+
+
+def test_replay_says_that_a_picture_was_not_exact(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGEGEN_BATCHING", "fast")
+    assert _run(capfd, "generate", "a lake", "-o", "out.png")[0] == 0
+    _rewritten(Path("out.png"), seed=8)
+    code, _, err = _run(capfd, "replay", "out.png")
+    assert code == 2
+    assert "otherwise, since its numerics plan was not exact" in err
+
+
+@pytest.mark.parametrize("numerics", [{"rows": "many"}, {"rows": 10**9}, {"batching": "odd"}], ids=str)
+def test_replay_refuses_an_impossible_numerics_plan(
+    capfd: pytest.CaptureFixture[str], numerics: dict[str, Any]
+) -> None:
+    assert _run(capfd, "generate", "a lake", "-o", "out.png")[0] == 0
+    _rewritten(Path("out.png"), numerics=numerics)
+    code, out, err = _run(capfd, "replay", "out.png")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "Traceback" not in err
 
 
 def test_replay_refuses_a_picture_without_a_recipe(capfd: pytest.CaptureFixture[str]) -> None:

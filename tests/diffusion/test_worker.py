@@ -240,7 +240,8 @@ def test_the_error_for_the_other_familys_checkpoint_names_its_package(
     sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMAGEGEN_PLUGINS_DISABLED", "sdxl")
-    with pytest.raises(ModelLoadError, match="pip install imagegen-sdxl"):
+    words = "imagegen-sdxl is installed, and disabled: IMAGEGEN_PLUGINS_DISABLED names it"
+    with pytest.raises(ModelLoadError, match=words):
         DiffusersCudaWorker(settings=Settings(model=str(sdxl_checkpoint)))
 
 

@@ -18,7 +18,8 @@ from torch._dynamo.exc import TorchDynamoException
 
 from imagegen_core import GenerateRequest, ImagegenError, Job, LocalEngine, OutOfMemoryError, Settings, Size
 from imagegen_core.diffusion.embeddings import Embeddings
-from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, row_bytes
+from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, unet_row_bytes
+from imagegen_core.diffusion.numerics import TILE
 from imagegen_core.diffusion.pipeline_setup import compile_errors, settle_vae
 from imagegen_core.server import create_app
 from imagegen_sdxl import DiffusersSDXLCudaWorker
@@ -42,37 +43,39 @@ def _request(**fields: Any) -> GenerateRequest:
 
 def test_memory(assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16e9, available=9e9))
+    size, networks = Size(4096, 4096), released("sdxl")
+    needed = unet_row_bytes(networks.unet, 512 * 512) + decoding_bytes(networks, Size(TILE, TILE))
     with pytest.raises(ImagegenError) as caught:
-        check_fits(released("sdxl"), Size(4096, 4096), torch.device("cpu"), weights=7 * 10**9)
+        check_fits(needed, size, torch.device("cpu"), weights=7 * 10**9)
     assert_quoted("A picture larger than the memory", caught.value)
     with pytest.raises(ImagegenError) as caught, memory_errors(Size(1024, 1024)):
         raise torch.OutOfMemoryError
     assert_quoted("The memory ran out", caught.value)
 
 
-def test_warnings_about_memory(
-    assert_quoted: AssertQuoted, worker: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_picture_that_cannot_be_decoded(
+    assert_quoted: AssertQuoted, worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crowded(latents: torch.Tensor, **options: Any) -> Any:
-        if not worker.pipe.vae.use_tiling:
-            raise torch.OutOfMemoryError
-        return decode(latents, **options)
+    monkeypatch.setattr("imagegen_core.diffusion.memory.free_bytes", lambda _: 10**6)
+    with pytest.raises(ImagegenError) as caught:
+        worker.run_job(Job(req=_request()))
+    assert_quoted("A picture cannot be decoded", caught.value)
 
+
+def test_a_warning_about_memory(assert_quoted: AssertQuoted, worker: Any, caplog: pytest.LogCaptureFixture) -> None:
     def small(states: Sequence[Any]) -> None:
         if len(states) > 1:
             raise OutOfMemoryError("too much")
 
-    decode, gate = worker.pipe.vae.decode, Gate()
-    watched = Watched(worker)
+    gate, watched = Gate(), Watched(worker)
     with LocalEngine(watched, batching="fast") as engine:
-        monkeypatch.setattr(worker.pipe.vae, "decode", crowded)
         watched.before = {"begin": gate, "step": small, "trial": small}
         gate.shut()
         tickets = [engine.submit(_request(seed=seed)) for seed in range(4)]
         gate.open()
         for ticket in tickets:
             ticket.result(60)
-    assert_quoted("Warnings about memory", caplog.messages[0], caplog.messages[-1])
+    assert_quoted("A warning about memory", caplog.messages[0])
 
 
 def test_compiling(assert_quoted: AssertQuoted) -> None:
@@ -104,7 +107,7 @@ def test_styles_and_embeddings(
     save_file({"emb_params": torch.zeros(2, 768)}, tmp_path / "embeddings/badhands.safetensors")
     text = SimpleNamespace(config=SimpleNamespace(hidden_size=768))
     pipe = SimpleNamespace(text_encoder=text, text_encoder_2=text)
-    Embeddings(pipe, tmp_path / "embeddings", "EMBEDDINGS_ROOT")
+    Embeddings(pipe, ("text_encoder", "text_encoder_2"), tmp_path / "embeddings", "EMBEDDINGS_ROOT")
     assert_quoted("An embedding made for SD1.5", caplog.messages[-1])
 
 
@@ -180,7 +183,7 @@ def test_the_guide_states_the_sizes_of_each_family(family: str, side: int, colum
         "text encoders": f"{_parameters(*networks.texts) / 1e6:.1f} M",
         "VAE": f"{_parameters(networks.vae) / 1e6:.1f} M" + (", in fp32" if family == "sdxl" else ""),
         "all weights": f"{weights / 1e9:.1f} GB",
-        "a row of a step; two with guidance": f"{row_bytes(networks, Size(side, side)) / 1e9:.2f} GB",
+        "a row of a step; two with guidance": f"{unet_row_bytes(networks.unet, (side // 8) ** 2) / 1e9:.2f} GB",
         "decoding in one piece": f"{decoding_bytes(networks, Size(side, side)) / 1e9:.1f} GB",
     }
     assert _table("docs/sd15-to-sdxl.md", column) | figures == _table("docs/sd15-to-sdxl.md", column)

@@ -22,6 +22,10 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.worker, name)
 
+    @property
+    def numerics(self) -> Any:
+        return self.worker.numerics
+
     def _call(self, stage: str, *arguments: Any) -> Any:
         if stage in self.before:
             self.before[stage](*arguments)
@@ -45,9 +49,6 @@ class Watched:
     def trial(self, states: Sequence[Any]) -> bool:
         self.batches.append([state.request.seed for state in states])
         return bool(self._call("trial", states))
-
-    def pad(self, rows: int | None) -> None:
-        self._call("pad", rows)
 
     def finish(self, state: Any) -> Any:
         return self._call("finish", state)

@@ -15,7 +15,9 @@ from imagegen_core.engine.batch_size import BatchSize
 
 def _job(name: str, steps: int = 10, since: float = 0.0, priority: int = 0) -> ActiveJob:
     ticket: Any = SimpleNamespace(name=name, since=since, priority=priority)
-    return ActiveJob(ticket, SimpleNamespace(steps_left=steps, rows=1))
+    job = ActiveJob(ticket)
+    job.state = SimpleNamespace(steps_left=steps, rows=1, failure=None)
+    return job
 
 
 def _serve(scheduler: BatchScheduler, costs: dict[str, float], seconds: float) -> Counter[str]:

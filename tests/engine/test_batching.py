@@ -52,8 +52,14 @@ def test_rows_are_not_batched_if_one_row_fills_the_device() -> None:
 
 def test_the_batch_stops_growing_where_it_no_longer_pays() -> None:
     size = BatchSize(exact=False)
-    _settle(size, lambda rows: max(4.0, rows), [1] * 20)
+    _settle(size, lambda rows: max(4, rows) / 10, [1] * 20)
     assert size.rows == 4
+
+
+def test_a_step_of_seconds_is_not_proven_for_more_rows() -> None:
+    size = BatchSize(exact=True)
+    _settle(size, lambda _: 3.0, [1] * 20)
+    assert (size.rows, size.proven) == (1, set())
 
 
 def test_larger_batches_are_measured_again_later() -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagegen_core import GenerateRequest, Job, LocalEngine, Picture, Settings, StyleLoraRequest
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
+from tests.checkpoints import save_sd15
 from tests.engine.conftest import StartEngine, ask
 from tests.engine.faults import Watched
 from tests.loras import as_kohya, random_lora, save
@@ -114,52 +116,91 @@ def test_requests_share_a_pass_across_steps_guidance_and_samplers(worker: Any) -
     assert len({worker.group(worker.begin(Job(req=ask(size=size)))) for size in ("64x64", "64x96")}) == 2
 
 
-class Biased(Watched):
-    """A worker whose results depend on the number of rows, as on some devices; padding may prevent this."""
-
-    def __init__(self, worker: Any, fixed_by_padding: bool) -> None:
-        super().__init__(worker)
-        self.padded: int | None = None
-        self.fixed_by_padding = fixed_by_padding
-
-    def trial(self, states: Sequence[Any]) -> bool:
-        super().trial(states)
-        return len(states) == 1 or (self.padded is not None and self.fixed_by_padding)
-
-    def pad(self, rows: int | None) -> None:
-        self.padded = rows
-        self.worker.pad(rows)
-
-    def step(self, states: Sequence[Any]) -> None:
-        if self.padded is None:  # a single row costs as much as four rows together, so padding can pay
-            for _ in range(3):
-                self.worker.trial([self.worker.begin(Job(req=ask()))])
-        super().step(states)
+def _draw(worker: Any, request: GenerateRequest) -> Picture:
+    return Picture(*worker.run_job_with_latents(Job(req=request)))
 
 
-def test_passes_are_padded_if_results_depend_on_the_number_of_rows(worker: Any, start: StartEngine) -> None:
-    biased = Biased(worker, fixed_by_padding=True)
-    engine = start(biased)
-    assert (
-        engine.report().because == "results depend on the number of rows here, so every forward pass is filled up to 4"
+class Biased:
+    """A network whose results depend on the number of rows, as on some devices."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.rows: list[int] = []
+
+    def __call__(self, sample: torch.Tensor, *inputs: Any, **options: Any) -> Any:
+        self.rows.append(len(sample))
+        (prediction,) = self.network(sample, *inputs, **options)
+        return (prediction + 1e-3 * len(sample),)
+
+
+def _biased(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[Any, Biased]:
+    worker = DiffusersSDXLCudaWorker(
+        settings=Settings(model=str(checkpoint), device="cpu", dtype="fp32", recipe=False, **options)
     )
-    tickets = [engine.submit(ask(seed=seed, num_inference_steps=8)) for seed in range(6)]
-    pictures = [ticket.result(60) for ticket in tickets]
-    assert 2 <= max(map(len, biased.batches)) <= 4
-    alone = [worker.run_job_with_latents(Job(req=ask(seed=seed, num_inference_steps=8))) for seed in range(6)]
-    worker.pad(None)
-    assert pictures == [Picture(*result) for result in alone]
+    network = Biased(worker.pipe.unet.forward)
+    monkeypatch.setattr(worker.pipe.unet, "forward", network)
+    return worker, network
 
 
-def test_pictures_are_drawn_one_at_a_time_if_padding_does_not_help(worker: Any, start: StartEngine) -> None:
-    biased = Biased(worker, fixed_by_padding=False)
-    engine = start(biased)
+REQUESTS_OF_BOTH_KINDS = [
+    ask(seed=seed, num_inference_steps=8, guidance_scale=1.0 + 3.0 * (seed % 3 == 2)) for seed in range(6)
+]
+
+
+def test_filled_passes_give_the_same_bytes_alone_and_together(
+    sdxl_checkpoint: Path, start: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, _ = _biased(sdxl_checkpoint, monkeypatch, rows_per_pass=4)
+    pictures = [_draw(alone, request) for request in REQUESTS_OF_BOTH_KINDS]
+    worker, network = _biased(sdxl_checkpoint, monkeypatch, rows_per_pass=4)
+    watched = Watched(worker)
+    engine = start(watched)
+    tickets = [engine.submit(request) for request in REQUESTS_OF_BOTH_KINDS]
+    assert [ticket.result(60) for ticket in tickets] == pictures
+    assert max(map(len, watched.batches)) > 1
+    assert set(network.rows) == {4}
+    engine.close()
+    assert [_draw(worker, request) for request in REQUESTS_OF_BOTH_KINDS] == pictures
+
+
+def test_pictures_are_drawn_one_at_a_time_if_results_depend_on_the_number_of_rows(
+    sdxl_checkpoint: Path, start: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, network = _biased(sdxl_checkpoint, monkeypatch)
+    pictures = [_draw(worker, request) for request in REQUESTS_OF_BOTH_KINDS]
+    engine = start(worker)
     assert engine.report().because == "results depend on the number of rows here, so pictures are drawn one at a time"
-    assert biased.padded is None
-    biased.batches.clear()
-    for ticket in [engine.submit(ask(seed=seed, num_inference_steps=8)) for seed in range(6)]:
-        ticket.result(60)
-    assert max(map(len, biased.batches)) == 1
+    network.rows.clear()
+    tickets = [engine.submit(request) for request in REQUESTS_OF_BOTH_KINDS]
+    assert [ticket.result(60) for ticket in tickets] == pictures
+    assert set(network.rows) == {1, 2}
+
+
+FOUR_LEVELS: dict[str, Any] = {
+    "block_out_channels": (32, 64, 64, 64),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows"), [("fp32", 1), ("bf16", None)], ids=["results depend on rows", "requests share passes"]
+)
+def test_an_engine_changes_no_byte_of_its_worker(
+    tmp_path: Path, start: StartEngine, dtype: Any, rows: int | None
+) -> None:
+    """With four levels, 64x64 pixels are one token in the middle, and a row's results in fp32 depend on the others."""
+    checkpoint = save_sd15(tmp_path / "tiny-sd15", **FOUR_LEVELS)
+    worker = DiffusersCudaWorker(settings=Settings(model=str(checkpoint), device="cpu", dtype=dtype))
+    requests = [ask(seed=seed, num_inference_steps=4, size=size) for seed in range(4) for size in ("64x64", "128x64")]
+    before = [_draw(worker, wanted) for wanted in requests]
+    engine = start(worker)
+    if rows is not None:
+        assert engine.report().groups[0].rows == rows
+    tickets = [engine.submit(wanted) for wanted in requests]
+    assert [ticket.result(60) for ticket in tickets] == before
+    engine.close()
+    assert [_draw(worker, wanted) for wanted in requests] == before
 
 
 def test_fast_batching_runs_no_trials(worker: Any, start: StartEngine) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from imagegen_core import Done, Failed, Job, OutOfMemoryError, Picture, Size
+from imagegen_core import Done, Failed, Job, OutOfMemoryError, Picture
 from imagegen_core.diffusion import memory
 from tests.engine.conftest import StartEngine, ask
 from tests.engine.faults import Gate, Watched
@@ -102,38 +102,22 @@ def test_a_picture_too_large_for_memory_fails_alone_with_advice(
     assert small.result(60) == _alone(worker, 1)
 
 
-def test_a_decoder_out_of_memory_decodes_in_tiles(
-    worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_decoder_out_of_memory_fails_its_picture_alone_and_decodes_in_no_other_way(
+    worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = start(worker)
     decode = worker.pipe.vae.decode
 
     def crowded(latents: torch.Tensor, **options: Any) -> Any:
-        if not worker.pipe.vae.use_tiling:
+        if not worker.pipe.vae.use_tiling and latents.shape[-1] == 12:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory")
         return decode(latents, **options)
 
     monkeypatch.setattr(worker.pipe.vae, "decode", crowded)
-    assert engine.submit(ask()).result(60).image.size == (64, 64)
-    assert any("decoded in tiles" in message for message in caplog.messages)
-    assert not worker.pipe.vae.use_tiling
-
-
-def test_a_decoder_that_would_run_out_of_memory_decodes_in_tiles_at_once(
-    worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    engine = start(worker)
-    decode, tiled = worker.pipe.vae.decode, []
-
-    def watched(latents: torch.Tensor, **options: Any) -> Any:
-        tiled.append(worker.pipe.vae.use_tiling)
-        return decode(latents, **options)
-
-    monkeypatch.setattr(worker.pipe.vae, "decode", watched)
-    monkeypatch.setattr(memory, "free_bytes", lambda _: memory.decoding_bytes(worker.pipe, Size(64, 64)))
-    assert engine.submit(ask()).result(60).image.size == (64, 64)
-    assert tiled == [True]
-    assert any("decoded in tiles" in message for message in caplog.messages)
+    large, small = engine.submit(ask(size="96x64")), engine.submit(ask())
+    with pytest.raises(OutOfMemoryError, match=r"did not take a picture of 96x64: .*IMAGEGEN_VAE_TILING=1"):
+        large.result(60)
+    assert small.result(60) == _alone(worker, 1)
 
 
 def test_a_picture_larger_than_the_memory_is_refused_before_it_begins(

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagegen_core import ImagegenError, PictureError
+from imagegen_core import GenerateRequest, ImagegenError, PictureError, check_request
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import Recipe, Upscaling, read_recipe, to_text
 
@@ -50,6 +50,15 @@ def test_default_sampling_options_are_left_out_of_the_text() -> None:
     fields = json.loads(to_text(RECIPE)["imagegen"])
     assert fields.keys().isdisjoint({"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"})
     assert read_recipe(_png(RECIPE)) == RECIPE
+
+
+def test_a_backend_without_samplers_and_checkpoints_leaves_them_out() -> None:
+    request = check_request(GenerateRequest(prompt="a lake", seed=7, size="64x32", num_inference_steps=3))
+    recipe = Recipe.of(request, backend="toy")
+    assert read_recipe(_png(recipe)) == recipe
+    assert (recipe.scheduler, recipe.checkpoint, recipe.dtype, recipe.device) == (None, None, None, None)
+    assert to_text(recipe)["parameters"] == "a lake\nSteps: 3, CFG scale: 1.0, Seed: 7, Size: 64x32"
+    assert check_request(recipe.request()) == request
 
 
 def test_sampling_options_have_a1111s_names() -> None:
@@ -164,9 +173,9 @@ def _jpeg() -> bytes:
 
 
 UNREADABLE = {
-    "not a picture": (b"a text", "Cannot read the picture: it is no PNG; give one"),
-    "empty": (b"", "it is no PNG"),
-    "a JPEG": (_jpeg(), "it is no PNG"),
+    "not a picture": (b"a text", "Cannot read the picture: it is not a PNG; give one"),
+    "empty": (b"", "it is not a PNG"),
+    "a JPEG": (_jpeg(), "it is not a PNG"),
     "cut short": (_png(RECIPE)[:-40], "it is damaged or cut short"),
     "no recipe": (encode_png(PIXELS), "There is no recipe in the picture: give a PNG that imagegen drew"),
     "invalid JSON": (_with_chunk("{"), "Cannot read the recipe of the picture: it is damaged"),

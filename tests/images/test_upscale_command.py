@@ -154,13 +154,13 @@ GOOD = encode_png(_noise(6, 10))
 LARGE = encode_png(np.zeros((2000, 2000, 3), np.uint8))
 WRONG: dict[str, tuple[bytes | None, list[str], str]] = {
     "missing": (None, [], "Cannot read in.png: No such file or directory; give the path of a picture"),
-    "not a picture": (b"a text", [], "Cannot read in.png: it is no PNG or JPEG or WEBP or BMP or GIF; give one"),
+    "not a picture": (b"a text", [], "Cannot read in.png: it is not a PNG or JPEG or WEBP or BMP or GIF; give one"),
     "a format that Pillow opens with a program": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EOF\n",
         [],
-        "it is no PNG or",
+        "it is not a PNG or",
     ),
-    "empty": (b"", [], "Cannot read in.png: it is no PNG"),
+    "empty": (b"", [], "Cannot read in.png: it is not a PNG"),
     "cut short": (GOOD[:-60], [], "Cannot read in.png: it is damaged or cut short"),
     "a bomb": (_png_header_of(10_000, 10_000), [], "it unpacks to more than 89 million pixels; give a smaller one"),
     "a larger bomb": (_png_header_of(2**31 - 1, 2**31 - 1), [], "it unpacks to more than 89 million pixels"),

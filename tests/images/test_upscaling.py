@@ -176,7 +176,7 @@ WRONG_FILES: dict[str, tuple[Any, str]] = {
     ),
     "last layer without convolution": (
         ESRGAN | {"conv_last.weight": torch.zeros(8)},
-        "the last layer of its ESRGAN network is no conv",
+        "the last layer of its ESRGAN network is not a conv",
     ),
     "no channels": (ESRGAN | {"conv_last.weight": torch.zeros(0, 8, 3, 3)}, "is not a convolution"),
     "compact network without convolution": (COMPACT | {"body.0.weight": torch.zeros(3)}, "is not a convolution"),
@@ -237,7 +237,7 @@ def test_later_changes_to_the_file_have_no_effect(tmp_path: Path) -> None:
 def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"net{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ModelLoadError, match=r"net\.\w+ is no whole .* file: .*; copy or download it again"):
+    with pytest.raises(ModelLoadError, match=r"net\.\w+ is not a complete .* file: .*; copy or download it again"):
         Registry([]).upscaler(str(path)).load(CPU)
 
 

@@ -61,8 +61,8 @@ BAD: dict[str, tuple[Callable[[State], State], str]] = {
     "too many inputs": (_changed(down=lambda t: torch.ones(4, t.shape[1] + 8)), "for a layer of shape 64×72"),
     "two ranks": (_changed(up=lambda t: torch.ones(t.shape[0], 6)), "its matrices are of ranks 4 and 6"),
     "rank 0": (_changed(down=lambda t: torch.ones(0, 64), up=lambda t: torch.ones(64, 0)), "an empty matrix"),
-    "one dimension": (_changed(up=lambda t: torch.ones(64)), "its matrices have one dimension"),
-    "a single number": (_changed(down=lambda t: torch.tensor(1.0)), "its matrices have one dimension"),
+    "one dimension": (_changed(up=lambda t: torch.ones(64)), "its matrices have fewer than two dimensions"),
+    "a single number": (_changed(down=lambda t: torch.tensor(1.0)), "its matrices have fewer than two dimensions"),
     "integers": (_changed(down=lambda t: t.to(torch.int32)), "holds int32 numbers; save it as floating point"),
     "NaN": (_changed(down=lambda t: t * float("nan")), "holds NaN or infinite values"),
     "infinity": (_changed(up=lambda t: t / 0), "holds NaN or infinite values"),
@@ -164,7 +164,7 @@ def test_malformed_settings_are_refused(family: Family, save: Save, text: str) -
 def test_a_binary_adapter_config_is_refused(family: Family, save: Save) -> None:
     path = save(peft(random_lora(family.plain)))
     (path.parent / "adapter_config.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(InvalidRequestError, match="its adapter_config.json is no JSON"):
+    with pytest.raises(InvalidRequestError, match="its adapter_config.json is not JSON"):
         family.draw(path)
 
 

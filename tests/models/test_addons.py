@@ -174,7 +174,7 @@ def test_a_loras_naming_algorithm_and_width_are_detected(
 EMBEDDINGS = {
     "A1111": ({"emb_params": (3, 768)}, "a1111", "sd15", 768),
     "A1111 of a .pt": ({"string_to_param.*": (2, 1024)}, "a1111", "sd2", 1024),
-    "SDXL": ({"clip_l": (8, 768), "clip_g": (8, 1280)}, "sdxl", "sdxl", 2048),
+    "SDXL": ({"clip_l": (8, 768), "clip_g": (8, 1280)}, "clip_l and clip_g", "sdxl", 2048),
     "diffusers": ({"<cat-toy>": (1, 768)}, "diffusers", "sd15", 768),
     "diffusers, one vector": ({"<cat-toy>": (768,)}, "diffusers", "sd15", 768),
     "tiny": ({"emb_params": (3, 32)}, "a1111", None, 32),

@@ -7,6 +7,7 @@ from pathlib import Path
 import diffusers
 import pytest
 
+from imagegen_core import Registry
 from imagegen_core.diffusion.loras.reading import layer_shapes
 from imagegen_core.models.ldm_names import to_ldm
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
@@ -36,7 +37,7 @@ def test_layers_in_headers_equal_those_of_loaded_networks(
         path = save_single_file(pipe, tmp_path / "whole.safetensors")
     elif layout == "UNet alone":
         path, base = folder / "unet/diffusion_pytorch_model.safetensors", folder
-    from_headers = CheckpointLayers.of_files(path, base).networks
+    from_headers = CheckpointLayers.of_files(path, Registry.discover().families[family], base).networks
     loaded = layer_shapes(pipe).networks
     assert {name: {key: from_headers[name].get(key) for key in shapes} for name, shapes in loaded.items()} == loaded
 

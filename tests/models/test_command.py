@@ -36,7 +36,7 @@ def test_inspect_describes_a_checkpoint_and_names_its_backend(
     assert _facts(out) == {
         "path": str(path),
         "kind": "checkpoint",
-        "family": "sdxl",
+        "family": "sdxl (Stable Diffusion XL)",
         "layout": "ldm (safetensors)",
         "holds": "unet, vae, text_encoder_2",
         "lacks": "text_encoder",
@@ -57,22 +57,22 @@ def test_inspect_prints_the_same_facts_as_json(capfd: pytest.CaptureFixture[str]
     facts = json.loads(out)
     assert (facts["path"], facts["kind"], facts["algorithm"], facts["family"]) == (str(path), "lora", "loha", "sd15")
     assert (facts["parameters"], facts["dtypes"], facts["size"]) == (11264, ["float16"], path.stat().st_size)
-    assert facts["loaded_by"] == ["sd15"]
+    assert facts["loaded_by"][0] == "sd15"
 
 
 def test_inspect_names_the_package_if_no_backend_loads_the_file(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("IMAGEGEN_PLUGINS_DISABLED", "sd15,sdxl")
-    loaders = {
-        "SD1.5": "no installed backend: pip install imagegen-sd15",
-        "SD2.1": "no installed backend: pip install imagegen-sd15",
-        "SDXL": "no installed backend: pip install imagegen-sdxl",
-        "SDXL refiner": "no installed backend: no package of imagegen's own loads it, so install a plugin that does",
-    }
-    for name, words in loaders.items():
-        path = save_header(tmp_path / "a.safetensors", RELEASED[name][0])
-        assert _facts(_run(capfd, "models", "inspect", str(path))[1])["loaded by"] == words
+    path = save_header(tmp_path / "a.safetensors", RELEASED["SDXL"][0])
+    code, _, err = _run(capfd, "models", "inspect", str(path))
+    assert code == 2
+    assert "is a Stable Diffusion XL checkpoint, and no installed plugin draws it: imagegen-sdxl is installed, " in err
+    assert "and disabled: IMAGEGEN_PLUGINS_DISABLED names it" in err
+    monkeypatch.delenv("IMAGEGEN_PLUGINS_DISABLED")
+    path = save_header(tmp_path / "a.safetensors", RELEASED["SDXL refiner"][0])
+    words = "no installed backend: no known package draws with it yet; install a plugin that does"
+    assert _facts(_run(capfd, "models", "inspect", str(path))[1])["loaded by"] == words
 
 
 def test_inspect_accepts_names_below_the_root_and_of_plugins(
@@ -84,7 +84,7 @@ def test_inspect_accepts_names_below_the_root_and_of_plugins(
     facts = _facts(_run(capfd, "models", "inspect", "up.safetensors")[1])
     assert (facts["kind"], facts["layout"]) == ("upscaler", "esrgan (safetensors)")
     assert "loaded by" not in facts
-    assert _facts(_run(capfd, "models", "inspect", "demo")[1])["family"] == "sdxl"
+    assert _facts(_run(capfd, "models", "inspect", "demo")[1])["family"] == "sdxl (Stable Diffusion XL)"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_list_describes_usable_files_and_says_why_others_are_unusable(
     assert kinds["style.safetensors"] == ("lora", "sd15")
     assert kinds["folder"] == ("checkpoint", "sd15")
     for name, words in {
-        "broken.safetensors": "no JSON object",
+        "broken.safetensors": "not a JSON object",
         "evil.ckpt": "posix.getcwd",
         "\\udcff.ckpt": "cut short",
     }.items():

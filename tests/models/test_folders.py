@@ -42,8 +42,8 @@ def test_the_families_of_the_tiny_checkpoints_are_detected(sdxl_checkpoint: Path
 
 
 def test_a_folder_of_an_unknown_pipeline_is_refused(tmp_path: Path) -> None:
-    folder = _folder(tmp_path / "model", pipeline="FluxPipeline", cross_attention_dim=4096)
-    with pytest.raises(ModelLoadError, match="Cannot tell what .*'FluxPipeline'.*expected Stable Diffusion"):
+    folder = _folder(tmp_path / "model", pipeline="ShapEPipeline", cross_attention_dim=4096)
+    with pytest.raises(ModelLoadError, match="is a ShapEPipeline checkpoint, and no installed plugin draws it: pip"):
         architecture(folder)
 
 
@@ -55,7 +55,7 @@ def test_the_native_size_is_the_sample_size_times_the_vaes_reduction(tmp_path: P
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda folder: (folder / "model_index.json").unlink(), "is no checkpoint: .*model_index.json"),
+        (lambda folder: (folder / "model_index.json").unlink(), "is not a checkpoint: .*model_index.json"),
         (lambda folder: shutil.rmtree(folder / "unet"), "is incomplete: unet/config.json is missing"),
         (lambda folder: (folder / "unet/config.json").write_text("{"), "Cannot read .*config.json"),
         (lambda folder: (folder / "unet/config.json").write_text("[]"), "is not a JSON object"),

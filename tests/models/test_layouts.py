@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    FluxTransformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from diffusers.loaders import single_file_utils as diffusers
 
-from tests.layouts import ldm_state
+from tests.checkpoints import save_sd3
+from tests.layouts import ldm_state, original_flux_transformer, original_sd3
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +67,27 @@ def test_the_second_text_encoder_round_trips(sdxl: Any) -> None:
     encoder = sdxl.text_encoder_2
     prefix = "conditioner.embedders.1.model."
     _same(diffusers.convert_open_clip_checkpoint(encoder, ldm_state(sdxl), prefix=prefix), encoder)
+
+
+def test_the_transformer_of_stable_diffusion_3_round_trips(tmp_path: Path) -> None:
+    folder = save_sd3(tmp_path / "sd3", num_layers=3, dual_attention_layers=(0, 1))
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder)
+    prefix = "model.diffusion_model."
+    original = {name: weight for name, weight in original_sd3(pipeline).items() if name.startswith(prefix)}
+    _same(diffusers.convert_sd3_transformer_checkpoint_to_diffusers(original), pipeline.transformer)
+
+
+def test_the_transformer_of_flux_round_trips() -> None:
+    # diffusers splits the rows at FLUX.1's own width; the columns may be few.
+    width = 3072
+    with torch.device("meta"):
+        network = FluxTransformer2DModel(num_layers=2, num_single_layers=2, guidance_embeds=True)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.randint(-128, 128, (tensor.shape[0], 2)[: tensor.ndim], generator=generator, dtype=torch.int8)
+        for name, tensor in network.state_dict().items()
+    }
+    assert state["single_transformer_blocks.0.proj_mlp.weight"].shape == (4 * width, 2)
+    converted = diffusers.convert_flux_transformer_checkpoint_to_diffusers(original_flux_transformer(state))
+    assert converted.keys() == state.keys()
+    assert all(torch.equal(weight, state[name]) for name, weight in converted.items())

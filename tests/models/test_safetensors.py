@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from imagegen_core import ModelLoadError
-from imagegen_core.models.description import Description
+from imagegen_core.description import Description
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.inspect import describe
 from imagegen_core.models.tensors import DTYPES, Tensor

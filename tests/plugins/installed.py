@@ -38,18 +38,34 @@ class Installer:
         entries = [entry for dist in distributions(path=[str(self.folder)]) for entry in dist.entry_points]
         return [entry for entry in entries if entry.group == group]
 
-    def backend(self, name: str, *, architectures: tuple[str, ...] = (), worker: str = "nowhere:Worker") -> None:
-        """Install a plugin that offers one backend of the same name."""
-        self.add(name, backend_code(name, architectures=architectures, worker=worker))
+    def backend(
+        self, name: str, *, architectures: tuple[str, ...] = (), worker: str = "nowhere:Worker", more: str = ""
+    ) -> None:
+        """Install a plugin that offers one backend of the same name; see `backend_code`."""
+        self.add(name, backend_code(name, architectures=architectures, worker=worker, more=more))
 
 
-def backend_code(name: str, *, architectures: tuple[str, ...] = (), worker: str = "nowhere:Worker") -> str:
-    """Return the code of a plugin module with one backend."""
+_FAMILIES = "from imagegen_{name}.plugin import imagegen_families"
+
+
+def backend_code(
+    name: str, *, architectures: tuple[str, ...] = (), worker: str = "nowhere:Worker", more: str = ""
+) -> str:
+    """Return the code of a plugin module with one backend.
+
+    Args:
+        name: The name of the backend. With ``sd15`` or ``sdxl`` and architectures, it declares their families, too.
+        architectures: Its families.
+        worker: Its worker.
+        more: Further arguments of `Backend`, as code.
+    """
+    families = _FAMILIES.format(name=name) if architectures and name in ("sd15", "sdxl") else ""
     return f"""
 from imagegen_core import Backend, hookimpl
+{families}
 
 @hookimpl
 def imagegen_backends():
     return [Backend(name={name!r}, summary="a test's", worker={worker!r}, default_size="64x64",
-                    architectures={architectures!r})]
+                    architectures={architectures!r}, {more})]
 """

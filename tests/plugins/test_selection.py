@@ -1,4 +1,4 @@
-"""Selection of the backend: by name, else USE_SDXL, else the checkpoint; else the only installed backend."""
+"""Selection of the backend: by name, else USE_SDXL, else the checkpoint; of several the preferred one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from imagegen_core import Backend, BackendNotFoundError, ModelNotFoundError, Registry, Settings
+from imagegen_core import Backend, BackendNotFoundError, ModelLoadError, ModelNotFoundError, Registry, Settings
 from imagegen_core.resolution.backends import select_backend
+from imagegen_core.resolution.checkpoints import resolve_checkpoint
 from tests.plugins.installed import Installer
 
 pytestmark = pytest.mark.usefixtures("families")
@@ -42,25 +43,54 @@ def test_a_backends_own_checkpoint_selects_it(sd15_checkpoint: Path) -> None:
     assert _select(SD15_MODEL=str(sd15_checkpoint)).name == "sd15"
 
 
-def test_two_backends_with_own_checkpoints_are_ambiguous() -> None:
-    with pytest.raises(BackendNotFoundError, match="Several backends fit, sd15, sdxl .*set IMAGEGEN_BACKEND"):
-        _select(SD15_MODEL="a", SDXL_MODEL="b")
+def test_of_two_backends_with_own_checkpoints_the_preferred_one_is_selected() -> None:
+    assert _select(SD15_MODEL="a", SDXL_MODEL="b").name == "sd15"
+    assert _select(SD15_MODEL="a", SDXL_MODEL="b", IMAGEGEN_BACKENDS="sdxl,sd15").name == "sdxl"
 
 
 def test_the_only_installed_backend_is_selected() -> None:
     assert _select(IMAGEGEN_PLUGINS="sd15").name == "sd15"
 
 
-def test_two_fitting_backends_are_ambiguous() -> None:
-    with pytest.raises(BackendNotFoundError, match="Several backends fit, sd15, sdxl .*set IMAGEGEN_BACKEND"):
-        _select()
+def test_without_a_checkpoint_the_preferred_backend_is_selected(install: Installer) -> None:
+    assert _select().name == "sd15"
+    assert _select(IMAGEGEN_BACKENDS="sdxl").name == "sdxl"
+    install.backend("zeal", architectures=("sdxl",), more="priority=1")
+    assert _select().name == "zeal"
 
 
-def test_two_backends_for_the_same_family_are_ambiguous(install: Installer, sdxl_checkpoint: Path) -> None:
+def test_another_backend_for_a_family_changes_nothing_by_itself(install: Installer, sdxl_checkpoint: Path) -> None:
     install.backend("fastxl", architectures=("sdxl",))
-    with pytest.raises(BackendNotFoundError, match="Several backends fit, fastxl, sdxl"):
-        _select(MODEL=str(sdxl_checkpoint))
+    assert _select(MODEL=str(sdxl_checkpoint)).name == "sdxl"
     assert _select(MODEL=str(sdxl_checkpoint), BACKEND="fastxl").name == "fastxl"
+    assert _select(USE_SDXL="1").name == "sdxl"
+
+
+@pytest.mark.parametrize(("priority", "name"), [(1, "fastxl"), (0, "sdxl"), (-100, "sdxl")])
+def test_the_backend_of_the_highest_priority_is_selected(
+    install: Installer, sdxl_checkpoint: Path, priority: int, name: str
+) -> None:
+    install.backend("fastxl", architectures=("sdxl",), more=f"priority={priority}")
+    assert _select(MODEL=str(sdxl_checkpoint)).name == name
+
+
+def test_the_configured_order_has_priority_over_the_plugins(
+    install: Installer, sdxl_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    install.backend("fastxl", architectures=("sdxl",), more="priority=1")
+    install.backend("otherxl", architectures=("sdxl",))
+    assert _select(MODEL=str(sdxl_checkpoint), IMAGEGEN_BACKENDS="sdxl").name == "sdxl"
+    assert _select(MODEL=str(sdxl_checkpoint), IMAGEGEN_BACKENDS="otherxl, sdxl").name == "otherxl"
+    assert not caplog.messages
+    Path("imagegen.toml").write_text('backends = ["absent", "otherxl"]')
+    assert _select(MODEL=str(sdxl_checkpoint)).name == "otherxl"
+    (warning,) = caplog.messages
+    assert warning.startswith("backends in imagegen.toml, line 1 names absent, which is not installed: installed are")
+
+
+def test_a_backend_without_architectures_draws_with_no_checkpoint(install: Installer, sdxl_checkpoint: Path) -> None:
+    install.backend("clouds", more="priority=1")
+    assert _select(MODEL=str(sdxl_checkpoint)).name == "sdxl"
 
 
 def test_the_error_without_backends_says_what_to_install() -> None:
@@ -71,12 +101,15 @@ def test_the_error_without_backends_says_what_to_install() -> None:
 
 
 def test_the_error_for_an_unsupported_checkpoint_says_what_to_install(sdxl_checkpoint: Path) -> None:
-    with pytest.raises(BackendNotFoundError, match="draws sdxl .*installed is sd15; pip install imagegen-sdxl"):
+    words = "is a StableDiffusionXLPipeline checkpoint, and no installed plugin draws it: imagegen-sdxl is installed, "
+    with pytest.raises(ModelLoadError, match=f"{words}and disabled: IMAGEGEN_PLUGINS does not name it; add it"):
         _select(MODEL=str(sdxl_checkpoint), IMAGEGEN_PLUGINS="sd15")
 
 
 def test_the_error_for_use_sdxl_without_sdxl_names_the_setting() -> None:
-    with pytest.raises(BackendNotFoundError, match="draws sdxl .USE_SDXL asks for it.*pip install imagegen-sdxl"):
+    with pytest.raises(
+        BackendNotFoundError, match="draws sdxl .USE_SDXL asks for it.*imagegen-sdxl is installed, and disabled"
+    ):
         _select(USE_SDXL="1", IMAGEGEN_PLUGINS="sd15")
 
 
@@ -85,16 +118,23 @@ def test_the_error_for_a_missing_checkpoint_names_the_folder(tmp_path: Path) -> 
         _select(MODEL="gone", MODEL_ROOT=str(tmp_path))
 
 
-def test_without_a_checkpoint_the_fallback_model_selects_the_backend(install: Installer, sdxl_checkpoint: Path) -> None:
-    install.add(
-        "demo",
-        f"""
+DEMO = """
 from pathlib import Path
 from imagegen_core import NamedModel, hookimpl
 
 @hookimpl
 def imagegen_models():
-    return [NamedModel("demo", "a demo", Path({str(sdxl_checkpoint)!r}), fallback=True)]
-""",
-    )
+    return [NamedModel("demo", "a demo", Path({path!r}), fallback=True)]
+"""
+
+
+def test_a_fallback_model_of_an_undeclared_family_fits_no_backend(install: Installer, sdxl_checkpoint: Path) -> None:
+    install.add("demo", DEMO.format(path=str(sdxl_checkpoint)))
+    registry = Registry.discover({"IMAGEGEN_PLUGINS": "sd15,demo"})
+    with pytest.raises(ModelNotFoundError, match="No checkpoint is configured for backend 'sd15': set SD15_MODEL"):
+        resolve_checkpoint(Settings(), registry.backend("sd15"), registry)
+
+
+def test_without_a_checkpoint_the_fallback_model_selects_the_backend(install: Installer, sdxl_checkpoint: Path) -> None:
+    install.add("demo", DEMO.format(path=str(sdxl_checkpoint)))
     assert _select().name == "sdxl"

@@ -131,7 +131,7 @@ def test_invalid_input_is_a_422_with_the_field(
 def test_invalid_json_is_a_422(server: Running) -> None:
     response = server.http.post("/generate", content=b'{"prompt', headers={"Content-Type": "application/json"})
     assert (response.status_code, response.json()["type"]) == (422, "invalid_request")
-    assert response.json()["detail"].startswith("The body is no JSON")
+    assert response.json()["detail"].startswith("The body is not JSON")
 
 
 def test_unknown_routes_and_methods_are_refused(server: Running) -> None:

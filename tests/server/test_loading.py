@@ -60,7 +60,7 @@ def _placed(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("_placed")
 def test_copies_are_distributed_to_the_devices_in_turn(environ: dict[str, str], devices: list[str | None]) -> None:
-    engine = engine_loader.load_engine(Settings.load(environ=environ), None)
+    engine = engine_loader.load_engine(Settings.load(environ=environ))
     workers: Any = engine.workers
     engine.close()
     assert [worker.settings.device for worker in workers] == devices
@@ -79,12 +79,22 @@ def test_fewer_copies_than_devices_are_refused_before_loading() -> None:
 
 @pytest.mark.usefixtures("_placed")
 def test_worker_computes_beside_a_worker_of_the_same_device() -> None:
-    first: Any = engine_loader.load_engine(Settings(device="a,b,a"), None)
-    second: Any = engine_loader.load_engine(Settings(device="b,a,c,a,a"), first)
+    first: Any = engine_loader.load_engine(Settings(device="a,b,a"))
+    second: Any = engine_loader.load_engine(Settings(device="b,a,c,a,a"), [first])
     for engine in (first, second):
         engine.close()
     a, b, another_a = first.workers
     assert [worker.beside for worker in second.workers] == [b, a, None, another_a, None]
+
+
+@pytest.mark.usefixtures("_placed")
+def test_worker_computes_beside_the_latest_model_of_its_device() -> None:
+    latest: Any = engine_loader.load_engine(Settings(device="a"))
+    earlier: Any = engine_loader.load_engine(Settings(device="a,b"))
+    loaded: Any = engine_loader.load_engine(Settings(device="a,b,a"), [latest, earlier])
+    for engine in (latest, earlier, loaded):
+        engine.close()
+    assert [worker.beside for worker in loaded.workers] == [latest.worker, earlier.workers[1], None]
 
 
 def test_weights_count_every_copy_on_one_device() -> None:

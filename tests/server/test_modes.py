@@ -241,7 +241,7 @@ def test_a1111_clients_see_modes_as_checkpoints(serve: Serve, expected: dict[str
     assert server.http.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == "inked"
     assert picture({"prompt": "a star", "seed": SEED}) == expected["inked"]
     refused = server.http.post("/sdapi/v1/options", json={"sd_model_checkpoint": "nix"})
-    assert "This server draws with plain or inked or other or old alone" in refused.text
+    assert "This server draws only with plain or inked or other or old" in refused.text
     assert server.draw().content == expected["plain"]
 
 

@@ -54,4 +54,4 @@ def test_other_text_is_refused_with_a_reason(server: Running) -> None:
     for text in ("", "ä", "a", "*" * 8, "data:image/png;base64,!", "A" * 300_001 + "*"):
         response = server.http.post("/sdapi/v1/png-info", json={"image": text})
         assert response.status_code == 422, text[:40]
-        assert any(words in response.json()["detail"] for words in ("is no base64", "it is no PNG")), response.text
+        assert any(words in response.json()["detail"] for words in ("is not base64", "it is not a PNG")), response.text

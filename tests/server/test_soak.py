@@ -219,7 +219,7 @@ class Client:
         self.open(response.content, 32, 16)
 
     def store_and_delete(self) -> None:
-        path = f"/storage/{self.chance.randbytes(8).hex()}"
+        path = f"/storage/{self.rng.randbytes(8).hex()}"
         self.send("PUT", path, 204, content=self.tiny(), headers={"Content-Type": "image/png"})
         self.fetch(path, 16, 8)
         self.send("DELETE", path, 204, 404)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI
 
-from imagegen_core import Registry, StorageError, hookimpl
+from imagegen_core import NumericsPlan, Registry, Size, StorageError, hookimpl, read_recipe
 from imagegen_core.plugins.discovery import Plugin
 from imagegen_core.server import create_app
 from imagegen_core.settings import Settings
@@ -79,6 +79,15 @@ def test_health_reports_the_engines_work(server: Running) -> None:
     server.draw()
     health = server.http.get("/health").json()
     assert (health["status"], health["model"], health["engine"]["finished"]) == ("ok", "ready", 1)
+
+
+def test_health_states_the_numerics_plan_of_the_pictures(server: Running) -> None:
+    (model,) = server.http.get("/health").json()["models"]
+    plan = NumericsPlan(**model["numerics"])
+    assert plan == server.worker.numerics
+    recipe = read_recipe(server.draw(size="64x64").content)
+    assert recipe.numerics == plan.of_picture(Size(64, 64))
+    assert (recipe.dtype, recipe.versions) == (plan.precision, plan.versions)
 
 
 def test_ready_reports_that_no_engine_draws(serve: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:

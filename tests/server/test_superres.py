@@ -56,7 +56,7 @@ def test_enlarged_picture_keeps_its_recipe(server: Running) -> None:
 @pytest.mark.parametrize(
     ("data", "fields", "sentence"),
     [
-        (b"nonsense", {}, "Cannot read the picture: it is no PNG"),
+        (b"nonsense", {}, "Cannot read the picture: it is not a PNG"),
         (_png()[:40], {}, "Cannot read the picture"),
         (_png(mode="RGBA"), {}, "it has transparent parts"),
         (_bomb(60_000), {}, "Cannot upscale 60000x60000 to 120000x120000: that is more than the 24.0 million pixels"),

@@ -111,7 +111,7 @@ def test_a_wrong_password_is_a_storage_error_without_the_password(redis_with_pas
     store = _redis(url.format("hushhush", redis_with_password.port))
     with pytest.raises(StorageError, match=f"Redis at 127.0.0.1:{redis_with_password.port}") as caught:
         store.check()
-    assert "lets nobody in" in str(caught.value)
+    assert "refuses the login" in str(caught.value)
     assert "correct STORAGE_URL's password" in str(caught.value)
     assert "hushhush" not in str(caught.value)
 

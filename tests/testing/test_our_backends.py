@@ -37,3 +37,21 @@ class TestSd15(BackendConformance):
     @classmethod
     def settings(cls, sd15_checkpoint: Path) -> Settings:
         return Settings(model=str(sd15_checkpoint), device="cpu", dtype="fp32")
+
+
+class TestSd3(BackendConformance):
+    backend = "sd3"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def settings(cls, sd3_checkpoint: Path) -> Settings:
+        return Settings(model=str(sd3_checkpoint), device="cpu", dtype="fp32")
+
+
+class TestFlux(BackendConformance):
+    backend = "flux"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def settings(cls, flux_checkpoint: Path) -> Settings:
+        return Settings(model=str(flux_checkpoint), device="cpu", dtype="fp32")

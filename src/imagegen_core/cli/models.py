@@ -11,7 +11,7 @@ import typer
 from imagegen_core.cli import console
 
 if TYPE_CHECKING:
-    from imagegen_core.models.description import Description
+    from imagegen_core.description import Description
     from imagegen_core.plugins.registry import Registry
 
 app = typer.Typer(help="See the checkpoints that can be named, and what a file is.")
@@ -28,11 +28,11 @@ def list_models(as_json: Json = False) -> None:
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.settings import Settings
 
-    root = Settings.load().model_root
-    named = Registry.discover().models.values()
-    rows = [_row(model.name, model.path, model.summary) for model in named]
+    root, registry = Settings.load().model_root, Registry.discover()
+    rows = [_row(model.name, model.path, model.summary, registry) for model in registry.models.values()]
     if root is not None:
-        rows += [_row(str(path.relative_to(root)), path, "") for path in checkpoints_below(root)]
+        paths = checkpoints_below(root, registry.formats.values())
+        rows += [_row(str(path.relative_to(root)), path, "", registry) for path in paths]
     rows = [{column: _printable(text) for column, text in row.items()} for row in rows]
     if as_json:
         console.json_data(rows)
@@ -52,29 +52,34 @@ def inspect_model(
     as_json: Json = False,
 ) -> None:
     """Describe a model by its header alone, and list the backends for it."""
-    from imagegen_core.models.inspect import describe
+    from imagegen_core.models.inspect import Recognized, describe
     from imagegen_core.models.locate import locate
     from imagegen_core.plugins.registry import Registry
+    from imagegen_core.resolution.backends import backends_for, how_to_draw
     from imagegen_core.settings import Settings
 
-    registry = Registry.discover()
-    description = describe(locate(path, Settings.load().model_root, registry.models))
-    loaders = _loaders(description, registry)
+    registry, settings = Registry.discover(), Settings.load()
+    description = describe(locate(path, settings.model_root, registry.models), registry)
+    wanted = Recognized(description.format, description.family)
+    loaders = [backend.name for backend in backends_for(registry, settings, wanted)]
     if as_json:
         console.json_data({**asdict(description), "path": _printable(description.path), "loaded_by": loaders})
         return
-    for name, value in _facts(description, loaders).items():
+    is_known = description.family or description.format in registry.formats
+    advice = f"no installed backend: {how_to_draw(registry, wanted)}" if is_known else ""
+    loaded_by = ", ".join(f"backend {name}" for name in loaders) or advice
+    for name, value in {**_facts(description, registry), "loaded by": loaded_by}.items():
         if value:
             console.data(f"{name:<17}{value}")
 
 
-def _row(name: str, path: Path, note: str) -> dict[str, str]:
+def _row(name: str, path: Path, note: str, registry: Registry) -> dict[str, str]:
     from imagegen_core.errors import ModelLoadError
     from imagegen_core.models.inspect import describe
 
     row = {"name": name, "kind": "", "family": "unusable", "size": "", "note": note, "path": str(path)}
     try:
-        description = describe(path)
+        description = describe(path, registry)
     except ModelLoadError as error:
         return {**row, "note": str(error)}
     missing = f"incomplete: without {', '.join(description.missing)}" if description.missing else ""
@@ -87,20 +92,14 @@ def _row(name: str, path: Path, note: str) -> dict[str, str]:
     }
 
 
-def _loaders(description: Description, registry: Registry) -> list[str]:
-    """List the installed backends for a model's family."""
-    from imagegen_core.resolution.backends import backends_for
-
-    return [backend.name for backend in backends_for(registry, description.family)] if description.family else []
-
-
-def _facts(description: Description, loaders: list[str]) -> dict[str, Any]:
+def _facts(description: Description, registry: Registry) -> dict[str, Any]:
+    family = registry.families.get(description.family or "")
     return {
         "path": _printable(description.path),
         "kind": f"{description.kind} ({description.algorithm})"
         if description.algorithm not in (None, description.kind)
         else description.kind,
-        "family": description.family or "unknown from its tensors",
+        "family": f"{family.name} ({family.title})" if family else description.family or "unknown",
         "layout": f"{description.layout} ({description.format})",
         "holds": ", ".join(description.components),
         "lacks": ", ".join(description.missing),
@@ -108,18 +107,9 @@ def _facts(description: Description, loaders: list[str]) -> dict[str, Any]:
         "input channels": description.input_channels,
         "native size": description.native_size,
         "dtype": ", ".join(description.dtypes),
-        "parameters": _human(description.parameters / _THOUSAND, "k", "M", "B"),
+        "parameters": _human(description.parameters / _THOUSAND, "k", "M", "B") if description.parameters else "",
         "size on disk": _human(description.size / _THOUSAND, "kB", "MB", "GB"),
-        "loaded by": _advice(description.family, loaders),
     }
-
-
-def _advice(family: str | None, loaders: list[str]) -> str:
-    from imagegen_core.models.families import how_to_get
-
-    if loaders:
-        return ", ".join(f"backend {name}" for name in loaders)
-    return f"no installed backend: {how_to_get(family)}" if family else ""
 
 
 def _human(number: float, *units: str) -> str:

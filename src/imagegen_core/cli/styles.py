@@ -37,8 +37,6 @@ def list_styles(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
 
 
 def _rows() -> list[dict[str, Any]]:
-    from imagegen_core.models.inspect import architecture
-    from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.resolution.backends import select_backend
     from imagegen_core.resolution.checkpoints import resolve_checkpoint
@@ -49,8 +47,7 @@ def _rows() -> list[dict[str, Any]]:
     backend = select_backend(registry, settings)
     settings = settings.for_backend(backend.environment_prefix)
     checkpoint = resolve_checkpoint(settings, backend, registry)
-    layers = CheckpointLayers.of_files(checkpoint, settings.base_model)
-    catalog = StyleCatalog(settings, registry, layers.cross_attention_dim, architecture(checkpoint), layers)
+    catalog = StyleCatalog.of_files(checkpoint, settings, registry)
     return [
         {
             "style": style.id,

@@ -18,6 +18,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
+from imagegen_core.cluster.plans import Handshake, PlanMismatchError
 from imagegen_core.cluster.replica_client import ATTEMPTS, ReplicaClient, pause
 from imagegen_core.cluster.upscaling import RemoteUpscalers
 from imagegen_core.engine import EngineReport, Ticket
@@ -228,6 +229,8 @@ class ClusterModelHost:
                 if lost_in_hand == ATTEMPTS:
                     break
                 await asyncio.sleep(pause(attempt))
+            except PlanMismatchError:
+                await asyncio.sleep(pause(attempt))
             else:
                 return
         raise ImagegenError(
@@ -240,12 +243,17 @@ class ClusterModelHost:
 
         Raises:
             LostError: The replica was lost before the picture was done.
+            PlanMismatchError: The replica would draw other bytes than the other replicas.
         """
         left = None if ticket.deadline is None else ticket.since + ticket.deadline - time.monotonic()
-        heard = False
+        heard, plans = False, self._replicas.plans
+        arguments = (mode, ticket.job.req, left, plans.of(mode.key))
         try:
-            async with aclosing(self._replicas.stream("draw", mode.key, mode, ticket.job.req, left)) as events:
+            async with aclosing(self._replicas.stream("draw", mode.key, *arguments)) as events:
                 async for event in events:
+                    if isinstance(event, Handshake):
+                        plans.check(mode.key, event)
+                        continue
                     _pass_on(event, ticket)
                     heard = True
                     if isinstance(event, Started):

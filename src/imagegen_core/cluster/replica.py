@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 
 from ray import serve
 
+from imagegen_core.cluster.plans import Handshake, refused
 from imagegen_core.cluster.serialization import portable, portable_error
 from imagegen_core.errors import EngineClosedError, ImagegenError
 from imagegen_core.hosting.model_host import HostReport, LocalModelHost
 from imagegen_core.hosting.upscaling import Enlarged, Format
 from imagegen_core.job import Event, Failed
 from imagegen_core.modes import Mode, ModelKey
+from imagegen_core.numerics import NumericsPlan
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest
 from imagegen_core.server.log import log_as_json
@@ -59,6 +61,7 @@ class Replica:
         self._enlarging = self._models.enlarging()
         self._modes: dict[str, Mode] = {}
         self._broken = ""
+        self._refused: dict[ModelKey, str] = {}
         await asyncio.to_thread(self._models.load, first)
 
         async def hold(model: str) -> _Held:
@@ -69,10 +72,25 @@ class Replica:
         self._hold: Callable[[str], Any] = serve.multiplexed(hold, max_num_models_per_replica=self._room())
         await self._have(first)
 
-    async def draw(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> AsyncIterator[Event]:
-        """Draw a request in a mode, and yield its events; closing the generator cancels the request."""
+    async def draw(
+        self, mode: Mode, request: GenerateRequest, deadline: float | None, agreed: NumericsPlan | None
+    ) -> AsyncIterator[Handshake | Event]:
+        """Draw a request in a mode; yield a handshake, then its events. Closing the generator cancels the request.
+
+        Args:
+            mode: The mode.
+            request: The request.
+            deadline: See `ModelHost.submit`.
+            agreed: The numerics plan of the other replicas; this replica refuses to draw by another plan.
+        """
         try:
             await self._have(mode)
+            card = self._models.card(mode)
+            own = card and card.numerics
+            self._refused[mode.key] = refused(agreed, own, self._name) if agreed and own else ""
+            yield Handshake(self._name, own)
+            if self._refused[mode.key]:
+                return
             ticket = self._models.submit(mode, request, deadline)
         except ImagegenError as error:
             yield portable(Failed(error))
@@ -115,8 +133,11 @@ class Replica:
         """Check this replica for Ray Serve, which replaces it after an exception.
 
         Raises:
-            RuntimeError: A step hangs, or an engine broke and its model could not be loaded again.
+            RuntimeError: A step hangs, an engine broke and its model could not be loaded again, or this replica would
+                draw other bytes than the others.
         """
+        for refusal in filter(None, self._refused.values()):
+            raise RuntimeError(refusal)
         if self._broken and not any(host.entries for host in self._models.hosts()):
             raise RuntimeError(self._broken)
         report = self._models.report()

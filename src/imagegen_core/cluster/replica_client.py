@@ -15,10 +15,10 @@ from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from imagegen_core.cluster.plans import AgreedPlans
 from imagegen_core.cluster.replica import model_id
 from imagegen_core.errors import NotReadyError, first_line
 from imagegen_core.hosting.model_host import HostReport
-from imagegen_core.job import Event
 from imagegen_core.modes import ModelKey
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class ReplicaClient:
 
     Attributes:
         hosts: Reports of the replicas from the last poll.
+        plans: The numerics plans of the models.
         failure: Reason why no replica can start, as a sentence; empty otherwise.
     """
 
@@ -47,6 +48,7 @@ class ReplicaClient:
         """Start to poll the replicas."""
         self._handle: Any = handle
         self.hosts: tuple[HostReport, ...] = ()
+        self.plans = AgreedPlans()
         self.failure = ""
         self._loop = asyncio.new_event_loop()
         self._failed = asyncio.Event()
@@ -58,7 +60,7 @@ class ReplicaClient:
         """Run a coroutine on the loop in a new context; in the request's context, its end would cancel the call."""
         return contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self._loop)
 
-    async def stream(self, method: str, key: ModelKey, *arguments: Any) -> AsyncGenerator[Event]:
+    async def stream(self, method: str, key: ModelKey, *arguments: Any) -> AsyncGenerator[Any]:
         """Yield the results of a replica's generator; prefer a replica with the model. Closing cancels the generator.
 
         Raises:
@@ -111,6 +113,7 @@ class ReplicaClient:
         """Poll the replicas' reports; without replicas, ask Ray Serve whether the deployment failed."""
         hosts: list[HostReport] = await self.broadcast("tell")
         self.hosts = tuple(sorted(hosts, key=lambda host: host.name))
+        self.plans.keep(self.hosts)
         self.failure = "" if hosts else await asyncio.to_thread(self._why_none)
         if self.failure:
             self._failed.set()
@@ -165,9 +168,8 @@ async def _result(response: Any) -> Any:
     return await response
 
 
-async def _next(stream: Any) -> Event:
-    event: Event = await anext(stream)
-    return event
+async def _next(stream: Any) -> Any:
+    return await anext(stream)
 
 
 def _last_line(trace: str) -> str:

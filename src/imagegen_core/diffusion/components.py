@@ -14,7 +14,15 @@ from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
 from imagegen_core.errors import ModelLoadError, first_line
 from imagegen_core.models.folders import LIBRARIES, read_json, weights
 from imagegen_core.models.networks.parts import component_layers, sources
+from imagegen_core.models.networks.scaling import scaled
 
+# The classes whose weights files use several namings: each with the component whose names `component_layers` knows.
+_NAMED_LIKE = {
+    "UNet2DConditionModel": "unet",
+    "AutoencoderKL": "vae",
+    "CLIPTextModel": "text_encoder",
+    "CLIPTextModelWithProjection": "text_encoder_2",
+}
 _ADVICE = "take the configs and the weights from one and the same model"
 
 
@@ -59,9 +67,9 @@ def load_network(folder: Path, name: str, network: type, dtype: torch.dtype) -> 
             + (f"it has {others}, and .safetensors or .bin is read" if others else "copy it again")
         )
     with Weights(files) as opened:
-        layers = component_layers(
-            name, {key: source for file in opened.files for key, source in sources(file.header).items()}
-        )
+        stored = {key: source for file in opened.files for key, source in sources(file.header).items()}
+        like = _NAMED_LIKE.get(network.__name__)
+        layers = scaled(stored) if like is None else component_layers(like, stored)
         return build_network(Blueprint(name, network, config, folder / "config.json", _ADVICE), layers, opened, dtype)
 
 

@@ -10,7 +10,7 @@ from functools import update_wrapper
 from queue import SimpleQueue
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from imagegen_core.diffusion.construction_lock import undisturbed
+from imagegen_core.diffusion.construction_lock import stepping_aside, undisturbed
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -30,6 +30,7 @@ class ComputeThread:
     def __init__(self) -> None:
         """Start the thread."""
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._at_length = threading.Lock()
         self._thread = threading.Thread(target=_serve, args=(self._calls,), name="imagegen-compute", daemon=True)
         self._thread.start()
         # This also runs when the program ends: a thread still inside torch would then abort the program.
@@ -44,6 +45,29 @@ class ComputeThread:
         future: Future[Result] = Future()
         self._calls.put((future, lambda: function(*args, **kwargs)))
         return future.result()
+
+    def run_at_length(
+        self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result:
+        """Run a call of many steps, which lets others in by `give_way`; only one such call runs at a time."""
+        with self._at_length:
+            return self.run(function, *args, **kwargs)
+
+    def give_way(self) -> None:
+        """Run the calls that wait now, between two steps of a call of `run_at_length`.
+
+        Otherwise, other models on this thread would wait for a whole picture. Other threads may build networks
+        meanwhile. On another thread, this does nothing.
+        """
+        if threading.current_thread() is not self._thread:
+            return
+        with stepping_aside():
+            for _ in range(self._calls.qsize()):
+                if (call := self._calls.get()) is None:
+                    self._calls.put(None)  # the thread ends after the present call
+                    return
+                _answer(call)
+                del call
 
 
 class _HasComputeThread(Protocol):
@@ -74,9 +98,13 @@ def _end(calls: SimpleQueue[_Call | None], thread: threading.Thread) -> None:
 
 def _serve(calls: SimpleQueue[_Call | None]) -> None:
     while (call := calls.get()) is not None:
-        future, function = call
-        try:
-            future.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - the caller handles it
-            future.set_exception(error)
-        del call, future, function  # otherwise, the last call's tensors and object would live until the next call
+        _answer(call)
+        del call  # otherwise, the last call's tensors and object would live until the next call
+
+
+def _answer(call: _Call) -> None:
+    future, function = call
+    try:
+        future.set_result(function())
+    except BaseException as error:  # noqa: BLE001 - the caller handles it
+        future.set_exception(error)

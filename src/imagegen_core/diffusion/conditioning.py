@@ -1,17 +1,18 @@
-"""The inputs of the UNet other than latents and timestep: the encoded prompt and added conditions."""
+"""The inputs of the network other than latents and timestep: the encoded prompt and added conditions."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.encoder_embeddings import EncoderEmbeddings
-from imagegen_core.diffusion.prompts import Chunk, chunks, parse
+from imagegen_core.diffusion.prompts import Chunk, Fragment, chunks, parse
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.parts import Parts, completed
 
@@ -20,11 +21,11 @@ _MAX_WEIGHT = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """An encoded prompt for the UNet.
+    """An encoded prompt for the network.
 
     Attributes:
-        tokens: The embedded prompt [1, tokens, width] for cross-attention.
-        added: The UNet's ``added_cond_kwargs``, each [1, ...]; empty for SD1.5.
+        tokens: The embedded prompt [1, tokens, width].
+        added: Further conditions by the family's names, each [1, ...], such as a pooled prompt.
     """
 
     tokens: Tensor
@@ -42,11 +43,11 @@ class TextEmbedding:
 
     Attributes:
         tokens: Hidden states [1, 77 for each chunk, width].
-        pooled: The first chunk's projection [1, width], or None for encoders without a projection.
+        pooled: The first chunk's projection [1, width], or its end token's state for encoders without a projection.
     """
 
     tokens: Tensor
-    pooled: Any
+    pooled: Tensor
 
 
 def encode_text(
@@ -81,7 +82,8 @@ def encode_text_in_parts(
     embeddings: EncoderEmbeddings | None = None,
 ) -> Parts[TextEmbedding]:
     """Encode as `encode_text` does, as a generator that yields between two chunks."""
-    states, pooled = [], None
+    states: list[Tensor] = []
+    pooled: Tensor | None = None
     for number, chunk in enumerate(prompt_chunks(tokenizer, prompt, embeddings)):
         if number:
             yield
@@ -89,9 +91,10 @@ def encode_text_in_parts(
         with _embedded(text_encoder, chunk):
             output = text_encoder(torch.tensor([ids], device=text_encoder.device), output_hidden_states=True)
         state = hidden(output)
-        states.append(_weighted(state, weights) if chunk.is_weighted else state)
-        pooled = getattr(output, "text_embeds", None) if pooled is None else pooled
-    return TextEmbedding(torch.cat(states, dim=1), pooled)
+        states.append(weighted(state, weights) if chunk.is_weighted else state)
+        if pooled is None:
+            pooled = output.text_embeds if hasattr(output, "text_embeds") else output.pooler_output
+    return TextEmbedding(torch.cat(states, dim=1), cast("Tensor", pooled))
 
 
 def prompt_chunks(
@@ -108,7 +111,21 @@ def prompt_chunks(
     Raises:
         InvalidRequestError: A weight, multiplied by the brackets around it, is beyond -100 to 100.
     """
-    fragments = parse(prompt, embeddings.names if embeddings else None)
+    return chunks(tokenizer, checked_fragments(prompt, embeddings.names if embeddings else None, field), embeddings)
+
+
+def checked_fragments(prompt: str, names: re.Pattern[str] | None = None, field: str = "prompt") -> list[Fragment]:
+    """Split a prompt as `parse` does.
+
+    Args:
+        prompt: The prompt.
+        names: See `parse`.
+        field: The prompt's name in errors.
+
+    Raises:
+        InvalidRequestError: A weight, multiplied by the brackets around it, is beyond -100 to 100.
+    """
+    fragments = parse(prompt, names)
     for fragment in fragments:
         if not abs(fragment.weight) <= _MAX_WEIGHT:
             raise InvalidRequestError(
@@ -116,7 +133,7 @@ def prompt_chunks(
                 "multiplied by the brackets around it, and about 0 to 2 for most words",
                 field,
             )
-    return chunks(tokenizer, fragments, embeddings)
+    return fragments
 
 
 @contextmanager
@@ -139,16 +156,16 @@ def _embedded(text_encoder: Any, chunk: Chunk) -> Iterator[None]:
         hook.remove()
 
 
-def _weighted(state: Tensor, weights: list[float]) -> Tensor:
+def weighted(state: Tensor, weights: list[float]) -> Tensor:
     """Multiply hidden states [1, tokens, width] by their tokens' weights, and restore their mean."""
-    weighted = state.float() * torch.tensor(weights, device=state.device)[None, :, None]
-    weighted = (weighted * (state.float().mean() / weighted.mean())).to(state.dtype)
-    if not torch.isfinite(weighted).all():
+    scaled = state.float() * torch.tensor(weights, device=state.device)[None, :, None]
+    scaled = (scaled * (state.float().mean() / scaled.mean())).to(state.dtype)
+    if not torch.isfinite(scaled).all():
         largest = max(weights, key=abs)
         raise InvalidRequestError(
             f"Invalid weight {largest:g} in a prompt: it leaves no finite numbers; expected about 0 to 2", "prompt"
         )
-    return weighted
+    return scaled
 
 
 def _padded(chunk: Chunk, tokenizer: Any) -> tuple[list[int], list[float]]:

@@ -43,6 +43,24 @@ class ReadWriteLock:
                     self._passing -= 1
                     self._changed.notify_all()
 
+    @contextmanager
+    def stepping_aside(self) -> Iterator[None]:
+        """Let go of the lock for a while, if this thread holds it for reading; changes may happen meanwhile."""
+        depth = getattr(self._depths, "value", 0)
+        if depth:
+            self._depths.value = 0
+            with self._changed:
+                self._passing -= 1
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            if depth:
+                with self._changed:
+                    self._changed.wait_for(lambda: not self._changing)
+                    self._passing += 1
+                self._depths.value = depth
+
     def begin_change(self) -> None:
         """Block new readers, and return after the present ones have left; a thread may nest this call."""
         own = threading.get_ident()
@@ -66,6 +84,13 @@ def undisturbed(function: Callable[Parameters, Result], *args: Parameters.args, 
     """Run `function` while no thread builds a network, and return its result."""
     with _CROSSING.passing():
         return function(*args, **kwargs)
+
+
+@contextmanager
+def stepping_aside() -> Iterator[None]:
+    """Let other threads build a network now, in the middle of a long call of `undisturbed`."""
+    with _CROSSING.stepping_aside():
+        yield
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from imagegen_core.diffusion.memory import decoding_fits, memory_errors
-from imagegen_core.errors import ImagegenError, OutOfMemoryError
+from imagegen_core.diffusion.memory import check_decoding_fits, memory_errors
+from imagegen_core.errors import ImagegenError
 from imagegen_core.request import Size
 
 logger = logging.getLogger(__name__)
@@ -21,24 +22,44 @@ _POOLED_SIDE = 8
 _PROBE_SIDE = 16  # the side of the test latents for a VAE
 
 
-def decode_within_memory(pipe: Any, latents: Tensor, size: Size, device: torch.device) -> npt.NDArray[np.uint8]:
-    """Decode as `decode` does, in tiles if the memory is too small for the whole picture.
+def decode_picture(
+    pipe: Any, latents: Tensor, size: Size, device: torch.device, tile: int | None
+) -> npt.NDArray[np.uint8]:
+    """Decode as `decode` does, in one piece or in tiles as the numerics plan says.
+
+    Args:
+        pipe: The diffusers pipeline.
+        latents: See `decode`.
+        size: The picture's size.
+        device: The pipeline's device.
+        tile: The side of the tiles in pixels; None decodes in one piece.
 
     Raises:
-        OutOfMemoryError: The memory is too small for the tiles, too.
+        OutOfMemoryError: The memory is too small. Another way to decode would give other pixels.
     """
-    if decoding_fits(pipe, size, device):
-        with suppress(OutOfMemoryError), memory_errors(size):
-            return decode(pipe.vae, latents)
-    logger.warning(
-        "The memory is too small to decode %s in one piece: decoding it in tiles, whose edges may show", size
-    )
-    pipe.vae.enable_tiling()
+    check_decoding_fits(pipe, size, piece(size, tile), device)
+    with _tiling(pipe.vae, tile), memory_errors(size):
+        return decode(pipe.vae, latents)
+
+
+def piece(size: Size, tile: int | None) -> Size:
+    """Return the size of the part that is decoded at once: a tile, or the whole picture."""
+    return size if tile is None else Size(min(size.width, tile), min(size.height, tile))
+
+
+@contextmanager
+def _tiling(vae: Any, tile: int | None) -> Iterator[None]:
+    """Decode in tiles within the context; a VAE without tiles, such as a tiny one, decodes in one piece."""
+    if tile is None or not hasattr(vae, "tile_latent_min_size"):
+        yield
+        return
+    vae.tile_sample_min_size = tile
+    vae.tile_latent_min_size = tile // 2 ** (len(vae.config.block_out_channels) - 1)
+    vae.enable_tiling()
     try:
-        with memory_errors(size):
-            return decode(pipe.vae, latents)
+        yield
     finally:
-        pipe.vae.disable_tiling()
+        vae.disable_tiling()
 
 
 def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
@@ -48,7 +69,7 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
 
     Args:
         vae: The autoencoder.
-        latents: Final latents [1, channels, height / 8, width / 8], in the UNet's scale.
+        latents: Final latents [1, channels, height / 8, width / 8], in the network's scale.
 
     Returns:
         Pixels [height, width, 3].
@@ -81,8 +102,8 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
 def overflows(vae: Any) -> bool:
     """Return whether an autoencoder overflows in its own dtype with latents like those of pictures.
 
-    The latents are the same at each call: normally distributed like a UNet's, once with the usual spread and once with
-    twice that spread.
+    The latents are the same at each call: normally distributed like a picture's, once with the usual spread and once
+    with twice that spread.
     """
     generator = torch.Generator("cpu").manual_seed(0)
     latents = torch.randn((1, vae.config.latent_channels, _PROBE_SIDE, _PROBE_SIDE), generator=generator)
@@ -91,7 +112,7 @@ def overflows(vae: Any) -> bool:
 
 
 def pool(latents: Tensor) -> bytes:
-    """Average latents [1, 4, h, w] in float32 down to 8×8, as 512 bytes of little-endian float16, NCHW."""
+    """Average latents [1, channels, h, w] in float32 to 8×8, as little-endian float16, NCHW: 128 bytes a channel."""
     pooled = torch.nn.functional.adaptive_avg_pool2d(latents.float(), _POOLED_SIDE)
     return pooled.to(torch.float16).cpu().numpy().astype("<f2").tobytes()
 
@@ -117,25 +138,27 @@ def _dtype(vae: Any) -> torch.dtype:
 
 
 def denormalized(config: Any, latents: Tensor) -> Tensor:
-    """Convert latents from the UNet's scale to the autoencoder's."""
+    """Convert latents from the network's scale to the autoencoder's."""
     moments = _moments(config, latents)
     if moments is None:
-        return latents / config.scaling_factor  # type: ignore[no-any-return]
+        scaled = latents / config.scaling_factor
+        shift = getattr(config, "shift_factor", None)
+        return scaled + shift if shift else scaled  # type: ignore[no-any-return]
     mean, std = moments
     return latents * std / config.scaling_factor + mean  # type: ignore[no-any-return]
 
 
 def normalized(config: Any, latents: Tensor) -> Tensor:
-    """Convert latents from the autoencoder's scale to the UNet's."""
+    """Convert latents from the autoencoder's scale to the network's."""
     moments = _moments(config, latents)
     if moments is None:
-        return latents * config.scaling_factor  # type: ignore[no-any-return]
+        return (latents - (getattr(config, "shift_factor", None) or 0)) * config.scaling_factor  # type: ignore[no-any-return]
     mean, std = moments
     return (latents - mean) / std * config.scaling_factor  # type: ignore[no-any-return]
 
 
 def _moments(config: Any, latents: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return each channel's mean and standard deviation, or None if the config has none; Playground 2.5's has them."""
+    """Return each channel's mean and standard deviation, or None if the config has none."""
     means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if means is None or stds is None:
         return None

@@ -1,10 +1,10 @@
-"""Run denoising steps one at a time, for one request or for several together."""
+"""The state of a request between two denoising steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from imagegen_core.errors import ImagegenError
 from imagegen_core.job import StepDone
 from imagegen_core.request import ResolvedRequest
 
+if TYPE_CHECKING:
+    from imagegen_core.diffusion.extension import Extension
+
 
 @dataclass
 class Denoising:
@@ -25,10 +28,10 @@ class Denoising:
         request: The resolved request.
         scheduler: A diffusers scheduler with its timesteps set; it keeps its own state.
         generator: The CPU generator for all noise of this picture.
-        latents: Noisy latents [1, channels, height / 8, width / 8], in the UNet's dtype.
+        latents: Noisy latents [1, ...], in the network's dtype.
         conditionings: The prompt's; with classifier-free guidance, the negative prompt's first.
         adapters: The request's LoRAs: the mode's, then the style's.
-        guidance_embedding: [1, time_cond_proj_dim] for models distilled with guidance, else None.
+        parts: The request's extensions in their order, each with the request's part; see `Extension.begin`.
         step_options: The request's extra arguments for the scheduler's step.
         on_step: Called after each step.
         index: The number of completed steps.
@@ -41,7 +44,7 @@ class Denoising:
     latents: Tensor
     conditionings: tuple[Conditioning, ...]
     adapters: tuple[Adapter, ...] = ()
-    guidance_embedding: Tensor | None = None
+    parts: dict[Extension, Any] = field(default_factory=dict)
     step_options: Mapping[str, float] = field(default_factory=dict)
     on_step: Callable[[StepDone], None] | None = None
     index: int = 0
@@ -62,25 +65,28 @@ class Denoising:
         """The timestep of the next step, a scalar."""
         return self.scheduler.timesteps[self.index]  # type: ignore[no-any-return]
 
-    def unet_latents(self) -> Tensor:
-        """Return the scaled latents for the UNet, one row for each conditioning."""
-        scaled: Tensor = self.scheduler.scale_model_input(self.latents, self.timestep)
-        return scaled.expand(len(self.conditionings), -1, -1, -1)
+    def scaled_latents(self) -> Tensor:
+        """Return the network's latents [rows, ...], scaled if the scheduler scales them."""
+        latents = self.latents
+        if hasattr(self.scheduler, "scale_model_input"):  # flow-matching schedulers scale nothing
+            latents = self.scheduler.scale_model_input(latents, self.timestep)
+        return latents.expand(self.rows, *latents.shape[1:])
 
     def advance(self, prediction: Tensor) -> None:
-        """Take one step with the UNet's prediction, which has one row for each conditioning.
+        """Take one step with the network's prediction [rows, ...]; an error becomes the request's `failure`."""
+        try:
+            self._advance(prediction)
+        except Exception as error:  # noqa: BLE001 - any error of a scheduler or extension concerns this request alone
+            self.failure = error
 
-        Raises:
-            ImagegenError: The latents became infinite or NaN.
-        """
-        if len(prediction) > 1:
-            negative, positive = prediction.chunk(2)
-            prediction = negative + self.request.guidance_scale * (positive - negative)
-            if self.request.guidance_rescale:
-                prediction = rescaled(prediction, positive, self.request.guidance_rescale)
+    def _advance(self, prediction: Tensor) -> None:
+        for extension, part in self.parts.items():
+            prediction = extension.combine(self, part, prediction)
         more = step_arguments(self.scheduler, self.generator, self.step_options)
         self.latents = self.scheduler.step(prediction, self.timestep, self.latents, return_dict=False, **more)[0]
         self.index += 1
+        for extension, part in self.parts.items():
+            extension.after_step(self, part)
         if not self.latents.isfinite().all():
             raise ImagegenError(
                 f"The latents are not finite (NaN) after step {self.index} of {len(self.scheduler.timesteps)}: lower "
@@ -89,68 +95,3 @@ class Denoising:
             )
         if self.on_step:
             self.on_step(StepDone(self.index, len(self.scheduler.timesteps)))
-
-
-def rescaled(guided: Tensor, positive: Tensor, rescale: float) -> Tensor:
-    """Rescale a guided prediction to the prompt's own spread: https://arxiv.org/abs/2305.08891, section 3.4.
-
-    Args:
-        guided: The prediction after guidance, [rows, channels, height, width].
-        positive: The prediction for the prompt, of the same shape.
-        rescale: The share of the rescaled prediction, from 0 to 1.
-    """
-    others = tuple(range(1, guided.ndim))
-    spread = guided * (positive.std(dim=others, keepdim=True) / guided.std(dim=others, keepdim=True))
-    return rescale * spread + (1 - rescale) * guided
-
-
-def step_together(unet: Callable[..., Any], states: Sequence[Denoising], padded: int | None = None) -> None:
-    """Take one step of each state, with one forward pass of `unet` for all their rows.
-
-    If a state's scheduler fails, the error becomes the state's `failure`. If the pass fails, no state has moved.
-
-    Args:
-        unet: A diffusers ``UNet2DConditionModel``, or its ``forward``.
-        states: Requests of one group; their timesteps, guidance and schedulers may differ.
-        padded: The number of rows to fill the pass up to.
-    """
-    for state, prediction in zip(states, predict(unet, states, padded), strict=True):
-        advance(state, prediction)
-
-
-def advance(state: Denoising, prediction: Tensor) -> None:
-    """Take one step of one state, or keep the error as its `failure`."""
-    try:
-        state.advance(prediction)
-    except Exception as error:  # noqa: BLE001 - any scheduler error concerns this request alone
-        state.failure = error
-
-
-def predict(unet: Callable[..., Any], states: Sequence[Denoising], padded: int | None = None) -> Sequence[Tensor]:
-    """Return the prediction of `unet` for each state's next step, in one forward pass; see `step_together`."""
-    conditionings = [conditioning for state in states for conditioning in state.conditionings]
-    guidance = _guidance_embeddings(states)
-
-    def filled(rows: Tensor) -> Tensor:
-        missing = (padded or 0) - len(rows)
-        return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing > 0 else rows
-
-    predictions: Tensor = unet(
-        filled(torch.cat([state.unet_latents() for state in states])),
-        filled(torch.cat([state.timestep.expand(state.rows) for state in states])),
-        encoder_hidden_states=filled(torch.cat([conditioning.tokens for conditioning in conditionings])),
-        timestep_cond=None if guidance is None else filled(guidance),
-        added_cond_kwargs={name: filled(rows) for name, rows in _added(conditionings).items()},
-        return_dict=False,
-    )[0]
-    return torch.split(predictions[: len(conditionings)], [state.rows for state in states])
-
-
-def _guidance_embeddings(states: Sequence[Denoising]) -> Tensor | None:
-    embeddings = [state.guidance_embedding for state in states if state.guidance_embedding is not None]
-    return torch.cat(embeddings) if embeddings else None
-
-
-def _added(conditionings: Sequence[Conditioning]) -> dict[str, Tensor]:
-    names = conditionings[0].added
-    return {name: torch.cat([conditioning.added[name] for conditioning in conditionings]) for name in names}

@@ -1,4 +1,4 @@
-"""Read textual-inversion files: diffusers', A1111's and kohya's layouts, and SDXL's with two parts."""
+"""Read textual-inversion files: diffusers', A1111's and kohya's layouts, and those with two parts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     with WeightsFile(path) as file:
         tensors = file.header.tensors
-        content = contents(tensors)
+        content = contents(tensors, ())
         if content is not None and content.kind != "embedding":
             raise ValueError(f"it is of the kind {content.kind}")
         part_keys(tensors)

@@ -40,11 +40,12 @@ class Embedding:
 class Embeddings:
     """The embeddings for prompts, from a folder and from LoRAs."""
 
-    def __init__(self, pipe: Any, folder: Path | None, source: str) -> None:
+    def __init__(self, pipe: Any, encoders: Sequence[str], folder: Path | None, source: str) -> None:
         """Read a folder's embeddings; skip unsuitable files with a warning that gives the reason.
 
         Args:
             pipe: A diffusers pipeline.
+            encoders: Its CLIP text encoders, as far as it has them; without encoders, no file is read.
             folder: The folder of the files, with its subfolders; None for no files. Prompts use a file's name without
                 its suffix.
             source: The setting of `folder`, for errors.
@@ -53,13 +54,13 @@ class Embeddings:
             ModelNotFoundError: The folder does not exist.
         """
         self._encoders: dict[str, Any] = {
-            name: getattr(pipe, name) for name in _TOKENIZERS if getattr(pipe, name, None) is not None
+            name: getattr(pipe, name) for name in encoders if getattr(pipe, name, None) is not None
         }
         self._tokenizers: dict[str, Any] = {name: getattr(pipe, _TOKENIZERS[name], None) for name in self._encoders}
         self._embeddings: tuple[Embedding, ...] = ()
         self._others: Embeddings | None = None
         self._of_encoders: dict[str, EncoderEmbeddings] = {}
-        if folder is None:
+        if folder is None or not self._encoders:
             return
         if not folder.is_dir():
             raise ModelNotFoundError(f"The folder of embeddings {folder} is not there: correct {source}")

@@ -1,44 +1,50 @@
-"""Classifier-free guidance, and checkpoints that are distilled with guidance."""
+"""Classifier-free guidance."""
 
 from __future__ import annotations
 
-import logging
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+from torch import Tensor
 
-from imagegen_core.request import ResolvedRequest
+from imagegen_core.diffusion.extension import Extension
 
-logger = logging.getLogger(__name__)
-
-
-def is_distilled(pipe: Any) -> bool:
-    """Return True if the UNet takes the guidance scale as an input, as latent consistency models do."""
-    return pipe.unet.config.time_cond_proj_dim is not None
+if TYPE_CHECKING:
+    from imagegen_core.diffusion.denoising import Denoising
 
 
-def is_guided(pipe: Any, request: ResolvedRequest) -> bool:
-    """Return whether the request needs a second row for its negative prompt; warn about options without effect."""
-    distilled = is_distilled(pipe)
-    if request.guidance_scale > 1 and not distilled:
-        return True
-    why = (
-        "this checkpoint was distilled with guidance and is never run a second time for it"
-        if distilled
-        else "it needs a guidance scale above 1.0"
-    )
-    if request.negative_prompt:
-        logger.warning("The negative prompt has no effect: %s", why)
-    if request.guidance_rescale:
-        logger.warning("The guidance rescale has no effect: %s", why)
-    return False
+class _Guided(NamedTuple):
+    """A request's options of guidance."""
+
+    scale: float
+    rescale: float
 
 
-def guidance_embedding(pipe: Any, guidance_scale: float) -> torch.Tensor | None:
-    """Return the embedded guidance scale [1, time_cond_proj_dim] for a distilled UNet; None for others."""
-    if not is_distilled(pipe):
-        return None
-    embedding: torch.Tensor = pipe.get_guidance_scale_embedding(
-        torch.tensor([guidance_scale - 1]), embedding_dim=pipe.unet.config.time_cond_proj_dim
-    )
-    return embedding
+class ClassifierFreeGuidance(Extension):
+    """Move each prediction away from the negative prompt's: https://arxiv.org/abs/2207.12598."""
+
+    name = "guidance"
+    order = 100
+
+    def begin(self, state: Denoising) -> _Guided | None:
+        """Return the options of a request with a conditioning for its negative prompt."""
+        request = state.request
+        return _Guided(request.guidance_scale, request.guidance_rescale) if len(state.conditionings) > 1 else None
+
+    def combine(self, state: Denoising, part: _Guided, prediction: Tensor) -> Tensor:  # noqa: ARG002 - in general
+        """Return the guided prediction [1, ...] from those of the negative prompt and the prompt."""
+        negative, positive = prediction.chunk(2)
+        guided = negative + part.scale * (positive - negative)
+        return rescaled(guided, positive, part.rescale) if part.rescale else guided
+
+
+def rescaled(guided: Tensor, positive: Tensor, rescale: float) -> Tensor:
+    """Rescale a guided prediction to the prompt's own spread: https://arxiv.org/abs/2305.08891, section 3.4.
+
+    Args:
+        guided: The prediction after guidance, [rows, ...].
+        positive: The prediction for the prompt, of the same shape.
+        rescale: The share of the rescaled prediction, from 0 to 1.
+    """
+    others = tuple(range(1, guided.ndim))
+    spread = guided * (positive.std(dim=others, keepdim=True) / guided.std(dim=others, keepdim=True))
+    return rescale * spread + (1 - rescale) * guided

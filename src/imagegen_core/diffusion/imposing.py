@@ -15,14 +15,17 @@ import torch
 from imagegen_core.diffusion.noise_schedules import ON_TIMESTEPS, Sigmas, Table, timesteps_at
 from imagegen_core.diffusion.prediction import config_for, is_edm, options_of
 from imagegen_core.errors import InvalidRequestError
+from imagegen_core.samplers import is_flow
 from imagegen_core.schedules import Schedule
 
-SetSteps = Callable[[Any, int, torch.device], None]
+SetSteps = Callable[..., None]
+"""Sets the steps of a scheduler, given the scheduler, the number of steps, the device and further arguments."""
 
 _HOOK = "use_exponential_sigmas"  # with this option, a scheduler calls its own method for its noise levels
 _FLAGS = ("use_karras_sigmas", _HOOK, "use_beta_sigmas", "use_lu_lambdas")
 _EDM = {"Karras": {"sigma_schedule": "karras"}, "Exponential": {"sigma_schedule": "exponential"}}
 _EVEN = frozenset({"Uniform", "Normal"})  # near enough to whole timesteps for schedulers that take no others
+_EVEN_FLOWS = frozenset({"Simple", "SGM Uniform"})  # of flows, before the shift
 _SMALLEST_ALPHA = 2**-24  # stands for zero terminal SNR, as in diffusers
 
 
@@ -34,9 +37,21 @@ class Scheduled:
     set_steps: SetSteps
 
 
-def own_steps(scheduler: Any, steps: int, device: torch.device) -> None:
-    """Set a scheduler's steps by its own options."""
-    scheduler.set_timesteps(steps, device=device)
+def own_steps(scheduler: Any, steps: int, device: torch.device, **options: Any) -> None:
+    """Set a scheduler's steps by its own options.
+
+    Args:
+        scheduler: The scheduler.
+        steps: The number of steps.
+        device: The device for the timesteps.
+        options: Further arguments of ``set_timesteps``. A scheduler with its own spacing ignores ``sigmas``, as in
+            diffusers' pipelines.
+    """
+    accepted = inspect.signature(scheduler.set_timesteps).parameters
+    given = {name: value for name, value in options.items() if name in accepted}
+    if scheduler.config.get("use_flow_sigmas"):
+        given.pop("sigmas", None)
+    scheduler.set_timesteps(steps, device=device, **given)
 
 
 def scheduled(plain: Any, schedule: Schedule, tables: Mapping[str, Table]) -> Scheduled | None:
@@ -58,12 +73,15 @@ def scheduled(plain: Any, schedule: Schedule, tables: Mapping[str, Table]) -> Sc
 
 
 def takes_timesteps(scheduler: Any) -> bool:
-    """Return whether a scheduler accepts a list of timesteps."""
-    return "timesteps" in inspect.signature(scheduler.set_timesteps).parameters
+    """Return whether a scheduler accepts a list of timesteps; those of flow matching are not whole numbers."""
+    is_of_flow = is_flow(type(scheduler).__name__, scheduler.config)
+    return not is_of_flow and "timesteps" in inspect.signature(scheduler.set_timesteps).parameters
 
 
 def _options(plain: Any, schedule: Schedule) -> Mapping[str, Any] | None:
     """Return the options of a scheduler for a schedule; None if it has none."""
+    if plain.config.get("use_flow_sigmas"):  # its other options are for the noise levels of diffusion
+        return None
     if is_edm(type(plain)):
         return _EDM.get(schedule.name)
     known = options_of(type(plain))
@@ -76,13 +94,16 @@ def _options(plain: Any, schedule: Schedule) -> Mapping[str, Any] | None:
 
 def _way(plain: Any, schedule: Schedule, table: Table | None) -> partial[None] | None:
     """Return a function that sets a schedule without an option for it; None if the scheduler has no way."""
+    takes_sigmas = "sigmas" in inspect.signature(plain.set_timesteps).parameters
+    if is_flow(type(plain).__name__, plain.config):
+        is_even = schedule.name in _EVEN_FLOWS and takes_sigmas and not plain.config.get("use_flow_sigmas")
+        return partial(_set_even_flow) if is_even else None
     if schedule.timesteps:
         return partial(_set_listed, schedule.timesteps) if takes_timesteps(plain) else None
     if table is None or not hasattr(plain, "alphas_cumprod"):
         return None
     sigmas = getattr(plain, "sigmas", None)
     takes_levels = _HOOK in options_of(type(plain)) or (sigmas is not None and len(sigmas) == len(plain.timesteps) + 1)
-    takes_sigmas = "sigmas" in inspect.signature(plain.set_timesteps).parameters
     is_whole = schedule.name in ON_TIMESTEPS and not takes_sigmas
     if takes_timesteps(plain) and (is_whole or (not takes_levels and schedule.name in ON_TIMESTEPS | _EVEN)):
         return partial(_set_rounded, table)
@@ -93,6 +114,11 @@ def _configured(plain: Any, options: Mapping[str, Any]) -> Any:
     kind = type(plain)
     cleared = {name: False for name in _FLAGS if name in options_of(kind)}
     return kind.from_config(config_for(kind, plain.config), **{**cleared, **options})
+
+
+def _set_even_flow(scheduler: Any, steps: int, device: torch.device, **options: Any) -> None:
+    """Set noise levels at equal distances from 1 down, before the shift."""
+    own_steps(scheduler, steps, device, **{**options, "sigmas": np.linspace(1.0, 1 / steps, steps)})
 
 
 def _set_listed(timesteps: tuple[int, ...], scheduler: Any, steps: int, device: torch.device) -> None:

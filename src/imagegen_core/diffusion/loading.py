@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,11 @@ import torch
 
 from imagegen_core.diffusion.components import load_component, load_network
 from imagegen_core.diffusion.libraries import quiet
-from imagegen_core.diffusion.prediction import check_noise, take_normalization, with_prediction
-from imagegen_core.diffusion.single_file import load_single_file, load_vae_file
+from imagegen_core.diffusion.prediction import take_normalization, with_prediction
+from imagegen_core.diffusion.single_file import load_vae_file
 from imagegen_core.errors import ModelLoadError, first_line
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.inspect import needed_parameters
-from imagegen_core.models.networks.channels import LATENT_CHANNELS, check_channels
 from imagegen_core.resources.memory import system_memory
 from imagegen_core.settings import PredictionName
 
@@ -27,22 +26,26 @@ def load_pipeline(
     path: Path,
     dtype: torch.dtype,
     *,
-    configs: Path,
+    configs: Path | None,
     base: Path | None,
+    load_file: Callable[[Path, Any | None], dict[str, Any]],
     vae: Path | None = None,
     prediction: PredictionName | None = None,
+    optional: Sequence[str] = (),
     **options: Any,
 ) -> Any:
     """Load a diffusers pipeline from a folder or a single file, without the network.
 
     Args:
-        class_name: The pipeline's class in diffusers, such as ``StableDiffusionXLPipeline``.
+        class_name: The pipeline's class in diffusers, such as ``MyPipeline``.
         path: A diffusers-format folder, or a ``.safetensors`` or ``.ckpt`` file.
         dtype: The dtype for the weights.
-        configs: A diffusers-format folder of the family's configs, for single files.
+        configs: A diffusers-format folder of the family's configs, for single files; None if the family has none.
         base: A folder that supplies the missing components of a single file; see `Settings.base_model`.
+        load_file: Loads the components of a single file, given its path and the loaded `vae`.
         vae: An autoencoder's file or folder to use instead of the checkpoint's own; see `Settings.vae_path`.
         prediction: The network's prediction type; None leaves it to the checkpoint.
+        optional: The components that the checkpoint may lack.
         options: Further arguments of the pipeline, such as components to leave out.
 
     Raises:
@@ -55,18 +58,19 @@ def load_pipeline(
         components: dict[str, Any] = {}
         if vae is not None:
             places = [folder / "vae" for folder in (path, base, configs) if folder is not None]
-            described = next(place for place in places if (place / "config.json").is_file())
-            components["vae"] = load_vae(vae, dtype, described)
-            take_normalization(components["vae"], read_json(described, "config.json"))
+            of_vae = next(place for place in places if (place / "config.json").is_file())
+            components["vae"] = load_vae(vae, dtype, of_vae)
+            take_normalization(components["vae"], read_json(of_vae, "config.json"))
         if path.is_dir():
             index = read_json(path, "model_index.json")
             components |= _load_folder(path, dtype, leave_out={**options, **components})
-            if prediction is not None:
+            components = {**dict.fromkeys(optional), **components}
+            if prediction is not None and configs is not None:
                 components["scheduler"] = with_prediction(components["scheduler"], prediction, configs)
         else:
-            index = read_json(base or configs, "model_index.json")
-            components |= load_single_file(path, dtype, configs, base, components.get("vae"), prediction)
-        check_noise(path, components.get("scheduler"))
+            components |= load_file(path, components.get("vae"))
+            described = base or configs
+            index = read_json(described, "model_index.json") if described else {}
         parameters = inspect.signature(pipeline_class.__init__).parameters
         given = {name: value for name, value in index.items() if name in parameters and not isinstance(value, list)}
         arguments = {**given, **options, **components}
@@ -96,9 +100,6 @@ def load_vae(path: Path, dtype: torch.dtype, folder: Path) -> Any:
 
 def _load_folder(path: Path, dtype: torch.dtype, leave_out: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {name: kind for name, kind in component_kinds(path).items() if name not in leave_out}
-    vae = read_json(path, "vae/config.json") if "vae" in kinds else {}
-    channels = read_json(path, "unet/config.json").get("in_channels", LATENT_CHANNELS)
-    check_channels(path, channels, vae.get("latent_channels", LATENT_CHANNELS))
     return {name: load_component(path, name, kind, dtype) for name, kind in kinds.items()}
 
 

@@ -15,22 +15,33 @@ from imagegen_core.resources.memory import system_memory
 from imagegen_core.worker import DeviceMemory
 
 _ADVICE = (
-    "ask for a smaller size, set CUDA_DTYPE=fp16, CUDA_ENABLE_XFORMERS=1 or CUDA_ATTENTION_SLICING=1, "
-    "or use a device with more memory"
+    "ask for a smaller size, set CUDA_DTYPE=fp16, CUDA_ENABLE_XFORMERS=1, CUDA_ATTENTION_SLICING=1 or "
+    "IMAGEGEN_VAE_TILING=1, or use a device with more memory"
 )
 _SPARE = 0.85  # the share of free memory to plan with
 _PROCESS = 500_000_000  # bytes: an idle server with the demo takes 0.42 GB; a CUDA context takes about as much
 # The number of full-size feature maps in memory at the peak. Measured with the demo on a CPU, at 512 and 1024 px, in
 # fp32 and bf16: 26 to 34 for the UNet, and 6.2 to 7.8 for the VAE.
 _UNET_COPIES, _VAE_COPIES = 32, 8
+_UNIT = Size(64, 64)
+_GRAIN = 512 * 512  # pixels: the unit of `whole_pixels`, so that machines of nearly the same memory agree
+_TRANSFORMER_COPIES = 24  # of all tokens: the layers' inputs, queries, keys, values, and a four times wider layer
 
 
-def row_bytes(pipe: Any, size: Size) -> int:
-    """Estimate the peak memory of one more row in a forward pass, in bytes."""
-    channels = pipe.unet.config.block_out_channels[0]
-    scale = pipe.vae_scale_factor
-    item = pipe.unet.conv_in.weight.dtype.itemsize  # the module's own dtype property searches all its layers
-    return int(_UNET_COPIES * channels * (size.width // scale) * (size.height // scale) * item)
+def unet_row_bytes(unet: Any, latents: int) -> int:
+    """Estimate the peak memory of one more row in a forward pass of a UNet, in bytes; `latents` is height by width."""
+    item = unet.conv_in.weight.dtype.itemsize  # the module's own dtype property searches all its layers
+    return int(_UNET_COPIES * unet.config.block_out_channels[0] * latents * item)
+
+
+def token_bytes(transformer: Any) -> int:
+    """Estimate the peak memory of one more token in a forward pass of a transformer, in bytes.
+
+    The network's width is the smaller side of its largest linear layer.
+    """
+    linear = [weight for weight in transformer.parameters() if weight.ndim == 2]  # noqa: PLR2004 - a matrix
+    largest = max(linear, key=torch.numel)
+    return int(_TRANSFORMER_COPIES * min(largest.shape) * largest.dtype.itemsize)
 
 
 def decoding_bytes(pipe: Any, size: Size) -> int:
@@ -49,6 +60,10 @@ def weight_bytes(pipe: Any) -> int:
     tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
     storages = {storage.data_ptr(): storage.nbytes() for tensor in tensors if (storage := tensor.untyped_storage())}
     return sum(storages.values())
+
+
+def _total_bytes(device: torch.device) -> int:
+    return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else system_memory().total
 
 
 def device_memory(device: torch.device) -> DeviceMemory:
@@ -71,11 +86,11 @@ def free_bytes(device: torch.device) -> int:
     return system_memory().available
 
 
-def check_fits(pipe: Any, size: Size, device: torch.device, weights: int) -> None:
+def check_fits(needed: int, size: Size, device: torch.device, weights: int) -> None:
     """Refuse a picture that is too large for the device: the system would kill the process.
 
     Args:
-        pipe: The diffusers pipeline.
+        needed: The peak memory of the picture, in bytes.
         size: The picture's size.
         device: The pipeline's device.
         weights: The memory of the pipeline's weights there, in bytes.
@@ -83,9 +98,7 @@ def check_fits(pipe: Any, size: Size, device: torch.device, weights: int) -> Non
     Raises:
         OutOfMemoryError: The picture takes more memory than the device has next to the model.
     """
-    needed = row_bytes(pipe, size) + decoding_bytes(pipe, size)
-    total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else system_memory().total
-    room = max(0, total - weights - _PROCESS)
+    room = max(0, _total_bytes(device) - weights - _PROCESS)
     if needed > room:
         raise OutOfMemoryError(
             f"A picture of {size} takes about {needed / 1e9:.1f} GB of memory, and {device} has {room / 1e9:.1f} GB "
@@ -93,14 +106,33 @@ def check_fits(pipe: Any, size: Size, device: torch.device, weights: int) -> Non
         )
 
 
-def rows_that_fit(pipe: Any, size: Size, device: torch.device) -> int:
+def rows_that_fit(row_bytes: int, device: torch.device) -> int:
     """Return how many rows of a forward pass fit in the free memory, at least 1."""
-    return max(1, int(_SPARE * free_bytes(device) / row_bytes(pipe, size)))
+    return max(1, int(_SPARE * free_bytes(device) / row_bytes))
 
 
-def decoding_fits(pipe: Any, size: Size, device: torch.device) -> bool:
-    """Return whether the free memory is enough to decode a picture in one piece."""
-    return decoding_bytes(pipe, size) <= _SPARE * free_bytes(device)
+def whole_pixels(pipe: Any, device: torch.device, weights: int) -> int:
+    """Return the largest picture that the VAE may decode in one piece next to the weights, in pixels.
+
+    It follows from the device's total memory. Free memory would make a picture depend on its company.
+    """
+    room = _SPARE * _total_bytes(device) - weights - _PROCESS
+    pixels = room * _UNIT.width * _UNIT.height / decoding_bytes(pipe, _UNIT)
+    return max(0, int(pixels / _GRAIN)) * _GRAIN
+
+
+def check_decoding_fits(pipe: Any, size: Size, piece: Size, device: torch.device) -> None:
+    """Refuse to decode a picture if the free memory is too small for a piece of it: the system would kill the process.
+
+    Raises:
+        OutOfMemoryError: The free memory is too small.
+    """
+    needed, free = decoding_bytes(pipe, piece), free_bytes(device)
+    if needed > free:
+        raise OutOfMemoryError(
+            f"Decoding a picture of {size} takes about {needed / 1e9:.1f} GB of memory, and {device} has "
+            f"{free / 1e9:.1f} GB free: ask again with fewer other models and programs in memory, or {_ADVICE}"
+        )
 
 
 @contextmanager

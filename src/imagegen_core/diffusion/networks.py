@@ -16,7 +16,7 @@ from imagegen_core.diffusion.weights_file import WeightsFile
 from imagegen_core.errors import ModelLoadError, first_line
 from imagegen_core.models.networks.harmless import is_harmless
 from imagegen_core.models.networks.parts import refuse_unused
-from imagegen_core.models.networks.source import Layers, Source
+from imagegen_core.models.networks.source import Layers, Rows, Source
 from imagegen_core.models.tensors import quoted
 
 _FLOATS = (
@@ -48,7 +48,6 @@ class Weights:
             self.files = [opened.enter_context(WeightsFile(path)) for path in paths]
             self._opened = opened.pop_all()
         self._holders = {name: file for file in self.files for name in file.header.tensors}
-        self._stacks: dict[str, tuple[Tensor, ...]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -61,17 +60,14 @@ class Weights:
         return self._holders[source.name].path
 
     def read(self, source: Source, dtype: torch.dtype) -> Tensor:
-        """Read a network's tensor, scaled and transposed as its source says.
+        """Read a network's tensor, cut, scaled and transposed as its source says.
 
         Raises:
             ModelLoadError: The file ends early or was changed, or its number format is not supported.
         """
-        if source.third is None:
-            tensor = self._read(source, dtype)
-            return tensor.T.contiguous() if source.transposed else tensor
-        if source.name not in self._stacks:
-            self._stacks[source.name] = self._read(source, dtype).chunk(3)
-        return self._stacks[source.name][source.third]
+        parts = [self._read(source, dtype, rows) for rows in source.rows or (None,)]
+        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return tensor.T.contiguous() if source.transposed else tensor
 
     def check_unchanged(self) -> None:
         """Check that no file was written to since it was opened.
@@ -82,7 +78,7 @@ class Weights:
         for file in self.files:
             file.check_unchanged()
 
-    def _read(self, source: Source, dtype: torch.dtype) -> Tensor:
+    def _read(self, source: Source, dtype: torch.dtype, rows: Rows | None) -> Tensor:
         file = self._holders[source.name]
         if source.dtype not in _FLOATS:
             raise ModelLoadError(
@@ -90,14 +86,16 @@ class Weights:
                 "take a version in fp16, bf16, fp32 or fp8"
             )
         if source.scale is None:
-            return file.read(source.name, dtype)
-        weight = file.read(source.name, torch.float32)
+            return file.read(source.name, dtype, rows)
+        weight = file.read(source.name, torch.float32, rows)
         scale = self._holders[source.scale].read(source.scale, torch.float32)
-        if scale.numel() not in (1, len(weight)):
+        if scale.numel() not in (1, file.header.tensors[source.name].shape[0]):
             raise ModelLoadError(
                 f"{file.path} holds {quoted(source.scale)} with the shape {list(scale.shape)}: one scale for a tensor "
                 "or for each row is read here; take a version in fp16 or bf16"
             )
+        if rows and scale.numel() > 1:
+            scale = scale.flatten()[slice(*rows)]
         return weight.mul_(scale.reshape(-1, *[1] * (weight.ndim - 1))).to(dtype)
 
 
@@ -123,7 +121,9 @@ class Blueprint:
 def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype: torch.dtype) -> Any:
     """Build a network with the layers' own tensors; no weight is random.
 
-    An autoencoder without an encoder in its file is built without an encoder, because drawing needs only the decoder.
+    Weights files may hold only one of two tied tensors, such as T5's ``shared`` and ``embed_tokens``. An autoencoder
+    without an encoder in its file is built without an encoder, because drawing needs only the decoder.
+    Layers that overflow in fp16, such as T5's, are read in fp32 instead.
 
     Args:
         blueprint: The network's class and config.
@@ -140,8 +140,11 @@ def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype:
         layers = {name: source for name, source in layers.items() if not name.startswith("quant_conv.")}
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     plain = {name: name.removeprefix("text_model.") for name in shapes}  # some transformers classes nest the encoder
+    layers = _with_tied(layers, module)
     _check(blueprint, {plain[name]: shape for name, shape in shapes.items()}, layers, weights)
-    state = {name: weights.read(layers[plain[name]], dtype).reshape(shape) for name, shape in shapes.items()}
+    used = {layers[plain[name]]: _dtype(module, name, dtype) for name in shapes}
+    tensors = {source: weights.read(source, precision) for source, precision in used.items()}
+    state = {name: tensors[layers[plain[name]]].reshape(shape) for name, shape in shapes.items()}
     module.load_state_dict(state, assign=True)
     weights.check_unchanged()
     return module.eval()
@@ -161,6 +164,23 @@ def _empty(blueprint: Blueprint) -> Any:
             f"The installed {network.__module__.partition('.')[0]} cannot build the {blueprint.component} that "
             f"{blueprint.described_by} describes ({first_line(error)}): {blueprint.advice}"
         ) from error
+
+
+def _dtype(module: Any, name: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of a network's tensor: transformers names the layers that need fp32 where others have fp16."""
+    kept = getattr(module, "_keep_in_fp32_modules", None) or ()
+    return torch.float32 if dtype == torch.float16 and set(name.split(".")) & set(kept) else dtype
+
+
+def _with_tied(layers: Layers, module: Any) -> Layers:
+    """Return the layers, where a missing tensor that the module ties to another has the other's source."""
+    pairs = getattr(module, "all_tied_weights_keys", None)
+    if pairs is None:  # not a class of transformers 5
+        firsts: dict[int, str] = {}
+        parameters = module.named_parameters(remove_duplicate=False)
+        pairs = {name: firsts.setdefault(id(parameter), name) for name, parameter in parameters}
+    both = [pair for target, source in pairs.items() for pair in ((target, source), (source, target))]
+    return {**{name: layers[other] for name, other in both if name not in layers and other in layers}, **layers}
 
 
 def _check(blueprint: Blueprint, expected: Mapping[str, Sequence[int]], layers: Layers, weights: Weights) -> None:

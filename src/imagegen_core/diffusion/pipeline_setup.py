@@ -18,8 +18,15 @@ from imagegen_core.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-def prepare(pipe: Any, device: torch.device, dtype: torch.dtype, settings: Settings) -> None:
+def prepare(pipe: Any, network: Any, device: torch.device, dtype: torch.dtype, settings: Settings) -> None:
     """Move a pipeline to its device and set it up as `settings` ask.
+
+    Args:
+        pipe: The pipeline.
+        network: Its network for denoising.
+        device: The device.
+        dtype: The dtype of the weights.
+        settings: The settings.
 
     Raises:
         SettingsError: The settings ask for xformers, but it does not work here.
@@ -29,7 +36,7 @@ def prepare(pipe: Any, device: torch.device, dtype: torch.dtype, settings: Setti
         pipe.vae.to(memory_format=torch.channels_last)
     else:
         pipe.to(device)
-    make_rowwise(pipe.unet)
+    make_rowwise(network)
     if dtype == torch.float16:
         settle_vae(pipe.vae)
     if settings.enable_xformers:
@@ -37,15 +44,15 @@ def prepare(pipe: Any, device: torch.device, dtype: torch.dtype, settings: Setti
     if settings.attention_slicing:
         pipe.enable_attention_slicing()
     if settings.compile:
-        pipe.unet.compile()
+        network.compile()
 
 
 def settle_vae(vae: Any) -> None:
-    """Make an fp16 VAE compute in fp32 if its config asks for it, or if it overflows, as SDXL's first VAE does.
+    """Make an fp16 VAE compute in fp32 if its config asks for it, or if it overflows.
 
     The decision is made at load, so that no later picture changes it.
     """
-    if vae.config.force_upcast:
+    if getattr(vae.config, "force_upcast", False):
         upcast(vae)
     elif undisturbed(overflows, vae):
         logger.warning(

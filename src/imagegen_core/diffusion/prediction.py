@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from torch import Tensor
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.prediction import SET_IT, SaidOfNoise, said_of_noise
+from imagegen_core.samplers import is_flow
 from imagegen_core.settings import PredictionName
 
 State = Mapping[str, Tensor]
+PredictionOfWeights = Callable[[State], PredictionName | None]
 
 _CHANGES: Mapping[PredictionName, Mapping[str, Any]] = {
     "epsilon": {"prediction_type": "epsilon", "rescale_betas_zero_snr": False},
@@ -47,16 +49,8 @@ _EDM: Mapping[PredictionName, tuple[str, Mapping[str, Any]]] = {
         },
     ),
 }
-_PLAYGROUND_SCALE = 0.5  # https://huggingface.co/playgroundai/playground-v2.5-1024px-aesthetic, vae/config.json
+_NORMALIZED_SCALE = 0.5  # https://huggingface.co/playgroundai/playground-v2.5-1024px-aesthetic, vae/config.json
 _NORMALIZATION = ("scaling_factor", "latents_mean", "latents_std")
-# Stable Diffusion 2's two checkpoints have the same shapes; ComfyUI's SD20.model_type separates them by this weight's
-# spread.
-_SD2_WIDTH, _SD2_CHANNELS, _SD2_SPREAD = 1024, 4, 0.09
-_FIRST_LAYER = ("input_blocks.0.0.weight", "unet.conv_in.weight")
-_SD2_BIAS = (
-    "output_blocks.11.1.transformer_blocks.0.norm1.bias",
-    "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias",
-)
 
 
 def is_edm(scheduler_class: type) -> bool:
@@ -75,21 +69,49 @@ def config_for(scheduler_class: type, config: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in config.items() if name in known or name.startswith("_")}
 
 
-def check_noise(path: Path, scheduler: Any) -> None:
+def flow_config(scheduler_class: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a flow-matching scheduler for another class.
+
+    Classes that also know diffusion have other names for the shift, and options to choose flow matching.
+    """
+    shift = config.get("shift", config.get("flow_shift", 1.0))
+    if "use_flow_sigmas" not in options_of(scheduler_class):
+        return {**config, "shift": shift}
+    return {**config, "use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+
+
+def check_noise(path: Path, scheduler: Any, *, flow_matching: bool = False) -> None:
     """Check that samplers can use the noise levels of a checkpoint's own scheduler.
 
+    Args:
+        path: The checkpoint.
+        scheduler: Its own scheduler.
+        flow_matching: Whether the checkpoint's family is of flow matching.
+
     Raises:
-        ModelLoadError: The scheduler is of another kind, such as flow matching.
+        ModelLoadError: The scheduler is of another kind.
     """
-    if scheduler is not None and not hasattr(scheduler, "alphas_cumprod") and not is_edm(type(scheduler)):
+    name, is_of_flow = type(scheduler).__name__, is_flow(type(scheduler).__name__, scheduler.config)
+    if flow_matching and not is_of_flow:
         raise ModelLoadError(
-            f"The checkpoint {path} was trained for the noise of {type(scheduler).__name__}, which is not drawn with "
-            f"here: take a checkpoint that predicts the noise or the velocity. If its scheduler is a mistake, {SET_IT}"
+            f"The checkpoint {path} has a {name}, and its family is of flow matching: put the model's own "
+            "scheduler/scheduler_config.json back"
         )
+    if flow_matching or (not is_of_flow and (hasattr(scheduler, "alphas_cumprod") or is_edm(type(scheduler)))):
+        return
+    raise ModelLoadError(
+        f"The checkpoint {path} was trained for the noise of {name}, which is not drawn with "
+        f"here: take a checkpoint that predicts the noise or the velocity. If its scheduler is a mistake, {SET_IT}"
+    )
 
 
 def scheduler_of_file(
-    path: Path, state: State, configs: Path, base: Path | None, setting: PredictionName | None
+    path: Path,
+    state: State,
+    configs: Path,
+    base: Path | None,
+    setting: PredictionName | None,
+    prediction_of_weights: PredictionOfWeights,
 ) -> Any:
     """Return the scheduler of a single-file checkpoint.
 
@@ -99,12 +121,13 @@ def scheduler_of_file(
         configs: The family's diffusers-format folder of configurations.
         base: The folder of `Settings.base_model`; its configuration takes precedence over the family's.
         setting: `Settings.prediction`; it takes precedence over the file.
+        prediction_of_weights: Tells the prediction type by the weights, if nothing states it.
 
     Raises:
         ModelLoadError: The file contradicts itself, or asks for an unsupported prediction.
     """
     said = SaidOfNoise() if setting else said_of_noise(path, state, read_header(path).metadata)
-    prediction = setting or said.prediction or (None if base else _prediction_of_weights(state))
+    prediction = setting or said.prediction or (None if base else prediction_of_weights(state))
     own = scheduler_of_folder(base or configs, said.noise)
     scheduler = own if prediction is None else with_prediction(own, prediction, configs)
     return (
@@ -140,7 +163,7 @@ def with_prediction(own: Any, prediction: PredictionName, configs: Path) -> Any:
 
 
 def normalize_latents(path: Path, vae: Any, state: State) -> None:
-    """Make a VAE undo the normalization in Playground 2.5's files, stored as ``edm_mean`` and ``edm_std``.
+    """Make a VAE undo the normalization of latents that a file stores as ``edm_mean`` and ``edm_std``.
 
     Raises:
         ModelLoadError: They are not one finite number for each of the VAE's channels.
@@ -153,7 +176,7 @@ def normalize_latents(path: Path, vae: Any, state: State) -> None:
                 f"Cannot load the checkpoint {path}: its edm_mean and edm_std must have {channels} finite numbers "
                 "each; download it again"
             )
-        vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist(), scaling_factor=_PLAYGROUND_SCALE)
+        vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist(), scaling_factor=_NORMALIZED_SCALE)
 
 
 def take_normalization(vae: Any, config: Mapping[str, Any]) -> None:
@@ -168,22 +191,8 @@ def _diffusers_class(name: str) -> Any:
     return getattr(diffusers, name)
 
 
-def _prediction_of_weights(state: State) -> PredictionName | None:
-    """Return the prediction type of Stable Diffusion 2's weights; None for other families, which predict noise."""
-    # Each access reads one tensor from the file, so search by name first.
-    attention = next((name for name in state if name.endswith("attn2.to_k.weight")), None)
-    first = next((name for name in state if name.endswith(_FIRST_LAYER)), None)
-    bias = next((name for name in state if name.endswith(_SD2_BIAS)), None)
-    has_class_embeddings = any("label_emb" in name for name in state)  # unCLIP has class embeddings
-    if attention is None or first is None or bias is None or has_class_embeddings:
-        return None
-    if state[attention].shape[-1] != _SD2_WIDTH or state[first].shape[1] != _SD2_CHANNELS:
-        return None
-    return "v" if float(state[bias].float().std(unbiased=False)) > _SD2_SPREAD else "epsilon"
-
-
 def _stated_sigmas(path: Path, state: State) -> dict[str, float]:
-    """Return the noise levels in CosXL's files."""
+    """Return the noise levels that a file states."""
     sigmas = {
         field: float(state[key])
         for field in ("sigma_min", "sigma_max")

@@ -12,14 +12,15 @@ from torch import Tensor
 from imagegen_core.diffusion.decoding import denormalized, normalized
 
 _SIDE = 64  # the side of a picture for the fit, in pixels
+_LATENT_SIDE = 8
 _PICTURES = 24
 
 
 class Previewer:
     """Maps latents to pixels, one latent to each pixel.
 
-    The VAE's latents are close to an affine function of their colours. T. A. Vass and others found this for SD1.5 and
-    SDXL, and published factors for these. Here, a least-squares fit finds the function, with colours that the
+    The VAE's latents are close to an affine function of their colours. T. A. Vass and others found this, and
+    published factors for some checkpoints. Here, a least-squares fit finds the function, with colours that the
     checkpoint's own VAE encoded. So the colours are right for any VAE.
     """
 
@@ -29,8 +30,8 @@ class Previewer:
         The VAE encodes gradients of colours. Without an encoder, it decodes random latents.
         """
         if vae.encoder is None:
-            side, generator = _SIDE // 8, torch.Generator("cpu").manual_seed(0)
-            shape = (_PICTURES, vae.config.latent_channels, side, side)
+            generator = torch.Generator("cpu").manual_seed(0)
+            shape = (_PICTURES, vae.config.latent_channels, _LATENT_SIDE, _LATENT_SIDE)
             latents = torch.randn(shape, generator=generator).to(vae.device, vae.dtype)
             pictures = vae.decode(denormalized(vae.config, latents)).sample.float().cpu()
         else:

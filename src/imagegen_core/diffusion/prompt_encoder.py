@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, NamedTuple, Protocol
 
 from cachetools import LRUCache
 
-from imagegen_core.diffusion.conditioning import Conditioning, prompt_chunks
-from imagegen_core.diffusion.embeddings import Embeddings
-from imagegen_core.diffusion.guidance import is_guided
+from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
-from imagegen_core.errors import InvalidRequestError
 from imagegen_core.parts import Parts, works_in_parts
 from imagegen_core.request import ResolvedRequest
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 77  # tokens
 _CACHED_TOKENS = 128 * _CHUNK  # of all prompts together
@@ -22,9 +22,12 @@ _LONGEST_CACHED = 16 * _CHUNK  # so that a few long prompts do not displace all 
 class EncodesPrompts(Protocol):
     """The part of a family's worker that encodes prompts; see `DiffusionWorker`."""
 
-    @property
-    def embeddings(self) -> Embeddings:
-        """The textual-inversion embeddings for prompts."""
+    def check(self, request: ResolvedRequest) -> None:
+        """Refuse a request whose prompts the family cannot encode."""
+        ...
+
+    def reason_without_guidance(self, request: ResolvedRequest) -> str | None:
+        """Return the reason why a request is drawn without a negative prompt; None if it is drawn with one."""
         ...
 
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:
@@ -45,21 +48,15 @@ class _CacheKey(NamedTuple):
 
 
 class PromptEncoder:
-    """Checks and encodes the prompts of a pipeline.
+    """Encodes the prompts of requests.
 
     Its methods take the family's worker as an argument. A reference to the worker would make a reference cycle, and
     only the garbage collector would free the model.
     """
 
-    def __init__(self, pipe: Any, adapters: Adapters, max_chunks: int) -> None:
-        """Create an empty cache.
-
-        Args:
-            pipe: The pipeline, with ``tokenizer`` and ``text_encoder``.
-            adapters: Its LoRAs.
-            max_chunks: Maximum length of a prompt in chunks of 75 tokens.
-        """
-        self._pipe, self._adapters, self._max_chunks = pipe, adapters, max_chunks
+    def __init__(self, adapters: Adapters) -> None:
+        """Create an empty cache; `adapters` are the pipeline's LoRAs."""
+        self._adapters = adapters
         self._cache: LRUCache[_CacheKey, Conditioning] = LRUCache(_CACHED_TOKENS, _tokens)
 
     def encode(
@@ -70,7 +67,7 @@ class PromptEncoder:
         The LoRAs are activated before each part, because steps of other requests in between activate their own.
 
         Raises:
-            InvalidRequestError: A prompt is too long, or `clip_skip` is too large.
+            InvalidRequestError: The family cannot encode a prompt.
         """
         parts = self._conditionings(family, request)
         while True:
@@ -97,40 +94,28 @@ class PromptEncoder:
         return conditioning
 
     def _conditionings(self, family: EncodesPrompts, request: ResolvedRequest) -> Parts[list[Conditioning]]:
-        self._check_clip_skip(request.clip_skip)
-        guided, wanted = is_guided(self._pipe, request), request.negative_prompt
-        self._check_length(family, request.prompt, "prompt")
-        if guided and wanted:
-            self._check_length(family, wanted, "negative_prompt")
+        family.check(request)
         prompt = yield from self.encode_one(family, request.prompt, request.clip_skip)
-        if not guided:
+        if reason := family.reason_without_guidance(request):
+            _warn_without_guidance(request, reason)
             return [prompt]
         yield
-        absent = family.encode_absent(request.clip_skip)
-        negative, filler = absent, absent
-        if wanted is not None:
-            negative = yield from self.encode_one(family, wanted, request.clip_skip)
-            filler = yield from self.encode_one(family, "", request.clip_skip)
+        if request.negative_prompt is None:
+            negative = filler = family.encode_absent(request.clip_skip)
+        else:
+            negative = yield from self.encode_one(family, request.negative_prompt, request.clip_skip)
+            filler = negative
         tokens = max(_tokens(negative), _tokens(prompt))
+        if request.negative_prompt is not None and min(_tokens(negative), _tokens(prompt)) < tokens:
+            filler = yield from self.encode_one(family, "", request.clip_skip)
         return [negative.lengthened(filler, tokens), prompt.lengthened(filler, tokens)]
 
-    def _check_clip_skip(self, clip_skip: int) -> None:
-        layers = self._pipe.text_encoder.config.num_hidden_layers
-        if clip_skip >= layers - 1:
-            raise InvalidRequestError(
-                f"Invalid clip_skip {clip_skip}: this checkpoint's text encoder has {layers} layers; "
-                f"expected a whole number from 0 to {layers - 2}",
-                "clip_skip",
-            )
 
-    def _check_length(self, family: EncodesPrompts, prompt: str, field: str) -> None:
-        count = len(prompt_chunks(self._pipe.tokenizer, prompt, family.embeddings.of("text_encoder"), field))
-        if count > self._max_chunks:
-            raise InvalidRequestError(
-                f"Invalid {field} of {count} chunks of up to 75 tokens: expected at most {self._max_chunks}, the limit "
-                "max_prompt_chunks; shorten it, or leave out BREAKs",
-                field,
-            )
+def _warn_without_guidance(request: ResolvedRequest, reason: str) -> None:
+    if request.negative_prompt:
+        logger.warning("The negative prompt has no effect: %s", reason)
+    if request.guidance_rescale:
+        logger.warning("The guidance rescale has no effect: %s", reason)
 
 
 def _tokens(conditioning: Conditioning) -> int:

@@ -11,27 +11,26 @@ import torch
 
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.scheduling import Sampling
-from imagegen_core.distributions import installed_version
 from imagegen_core.images.recipe import Recipe
 from imagegen_core.models.named import NamedModel
+from imagegen_core.numerics import NumericsPlan
 from imagegen_core.request import ResolvedRequest
 from imagegen_core.settings import PredictionName
 
-_RECORDED_PACKAGES = ("imagegen-core", "torch", "diffusers", "transformers")
 _HASH_DIGITS = 10
-_DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
 class RecipeBuilder:
-    """Builds recipes for one worker's pictures, with its checkpoint's name and hash, its backend and its versions."""
+    """Builds recipes for one worker's pictures, with its checkpoint, its backend and its numerics plan."""
 
     def __init__(
         self,
         backend: Backend,
         checkpoint: Path,
+        network: str,
         models: Iterable[NamedModel],
-        dtype: torch.dtype,
         device: torch.device,
+        numerics: NumericsPlan,
         prediction: PredictionName | None,
     ) -> None:
         """Start to hash the checkpoint in the background.
@@ -39,18 +38,18 @@ class RecipeBuilder:
         Args:
             backend: The worker's backend.
             checkpoint: The worker's checkpoint, a file or a folder.
+            network: The folder of the network's weights in a checkpoint's folder.
             models: The plugins' named models; a model's name says more than its path.
-            dtype: The precision of the weights.
             device: The worker's device.
+            numerics: The worker's numerics plan.
             prediction: The configured prediction type; None if the checkpoint decides.
         """
         own = checkpoint.name if checkpoint.is_dir() else checkpoint.stem
         self._name = next((model.name for model in models if model.path == checkpoint), own)
-        self._backend, self._dtype, self._device = backend.name, _DTYPES[dtype], str(device)
+        self._backend, self._device, self._numerics = backend.name, str(device), numerics
         self._prediction = prediction
-        self._versions = {name: installed_version(name) or "unknown" for name in _RECORDED_PACKAGES}
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-hash")
-        self._hash: Future[str | None] = executor.submit(_hash, checkpoint)
+        self._hash: Future[str | None] = executor.submit(_hash, checkpoint, network)
         executor.shutdown(wait=False)
 
     def recipe(self, request: ResolvedRequest, sampling: Sampling) -> Recipe:
@@ -62,16 +61,17 @@ class RecipeBuilder:
             checkpoint=self._name,
             checkpoint_hash=self._hash.result(),
             backend=self._backend,
-            dtype=self._dtype,
+            dtype=self._numerics.precision,
             device=self._device,
-            versions=self._versions,
+            versions=self._numerics.versions,
+            numerics=self._numerics.of_picture(request.size),
             prediction=self._prediction,
         )
 
 
-def _hash(checkpoint: Path) -> str | None:
-    """Return the first ten hexadecimal digits of the SHA-256 of a file, or of a folder's only UNet file, else None."""
-    files = [checkpoint] if checkpoint.is_file() else sorted((checkpoint / "unet").glob("*.safetensors"))
+def _hash(checkpoint: Path, network: str) -> str | None:
+    """Return ten hexadecimal digits of the SHA-256 of a file, or of the network's only file in a folder, else None."""
+    files = [checkpoint] if checkpoint.is_file() else sorted((checkpoint / network).glob("*.safetensors"))
     if len(files) != 1:
         return None
     with files[0].open("rb") as file:

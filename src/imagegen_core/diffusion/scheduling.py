@@ -12,13 +12,15 @@ import torch
 
 from imagegen_core.diffusion.imposing import Scheduled, own_steps, scheduled, takes_timesteps
 from imagegen_core.diffusion.noise_schedules import TABLES, align_your_steps
-from imagegen_core.diffusion.prediction import config_for, is_edm, options_of
+from imagegen_core.diffusion.prediction import config_for, flow_config, is_edm, options_of
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.request import StepOptions
 from imagegen_core.samplers import CHECKPOINT_CHOICE, OwnScheduler, Sampler, check_steps, find_sampling
 from imagegen_core.schedules import AUTOMATIC, SCHEDULES, Schedule
 
-# NVIDIA's levels for Stable Diffusion 1.5: https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html
+_FLOW_EULER = "FlowMatchEulerDiscreteScheduler"  # its step accepts Karras' options, and does not use them
+
+# NVIDIA's levels: https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html
 ALIGNED_SIGMAS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
 
 
@@ -72,7 +74,14 @@ class Schedulers:
         chosen, chosen_schedule = self._find(sampler, schedule)
         return Sampling(chosen.name, chosen_schedule.name if chosen_schedule else None)
 
-    def make(self, sampler: str | None, steps: int, device: torch.device, schedule: str | None = None) -> Any:
+    def make(
+        self,
+        sampler: str | None,
+        steps: int,
+        device: torch.device,
+        schedule: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Make a scheduler with its timesteps set.
 
         Args:
@@ -80,6 +89,7 @@ class Schedulers:
             steps: The number of denoising steps.
             device: The device for its timesteps.
             schedule: The noise schedule's name; None takes the sampler's own.
+            options: Further arguments of the scheduler's ``set_timesteps``, such as ``mu``.
 
         Raises:
             InvalidRequestError: A name is unknown, the sampler, schedule and checkpoint do not fit together, or they do
@@ -95,7 +105,7 @@ class Schedulers:
                 "num_inference_steps",
             )
         try:
-            prototype.set_steps(scheduler, steps, device)
+            prototype.set_steps(scheduler, steps, device, **(options or {}))
         except InvalidRequestError:
             raise
         except (ValueError, IndexError) as error:  # some need 2 or more, or a divisor of the trained steps
@@ -125,20 +135,15 @@ class Schedulers:
         Raises:
             InvalidRequestError: The scheduler does not take an option.
         """
-        accepted = inspect.signature(scheduler.step).parameters
+        accepted = _step_options(type(scheduler))
         chosen, _ = self._find(sampler, None)
         unasked = StepOptions(eta=chosen.eta or 0.0, s_churn=0.0, s_tmin=0.0, s_tmax=None, s_noise=1.0)
         for name, value in asked.given().items():
             if name not in accepted and value != getattr(unasked, name):
-                takers = [
-                    fitting.name
-                    for fitting in self._fitting()
-                    if name in inspect.signature(self._class(fitting).step).parameters
-                ]
+                takers = [fitting.name for fitting in self._fitting() if name in _step_options(self._class(fitting))]
+                mend = f"leave it out, or name one of {', '.join(takers)}" if takers else "leave it out"
                 raise InvalidRequestError(
-                    f"Invalid {name} {value:g}: the {chosen.name} scheduler takes none; leave it out, or name one of "
-                    f"{', '.join(takers)}",
-                    name,
+                    f"Invalid {name} {value:g}: the {chosen.name} scheduler takes none; {mend}", name
                 )
         return {name: value for name, value in asked.given().items() if name in accepted}
 
@@ -163,7 +168,8 @@ class Schedulers:
     def _class(self, sampler: Sampler) -> Any:
         if sampler.scheduler == CHECKPOINT_CHOICE:
             return type(self._own)
-        module_name, _, class_name = sampler.scheduler.partition(":")
+        reference = (sampler.flow if self.own.is_flow else None) or sampler.scheduler
+        module_name, _, class_name = reference.partition(":")
         return getattr(import_module(module_name), class_name)
 
     def _plain(self, sampler: Sampler) -> Any:
@@ -171,10 +177,13 @@ class Schedulers:
         if sampler.scheduler == CHECKPOINT_CHOICE:
             return self._own
         kind = self._class(sampler)
-        return kind.from_config(config_for(kind, self._own.config), **sampler.options)
+        config = flow_config(kind, self._own.config) if self.own.is_flow else self._own.config
+        return kind.from_config(config_for(kind, config), **sampler.options)
 
     def _refusal(self, sampler: Sampler) -> str | None:
         """Return the reason why a sampler cannot draw this checkpoint, in words; None if it can."""
+        if self.own.is_flow:
+            return self._refusal_of_flow(sampler)
         kind, own = self._class(sampler), self._own
         if is_edm(kind) and not is_edm(type(own)):
             return "it draws only EDM checkpoints, and this is not one"
@@ -185,6 +194,14 @@ class Schedulers:
         predicted = own.config.get("prediction_type", "epsilon")
         if predicted != "epsilon" and not _draws(self._plain(sampler)):
             return f"diffusers' {kind.__name__} does not draw a checkpoint that predicts {predicted}"
+        return None
+
+    def _refusal_of_flow(self, sampler: Sampler) -> str | None:
+        if sampler.flow is None and sampler.scheduler != CHECKPOINT_CHOICE:
+            return "this checkpoint is of flow matching, whose noise levels it does not know"
+        takes_shift = "mu" in inspect.signature(self._class(sampler).set_timesteps).parameters
+        if self._own.config.get("use_dynamic_shifting") and not takes_shift:
+            return "this checkpoint's noise levels depend on the picture's size, and its own do not"
         return None
 
     def _scheduled(self, sampler: Sampler, plain: Any, schedule: Schedule) -> Scheduled:
@@ -200,6 +217,25 @@ class Schedulers:
     def _fitting(self) -> list[Sampler]:
         """Return the samplers that draw this checkpoint."""
         return [sampler for sampler in self._samplers if not self._refusal(sampler)]
+
+
+def _step_options(scheduler_class: Any) -> set[str]:
+    """Return the arguments of a scheduler's step that have an effect."""
+    unused = {"s_churn", "s_tmin", "s_tmax", "s_noise"} if scheduler_class.__name__ == _FLOW_EULER else set()
+    return set(inspect.signature(scheduler_class.step).parameters) - unused
+
+
+def dynamic_shift(config: Mapping[str, Any], tokens: int) -> float:
+    """Return the shift ``mu`` of a flow's noise levels for a picture's size: https://arxiv.org/abs/2403.03206, 5.3.2.
+
+    Args:
+        config: The scheduler's configuration, with the shifts at two numbers of tokens.
+        tokens: The number of the picture's tokens.
+    """
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    base, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    slope = (most - base) / (high - low)
+    return float(tokens * slope + (base - slope * low))
 
 
 def step_arguments(

@@ -11,15 +11,15 @@ import torch
 
 from imagegen_core.diffusion.components import component_class, load_component, reading
 from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
-from imagegen_core.diffusion.prediction import normalize_latents, scheduler_of_file
+from imagegen_core.diffusion.prediction import PredictionOfWeights, normalize_latents, scheduler_of_file
 from imagegen_core.diffusion.tokenizers import find_tokenizer
 from imagegen_core.diffusion.weights_file import LazyTensors
 from imagegen_core.errors import ModelLoadError
-from imagegen_core.models.contents import contents
+from imagegen_core.family import Family
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.folders import weights as weights_files
 from imagegen_core.models.networks.channels import LATENT_CHANNELS, check_channels
-from imagegen_core.models.networks.parts import checkpoint_parts
+from imagegen_core.models.networks.parts import checkpoint_parts, vae_layers_of
 from imagegen_core.models.networks.source import Layers, Source
 from imagegen_core.models.networks.text_encoder import text_config, without_unused_layer
 from imagegen_core.models.networks.unet_config import unet_config
@@ -32,7 +32,7 @@ _PAD_TOKENS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
 _ADVICE = (
     "it is of another architecture, or incomplete; set BASE_MODEL to a diffusers-format folder with its own configs"
 )
-_TIME_IDS = 6  # SDXL's original size, crop corner and target size
+_TIME_IDS = 6  # original size, crop corner and target size, each of two numbers
 
 State = Mapping[str, object]
 Parts = dict[str, dict[str, Source]]
@@ -45,6 +45,9 @@ def load_single_file(
     base: Path | None,
     vae: Any | None = None,
     prediction: PredictionName | None = None,
+    *,
+    family: Family,
+    prediction_of_weights: PredictionOfWeights = lambda _: None,
 ) -> dict[str, Any]:
     """Load the components of a pipeline from a ``.safetensors`` or ``.ckpt`` file.
 
@@ -55,6 +58,8 @@ def load_single_file(
         base: A diffusers-format folder that supplies missing components; its configs replace `configs`.
         vae: An autoencoder to use instead of the file's own; the file's own is then ignored.
         prediction: The network's prediction type; None leaves it to the file.
+        family: The file's family.
+        prediction_of_weights: Tells the prediction type by the weights, if nothing states it.
 
     Raises:
         ModelLoadError: Neither the file nor `base` has a component, the file holds unknown tensors, or the family's
@@ -69,7 +74,7 @@ def load_single_file(
     wanted = [name for name in _NETWORKS if name in kinds and (name != "vae" or vae is None)]
     with Weights([path]) as weights:
         header = weights.files[0].header
-        parts = _parts(header, folder, kinds)
+        parts = _parts(header, family, folder, kinds)
         blueprints = _blueprints(path, {name: parts[name] for name in wanted if name in parts}, folder, kinds)
         components: dict[str, Any] = {} if vae is None else {"vae": vae}
         for name in wanted:
@@ -79,7 +84,7 @@ def load_single_file(
                 components[name] = _from_base(path, name, base, kinds[name], dtype)
         tensors = LazyTensors(weights.files[0])
         with reading(folder / "scheduler"):
-            components["scheduler"] = scheduler_of_file(path, tensors, configs, base, prediction)
+            components["scheduler"] = scheduler_of_file(path, tensors, configs, base, prediction, prediction_of_weights)
         normalize_latents(path, components["vae"], tensors)
     for name in _PAD_TOKENS.keys() & kinds.keys():
         with reading(folder / name):
@@ -101,9 +106,7 @@ def load_vae_file(path: Path, dtype: torch.dtype, folder: Path) -> Any:
     from diffusers import AutoencoderKL
 
     with Weights([path]) as weights:
-        header = weights.files[0].header
-        content = contents(header.tensors)
-        layers = checkpoint_parts(header, otherwise="vae" if content and content.kind == "vae" else None).get("vae")
+        layers = vae_layers_of(weights.files[0].header)
         if layers is None:
             raise ModelLoadError(f"{path} holds no VAE: correct VAE_PATH")
         config = _config(path, "vae", layers, folder)
@@ -111,10 +114,9 @@ def load_vae_file(path: Path, dtype: torch.dtype, folder: Path) -> Any:
         return build_network(blueprint, layers, weights, dtype)
 
 
-def _parts(header: Header, folder: Path, kinds: Mapping[str, object]) -> Parts:
+def _parts(header: Header, family: Family, folder: Path, kinds: Mapping[str, object]) -> Parts:
     """Return the file's components, each with its layers that take part in drawing."""
-    content = contents(header.tensors)
-    parts = checkpoint_parts(header, otherwise="unet" if content and content.kind == "unet" else None)
+    parts = checkpoint_parts(header, family)
     if strangers := sorted(parts.keys() - kinds.keys()):
         raise ModelLoadError(
             f"{header.path} holds a {strangers[0]}, which {folder / 'model_index.json'} does not name: set BASE_MODEL "

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer for single-file checkpoints, from this machine or else from the hub; such files contain none."""
+"""Tokenizers for single-file checkpoints, which contain none: CLIP's and T5's."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from imagegen_core.errors import ModelLoadError
+from imagegen_core.errors import ModelLoadError, first_line
 
 _HUB_NAME = "openai/clip-vit-large-patch14"
+_T5_HUB_NAME = "google/t5-v1_1-xxl"
 _WHEELS = ("open_clip", "clip")
 _MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
 _MERGES = 49152 - 256 - 2  # CLIP's own tokenizer takes this many from the file, after its first line
@@ -51,6 +52,29 @@ def find_tokenizer(base: Path | None, name: str, pad_token: str) -> Any:
         f"local cache does not hold {_HUB_NAME}, neither {' nor '.join(_WHEELS)} is installed, and the hub cannot be "
         "reached; pip install --no-deps open_clip_torch, or set BASE_MODEL to a diffusers-format folder of this family"
     )
+
+
+def find_t5_tokenizer(base: Path | None, name: str) -> Any:
+    """Return T5's tokenizer from a configured folder, or from the hub's local cache.
+
+    Args:
+        base: A diffusers-format folder to look into first, or None.
+        name: The tokenizer's folder in it, such as ``tokenizer_3``.
+
+    Raises:
+        ModelLoadError: Neither place has the tokenizer.
+    """
+    from transformers import T5TokenizerFast
+
+    folder = None if base is None or not (base / name).is_dir() else base / name
+    try:
+        return T5TokenizerFast.from_pretrained(folder or _T5_HUB_NAME, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelLoadError(
+            f"No T5 tokenizer for a single-file checkpoint: BASE_MODEL {f'({base}) ' if base else ''}has none, and the "
+            f"hub's local cache does not hold {_T5_HUB_NAME} ({first_line(error)}); set BASE_MODEL to a "
+            "diffusers-format folder of this family"
+        ) from error
 
 
 def _from_hub(*, cached: bool) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +18,7 @@ import torch
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.networks.parts import unwrapped
+from imagegen_core.models.networks.source import Rows
 from imagegen_core.models.tensors import Header, Span, Tensor, quoted
 
 _CHUNK_BYTES = 4 * 2**20  # the size of one read, where the precision changes
@@ -66,12 +68,13 @@ class WeightsFile:
         if _stamp(self.path) != self._before:
             raise ModelLoadError(f"{self.path} was changed while it was read: load it again once it is complete")
 
-    def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+    def read(self, name: str, dtype: torch.dtype | None = None, rows: Rows | None = None) -> torch.Tensor:
         """Read a tensor into its own memory.
 
         Args:
             name: The tensor's name in the file.
             dtype: The dtype to convert to; None keeps the file's element type.
+            rows: The rows to read; None reads all.
 
         Raises:
             ModelLoadError: The file ends early, or torch has no such element type.
@@ -84,8 +87,9 @@ class WeightsFile:
                 f"{torch.__version__} does not have"
             )
         if span.strides is None and span.record is None:
-            return self._read_plain(tensor, span, stored, dtype or stored)
-        return self._read_view(tensor, span, stored).to(dtype or stored)
+            return self._read_plain(*_of_rows(tensor, span, rows, stored), stored, dtype or stored)
+        whole = self._read_view(tensor, span, stored)
+        return (whole if rows is None else whole[slice(*rows)].clone()).to(dtype or stored)
 
     def _read_plain(self, tensor: Tensor, span: Span, stored: torch.dtype, dtype: torch.dtype) -> torch.Tensor:
         result = torch.empty(tensor.shape, dtype=dtype)
@@ -150,6 +154,18 @@ class LazyTensors(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _of_rows(tensor: Tensor, span: Span, rows: Rows | None, stored: torch.dtype) -> tuple[Tensor, Span]:
+    """Describe some rows of a contiguous tensor as a tensor of their own."""
+    if rows is None:
+        return tensor, span
+    begin, end = rows
+    row_bytes = tensor.elements // tensor.shape[0] * stored.itemsize
+    return (
+        replace(tensor, shape=(end - begin, *tensor.shape[1:])),
+        replace(span, begin=span.begin + begin * row_bytes),
+    )
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

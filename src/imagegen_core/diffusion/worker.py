@@ -1,53 +1,44 @@
-"""The base worker of the Stable Diffusion families; a family adds its prompt encoding."""
+"""The base worker of diffusion models: requests with their prompts, LoRAs, samplers and steps."""
 
 from __future__ import annotations
 
-import logging
-from abc import abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
+from torch import Tensor
 
-from imagegen_core.backend import Backend
-from imagegen_core.diffusion.compute_thread import ComputeThread, computed
+from imagegen_core.diffusion.compute_thread import computed
 from imagegen_core.diffusion.conditioning import Conditioning
-from imagegen_core.diffusion.construction_lock import undisturbed
-from imagegen_core.diffusion.decoding import decode_within_memory, pool
-from imagegen_core.diffusion.denoising import Denoising, advance, predict, step_together
-from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
+from imagegen_core.diffusion.decoding import piece, pool
+from imagegen_core.diffusion.denoising import Denoising
 from imagegen_core.diffusion.embeddings import Embeddings
-from imagegen_core.diffusion.guidance import guidance_embedding
-from imagegen_core.diffusion.libraries import quiet
-from imagegen_core.diffusion.loading import check_fits_in_memory, load_pipeline, memory_for
+from imagegen_core.diffusion.extension import Extension, LoadedModel
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
-from imagegen_core.diffusion.memory import check_fits, device_memory, memory_errors, rows_that_fit, weight_bytes
-from imagegen_core.diffusion.pipeline_setup import compile_errors, prepare
+from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, rows_that_fit
+from imagegen_core.diffusion.model import DiffusionModel
+from imagegen_core.diffusion.network_inputs import NetworkInputs
+from imagegen_core.diffusion.pipeline_setup import compile_errors
 from imagegen_core.diffusion.previews import Previewer
 from imagegen_core.diffusion.prompt_encoder import PromptEncoder
+from imagegen_core.diffusion.proof import prove
 from imagegen_core.diffusion.recipe_builder import RecipeBuilder
-from imagegen_core.diffusion.scheduling import ALIGNED_SIGMAS, Schedulers
-from imagegen_core.diffusion.torchvision import make_torchvision_importable
+from imagegen_core.diffusion.scheduling import Schedulers
 from imagegen_core.errors import InvalidRequestError
+from imagegen_core.extension import ExtensionDef
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import to_text
-from imagegen_core.importing import import_named, unusable
 from imagegen_core.job import Job, StepDone
-from imagegen_core.models.inspect import architecture, native_size
 from imagegen_core.parts import Parts, completed
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.request import GenerateRequest, ResolvedRequest, Size
-from imagegen_core.resolution.checkpoints import resolve_checkpoint
+from imagegen_core.request import GenerateRequest, ResolvedRequest
 from imagegen_core.resolution.style_catalog import StyleCatalog
 from imagegen_core.settings import Settings
 from imagegen_core.stepped_worker import SteppedWorkerBase
 from imagegen_core.styles import LoraUse
-from imagegen_core.worker import DeviceMemory, Worker
-
-logger = logging.getLogger(__name__)
 
 _COMPILED_ROWS = (1, 2)  # with a second number of rows, torch compiles for a variable number
 
@@ -58,35 +49,25 @@ class _Group(NamedTuple):
     size: str
     tokens: int
     adapters: tuple[Adapter, ...]
+    extensions: tuple[tuple[str, Hashable], ...]
 
     def __str__(self) -> str:
-        return ", ".join([self.size, f"{self.tokens} tokens", *map(str, self.adapters)])
+        used = [f"{name} {key}" for name, key in self.extensions]
+        return ", ".join([self.size, f"{self.tokens} tokens", *map(str, self.adapters), *used])
 
 
-class DiffusionWorker(SteppedWorkerBase[Denoising]):
+class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     """Draws with one diffusers pipeline on one device; implements `SteppedWorker`, `BatchInvariant` and others.
 
-    A family names its `backend` description, its diffusers pipeline, and a folder of configs for single files. It
-    implements `encode`. A family with several architectures may have a subfolder of configs for each, with the
-    architecture's name. A family may name the eleven noise levels of the schedule Align Your Steps.
+    A family inherits from this class, and overrides methods of `DiffusionModel`. `UNetWorker` is the base
+    of families with a UNet.
 
     Attributes:
         worker_id: The worker's number in its process.
-        pipe: The diffusers pipeline, with ``text_encoder``, ``unet``, ``vae`` and the family's own components.
-        device: The pipeline's device.
-        dtype: The precision of its weights.
-        checkpoint: The file or folder of the weights.
         styles: All styles, with a refusal for each that does not fit this checkpoint.
-        native_size: ``WIDTHxHEIGHT`` of a request without a size.
         default_sampler: The sampler of a request without a sampler.
         own_scheduler: The facts about the checkpoint's own scheduler.
     """
-
-    backend: ClassVar[Backend]
-    pipeline_class: ClassVar[str]
-    pipeline_options: ClassVar[Mapping[str, Any]] = {}
-    configs: ClassVar[Path]
-    aligned_sigmas: ClassVar[Sequence[float]] = ALIGNED_SIGMAS
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         """Load the configured checkpoint.
@@ -98,72 +79,45 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         Raises:
             ModelNotFoundError: The checkpoint does not exist.
             ModelLoadError: The checkpoint is damaged, incomplete, or of another family.
-            PluginError: A required library does not import.
+            PluginError: A required library or an extension does not import.
             SettingsError: The device or an option is not available here.
         """
         settings = (settings or Settings.load()).for_backend(self.backend.environment_prefix)
-        super().__init__(worker_id)
-        try:
-            self.import_libraries()
-        except Exception as error:
-            raise unusable(f"Backend '{self.backend.name}'", error, f"diffusers:{self.pipeline_class}") from error
         registry = Registry.discover()
-        self.checkpoint: Path = resolve_checkpoint(settings, self.backend, registry)
-        limit_threads()
-        self.device = choose_device(settings)
-        self.dtype = choose_dtype(settings, self.device)
-        self.native_size = native_size(self.checkpoint, self.backend.default_size)
-        self._compute = ComputeThread()
-        self.pipe = self._compute.run(self._load, settings)
+        SteppedWorkerBase.__init__(self, worker_id)
+        DiffusionModel.__init__(self, settings, registry)
         self._schedulers = Schedulers(
             self.pipe.scheduler,
             registry.samplers.values(),
-            settings.scheduler if settings.source("scheduler") != "default" else None,
+            settings.scheduler if settings.source("scheduler") != "default" else self.family.default_sampler,
             self.aligned_sigmas,
         )
         self.default_sampler, self.own_scheduler = self._schedulers.default, self._schedulers.own
         self._embeddings: Embeddings = self.compute(
-            Embeddings, self.pipe, settings.embeddings_root, settings.source("embeddings_root")
+            Embeddings, self.pipe, self.embedding_encoders, settings.embeddings_root, settings.source("embeddings_root")
         )
-        self._weights = weight_bytes(self.pipe)
-        self._adapters = Adapters(self.pipe, self._embeddings, most_idle_bytes=self._weights)
-        self._prompts = PromptEncoder(self.pipe, self._adapters, settings.max_prompt_chunks)
+        self._adapters = Adapters(self.pipe, self.family, self._embeddings, most_idle_bytes=self._weights)
+        self._prompts = PromptEncoder(self._adapters)
         layers = self._adapters.layers
-        family = architecture(self.checkpoint)
-        self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, family, layers)
+        self._extensions: Sequence[Extension] = self.compute(self._load_extensions, registry)
+        self.numerics = replace(
+            self.numerics, versions={**self.numerics.versions, **self._extension_versions(registry)}
+        )
+        self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, self.family.name, layers)
         self._recipes = (
             RecipeBuilder(
                 self.backend,
                 self.checkpoint,
+                self.family.denoiser,
                 registry.models.values(),
-                self.dtype,
                 self.device,
+                self.numerics,
                 settings.prediction,
             )
             if settings.recipe
             else None
         )
         self._compiles = settings.source("compile") if settings.compile else None
-        self._padded_rows: int | None = None
-
-    @classmethod
-    def import_libraries(cls) -> None:
-        """Import the pipeline with its networks and tokenizers: see `imagegen_core.NeedsLibraries`."""
-        make_torchvision_importable()
-        with quiet():
-            import_named(f"diffusers:{cls.pipeline_class}")
-
-    @abstractmethod
-    def encode(self, prompt: str, clip_skip: int) -> Conditioning:
-        """Encode a prompt with `encode_text` and `embeddings`; `sized` adds the picture's size later.
-
-        A family may also have `encode_in_parts`, a generator that does the same with `encode_text_in_parts`. Then a
-        long prompt does not delay other requests.
-
-        Args:
-            prompt: The prompt.
-            clip_skip: The number of last layers to leave out, in addition to the family's usual number.
-        """
 
     @property
     def embeddings(self) -> Embeddings:
@@ -179,14 +133,6 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         """Encode the replacement for a missing negative prompt."""
         return completed(self._prompts.encode_one(self, "", clip_skip))
 
-    def sized(self, conditioning: Conditioning, size: Size) -> Conditioning:  # noqa: ARG002 - for families
-        """Add the picture's size to the conditioning; the default adds nothing."""
-        return conditioning
-
-    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run `function` on the model's compute thread: see `imagegen_core.HasComputeThread`."""
-        return self._compute.run(undisturbed, function, *arguments)
-
     @computed
     @torch.inference_mode()
     def load_loras(self, loras: Sequence[LoraUse]) -> None:
@@ -201,15 +147,6 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     def memory_bytes(self) -> int:
         """Return the memory of the pipeline's weights and LoRAs, in bytes; shared tensors count once."""
         return self._weights + self._adapters.memory_bytes
-
-    def device_memory(self) -> DeviceMemory:
-        """Return the device's name, and its total and free memory."""
-        return device_memory(self.device)
-
-    def compute_beside(self, other: Worker) -> None:
-        """Use another worker's compute thread from now on, if both are on one device; no drawing may run meanwhile."""
-        if isinstance(other, DiffusionWorker) and other.device == self.device:
-            self._compute = other._compute  # noqa: SLF001 - the same class
 
     @computed
     @torch.inference_mode()
@@ -249,28 +186,43 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
     @torch.inference_mode()
     def _begun(self, job: Job) -> Parts[Denoising]:
         request = self.backend.resolve(job.req, self.native_size)
-        check_fits(self.pipe, request.size, self.device, self._weights)
+        size = request.size
+        rows, decoded = self.numerics.rows_of(size) or 1, piece(size, self.numerics.tile_of(size))
+        needed = rows * self.row_bytes(size) + decoding_bytes(self.pipe, decoded)
+        check_fits(needed, size, self.device, self._weights)
         adapters = self._wanted(request)
-        scheduler = self._schedulers.make(request.scheduler, request.steps, self.device, request.schedule)
+        options = self.timestep_options(request)
+        scheduler = self._schedulers.make(request.scheduler, request.steps, self.device, request.schedule, options)
         step_options = self._schedulers.step_options(request.scheduler, scheduler, request.step_options)
         conditionings = yield from self._prompts.encode(self, request, adapters)
-        guidance = guidance_embedding(self.pipe, request.guidance_scale)
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        return Denoising(
+        latents = self.initial_latents(request.size, generator)
+        if hasattr(scheduler, "init_noise_sigma"):  # flow-matching schedulers begin with plain noise
+            latents = latents * scheduler.init_noise_sigma
+        state = Denoising(
             request=request,
             scheduler=scheduler,
             generator=generator,
-            latents=self._noise(request.size, generator) * scheduler.init_noise_sigma,
-            conditionings=tuple(self.sized(conditioning, request.size) for conditioning in conditionings),
+            latents=latents,
+            conditionings=tuple(self.with_request(conditioning, request) for conditioning in conditionings),
             adapters=adapters,
-            guidance_embedding=None if guidance is None else guidance.to(self.device, self.dtype),
             step_options=step_options,
             on_step=getattr(job, "on_step", None),
         )
+        for extension in self._extensions:
+            if (part := extension.begin(state)) is not None:
+                state.parts[extension] = part
+        return state
 
     def group(self, state: Denoising) -> Hashable:
-        """Return the size, the LoRAs and the prompt's length, which must be equal in a shared forward pass."""
-        return _Group(str(state.request.size), state.conditionings[0].tokens.shape[1], state.adapters)
+        """Return the size, the LoRAs, the prompt's length and the extensions, equal in a shared forward pass."""
+        shares = self.settings.batching == "fast"
+        keys = [
+            (extension.name, extension.group(part) if extension.exact or shares else f"alone {id(state)}")
+            for extension, part in state.parts.items()
+        ]
+        used = tuple((name, key) for name, key in keys if key is not None)
+        return _Group(str(state.request.size), state.conditionings[0].tokens.shape[1], state.adapters, used)
 
     @computed
     @torch.inference_mode()
@@ -282,38 +234,31 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         """
         self._adapters.use(states[0].adapters)
         with memory_errors(states[0].request.size):
-            step_together(self._network(states), states, self._padded_rows)
-            self._synchronize()
+            for state, prediction in zip(states, self._predictions(states), strict=True):
+                state.advance(prediction)
+            self.synchronize()
 
     @computed
     @torch.inference_mode()
     def trial(self, states: Sequence[Denoising]) -> bool:
-        """Take one step of each state alone, and return whether a shared pass gives the same bits."""
+        """Take one step of each state alone, and return whether shared passes give the same bits; see `prove`."""
         self._adapters.use(states[0].adapters)
         with memory_errors(states[0].request.size):
-            network = self._network(states)
-            together = predict(network, states, self._padded_rows)
-            alone = [predict(network, [state], self._padded_rows)[0] for state in states]
+            alone, same = prove(self._predictions, states)
         for state, prediction in zip(states, alone, strict=True):
-            advance(state, prediction)
-        # NaN equals no value, not even itself. So a state with values that are not finite proves nothing about the
-        # others.
-        finite = [(shared, single) for shared, single in zip(together, alone, strict=True) if single.isfinite().all()]
-        return bool(finite) and all(torch.equal(*pair) for pair in finite)
-
-    def pad(self, rows: int | None) -> None:
-        """Fill every forward pass up to `rows` from now on; None stops it."""
-        self._padded_rows = rows
+            state.advance(prediction)
+        return same
 
     def rows_that_fit(self, state: Denoising) -> int:
-        """Return how many rows of this state's size a forward pass can have in the free memory."""
-        return rows_that_fit(self.pipe, state.request.size, self.device)
+        """Return the rows of a filled pass; of other passes, how many rows the free memory can take."""
+        size = state.request.size
+        return self.numerics.rows_of(size) or rows_that_fit(self.row_bytes(size), self.device)
 
     @computed
     @torch.inference_mode()
     def preview(self, state: Denoising) -> bytes:
         """Return the latents as a PNG with one pixel for each latent; see `Previewer`."""
-        return encode_png(self._previewer.pixels(state.latents), {})
+        return encode_png(self._previewer.pixels(self.latent_image(state.latents, state.request.size)), {})
 
     @computed
     @torch.inference_mode()
@@ -321,16 +266,33 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
         """Decode a finished state's latents, and return a function that encodes the picture with its recipe.
 
         Raises:
-            OutOfMemoryError: The device's memory was too small, even for tiles.
+            OutOfMemoryError: The device's memory was too small.
         """
-        pixels = decode_within_memory(self.pipe, state.latents, state.request.size, self.device)
-        latents = pool(state.latents)
-        return lambda: Picture(encode_png(pixels, self._text(state.request)), state.request.seed, latents)
+        request = state.request
+        pixels = self.decode(state.latents, request.size)
+        latents = pool(self.latent_image(state.latents, request.size))
+        return lambda: Picture(encode_png(pixels, self._text(request)), request.seed, latents)
 
     def _text(self, request: ResolvedRequest) -> dict[str, str]:
         if self._recipes is None:
             return {}
         return to_text(self._recipes.recipe(request, self._schedulers.names(request.scheduler, request.schedule)))
+
+    def _load_extensions(self, registry: Registry) -> list[Extension]:
+        model = LoadedModel(self.pipe, self.network, self.family, self.device, self.dtype, self.settings)
+        extensions = [self.guidance(model), *(offer.load(model) for offer in self._offered(registry))]
+        return sorted(extensions, key=lambda extension: extension.order)
+
+    def _offered(self, registry: Registry) -> list[ExtensionDef]:
+        """Return the plugins' extensions for this family."""
+        family = self.family.name
+        return [offer for offer in registry.extensions.values() if family in (offer.architectures or (family,))]
+
+    def _extension_versions(self, registry: Registry) -> dict[str, str]:
+        """Return the versions of the distributions with extensions: they may change any picture."""
+        offered = {f"extension {offer.name}" for offer in self._offered(registry)}
+        plugins = (plugin for plugin in registry.plugins if offered & {*plugin.offers})
+        return {plugin.distribution: plugin.version for plugin in plugins}
 
     def _wanted(self, request: ResolvedRequest) -> tuple[Adapter, ...]:
         loras = tuple(self._lora(lora) for lora in request.loras)
@@ -344,47 +306,24 @@ class DiffusionWorker(SteppedWorkerBase[Denoising]):
             raise InvalidRequestError(f"The {adapter.title} cannot be used: {refusal}")
         return adapter
 
+    def _predictions(self, states: Sequence[Denoising]) -> Sequence[Tensor]:
+        """Return the network's prediction for each state's next step [rows, ...], all in one forward pass."""
+        filled = self.numerics.rows_of(states[0].request.size)
+        inputs = NetworkInputs.of(self._network(states), states, filled)
+        for extension in self._extensions:
+            if any(extension in state.parts for state in states):
+                extension.before_network(inputs)
+        rows = [state.rows for state in states]
+        return torch.split(self.predict(inputs)[: sum(rows)], rows)
+
     def _network(self, states: Sequence[Denoising]) -> Callable[..., Any]:
-        """Return the UNet; with LoRAs the uncompiled UNet, because the compiled one ignores their hooks."""
-        unet = self.pipe.unet
-        return unet.forward if self._compiles and states[0].adapters else unet  # type: ignore[no-any-return]
+        """Return the network; with LoRAs the uncompiled network, because the compiled one ignores their hooks."""
+        network = self.network
+        return network.forward if self._compiles and states[0].adapters else network  # type: ignore[no-any-return]
 
     @cached_property
     def _previewer(self) -> Previewer:
         return Previewer(self.pipe.vae)
-
-    def _synchronize(self) -> None:
-        """Wait for the device, so that a returned step is complete: it can be timed, and cancelled in time."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # the worker's own device, not torch's default device
-        elif self.device.type != "cpu":
-            getattr(torch, self.device.type).synchronize()
-
-    def _noise(self, size: Size, generator: torch.Generator) -> torch.Tensor:
-        from diffusers.utils.torch_utils import randn_tensor
-
-        scale = self.pipe.vae_scale_factor
-        shape = (1, self.pipe.unet.config.in_channels, size.height // scale, size.width // scale)
-        return randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)  # type: ignore[no-any-return]
-
-    def _load(self, settings: Settings) -> Any:
-        if self.device.type == "cpu":
-            keep_large_buffers()
-        check_fits_in_memory(self.checkpoint, self.dtype)
-        own = self.configs / architecture(self.checkpoint)
-        pipe = load_pipeline(
-            self.pipeline_class,
-            self.checkpoint,
-            self.dtype,
-            configs=own if own.is_dir() else self.configs,
-            base=settings.base_model,
-            vae=settings.vae_path,
-            prediction=settings.prediction,
-            **self.pipeline_options,
-        )
-        with memory_for(self.checkpoint):
-            prepare(pipe, self.device, self.dtype, settings)
-        return pipe
 
 
 def _after_next(parts: Parts[Denoising]) -> Denoising | None:

@@ -20,10 +20,12 @@ class ActiveJob:
     Attributes:
         ticket: The job's ticket.
         state: The worker's state of the job, from its beginning to its end.
+        is_finished: Whether the worker has finished the state.
     """
 
     ticket: Ticket
     state: DenoisingState = field(init=False)
+    is_finished: bool = False
 
 
 @dataclass(eq=False)

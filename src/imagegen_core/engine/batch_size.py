@@ -16,6 +16,7 @@ _SAMPLES = 3  # timings needed to judge a size
 _KEPT_SAMPLES = 9
 _GAIN = 0.97  # a larger batch must cut the time per row to this fraction, because each picture waits longer in it
 _STEPS_BEFORE_ANOTHER_LOOK = 500
+_FULL = 2.0  # seconds: a step this long fills the device, so more rows gain little, and their proof delays others
 
 
 @dataclass
@@ -59,7 +60,7 @@ class BatchSize:
     @property
     def limit(self) -> int:
         """Maximum rows of a step now: the best known size, or twice as many to test a larger size."""
-        return min(self.fits, self.fits_now, self.rows if self._settled_for or not self._is_timed else 2 * self.rows)
+        return min(self.fits, self.fits_now, 2 * self.rows if self._may_grow else self.rows)
 
     def needs_trial(self, rows: int, states: int) -> bool:
         """Return whether a batch of this size still needs a proof; a single state never does."""
@@ -104,5 +105,6 @@ class BatchSize:
         return {rows: median(samples) for rows, samples in sorted(self._seconds.items())}
 
     @property
-    def _is_timed(self) -> bool:
-        return any(len(samples) >= _SAMPLES for samples in self._seconds.values())
+    def _may_grow(self) -> bool:
+        timed = [median(samples) for samples in self._seconds.values() if len(samples) >= _SAMPLES]
+        return bool(timed) and not self._settled_for and min(timed) < _FULL

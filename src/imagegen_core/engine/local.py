@@ -16,9 +16,11 @@ from imagegen_core.engine.batch_scheduler import ActiveJob, BatchScheduler, Grou
 from imagegen_core.engine.batch_size import BatchSize
 from imagegen_core.engine.beginning import Beginning
 from imagegen_core.engine.calibration import calibrate
+from imagegen_core.engine.releasing import release
 from imagegen_core.engine.report import EngineReport, GroupReport
 from imagegen_core.engine.request_queue import RequestQueue
 from imagegen_core.engine.ticket import Ticket
+from imagegen_core.engine.verdicts import VerdictCache
 from imagegen_core.engine.watchdog import Watchdog
 from imagegen_core.engine.whole_job_worker import WholeJobWorker
 from imagegen_core.errors import ImagegenError, OutOfMemoryError
@@ -89,11 +91,14 @@ class LocalEngine:
         self.worker = worker
         self._worker: SteppedWorker[Any] = worker if isinstance(worker, SteppedWorker) else WholeJobWorker(worker)
         self._batching = batching
-        self._preview = worker.preview if previews and isinstance(worker, ShowsPreviews) else None
+        self._previews = previews
+        stepped = isinstance(worker, SteppedWorker)
+        self._preview = worker.preview if previews and stepped and isinstance(worker, ShowsPreviews) else None
         self._queue = RequestQueue(queue_limit) if queue is None else queue
         self._scheduler = BatchScheduler()
         self._beginning: deque[Beginning] = deque()
         self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()
+        self._verdicts = VerdictCache(worker)
         self._steps: Counter[int] = Counter()
         self._step_seconds = 0.0
         self._lock = threading.Lock()  # guards the fields that `report` reads
@@ -191,10 +196,12 @@ class LocalEngine:
 
     def _room(self) -> int:
         """Return how many jobs may begin now; with a shared queue, only enough to fill this engine's batches."""
+        if isinstance(self._worker, WholeJobWorker):
+            return 1 - self._running
         if not self._queue.is_shared:
             return min(_BEGUN_AT_ONCE, _RUNNING - self._running)
         batch = max((group.size.limit for group in self._scheduler.groups()), default=self._native.limit)
-        half = 0 if isinstance(self._worker, WholeJobWorker) else -(-batch // 2)
+        half = -(-batch // 2)
         return max(0, min(_BEGUN_AT_ONCE, batch + half - self._scheduler.rows - len(self._beginning)))
 
     @property
@@ -204,21 +211,22 @@ class LocalEngine:
     def _arrive(self, ticket: Ticket) -> None:
         running = ActiveJob(ticket)
         ticket.job.on_step = lambda done: self._tell_step(running, done)
+        ticket.job.wants_previews = self._previews
         self._beginning.append(Beginning(running, self._worker))
 
     def _begin(self, beginning: Beginning) -> None:
         """Run the next parts of a job's beginning; requeue the job if parts are left."""
         running, ticket = beginning.running, beginning.running.ticket
+        has_begun = False
         try:
             with self._watchdog.watching("Beginning a picture"):
                 has_begun = beginning.advance(_PARTS_AT_ONCE)
             key = self._worker.group(running.state) if has_begun else None
         except Exception as error:  # noqa: BLE001 - any error fails only this job
             self._fail(ticket, error)
-            ticket.job.on_step = None
-            return
         if ticket.done:
             ticket.job.on_step = None
+            release(self.worker, [running.state] if has_begun else ())
             return
         if not has_begun:
             self._beginning.append(beginning)
@@ -251,6 +259,7 @@ class LocalEngine:
                     same = self._worker.trial(states)
                     if any(state.failure is None for state in states):  # failed states prove nothing
                         group.size.tried(rows, same=same)
+                        self._verdicts.keep(group.key, group.size)
                 else:
                     self._worker.step(states)
                     group.size.timed(rows, time.monotonic() - began)
@@ -275,6 +284,7 @@ class LocalEngine:
         try:
             with self._watchdog.watching("Decoding a picture"):
                 encode = self._worker.finish(job.state)
+            job.is_finished = True
         except Exception as error:  # noqa: BLE001 - any error fails only this job
             self._fail(job.ticket, error)
             return
@@ -302,7 +312,9 @@ class LocalEngine:
         ticket.fail(error)
 
     def _tell_step(self, running: ActiveJob, done: StepDone) -> None:
-        preview = self._preview(running.state) if self._preview else None
+        self._watchdog.progress()
+        given = done.preview if self._previews else None
+        preview = self._preview(running.state) if self._preview else given
         running.ticket.events.append(replace(done, preview=preview))
 
     def _drop_running(self) -> None:
@@ -318,13 +330,14 @@ class LocalEngine:
     def _leave(self, group: Group, gone: Sequence[ActiveJob]) -> None:
         with self._lock:
             self._scheduler.leave(group, gone)
+        release(self.worker, [job.state for job in gone if not job.is_finished])
         for job in gone:
             job.ticket.job.on_step = None
             del job.state  # a kept ticket must not keep its memory
 
     def _calibrate(self) -> str:
         size = BatchSize(exact=self._batching == "exact")
-        key, because = calibrate(self._worker, size)
+        key, because = calibrate(self._worker, size, self._verdicts)
         self._sizes[key] = size
         self._native, self._largest = size, size.fits
         return because
@@ -333,6 +346,7 @@ class LocalEngine:
         """Return the batch size of a group; keep the native shape and the most recent other shapes."""
         if key not in self._sizes:
             self._sizes[key] = BatchSize(exact=self._batching == "exact", fits=self._largest)
+            self._verdicts.restore(key, self._sizes[key])
             if len(self._sizes) > _KNOWN_SHAPES:
                 del self._sizes[next(known for known, size in self._sizes.items() if size is not self._native)]
         self._sizes.move_to_end(key)
@@ -345,6 +359,7 @@ class LocalEngine:
         """Mark the engine as broken, and fail the tickets that depend on it."""
         self.is_broken = True
         self._queue.give_up(self, f"The engine broke ({error!r}): restart it, and report this")
+        release(self.worker, [job.state for group in self._scheduler.groups() for job in group.members])
 
 
 def compute_on(worker: Worker, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:

@@ -11,9 +11,10 @@ from imagegen_core.engine.local import LocalEngine
 from imagegen_core.engine.report import EngineReport, merged
 from imagegen_core.engine.request_queue import RequestQueue
 from imagegen_core.engine.ticket import Ticket
+from imagegen_core.errors import SettingsError
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest
-from imagegen_core.worker import Arguments, Result, Worker
+from imagegen_core.worker import Arguments, HasNumerics, Result, Worker
 
 
 class Pool:
@@ -30,7 +31,11 @@ class Pool:
             workers: Workers that draw the same pictures; from now on only the engines use them.
             queue_limit: Maximum number of waiting requests for all engines together.
             options: Options of `LocalEngine`.
+
+        Raises:
+            SettingsError: The workers have different numerics plans, and these are exact.
         """
+        _check_plans(workers)
         self._queue = RequestQueue(queue_limit)
         with ExitStack() as made:
             engines = []
@@ -86,3 +91,13 @@ class Pool:
         """See `LocalEngine.close`."""
         for engine in self._engines:
             engine.close(drain=drain)
+
+
+def _check_plans(workers: Sequence[Worker]) -> None:
+    plans = [worker.numerics for worker in workers if isinstance(worker, HasNumerics) and worker.numerics.exact]
+    for number, plan in enumerate(plans[1:], start=1):
+        if differing := plans[0].differences(plan):
+            raise SettingsError(
+                f"Copy {number} of the model would draw other bytes than copy 0, because {'; '.join(differing)}: name "
+                "devices of one kind in IMAGEGEN_DEVICE, or set IMAGEGEN_BATCHING=fast to accept the difference"
+            )

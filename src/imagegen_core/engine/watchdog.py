@@ -32,6 +32,11 @@ class Watchdog:
         finally:
             self._began = None
 
+    def progress(self) -> None:
+        """Count the limit from now on, because the current task has reported a part of its work."""
+        if self._began is not None:
+            self._began = time.monotonic()
+
     @property
     def stuck(self) -> float:
         """Seconds that the current task has been running, if this is over the limit; else 0."""

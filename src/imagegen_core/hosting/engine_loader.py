@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from imagegen_core.engine import Engine, LocalEngine, Pool
@@ -16,17 +17,17 @@ from imagegen_core.worker import ReportsMemory, SharesComputeThread, WarmsUp, Wo
 _WEIGHTS = (".safetensors", ".ckpt", ".bin")
 
 
-def load_engine(settings: Settings, beside: Engine | None) -> LocalEngine | Pool:
+def load_engine(settings: Settings, beside: Sequence[Engine] = ()) -> LocalEngine | Pool:
     """Load the configured model, and return its engine, or a pool for several copies.
 
     Args:
         settings: The model, the devices and the number of copies.
-        beside: A running engine; the new engine shares its compute threads. None if no engine runs.
+        beside: The running engines; on each device, the new engine shares the compute threads of the first of them.
 
     Raises:
         ImagegenError: The model cannot be loaded.
     """
-    others = [*beside.workers] if isinstance(beside, LocalEngine | Pool) else []
+    others = _partners(beside)
     workers = []
     for placed in placements(settings):
         worker = load_worker(settings=placed)
@@ -75,6 +76,17 @@ def _weights(path: Path) -> list[Path]:
 def _device(worker: Worker) -> str | None:
     """Return an identifier of the worker's device, or None if the worker does not report it."""
     return worker.device_memory().device if isinstance(worker, ReportsMemory) else None
+
+
+def _partners(beside: Sequence[Engine]) -> list[Worker]:
+    """Return the workers of the first engine on each device; an engine of another kind keeps its threads to itself."""
+    chosen: dict[str | None, tuple[int, list[Worker]]] = {}
+    for number, engine in enumerate(engine for engine in beside if isinstance(engine, LocalEngine | Pool)):
+        for worker in engine.workers:
+            first, partners = chosen.setdefault(_device(worker), (number, []))
+            if first == number:
+                partners.append(worker)
+    return [worker for _, partners in chosen.values() for worker in partners]
 
 
 def _join(worker: Worker, other: Worker) -> None:

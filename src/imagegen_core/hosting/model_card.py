@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imagegen_core.models.inspect import architecture, native_size
-from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
+from imagegen_core.description import PLAIN_FORMATS
+from imagegen_core.models.inspect import native_size, recognize
 from imagegen_core.models.prediction import own_scheduler
+from imagegen_core.numerics import NumericsPlan
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import ResolvedRequest
 from imagegen_core.resolution.backends import backend_of, select_backend
@@ -33,6 +34,7 @@ class ModelCard:
         own_scheduler: Description of the checkpoint's own scheduler.
         embeddings: Textual-inversion embeddings: name to number and width of the vectors; empty before the load.
         backend: Name of the backend; None if no installed plugin describes the worker.
+        numerics: The numerics plan; None before the load, or if the worker has none.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ModelCard:
     own_scheduler: OwnScheduler | None = None
     embeddings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     backend: str | None = None
+    numerics: NumericsPlan | None = None
 
     @classmethod
     def of(cls, worker: Any, settings: Settings, registry: Registry) -> ModelCard:
@@ -61,6 +64,7 @@ class ModelCard:
             own_scheduler=getattr(worker, "own_scheduler", None),
             embeddings=getattr(worker, "embedding_sizes", {}),
             backend=None if backend is None else backend.name,
+            numerics=getattr(worker, "numerics", None),
         )
 
     @classmethod
@@ -73,16 +77,14 @@ class ModelCard:
         backend = select_backend(registry, settings)
         settings = settings.for_backend(backend.environment_prefix)
         path = resolve_checkpoint(settings, backend, registry)
-        layers = CheckpointLayers.of_files(path, settings.base_model)
-        styles = StyleCatalog(settings, registry, layers.cross_attention_dim, architecture(path), layers)
         return cls(
             name=_name(path, settings, registry),
             path=path,
-            size=native_size(path, backend.default_size),
-            styles=_usable(styles),
+            size=native_size(path, backend.default_size, registry),
+            styles={} if "style_lora" in backend.without else _usable(StyleCatalog.of_files(path, settings, registry)),
             precision="",
             backend=backend.name,
-            **_sampling(path, settings) if "scheduler" not in backend.without else {},
+            **_sampling(path, settings, registry) if "scheduler" not in backend.without else {},
         )
 
     def check_sampling(self, request: ResolvedRequest, samplers: Iterable[Sampler]) -> None:
@@ -109,11 +111,15 @@ def _name(path: Path, settings: Settings, registry: Registry) -> str:
     return settings.model or next(named, path.stem)
 
 
-def _sampling(path: Path, settings: Settings) -> dict[str, Any]:
+def _sampling(path: Path, settings: Settings, registry: Registry) -> dict[str, Any]:
     """Return the sampler and the scheduler of an unloaded checkpoint, as arguments of `ModelCard`."""
+    model_format, name = recognize(path, registry)
+    if model_format not in PLAIN_FORMATS or name is None:
+        return {}
     named = None if settings.source("scheduler") == "default" else settings.scheduler
     own = own_scheduler(path, settings.prediction)
-    return {"sampler": named or own.default_sampler, "own_scheduler": own}
+    sampler = named or registry.families[name].default_sampler or own.default_sampler
+    return {"sampler": sampler, "own_scheduler": own}
 
 
 def _usable(styles: Mapping[str, CatalogedStyle]) -> dict[str, tuple[float, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from imagegen_core.modes import DEFAULT_MODE, Mode, ModelKey
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest
 from imagegen_core.settings import Settings
-from imagegen_core.worker import DeviceMemory, ReportsMemory, SupportsLoras
+from imagegen_core.worker import DeviceMemory, HasComputeThread, ReportsMemory, SupportsLoras
 
 logger = logging.getLogger(__name__)
 
@@ -150,14 +150,13 @@ class LocalModelHost:
 
     def hosts(self) -> tuple[HostReport, ...]:
         """Return the report of this process."""
-        engine = self._manager.any_engine()
         here = tuple(self._manager.tell())
         host = HostReport(
             name="",
             entries=here,
             cards={report.key: card for report in here if (card := self.card(self._asked[report.key]))},
             engine=self.report(),
-            memories=_memories(engine.workers) if engine else (),
+            memories=_memories(worker for engine in self._manager.engines() for worker in engine.workers),
             budget=self._manager.budget,
             loads=self._manager.loads,
             unloads=self._manager.unloads,
@@ -166,7 +165,7 @@ class LocalModelHost:
 
     def report(self) -> EngineReport | None:
         """Return the merged report of all engines, or None before the first load."""
-        return self._manager.report() if self._manager.any_engine() else None
+        return self._manager.report() if self._manager.engines() else None
 
     def enlarging(self) -> UpscalerHost:
         """Create upscalers that compute on the models' threads.
@@ -189,10 +188,11 @@ class LocalModelHost:
             mode.check_worker(engine.worker)
 
     def _compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        engine = self._manager.any_engine()
+        computing = (engine for engine in self._manager.engines() if isinstance(engine.worker, HasComputeThread))
+        engine = next(computing, None)
         return function(*arguments) if engine is None else engine.compute(function, *arguments)
 
-    def _load(self, key: ModelKey, beside: Engine | None) -> Engine:
+    def _load(self, key: ModelKey, beside: Sequence[Engine]) -> Engine:
         mode = self._asked[key]
         what = "The model" if mode.name == DEFAULT_MODE else f"The model of mode {mode.name}"
         try:
@@ -246,7 +246,7 @@ class LoadFailedError(NotReadyError):
         self.why = why
 
 
-def _memories(workers: Sequence[Any]) -> tuple[DeviceMemory, ...]:
-    """Return the memory of each of the workers' devices, without duplicates."""
+def _memories(workers: Iterable[Any]) -> tuple[DeviceMemory, ...]:
+    """Return the memory of each of the workers' devices, without duplicates; some workers report none."""
     weighed = [worker.device_memory() for worker in workers if isinstance(worker, ReportsMemory)]
     return tuple({memory.device: memory for memory in weighed}.values())

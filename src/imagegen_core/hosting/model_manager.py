@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY_AFTER = 5.0  # seconds; a typical load time
 
-LoadEngine = Callable[[Any, Any | None], Any]
-"""Creates the engine for a key; the second argument is a running engine to share compute threads with, or None."""
+LoadEngine = Callable[[Any, Sequence[Any]], Any]
+"""Creates the engine for a key; the second argument is the running engines, to share compute threads with."""
 
 
 class ModelManager:
@@ -127,11 +127,10 @@ class ModelManager:
             entry = self._cache.here.get(key)
             return None if entry is None or entry.state != "ready" else entry.engine
 
-    def any_engine(self) -> Engine | None:
-        """Return the most recently used engine, or None."""
+    def engines(self) -> list[Engine]:
+        """Return the engines of the loaded models, the most recently used first."""
         with self._changed:
-            last = self._cache.last_used
-            return None if last is None else last.engine
+            return [entry.ready_engine for entry in sorted(self._cache.ready, key=lambda entry: -entry.used)]
 
     def unload(self, key: Hashable) -> bool:
         """Unload a model; return False if it is busy, loading, absent or adopted."""
@@ -261,7 +260,7 @@ class ModelManager:
     def _bring(self, entry: CacheEntry) -> None:
         began = time.monotonic()
         try:
-            engine = self._load(entry.key, self.any_engine())
+            engine = self._load(entry.key, self.engines())
         except Exception as error:  # noqa: BLE001 - any error goes to the requests that wait for the model
             self._fail(entry, error)
             return

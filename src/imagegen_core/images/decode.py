@@ -74,7 +74,7 @@ class PictureFile:
             raise _damaged(name, error) from error
         if structure is None:
             formats = _FORMATS[:1] if png_only else _FORMATS
-            raise PictureError(f"Cannot read {name}: it is no {' or '.join(formats)}; give one")
+            raise PictureError(f"Cannot read {name}: it is not a {' or '.join(formats)}; give one")
         if png_only and structure.format != "PNG":
             raise PictureError(
                 f"Cannot read {name}: it is not a PNG but a {structure.format}, whose text is A1111's and rounds; give "

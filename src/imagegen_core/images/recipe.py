@@ -13,7 +13,7 @@ from imagegen_core.errors import PictureError
 from imagegen_core.images.decode import COMMENT, PictureFile, called
 
 if TYPE_CHECKING:
-    from imagegen_core.request import ResolvedRequest
+    from imagegen_core.request import GenerateRequest, ResolvedRequest
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ OWN_CHUNK = "imagegen"
 A1111_CHUNK = COMMENT
 _FORMAT = 1
 _DDIM = ("DDIM", "DDIMScheduler")  # A1111 has a separate name for their eta
+_OF_SOME_BACKENDS = ("checkpoint", "checkpoint_hash", "dtype", "device")
 _LATER = frozenset(  # left out when unset, so that old pictures keep their bytes
     {"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "prediction"}
     | {"parameters", "processors"}
@@ -55,18 +56,18 @@ class Recipe:
         height: The height in pixels, before enlarging.
         steps: The number of denoising steps.
         guidance_scale: The guidance scale.
-        scheduler: The sampler's name, such as ``LCM`` or ``DPM++ 2M Karras``.
+        scheduler: The sampler's name, such as ``LCM`` or ``DPM++ 2M Karras``; None for a backend without samplers.
         clip_skip: The text encoder's layer that reads the prompt, counted from the last as 1; None is the checkpoint's
             own.
         style: The style's id, or None.
         style_level: The style's level; 0 without a style.
         loras: The LoRAs in addition to the style, from a mode.
-        checkpoint: The checkpoint's name.
+        checkpoint: The checkpoint's name; None for a backend without checkpoints.
         checkpoint_hash: The first ten hexadecimal digits of its file's SHA-256, A1111's model hash; for a folder, of
             its UNet's file; None if that is no single file.
         backend: The backend's name.
-        dtype: ``fp16``, ``bf16`` or ``fp32``.
-        device: The device, such as ``cuda:0``.
+        dtype: ``fp16``, ``bf16`` or ``fp32``; None for a backend without a choice.
+        device: The device, such as ``cuda:0``; None if unknown.
         versions: The versions of the distributions involved, by name.
         upscalings: The enlargements after drawing, in order.
         schedule: The noise schedule; None is the sampler's own.
@@ -77,6 +78,7 @@ class Recipe:
         s_tmax: See `imagegen_core.GenerateRequest`.
         s_noise: See `imagegen_core.GenerateRequest`.
         prediction: The prediction type, if the configuration sets it.
+        numerics: The numerics plan's choices for this picture; see `imagegen_core.NumericsPlan.of_picture`.
         parameters: The plugins' parameters that differ from their defaults, by name; None if there are none.
         processors: The plugins that changed the drawn picture, in order, each with its version; None if there are none.
     """
@@ -88,15 +90,15 @@ class Recipe:
     height: int
     steps: int
     guidance_scale: float
-    scheduler: str
+    scheduler: str | None
     clip_skip: int | None
     style: str | None
     style_level: int
-    checkpoint: str
+    checkpoint: str | None
     checkpoint_hash: str | None
     backend: str
-    dtype: str
-    device: str
+    dtype: str | None
+    device: str | None
     versions: Mapping[str, str] = field(default_factory=dict)
     upscalings: tuple[Upscaling, ...] = ()
     loras: tuple[UsedLora, ...] = ()
@@ -108,6 +110,7 @@ class Recipe:
     s_tmax: float | None = None
     s_noise: float | None = None
     prediction: str | None = None
+    numerics: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] | None = None
     processors: tuple[str, ...] | None = None
 
@@ -117,8 +120,9 @@ class Recipe:
 
         Args:
             request: The request.
-            facts: The fields that a request does not decide, such as `checkpoint` and `device`; a `scheduler` and
-                a `schedule` replace the request's, with their full names.
+            facts: The fields that a request does not decide: `backend`, and as far as the backend has them
+                `checkpoint`, `device` and others. A `scheduler` and a `schedule` replace the request's, with their
+                full names.
         """
         asked: dict[str, Any] = {
             "prompt": request.prompt,
@@ -138,7 +142,30 @@ class Recipe:
             **asdict(request.step_options),
             "parameters": dict(request.parameters.given) or None,
         }
-        return cls(**asked | facts)
+        return cls(**dict.fromkeys(_OF_SOME_BACKENDS) | asked | facts)
+
+    def request(self) -> GenerateRequest:
+        """Return the request for this picture, without the LoRAs of its mode."""
+        from imagegen_core.request import GenerateRequest, StyleLoraRequest
+
+        return GenerateRequest(
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            size=f"{self.width}x{self.height}",
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            seed=self.seed,
+            scheduler=self.scheduler,
+            clip_skip=self.clip_skip - 1 if self.clip_skip else 0,
+            style_lora=StyleLoraRequest(style=self.style, level=self.style_level),
+            schedule=self.schedule,
+            guidance_rescale=self.guidance_rescale or 0.0,
+            eta=self.eta,
+            s_churn=self.s_churn,
+            s_tmin=self.s_tmin,
+            s_tmax=self.s_tmax,
+            s_noise=self.s_noise,
+        ).with_parameters(self.parameters or {})
 
 
 def to_text(recipe: Recipe) -> dict[str, str]:
@@ -158,7 +185,7 @@ def read_recipe(source: bytes | Path) -> Recipe:
         source: The PNG itself, or its path.
 
     Raises:
-        PictureError: It is no PNG, has no recipe, or has one that is damaged or from a newer imagegen.
+        PictureError: It is not a PNG, has no recipe, or has one that is damaged or from a newer imagegen.
     """
     file = PictureFile.read(source, png_only=True)
     text = file.text

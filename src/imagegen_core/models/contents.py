@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from imagegen_core.models.description import Contents
-from imagegen_core.models.families import COMPONENTS, TEXT_ENCODERS, WIDTHS, family_of
+from imagegen_core.description import Contents
+from imagegen_core.family import Family, Shapes
 from imagegen_core.models.loras.contents import lora_contents
-from imagegen_core.models.networks.parts import UNET_PREFIXES, VAE_PREFIXES, unwrapped
+from imagegen_core.models.networks.harmless import is_harmless
+from imagegen_core.models.networks.parts import VAE_PREFIXES, unwrapped
 from imagegen_core.models.tensors import Tensor
 
 Tensors = Mapping[str, Tensor]
 
 _CROSS_ATTENTION = "attn2.to_k.weight"
-# A UNet is known by its first layer, its last layer and a block of its second half. A ControlNet lacks that block. The
-# fourth name is SDXL's text-time embedding. SD2's upscaler also has a label_emb, but as one table instead of two
-# layers.
-_UNETS = {
-    "ldm": ("input_blocks.0.0.weight", "out.2.weight", "output_blocks.0.0.", "label_emb.0.0.weight"),
-    "diffusers": ("conv_in.weight", "conv_out.weight", "up_blocks.0.", "add_embedding.linear_1.weight"),
-}
 _VAES = {"ldm": "decoder.up.", "diffusers": "decoder.up_blocks."}
 # An upscaler is known by its first convolution and by a layer that no architecture above it in this list has.
 _UPSCALERS = {
@@ -42,63 +36,88 @@ _UPSCALERS = {
 _LINEAR, _CONVOLUTION = 2, 4  # the dimensions of a layer's weight
 
 
-def contents(tensors: Tensors) -> Contents | None:
-    """Identify the tensors; return None if they are unknown."""
-    tensors = unwrapped(tensors)
-    kinds = (lora_contents, _diffusion, _upscaler, _text_encoder, _embedding)
-    return next((description for identify in kinds if (description := identify(tensors))), None)
+def contents(tensors: Tensors, families: Iterable[Family]) -> Contents | None:
+    """Identify the tensors; return None if they are unknown.
 
-
-def _diffusion(tensors: Tensors) -> Contents | None:
-    """Identify a checkpoint, or a UNet or VAE alone."""
-    unet, vae = _unet(tensors), _vae(tensors)
-    encoders = [(component, family) for prefix, component, family in TEXT_ENCODERS if _any(tensors, prefix)]
-    by_encoder = encoders[0][1] if encoders else None
-    if unet is None:
-        return Contents(kind="vae", layout=vae, family=by_encoder) if vae else None
-    prefix, layout = unet
-    first, _, _, text_time = _UNETS[layout]
-    width = _width(tensors, prefix)
-    # SD2's unCLIP also has such embeddings, together with SD2's text encoder.
-    has_text_time = prefix + text_time in tensors and by_encoder not in ("sd15", "sd2")
-    family = family_of(width, text_time=has_text_time, otherwise=by_encoder)
-    convolution = tensors[prefix + first].shape
-    there = ("unet", *(("vae",) if vae else ()), *(component for component, _ in encoders))
-    whole = COMPONENTS[family] if family else ()
-    is_checkpoint = len(there) > 1
-    return Contents(
-        kind="checkpoint" if is_checkpoint else "unet",
-        layout=layout,
-        family=family,
-        cross_attention_dim=width,
-        input_channels=convolution[1] if len(convolution) == _CONVOLUTION else None,
-        components=there if is_checkpoint else (),
-        missing=tuple(part for part in whole if part not in there) if is_checkpoint else (),
+    Args:
+        tensors: The tensors of a file.
+        families: The declared families.
+    """
+    tensors, families = unwrapped(tensors), list(families)
+    return (
+        lora_contents(tensors, families)
+        or checkpoint_contents({name: tensor.shape for name, tensor in tensors.items()}, families)
+        or _part(tensors, families)
+        or _upscaler(tensors)
+        or _text_encoder(tensors)
+        or _embedding(tensors, families)
     )
 
 
-def _unet(tensors: Tensors) -> tuple[str, str] | None:
-    """Return the prefix and the layout of a UNet's names."""
-    for prefix in (*UNET_PREFIXES, ""):
-        for layout, (first, last, block, _) in _UNETS.items():
-            if prefix + first in tensors and prefix + last in tensors and _any(tensors, prefix + block):
+def checkpoint_contents(shapes: Shapes, families: Iterable[Family]) -> Contents | None:
+    """Identify a checkpoint, or a denoising network alone, by the shapes of its tensors; return None if it is neither.
+
+    Args:
+        shapes: The shapes of a file's tensors by their names.
+        families: The declared families; the first that recognizes the tensors counts.
+    """
+    for family in families:
+        if (network := _network(shapes, family)) and family.fits_file(shapes):
+            return _of_family(family, shapes, *network)
+    return None
+
+
+def _network(shapes: Shapes, family: Family) -> tuple[str, str] | None:
+    """Return the prefix and the layout of a family's denoising network."""
+    for prefix in (*family.prefixes_of(family.denoiser), ""):
+        for layout, names in family.layouts.items():
+            if all(_stands(prefix + name, shapes) for name in names):
                 return prefix, layout
     return None
 
 
-def _width(tensors: Tensors, prefix: str) -> int | None:
-    for name, tensor in tensors.items():
-        if name.endswith(_CROSS_ATTENTION) and name.startswith(prefix) and len(tensor.shape) == _LINEAR:
-            return tensor.shape[1]
+def _stands(name: str, shapes: Shapes) -> bool:
+    return name in shapes or (name.endswith(".") and _any(shapes, name))
+
+
+def _of_family(family: Family, shapes: Shapes, prefix: str, layout: str) -> Contents:
+    first = shapes.get(prefix + family.layouts[layout][0], ())
+    present = {name for start, name in family.prefixes.items() if _any(shapes, start)} | {family.denoiser}
+    there = tuple(name for name in dict.fromkeys((*family.components, *family.prefixes.values())) if name in present)
+    is_checkpoint = len(there) > 1
+    return Contents(
+        kind="checkpoint" if is_checkpoint else family.denoiser,
+        layout=layout,
+        family=family.name,
+        cross_attention_dim=_width(shapes, prefix),
+        input_channels=first[1] if len(first) == _CONVOLUTION else None,
+        components=there if is_checkpoint else (),
+        missing=tuple(name for name in family.components if name not in there) if is_checkpoint else (),
+    )
+
+
+def _width(shapes: Shapes, prefix: str) -> int | None:
+    for name, shape in shapes.items():
+        if name.endswith(_CROSS_ATTENTION) and name.startswith(prefix) and len(shape) == _LINEAR:
+            return shape[1]
     return None
 
 
-def _vae(tensors: Tensors) -> str | None:
-    """Return the layout of a VAE's names."""
+def _part(tensors: Tensors, families: Iterable[Family]) -> Contents | None:
+    """Identify a VAE or text encoders under the names that they have in whole checkpoints, and nothing beside them."""
+    names = [name for name in tensors if not is_harmless(name)]
+    owners = []
+    for family in families:
+        prefixes = tuple(prefix for prefix, component in family.prefixes.items() if "text_encoder" in component)
+        if prefixes and names and all(name.startswith(prefixes) for name in names):
+            owners.append(family.name)
+    if owners:
+        return Contents(kind="text-encoder", layout="ldm", family=owners[0] if len(owners) == 1 else None)
     for prefix in (*VAE_PREFIXES, ""):
         for layout, blocks in _VAES.items():
-            if f"{prefix}decoder.conv_in.weight" in tensors and _any(tensors, prefix + blocks):
-                return layout
+            has_decoder = f"{prefix}decoder.conv_in.weight" in tensors and _any(tensors, prefix + blocks)
+            if has_decoder and all(name.startswith(prefix) for name in names):
+                return Contents(kind="vae", layout=layout)
     return None
 
 
@@ -111,9 +130,6 @@ def _upscaler(tensors: Tensors) -> Contents | None:
 
 
 def _text_encoder(tensors: Tensors) -> Contents | None:
-    for prefix, _, family in TEXT_ENCODERS:
-        if _any(tensors, prefix):
-            return Contents(kind="text-encoder", layout="ldm", family=family)
     # transformers 5 writes these names with or without their first part, depending on the class.
     if _any(tensors, "text_model.embeddings.token_embedding.") or _any(tensors, "embeddings.token_embedding."):
         return Contents(kind="text-encoder", layout="transformers")
@@ -122,20 +138,27 @@ def _text_encoder(tensors: Tensors) -> Contents | None:
     return None
 
 
-def _embedding(tensors: Tensors) -> Contents | None:
+def _embedding(tensors: Tensors, families: Iterable[Family]) -> Contents | None:
     """Identify a textual inversion: vectors for a word, each as wide as the text encoder."""
     widths = {name: tensor.shape[-1] for name, tensor in tensors.items() if 1 <= len(tensor.shape) <= _LINEAR}
     if widths.keys() == tensors.keys() == {"clip_l", "clip_g"}:
-        return Contents(kind="embedding", layout="sdxl", family="sdxl", cross_attention_dim=sum(widths.values()))
+        return _embedding_of("clip_l and clip_g", sum(widths.values()), families, encoders=2)
     name = next((name for name in widths if name == "emb_params" or name.startswith("string_to_param.")), None)
-    layout = "a1111"
-    if name is None and len(tensors) == len(widths) == 1:
-        (name,), layout = widths, "diffusers"
-    if name is None:
-        return None
-    family = WIDTHS[widths[name]] if widths[name] in (768, 1024) else None  # SDXL's embeddings have two encoders
-    return Contents(kind="embedding", layout=layout, family=family, cross_attention_dim=widths[name])
+    if name is not None:
+        return _embedding_of("a1111", widths[name], families, encoders=1)
+    if len(tensors) == len(widths) == 1:
+        return _embedding_of("diffusers", *widths.values(), families, encoders=1)
+    return None
 
 
-def _any(tensors: Tensors, prefix: str) -> bool:
-    return any(name.startswith(prefix) for name in tensors)
+def _embedding_of(layout: str, width: int, families: Iterable[Family], encoders: int) -> Contents:
+    names = (
+        family.name
+        for family in families
+        if width in family.prompt_widths and sum("text_encoder" in name for name in family.components) == encoders
+    )
+    return Contents(kind="embedding", layout=layout, family=next(names, None), cross_attention_dim=width)
+
+
+def _any(names: Collection[str], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in names)

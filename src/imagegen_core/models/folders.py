@@ -4,70 +4,62 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from imagegen_core.errors import ModelLoadError
-from imagegen_core.models.families import family_of
+from imagegen_core.family import Family
 
 LIBRARIES = ("diffusers", "transformers")
 """The libraries that a folder's components may come from."""
 
-_CLASSES = {"StableDiffusionPipeline": "sd15", "StableDiffusionXLPipeline": "sdxl"}
-# Components for input pictures, not needed to draw from a prompt. The safety checker's class is in a pipeline's module.
+INDEX = "model_index.json"
+"""The file that names a folder's pipeline and components."""
+
+# Components for input pictures: drawing from a prompt needs none of them, so none is loaded.
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-_OF_PIPELINES = ("stable_diffusion", "stable_diffusion_xl")
 _ABSENT = [None, None]  # a component that the pipeline does not have
-_LATENT_REDUCTION = 8  # of the autoencoders of all families here, for folders without an autoencoder
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<before>\w+))?(?:-(?P<number>\d+)-of-(?P<count>\d+))?"
     r"(?:\.(?P<after>\w+))?\.(?P<suffix>safetensors|bin)"
 )
 
 
-def folder_family(folder: Path) -> str:
-    """Return the family of a diffusers-format folder.
+def folder_family(folder: Path, families: Iterable[Family]) -> Family | None:
+    """Return the family of a diffusers-format folder; None if no family recognizes it.
 
     Raises:
-        ModelLoadError: The folder is not in this format, or its family is unknown.
+        ModelLoadError: The folder is not in this format, or a file is damaged or missing.
     """
-    index, unet = read_json(folder, "model_index.json"), read_json(folder, "unet/config.json")
-    width, pipeline = unet.get("cross_attention_dim"), index.get("_class_name")
-    has_second_encoder_alone = index.get("text_encoder") == _ABSENT and index.get("text_encoder_2", _ABSENT) != _ABSENT
-    family = family_of(
-        width if isinstance(width, int) else None,
-        text_time=unet.get("addition_embed_type") == "text_time",
-        otherwise="sdxl-refiner"
-        if has_second_encoder_alone
-        else _CLASSES.get(pipeline)
-        if isinstance(pipeline, str)
-        else None,
-    )
-    if family is None:
-        raise ModelLoadError(
-            f"Cannot tell what {folder} is: its model_index.json says {pipeline!r}, and its UNet's "
-            f"cross-attention width is {width!r}; expected Stable Diffusion 1.x, 2.x or XL"
-        )
-    return family
+    index = read_json(folder, INDEX)
+    incomplete = None
+    for family in families:
+        config = f"{family.denoiser}/config.json"
+        if (folder / config).is_file():
+            if family.fits_folder(index, read_json(folder, config)):
+                return family
+        elif index.get("_class_name") in family.pipelines:
+            incomplete = config
+    if incomplete:
+        raise ModelLoadError(_missing(folder, incomplete))
+    return None
 
 
-def folder_size(folder: Path) -> str | None:
+def folder_size(folder: Path, family: Family) -> str | None:
     """Return the training resolution of a folder's checkpoint as ``WIDTHxHEIGHT``; None if it does not say.
 
     Raises:
         ModelLoadError: A configuration is missing or damaged.
     """
-    samples = read_json(folder, "unet/config.json").get("sample_size")
-    if not isinstance(samples, int):
-        return None
-    reduction = _LATENT_REDUCTION
-    if (folder / "vae").is_dir():
-        channels = read_json(folder, "vae/config.json").get("block_out_channels")
-        if not isinstance(channels, list) or not channels:
-            return None
-        reduction = 2 ** (len(channels) - 1)
-    return f"{samples * reduction}x{samples * reduction}"
+    samples = read_json(folder, f"{family.denoiser}/config.json").get("sample_size")
+    vae = read_json(folder, "vae/config.json") if (folder / "vae").is_dir() else {}
+    if isinstance(samples, int):
+        channels = vae.get("block_out_channels")
+        reduction = 2 ** (len(channels) - 1) if isinstance(channels, list) and channels else family.latent_reduction
+        return f"{samples * reduction}x{samples * reduction}"
+    pixels = vae.get("sample_size")  # of the autoencoder, for networks without a size of their own
+    return f"{pixels}x{pixels}" if isinstance(pixels, int) else None
 
 
 def components(folder: Path) -> tuple[str, ...]:
@@ -76,7 +68,7 @@ def components(folder: Path) -> tuple[str, ...]:
     Raises:
         ModelLoadError: The folder has no readable ``model_index.json``.
     """
-    index = read_json(folder, "model_index.json")
+    index = read_json(folder, INDEX)
     return tuple(name for name, kind in index.items() if isinstance(kind, list) and kind and kind[0] is not None)
 
 
@@ -87,8 +79,8 @@ def component_kinds(folder: Path) -> dict[str, tuple[str, str]]:
         ModelLoadError: The folder has no readable ``model_index.json``, or it names code of a library that is not
             allowed.
     """
-    index = read_json(folder, "model_index.json")
-    place = folder / "model_index.json"
+    index = read_json(folder, INDEX)
+    place = folder / INDEX
     if not isinstance(index.get("_class_name"), str):
         raise ModelLoadError(f"{place} asks for a pipeline of its own code, which could do anything: it is not run")
     kinds = {}
@@ -98,13 +90,14 @@ def component_kinds(folder: Path) -> dict[str, tuple[str, str]]:
         if len(kind) != 2 or not all(isinstance(part, str) for part in kind):  # noqa: PLR2004 - library and class
             raise ModelLoadError(f"{place} describes its {name} as {kind!r}, expected a library and a class")
         library, class_name = kind
-        if library not in LIBRARIES and not (name in _UNUSED and library in _OF_PIPELINES):
+        if name in _UNUSED:
+            continue
+        if library not in LIBRARIES:
             raise ModelLoadError(
                 f"{place} wants its {name} from the library {library!r}, whose code could do anything: classes are "
                 f"taken from {' and '.join(LIBRARIES)} alone"
             )
-        if name not in _UNUSED:
-            kinds[name] = (library, class_name)
+        kinds[name] = (library, class_name)
     return kinds
 
 
@@ -153,6 +146,6 @@ def read_json(folder: Path, name: str) -> Mapping[str, Any]:
 
 
 def _missing(folder: Path, name: str) -> str:
-    if name == "model_index.json":
+    if name == INDEX:
         return f"{folder} is not a checkpoint: a diffusers-format folder has a model_index.json, and this one has none"
     return f"The checkpoint {folder} is incomplete: {name} is missing; copy it again, with all its folders"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from imagegen_core.errors import ModelNotFoundError
+from imagegen_core.format import Format
+from imagegen_core.models.folders import INDEX
 from imagegen_core.models.named import NamedModel
 from imagegen_core.paths import expanded
 
@@ -41,21 +43,28 @@ def locate(name: str, root: Path | None, models: Mapping[str, NamedModel]) -> Pa
     )
 
 
-def checkpoints_below(root: Path) -> list[Path]:
-    """List the diffusers-format folders and the weights files below `root`, sorted, without the files in such folders.
+def checkpoints_below(root: Path, formats: Iterable[Format] = ()) -> list[Path]:
+    """List the models below `root`, sorted: folders without the files in them, and weights files.
+
+    Args:
+        root: The folder to search.
+        formats: The formats of models, in addition to diffusers-format folders and weights files.
 
     Raises:
         ModelNotFoundError: `root` is not a folder.
     """
     if not root.is_dir():
         raise ModelNotFoundError(f"The model root {root} is not a folder: correct MODEL_ROOT")
+    formats = list(formats)
+    marks = {INDEX, *(mark for form in formats for mark in form.folder_marks)}
+    suffixes = (*_LISTED, *(suffix for form in formats for suffix in form.suffixes))
     paths = []
     for folder, below, files in folders_below(root):
-        if "model_index.json" in files:
+        if not marks.isdisjoint(files):
             paths.append(folder)
             below.clear()  # its components
         else:
-            paths += [folder / name for name in files if name.lower().endswith(_LISTED)]
+            paths += [folder / name for name in files if name.lower().endswith(suffixes)]
     return sorted(paths)
 
 

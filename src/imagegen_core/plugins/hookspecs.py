@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from imagegen_core.backend import Backend
+    from imagegen_core.extension import ExtensionDef
+    from imagegen_core.family import Family
+    from imagegen_core.format import Format
     from imagegen_core.images.upscaler import UpscalerDef
     from imagegen_core.job import Event, Job
     from imagegen_core.models.named import NamedModel
@@ -48,6 +51,16 @@ def imagegen_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
 
 
 @hookspec
+def imagegen_families() -> Iterable[Family]:  # type: ignore[empty-body]
+    """Return the families of checkpoints that this plugin knows, for files and folders to be recognized."""
+
+
+@hookspec
+def imagegen_formats() -> Iterable[Format]:  # type: ignore[empty-body]
+    """Return this plugin's formats of model files, other than weights files and diffusers-format folders."""
+
+
+@hookspec
 def imagegen_models() -> Iterable[NamedModel]:  # type: ignore[empty-body]
     """Return the checkpoints of this plugin, for configurations to name."""
 
@@ -60,6 +73,11 @@ def imagegen_styles() -> Iterable[StyleDef]:  # type: ignore[empty-body]
 @hookspec
 def imagegen_samplers() -> Iterable[Sampler]:  # type: ignore[empty-body]
     """Return this plugin's additional schedulers for requests."""
+
+
+@hookspec
+def imagegen_extensions() -> Iterable[ExtensionDef]:  # type: ignore[empty-body]
+    """Return this plugin's denoising extensions, for the workers that build on `imagegen_core.diffusion`."""
 
 
 @hookspec

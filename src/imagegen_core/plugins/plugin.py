@@ -22,7 +22,7 @@ class Plugin:
         status: ``ok``, ``disabled`` by a list, or ``broken``.
         cause: The reason why it is not ``ok``, in a sentence.
         mend: The remedy, in a sentence.
-        offers: Its offers, such as ``backend sdxl``.
+        offers: Its offers, such as ``backend mine``.
         remarks: Its faults while it works, and the remedy for each, a sentence each.
     """
 
@@ -54,7 +54,7 @@ class Plugin:
         """Mark the plugin as broken by an offer that another distribution made first.
 
         Args:
-            offer: Noun and name, such as ``backend sdxl``.
+            offer: Noun and name, such as ``backend mine``.
             owner: The distribution whose offer is kept.
         """
         noun, _, name = offer.partition(" ")

@@ -15,6 +15,9 @@ import pluggy
 
 from imagegen_core.backend import Backend
 from imagegen_core.errors import BackendNotFoundError, ModelNotFoundError, PluginError, SettingsError
+from imagegen_core.extension import ExtensionDef
+from imagegen_core.family import Family, Shapes
+from imagegen_core.format import Format
 from imagegen_core.images.upscaler import LANCZOS, WEIGHTS_SUFFIXES, UpscalerDef
 from imagegen_core.importing import in_words
 from imagegen_core.models.named import NamedModel
@@ -36,7 +39,9 @@ if TYPE_CHECKING:
 
     from imagegen_core.plugins.job_hooks import JobHooks
 
-Offer = TypeVar("Offer", Backend, NamedModel, Parameter, Sampler, StoreDef, StyleDef, UpscalerDef)
+Offer = TypeVar(
+    "Offer", Backend, ExtensionDef, Family, Format, NamedModel, Parameter, Sampler, StoreDef, StyleDef, UpscalerDef
+)
 
 # Fields with values that every command relies on: the required type by the field's annotation.
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -44,6 +49,10 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "str | None": (str, type(None)),
     "Path": Path,
     "tuple[str, ...]": (tuple, list),
+    "tuple[int, ...]": (tuple, list),
+    "int": int,
+    "Mapping[str, str]": Mapping,
+    "Mapping[str, tuple[str, ...]]": Mapping,
 }
 
 _log = logging.getLogger(__name__)
@@ -55,9 +64,12 @@ class Registry:
     Attributes:
         plugins: Every entry point of the group, including disabled and broken ones.
         backends: The backends by name.
+        families: The families of checkpoints by name.
+        formats: The plugins' formats of model files by name.
         models: The named models by name.
         styles: The plugins' styles by id.
         samplers: The samplers by name, including the core's own.
+        extensions: The plugins' denoising extensions by name.
         upscalers: The upscalers by name, including lanczos.
         stores: The kinds of storage by name, including the core's own.
         parameters: The plugins' parameters of requests by name.
@@ -73,9 +85,12 @@ class Registry:
         self._manager.add_hookspecs(hookspecs)
         self._owners = Owners()
         self.backends: dict[str, Backend] = {}
+        self.families: dict[str, Family] = {}
+        self.formats: dict[str, Format] = {}
         self.models: dict[str, NamedModel] = {}
         self.styles: dict[str, StyleDef] = {}
         self.samplers: dict[str, Sampler] = {sampler.name: sampler for sampler in SAMPLERS}
+        self.extensions: dict[str, ExtensionDef] = {}
         self.upscalers: dict[str, UpscalerDef] = {LANCZOS.name: LANCZOS}
         self.stores: dict[str, StoreDef] = {store.name: store for store in STORES}
         self.parameters: dict[str, Parameter] = {}
@@ -85,9 +100,12 @@ class Registry:
             if module is not None:
                 self._register(plugin, module)
         self._collect("imagegen_backends", Backend, "backend", self.backends)
+        self._collect("imagegen_families", Family, "family", self.families)
+        self._collect("imagegen_formats", Format, "format", self.formats)
         self._collect("imagegen_models", NamedModel, "model", self.models)
         self._collect("imagegen_styles", StyleDef, "style", self.styles)
         self._collect("imagegen_samplers", Sampler, "sampler", self.samplers)
+        self._collect("imagegen_extensions", ExtensionDef, "extension", self.extensions)
         self._collect("imagegen_upscalers", UpscalerDef, "upscaler", self.upscalers)
         self._collect("imagegen_stores", StoreDef, "store", self.stores)
         self._collect("imagegen_parameters", Parameter, "parameter", self.parameters)
@@ -146,6 +164,30 @@ class Registry:
             return self.stores[name]
         self._refuse_if_not_ok("Storage", name)
         raise SettingsError(f"Unknown storage '{name}': expected {', '.join(sorted(self.stores))} or disabled")
+
+    def owner(self, offer: str) -> Plugin | None:
+        """Return the plugin that made an offer, such as ``backend mine``; None if no plugin did."""
+        return next((plugin for plugin in self.plugins if offer in plugin.offers), None)
+
+    def family_of(self, shapes: Shapes) -> str | None:
+        """Return the name of the family of a checkpoint file, or None: for plugins' formats that hold the same tensors.
+
+        Args:
+            shapes: The shapes of the file's tensors by their names, in torch's order of dimensions.
+        """
+        from imagegen_core.models.contents import checkpoint_contents
+
+        contents = checkpoint_contents(shapes, self.families.values())
+        return contents.family if contents else None
+
+    def how_to_get(self, package: str | None) -> str:
+        """Say how to get the plugin of a distribution, in words for an error message; None is no known distribution."""
+        if package is None:
+            return "no known package draws with it yet; install a plugin that does"
+        for plugin in self.plugins:
+            if plugin.distribution == package and plugin.status != "ok":
+                return f"{package} is installed, and {plugin.status}: {plugin.cause}; {plugin.mend}"
+        return f"pip install {package}"
 
     def installed(self) -> str:
         """List the installed backends, in words for an error message."""
@@ -232,8 +274,8 @@ class Registry:
                 continue
             name = (offer.id or offer.adapter_name) if isinstance(offer, StyleDef) else offer.name
             if name in into:
-                owners = (p.distribution for p in self.plugins if f"{noun} {name}" in p.offers)
-                plugin.clashes(f"{noun} {name}", next(owners, CORE))
+                owner = self.owner(f"{noun} {name}")
+                plugin.clashes(f"{noun} {name}", owner.distribution if owner else CORE)
                 continue
             into[name] = offer
             plugin.offers.append(f"{noun} {name}")
@@ -263,4 +305,4 @@ def _wrong_field(offer: Offer) -> str | None:
             return f"{field.name} is {reprlib.repr(value)}, where {field.type} belongs"
     if isinstance(offer, Backend) and (needed := [field for field in ("prompt", "seed") if field in offer.without]):
         return f"without names {needed[0]}, which every backend supports"
-    return None
+    return offer.fault() if isinstance(offer, Family) else None

@@ -6,12 +6,13 @@ import logging
 from pathlib import Path
 
 from imagegen_core.backend import Backend
+from imagegen_core.description import PLAIN_FORMATS
 from imagegen_core.errors import ModelLoadError, ModelNotFoundError
-from imagegen_core.models.families import how_to_get
-from imagegen_core.models.inspect import architecture
+from imagegen_core.models.inspect import recognize
 from imagegen_core.models.locate import locate
-from imagegen_core.models.named import fallback_model
+from imagegen_core.models.named import NamedModel, fallback_model
 from imagegen_core.plugins.registry import Registry
+from imagegen_core.resolution.backends import backends_for, how_to_draw
 from imagegen_core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -22,15 +23,15 @@ def resolve_checkpoint(settings: Settings, backend: Backend, registry: Registry)
 
     Raises:
         ModelNotFoundError: The configured checkpoint does not exist, or none is configured and no plugin's model fits.
-        ModelLoadError: `backend` does not load the checkpoint's family; the message names a backend that does.
+        ModelLoadError: `backend` does not draw with such a checkpoint; the message names a backend that does.
     """
     variable = f"{backend.environment_prefix}_MODEL"
     if settings.model is not None:
         path = locate(settings.model, settings.model_root, registry.models)
-        _check_family(path, backend, registry)
+        _check_fits(path, backend, registry, settings)
         return path
     fallbacks = (model for model in registry.models.values() if model.fallback)
-    model = fallback_model(model for model in fallbacks if architecture(model.path) in backend.architectures)
+    model = fallback_model(model for model in fallbacks if _fits(backend, model, registry))
     if model is None:
         raise ModelNotFoundError(
             f"No checkpoint is configured for backend '{backend.name}': set {variable} or MODEL to a path, "
@@ -42,16 +43,22 @@ def resolve_checkpoint(settings: Settings, backend: Backend, registry: Registry)
     return model.path
 
 
-def _check_family(path: Path, backend: Backend, registry: Registry) -> None:
-    family = architecture(path)
-    if family in backend.architectures:
+def _fits(backend: Backend, model: NamedModel, registry: Registry) -> bool:
+    try:
+        return backend.draws(*recognize(model.path, registry))
+    except ModelLoadError:  # its family is another plugin's, which is not installed
+        return False
+
+
+def _check_fits(path: Path, backend: Backend, registry: Registry, settings: Settings) -> None:
+    wanted = recognize(path, registry)
+    if backend.draws(*wanted):
         return
-    right = next((other for other in registry.backends.values() if family in other.architectures), None)
+    right = backends_for(registry, settings, wanted)
     advice = (
-        f"its worker is {right.worker.replace(':', '.')}: set IMAGEGEN_BACKEND={right.name}"
+        f"its worker is {right[0].worker.replace(':', '.')}: set IMAGEGEN_BACKEND={right[0].name}"
         if right
-        else how_to_get(family)
+        else how_to_draw(registry, wanted)
     )
-    raise ModelLoadError(
-        f"{path} is a checkpoint of the family {family}, which backend '{backend.name}' does not load; {advice}"
-    )
+    kind = f"of the family {wanted.family}" if wanted.format in PLAIN_FORMATS else f"in the format {wanted.format}"
+    raise ModelLoadError(f"{path} is a checkpoint {kind}, which backend '{backend.name}' does not load; {advice}")

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagegen_core.description import PLAIN_FORMATS
 from imagegen_core.errors import ImagegenError, InvalidRequestError, ModelNotFoundError
 from imagegen_core.models.headers import read_header
-from imagegen_core.models.inspect import contents_of
+from imagegen_core.models.inspect import contents_of, recognize
 from imagegen_core.models.locate import folders_below
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
 from imagegen_core.models.loras.plan import plan_lora
@@ -66,6 +67,7 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
             ModelNotFoundError: The configured folder of styles does not exist.
         """
         self._width, self._family, self._layers = width, family, layers
+        self._registry = registry
         self._styles: dict[str, CatalogedStyle] = {}
         for style_id, style, source in _offered(settings, registry):
             if style_id not in self._styles:
@@ -75,6 +77,20 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
                 refusal = refusal or _wrong_levels(levels)
                 title = style.title or style_id
                 self._styles[style_id] = CatalogedStyle(style_id, title, levels, path, source, refusal)
+
+    @classmethod
+    def of_files(cls, checkpoint: Path, settings: Settings, registry: Registry) -> StyleCatalog:
+        """Gather the styles for a checkpoint by its files' headers.
+
+        Raises:
+            ModelLoadError: A file is damaged, of an undeclared family, or holds a tensor that no network takes.
+            ModelNotFoundError: The configured folder of styles does not exist.
+        """
+        model_format, name = recognize(checkpoint, registry)
+        if name is None or model_format not in PLAIN_FORMATS:
+            return cls(settings, registry, None, name)
+        layers = CheckpointLayers.of_files(checkpoint, registry.families[name], settings.base_model)
+        return cls(settings, registry, layers.cross_attention_dim, name, layers)
 
     def __getitem__(self, style_id: str) -> CatalogedStyle:
         return self._styles[style_id]
@@ -94,7 +110,7 @@ class StyleCatalog(Mapping[str, CatalogedStyle]):
         """
         try:
             header = read_header(path)
-            lora = contents_of(header)
+            lora = contents_of(header, self._registry)
         except ImagegenError as error:
             return str(error)
         if lora.kind != "lora":

@@ -9,7 +9,7 @@ import struct
 _RANK = 4
 _STRENGTH = 0.25  # standard deviation of each matrix's numbers: clearly visible at a weight of 1
 _TEXT_WIDTH = 128
-# The cross-attention layers of a tiny SDXL UNet, imagegen-demo's, and the width of each.
+# The cross-attention layers of imagegen-demo's tiny UNet, and the width of each.
 _ATTENTIONS = {
     "down_blocks.1.attentions.0": 64,
     "down_blocks.2.attentions.0": 96,

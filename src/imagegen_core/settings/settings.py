@@ -45,7 +45,8 @@ class Settings(BaseSettings):
 
     Attributes:
         backend: The name of the backend; None chooses it by the checkpoint.
-        use_sdxl: True chooses a backend for SDXL checkpoints; `backend` has precedence.
+        backends: Backends in order of preference, for a checkpoint that several can draw with; the others follow.
+        use_sdxl: The contract's switch: True chooses a backend for the family of that name; `backend` has precedence.
         model: A checkpoint: a path, a name below `model_root`, or a plugin's named model such as ``demo``.
         model_root: The base folder of checkpoint names and relative LoRA paths.
         device: ``cuda:0``, ``mps``, ``cpu``; None takes the first that is available. With several, such as
@@ -74,6 +75,10 @@ class Settings(BaseSettings):
         compile: Compile the network with ``torch.compile``: minutes more to start, but faster steps on most GPUs.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
+        vae_tiling: Decode every picture in tiles, for less memory, or no picture; None decides by the device's total
+            memory and the picture's size.
+        rows_per_pass: The rows that every forward pass is filled up to, so that pictures share passes exactly where
+            results depend on the number of rows; 1 fills none, and None decides by the device and the picture's size.
         num_workers: The number of copies of the model in a server, assigned to the devices in turn; None is one per
             device.
         engine: ``local`` draws in the server's process, ``ray`` on a Ray cluster.
@@ -123,6 +128,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=False)
 
     backend: str | None = None
+    backends: CommaSeparated = ()
     use_sdxl: bool | None = None
     model: str | None = None
     model_root: Path | None = None
@@ -145,6 +151,8 @@ class Settings(BaseSettings):
     compile: bool = False
     enable_xformers: bool = False
     attention_slicing: bool = False
+    vae_tiling: bool | None = None
+    rows_per_pass: int | None = Field(default=None, ge=1, le=16)
     num_workers: int | None = Field(default=None, ge=1)
     engine: Literal["local", "ray"] = "local"
     replicas: int = Field(default=1, ge=1)
@@ -260,7 +268,7 @@ class Settings(BaseSettings):
         return self._with(arguments)
 
     def for_backend(self, environment_prefix: str) -> Settings:
-        """Return a copy that prefers a backend's own values, such as ``SDXL_MODEL`` or ``[sdxl] model`` for ``SDXL``.
+        """Return a copy that prefers a backend's own values, such as ``MINE_MODEL`` or ``[mine] model`` for ``MINE``.
 
         Arguments stay. A variable without a backend's name comes before the backend's table in the file. Settings that
         were built directly have no variables to read.
@@ -313,7 +321,7 @@ class Settings(BaseSettings):
         return self._with({"device": Value(self.devices[number % len(self.devices)], self.source("device"))})
 
     def source(self, field: str) -> str:
-        """Return a field's source: ``SDXL_MODEL``, ``dtype in imagegen.toml, line 1``, ``dtype`` or ``default``."""
+        """Return a field's source: ``MINE_MODEL``, ``dtype in imagegen.toml, line 1``, ``dtype`` or ``default``."""
         return self._sources.get(field, field if field in self.model_fields_set else "default")
 
     def place(self, table: str, key: str) -> str:

@@ -46,7 +46,7 @@ _ALSO_CALLED = {
 }
 _MAX_KEYS = 1000  # at the top level of a file
 _FILE_ONLY = {"styles", "modes", "tables"}
-# Fields with a variable per backend, such as SDXL_MODEL. It has precedence over the names above.
+# Fields with a variable per backend, such as MINE_MODEL. It has precedence over the names above.
 PER_BACKEND = {"model": "MODEL", "model_root": "MODEL_ROOT"}
 _PLACES = {FILE_VARIABLE, "XDG_CONFIG_HOME", "HOME"}  # variables for the places of the files
 
@@ -87,7 +87,7 @@ def variables(field: str, prefixes: Iterable[str] = ()) -> list[str]:
 
     Args:
         field: The field's name.
-        prefixes: Prefixes of backends, such as ``SDXL``. Their own variables come before the general ones.
+        prefixes: Prefixes of backends, such as ``MINE``. Their own variables come before the general ones.
     """
     if field in _FILE_ONLY:
         return []

@@ -12,7 +12,7 @@ PredictionName = Literal["epsilon", "v", "v-zsnr", "sample", "edm", "edm-v"]
 """The prediction type of a network for a noisy picture.
 
 It is the noise (``epsilon``), the velocity (``v``), the velocity with training from pure noise (``v-zsnr``), or the
-picture (``sample``). ``edm`` and ``edm-v`` are Playground 2.5's and CosXL's form of the first two.
+picture (``sample``). ``edm`` and ``edm-v`` are EDM's form of the first two (https://arxiv.org/abs/2206.00364).
 """
 
 _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~@+-]+)*")

@@ -112,11 +112,11 @@ BODIES = {
     "NaN": (b'{"guidance_scale": NaN}', "no NaN"),
     "Infinity": (b'{"guidance_scale": -Infinity}', "no -Infinity"),
     "a duplicate name": (b'{"prompt": "a", "prompt": "b"}', "'prompt' stands twice"),
-    "invalid UTF-8": (b'{"prompt": "\xff"}', "no UTF-8"),
-    "half a surrogate pair as bytes": (b'{"prompt": "\xed\xa0\xbd"}', "no UTF-8"),
-    "UTF-16": ('{"prompt": "a"}'.encode("utf-16"), "no UTF-8"),
-    "an unfinished object": (b'{"prompt": ', "no JSON"),
-    "a control character": (b'{"prompt": "\x01"}', "no JSON"),
+    "invalid UTF-8": (b'{"prompt": "\xff"}', "not UTF-8"),
+    "half a surrogate pair as bytes": (b'{"prompt": "\xed\xa0\xbd"}', "not UTF-8"),
+    "UTF-16": ('{"prompt": "a"}'.encode("utf-16"), "not UTF-8"),
+    "an unfinished object": (b'{"prompt": ', "not JSON"),
+    "a control character": (b'{"prompt": "\x01"}', "not JSON"),
 }
 
 

@@ -81,4 +81,4 @@ def test_file_without_a_recipe_is_reported(open_page: Callable[..., Page]) -> No
     page.get_by_label("Load a PNG's recipe").set_input_files(file(png("add_text", "Comment", "none")))
     expect(page.get_by_role("alert")).to_contain_text("There is no recipe in lake.png")
     page.get_by_label("Load a PNG's recipe").set_input_files(file(b"no picture at all"))
-    expect(page.get_by_role("alert")).to_contain_text("lake.png is no PNG")
+    expect(page.get_by_role("alert")).to_contain_text("lake.png is not a PNG")

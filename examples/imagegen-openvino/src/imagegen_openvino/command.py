@@ -34,4 +34,4 @@ def export(
     registry = Registry.discover()
     source = locate(checkpoint, Settings.load().model_root, registry.models)
     export_checkpoint(source, folder)
-    typer.echo(f"{folder}  draw with it: imagegen generate --backend openvino --model {folder} PROMPT")
+    typer.echo(f"{folder}  draw with it: imagegen generate --model {folder} PROMPT")

@@ -68,16 +68,16 @@ class Denoising:
             self.failure = error
 
 
-def predict(unet: Network, states: Sequence[Denoising], padded: int | None = None) -> list[Floats]:
+def predict(unet: Network, states: Sequence[Denoising], filled: int | None = None) -> list[Floats]:
     """Return the UNet's prediction for each state's next step, in one forward pass.
 
     Args:
         unet: The network.
         states: Requests of one size; their timesteps and guidance may differ.
-        padded: The number of rows to fill the pass up to.
+        filled: The number of rows to fill the pass up to; None leaves the states with their own rows.
     """
     rows = [(state, conditioning) for state in states for conditioning in state.conditionings]
-    rows += rows[-1:] * ((padded or 0) - len(rows))
+    rows += rows[-1:] * ((filled or 0) - len(rows))
     inputs: dict[str, np.ndarray[Any, Any]] = {
         "latents": np.concatenate([state.latents for state, _ in rows]),
         "timesteps": np.array([state.timesteps[state.index] for state, _ in rows]),

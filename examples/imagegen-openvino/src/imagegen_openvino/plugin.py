@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imagegen_core import Backend, hookimpl
+from imagegen_core import Backend, Format, hookimpl
+from imagegen_openvino.folder_format import FORMAT
 
 if TYPE_CHECKING:
     import typer
@@ -16,6 +17,8 @@ BACKEND = Backend(
     summary="Stable Diffusion and SDXL exported to OpenVINO, LCM",
     worker="imagegen_openvino.worker:OpenVinoWorker",
     default_size="512x512",
+    architectures=("sd15", "sdxl"),
+    formats=(FORMAT.name,),
     without=(
         "clip_skip",
         "style_lora",
@@ -32,8 +35,14 @@ BACKEND = Backend(
 
 @hookimpl
 def imagegen_backends() -> list[Backend]:
-    """Return the OpenVINO backend, without architectures: it loads its own folders, and only settings select it."""
+    """Return the OpenVINO backend: it draws with folders in its own format alone."""
     return [BACKEND]
+
+
+@hookimpl
+def imagegen_formats() -> list[Format]:
+    """Return the format of exported folders, so that a folder selects the backend."""
+    return [FORMAT]
 
 
 @hookimpl

@@ -22,6 +22,7 @@ class Runtime:
 
     Attributes:
         device: OpenVINO's name of the device, such as ``CPU`` or ``GPU.0``.
+        processor: The full name of the device.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -32,6 +33,7 @@ class Runtime:
         """
         self._core = openvino.Core()
         self.device = _device(settings, self._core.available_devices)
+        self.processor = str(self._core.get_property(self.device, "FULL_DEVICE_NAME"))
         self._config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if settings.dtype is not None:
             if _CAPABILITIES[settings.dtype] not in self._core.get_property(self.device, "OPTIMIZATION_CAPABILITIES"):

@@ -15,6 +15,7 @@ from imagegen_core import (
     InvalidRequestError,
     Job,
     ModelNotFoundError,
+    NumericsPlan,
     Picture,
     Recipe,
     Registry,
@@ -30,7 +31,7 @@ from imagegen_openvino.decoding import decode, pool
 from imagegen_openvino.denoising import Denoising, predict
 from imagegen_openvino.folder import DECODER, TEXT_ENCODERS, UNET, Manifest
 from imagegen_openvino.lcm import Lcm
-from imagegen_openvino.noise import Noise
+from imagegen_openvino.noise import Floats, Noise
 from imagegen_openvino.plugin import BACKEND
 from imagegen_openvino.runtime import Runtime
 from imagegen_openvino.text import Conditioning, TextEncoder, encode
@@ -40,7 +41,15 @@ logger = logging.getLogger(__name__)
 _CACHED_PROMPTS = 64
 _REDUCTION, _CHANNELS = 8, 4
 _RECORDED_PACKAGES = ("imagegen-core", "imagegen-openvino", "openvino")
-_UNSUPPORTED_SETTINGS = ("prediction", "vae_path", "embeddings_root", "compile", "enable_xformers", "attention_slicing")
+_UNSUPPORTED_SETTINGS = (
+    "prediction",
+    "vae_path",
+    "embeddings_root",
+    "compile",
+    "enable_xformers",
+    "attention_slicing",
+    "vae_tiling",
+)
 
 
 class OpenVinoWorker(SteppedWorkerBase[Denoising]):
@@ -52,6 +61,7 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
         device: The model's device.
         dtype: The precision of its computations.
         native_size: ``WIDTHxHEIGHT`` of a request without a size.
+        numerics: The numerics plan.
     """
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
@@ -83,8 +93,18 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
         self.device, self.dtype = runtime.device.lower(), self._unet.precision
         self.native_size = self._manifest.native_size
         self._writes_recipe = settings.recipe
-        self._versions = {name: version(name) for name in _RECORDED_PACKAGES}
-        self._padded_rows: int | None = None
+        self.numerics = NumericsPlan(
+            device=self.device,
+            precision=self.dtype,
+            processor=runtime.processor,
+            attention="openvino",
+            rows=settings.rows_per_pass if (settings.rows_per_pass or 1) > 1 else None,
+            vae_precision=self._decoder.precision,
+            batching=settings.batching,
+            exact=settings.batching == "exact",
+            network=self._manifest.checkpoint_hash or "",
+            versions={name: version(name) for name in _RECORDED_PACKAGES},
+        )
         self._encoded = lru_cache(maxsize=_CACHED_PROMPTS)(partial(encode, text_encoders))
         self._settle()
 
@@ -116,26 +136,29 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
 
     def step(self, states: Sequence[Denoising]) -> None:
         """Take one denoising step of each state, all in one forward pass; the states are of one group."""
-        for state, prediction in zip(states, predict(self._unet, states, self._padded_rows), strict=True):
+        for state, prediction in zip(states, self._predict(states), strict=True):
             state.advance(prediction)
 
     def trial(self, states: Sequence[Denoising]) -> bool:
         """Take one step of each state alone, and return whether a shared pass gives the same bits."""
-        together = predict(self._unet, states, self._padded_rows)
-        alone = [predict(self._unet, [state], self._padded_rows)[0] for state in states]
+        together, reversed_ = self._predict(states), self._predict(states[::-1])[::-1]
+        alone = [self._predict([state])[0] for state in states]
         for state, prediction in zip(states, alone, strict=True):
             state.advance(prediction)
-        return all(np.array_equal(*pair) for pair in zip(together, alone, strict=True))
-
-    def pad(self, rows: int | None) -> None:
-        """Fill every forward pass up to `rows` from now on; None stops it."""
-        self._padded_rows = rows
+        return all(
+            np.array_equal(prediction, single)
+            for shared in (together, reversed_)
+            for prediction, single in zip(shared, alone, strict=True)
+        )
 
     def finish(self, state: Denoising) -> Callable[[], Picture]:
         """Decode a finished state's latents, and return a function to encode the picture with its recipe."""
         pixels = decode(self._decoder, state.latents)
         latents = pool(state.latents)
         return lambda: Picture(encode_png(pixels, self._text(state.request)), state.request.seed, latents)
+
+    def _predict(self, states: Sequence[Denoising]) -> list[Floats]:
+        return predict(self._unet, states, self.numerics.rows)
 
     def _settle(self) -> None:
         """Draw a picture of many tokens before any other.
@@ -171,7 +194,8 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
             backend=BACKEND.name,
             dtype=self.dtype,
             device=self.device,
-            versions=self._versions,
+            versions=self.numerics.versions,
+            numerics=self.numerics.of_picture(request.size),
         )
         return to_text(recipe)
 

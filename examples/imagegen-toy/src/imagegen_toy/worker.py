@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,14 @@ from PIL import Image
 from imagegen_core import (
     Job,
     Picture,
+    Recipe,
     ResolvedRequest,
     Settings,
     SettingsError,
     StepDone,
     SteppedWorkerBase,
     encode_png,
+    to_text,
 )
 from imagegen_toy.plugin import BACKEND
 
@@ -55,11 +58,12 @@ class ToyWorker(SteppedWorkerBase[Denoising]):
         Raises:
             SettingsError: The settings ask for another device than the CPU.
         """
-        device = (settings or Settings.load()).device
-        if device not in (None, "cpu"):
-            raise SettingsError(f"The backend 'toy' cannot draw on {device!r}: it draws on 'cpu' alone")
+        settings = settings or Settings.load()
+        if settings.device not in (None, "cpu"):
+            raise SettingsError(f"The backend 'toy' cannot draw on {settings.device!r}: it draws on 'cpu' alone")
         super().__init__(worker_id)
         self.native_size = BACKEND.default_size
+        self._writes_recipe = settings.recipe
 
     def begin(self, job: Job) -> Denoising:
         """Check the request and draw its noise, from its own generator."""
@@ -84,14 +88,17 @@ class ToyWorker(SteppedWorkerBase[Denoising]):
             _advance(state, _denoised([state])[0])
         return all(np.array_equal(state.latents, shared) for state, shared in zip(states, together, strict=True))
 
-    def pad(self, rows: int | None) -> None:
-        """Do nothing: numpy computes each number independently, for any number of rows."""
-
     def finish(self, state: Denoising) -> Callable[[], Picture]:
         """Decode now; the returned function encodes the PNG later."""
         pixels = _decode(state.latents)
         latents = _pooled(state.latents)
-        return lambda: Picture(encode_png(pixels), state.request.seed, latents)
+        return lambda: Picture(encode_png(pixels, self._text(state.request)), state.request.seed, latents)
+
+    def _text(self, request: ResolvedRequest) -> dict[str, str]:
+        """Return the recipe for `imagegen replay`, without a sampler and a checkpoint."""
+        if not self._writes_recipe:
+            return {}
+        return to_text(Recipe.of(request, backend=BACKEND.name, versions={"imagegen-toy": version("imagegen-toy")}))
 
 
 def _aim(request: ResolvedRequest, shape: tuple[int, ...]) -> Array:

@@ -20,6 +20,7 @@ from imagegen_core.diffusion.embeddings import Embedding, Embeddings
 from imagegen_core.diffusion.loras.deltas import Delta
 from imagegen_core.diffusion.loras.reading import LayerKey, LoadedLora, layer_shapes, load_lora, pipeline_layers
 from imagegen_core.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
+from imagegen_core.family import Family
 from imagegen_core.resolution.style_catalog import CatalogedStyle
 from imagegen_core.styles import LoraUse
 
@@ -102,17 +103,18 @@ class Adapters:
         memory_bytes: The memory of the loaded LoRAs, in bytes.
     """
 
-    def __init__(self, pipe: Any, embeddings: Embeddings, most_idle_bytes: int) -> None:
+    def __init__(self, pipe: Any, family: Family, embeddings: Embeddings, most_idle_bytes: int) -> None:
         """Read the layers of a diffusers pipeline.
 
         Args:
             pipe: The pipeline.
+            family: The checkpoint's family.
             embeddings: The pipeline's embeddings; they convert a LoRA's embeddings.
             most_idle_bytes: The memory limit for inactive LoRAs, in bytes; full differences are as large as a model.
         """
         self._embeddings = embeddings
         self._most_idle_bytes = most_idle_bytes
-        self.layers = layer_shapes(pipe)
+        self.layers = layer_shapes(pipe, family)
         self.active: tuple[Adapter, ...] = ()
         self.memory_bytes = 0
         self._modules = pipeline_layers(pipe)

@@ -13,10 +13,11 @@ from torch import Tensor
 from imagegen_core.diffusion.embeddings import Embedding, Embeddings
 from imagegen_core.diffusion.loras.deltas import Decomposed, Delta, Difference, Factored, Hadamard, Kronecker, LowRank
 from imagegen_core.diffusion.weights_file import WeightsFile
+from imagegen_core.family import Family
 from imagegen_core.models.loras.checkpoint_layers import CheckpointLayers
 from imagegen_core.models.loras.plan import LayerChange, plan_lora
 from imagegen_core.models.loras.refusals import LoraError
-from imagegen_core.models.loras.tensor_names import NETWORKS, UNET
+from imagegen_core.models.loras.tensor_names import DENOISERS, NETWORKS
 from imagegen_core.models.tensors import quoted
 
 LayerKey = tuple[str, str]
@@ -42,22 +43,23 @@ def pipeline_layers(pipe: Any) -> dict[LayerKey, Any]:
     """Return the modules of a pipeline's networks."""
     networks = ((name, getattr(pipe, name, None)) for name in NETWORKS)
     return {
-        (name, module_name if name == UNET else module_name.removeprefix("text_model.")): module
+        (name, module_name if name in DENOISERS else module_name.removeprefix("text_model.")): module
         for name, network in networks
         if network is not None
         for module_name, module in network.named_modules()
     }
 
 
-def layer_shapes(pipe: Any) -> CheckpointLayers:
-    """Return the shapes of a pipeline's networks, to check LoRAs against."""
+def layer_shapes(pipe: Any, family: Family | None = None) -> CheckpointLayers:
+    """Return the shapes of a pipeline's networks, to check LoRAs against; `family` is the checkpoint's."""
     networks = {name: getattr(pipe, name, None) for name in NETWORKS}
     return CheckpointLayers(
         {
             name: {parameter: tuple(tensor.shape) for parameter, tensor in network.named_parameters()}
             for name, network in networks.items()
             if network is not None
-        }
+        },
+        family,
     )
 
 
@@ -98,7 +100,10 @@ def _delta(change: LayerChange, file: WeightsFile, layer: Any) -> Delta:
     weight = layer.weight
 
     def tensor(role: str, dtype: torch.dtype = weight.dtype) -> Tensor:
-        return _finite(file, change.tensors[role], dtype).to(weight.device)
+        held = _finite(file, change.tensors[role], dtype).to(weight.device)
+        if change.rows and role == "up":
+            return torch.cat([held[begin:end] for begin, end in change.rows])
+        return held
 
     if change.algorithm in ("difference", "whole"):
         parameters = dict(layer.named_parameters(recurse=False))

@@ -8,10 +8,10 @@ kohya-ss (``lora_unet_*``), diffusers (``unet.*.lora_A``, ``*.lora.down``, ``*_l
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from imagegen_core.models.description import Contents
-from imagegen_core.models.families import WIDTHS
+from imagegen_core.description import Contents
+from imagegen_core.family import Family
 from imagegen_core.models.loras.tensor_names import refused_algorithm
 from imagegen_core.models.tensors import Tensor
 
@@ -27,15 +27,10 @@ _ALGORITHMS = {
 # Prefixes that only LoRA files use.
 _PREFIXES = ("lora_unet_", "lora_te", "lycoris_", "base_model.model.")
 _CROSS_ATTENTION = re.compile(r"attn2[._](processor[._])?to_k(?=[._])")
-# Only SDXL has a second text encoder, and attention blocks with several transformer layers.
-_SDXL = re.compile(
-    r"^(lora_te2_|text_encoder_2\.)"
-    r"|(attentions[._]\d+|(input|output)_blocks_\d+_1|middle_block_1)[._]transformer_blocks[._][1-9]"
-)
 
 
-def lora_contents(tensors: Mapping[str, Tensor]) -> Contents | None:
-    """Identify a LoRA; return None if the tensors are none."""
+def lora_contents(tensors: Mapping[str, Tensor], families: Iterable[Family]) -> Contents | None:
+    """Identify a LoRA and the family that it was made for; return None if the tensors are none."""
     algorithm = next((name for name, mark in _ALGORITHMS.items() if any(map(mark.search, tensors))), None)
     if algorithm is None:
         algorithm = next(filter(None, map(refused_algorithm, tensors)), None)
@@ -44,14 +39,20 @@ def lora_contents(tensors: Mapping[str, Tensor]) -> Contents | None:
     if algorithm is None:
         return None
     width = _width(tensors)
-    sdxl = "sdxl" if any(map(_SDXL.search, tensors)) else None
     return Contents(
         kind="lora",
         layout=_layout(tensors),
-        family=WIDTHS.get(width, sdxl) if width else sdxl,
+        family=_family(tensors, width, list(families)),
         cross_attention_dim=width,
         algorithm=algorithm,
     )
+
+
+def _family(tensors: Mapping[str, Tensor], width: int | None, families: Sequence[Family]) -> str | None:
+    by_width = (family.name for family in families if width in family.prompt_widths)
+    marks = ((family.name, re.compile(mark)) for family in families for mark in family.lora_marks)
+    by_name = (name for name, mark in marks if any(map(mark.search, tensors)))
+    return next(by_width, None) or next(by_name, None)
 
 
 def _layout(tensors: Mapping[str, Tensor]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from imagegen_core.models.loras import adapter_config, shapes, tensor_names
@@ -15,7 +15,10 @@ from imagegen_core.models.loras.adapter_config import AdapterConfig, AdapterConf
 from imagegen_core.models.loras.bundled_embeddings import BUNDLED, bundled_embeddings
 from imagegen_core.models.loras.checkpoint_layers import LOOKUPS, CheckpointLayers, Shape
 from imagegen_core.models.loras.refusals import FLOATS, MEND, LoraError, mismatch
+from imagegen_core.models.networks.original import rows_of_parts
+from imagegen_core.models.networks.source import Rows
 from imagegen_core.models.tensors import Header, Tensor, quoted
+from imagegen_core.original_names import LayerPart
 
 Algorithm = Literal["lora", "loha", "lokr", "difference", "whole"]
 
@@ -50,13 +53,14 @@ class LayerChange:
     """A LoRA's change to one layer, in the same form for all dialects.
 
     Attributes:
-        network: ``unet``, ``text_encoder`` or ``text_encoder_2``.
+        network: The network's component in the pipeline, such as ``unet`` or ``text_encoder``.
         module: The layer by diffusers' or transformers' name, without ``text_model.``.
         algorithm: ``lora``, ``loha`` and ``lokr`` multiply matrices. ``difference`` holds the change itself. ``whole``
             holds a parameter that replaces the checkpoint's.
         tensors: The names of the file's tensors by role: see `tensor_names`, and ``weight`` and ``bias``.
         rank: The divisor of alpha; None if alpha has no effect.
         scale: The factor from the file's settings, for layers without a tensor ``alpha`` or ``scale``.
+        rows: The rows of a change for several layers together, as ranges joined in this order; empty for all rows.
     """
 
     network: str
@@ -65,6 +69,7 @@ class LayerChange:
     tensors: Mapping[str, str]
     rank: int | None = None
     scale: float = 1.0
+    rows: tuple[Rows, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +150,15 @@ def _changes(
         if tensors[name].dtype not in allowed:
             raise LoraError(f"its tensor {quoted(name)} holds {tensors[name].dtype} numbers; save it as floating point")
     layer_shapes = {role: tensors[name].shape for role, name in group.tensors.items()}
-    network, module = _located(group, layer_shapes, layers)
+    network, modules = _located(group, layer_shapes, layers)
+    if len(modules) > 1 or modules[0].swapped:
+        yield from _of_parts(group, layer_shapes, network, modules, layers, configs[network])
+        return
+    module = modules[0].name
     factors = layer_shapes.keys() - _PARAMETERS.keys()
     if factors - {"alpha"} or (factors and len(layer_shapes) == 1):  # alpha does not apply to full differences
-        yield _factored(group, layer_shapes, network, module, layers, configs[network])
+        weight = layers.shape(network, module)
+        yield _factored(group, layer_shapes, network, module, weight, configs[network])
     for algorithm in ("difference", "whole"):
         parts = {_PARAMETERS[role][1]: role for role in layer_shapes if _PARAMETERS.get(role, ("",))[0] == algorithm}
         for parameter, role in parts.items():
@@ -160,11 +170,38 @@ def _changes(
             yield LayerChange(network=network, module=module, algorithm=algorithm, tensors=names)
 
 
-def _located(group: _Group, layer_shapes: Mapping[str, Shape], layers: CheckpointLayers) -> tuple[str, str]:
-    """Return the network and the module of a layer's name."""
-    places = [(net, module) for net in group.networks if (module := layers.find(net, group.layer)) is not None]
+def _of_parts(
+    group: _Group,
+    layer_shapes: Mapping[str, Shape],
+    network: str,
+    parts: Sequence[LayerPart],
+    layers: CheckpointLayers,
+    config: AdapterConfig,
+) -> Iterable[LayerChange]:
+    """Divide the change of one layer in a family's original code among the checkpoint's layers."""
+    first = group.tensors[min(layer_shapes)]
+    if unusual := layer_shapes.keys() - {"down", "up", *_STRENGTH}:
+        raise LoraError(
+            f"its tensor {quoted(group.tensors[min(unusual)])} changes several layers of this checkpoint together, "
+            "which is drawn here only for plain LoRAs; take a version of it with diffusers' names"
+        )
+    weights = [layers.shape(network, part.name) or () for part in parts]
+    if len({weight[1:] for weight in weights}) != 1:
+        raise LoraError(mismatch(first, layer_shapes[min(layer_shapes)], weights[0]))
+    whole = (sum(weight[0] for weight in weights), *weights[0][1:])
+    change = _factored(group, layer_shapes, network, group.layer, whole, config)
+    for module, rows in rows_of_parts(parts, whole[0]).items():
+        yield replace(change, module=module, rows=rows)
+
+
+def _located(
+    group: _Group, layer_shapes: Mapping[str, Shape], layers: CheckpointLayers
+) -> tuple[str, Sequence[LayerPart]]:
+    """Return the network of a layer's name and its modules there."""
+    places = [(net, parts) for net in group.networks if (parts := layers.find(net, group.layer))]
     if len(places) > 1:
-        places = [place for place in places if _could_fit(layer_shapes, layers.shape(*place))] or places
+        fitting = [(net, parts) for net, parts in places if _could_fit(layer_shapes, layers.shape(net, parts[0].name))]
+        places = fitting or places
     if len(places) > 1:
         raise LoraError(
             f"its layer {quoted(group.layer)} is in {' and in '.join(network for network, _ in places)}, and the file "
@@ -192,13 +229,12 @@ def _factored(
     layer_shapes: Mapping[str, Shape],
     network: str,
     module: str,
-    layers: CheckpointLayers,
+    weight: Shape | None,
     config: AdapterConfig,
 ) -> LayerChange:
-    """Return the change from a layer's small matrices."""
+    """Return the change from a layer's small matrices; `weight` is the shape of the layer's weight, if it has any."""
     roles = {role for role in layer_shapes if role not in _PARAMETERS}
     algorithm = _algorithm(group, roles)
-    weight = layers.shape(network, module)
     of_algorithm = {role: layer_shapes[role] for role in roles - {*_STRENGTH, *_DORA, "up_bias"}}
     example = group.tensors[min(of_algorithm)]
     try:

@@ -30,7 +30,7 @@ def rank(shapes: Shapes) -> int | None:
     if "hada_w1_b" in shapes:
         return shapes["hada_w1_b"][0]
     # LyCORIS divides by the rank of the second factor if both are products.
-    factor = shapes.get("lokr_w2_b") or shapes.get("lokr_w1_b")
+    factor = shapes.get("lokr_w2_b", shapes.get("lokr_w1_b"))
     return factor[0] if factor else None
 
 
@@ -61,7 +61,7 @@ def fits(delta: Shape, weight: Shape) -> bool:
 
 def _lora(shapes: Shapes) -> Shape:
     down, up, mid = shapes["down"], shapes["up"], shapes.get("mid")
-    _expect(len(down) >= _PLAIN and len(up) >= _PLAIN, "its matrices have one dimension")
+    _expect(len(down) >= _PLAIN and len(up) >= _PLAIN, "its matrices have fewer than two dimensions")
     _expect(math.prod(up[2:]) == 1, f"its up matrix is of shape {_shown(up)}")
     if mid is None:
         _expect(up[1] == down[0], f"its matrices are of ranks {down[0]} and {up[1]}")
@@ -79,9 +79,12 @@ def _loha(shapes: Shapes) -> Shape:
 
 
 def _lokr(shapes: Shapes) -> Shape:
-    first = shapes.get("lokr_w1") or _product(shapes["lokr_w1_a"], shapes["lokr_w1_b"])
-    second = shapes.get("lokr_w2") or _product(shapes["lokr_w2_a"], shapes["lokr_w2_b"], shapes.get("lokr_t2"))
-    _expect(len(first) == _PLAIN and len(second) >= _PLAIN, "its factors have one dimension")
+    first, second = shapes.get("lokr_w1"), shapes.get("lokr_w2")
+    if first is None:
+        first = _product(shapes["lokr_w1_a"], shapes["lokr_w1_b"])
+    if second is None:
+        second = _product(shapes["lokr_w2_a"], shapes["lokr_w2_b"], shapes.get("lokr_t2"))
+    _expect(len(first) == _PLAIN and len(second) >= _PLAIN, "its factors have fewer than two dimensions")
     return (first[0] * second[0], first[1] * second[1], *second[2:])
 
 

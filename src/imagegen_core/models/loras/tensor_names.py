@@ -10,27 +10,41 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-UNET, TEXT_ENCODER, TEXT_ENCODER_2 = NETWORKS = ("unet", "text_encoder", "text_encoder_2")
+UNET, TRANSFORMER, TEXT_ENCODER, TEXT_ENCODER_2, TEXT_ENCODER_3 = NETWORKS = (
+    "unet",
+    "transformer",
+    "text_encoder",
+    "text_encoder_2",
+    "text_encoder_3",
+)
+DENOISERS = (UNET, TRANSFORMER)
+"""The networks for denoising; a pipeline has one of them. kohya-ss writes ``lora_unet_`` for both."""
+_T5 = (TEXT_ENCODER_3, TEXT_ENCODER_2)  # T5 is a pipeline's last text encoder
 
 _PEFT = "base_model.model."
 # The longer of two similar prefixes comes first.
 _PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("lora_unet_", (UNET,)),
+    ("lora_unet_", DENOISERS),
+    ("lora_transformer_", (TRANSFORMER,)),
     ("lora_te1_", (TEXT_ENCODER,)),
     ("lora_te2_", (TEXT_ENCODER_2,)),
+    ("lora_te3_", _T5),
     ("lora_te_", (TEXT_ENCODER,)),
-    ("lycoris_unet_", (UNET,)),
+    ("lycoris_unet_", DENOISERS),
     ("lycoris_te1_", (TEXT_ENCODER,)),
     ("lycoris_te2_", (TEXT_ENCODER_2,)),
     ("lycoris_te_", (TEXT_ENCODER,)),
     ("lycoris_", NETWORKS),
     ("unet.", (UNET,)),
-    ("model.diffusion_model.", (UNET,)),
-    ("diffusion_model.", (UNET,)),
+    ("transformer.", (TRANSFORMER,)),
+    ("model.diffusion_model.", DENOISERS),
+    ("diffusion_model.", DENOISERS),
+    ("text_encoder_3.", (TEXT_ENCODER_3,)),
     ("text_encoder_2.", (TEXT_ENCODER_2,)),
     ("text_encoder.", (TEXT_ENCODER,)),
     ("text_encoders.clip_l.transformer.", (TEXT_ENCODER,)),
     ("text_encoders.clip_g.transformer.", (TEXT_ENCODER_2,)),
+    ("text_encoders.t5xxl.transformer.", _T5),
     ("clip_l.transformer.", (TEXT_ENCODER,)),
     ("clip_g.transformer.", (TEXT_ENCODER_2,)),
     ("clip_l.", (TEXT_ENCODER,)),
@@ -85,7 +99,7 @@ class TensorName(NamedTuple):
     """The parts of a tensor's name.
 
     Attributes:
-        networks: The possible networks of its layer: one, or all if the name does not tell.
+        networks: The possible networks of its layer: one, several if the prefix is of several, or all without a prefix.
         layer: The layer's name in the file, without the network's prefix.
         role: The tensor's role in the layer's change, such as ``down``, ``alpha`` or ``hada_w1_a``.
         is_peft: Whether the name is one of PEFT's own, so that ``adapter_config.json`` applies.

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+Rows = tuple[int, int]
+"""A range of rows: the first, and the first after them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -15,7 +18,7 @@ class Source:
         dtype: Its element type by torch's name.
         shape: Its shape in the network.
         scale: The name of the tensor to multiply it by, if it is stored scaled in few bits.
-        third: For a matrix that stacks query, key and value: the index of the selected part, from 0.
+        rows: The rows of the stored tensor, as ranges joined in this order; empty for all rows.
         transposed: Whether rows and columns are swapped.
     """
 
@@ -23,12 +26,17 @@ class Source:
     dtype: str
     shape: tuple[int, ...]
     scale: str | None = None
-    third: int | None = None
+    rows: tuple[Rows, ...] = ()
     transposed: bool = False
+
+    def taking(self, *rows: Rows) -> Source:
+        """Return some rows of this tensor, joined in this order."""
+        return replace(self, rows=rows, shape=(sum(end - begin for begin, end in rows), *self.shape[1:]))
 
     def of_stack(self, third: int) -> Source:
         """Return one third of these stacked matrices or biases."""
-        return replace(self, third=third, shape=(self.shape[0] // 3, *self.shape[1:]))
+        height = self.shape[0] // 3
+        return self.taking((third * height, (third + 1) * height))
 
     def turned(self) -> Source:
         """Return the transposed matrix."""

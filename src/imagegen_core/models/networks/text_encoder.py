@@ -71,9 +71,9 @@ def _transformers_name(name: str) -> str:
 
 
 def without_unused_layer(layers: Layers, family: Mapping[str, Any]) -> dict[str, Source]:
-    """Drop open_clip's last layer: Stable Diffusion 2 does not use it.
+    """Drop open_clip's last layer if the family's config has a layer less: it is not used.
 
-    The files of Stable Diffusion 2 hold all 24 layers of OpenCLIP-H. Its config has 23.
+    Files hold all 24 layers of OpenCLIP-H where the config has 23.
     """
     last = _layer_count(layers) - 1
     has_unused = last == family["num_hidden_layers"] and any(".resblocks." in source.name for source in layers.values())

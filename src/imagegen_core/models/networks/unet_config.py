@@ -1,7 +1,7 @@
 """Derive a diffusers ``UNet2DConditionModel``'s config from the names and shapes of its layers.
 
-A config of the family supplies the values that shapes do not show. One is the number of attention heads: Stable
-Diffusion 1.x has eight at every width, 2.x and XL have one per 64 channels.
+A config of the family supplies the values that shapes do not show. An example is the number of attention heads: some
+families have eight at every width, others have one per 64 channels.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ export async function readRecipe(blob, name) {
 
 function textChunks(bytes, name) {
   if (SIGNATURE.some((byte, place) => bytes[place] !== byte)) {
-    throw new RecipeError(`${name} is no PNG: take one that imagegen drew`);
+    throw new RecipeError(`${name} is not a PNG: take one that imagegen drew`);
   }
   const view = new DataView(bytes.buffer);
   const texts = new Map();

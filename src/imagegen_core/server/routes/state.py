@@ -28,7 +28,13 @@ async def health(request: Request, context: SharedContext) -> dict[str, Any]:
         return {"status": "ok", "model": model.state}
     report = model.models.report()
     models = [
-        {"host": host.name or None, "model": entry.key.model, "state": entry.state, "bytes": entry.size}
+        {
+            "host": host.name or None,
+            "model": entry.key.model,
+            "state": entry.state,
+            "bytes": entry.size,
+            "numerics": asdict(card.numerics) if (card := host.cards.get(entry.key)) and card.numerics else None,
+        }
         for host in model.models.hosts()
         for entry in host.entries
     ]

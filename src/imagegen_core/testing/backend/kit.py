@@ -41,6 +41,12 @@ class BackendKit(Configured):
 
     @pytest.fixture(scope="class")
     @classmethod
+    def fresh_worker(cls, description: Backend, settings: Settings) -> Worker:
+        """Make a second worker, which no engine uses."""
+        return description.load()(worker_id=1, settings=settings)
+
+    @pytest.fixture(scope="class")
+    @classmethod
     def stepped(cls, worker: Worker) -> Any:
         """Return the worker, if its steps can be interleaved."""
         if not isinstance(worker, SteppedWorker):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
+from dataclasses import asdict
 from threading import Event
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from imagegen_core.backend import Backend
 from imagegen_core.engine import LocalEngine
 from imagegen_core.errors import InvalidRequestError
+from imagegen_core.numerics import NumericsPlan
 from imagegen_core.request import StyleLoraRequest
 from imagegen_core.testing.backend.kit import BackendKit
 from imagegen_core.worker import Worker
@@ -30,12 +33,14 @@ class ServingChecks(BackendKit):
         yield engine
         engine.close(drain=False)
 
-    def test_batched_pictures_equal_single_pictures(self, worker: Worker, description: Backend) -> None:
-        """A picture does not depend on other requests at the same time: its bytes are the same as when drawn alone."""
+    def test_batched_pictures_equal_single_pictures(
+        self, worker: Worker, fresh_worker: Worker, description: Backend
+    ) -> None:
+        """A picture does not depend on other requests: its bytes are those of a new worker that draws it alone."""
         asks: list[dict[str, Any]] = [{"seed": seed, "num_inference_steps": 2 + seed % 3} for seed in range(6)]
         asks += [{"seed": 7, "size": str(self.wide(description))}, {"seed": 8, "size": str(self.wide(description))}]
         asks += [] if "guidance_scale" in description.without else [{"seed": 9, "guidance_scale": 3.0}]
-        alone = [self.draw(worker, **fields) for fields in asks]
+        alone = [self.draw(fresh_worker, **fields) for fields in asks]
         with LocalEngine(worker) as engine:
             tickets = [engine.submit(self.ask(**fields)) for fields in asks]
             together = [ticket.result(_WAIT) for ticket in tickets]
@@ -44,6 +49,19 @@ class ServingChecks(BackendKit):
         ]
         assert not differing, f"these came out differently in company: {differing}"
         assert [picture.latents for picture in together] == [picture.latents for picture in alone]
+
+    def test_the_numerics_plan_is_fixed(self, worker: Worker, fresh_worker: Worker) -> None:
+        """A picture's bytes follow from its request and the numerics plan: neither drawing nor an engine changes it."""
+        before = getattr(worker, "numerics", None)
+        if not isinstance(before, NumericsPlan):
+            pytest.skip("the worker has no numerics plan (imagegen_core.HasNumerics)")
+        self.draw(worker)
+        with LocalEngine(worker):
+            pass
+        for name, plan in [("the engine", worker), ("a new worker", fresh_worker)]:
+            differing = before.differences(plan.numerics)  # type: ignore[attr-defined] # as above
+            assert not differing, f"with {name}, the numerics plan changes: {'; '.join(differing)}"
+        json.dumps(asdict(before))  # for `/health` and recipes
 
     def test_an_invalid_request_does_not_affect_others(self, worker: Worker, engine: LocalEngine) -> None:
         """A failure affects its own job only, not the others in the engine."""

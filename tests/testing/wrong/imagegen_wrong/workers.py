@@ -7,13 +7,27 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from imagegen_toy.worker import Denoising, ToyWorker
 
-from imagegen_core import Job, Picture, Settings, encode_png
+from imagegen_core import (
+    CallbackWorker,
+    GenerateRequest,
+    Job,
+    JobStoppedError,
+    NumericsPlan,
+    Picture,
+    Progress,
+    Recipe,
+    ResolvedRequest,
+    Settings,
+    encode_png,
+    to_text,
+)
 
 
 class Wrong(ToyWorker):
@@ -22,6 +36,7 @@ class Wrong(ToyWorker):
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         super().__init__(worker_id, settings)
         self.native_size = "64x64"
+        self._writes_recipe = False  # it would name the toy
 
     def begin(self, job: Job) -> Denoising:
         request = job.req
@@ -90,6 +105,16 @@ class BreaksOnErrors(Wrong):
         return state
 
 
+class ChangesItsPlan(Wrong):
+    """Choose the rows of a pass when an engine tests the worker."""
+
+    numerics = NumericsPlan("cpu", "fp32")
+
+    def trial(self, states: Sequence[Denoising]) -> bool:
+        self.numerics = replace(self.numerics, rows=4)
+        return super().trial(states)
+
+
 class CutsSeeds(Wrong):
     """Keep 31 bits of a seed."""
 
@@ -108,6 +133,28 @@ class DrawsInPreviews(Wrong):
         return encode_png(np.zeros((8, 8, 3), np.uint8))
 
 
+class DrawsOtherwiseAfterTrials(Wrong):
+    """Compute in another way once an engine has tested the worker."""
+
+    scale = np.float32(1)
+
+    def begin(self, job: Job) -> Denoising:
+        state = super().begin(job)
+        state.latents = state.latents * self.scale
+        return state
+
+    def trial(self, states: Sequence[Denoising]) -> bool:
+        self.scale = np.float32(1.01)
+        return super().trial(states)
+
+
+class ForgetsGuidance(Wrong):
+    """State no guidance in the recipe."""
+
+    def _text(self, request: ResolvedRequest) -> dict[str, str]:
+        return super()._text(replace(request, guidance_scale=1.0))
+
+
 class ForgetsSettings(Wrong):
     """Require an argument of its own."""
 
@@ -120,6 +167,13 @@ class GroupsAll(Wrong):
 
     def group(self, state: Denoising) -> str:
         return "all"
+
+
+class GuessesASampler(Wrong):
+    """Write a sampler into the recipe, which the backend then refuses."""
+
+    def _text(self, request: ResolvedRequest) -> dict[str, str]:
+        return to_text(Recipe.of(request, scheduler="Euler", backend="GuessesASampler"))
 
 
 class HoldsOn(Wrong):
@@ -147,6 +201,25 @@ class IgnoresNegativePrompts(Wrong):
         if getattr(job.req, "negative_prompt", None):
             job = replace(job, req=job.req.model_copy(update={"negative_prompt": None}))
         return super().begin(job)
+
+
+class IgnoresStops(CallbackWorker):
+    """Draw on after the callback's error."""
+
+    def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
+        super().__init__(worker_id)
+        self.native_size = "64x64"
+        self._toy = Wrong(worker_id, settings)
+
+    def draw(self, request: GenerateRequest, progress: Progress) -> Picture:
+        job = Job(req=request)
+        state = self._toy.begin(job)
+        steps = state.steps_left
+        while state.steps_left:
+            self._toy.step([state])
+            with suppress(JobStoppedError):
+                progress.step_done(state.steps_done, steps)
+        return self._toy.finish(state)()
 
 
 class IgnoresStyles(Wrong):

@@ -1,0 +1,175 @@
+"""The numerics plan of a loaded diffusers pipeline: read from the device, the model and the settings."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from imagegen_core.diffusion.memory import weight_bytes, whole_pixels
+from imagegen_core.distributions import installed_version
+from imagegen_core.numerics import NumericsPlan
+from imagegen_core.settings import Settings
+
+DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+TILE = 512
+"""The side of the VAE's tiles, in pixels."""
+
+_PACKAGES = ("imagegen-core", "torch", "diffusers", "transformers")
+_INSTRUCTIONS = ("avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_bf16", "amx_fp16", "bf16", "i8mm", "sve_bf16")
+_DRIVER = Path("/proc/driver/nvidia/version")
+_DIGEST = 12
+
+
+class _FilledPasses(NamedTuple):
+    """A row of the table: the devices with filled passes, and their rows.
+
+    Attributes:
+        device: The kind of device.
+        processors: The minimum number of multiprocessors.
+        dtypes: The precisions.
+        rows: The rows of a pass.
+        up_to: The largest picture, in pixels.
+    """
+
+    device: str
+    processors: int
+    dtypes: Collection[torch.dtype]
+    rows: int
+    up_to: int
+
+
+# A GPU's libraries choose their kernels by the number of rows. Up to 512x768, four rows of half precision cost a large
+# GPU little more than one row, because launches take most of the time. Larger pictures fill a GPU alone: see
+# docs/decisions/0042-numerics-plan.md. On a CPU, `make_rowwise` makes the number of rows irrelevant.
+_FILLED_PASSES = (
+    _FilledPasses("cuda", processors=100, dtypes={torch.float16, torch.bfloat16}, rows=4, up_to=512 * 768),
+)
+
+
+def numerics_plan(
+    pipe: Any, network: torch.nn.Module, device: torch.device, dtype: torch.dtype, settings: Settings
+) -> NumericsPlan:
+    """Return the plan of a pipeline that is set up on its device; call it on the compute thread.
+
+    Args:
+        pipe: The diffusers pipeline with its ``vae``.
+        network: The denoising network, such as ``pipe.unet``.
+        device: The pipeline's device.
+        dtype: The precision of the network.
+        settings: The settings; `rows_per_pass` and `vae_tiling` override the rules.
+    """
+    plan = device_numerics(device, dtype)
+    rows, rows_up_to = _rows(device, dtype, settings)
+    return replace(
+        plan,
+        layout="contiguous, VAE channels last" if device.type == "cpu" else "contiguous",
+        attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else "sdpa",
+        rows=rows,
+        rows_up_to=rows_up_to,
+        vae_precision=DTYPE_NAMES[next(pipe.vae.parameters()).dtype],
+        tile=TILE,
+        tiles_above=_tiles_above(pipe, device, settings),
+        compiled=settings.compile,
+        batching=settings.batching,
+        exact=plan.exact and settings.batching == "exact" and not settings.compile,
+        network=_digest(network),
+    )
+
+
+def device_numerics(device: torch.device, dtype: torch.dtype) -> NumericsPlan:
+    """Return the part of a plan that the device, the precision and the libraries decide; call it on the compute thread.
+
+    Args:
+        device: The device.
+        dtype: The precision of the network.
+    """
+    flags = _flags(device)
+    return NumericsPlan(
+        device=device.type,
+        precision=DTYPE_NAMES[dtype],
+        processor=_processor(device),
+        threads=torch.get_num_threads() if device.type == "cpu" else None,
+        flags=flags,
+        exact=not flags.get("cudnn_benchmark"),
+        versions=_versions(device),
+    )
+
+
+def _rows(device: torch.device, dtype: torch.dtype, settings: Settings) -> tuple[int | None, int | None]:
+    """Return the rows of filled passes and the largest picture with such passes, from the settings or the table."""
+    if settings.rows_per_pass is not None:
+        return (settings.rows_per_pass if settings.rows_per_pass > 1 else None), None
+    if settings.batching == "fast":
+        return None, None
+    for filled in _FILLED_PASSES:
+        if (
+            filled.device == device.type
+            and dtype in filled.dtypes
+            and torch.cuda.get_device_properties(device).multi_processor_count >= filled.processors
+        ):
+            return filled.rows, filled.up_to
+    return None, None
+
+
+def _tiles_above(pipe: Any, device: torch.device, settings: Settings) -> int | None:
+    if settings.vae_tiling is None:
+        return whole_pixels(pipe, device, weight_bytes(pipe))
+    return 0 if settings.vae_tiling else None
+
+
+def _processor(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    capabilities = torch.cpu.get_capabilities()
+    known = [name for name in _INSTRUCTIONS if capabilities.get(name)]
+    return " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *known])
+
+
+def _flags(device: torch.device) -> dict[str, bool | str]:
+    """Return torch's global switches that change the results of products and convolutions on a device."""
+    flags: dict[str, bool | str] = {"float32_products": torch.get_float32_matmul_precision()}
+    if device.type == "cpu":
+        return flags | {"onednn": torch.backends.mkldnn.enabled}
+    if device.type == "cuda":
+        reduced = torch.backends.cuda.matmul
+        flags |= {
+            "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+            "fp16_sums": str(reduced.allow_fp16_reduced_precision_reduction),
+            "bf16_sums": str(reduced.allow_bf16_reduced_precision_reduction),
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
+    return flags
+
+
+def _versions(device: torch.device) -> dict[str, str]:
+    versions = {name: installed_version(name) or "unknown" for name in _PACKAGES}
+    if device.type == "cuda":
+        versions |= {
+            "cuda": torch.version.cuda or torch.version.hip or "unknown",
+            "cudnn": str(torch.backends.cudnn.version()),
+            "driver": _driver(),
+        }
+    return versions
+
+
+def _driver() -> str:
+    """Return the version of NVIDIA's driver, or ``unknown`` where Linux does not tell it."""
+    try:
+        found = re.search(r"\b\d+\.\d+(\.\d+)?\b", _DRIVER.read_text())
+    except OSError:
+        return "unknown"
+    return found[0] if found else "unknown"
+
+
+def _digest(network: torch.nn.Module) -> str:
+    """Return a digest of the tensors' names, shapes and dtypes, not of their values."""
+    lines = (f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in network.state_dict().items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:_DIGEST]

@@ -1,0 +1,97 @@
+"""The numerics plan: every choice besides the request with an effect on a picture's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from imagegen_core.request import Size
+
+_ELSEWHERE = ("device", "precision", "network", "versions", "rows_up_to", "tiles_above")  # not among a picture's facts
+
+
+@dataclass(frozen=True, slots=True)
+class NumericsPlan:
+    """The choices of a loaded model: the same request and plan give the same bytes.
+
+    A plan follows from the device, the model and the settings. It never follows from a measured time, from free memory
+    or from earlier pictures. Only `device` and `precision` are required.
+
+    Attributes:
+        device: The kind of device: ``cpu``, ``cuda`` or ``mps``.
+        precision: The precision of the network: ``fp16``, ``bf16`` or ``fp32``.
+        processor: The GPU's name, or the CPU's architecture and instruction sets.
+        threads: The threads of an operator on a CPU; None on other devices.
+        layout: The memory layout of the network and of the VAE, such as ``contiguous, VAE channels last``.
+        attention: The implementation of attention: ``sdpa`` for torch's own, ``sliced`` or ``xformers``.
+        flags: The switches of the math libraries at load, by name.
+        rows: The number of rows that each forward pass is filled up to; None leaves a picture with its own rows.
+        rows_up_to: The largest picture with filled passes, in pixels; None sets no limit.
+        vae_precision: The precision of the VAE.
+        tile: The side of the VAE's tiles in pixels.
+        tiles_above: The largest picture that the VAE decodes in one piece, in pixels; None sets no limit.
+        compiled: Whether the network is compiled.
+        batching: ``exact``, or ``fast`` for shared passes without a proof.
+        exact: Whether equal requests give equal bytes. They do not with ``fast`` batching, a compiled network or
+            cuDNN's benchmarks.
+        network: A digest of the names, shapes and dtypes of the network's tensors.
+        versions: The versions of the libraries, by name.
+    """
+
+    device: str
+    precision: str
+    processor: str = ""
+    threads: int | None = None
+    layout: str = "contiguous"
+    attention: str = "sdpa"
+    flags: Mapping[str, bool | str] = field(default_factory=dict)
+    rows: int | None = None
+    rows_up_to: int | None = None
+    vae_precision: str | None = None
+    tile: int | None = None
+    tiles_above: int | None = None
+    compiled: bool = False
+    batching: Literal["exact", "fast"] = "exact"
+    exact: bool = True
+    network: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def rows_of(self, size: Size) -> int | None:
+        """Return the number of rows that a picture's passes are filled up to, or None for its own rows."""
+        return None if self.rows_up_to is not None and _pixels(size) > self.rows_up_to else self.rows
+
+    def tile_of(self, size: Size) -> int | None:
+        """Return the side of the tiles that a picture is decoded in, in pixels, or None for one piece."""
+        return None if self.tiles_above is None or _pixels(size) <= self.tiles_above else self.tile
+
+    def of_picture(self, size: Size) -> dict[str, Any]:
+        """Return the choices for a picture of one size; a recipe states the other fields elsewhere."""
+        facts = {name: value for name, value in asdict(self).items() if name not in _ELSEWHERE}
+        return facts | {"rows": self.rows_of(size), "tile": self.tile_of(size)}
+
+    def differences(self, other: NumericsPlan) -> list[str]:
+        """Describe each difference of another plan in words."""
+        return differences(asdict(self), asdict(other))
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Describe each difference of two mappings in words; nested mappings count by their own names."""
+    before, after = _flat(then), _flat(now)
+    return [
+        f"{name.replace('_', ' ')} was {before.get(name)}, and is {after.get(name)}"
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def _pixels(size: Size) -> int:
+    return size.width * size.height

@@ -1,0 +1,58 @@
+"""Draw a picture again from its recipe: the request, the settings and the differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from imagegen_core.images.recipe import Recipe
+from imagegen_core.modes import load_modes
+from imagegen_core.numerics import differences
+from imagegen_core.request import GenerateRequest
+from imagegen_core.settings import Settings
+
+
+def request_of(recipe: Recipe, settings: Settings) -> GenerateRequest:
+    """Return the request of a recipe, with its LoRAs as far as a configured mode has them."""
+    request = recipe.request()
+    if not recipe.loras:
+        return request
+    known = {lora.path.stem: lora for mode in load_modes(settings).modes.values() for lora in mode.loras}
+    return request.with_loras(
+        [replace(known[lora.name], strength=lora.strength) for lora in recipe.loras if lora.name in known]
+    )
+
+
+def settings_of(recipe: Recipe, settings: Settings) -> Settings:
+    """Return settings for the recipe's backend, prediction and numerics plan; the device decides the rest of the plan.
+
+    Raises:
+        SettingsError: The recipe has an impossible value.
+    """
+    return settings.override(
+        backend=recipe.backend,
+        dtype=recipe.dtype,
+        recipe=True,
+        prediction=recipe.prediction,
+        **_plan_settings(recipe.numerics),
+    )
+
+
+def recipe_differences(wanted: Recipe, drawn: Recipe) -> list[str]:
+    """Describe the differences of the drawn picture's recipe in words, without its enlarging afterwards."""
+    then, now = ({**asdict(recipe), "upscalings": None} for recipe in (wanted, drawn))
+    return differences(then, now)
+
+
+def _plan_settings(numerics: Mapping[str, Any]) -> dict[str, Any]:
+    if not numerics:
+        return {}
+    return {
+        "rows_per_pass": numerics.get("rows") or 1,
+        "vae_tiling": numerics.get("tile") is not None,
+        "attention_slicing": numerics.get("attention") == "sliced",
+        "enable_xformers": numerics.get("attention") == "xformers",
+        "compile": bool(numerics.get("compiled")),
+        "batching": numerics.get("batching"),
+    }

@@ -1,0 +1,18 @@
+"""Any diffusers pipeline from text to a picture, for imagegen."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imagegen_diffusers.worker import DiffusersPipelineWorker as DiffusersPipelineWorker
+
+__all__ = ["DiffusersPipelineWorker"]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        # Every command imports the plugin module of this package, so torch waits for the worker's first use.
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from imagegen_diffusers import worker
+
+        return getattr(worker, name)
