@@ -110,7 +110,7 @@ def test_replay_without_the_plugin_names_the_difference(
     monkeypatch.setenv("IMAGEGEN_PLUGINS_DISABLED", "postcard")
     assert _run("replay", "card.png", "-o", "again.png") == 2
     error = capsys.readouterr().err
-    assert "parameters was {'watermark': 'Hi'}, and is None" in error
+    assert "watermark was Hi, and is None" in error
     assert "processors was ('imagegen-postcard 0.1.0',), and is None" in error
 
 
