@@ -27,6 +27,9 @@ from tests.pipelines.conftest import settings_for
 from tests.server.conftest import listening
 from tests.waiting import until
 
+# The pipeline of Kandinsky 2.2 passes a deprecated argument to its own decoder.
+pytestmark = pytest.mark.filterwarnings("ignore:`callback_steps` is deprecated:FutureWarning")
+
 PROMPT = "a red lake"
 GUIDED: dict[str, Any] = {"guidance_scale": 3.0, "negative_prompt": "green"}
 
@@ -68,13 +71,7 @@ def test_steps_and_previews_arrive_and_change_nothing(worker_of: WorkerOf, name:
     steps = [event for event in ticket.events if isinstance(event, StepDone)]
     assert [(event.step, event.steps) for event in steps] == [(1, 3), (2, 3), (3, 3)]
     previews = [read_picture(event.preview or b"", png_only=True).convert("RGB") for event in steps]
-    assert all(len(set(preview.getdata())) > 1 for preview in previews)
-    assert previews[0].size < picture_size(alone)
-
-
-def picture_size(picture: Picture) -> tuple[int, int]:
-    """Return the side that a pipeline may draw at before it scales the picture down, at least."""
-    return max(picture.size, (512, 512))
+    assert all(len(set(np.asarray(preview).reshape(-1, 3).sum(1))) > 1 for preview in previews)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -130,6 +127,7 @@ def test_the_command_line_draws_and_replays(
     recipe = read_recipe(Path("out.png"))
     assert (recipe.backend, recipe.checkpoint, recipe.scheduler) == ("diffusers", f"tiny-{name}", None)
     monkeypatch.setenv("MODEL_ROOT", str(folder(name).parent))
+    capfd.readouterr()
     code, _, err = _run(capfd, "replay", "out.png")
     assert (code, err) == (0, "replayed.png  the same bytes\n")
 

@@ -36,7 +36,10 @@ _OPTIONAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "scheduler": ({"scheduler": "Euler"}, {"scheduler": "LCM"}),
     "clip_skip": ({"clip_skip": 1}, {}),
-    "schedule": ({"scheduler": "Euler", "schedule": "SGM Uniform"}, {"scheduler": "Euler"}),
+    "schedule": (
+        {"scheduler": "Euler", "schedule": "Karras", "num_inference_steps": 4},
+        {"scheduler": "Euler", "num_inference_steps": 4},
+    ),
     "guidance_rescale": ({"guidance_scale": 5.0, "guidance_rescale": 0.7}, {"guidance_scale": 5.0}),
     "eta": ({"scheduler": "DDIM", "eta": 0.7}, {"scheduler": "DDIM"}),
     "s_churn": ({"scheduler": "Euler", "s_churn": 5.0}, {"scheduler": "Euler"}),
