@@ -1,4 +1,4 @@
-"""pytest plugin (entry point ``imagegen``): add to a failed check's report an explanation of its purpose."""
+"""pytest plugin (entry point ``imagegen``): the kit's mark, and an explanation in each failed check's report."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from collections.abc import Generator
 
 import pytest
 
+QUICK = "imagegen_quick"
+"""The mark of the kit's quick checks; see `imagegen_core.testing.quick`."""
+
 _KIT = "imagegen_core.testing."
 
 pytest.register_assert_rewrite("imagegen_core.testing")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark of the kit's quick checks."""
+    config.addinivalue_line("markers", f"{QUICK}: a check of imagegen's kit that draws few pictures")
 
 
 @pytest.hookimpl(wrapper=True)

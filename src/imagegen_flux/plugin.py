@@ -13,7 +13,8 @@ BACKEND = Backend(
     worker="imagegen_flux.worker:FluxWorker",
     default_size="1024x1024",
     architectures=(FLUX.name,),
-    without=("clip_skip",),  # of CLIP, FLUX.1 takes only the pooled state
+    # It is distilled, so it never runs for a negative prompt. Of CLIP, it takes only the pooled state.
+    without=("negative_prompt", "guidance_rescale", "clip_skip"),
 )
 
 

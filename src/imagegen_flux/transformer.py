@@ -11,7 +11,6 @@ from imagegen_core import ModelLoadError
 from imagegen_core.diffusion import Layers
 
 _BLOCK = re.compile(r"((?:single_)?transformer_blocks)\.(\d+)\.")
-_HEAD_WIDTH = 128  # of the family's config, and of the axes in it
 
 
 def transformer_config(layers: Layers, family: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,6 +25,7 @@ def transformer_config(layers: Layers, family: Mapping[str, Any]) -> dict[str, A
     """
     width, channels = layers["x_embedder.weight"].shape
     head_width = layers["transformer_blocks.0.attn.norm_q.weight"].shape[0]
+    axes = family["axes_dims_rope"]
     blocks = {match[0]: match[1] for name in layers if (match := _BLOCK.match(name))}
     kinds = list(blocks.values())
     return {
@@ -35,7 +35,7 @@ def transformer_config(layers: Layers, family: Mapping[str, Any]) -> dict[str, A
         "num_single_layers": kinds.count("single_transformer_blocks"),
         "attention_head_dim": head_width,
         "num_attention_heads": width // head_width,
-        "axes_dims_rope": [axis * head_width // _HEAD_WIDTH for axis in family["axes_dims_rope"]],
+        "axes_dims_rope": [axis * head_width // sum(axes) for axis in axes],
         "joint_attention_dim": layers["context_embedder.weight"].shape[1],
         "pooled_projection_dim": layers["time_text_embed.text_embedder.linear_1.weight"].shape[1],
         "guidance_embeds": "time_text_embed.guidance_embedder.linear_1.weight" in layers,

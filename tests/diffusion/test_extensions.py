@@ -43,10 +43,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def worker(checkpoint: Path, install: Installer) -> Any:
-    install.add("extras", PLUGIN.format(extensions=OFFERS))
-    return DiffusersCudaWorker(settings=_settings(checkpoint))
+@pytest.fixture(scope="module")
+def worker(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        install = Installer(tmp_path_factory.mktemp("plugins") / "site-packages", patch)
+        install.add("extras", PLUGIN.format(extensions=OFFERS))
+        return DiffusersCudaWorker(settings=_settings(checkpoint))
 
 
 def _settings(checkpoint: Path, **fields: Any) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import imagegen_sd3.worker
 from imagegen_core import GenerateRequest, InvalidRequestError, LocalEngine, ModelLoadError, Settings, generate
 from imagegen_flux import FluxWorker
 from imagegen_sd3 import StableDiffusion3Worker
@@ -42,7 +44,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """Our worker and the plain pipeline on one checkpoint, both in fp32 on the CPU."""
     save, worker_class, pipeline_class, changes = FAMILIES[request.param]
     folder: Path = save(tmp_path_factory.mktemp("flow") / "checkpoint", **changes)
-    plain = pipeline_class.from_pretrained(folder, local_files_only=True)
+    absent = {} if changes.get("with_t5", True) else {"text_encoder_3": None, "tokenizer_3": None}
+    plain = pipeline_class.from_pretrained(folder, local_files_only=True, **absent)
     plain.set_progress_bar_config(disable=True)
     return worker_class(settings=Settings(model=str(folder), device="cpu", dtype="fp32")), plain
 
@@ -89,12 +92,11 @@ def test_every_picture_of_a_batch_equals_the_picture_drawn_alone(pair: tuple[Any
         assert [ticket.result(60).png for ticket in tickets] == alone
 
 
-def test_previews_have_a_pixel_for_each_latent(pair: tuple[Any, Any], tmp_path: Path) -> None:
+def test_previews_have_a_pixel_for_each_latent(pair: tuple[Any, Any]) -> None:
     worker, _ = pair
     state = worker.begin(_job(GenerateRequest(prompt="a lake", size="64x96", seed=1)))
     worker.step([state])
-    (tmp_path / "preview.png").write_bytes(worker.preview(state))
-    assert Image.open(tmp_path / "preview.png").size == (8, 12)
+    assert Image.open(io.BytesIO(worker.preview(state))).size == (8, 12)
 
 
 def test_weights_of_a_prompt_change_its_picture(pair: tuple[Any, Any]) -> None:
@@ -106,7 +108,7 @@ def test_weights_of_a_prompt_change_its_picture(pair: tuple[Any, Any]) -> None:
     assert (plain != weighted).any()
 
 
-@pytest.mark.parametrize("prompt", ["a lake " * 40, "a lake BREAK a red star", "é" * 300])
+@pytest.mark.parametrize("prompt", ["a lake " * 40, "a lake BREAK a red star"])
 def test_a_long_prompt_is_read_to_its_end(pair: tuple[Any, Any], prompt: str) -> None:
     worker, _ = pair
     for scale in (1.0, 4.0):
@@ -115,6 +117,14 @@ def test_a_long_prompt_is_read_to_its_end(pair: tuple[Any, Any], prompt: str) ->
             for end in ("dawn", "dusk")
         )
         assert _largest_difference(first, second) > 0
+
+
+def test_clip_and_t5_have_the_same_number_of_chunks(sd3_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagegen_sd3.worker, "_T5_TOKENS", 16)
+    worker = _sd3(sd3_checkpoint)
+    lengths = [worker.encode(prompt, 0).tokens.shape[1] for prompt in ("a lake", "a lake at dawn and at dusk")]
+    assert lengths == [77 + 16, 2 * (77 + 16)]
+    generate("a lake at dawn and at dusk", worker=worker, size="64x64", guidance_scale=4.0)
 
 
 def test_too_long_a_prompt_is_refused(pair: tuple[Any, Any]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.docs.fences import ROOT
 from tests.docs.quotes import is_quoted, quotes
 from tests.models.files import save_header
 from tests.models.test_addons import LORAS
@@ -45,3 +48,10 @@ def models(tmp_path: Path) -> Path:
     save_header(root / "my-sd15", RELEASED["SD1.5"][0])
     save_header(root / "papercut.safetensors", LORAS["kohya SD1.5"][0])
     return root
+
+
+@pytest.fixture
+def import_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """A function that imports a module of `docs_build` by its name, as these modules do."""
+    monkeypatch.syspath_prepend(ROOT / "docs_build")
+    return import_module

@@ -73,6 +73,8 @@ class PageRunner:
                 for command in commands(fence):
                     if command not in EXEMPT:
                         self._shell(fence, command)
+            case "python" if fence.title:
+                install_module(fence, self.folder / "site")
             case "python":
                 exec(compile(self._replace(fence.text), str(fence), "exec"), self.names)
             case "toml":
@@ -80,8 +82,8 @@ class PageRunner:
                 Settings.load(environ={"IMAGEGEN_CONFIG": str(self.folder / "page.toml")})
             case "json":
                 json.loads(fence.text)
-            case "text":
-                pass  # output, or a drawing; test_messages.py checks the messages of the guides
+            case "text" | "pyi":
+                pass  # output, a drawing, or signatures; test_messages.py checks the messages of the guides
             case language:
                 raise AssertionError(f"{fence}: expected a known language, not {language!r}")
 
@@ -106,6 +108,18 @@ class PageRunner:
         for word, replacement in self.replacements.items():
             text = text.replace(word, replacement)
         return text
+
+
+def install_module(fence: Fence, folder: Path) -> None:
+    """Install a block of code with a file's name into a folder on the path; as a plugin, if it declares a contract."""
+    (folder / fence.title).write_text(fence.text)
+    if "requires_contract" not in fence.text:
+        return
+    name = fence.title.removesuffix(".py")
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[imagegen.plugins]\n{name} = {name}\n")
 
 
 def commands(fence: Fence) -> Iterator[str]:

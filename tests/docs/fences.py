@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parent.parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")))
 _SNIPPET = "--8<-- "
+_TITLE = re.compile(r'title="([^"]*)"')
 
 
 class Fence(NamedTuple):
@@ -23,6 +25,7 @@ class Fence(NamedTuple):
         text: Its content, with included files inserted.
         heading: The heading above it.
         included: The file that it consists of, or None.
+        title: The name of the file that it shows, or an empty text.
     """
 
     page: str
@@ -31,6 +34,7 @@ class Fence(NamedTuple):
     text: str
     heading: str
     included: Path | None
+    title: str = ""
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -45,7 +49,9 @@ def fences(page: str) -> Iterator[Fence]:
         elif token.type == "fence" and token.map is not None:
             included = _included(token.content)
             text = included.read_text(encoding="utf-8") if included else token.content
-            yield Fence(page, token.map[0] + 1, token.info.partition(" ")[0], text, heading, included)
+            title = _TITLE.search(token.info)
+            language = token.info.partition(" ")[0]
+            yield Fence(page, token.map[0] + 1, language, text, heading, included, title[1] if title else "")
 
 
 def _included(text: str) -> Path | None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +46,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text(site: Path) -> Read:
     """A function that returns the text of a page, without its markup."""
     return lambda page: html.unescape(re.sub(r"<[^>]+>", "", (site / page / "index.html").read_text(encoding="utf-8")))
-
-
-@pytest.fixture
-def import_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """A function that imports a module of `docs_build` by its name, as these modules do."""
-    monkeypatch.syspath_prepend(ROOT / "docs_build")
-    return import_module
 
 
 def test_no_page_loads_anything_from_other_hosts(site: Path) -> None:

@@ -51,6 +51,7 @@ class FaultyPlugin:
         remark: The beginning of the doctor's remark; a plugin with a remark works despite its flaw.
         fatal: Whether it ends every process that imports it.
         worker: The code of its module ``worker``.
+        requires: Its requirements.
     """
 
     code: str
@@ -59,6 +60,7 @@ class FaultyPlugin:
     remark: str = ""
     fatal: bool = False
     worker: str = ""
+    requires: tuple[str, ...] = ()
 
 
 def distribution(name: str) -> str:
@@ -78,12 +80,13 @@ def _hooks(code: str) -> str:
     return "from imagegen_core import Backend, hookimpl\n" + dedent(code)
 
 
-def _offering(name: str) -> str:
-    """Return code that offers a valid backend."""
+def _offering(name: str, size: str = "64x64", without: tuple[str, ...] = ()) -> str:
+    """Return code that offers a backend."""
     return _hooks(f"""
         @hookimpl
         def imagegen_backends():
-            return [Backend(name="{name}", summary="", worker="plugin_{name}.worker:Worker", default_size="64x64")]
+            worker = "plugin_{name}.worker:Worker"
+            return [Backend(name="{name}", summary="", worker=worker, default_size="{size}", without={without})]
         """)
 
 
@@ -200,6 +203,21 @@ FAULTY_PLUGINS = {
         _disable("workerdies"),
         worker="import os\nos._exit(5)\n",
     ),
+    "forgets": FaultyPlugin(
+        _hooks("""
+            def imagegen_backends():
+                return []
+            """),
+        "it defines imagegen_backends without @hookimpl, so imagegen never calls it",
+        f"mark it with imagegen_core.hookimpl, or {_update('forgets')}",
+    ),
+    "shapeless": FaultyPlugin(
+        _offering("shapeless", size="banana"),
+        "the default_size of its backend shapeless is no size: Invalid size 'banana': expected WIDTHxHEIGHT in pixels, "
+        "multiples of 8, such as 1024x1024",
+        _update("shapeless"),
+        worker=_WORKER,
+    ),
     "commands": FaultyPlugin(
         _offering("commands")
         + dedent("""
@@ -274,5 +292,23 @@ FAULTY_PLUGINS = {
         "import torch\n" + _offering("heavy"),
         remark="it imports torch to say what it offers, and every command waits ",
         worker=_WORKER,
+    ),
+    "misses": FaultyPlugin(
+        _offering("misses", without=("clip_skip", "bananas")),
+        remark="its backend misses is without 'bananas', which is no field of requests, and which no installed plugin "
+        "declares: expected some of size, ",
+        worker=_WORKER,
+    ),
+    "old": FaultyPlugin(
+        _offering("old"),
+        remark="it needs pluggy>=99, and pluggy {pluggy} is installed: pip install 'pluggy>=99'",
+        worker=_WORKER,
+        requires=("pluggy>=99", "imagegen-core>=0.1", "no-such-thing>=1; python_version < '3'"),
+    ),
+    "alone": FaultyPlugin(
+        _offering("alone"),
+        remark="it needs no-such-thing[fast]>=1, which is not installed: pip install 'no-such-thing[fast]>=1'",
+        worker=_WORKER,
+        requires=("no-such-thing[fast] >=1",),
     ),
 }

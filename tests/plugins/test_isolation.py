@@ -26,12 +26,11 @@ MARKS = "from pathlib import Path\nPath(__file__).with_name('imported').touch()\
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """An environment with the good plugin and all broken plugins."""
     wheels = tmp_path_factory.mktemp("wheels")
-    plugins = {name: (faulty.code, faulty.worker) for name, faulty in FAULTY_PLUGINS.items()}
-    plugins |= {"good": (GOOD, GOOD_WORKER), "marks": (MARKS, "")}
-    for name, (code, worker) in plugins.items():
+    plugins = FAULTY_PLUGINS | {"good": FaultyPlugin(GOOD, worker=GOOD_WORKER), "marks": FaultyPlugin(MARKS)}
+    for name, plugin in plugins.items():
         module = f"plugin_{name}"
-        modules = {f"{module}/__init__.py": code, f"{module}/worker.py": worker}
-        build_wheel(wheels, distribution(name), "3.1", modules, name, module)
+        modules = {f"{module}/__init__.py": plugin.code, f"{module}/worker.py": plugin.worker}
+        build_wheel(wheels, distribution(name), "3.1", modules, name, module, plugin.requires)
     environment = Environment(tmp_path_factory.mktemp("environment") / "venv")
     environment.install(wheels, *map(distribution, plugins))
     return environment
@@ -80,7 +79,8 @@ def check_diagnosis(row: dict[str, Any], name: str, faulty: FaultyPlugin) -> Non
     assert (row["cause"], row["mend"]) == (faulty.cause.format(**places), faulty.mend)
     assert row["status"] == ("broken" if faulty.cause else "ok")
     assert bool(row["remarks"]) == bool(faulty.remark)
-    assert all(remark.startswith(faulty.remark) for remark in row["remarks"])
+    remark = faulty.remark.format(pluggy=version("pluggy"))
+    assert all(found.startswith(remark) for found in row["remarks"])
 
 
 @pytest.fixture(scope="session")

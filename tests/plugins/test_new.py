@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from imagegen_core.cli import main
 from imagegen_core.scaffold.kinds import Kind
@@ -21,7 +27,8 @@ from tests.plugins.installed import Installer
 _RULES = Path(__file__).parents[2] / "pyproject.toml"
 _SHORTEST, _LONGEST = "a", "abcdefghij-klmnopqrst-uvwxyz12"
 _ONLY_THE_NEW_PLUGIN = {"IMAGEGEN_PLUGINS": "my-own"}
-_KINDS_THAT_SKIP_CHECKS = (Kind.BACKEND, Kind.UPSCALER)  # checks of checkpoints, previews, shared threads
+_KINDS_THAT_SKIP_CHECKS = (Kind.BACKEND, Kind.FAMILY, Kind.UPSCALER)  # checks of checkpoints, previews, shared threads
+_OFFERS = {Kind.ROUTE: "", Kind.PROCESSOR: "parameter my_own_border", Kind.EXTENSION: "extension my-own"}
 
 
 def _new(*arguments: str) -> int:
@@ -80,7 +87,8 @@ def test_a_new_project_is_installed_and_passes_the_kit(kind: Kind, tmp_path: Pat
     environment = _Environment(tmp_path / "environment")
     environment.install(project)
     listing = environment.imagegen("plugins", "list", cwd=project)
-    assert f"my-own\timagegen-my-own 0.1.0\tok\t{kind} my-own" in listing
+    (row,) = [line for line in listing if line.startswith("my-own\timagegen-my-own 0.1.0\tok\t")]
+    assert _OFFERS.get(kind, f"{kind} my-own") in row
     diagnosis = environment.imagegen("plugins", "doctor", cwd=project)
     assert "my-own (imagegen-my-own 0.1.0): ok" in diagnosis
     assert not [line for line in diagnosis if "remark:" in line]
@@ -95,6 +103,20 @@ def test_a_new_project_passes_mypy(kind: Kind, tmp_path: Path, mypy_cache: str) 
     _run(sys.executable, "-m", "mypy", "--cache-dir", mypy_cache, cwd=tmp_path / "imagegen-my-own")
 
 
+def test_new_projects_pass_pyright(tmp_path: Path) -> None:
+    for kind in Kind:
+        _new(f"my-{kind}", "--kind", kind)
+    environments = []
+    for project in [f"imagegen-my-{kind}" for kind in Kind]:
+        rules = tomllib.loads((tmp_path / project / "pyproject.toml").read_text())["tool"]["pyright"]
+        assert rules.pop("include") == [project.replace("-", "_"), "tests"]
+        environments.append({"root": project, "extraPaths": [f"{project}/tests"], **rules})
+    (tmp_path / "pyrightconfig.json").write_text(
+        json.dumps({"include": ["imagegen-*"], "executionEnvironments": environments})
+    )
+    _run(sys.executable, "-m", "pyright", "--pythonpath", sys.executable, cwd=tmp_path)  # once, as it starts slowly
+
+
 @pytest.mark.parametrize("name", [_SHORTEST, "my-own", _LONGEST])
 @pytest.mark.parametrize("kind", Kind)
 def test_a_new_project_of_any_name_passes_ruff(kind: Kind, name: str, tmp_path: Path) -> None:
@@ -103,6 +125,37 @@ def test_a_new_project_of_any_name_passes_ruff(kind: Kind, name: str, tmp_path: 
         ruff = (sys.executable, "-m", "ruff")
         _run(*ruff, "check", "--no-cache", "--config", rules, ".", cwd=tmp_path / f"imagegen-{name}")
         _run(*ruff, "format", "--check", "--no-cache", "--config", rules, ".", cwd=tmp_path / f"imagegen-{name}")
+
+
+def test_a_new_project_is_ready_to_be_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gitconfig").write_text('[user]\n\tname = "Zoë \\"Z\\" O"\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    _new("my-own", "--kind", "upscaler")
+    project = tmp_path / "imagegen-my-own"
+    _run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", cwd=project)
+    (wheel,) = (project / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        info = "imagegen_my_own-0.1.0.dist-info"
+        metadata = email.message_from_bytes(files.read(f"{info}/METADATA"), policy=email.policy.default)
+        assert 'Zoë "Z" O' in files.read(f"{info}/licenses/LICENSE").decode()
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Author"] == 'Zoë "Z" O'
+    urls = metadata.get_all("Project-URL", [])
+    assert [url.partition(",")[0] for url in urls] == ["Source", "Changelog", "Issues"]
+    assert "imagegen-core>=0.1" in metadata.get_all("Requires-Dist", [])
+    workflow = yaml.safe_load((project / ".github/workflows/publish.yml").read_text())
+    assert workflow["jobs"]["publish"]["permissions"] == {"id-token": "write"}
+    assert "## 0.1.0, unreleased" in (project / "CHANGELOG.md").read_text()
+
+
+def test_a_deprecated_name_fails_a_projects_tests(tmp_path: Path) -> None:
+    _new("my-own", "--kind", "upscaler")
+    project = tmp_path / "imagegen-my-own"
+    (project / "tests" / "test_old.py").write_text(
+        "import warnings\ndef test_old():\n    warnings.warn('old', DeprecationWarning)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "tests/test_old.py"]
+    assert subprocess.run(command, cwd=project, capture_output=True, check=False).returncode == 1
 
 
 def test_the_command_prints_the_files_and_the_next_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,13 +9,20 @@ import site
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 _LIMIT = 120
 
 
 def build_wheel(
-    folder: Path, distribution: str, version: str, modules: dict[str, str], plugin: str, entry: str
+    folder: Path,
+    distribution: str,
+    version: str,
+    modules: dict[str, str],
+    plugin: str,
+    entry: str,
+    requires: Iterable[str] = (),
 ) -> None:
     """Write a wheel: https://packaging.python.org/en/latest/specifications/binary-distribution-format.
 
@@ -26,11 +33,14 @@ def build_wheel(
         modules: The modules' code, by path.
         plugin: The name of the entry point.
         entry: The module of the entry point.
+        requires: The requirements.
     """
     stem = f"{distribution.replace('-', '_')}-{version}"
     info = f"{stem}.dist-info"
+    metadata = ["Metadata-Version: 2.1", f"Name: {distribution}", f"Version: {version}"]
+    metadata += [f"Requires-Dist: {requirement}" for requirement in requires]
     files = modules | {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n",
+        f"{info}/METADATA": "\n".join([*metadata, ""]),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/entry_points.txt": f"[imagegen.plugins]\n{plugin} = {entry}\n",
     }

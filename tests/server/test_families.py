@@ -18,6 +18,7 @@ from tests.waiting import until
 
 FAMILIES = ("sdxl", "sd3", "flux")
 YAML = """\
+model_root: /
 default_mode: sdxl
 modes:
   sdxl: {{model: "{sdxl}", default_size: 64x64}}

@@ -9,6 +9,8 @@ import typer
 
 from imagegen_core.cli import console, plugins_check, plugins_new
 from imagegen_core.distributions import BrokenDistribution, duplicate_distributions
+from imagegen_core.errors import SettingsError
+from imagegen_core.plugins.description import described
 from imagegen_core.plugins.isolation import LIMIT, limits_apply
 from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
@@ -30,7 +32,7 @@ def list_plugins(as_json: Json = False) -> None:
     registry.add_commands(build_app())
     plugins = registry.plugins
     if as_json:
-        console.json_data([asdict(plugin) for plugin in plugins])
+        console.json_data([asdict(plugin) | described(plugin, registry) for plugin in plugins])
         return
     if not plugins:
         console.say(hints.NO_PLUGIN)
@@ -56,7 +58,7 @@ def doctor(as_json: Json = False) -> None:
     if not limits_apply():
         console.say(f"Here a plugin that hangs is not interrupted after {LIMIT:g} s, except by this command")
     plugins = []
-    for plugin in examine(own_commands(build_app())):
+    for plugin in examine(own_commands(build_app()), _preferred_backends()):
         plugins.append(plugin)
         if not as_json:
             console.data(_finding(plugin))
@@ -67,6 +69,17 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         console.json_data([*map(asdict, plugins), *neighbours])
     raise typer.Exit(1 if any(plugin.status == "broken" for plugin in plugins) else 0)
+
+
+def _preferred_backends() -> tuple[str, ...]:
+    """Return the setting ``backends``; with a malformed configuration nothing, and a message."""
+    from imagegen_core.settings import Settings
+
+    try:
+        return tuple(Settings.load().backends)
+    except SettingsError as error:
+        console.say(f"The doctor compares the plugins without the configuration: {error}")
+        return ()
 
 
 def _neighbour(broken: BrokenDistribution) -> dict[str, str]:

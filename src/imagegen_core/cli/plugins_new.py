@@ -19,15 +19,19 @@ def new(
         Path | None, typer.Option("--folder", "-o", help="Where its project is written.", show_default="imagegen-NAME")
     ] = None,
 ) -> None:
-    """Write the project of a new plugin that works and passes the conformance kit as it is."""
+    """Write the project of a new plugin that works and passes the conformance kit as it is.
+
+    Its author is the name in git's configuration.
+    """
     from imagegen_core.plugins.registry import Registry
+    from imagegen_core.scaffold.author import find_author
     from imagegen_core.scaffold.names import PluginName, refuse_taken
     from imagegen_core.scaffold.project import write_project
 
     plugin = PluginName.parse(name)
     refuse_taken(plugin, kind, Registry.discover())
     folder = folder or Path(plugin.distribution)
-    for path in write_project(plugin, kind, folder):
+    for path in write_project(plugin, kind, folder, find_author()):
         console.data(str(folder / path))
     console.say(
         f"The {kind} '{name}' is written. Next:\n"

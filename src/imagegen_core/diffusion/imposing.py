@@ -73,8 +73,9 @@ def scheduled(plain: Any, schedule: Schedule, tables: Mapping[str, Table]) -> Sc
 
 
 def takes_timesteps(scheduler: Any) -> bool:
-    """Return whether a scheduler accepts a list of timesteps."""
-    return "timesteps" in inspect.signature(scheduler.set_timesteps).parameters
+    """Return whether a scheduler accepts a list of timesteps; those of flow matching are not whole numbers."""
+    is_of_flow = is_flow(type(scheduler).__name__, scheduler.config)
+    return not is_of_flow and "timesteps" in inspect.signature(scheduler.set_timesteps).parameters
 
 
 def _options(plain: Any, schedule: Schedule) -> Mapping[str, Any] | None:

@@ -170,7 +170,7 @@ class DiffusionModel(OnDevice, ABC):
     def image_tokens(self, size: Size) -> int:
         """Return the number of a picture's tokens in the network."""
         height, width = self.latents_shape(size)[-2:]
-        return height * width // getattr(self.network.config, "patch_size", 1) ** 2  # type: ignore[no-any-return]
+        return int(height * width // getattr(self.network.config, "patch_size", 1) ** 2)
 
     def timestep_options(self, request: ResolvedRequest) -> dict[str, Any]:
         """Return further arguments for the scheduler's ``set_timesteps``: ``mu`` if its shift depends on the size."""

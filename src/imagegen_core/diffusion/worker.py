@@ -187,8 +187,8 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     def _begun(self, job: Job) -> Parts[Denoising]:
         request = self.backend.resolve(job.req, self.native_size)
         size = request.size
-        rows, part = self.numerics.rows_of(size) or 1, piece(size, self.numerics.tile_of(size))
-        needed = rows * self.row_bytes(size) + decoding_bytes(self.pipe, part)
+        rows, decoded = self.numerics.rows_of(size) or 1, piece(size, self.numerics.tile_of(size))
+        needed = rows * self.row_bytes(size) + decoding_bytes(self.pipe, decoded)
         check_fits(needed, size, self.device, self._weights)
         adapters = self._wanted(request)
         options = self.timestep_options(request)

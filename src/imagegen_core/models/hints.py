@@ -8,6 +8,13 @@ NO_BACKEND = "No backend is installed: pip install imagegen-sdxl or imagegen-sd1
 NO_PLUGIN = "No plugin is installed: pip install imagegen-sdxl, and imagegen-demo for a first picture"
 DEMO_BACKEND = "imagegen-sdxl"
 """The distribution that draws with ``imagegen-demo``."""
+EXAMPLE_FAMILY = {
+    "family_title": "PixArt-Sigma",
+    "pipeline": "PixArtSigmaPipeline",
+    "network": "PixArtTransformer2DModel",
+    "paper": "https://arxiv.org/abs/2403.04692",
+}
+"""The family that a new project of the kind ``family`` draws with, until its author changes it."""
 USE_SDXL = ("sdxl", "imagegen-sdxl")
 """The family that the setting ``use_sdxl`` asks for, and its distribution."""
 

@@ -6,26 +6,36 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from imagegen_core.distributions import BrokenDistribution, broken_distributions
-from imagegen_core.plugins import probe
+from imagegen_core.plugins import comparison, probe, requirements
 from imagegen_core.plugins.discovery import ENTRY_POINT_GROUP, Selection, find, unreadable
 from imagegen_core.plugins.plugin import CORE, Plugin
 from imagegen_core.plugins.probe import Report
 
 
-def examine(own_commands: Iterable[str] = ()) -> Iterator[Plugin]:
-    """Check each installed plugin, as `examined` does, without importing disabled ones.
+def examine(own_commands: Iterable[str] = (), order: Sequence[str] = ()) -> Iterator[Plugin]:
+    """Check each installed plugin, as `examined` does, and compare their offers; import no disabled ones.
 
     Args:
         own_commands: The names of imagegen's own commands, which no plugin may take.
+        order: The setting ``backends``.
     """
     owners = {f"command {name}": CORE for name in own_commands}
     selection = Selection.from_environment()
-    for plugin, _ in find(selection):
-        yield examined(plugin, owners) if plugin.status == "ok" else plugin
+    plugins = [plugin for plugin, _ in find(selection)]
+    reports = {plugin.name: _described(plugin, owners) for plugin in plugins if plugin.status == "ok"}
+    remarks = list(comparison.remarks_on(reports, order))
+    for plugin in plugins:
+        if plugin.status == "ok":
+            checked = _loaded(plugin, reports[plugin.name])
+            for sentence in (sentence for name, sentence in remarks if name == plugin.name):
+                checked.remark(sentence)
+            yield checked
+        else:
+            yield plugin
     yield from unreadable(selection)
 
 
@@ -35,34 +45,49 @@ def broken_neighbours() -> list[BrokenDistribution]:
 
 
 def examined(
-    plugin: Plugin,
-    owners: dict[str, str] | None = None,
-    describe_limit: float = probe.DESCRIBE_LIMIT,
-    load_limit: float = probe.LOAD_LIMIT,
+    plugin: Plugin, describe_limit: float = probe.DESCRIBE_LIMIT, load_limit: float = probe.LOAD_LIMIT
 ) -> Plugin:
-    """Check a plugin by importing it, calling its hooks, and importing its offers.
+    """Check a plugin by importing it, calling its hooks, and importing its offers; compare its requirements.
 
-    All of this happens in separate processes, so that nothing of it remains in this one.
+    It is imported in separate processes, so that nothing of it remains in this one.
 
     Args:
         plugin: A plugin that may be imported.
-        owners: The distribution of each earlier offer; gains the plugin's offers.
         describe_limit: Seconds to state its offers.
         load_limit: Seconds to import its offers.
     """
-    described, references = _ask("describe", plugin, describe_limit)
-    owners = {} if owners is None else owners
-    for offer in list(described.offers):
+    return _loaded(plugin, _described(plugin, {}, describe_limit), load_limit)
+
+
+def _described(plugin: Plugin, owners: dict[str, str], limit: float = probe.DESCRIBE_LIMIT) -> Report:
+    """Ask a plugin for its offers.
+
+    Args:
+        plugin: The plugin.
+        owners: The distribution of each earlier offer; gains the plugin's offers.
+        limit: The time limit in seconds.
+    """
+    report = _ask("describe", plugin, limit)
+    for offer in list(report.plugin.offers):
         if owner := owners.get(offer):
-            described.offers.remove(offer)
-            described.clashes(offer, owner)
+            report.plugin.offers.remove(offer)
+            report.plugin.clashes(offer, owner)
         else:
             owners[offer] = plugin.distribution
-    return _ask("load", plugin, load_limit)[0] if described.status == "ok" and references else described
+    return report
 
 
-def _ask(what: str, plugin: Plugin, limit: float) -> tuple[Plugin, dict[str, str]]:
-    """Check a plugin in a separate process; return its state, and the remaining references to import."""
+def _loaded(plugin: Plugin, described: Report, limit: float = probe.LOAD_LIMIT) -> Plugin:
+    """Import a plugin's offers, and compare its requirements with the installed distributions."""
+    ready = described.plugin.status == "ok" and described.references
+    checked = _ask("load", plugin, limit).plugin if ready else described.plugin
+    for sentence in requirements.unmet(plugin.distribution):
+        checked.remark(sentence)
+    return checked
+
+
+def _ask(what: str, plugin: Plugin, limit: float) -> Report:
+    """Check a plugin in a separate process; return its report, finished or not."""
     with tempfile.TemporaryDirectory(prefix="imagegen-doctor-") as folder:
         path = Path(folder, "report.json")
         # -P: a module in the working directory must not replace a module of an installed plugin.
@@ -74,11 +99,10 @@ def _ask(what: str, plugin: Plugin, limit: float) -> tuple[Plugin, dict[str, str
             end = f"ends the process by {_signal(-code)}" if code < 0 else f"ends the process with exit code {code}"
         except subprocess.TimeoutExpired:
             end = f"takes more than {limit:g} s and cannot be interrupted"
-        report = Report.read(path)
-    looked_at = report.plugin or plugin
+        report = Report.read(path, plugin)
     if not report.finished:
-        looked_at.broke(f"it {end} {report.stage}", plugin.disable)
-    return looked_at, report.references or {}
+        report.plugin.broke(f"it {end} {report.stage}", plugin.disable)
+    return report
 
 
 def _signal(number: int) -> str:

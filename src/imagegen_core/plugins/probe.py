@@ -11,15 +11,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import typer
 
+from imagegen_core.backend import Backend
 from imagegen_core.distributions import leave_out_broken_distributions
 from imagegen_core.importing import import_named
-from imagegen_core.plugins.discovery import Selection, discover, import_failure
+from imagegen_core.plugins import descriptions
+from imagegen_core.plugins.discovery import Selection, discover, find, import_failure
 from imagegen_core.plugins.isolation import contained, quoted
 from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
@@ -39,16 +42,18 @@ class Report:
 
     Attributes:
         path: The file of the report.
-        stage: The current step, such as ``when it is imported``.
         plugin: The state of the plugin so far.
+        stage: The current step, such as ``when it is imported``.
         references: The ``module:name`` of each offer of the plugin.
+        backends: Its backends, with the fields that `comparison` needs.
         finished: Whether all requested steps are done.
     """
 
     path: Path
+    plugin: Plugin
     stage: str = "before it is imported"
-    plugin: Plugin | None = None
-    references: dict[str, str] | None = None
+    references: dict[str, str] = field(default_factory=dict)
+    backends: list[Backend] = field(default_factory=list)
     finished: bool = False
 
     def write(self, stage: str) -> None:
@@ -58,13 +63,13 @@ class Report:
         self.path.write_text(json.dumps(told), encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> Report:
-        """Read a process's report."""
+    def read(cls, path: Path, plugin: Plugin) -> Report:
+        """Read a process's report about a plugin; without one, the plugin's state is as before."""
         if not path.exists():
-            return cls(path)
+            return cls(path, plugin)
         told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        plugin = told.pop("plugin")
-        return cls(path, plugin=plugin and Plugin(**plugin), **told)
+        backends = [Backend(**backend) for backend in told.pop("backends")]
+        return cls(path, Plugin(**told.pop("plugin")), backends=backends, **told)
 
 
 def describe(name: str, report: Report) -> Registry:
@@ -73,13 +78,15 @@ def describe(name: str, report: Report) -> Registry:
         report.write("when it is imported")
         started = time.monotonic()
         plugins = list(discover(Selection(allowed=frozenset((name,)))))
-        report.plugin = plugin = next(plugin for plugin, _ in plugins if plugin.name == name)
+        plugin, module = next(found for found in plugins if found[0].name == name)
+        report.plugin = plugin
         report.write("when it says what it offers")
         registry = Registry(plugins)
         report.write("when it adds its commands")
         registry.add_commands(typer.Typer())
         if plugin.status == "ok":
             _remark_cost(plugin, time.monotonic() - started)
+            _check_descriptions(plugin, module, registry)
         if importlib.util.find_spec("fastapi"):
             from fastapi import APIRouter
 
@@ -91,14 +98,25 @@ def describe(name: str, report: Report) -> Registry:
             f"ask the authors of {plugin.distribution} to use logging"
         )
     report.references = _references(registry)
+    report.backends = [_comparable(backend) for backend in registry.backends.values()]
     return registry
+
+
+def _check_descriptions(plugin: Plugin, module: ModuleType | None, registry: Registry) -> None:
+    """Mark the plugin as broken by a fault that only the use of an offer would show."""
+    for hook in descriptions.forgotten_hooks(module) if module else ():
+        cause = f"it defines {hook} without @hookimpl, so imagegen never calls it"
+        plugin.broke(cause, f"mark it with imagegen_core.hookimpl, or {plugin.update}")
+    for backend in registry.backends.values():
+        if fault := descriptions.size_fault(backend):
+            plugin.broke(fault, plugin.update)
 
 
 def load(report: Report) -> None:
     """Import the plugin's offers, as the first use of each would."""
     plugin = report.plugin
-    for offer, reference in (report.references or {}).items():
-        if plugin is None or plugin.status != "ok":
+    for offer, reference in report.references.items():
+        if plugin.status != "ok":
             return
         report.write(f"when {reference} of its {offer} is imported")
         _load(plugin, offer, reference, report.stage)
@@ -131,8 +149,15 @@ def _references(registry: Registry) -> dict[str, str]:
         **{f"extension {offer.name}": offer.factory for offer in registry.extensions.values()},
         **{f"upscaler {offer.name}": offer.factory for offer in registry.upscalers.values()},
         **{f"store {offer.name}": offer.factory for offer in registry.stores.values()},
+        **{f"extension {offer.name}": offer.factory for offer in registry.extensions.values()},
     }
     return {offer: reference for offer, reference in named.items() if offer in offered}
+
+
+def _comparable(backend: Backend) -> Backend:
+    """Return a backend with the fields that `comparison` needs; the others may not fit into JSON."""
+    names = {field: tuple(map(str, getattr(backend, field))) for field in ("architectures", "formats", "without")}
+    return Backend(backend.name, "", "", "", priority=int(backend.priority), **names)  # type: ignore[arg-type]
 
 
 def _remark_cost(plugin: Plugin, seconds: float) -> None:
@@ -170,7 +195,8 @@ def main() -> None:
     what, name, path = sys.argv[1:]
     leave_out_broken_distributions()
     logging.getLogger("imagegen_core").addHandler(logging.NullHandler())  # the report contains imagegen's warnings
-    report = Report(Path(path))
+    plugin = next(plugin for plugin, _ in find(Selection(frozenset((name,)))) if plugin.name == name)
+    report = Report(Path(path), plugin)
     describe(name, report)
     if what == "load":
         load(report)

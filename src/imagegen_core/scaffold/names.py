@@ -20,6 +20,10 @@ _RESERVED = {
 }
 
 
+# The offers of a project, if they are more than its kind's name says.
+_NOUNS = {Kind.FAMILY: ("family", "backend"), Kind.EXTENSION: ("extension", "parameter")}
+
+
 class ProjectError(ImagegenError):
     """A plugin's project cannot be created under that name, or in that folder."""
 
@@ -81,7 +85,8 @@ def refuse_taken(name: PluginName, kind: Kind, registry: Registry) -> None:
     if reason := _RESERVED.get((kind, name.name)):
         raise ProjectError(f"Invalid name '{name.name}' for a {kind}: {reason}; take another")
     for plugin in registry.plugins:
-        if f"{kind} {name.name}" in plugin.offers or name.name == plugin.name:
+        taken = [f"{noun} {name.name}" in plugin.offers for noun in _NOUNS.get(kind, (kind,))]
+        if any(taken) or name.name == plugin.name:
             raise ProjectError(
                 f"The name '{name.name}' is taken by the installed plugin {plugin.distribution}: take another name, or "
                 f"pip uninstall {plugin.distribution}"

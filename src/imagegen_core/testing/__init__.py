@@ -14,6 +14,7 @@ are skipped with the reason. ``imagegen plugins check NAME`` runs the same check
 """
 
 from imagegen_core.testing.backend import BackendConformance
+from imagegen_core.testing.plugin import PluginConformance
 from imagegen_core.testing.sampler import SamplerConformance
 from imagegen_core.testing.store import StoreConformance
 from imagegen_core.testing.style import StyleConformance
@@ -21,6 +22,7 @@ from imagegen_core.testing.upscaler import UpscalerConformance
 
 __all__ = [
     "BackendConformance",
+    "PluginConformance",
     "SamplerConformance",
     "StoreConformance",
     "StyleConformance",

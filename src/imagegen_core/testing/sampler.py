@@ -10,6 +10,7 @@ from imagegen_core.errors import InvalidRequestError
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.samplers import Sampler, find_sampler
 from imagegen_core.testing.doctor import check_plugin
+from imagegen_core.testing.quick import QUICK
 
 _SHAPE = (1, 4, 8, 8)
 _TRAINED = {  # https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0, scheduler/scheduler_config.json
@@ -47,10 +48,12 @@ class SamplerConformance:
         own = diffusers.EulerDiscreteScheduler.from_config(_TRAINED)
         return scheduling.Schedulers(own, [description], description.name)
 
+    @QUICK
     def test_plugin_works(self, description: Sampler) -> None:
         """Every command imports every plugin: a plugin that imports torch, prints or is broken harms all of them."""
         check_plugin("sampler", description.name)
 
+    @QUICK
     def test_it_is_found_by_name(self, description: Sampler) -> None:
         """Case, spaces and hyphens do not matter in names, so names that differ only in them are equal."""
         others = [sampler for sampler in Registry.discover().samplers.values() if sampler.name != description.name]
@@ -69,6 +72,7 @@ class SamplerConformance:
         assert latents.shape == _SHAPE
         assert bool(latents.isfinite().all()), "the latents are not all finite numbers"
 
+    @QUICK
     def test_equal_seeds_give_equal_latents(self, schedulers: Any) -> None:
         """Noise comes only from the generator passed to the step."""
         first, again, other = (_sampled(schedulers, 4, seed) for seed in (1, 1, 2))

@@ -20,6 +20,7 @@ from imagegen_core.settings import Settings
 from imagegen_core.storage.keys import new_key
 from imagegen_core.storage.store import ImageStore, StoreDef
 from imagegen_core.testing.doctor import check_plugin
+from imagegen_core.testing.quick import QUICK
 
 OpenStore = Callable[..., ImageStore]
 
@@ -68,6 +69,7 @@ class StoreConformance:
 
         return open_with
 
+    @QUICK
     def test_plugin_works(self, description: StoreDef) -> None:
         """Every command imports every plugin: a plugin with heavy imports, output or faults harms all of them."""
         check_plugin("store", description.name)
@@ -100,6 +102,7 @@ class StoreConformance:
                 expected[key] = data
             assert {key: store.get(key) for key in "abc"} == {key: expected.get(key) for key in "abc"}
 
+    @QUICK
     def test_put_replaces_a_longer_picture(self, open_store: OpenStore) -> None:
         """Nothing of the old picture remains in the new one."""
         store, key = open_store(), new_key()
@@ -107,10 +110,12 @@ class StoreConformance:
         store.put(key, b"short")
         assert store.get(key) == b"short"
 
+    @QUICK
     def test_a_missing_key_is_none(self, open_store: OpenStore) -> None:
         """An expired picture is a normal case, and no error."""
         assert open_store().get(new_key()) is None
 
+    @QUICK
     def test_delete_returns_whether_the_key_existed(self, open_store: OpenStore) -> None:
         """The server's 404 answer depends on it."""
         store, key = open_store(), new_key()
@@ -150,6 +155,7 @@ class StoreConformance:
             store.put(key, b"picture")
         assert [store.get(key) for key in (first, second, third)] == [b"picture", None, b"picture"]
 
+    @QUICK
     def test_the_check_passes_and_leaves_nothing(self, open_store: OpenStore) -> None:
         """`/ready` calls it all the time."""
         store, key = open_store(storage_max_items=1), new_key()

@@ -19,6 +19,7 @@ from imagegen_core.shortcuts import load_worker
 from imagegen_core.styles import StyleDef
 from imagegen_core.testing.configured import Configured
 from imagegen_core.testing.doctor import check_plugin
+from imagegen_core.testing.quick import QUICK
 from imagegen_core.worker import Worker
 
 
@@ -56,10 +57,12 @@ class StyleConformance(Configured):
             pytest.skip(f"the configured checkpoint does not take it: {refusal}")
         return worker
 
+    @QUICK
     def test_plugin_works(self, description: StyleDef) -> None:
         """Every command imports every plugin: a plugin that imports torch, prints or is broken harms all of them."""
         check_plugin("style", description.id or description.adapter_name)
 
+    @QUICK
     def test_the_description_is_complete(self, description: StyleDef) -> None:
         """Users choose by the title, and a slider has one position per level."""
         title = description.title or description.id or description.adapter_name
@@ -68,6 +71,7 @@ class StyleConformance(Configured):
         assert all(math.isfinite(level) and level for level in description.levels), "a level of 0 does nothing"
         assert description.adapter_name.isidentifier(), "adapter_name stands inside the network: letters, digits and _"
 
+    @QUICK
     def test_adapter_names_are_unique(self, description: StyleDef) -> None:
         """Two adapters with one name in one network are one adapter: the wrong one for half of the requests."""
         named = [
@@ -77,6 +81,7 @@ class StyleConformance(Configured):
         ]
         assert named == [description.id or description.adapter_name]
 
+    @QUICK
     def test_the_file_is_a_lora(self, description: StyleDef) -> None:
         """The file is found from any working directory, and its header states its kind."""
         path = Path(description.lora_path)

@@ -16,6 +16,7 @@ from imagegen_core.settings import Settings
 from imagegen_core.testing.configured import Configured
 from imagegen_core.testing.doctor import check_plugin
 from imagegen_core.testing.leak_check import left_behind
+from imagegen_core.testing.quick import QUICK
 
 _SIZES = ((1, 1), (7, 5), (48, 64), (65, 33))  # height, width
 _CALLS = 30
@@ -44,10 +45,12 @@ class UpscalerConformance(Configured):
         """Load the upscaler, for all checks."""
         return description.load(settings)
 
+    @QUICK
     def test_plugin_works(self, description: UpscalerDef) -> None:
         """Every command imports every plugin: a plugin that imports torch, prints or is broken harms all of them."""
         check_plugin("upscaler", description.name)
 
+    @QUICK
     def test_upscaler_matches_its_description(self, description: UpscalerDef, loaded: Upscaler) -> None:
         """Lists and limits use the description, before the upscaler is loaded."""
         assert loaded.name == description.name
@@ -56,6 +59,7 @@ class UpscalerConformance(Configured):
         assert description.scale in (None, loaded.scale)
         assert description.summary.strip(), "the summary is empty: say in one line what it is good for"
 
+    @QUICK
     @pytest.mark.parametrize(("height", "width"), _SIZES)
     def test_width_and_height_grow_by_the_scale(self, loaded: Upscaler, height: int, width: int) -> None:
         """Pictures have any size, down to a single pixel. Callers rely on the size of the result."""
@@ -63,12 +67,14 @@ class UpscalerConformance(Configured):
         assert large.shape == (height * loaded.scale, width * loaded.scale, 3)
         assert large.dtype == np.uint8
 
+    @QUICK
     def test_result_resembles_the_input(self, loaded: Upscaler) -> None:
         """Not mirrored, not rotated, channels in order: scaled down again, it is about the original."""
         small = _picture(48, 64)
         shrunk = loaded.enlarge(small).reshape(48, loaded.scale, 64, loaded.scale, 3).mean(axis=(1, 3))
         assert np.abs(shrunk - small).mean() < _SAME_COLOUR, "the result does not look like the input"
 
+    @QUICK
     def test_equal_pictures_give_equal_bytes(self, loaded: Upscaler) -> None:
         """A result can be reproduced, on any thread."""
         small = _picture(33, 40)
@@ -77,6 +83,7 @@ class UpscalerConformance(Configured):
             again = threads.submit(loaded.enlarge, small).result()
         assert np.array_equal(first, again)
 
+    @QUICK
     def test_input_is_not_modified(self, loaded: Upscaler) -> None:
         """The original is stored with its enlargement, so it must not change. Pillow's own arrays are read-only."""
         small = _picture(16, 24)

@@ -10,15 +10,15 @@ from imagegen_core.testing.backend.serving import ServingChecks
 from imagegen_core.testing.backend.steps import StepChecks
 
 
-class BackendConformance(
-    DescriptionChecks,
-    SeedChecks,
-    PictureChecks,
-    RequestChecks,
-    StepChecks,
-    CallbackChecks,
-    ServingChecks,
+class BackendConformance(  # pytest begins with the last base, so cheap checks come before long ones
     ResourceChecks,
+    ServingChecks,
+    CallbackChecks,
+    StepChecks,
+    RequestChecks,
+    PictureChecks,
+    SeedChecks,
+    DescriptionChecks,
 ):
     """The contract of a backend, to inherit from: set `backend` to its name.
 

@@ -11,18 +11,21 @@ from typing import Any
 import pytest
 
 from imagegen_core.testing.backend.kit import BackendKit
+from imagegen_core.testing.quick import QUICK
 from imagegen_core.worker import Worker
 
 
 class SeedChecks(BackendKit):
     """Seeds, and independence from everything else."""
 
+    @QUICK
     def test_equal_seeds_give_equal_pictures(self, worker: Worker) -> None:
         """Users reuse a seed, and the engine draws an interrupted job again: both need exactly the same bytes."""
         first, again = (self.draw(worker, seed=7) for _ in range(2))
         assert first.png == again.png, "the same request was drawn twice and gave two pictures"
         assert first.latents == again.latents, "the same request was drawn twice and gave two latents"
 
+    @QUICK
     def test_other_seeds_give_other_pictures(self, worker: Worker) -> None:
         """A request for four pictures should not give the same picture four times."""
         assert self.pixels(worker, seed=7) != self.pixels(worker, seed=8)
@@ -76,6 +79,7 @@ class SeedChecks(BackendKit):
             self.draw(worker)
             assert (numpy.random.get_state()[1] == state).all(), "drawing changed numpy's global generator"
 
+    @QUICK
     def test_drawing_prints_nothing(self, worker: Worker, capfd: pytest.CaptureFixture[str]) -> None:
         """`imagegen generate -o -` writes the picture to stdout: other output would damage it."""
         capfd.readouterr()

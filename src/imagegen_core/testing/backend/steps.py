@@ -10,6 +10,7 @@ from imagegen_core.images.decode import read_picture
 from imagegen_core.job import Job, StepDone
 from imagegen_core.parts import works_in_parts
 from imagegen_core.testing.backend.kit import BackendKit, finished
+from imagegen_core.testing.quick import QUICK
 from imagegen_core.worker import BatchInvariant, ShowsPreviews
 
 _STEPS = 3
@@ -18,6 +19,7 @@ _STEPS = 3
 class StepChecks(BackendKit):
     """`SteppedWorker`, `BatchInvariant` and `ShowsPreviews`."""
 
+    @QUICK
     def test_run_job_equals_its_steps(self, stepped: Any) -> None:
         """The command line draws whole jobs, the server draws by steps: the picture is the same."""
         whole, by_steps = self.draw(stepped), self.draw_by_steps(stepped)
@@ -49,6 +51,7 @@ class StepChecks(BackendKit):
             left.append(state.steps_left)
         assert left == list(range(_STEPS, -1, -1)), f"steps_left went {left}: expected one less after each step"
 
+    @QUICK
     def test_each_step_is_reported(self, stepped: Any) -> None:
         """Progress bars, previews and the A1111 API's progress live from `job.on_step`."""
         steps: list[StepDone] = []
@@ -56,6 +59,7 @@ class StepChecks(BackendKit):
         finished(stepped, stepped.begin(job))
         assert [(event.step, event.steps) for event in steps] == [(step, _STEPS) for step in range(1, _STEPS + 1)]
 
+    @QUICK
     def test_states_report_their_rows(self, stepped: Any) -> None:
         """The engine counts rows, and batches the states of one group."""
         state = stepped.begin(Job(req=self.ask()))
