@@ -257,6 +257,9 @@ def imagegen_formats():
         select_backend(Registry.discover(), Settings(model=str(other)))
     with pytest.raises(ModelLoadError, match="Cannot tell the family of .*: its format, any, does not say it"):
         architecture(other)
+    incomplete = _index(tmp_path / "incomplete", "StableDiffusionXLPipeline")
+    with pytest.raises(ModelLoadError, match="is incomplete: unet/config.json is missing"):
+        recognize(incomplete)
     install.add("first", code.format(is_fallback=False).replace('"any"', '"mine"'))
     assert recognize(sdxl_checkpoint) == Recognized("mine", None)
 
