@@ -22,6 +22,9 @@ from imagegen_core.engine import Pool
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.conftest import ask
 
+# torch warns about its own modules when it prepares to compile.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::UserWarning:torch")
+
 GIB = 2**30
 PLAN = NumericsPlan("cuda", "fp16", rows=4, rows_up_to=512 * 768, tile=512, tiles_above=1024 * 1024)
 

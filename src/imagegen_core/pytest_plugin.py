@@ -7,6 +7,9 @@ from collections.abc import Generator
 
 import pytest
 
+QUICK = "imagegen_quick"
+"""The mark of the kit's quick checks; see `imagegen_core.testing.quick`."""
+
 _KIT = "imagegen_core.testing."
 
 pytest.register_assert_rewrite("imagegen_core.testing")
@@ -14,7 +17,7 @@ pytest.register_assert_rewrite("imagegen_core.testing")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the mark of the kit's quick checks."""
-    config.addinivalue_line("markers", "imagegen_quick: a check of imagegen's kit that draws few pictures")
+    config.addinivalue_line("markers", f"{QUICK}: a check of imagegen's kit that draws few pictures")
 
 
 @pytest.hookimpl(wrapper=True)

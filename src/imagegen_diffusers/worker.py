@@ -122,7 +122,7 @@ class DiffusersPipelineWorker(CallbackWorker, OnDevice):
         shown = torch.from_numpy(picture).permute(2, 0, 1)[None] * 2 - 1
         return (picture * 255).round().astype(np.uint8), pool(shown if steps.latents is None else steps.latents)
 
-    def preview(self, latents: torch.Tensor) -> bytes | None:
+    def preview_of(self, latents: torch.Tensor) -> bytes | None:
         """Return latents [1, channels, h, w] as a small PNG; None if the decoder has other latents."""
         if self._previewer is None or latents.shape[1] != self._previewer.channels:
             return None
@@ -211,7 +211,7 @@ class _Steps:
         self._worker.give_way()
 
     def _preview(self) -> bytes | None:
-        return None if self.latents is None else self._worker.preview(self.latents)
+        return None if self.latents is None else self._worker.preview_of(self.latents)
 
 
 def _folder(settings: Settings) -> Path:

@@ -11,7 +11,7 @@ _SDXL_NAME, _REFINER_NAME = "sdxl", "sdxl-refiner"
 _REFINER_WIDTH = 1280  # of the released refiner's prompt embeddings
 _REFINER_ENCODER = "conditioner.embedders.0.model."
 # SD2's unCLIP also has text-time embeddings, together with SD2's text encoder.
-_OTHER_ENCODERS = ("cond_stage_model.",)
+_OTHER_ENCODERS = ("cond_stage_model.transformer.", "cond_stage_model.model.")
 _TEXT_TIME = ("label_emb.0.0.weight", "add_embedding.linear_1.weight")
 _UNET = {
     # A UNet is known by its first layer, its last layer and a block of its second half. A ControlNet lacks that block.

@@ -66,8 +66,8 @@ def save_sana(folder: Path) -> Path:
         vae=diffusers.AutoencoderDC(
             latent_channels=32,
             attention_head_dim=8,
-            encoder_block_out_channels=(8,) * depth,
-            decoder_block_out_channels=(8,) * depth,
+            encoder_block_out_channels=(*(8,) * (depth - 1), 32),
+            decoder_block_out_channels=(*(8,) * (depth - 1), 32),
             encoder_layers_per_block=(1,) * depth,
             decoder_layers_per_block=(1,) * depth,
             encoder_qkv_multiscales=((),) * depth,
@@ -140,6 +140,9 @@ def save_kandinsky(folder: Path) -> Path:
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     vision = transformers.CLIPVisionConfig(
         hidden_size=_WIDTH,
@@ -170,13 +173,12 @@ def save_kandinsky(folder: Path) -> Path:
         ),
         scheduler=diffusers.DDPMScheduler(),
         movq=diffusers.VQModel(
-            block_out_channels=(8, 8, 16, 16),
+            block_out_channels=(32,) * 4,
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
             latent_channels=4,
             num_vq_embeddings=12,
             vq_embed_dim=4,
-            norm_num_groups=4,
             norm_type="spatial",
         ),
         prior_prior=diffusers.PriorTransformer(

@@ -72,6 +72,8 @@ def test_a_value_that_the_pipeline_refuses_is_an_invalid_request(
 class _Call(diffusers.DiffusionPipeline):
     """The base of pipelines with other signatures."""
 
+    components: dict[str, Any] = {}  # noqa: RUF012 - of the base class
+
 
 def test_guidance_goes_to_the_parameter_that_means_it() -> None:
     class WithBoth(_Call):

@@ -12,7 +12,7 @@ from imagegen_core.plugins.requirements import unmet
 
 
 def _install(folder: Path, name: str, version: str, *lines: str) -> None:
-    info = folder / f"{name}-{version}.dist-info"
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     header = ("Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}", *lines)
     (info / "METADATA").write_text("\n".join([*header, ""]))

@@ -11,7 +11,7 @@ import typer
 from imagegen_core.cli import console
 
 if TYPE_CHECKING:
-    from imagegen_core.models.description import Description
+    from imagegen_core.description import Description
     from imagegen_core.plugins.registry import Registry
 
 app = typer.Typer(help="See the checkpoints that can be named, and what a file is.")

@@ -16,7 +16,7 @@ from imagegen_core.plugins.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imagegen_core.testing.check import Result
+    from imagegen_core.cli.kit import Result
 
 _MARKS = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip"}
 
@@ -34,8 +34,8 @@ def check(
 
     Backends are checked with the configured checkpoint. Each result appears as soon as its check has ended.
     """
-    run_checks = load_named("The conformance kit", "imagegen_core.testing.check:run_checks")
-    from imagegen_core.testing.check import KITS
+    run_checks = load_named("The conformance kit", "imagegen_core.cli.kit:run_checks", extra="testing")
+    from imagegen_core.cli.kit import KITS
 
     plugin, offers = _named(name)
     offers = [offer for offer in offers if offer.partition(" ")[0] in KITS] or [f"plugin {plugin}"]

@@ -49,7 +49,7 @@ def load_pretrained(folder: Path, dtype: torch.dtype, device: torch.device) -> A
         pipeline_class = _pipeline_class(folder)
         networks = {name: _load_network(folder, name, kind, dtype) for name, kind in _networks(folder).items()}
         with building(), reading(folder):
-            pipe = pipeline_class.from_pretrained(folder, local_files_only=True, torch_dtype=dtype, **networks)
+            pipe = pipeline_class.from_pretrained(folder, local_files_only=True, dtype=dtype, **networks)
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(device)
 
@@ -124,14 +124,14 @@ def _load_network(folder: Path, name: str, network: Any, dtype: torch.dtype) -> 
         raise ModelLoadError(f"The checkpoint {folder} is incomplete: its folder {name} has no weights; copy it again")
     parts = files[0].name.removesuffix(files[0].suffix).split("-00001-of-")[0].split(".")
     options = {"variant": parts[1]} if len(parts) > 1 else {}
-    of_type = "torch_dtype" if network.__module__.startswith("diffusers") else "dtype"
     with building(), reading(folder / name):
         loaded, report = network.from_pretrained(
             folder / name,
             local_files_only=True,
             use_safetensors=files[0].suffix != _PICKLE,
             output_loading_info=True,
-            **{of_type: dtype, **options},
+            dtype=dtype,
+            **options,
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelLoadError(

@@ -41,6 +41,7 @@ class DescriptionChecks(BackendKit):
         undeclared += [name for name in description.formats if name not in {*PLAIN_FORMATS, *registry.formats}]
         assert not undeclared, f"no installed plugin declares {', '.join(undeclared)} (imagegen_families)"
 
+    @pytest.mark.usefixtures("worker")  # without a checkpoint, the kit says so once
     def test_worker_is_constructed_from_settings(self, description: Backend, settings: Settings) -> None:
         """The command line, the server and the engine all make workers as `Class(worker_id=…, settings=…)`."""
         worker = description.load()(worker_id=3, settings=settings)
@@ -59,6 +60,7 @@ class DescriptionChecks(BackendKit):
         assert not needed, f"these have no default: {', '.join(needed)}"
 
     @QUICK
+    @pytest.mark.usefixtures("worker")
     def test_a_missing_device_is_refused(self, description: Backend, settings: Settings) -> None:
         """A user must not silently get another device than requested, and notice it only by the cost or the speed."""
         with pytest.raises(SettingsError):

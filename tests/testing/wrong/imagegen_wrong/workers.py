@@ -36,6 +36,7 @@ class Wrong(ToyWorker):
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         super().__init__(worker_id, settings)
         self.native_size = "64x64"
+        self._writes_recipe = False  # it would name the toy
 
     def begin(self, job: Job) -> Denoising:
         request = job.req
@@ -151,7 +152,7 @@ class ForgetsGuidance(Wrong):
     """State no guidance in the recipe."""
 
     def _text(self, request: ResolvedRequest) -> dict[str, str]:
-        return super()._text(replace(request, guidance_scale=1.0))
+        return to_text(Recipe.of(replace(request, guidance_scale=1.0), backend="ForgetsGuidance"))
 
 
 class ForgetsSettings(Wrong):

@@ -1,4 +1,7 @@
-"""The conformance kit without a test file, for ``imagegen plugins check``."""
+"""The conformance kit without a test file, for ``imagegen plugins check``.
+
+This module does not import the kit. pytest imports it, and rewrites its assertions to show the compared values.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from typing import Literal
 import pytest
 
 from imagegen_core.errors import ImagegenError, InvalidRequestError, PluginError
-from imagegen_core.testing.quick import QUICK
+from imagegen_core.pytest_plugin import QUICK
 
 Outcome = Literal["passed", "failed", "skipped"]
 
@@ -79,7 +82,7 @@ def run_checks(
         file = Path(folder, f"test_{re.sub(r'[^0-9A-Za-z]', '_', offer)}.py")  # pytest imports a module's name once
         file.write_text(_CLASS.format(kit=KITS[noun], noun=noun, name=name), encoding="utf-8")
         options = ["-q", "-c", str(configuration), "--rootdir", folder, "-p", "no:cacheprovider"]
-        options += ["-m", QUICK.name] if quick else []
+        options += ["-m", QUICK] if quick else []
         options += ["-k", expression] if expression else []
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             code = pytest.main([*options, str(file)], plugins=[collector])
