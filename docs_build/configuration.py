@@ -13,7 +13,7 @@ from docstrings import attributes
 from pydantic.fields import FieldInfo
 
 from imagegen_core import Settings
-from imagegen_core.settings import ByteCount, DeviceNames, ModeSettings, StyleSettings, variables
+from imagegen_core.settings import ByteCount, DeviceNames, variables
 
 _INTRODUCTION = """# Configuration
 
@@ -69,7 +69,9 @@ scheduler = "DPM++ 2M Karras"
 default_size = "896x1152"
 default_steps = 30
 default_guidance = 7.5"""
-_TABLES = {"styles": _STYLE, "modes": _MODE}
+_OWN = """[sdxl]
+model = 'sdxl-base.safetensors'"""
+_TABLES = {"styles": _STYLE, "modes": _MODE, "tables": _OWN}
 _PREFIXES = ("SDXL", "SD15")  # of this repository's backends; other backends have their own
 _WORDS = {
     ByteCount: "number of bytes, also as `6GB` or `6GiB`",
@@ -118,7 +120,7 @@ def _type_in_words(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) is tuple:
         return "words"
-    if {StyleSettings, ModeSettings} & {*get_args(annotation)}:
+    if get_origin(annotation) is Mapping:
         return "tables"
     return _WORDS[annotation]
 

@@ -26,6 +26,7 @@ LAYERS = [
     "schedules",
     "samplers",
     "styles",
+    "parameter",
     "request",
     "numerics",
     "picture",

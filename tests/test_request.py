@@ -154,8 +154,10 @@ def test_a_style_needs_a_name_and_a_level(style: Any, level: int, expected: Any)
     assert (resolved.style, resolved.style_level) == expected
 
 
-def test_unknown_fields_of_existing_clients_are_ignored() -> None:
-    assert GenerateRequest.model_validate({"prompt": "a", "sampler": "x"}).prompt == "a"
+def test_a_field_that_nobody_declares_is_refused() -> None:
+    for wrong in ({"sampler": "x"}, {"style_lora": {"stile": "x"}}):
+        with pytest.raises(ValueError, match="Extra inputs are not permitted"):
+            GenerateRequest.model_validate({"prompt": "a", **wrong})
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(1, 20))

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from imagegen_core.numerics import NumericsPlan as NumericsPlan
     from imagegen_core.original_names import LayerPart as LayerPart
     from imagegen_core.original_names import OriginalNames as OriginalNames
+    from imagegen_core.parameter import Parameter as Parameter
     from imagegen_core.picture import Picture as Picture
     from imagegen_core.plugins.contract import CONTRACT_VERSION as CONTRACT_VERSION
     from imagegen_core.plugins.hookspecs import hookimpl as hookimpl
@@ -135,6 +136,7 @@ _HOME = {
     "OriginalNames": "original_names",
     "OutOfMemoryError": "errors",
     "OutputError": "errors",
+    "Parameter": "parameter",
     "Picture": "picture",
     "PictureError": "errors",
     "PluginError": "errors",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from imagegen_core.description import PLAIN_FORMATS
 from imagegen_core.errors import InvalidRequestError
@@ -14,23 +14,7 @@ if TYPE_CHECKING:
     from imagegen_core.request import ResolvedRequest
     from imagegen_core.worker import Worker
 
-OptionalField = Literal[
-    "size",
-    "guidance_scale",
-    "negative_prompt",
-    "scheduler",
-    "clip_skip",
-    "style_lora",
-    "schedule",
-    "guidance_rescale",
-    "eta",
-    "s_churn",
-    "s_tmin",
-    "s_tmax",
-    "s_noise",
-]
-"""Request fields that a backend may not support."""
-_GO_WITH: Mapping[OptionalField, tuple[OptionalField, ...]] = {
+_GO_WITH: Mapping[str, tuple[str, ...]] = {
     "scheduler": ("schedule", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"),
     "guidance_scale": ("guidance_rescale",),
 }
@@ -47,12 +31,15 @@ class Backend:
         worker: ``module:Class`` of its `Worker`, imported on first use.
         default_size: Default size as ``WIDTHxHEIGHT``, if neither the request nor the checkpoint gives a size.
         architectures: The names of the checkpoint families that it draws with; ``*`` is any family.
-        without: The request fields that it does not support; `resolve` refuses requests that set them. ``size``
-            means that only the native size is supported. ``scheduler`` includes ``schedule`` and all `StepOptions`;
-            ``guidance_scale`` includes ``guidance_rescale``.
+        without: The request fields that it does not support, of `GenerateRequest` or declared by a plugin
+            (`Parameter`); `resolve` refuses requests that set them. Every backend supports ``prompt`` and ``seed``.
+            ``size`` means that only the native size is supported. ``scheduler`` includes ``schedule`` and all
+            `StepOptions`; ``guidance_scale`` includes ``guidance_rescale``.
         formats: The formats that it loads: `PLAIN_FORMATS`, or names of plugins' formats.
         priority: Of several backends for a checkpoint, the highest priority draws, unless the setting ``backends``
             prefers another.
+        settings: ``module:Model`` of a pydantic model for the backend's own settings, imported on first use; see
+            `Settings.own`. None if it has none.
     """
 
     name: str
@@ -60,14 +47,22 @@ class Backend:
     worker: str
     default_size: str
     architectures: tuple[str, ...] = ()
-    without: tuple[OptionalField, ...] = ()
+    without: tuple[str, ...] = ()
     formats: tuple[str, ...] = PLAIN_FORMATS
     priority: int = 0
+    settings: str | None = None
 
     @property
-    def lacking(self) -> tuple[OptionalField, ...]:
+    def lacking(self) -> tuple[str, ...]:
         """All unsupported request fields: `without` and the dependent fields."""
         return tuple(lacking for named in self.without for lacking in (named, *_GO_WITH.get(named, ())))
+
+    @property
+    def supported(self) -> tuple[str, ...]:
+        """The fields of `GenerateRequest` that it supports."""
+        from imagegen_core.request import GenerateRequest
+
+        return tuple(field for field in GenerateRequest.model_fields if field not in self.lacking)
 
     @property
     def environment_prefix(self) -> str:
@@ -96,19 +91,26 @@ class Backend:
         Raises:
             InvalidRequestError: A value is out of range, or its field is not supported.
         """
-        from imagegen_core.request import ResolvedRequest, Size
+        from imagegen_core.request import GenerateRequest, ResolvedRequest, Size
 
         native = native_size or self.default_size
         resolved = ResolvedRequest.of(request, native)
-        left_alone = {
+        left_alone: dict[str, Any] = {
+            **{name: field.default for name, field in GenerateRequest.model_fields.items()},
             "size": Size.parse(native),
             "guidance_scale": min(resolved.guidance_scale, 1.0),
-            "clip_skip": 0,
-            "guidance_rescale": 0.0,
+            "style_lora": None,
         }
-        asked = asdict(resolved) | asdict(resolved.step_options) | {"size": resolved.size, "style_lora": resolved.style}
+        asked = {
+            **asdict(resolved),
+            **asdict(resolved.step_options),
+            **resolved.parameters.given,
+            "size": resolved.size,
+            "num_inference_steps": resolved.steps,
+            "style_lora": resolved.style,
+        }
         for field in self.lacking:
-            if asked[field] != left_alone.get(field):
+            if asked.get(field) != left_alone.get(field):
                 expected = f"it draws only {native}" if field == "size" else "it does not support it; leave it out"
                 raise InvalidRequestError(
                     f"Invalid {field} {str(asked[field])!r} for the backend '{self.name}': {expected}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -70,6 +71,7 @@ class Job:
         submitted_at: Arrival in seconds of `time.time`.
         on_step: Callback on the drawing thread after each denoising step; it should return at once.
         wants_previews: Whether a worker without steps of its own should put a preview into each `StepDone`.
+        id: A random name, unique among all jobs.
     """
 
     req: GenerateRequest
@@ -77,3 +79,4 @@ class Job:
     submitted_at: float = field(default_factory=time.time)
     on_step: Callable[[StepDone], None] | None = None
     wants_previews: bool = False
+    id: str = field(default_factory=lambda: f"job-{secrets.token_hex(12)}")

@@ -11,14 +11,15 @@ import operator
 import re
 import reprlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any, Self
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from imagegen_core.errors import InvalidRequestError
+from imagegen_core.parameter import Parameters
 from imagegen_core.styles import MAX_STRENGTH, LoraUse
 
 _SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX]\s*([0-9]{1,6})\s*")
@@ -42,6 +43,8 @@ class StyleLoraRequest(BaseModel):
         style: The style's id, or None for no style.
         level: 0 is off; 1..N selects one of the style's strengths, and a level above N means N.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     style: str | None = None
     level: int = 0
@@ -131,6 +134,8 @@ class GenerateRequest(BaseModel):
         s_noise: See `StepOptions`.
     """
 
+    model_config = ConfigDict(extra="forbid")
+
     prompt: str
     size: str = "1024x1024"
     num_inference_steps: int = 4
@@ -150,6 +155,7 @@ class GenerateRequest(BaseModel):
 
     # A private attribute, because it names files: clients must not be able to set it.
     _loras: tuple[LoraUse, ...] = PrivateAttr(default=())
+    _parameters: Parameters = PrivateAttr(default_factory=Parameters)
 
     @property
     def loras(self) -> tuple[LoraUse, ...]:
@@ -160,6 +166,22 @@ class GenerateRequest(BaseModel):
         """Return a copy of this request with `loras` in addition to its style."""
         copy = self.model_copy()
         copy._loras = tuple(loras)  # noqa: SLF001 - an attribute of this class
+        return copy
+
+    @property
+    def parameters(self) -> Parameters:
+        """The values of the parameters that plugins declare; see `with_parameters`."""
+        return self._parameters
+
+    def with_parameters(self, given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Self:
+        """Return a copy of this request with values of plugins' parameters, instead of its own.
+
+        Args:
+            given: The values by name.
+            defaults: The defaults of the declared parameters; imagegen fills them in before it draws.
+        """
+        copy = self.model_copy()
+        copy._parameters = Parameters(given, defaults)  # noqa: SLF001 - an attribute of this class
         return copy
 
     @classmethod
@@ -215,6 +237,7 @@ class ResolvedRequest:
     schedule: str | None = None
     guidance_rescale: float = 0.0
     step_options: StepOptions = field(default_factory=StepOptions)
+    parameters: Parameters = field(default_factory=Parameters, hash=False)
 
     @classmethod
     def of(cls, request: object, native_size: str) -> ResolvedRequest:
@@ -247,6 +270,7 @@ class ResolvedRequest:
             schedule=None if schedule is None else _text("schedule", schedule),
             guidance_rescale=_number("guidance_rescale", getattr(request, "guidance_rescale", None), high=1.0) or 0.0,
             step_options=StepOptions.of(request),
+            parameters=_parameters(request),
         )
 
 
@@ -292,6 +316,11 @@ def _loras(request: object) -> tuple[LoraUse, ...]:
                 f"-{MAX_STRENGTH:g} to {MAX_STRENGTH:g}"
             )
     return loras
+
+
+def _parameters(request: object) -> Parameters:
+    parameters = getattr(request, "parameters", None) or {}
+    return parameters if isinstance(parameters, Parameters) else Parameters(parameters)
 
 
 def _text(name: str, value: object) -> str:

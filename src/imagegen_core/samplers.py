@@ -222,6 +222,8 @@ def check_steps(sampler: Sampler, steps: int, own: OwnScheduler) -> None:
 def _find_named(name: str, offered: Sequence[Sampler], own_class: str) -> tuple[Sampler, Schedule | None]:
     if name.casefold() == CHECKPOINT_CHOICE:
         same = next((known for known in offered if own_class in (known.class_name, known.flow_class_name)), None)
+        if same is not None and own_class == same.flow_class_name:  # the sampler takes the checkpoint's configuration
+            return replace(same, scheduler=CHECKPOINT_CHOICE), None
         own = Sampler(own_class, CHECKPOINT_CHOICE)
         return (own if same is None else replace(same, name=own_class, scheduler=CHECKPOINT_CHOICE, options={})), None
     try:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from imagegen_core.job import Job
+from imagegen_core.job import Cancelled, Done, Failed, Job, Started, StepDone
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest, check_request
 
 if TYPE_CHECKING:
+    from imagegen_core.plugins.job_hooks import JobHooks
     from imagegen_core.settings import Settings
     from imagegen_core.worker import Worker
 
@@ -26,12 +28,16 @@ def load_worker(backend: str | None = None, model: str | None = None, settings: 
         ImagegenError: No backend fits, or the checkpoint is missing or cannot be loaded.
     """
     from imagegen_core.plugins.registry import Registry
+    from imagegen_core.resolution.backend_settings import check_tables, own_settings
     from imagegen_core.resolution.backends import select_backend
     from imagegen_core.settings import Settings
 
     settings = Settings.load() if settings is None else settings
     settings = settings.override(backend=backend, model=model)
-    chosen = select_backend(Registry.discover(), settings)
+    registry = Registry.discover()
+    check_tables(settings, registry)
+    chosen = select_backend(registry, settings)
+    own_settings(chosen, settings)  # refuse invalid settings before an import of the worker
     return chosen.load()(worker_id=0, settings=settings.for_device())
 
 
@@ -53,12 +59,13 @@ def generate(
     s_tmin: float | None = None,
     s_tmax: float | None = None,
     s_noise: float | None = None,
+    parameters: Mapping[str, Any] | None = None,
     worker: Worker | None = None,
     backend: str | None = None,
     model: str | None = None,
     settings: Settings | None = None,
 ) -> Picture:
-    """Draw one picture.
+    """Draw one picture, with the plugins' hooks around it.
 
     Loading a model takes longer than drawing: for more than one picture, pass a `worker` from `load_worker`.
 
@@ -79,15 +86,22 @@ def generate(
         s_tmin: See `GenerateRequest`.
         s_tmax: See `GenerateRequest`.
         s_noise: See `GenerateRequest`.
+        parameters: Values of plugins' parameters by name; see `Parameter`.
         worker: The worker to draw with; None calls `load_worker` with the next three arguments.
         backend: See `load_worker`.
         model: See `load_worker`.
         settings: See `load_worker`.
 
     Raises:
-        InvalidRequestError: A value is out of range.
+        InvalidRequestError: A value is out of range, or a plugin refuses the request.
+        PluginError: A plugin failed at the request or the picture.
         ImagegenError: See `load_worker`.
     """
+    from imagegen_core.plugins.registry import Registry
+    from imagegen_core.resolution.backends import backend_of
+    from imagegen_core.resolution.parameters import complete_parameters
+    from imagegen_core.settings import Settings
+
     request = GenerateRequest.given(
         prompt=prompt,
         num_inference_steps=num_inference_steps,
@@ -107,5 +121,43 @@ def generate(
         size=size,
     )
     check_request(request)  # refuse an invalid request before loading a model
+    registry = Registry.discover()
+    request = complete_parameters(request.with_parameters(parameters or {}), registry.parameters, None)
     worker = worker or load_worker(backend, model, settings)
-    return Picture(*worker.run_job_with_latents(Job(req=request)))
+    request = complete_parameters(request, registry.parameters, backend_of(worker, registry))
+    with registry.hooks.running(settings or Settings.load()):
+        return draw(worker, registry.hooks.request(request), registry.hooks)
+
+
+def draw(
+    worker: Worker, request: GenerateRequest, hooks: JobHooks, on_step: Callable[[StepDone], None] | None = None
+) -> Picture:
+    """Draw one request with a worker, with the plugins' hooks after it; see `JobHooks.request` for the one before.
+
+    Args:
+        worker: The worker; no other thread may use it meanwhile.
+        request: The request as it is drawn.
+        hooks: The plugins' hooks.
+        on_step: Is called after each denoising step.
+
+    Raises:
+        ImagegenError: The worker or a plugin fails.
+    """
+
+    def tell(done: StepDone) -> None:
+        hooks.tell(job, done)
+        if on_step is not None:
+            on_step(done)
+
+    job = Job(req=request, on_step=tell)
+    hooks.tell(job, Started())
+    try:
+        picture = hooks.picture(Picture(*worker.run_job_with_latents(job)), request)
+    except Exception as error:
+        hooks.tell(job, Failed(error))
+        raise
+    except BaseException:
+        hooks.tell(job, Cancelled())
+        raise
+    hooks.tell(job, Done(picture))
+    return picture

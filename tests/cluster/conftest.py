@@ -21,6 +21,7 @@ from imagegen_core.cluster.models import ClusterModelHost
 from imagegen_core.hosting.model_host import HostReport
 from imagegen_core.modes import load_modes
 from imagegen_core.plugins.registry import Registry
+from tests import postcard
 from tests.waiting import until
 
 LIMIT = 60.0
@@ -33,13 +34,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Futu
 
 @pytest.fixture(scope="session")
 def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Python path of processes with the scripted worker's plugin."""
+    """The Python path of processes with the scripted worker's plugin, and the example imagegen-postcard."""
     folder = tmp_path_factory.mktemp("scripted")
     info = folder / "imagegen_scripted-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: imagegen-scripted\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[imagegen.plugins]\nscripted = tests.cluster.scripted\n")
-    return os.pathsep.join([str(folder), str(ROOT)])
+    return os.pathsep.join([*postcard.install(folder), str(ROOT)])
 
 
 @pytest.fixture(scope="package")

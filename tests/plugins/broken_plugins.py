@@ -218,14 +218,6 @@ FAULTY_PLUGINS = {
         _update("shapeless"),
         worker=_WORKER,
     ),
-    "misses": FaultyPlugin(
-        _offering("misses", without=("clip_skip", "bananas")),
-        "its backend misses is without 'bananas', which is no optional field of a request: expected some of size, "
-        "guidance_scale, negative_prompt, scheduler, clip_skip, style_lora, schedule, guidance_rescale, eta, s_churn, "
-        "s_tmin, s_tmax, s_noise",
-        _update("misses"),
-        worker=_WORKER,
-    ),
     "commands": FaultyPlugin(
         _offering("commands")
         + dedent("""
@@ -299,6 +291,12 @@ FAULTY_PLUGINS = {
     "heavy": FaultyPlugin(
         "import torch\n" + _offering("heavy"),
         remark="it imports torch to say what it offers, and every command waits ",
+        worker=_WORKER,
+    ),
+    "misses": FaultyPlugin(
+        _offering("misses", without=("clip_skip", "bananas")),
+        remark="its backend misses is without 'bananas', which is no field of requests, and which no installed plugin "
+        "declares: expected some of size, ",
         worker=_WORKER,
     ),
     "old": FaultyPlugin(

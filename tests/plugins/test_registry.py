@@ -223,3 +223,90 @@ def test_a_plugin_cannot_set_the_command_lines_callback(install: Installer) -> N
 
     assert app.registered_callback is before
     assert "sets the callback of the whole command line" in _plugin(registry, "greedy").cause
+
+
+def _offering(*names: str, options: str = "") -> str:
+    backends = ", ".join(f"Backend(name={name!r}, summary='', worker='a:B', default_size='8x8')" for name in names)
+    hook = f"@hookimpl({options})\ndef imagegen_backends(): return [{backends}]"
+    return f"from imagegen_core import Backend, hookimpl\n{hook}"
+
+
+def test_plugins_are_asked_in_the_order_of_names_unless_their_options_differ(install: Installer) -> None:
+    install.add("a", _offering("last", options="trylast=True"))
+    install.add("b", _offering("second"))
+    install.add("c", _offering("third"))
+    install.add("d", _offering("first", options="tryfirst=True"))
+    assert list(Registry.discover({}).backends) == ["first", "second", "third", "last"]
+
+
+def test_the_first_of_two_offers_of_a_name_stands(install: Installer) -> None:
+    install.add("a", _offering("same"))
+    install.add("b", _offering("same", options="tryfirst=True"))
+    registry = Registry.discover({})
+    assert _plugin(registry, "b").status == "ok"
+    assert _plugin(registry, "a").cause == "its backend 'same' is already offered by imagegen-b"
+
+
+@pytest.mark.parametrize("style", ["wrapper=True", "hookwrapper=True"])
+def test_a_wrapper_changes_the_offers_of_others_and_adds_its_own(install: Installer, style: str) -> None:
+    is_old = style.startswith("hookwrapper")
+    changed = "[[offer for offer in offers if offer.name != 'bad'] for offers in RESULT] + [[mine]]"
+    end = (
+        f"result.force_result({changed.replace('RESULT', 'result.get_result()')})"
+        if is_old
+        else f"return {changed.replace('RESULT', 'result')}"
+    )
+    install.add("a", _offering("good", "bad"))
+    install.add(
+        "wraps",
+        "from imagegen_core import Backend, hookimpl\n"
+        "mine = Backend(name='mine', summary='', worker='a:B', default_size='8x8')\n"
+        f"@hookimpl({style})\ndef imagegen_backends():\n    result = yield\n    {end}",
+    )
+    registry = Registry.discover({})
+    assert list(registry.backends) == ["good", "mine"]
+    assert _plugin(registry, "wraps").offers == ["backend mine"]
+
+
+@pytest.mark.parametrize(
+    "body", ["    1 / 0\n    yield", "    yield\n    1 / 0", "    return\n    yield", "    yield\n    yield"]
+)
+def test_a_failing_wrapper_breaks_its_plugin_alone(install: Installer, body: str) -> None:
+    install.add("a", _offering("good"))
+    install.add(
+        "wraps", f"from imagegen_core import hookimpl\n@hookimpl(wrapper=True)\ndef imagegen_backends():\n{body}"
+    )
+    registry = Registry.discover({})
+    assert list(registry.backends) == ["good"]
+    assert _plugin(registry, "wraps").cause.startswith("imagegen_backends raised")
+
+
+def test_a_wrapper_that_does_not_yield_at_all_is_refused(install: Installer) -> None:
+    install.add(
+        "bad", "from imagegen_core import hookimpl\n@hookimpl(wrapper=True)\ndef imagegen_backends(): return []"
+    )
+    assert "a hook has the wrong signature" in _plugin(Registry.discover({}), "bad").cause
+
+
+def test_an_optional_hook_may_be_unknown(install: Installer) -> None:
+    code = "from imagegen_core import hookimpl\n@hookimpl(optionalhook=True)\ndef imagegen_of_tomorrow(thing): pass"
+    install.add("mine", code)
+    assert _plugin(Registry.discover({}), "mine").status == "ok"
+
+
+def test_parameters_are_offers(install: Installer) -> None:
+    code = "from imagegen_core import Parameter, hookimpl\n@hookimpl\ndef imagegen_parameters():\n    return [{}]"
+    install.add("a", code.format("Parameter('watermark', str, '', 'Text.')"))
+    install.add("b", code.format("Parameter('watermark', int, 0, 'Text.')"))
+    install.add("c", code.format("Parameter('seed', int, 0, 'Taken.')"))
+    registry = Registry.discover({})
+    assert registry.parameters["watermark"].default == ""
+    assert _plugin(registry, "a").offers == ["parameter watermark"]
+    assert _plugin(registry, "b").cause == "its parameter 'watermark' is already offered by imagegen-a"
+    assert "name is 'seed', which is a field of its own in requests" in _plugin(registry, "c").cause
+
+
+@pytest.mark.parametrize("field", ["seed", "prompt"])
+def test_a_backend_cannot_do_without_a_prompt_or_a_seed(install: Installer, field: str) -> None:
+    install.add("bad", _offering("bad").replace("default_size", f"without=({field!r},), default_size"))
+    assert f"without names {field}, which every backend supports" in _plugin(Registry.discover({}), "bad").cause

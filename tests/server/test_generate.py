@@ -74,8 +74,11 @@ def test_accept_header_selects_a_json_response(server: Running) -> None:
     assert (result["seed"], result["format"], result["mode"], result["superres"]) == (7, "png", "default", None)
 
 
-def test_unknown_fields_are_ignored(server: Running) -> None:
-    assert server.draw(cfg="?", nonsense=[1]).content == server.draw().content
+@pytest.mark.parametrize("field", ["cfg", "loras", "_loras", "parameters", "_parameters"])
+def test_a_field_that_nobody_declares_is_refused(server: Running, field: str) -> None:
+    response = server.draw(**{field: [{"path": "/etc/passwd"}]})
+    assert (response.status_code, response.json()["field"]) == (422, field)
+    assert response.json()["detail"].startswith(f"Unknown field '{field}', which no installed plugin declares")
 
 
 def test_defaults_apply_to_missing_fields_only(serve: StartServer) -> None:

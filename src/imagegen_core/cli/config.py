@@ -9,7 +9,9 @@ import typer
 from imagegen_core.cli import console
 
 if TYPE_CHECKING:
+    from imagegen_core.backend import Backend
     from imagegen_core.modes import Mode
+    from imagegen_core.settings import Settings
 
 app = typer.Typer(help="See the settings in force.")
 
@@ -24,14 +26,17 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     """Show each setting with its value and source; then the settings of single backends, and the modes."""
     from imagegen_core.modes import load_modes, modes_path
     from imagegen_core.plugins.registry import Registry
+    from imagegen_core.resolution.backend_settings import check_tables
     from imagegen_core.settings import Settings
 
-    settings = Settings.load()
-    rows = [_row(name, name, settings) for name in Settings.model_fields]
-    for backend in Registry.discover().backends.values():
+    settings, registry = Settings.load(), Registry.discover()
+    check_tables(settings, registry)
+    rows = [_row(name, name, settings) for name in Settings.model_fields if name != "tables"]
+    for backend in registry.backends.values():
         own = settings.for_backend(backend.environment_prefix)
         differing = [name for name in Settings.model_fields if own.source(name) != settings.source(name)]
         rows += [_row(f"{name} for {backend.name}", name, own) for name in differing]
+        rows += _own_rows(backend, settings)
     modes = load_modes(settings)
     if modes.configured:
         source = str(modes_path(settings) or settings.source("modes"))
@@ -55,6 +60,20 @@ def _shown(name: str, value: Any) -> Any:
 def _row(title: str, name: str, settings: Any) -> dict[str, Any]:
     value = _shown(name, settings.model_dump(mode="json")[name])
     return {"setting": title, "value": value, "from": settings.source(name)}
+
+
+def _own_rows(backend: Backend, settings: Settings) -> list[dict[str, Any]]:
+    """Show a backend's own settings, such as ``mine.threads``; pydantic hides its ``SecretStr``."""
+    from imagegen_core.resolution.backend_settings import own_settings
+
+    own = own_settings(backend, settings)
+    if own is None:
+        return []
+    sources = {name: value.source for name, value in settings.own_values(backend.name, type(own).model_fields).items()}
+    return [
+        {"setting": f"{backend.name}.{name}", "value": value, "from": sources.get(name, "default")}
+        for name, value in own.model_dump(mode="json").items()
+    ]
 
 
 def _mode_row(mode: Mode, source: str, *, default: bool) -> dict[str, Any]:

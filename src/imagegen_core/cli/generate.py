@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from imagegen_core.picture import Picture
+    from imagegen_core.plugins.job_hooks import JobHooks
     from imagegen_core.request import GenerateRequest
     from imagegen_core.worker import Worker
 
@@ -77,12 +81,19 @@ def generate(
         typer.Option(help="What the network predicts: epsilon, v, v-zsnr, sample, edm, edm-v. [default: as it says]"),
     ] = None,
     clip_skip: Annotated[int, typer.Option(help="Last layers of the text encoders to leave out.")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE of a plugin's parameter; see `imagegen plugins list`. Repeatable."),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures to draw, with seeds counting up.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
 ) -> None:
     """Draw a picture from a prompt."""
     from imagegen_core.modes import load_modes
+    from imagegen_core.plugins.registry import Registry
     from imagegen_core.request import GenerateRequest, StyleLoraRequest, with_counted_seeds
+    from imagegen_core.resolution.backends import backend_of
+    from imagegen_core.resolution.parameters import check_modes, complete_parameters, parse_parameters
     from imagegen_core.settings import Settings
 
     target = Output.parse(output, count)
@@ -106,42 +117,48 @@ def generate(
         clip_skip=clip_skip,
         style_lora=None if style is None else StyleLoraRequest.parse(style),
     )
+    registry = Registry.discover()
+    request = request.with_parameters(parse_parameters(set_ or (), registry.parameters))
     settings = None if prediction is None else Settings.load(prediction=prediction)
     chosen = None
     if mode is not None:
         if model is not None or backend is not None:
             raise typer.BadParameter("a mode says which model draws: leave --model and --backend out")
         chosen = load_modes(Settings.load()).find(mode)
+        check_modes([chosen], registry.parameters)
         request, settings = chosen.complete(request), chosen.settings.override(prediction=prediction)
     requests = with_counted_seeds(request, count)  # refuse an invalid request before loading a model
     worker = load(backend, model, settings)
     if chosen is not None:
         chosen.check_worker(worker)
+    described = backend_of(worker, registry)
+    requests = [complete_parameters(one, registry.parameters, described, chosen) for one in requests]
     drawn = []
-    for number, (picture, seconds) in enumerate(_draw_all(worker, requests)):
-        path = target.write(picture.png, number)
-        drawn.append(_report(path, picture, seconds))
-        if not target.is_stdout:
-            console.say(f"{path}  {drawn[-1]['size']}, seed {picture.seed}, {seconds:.1f} s")
+    with registry.hooks.running(settings or Settings.load()):
+        requests = [registry.hooks.request(one) for one in requests]
+        for number, (picture, seconds) in enumerate(_draw_all(worker, requests, registry.hooks)):
+            path = target.write(picture.png, number)
+            drawn.append(_report(path, picture, seconds))
+            if not target.is_stdout:
+                console.say(f"{path}  {drawn[-1]['size']}, seed {picture.seed}, {seconds:.1f} s")
     if as_json:
         console.json_data(drawn)
 
 
-def draw(worker: Worker, request: GenerateRequest, title: str) -> tuple[Picture, float]:
+def draw(worker: Worker, request: GenerateRequest, title: str, hooks: JobHooks) -> tuple[Picture, float]:
     """Draw with a progress bar; return the picture and the seconds."""
-    from imagegen_core.job import Job
-    from imagegen_core.picture import Picture
+    from imagegen_core import shortcuts
 
     started = time.monotonic()
-    with step_bar(title, request.num_inference_steps) as on_step:
-        picture = Picture(*worker.run_job_with_latents(Job(req=request, on_step=on_step)))
+    with step_bar(title, request.num_inference_steps) as on_step, redirect_stdout(sys.stderr):  # for plugins' prints
+        picture = shortcuts.draw(worker, request, hooks, on_step)
     return picture, time.monotonic() - started
 
 
-def _draw_all(worker: Worker, requests: Sequence[GenerateRequest]) -> Iterator[tuple[Picture, float]]:
+def _draw_all(worker: Worker, requests: Sequence[GenerateRequest], hooks: JobHooks) -> Iterator[tuple[Picture, float]]:
     """Yield the pictures in order, several in progress at a time, each with the seconds since the start."""
     if len(requests) == 1:
-        yield draw(worker, requests[0], "Drawing")
+        yield draw(worker, requests[0], "Drawing", hooks)
         return
     from imagegen_core.engine import LocalEngine
     from imagegen_core.job import StepDone
@@ -149,12 +166,15 @@ def _draw_all(worker: Worker, requests: Sequence[GenerateRequest]) -> Iterator[t
 
     with status("Testing how many to draw at a time"):
         engine = LocalEngine(worker, batching=Settings.load().batching, queue_limit=len(requests))
+    engine.process = hooks.picture if hooks.changes_pictures else None
     with engine:
         started = time.monotonic()
         tickets = deque(engine.submit(request) for request in requests)
+        for ticket in tickets:
+            ticket.events.listen(partial(hooks.tell, ticket.job))
         while tickets:
             ticket, title = tickets.popleft(), f"Drawing {len(requests) - len(tickets)} of {len(requests)}"
-            with step_bar(title, requests[0].num_inference_steps) as on_step:
+            with step_bar(title, requests[0].num_inference_steps) as on_step, redirect_stdout(sys.stderr):
                 for event in ticket.events:
                     if on_step and isinstance(event, StepDone):
                         on_step(event)

@@ -10,6 +10,7 @@ import typer
 from imagegen_core.cli import console, plugins_check, plugins_new
 from imagegen_core.distributions import BrokenDistribution, duplicate_distributions
 from imagegen_core.errors import SettingsError
+from imagegen_core.plugins.description import described
 from imagegen_core.plugins.isolation import LIMIT, limits_apply
 from imagegen_core.plugins.plugin import Plugin
 from imagegen_core.plugins.registry import Registry
@@ -31,7 +32,7 @@ def list_plugins(as_json: Json = False) -> None:
     registry.add_commands(build_app())
     plugins = registry.plugins
     if as_json:
-        console.json_data([asdict(plugin) for plugin in plugins])
+        console.json_data([asdict(plugin) | described(plugin, registry) for plugin in plugins])
         return
     if not plugins:
         console.say(hints.NO_PLUGIN)

@@ -15,6 +15,7 @@ from imagegen_core.errors import ImagegenError
 
 if TYPE_CHECKING:
     from imagegen_core.images.recipe import Recipe
+    from imagegen_core.plugins.registry import Registry
     from imagegen_core.settings import Settings
     from imagegen_core.worker import Worker
 
@@ -28,13 +29,20 @@ def replay(
 ) -> None:
     """Draw a picture again, to the same bytes, or report the differences."""
     from imagegen_core.images.recipe import read_recipe
+    from imagegen_core.plugins.registry import Registry
     from imagegen_core.replay import recipe_differences, request_of
+    from imagegen_core.resolution.backends import backend_of
+    from imagegen_core.resolution.parameters import complete_parameters
     from imagegen_core.settings import Settings
 
     target = Output.parse(output, count=1)
-    recipe, settings = read_recipe(picture), Settings.load()
+    recipe, settings, registry = read_recipe(picture), Settings.load(), Registry.discover()
     request = request_of(recipe, settings)
-    drawn, _ = draw(_worker(recipe, settings), request, "Drawing")
+    known = {name: value for name, value in request.parameters.given.items() if name in registry.parameters}
+    worker = _worker(recipe, settings, registry)  # the picture lacks the other parameters
+    request = complete_parameters(request.with_parameters(known), registry.parameters, backend_of(worker, registry))
+    with registry.hooks.running(settings):
+        drawn, _ = draw(worker, request, "Drawing", registry.hooks)
     differing = recipe_differences(recipe, read_recipe(drawn.png))
     if recipe.upscalings:
         differing.append("it was enlarged afterwards, and is drawn as it was before")
@@ -51,11 +59,10 @@ def replay(
         console.say(f"{path}  {'; '.join(differing) or 'the same bytes'}")
 
 
-def _worker(recipe: Recipe, settings: Settings) -> Worker:
+def _worker(recipe: Recipe, settings: Settings, registry: Registry) -> Worker:
     """Load the recipe's backend, by its numerics plan, with the configured checkpoint, or else the recipe's."""
-    from imagegen_core.plugins.registry import Registry
     from imagegen_core.replay import settings_of
 
-    backend = Registry.discover().backend(recipe.backend)
+    backend = registry.backend(recipe.backend)
     configured = settings.for_backend(backend.environment_prefix).model
     return load(model=None if configured else recipe.checkpoint, settings=settings_of(recipe, settings))

@@ -13,6 +13,8 @@ from imagegen_core.cluster.replica import Replica
 from imagegen_core.errors import SettingsError
 from imagegen_core.hosting.engine_loader import placements
 from imagegen_core.modes import load_modes, modes_path
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.resolution.backend_settings import check_tables, with_resolved_tables
 from imagegen_core.settings import Settings
 
 NAME = "imagegen"
@@ -40,6 +42,9 @@ def app(arguments: dict[str, Any]) -> Application:
     settings = Settings.load(**arguments)
     if (path := modes_path(settings)) is not None:
         settings = settings.override(modes_file=path.absolute())  # the ingress runs in a different folder
+    registry = Registry.discover()
+    check_tables(settings, registry)
+    settings = with_resolved_tables(settings, registry)
     check_store(settings)
     deployed = serve.deployment(name=INGRESS, **ingress_options(settings))
     return deployed(serve.ingress()(Ingress)).bind(settings, replicas(settings))

@@ -54,7 +54,10 @@ class Replica:
         """
         log_as_json()
         self._name = serve.get_replica_context().replica_tag
-        self._models = LocalModelHost(settings, Registry.discover())
+        registry = Registry.discover()
+        self._hooks = registry.hooks
+        await asyncio.to_thread(self._hooks.start, settings)
+        self._models = LocalModelHost(settings, registry)
         self._enlarging = self._models.enlarging()
         self._modes: dict[str, Mode] = {}
         self._broken = ""
@@ -140,6 +143,11 @@ class Replica:
         report = self._models.report()
         if report is not None and report.stuck:
             raise RuntimeError(f"A step has been running for {report.stuck:.0f} s longer than it may")
+
+    async def __del__(self) -> None:
+        """Let the plugins clean up; Ray Serve awaits this."""
+        if hasattr(self, "_hooks"):
+            await asyncio.to_thread(self._hooks.stop)
 
     async def _have(self, mode: Mode) -> None:
         """Load a mode's model, and register it with Ray Serve."""

@@ -16,6 +16,8 @@ from imagegen_core.cluster.application import INGRESS, NAME, REPLICA, replicas
 from imagegen_core.cluster.authentication import LOCAL
 from imagegen_core.cluster.ingress import check_store, make_app
 from imagegen_core.errors import SettingsError
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.resolution.backend_settings import check_tables, with_resolved_tables
 from imagegen_core.server.run import serve as serve_app
 from imagegen_core.settings import Settings
 
@@ -40,6 +42,9 @@ def serve(settings: Settings) -> None:
             application; also see `server.run.serve`.
         ImagegenError: See `server.run.serve`.
     """
+    registry = Registry.discover()
+    check_tables(settings, registry)
+    settings = with_resolved_tables(settings, registry)
     check_store(settings)
     _check_address(os.environ.get("RAY_ADDRESS", ""))
     with _cluster():

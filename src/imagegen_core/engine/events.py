@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ class EventLog:
         self._times: list[float] = []
         self._changed = threading.Condition()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._listeners: list[Callable[[Event], object]] = []
 
     def append(self, event: Event) -> None:
         """Publish `event`; ignore it after the last event."""
@@ -39,6 +40,18 @@ class EventLog:
             for loop, wake in self._waiting:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(wake.set)
+            for listener in self._listeners:
+                listener(event)
+            if self._ended:
+                self._listeners.clear()  # a listener may hold the job, whose future holds this log
+
+    def listen(self, listener: Callable[[Event], object]) -> None:
+        """Call a function with each past and future event, in order; it must return at once and raise nothing."""
+        with self._changed:
+            for event in self._events:
+                listener(event)
+            if not self._ended:
+                self._listeners.append(listener)
 
     def when(self, kind: type[Event]) -> float | None:
         """Return the time of the first event of a kind, in `time.monotonic` seconds, or None."""

@@ -12,6 +12,7 @@ from imagegen_core.engine.report import EngineReport, merged
 from imagegen_core.engine.request_queue import RequestQueue
 from imagegen_core.engine.ticket import Ticket
 from imagegen_core.errors import SettingsError
+from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest
 from imagegen_core.worker import Arguments, HasNumerics, Result, Worker
 
@@ -53,6 +54,16 @@ class Pool:
     def workers(self) -> Sequence[Worker]:
         """All workers."""
         return [engine.worker for engine in self._engines]
+
+    @property
+    def process(self) -> Callable[[Picture, Any], Picture] | None:
+        """See `LocalEngine.process`."""
+        return self._engines[0].process
+
+    @process.setter
+    def process(self, process: Callable[[Picture, Any], Picture] | None) -> None:
+        for engine in self._engines:
+            engine.process = process
 
     @property
     def is_broken(self) -> bool:

@@ -20,6 +20,8 @@ from imagegen_core.hosting.model_host import LocalModelHost, ModelHost
 from imagegen_core.modes import Mode, ModelKey, ModeSet, load_modes, modes_path
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest
+from imagegen_core.resolution.backend_settings import check_tables
+from imagegen_core.resolution.parameters import check_modes
 from imagegen_core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -57,8 +59,9 @@ class ModeManager:
             SettingsError: The modes or devices are configured wrong.
         """
         placements(settings)  # refuse invalid placements before loading anything
+        check_tables(settings, registry)
         self._settings, self._registry = settings, registry
-        self.modes = load_modes(settings)
+        self.modes = self._read_modes(settings)
         self._configured_default = self.modes.default
         self.models: ModelHost = LocalModelHost(settings, registry) if models is None else models
         self._fixed = fixed
@@ -154,7 +157,7 @@ class ModeManager:
             if self._fixed:
                 raise InvalidRequestError(self._fixed)
             try:
-                fresh = self._kept_default(load_modes(self._settings.reread()))
+                fresh = self._kept_default(self._read_modes(self._settings.reread()))
                 mode = fresh.find(None)
                 self.models.load(mode)
             except ImagegenError as error:
@@ -183,6 +186,11 @@ class ModeManager:
         """Cancel all open requests, and close the engines."""
         self.stop_accepting()
         self.models.close(self._settings.shutdown_limit)
+
+    def _read_modes(self, settings: Settings) -> ModeSet:
+        modes = load_modes(settings)
+        check_modes(modes.modes.values(), self._registry.parameters)
+        return modes
 
     def _check(self, mode: Mode) -> None:
         if self.state == "loading":

@@ -13,7 +13,7 @@ from imagegen_core.models.prediction import own_scheduler
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import ResolvedRequest
-from imagegen_core.resolution.backends import select_backend
+from imagegen_core.resolution.backends import backend_of, select_backend
 from imagegen_core.resolution.checkpoints import resolve_checkpoint
 from imagegen_core.resolution.style_catalog import CatalogedStyle, StyleCatalog
 from imagegen_core.samplers import OwnScheduler, Sampler, check_steps, find_sampling
@@ -33,6 +33,7 @@ class ModelCard:
         sampler: The default sampler; None if the worker does not report it.
         own_scheduler: Description of the checkpoint's own scheduler.
         embeddings: Textual-inversion embeddings: name to number and width of the vectors; empty before the load.
+        backend: Name of the backend; None if no installed plugin describes the worker.
         numerics: The numerics plan; None before the load, or if the worker has none.
     """
 
@@ -44,12 +45,14 @@ class ModelCard:
     sampler: str | None = None
     own_scheduler: OwnScheduler | None = None
     embeddings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    backend: str | None = None
     numerics: NumericsPlan | None = None
 
     @classmethod
     def of(cls, worker: Any, settings: Settings, registry: Registry) -> ModelCard:
         """Create the card of a loaded model from its worker."""
         path = getattr(worker, "checkpoint", None)
+        backend = backend_of(worker, registry)
         device, dtype = getattr(worker, "device", None), getattr(worker, "dtype", None)
         return cls(
             name=_name(path, settings, registry) if path else settings.model or type(worker).__name__,
@@ -60,6 +63,7 @@ class ModelCard:
             sampler=getattr(worker, "default_sampler", None),
             own_scheduler=getattr(worker, "own_scheduler", None),
             embeddings=getattr(worker, "embedding_sizes", {}),
+            backend=None if backend is None else backend.name,
             numerics=getattr(worker, "numerics", None),
         )
 
@@ -79,6 +83,7 @@ class ModelCard:
             size=native_size(path, backend.default_size, registry),
             styles={} if "style_lora" in backend.without else _usable(StyleCatalog.of_files(path, settings, registry)),
             precision="",
+            backend=backend.name,
             **_sampling(path, settings, registry) if "scheduler" not in backend.without else {},
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from imagegen_core.engine import Engine, EngineReport, Ticket
+from imagegen_core.engine import Engine, EngineReport, LocalEngine, Pool, Ticket
 from imagegen_core.engine.local import compute_on
 from imagegen_core.errors import ImagegenError, NotReadyError, SettingsError
 from imagegen_core.hosting.cache_entry import CacheEntryReport
@@ -101,7 +101,12 @@ class LocalModelHost:
         self._adapted: dict[ModelKey, Mode] = {}  # for each model, the last requested mode with LoRAs
 
     def adopt(self, mode: Mode, engine: Engine) -> None:
-        """Register an existing engine for a mode; it stays loaded, and the caller closes it."""
+        """Register an existing engine for a mode; it stays loaded, and the caller closes it.
+
+        Raises:
+            SettingsError: A plugin changes pictures, and the engine is neither a `LocalEngine` nor a `Pool`.
+        """
+        self._attach_hooks(engine)
         self._asked[mode.key] = mode
         self._manager.adopt(mode.key, engine)
 
@@ -193,6 +198,7 @@ class LocalModelHost:
         try:
             engine = load_engine(mode.settings, beside)
             self._check_loras(key, engine)
+            self._attach_hooks(engine)
         except ImagegenError as error:
             logger.error("%s could not be loaded: %s", what, error)  # noqa: TRY400 - the message tells the cause
             raise LoadFailedError(what, str(error)) from error
@@ -213,6 +219,16 @@ class LocalModelHost:
             del self._adapted[key]
             engine.close(drain=False)
             raise
+
+    def _attach_hooks(self, engine: Engine) -> None:
+        if not self._registry.hooks.changes_pictures:
+            return
+        if not isinstance(engine, LocalEngine | Pool):
+            raise SettingsError(
+                f"A plugin changes pictures (imagegen_picture), and the engine {type(engine).__name__} calls no "
+                "plugins: disable the plugin, or give a LocalEngine or a Pool"
+            )
+        engine.process = self._registry.hooks.picture
 
     def _estimate(self, key: ModelKey) -> int:
         return weights_bytes(self._asked[key].settings, self._registry)

@@ -24,6 +24,7 @@ _DDIM = ("DDIM", "DDIMScheduler")  # A1111 has a separate name for their eta
 _OF_SOME_BACKENDS = ("checkpoint", "checkpoint_hash", "dtype", "device")
 _LATER = frozenset(  # left out when unset, so that old pictures keep their bytes
     {"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "prediction"}
+    | {"parameters", "processors"}
 )
 
 
@@ -78,6 +79,8 @@ class Recipe:
         s_noise: See `imagegen_core.GenerateRequest`.
         prediction: The prediction type, if the configuration sets it.
         numerics: The numerics plan's choices for this picture; see `imagegen_core.NumericsPlan.of_picture`.
+        parameters: The plugins' parameters that differ from their defaults, by name; None if there are none.
+        processors: The plugins that changed the drawn picture, in order, each with its version; None if there are none.
     """
 
     prompt: str
@@ -108,6 +111,8 @@ class Recipe:
     s_noise: float | None = None
     prediction: str | None = None
     numerics: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] | None = None
+    processors: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, request: ResolvedRequest, **facts: Any) -> Recipe:
@@ -135,8 +140,10 @@ class Recipe:
             "loras": tuple(UsedLora(lora.path.stem, lora.strength) for lora in request.loras),
             "guidance_rescale": request.guidance_rescale or None,
             **asdict(request.step_options),
+            "parameters": dict(request.parameters.given) or None,
         }
-        return cls(**dict.fromkeys(_OF_SOME_BACKENDS) | asked | facts)
+        absent: dict[str, Any] = dict.fromkeys(_OF_SOME_BACKENDS)
+        return cls(**absent | asked | facts)
 
     def request(self) -> GenerateRequest:
         """Return the request for this picture, without the LoRAs of its mode."""
@@ -159,7 +166,7 @@ class Recipe:
             s_tmin=self.s_tmin,
             s_tmax=self.s_tmax,
             s_noise=self.s_noise,
-        )
+        ).with_parameters(self.parameters or {})
 
 
 def to_text(recipe: Recipe) -> dict[str, str]:
@@ -220,6 +227,18 @@ def with_upscaling(text: Mapping[str, str], done: Upscaling, name: str) -> dict[
     return dict(text) | to_text(replace(recipe, upscalings=(*recipe.upscalings, done)))
 
 
+def with_processor(text: Mapping[str, str], name: str) -> dict[str, str]:
+    """Return the recipe's chunks with `name` as the latest processor; nothing if there is no readable recipe."""
+    if OWN_CHUNK not in text:
+        return {}
+    try:
+        recipe = parse_recipe(text[OWN_CHUNK], "the picture")
+    except PictureError as error:
+        logger.warning("%s; its text is kept as it is", error)
+        return {}
+    return to_text(replace(recipe, processors=(*(recipe.processors or ()), name)))
+
+
 def _infotext(recipe: Recipe) -> str:
     """Return A1111's text of a recipe, by ``create_infotext`` in its ``modules/processing.py`` (1.10)."""
     factor = 1
@@ -246,11 +265,17 @@ def _infotext(recipe: Recipe) -> str:
         "LoRAs": ", ".join(f"{lora.name}:{lora.strength:g}" for lora in recipe.loras) or None,
         "Postprocess upscale by": factor if recipe.upscalings else None,
         "Postprocess upscaler": ", ".join(upscaling.upscaler for upscaling in recipe.upscalings) or None,
+        **{name: _plain(value) for name, value in (recipe.parameters or {}).items()},
+        "Processors": ", ".join(recipe.processors or ()) or None,
         "Version": f"imagegen {recipe.versions['imagegen-core']}" if "imagegen-core" in recipe.versions else None,
     }
     negative = f"\nNegative prompt: {recipe.negative_prompt}" if recipe.negative_prompt else ""
     stated = ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items() if value is not None)
     return f"{recipe.prompt}{negative}\n{stated}".strip()
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _quoted(value: object) -> str:

@@ -8,6 +8,7 @@ from itertools import product
 from imagegen_core.backend import Backend
 from imagegen_core.description import PLAIN_FORMATS
 from imagegen_core.plugins.probe import Report
+from imagegen_core.request import GenerateRequest
 
 
 def remarks_on(reports: Mapping[str, Report], order: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -20,7 +21,8 @@ def remarks_on(reports: Mapping[str, Report], order: Sequence[str]) -> Iterator[
     Yields:
         The plugin's name, and the sentence.
     """
-    families, formats = (_offered(reports.values(), noun) for noun in ("family", "format"))
+    families, formats, parameters = (_offered(reports.values(), noun) for noun in ("family", "format", "parameter"))
+    fields = {*GenerateRequest.model_fields, *parameters}
     for plugin, report in reports.items():
         for backend in report.backends:
             for name in backend.architectures:
@@ -29,6 +31,9 @@ def remarks_on(reports: Mapping[str, Report], order: Sequence[str]) -> Iterator[
             for name in backend.formats:
                 if name not in formats and name not in PLAIN_FORMATS:
                     yield plugin, _undeclared(backend, f"format '{name}'", "imagegen_formats")
+            for name in backend.without:
+                if name not in fields:
+                    yield plugin, _unknown_field(backend, name)
     yield from _ties(reports, order)
 
 
@@ -36,6 +41,14 @@ def _undeclared(backend: Backend, what: str, hook: str) -> str:
     return (
         f"its backend {backend.name} draws the {what}, which no installed plugin declares, so no checkpoint selects "
         f"it: declare it by {hook}, or install the plugin that does"
+    )
+
+
+def _unknown_field(backend: Backend, name: str) -> str:
+    optional = [field for field in GenerateRequest.model_fields if field not in ("prompt", "seed")]
+    return (
+        f"its backend {backend.name} is without '{name}', which is no field of requests, and which no installed plugin "
+        f"declares: expected some of {', '.join(optional)}"
     )
 
 

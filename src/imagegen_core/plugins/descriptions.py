@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import ModuleType
-from typing import get_args
 
-from imagegen_core.backend import Backend, OptionalField
+from imagegen_core.backend import Backend
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.plugins import hookspecs
 from imagegen_core.request import Size
@@ -24,16 +22,10 @@ def forgotten_hooks(module: ModuleType) -> list[str]:
     ]
 
 
-def backend_faults(backend: Backend) -> Iterator[str]:
-    """Yield the faults of a backend's description, a sentence each."""
+def size_fault(backend: Backend) -> str | None:
+    """Return the fault of a backend's default size, in words; None if it is valid."""
     try:
         Size.parse(backend.default_size)
     except InvalidRequestError as error:
-        yield f"the default_size of its backend {backend.name} is no size: {error}"
-    known = get_args(OptionalField)
-    for field in backend.without:
-        if field not in known:
-            yield (
-                f"its backend {backend.name} is without {field!r}, which is no optional field of a request: "
-                f"expected some of {', '.join(known)}"
-            )
+        return f"the default_size of its backend {backend.name} is no size: {error}"
+    return None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import io
 import logging
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from types import FrameType
+from typing import TypeVar
 
 from imagegen_core.plugins.plugin import Plugin
 
@@ -19,6 +22,8 @@ _QUOTED = 60  # characters
 _AGAIN = 1.0  # seconds until an interruption is repeated, in case the plugin caught it
 
 _log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class LimitReachedError(BaseException):
@@ -59,6 +64,33 @@ def contained(
             f"it prints {doing} ({text}), and stdout is for pictures and data: "
             f"ask the authors of {plugin.distribution} to use logging"
         )
+
+
+def within(limit: float, function: Callable[[], Result]) -> Result:
+    """Call a function on a thread of its own, and wait for its result; the function's errors are raised here.
+
+    Args:
+        limit: Seconds to wait. After that the thread is left to itself.
+        function: The function.
+
+    Raises:
+        LimitReachedError: The limit has passed.
+    """
+    outcome: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - it is raised by the caller
+            outcome.set_exception(error)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), name="imagegen-plugin", daemon=True).start()
+    try:
+        return outcome.result(limit)
+    except TimeoutError:
+        if outcome.done():  # the function's own
+            raise
+        raise LimitReachedError from None
 
 
 def limits_apply() -> bool:

@@ -45,7 +45,7 @@ class Report:
         plugin: The state of the plugin so far.
         stage: The current step, such as ``when it is imported``.
         references: The ``module:name`` of each offer of the plugin.
-        backends: Its backends, with the fields that choose among backends.
+        backends: Its backends, with the fields that `comparison` needs.
         finished: Whether all requested steps are done.
     """
 
@@ -98,7 +98,7 @@ def describe(name: str, report: Report) -> Registry:
             f"ask the authors of {plugin.distribution} to use logging"
         )
     report.references = _references(registry)
-    report.backends = [_choosable(backend) for backend in registry.backends.values()]
+    report.backends = [_comparable(backend) for backend in registry.backends.values()]
     return registry
 
 
@@ -108,7 +108,7 @@ def _check_descriptions(plugin: Plugin, module: ModuleType | None, registry: Reg
         cause = f"it defines {hook} without @hookimpl, so imagegen never calls it"
         plugin.broke(cause, f"mark it with imagegen_core.hookimpl, or {plugin.update}")
     for backend in registry.backends.values():
-        for fault in descriptions.backend_faults(backend):
+        if fault := descriptions.size_fault(backend):
             plugin.broke(fault, plugin.update)
 
 
@@ -154,10 +154,10 @@ def _references(registry: Registry) -> dict[str, str]:
     return {offer: reference for offer, reference in named.items() if offer in offered}
 
 
-def _choosable(backend: Backend) -> Backend:
-    """Return a backend with the fields that choose among backends; the others may not fit into JSON."""
-    families, formats = (tuple(map(str, names)) for names in (backend.architectures, backend.formats))
-    return Backend(backend.name, "", "", "", families, formats=formats, priority=int(backend.priority))
+def _comparable(backend: Backend) -> Backend:
+    """Return a backend with the fields that `comparison` needs; the others may not fit into JSON."""
+    names = {field: tuple(map(str, getattr(backend, field))) for field in ("architectures", "formats", "without")}
+    return Backend(backend.name, "", "", "", priority=int(backend.priority), **names)  # type: ignore[arg-type]
 
 
 def _remark_cost(plugin: Plugin, seconds: float) -> None:

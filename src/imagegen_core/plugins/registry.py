@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,10 +21,13 @@ from imagegen_core.format import Format
 from imagegen_core.images.upscaler import LANCZOS, WEIGHTS_SUFFIXES, UpscalerDef
 from imagegen_core.importing import in_words
 from imagegen_core.models.named import NamedModel
+from imagegen_core.parameter import Parameter
 from imagegen_core.paths import expanded
 from imagegen_core.plugins import hookspecs
 from imagegen_core.plugins.discovery import Selection, discover
+from imagegen_core.plugins.guarding import Guard, PerPlugin, hook_of, marked, unknown_hooks
 from imagegen_core.plugins.isolation import contained
+from imagegen_core.plugins.offering import OfferGuard, Owners
 from imagegen_core.plugins.plugin import CORE, Plugin
 from imagegen_core.samplers import SAMPLERS, Sampler
 from imagegen_core.storage.store import STORES, StoreDef
@@ -34,7 +37,11 @@ if TYPE_CHECKING:
     import typer
     from fastapi import APIRouter
 
-Offer = TypeVar("Offer", Backend, ExtensionDef, Family, Format, NamedModel, Sampler, StoreDef, StyleDef, UpscalerDef)
+    from imagegen_core.plugins.job_hooks import JobHooks
+
+Offer = TypeVar(
+    "Offer", Backend, ExtensionDef, Family, Format, NamedModel, Parameter, Sampler, StoreDef, StyleDef, UpscalerDef
+)
 
 # Fields with values that every command relies on: the required type by the field's annotation.
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -65,6 +72,7 @@ class Registry:
         extensions: The plugins' denoising extensions by name.
         upscalers: The upscalers by name, including lanczos.
         stores: The kinds of storage by name, including the core's own.
+        parameters: The plugins' parameters of requests by name.
     """
 
     def __init__(self, found: Iterable[tuple[Plugin, ModuleType | None]]) -> None:
@@ -75,7 +83,7 @@ class Registry:
         """
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        self.plugins: list[Plugin] = []
+        self._owners = Owners()
         self.backends: dict[str, Backend] = {}
         self.families: dict[str, Family] = {}
         self.formats: dict[str, Format] = {}
@@ -85,18 +93,22 @@ class Registry:
         self.extensions: dict[str, ExtensionDef] = {}
         self.upscalers: dict[str, UpscalerDef] = {LANCZOS.name: LANCZOS}
         self.stores: dict[str, StoreDef] = {store.name: store for store in STORES}
-        for plugin, module in found:
-            self.plugins.append(plugin)
-            if module is not None and self._register(plugin, module):
-                self._collect(plugin, "imagegen_backends", Backend, "backend", self.backends)
-                self._collect(plugin, "imagegen_families", Family, "family", self.families)
-                self._collect(plugin, "imagegen_formats", Format, "format", self.formats)
-                self._collect(plugin, "imagegen_models", NamedModel, "model", self.models)
-                self._collect(plugin, "imagegen_styles", StyleDef, "style", self.styles)
-                self._collect(plugin, "imagegen_samplers", Sampler, "sampler", self.samplers)
-                self._collect(plugin, "imagegen_extensions", ExtensionDef, "extension", self.extensions)
-                self._collect(plugin, "imagegen_upscalers", UpscalerDef, "upscaler", self.upscalers)
-                self._collect(plugin, "imagegen_stores", StoreDef, "store", self.stores)
+        self.parameters: dict[str, Parameter] = {}
+        modules = [*found]
+        self.plugins = [plugin for plugin, _ in modules]
+        for plugin, module in reversed(modules):  # pluggy calls the last registered first
+            if module is not None:
+                self._register(plugin, module)
+        self._collect("imagegen_backends", Backend, "backend", self.backends)
+        self._collect("imagegen_families", Family, "family", self.families)
+        self._collect("imagegen_formats", Format, "format", self.formats)
+        self._collect("imagegen_models", NamedModel, "model", self.models)
+        self._collect("imagegen_styles", StyleDef, "style", self.styles)
+        self._collect("imagegen_samplers", Sampler, "sampler", self.samplers)
+        self._collect("imagegen_extensions", ExtensionDef, "extension", self.extensions)
+        self._collect("imagegen_upscalers", UpscalerDef, "upscaler", self.upscalers)
+        self._collect("imagegen_stores", StoreDef, "store", self.stores)
+        self._collect("imagegen_parameters", Parameter, "parameter", self.parameters)
 
     @classmethod
     def discover(cls, environ: Mapping[str, str] | None = None) -> Registry:
@@ -188,10 +200,13 @@ class Registry:
         from imagegen_core.plugins import additions
 
         owners = {name: CORE for names, _ in additions.parts(app) for name in names}
-        for plugin in self.plugins:
-            added = additions.scratch()
-            self._call(plugin, "imagegen_cli", app=added)
-            made = self._ask(plugin, "imagegen_cli", partial(additions.parts, added))
+        apps = PerPlugin(additions.scratch)
+        self._manager.hook.imagegen_cli(app=apps)
+        for plugin, added in apps.copies:
+            made: list[tuple[list[str], typer.Typer]] = []
+            if plugin.status == "ok":
+                with contained(plugin, "in imagegen_cli", lambda error: _raised("imagegen_cli", error, plugin)):  # noqa: B023 - called at once
+                    made = [*additions.parts(added)]
             additions.merge(plugin, made, app, owners)
             if added.registered_callback:
                 plugin.broke("it sets the callback of the whole command line, which is imagegen's own", plugin.update)
@@ -200,14 +215,21 @@ class Registry:
         """Let the plugins add their routes to the server. If a plugin's hook raises, none of its routes are added."""
         from fastapi import APIRouter
 
-        for plugin in self.plugins:
-            added = APIRouter(route_class=app.route_class)
-            worked = plugin.status == "ok"
-            self._call(plugin, "imagegen_routes", app=added)
+        worked = {plugin.name for plugin in self.plugins if plugin.status == "ok"}
+        routers = PerPlugin(lambda: APIRouter(route_class=app.route_class))
+        self._manager.hook.imagegen_routes(app=routers)
+        for plugin, added in routers.copies:
             if plugin.status == "ok":
                 app.include_router(added)
-            elif worked:
+            elif plugin.name in worked:
                 _log.warning("The plugin %s adds no routes: %s; %s", plugin.name, plugin.cause, plugin.mend)
+
+    @cached_property
+    def hooks(self) -> JobHooks:
+        """The plugins' hooks around jobs."""
+        from imagegen_core.plugins.job_hooks import JobHooks
+
+        return JobHooks(self._manager)
 
     def _refuse_if_not_ok(self, noun: str, name: str) -> None:
         """Raise an error if `name` is a broken or disabled plugin."""
@@ -218,21 +240,32 @@ class Registry:
                     f"{plugin.status}, {plugin.cause}; {plugin.mend}"
                 )
 
-    def _register(self, plugin: Plugin, module: ModuleType) -> bool:
+    def _register(self, plugin: Plugin, module: ModuleType) -> None:
+        implementations = _Implementations()
         with contained(plugin, "when its hooks are looked for", lambda error: _hook_failure(error, plugin)):
-            self._manager.register(module, name=plugin.name)
-            unknown = [hook for hook in _hook_names(module) if not hasattr(hookspecs, hook)]
-            if unknown:
+            for name, function in marked(module).items():
+                guard = self._guard(plugin, hook_of(name, function), function)
+                setattr(implementations, name, guard.implementation())
+            self._manager.register(implementations, name=plugin.name)
+            if unknown := unknown_hooks(self._manager, implementations):
                 plugin.broke(
                     f"it implements {unknown[0]}, which this imagegen-core does not know",
                     f"update imagegen-core, or {plugin.distribution}",
                 )
         if plugin.status != "ok" and self._manager.has_plugin(plugin.name):
             self._manager.unregister(name=plugin.name)
-        return plugin.status == "ok"
 
-    def _collect(self, plugin: Plugin, hook: str, kind: type[Offer], noun: str, into: dict[str, Offer]) -> None:
-        for offer in self._call(plugin, hook):
+    def _guard(self, plugin: Plugin, hook: str, function: Callable[..., Any]) -> Guard:
+        if hook in hookspecs.JOB_HOOKS:
+            from imagegen_core.plugins.job_hooks import guard_of
+
+            return guard_of(plugin, hook, function)
+        return OfferGuard(plugin, hook, function, self._owners)
+
+    def _collect(self, hook: str, kind: type[Offer], noun: str, into: dict[str, Offer]) -> None:
+        """Ask all plugins for one kind of offers."""
+        for offer in [offer for offers in getattr(self._manager.hook, hook)() for offer in offers]:
+            plugin = self._owners.of(offer)
             if not isinstance(offer, kind):
                 plugin.broke(f"{hook} returned {reprlib.repr(offer)} where a {kind.__name__} belongs", plugin.update)
                 continue
@@ -247,23 +280,13 @@ class Registry:
             into[name] = offer
             plugin.offers.append(f"{noun} {name}")
 
-    def _call(self, plugin: Plugin, hook: str, **arguments: Any) -> list[Any]:
-        """Call one plugin's hook and return its results; a failing hook breaks its plugin alone."""
-        others = [module for name, module in self._manager.list_name_plugin() if name != plugin.name]
 
-        def call() -> Iterator[Any]:
-            results = self._manager.subset_hook_caller(hook, others)(**arguments)
-            return (offer for result in results for offer in result or ())
+class _Implementations:
+    """A plugin's guarded functions, for pluggy."""
 
-        return self._ask(plugin, hook, call)
 
-    def _ask(self, plugin: Plugin, hook: str, ask: Callable[[], Iterator[Any]]) -> list[Any]:
-        """Return everything that `ask` yields; nothing if it fails, or if the plugin is not ok."""
-        answers: list[Any] = []
-        if plugin.status == "ok":
-            with contained(plugin, f"in {hook}", lambda error: (f"{hook} raised {in_words(error)}", plugin.update)):
-                answers = list(ask())
-        return answers
+def _raised(hook: str, error: BaseException, plugin: Plugin) -> tuple[str, str]:
+    return f"{hook} raised {in_words(error)}", plugin.update
 
 
 def _hook_failure(error: BaseException, plugin: Plugin) -> tuple[str, str]:
@@ -272,15 +295,14 @@ def _hook_failure(error: BaseException, plugin: Plugin) -> tuple[str, str]:
     return f"looking for its hooks raised {in_words(error)}", plugin.update
 
 
-def _hook_names(module: ModuleType) -> list[str]:
-    marker = f"{hookspecs.PROJECT}_impl"
-    return [name for name, value in vars(module).items() if callable(value) and hasattr(value, marker)]
-
-
 def _wrong_field(offer: Offer) -> str | None:
-    """Return the first field of a description with a wrong type, in words."""
+    """Return the first field of a description with a wrong type or value, in words."""
+    if isinstance(offer, Parameter):
+        return offer.fault()
     for field in fields(offer):
         value, kind = getattr(offer, field.name), _KINDS.get(str(field.type))
         if kind and not isinstance(value, kind):
             return f"{field.name} is {reprlib.repr(value)}, where {field.type} belongs"
+    if isinstance(offer, Backend) and (needed := [field for field in ("prompt", "seed") if field in offer.without]):
+        return f"without names {needed[0]}, which every backend supports"
     return offer.fault() if isinstance(offer, Family) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from imagegen_core.models.locate import locate
 from imagegen_core.models.named import fallback_model
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
+from imagegen_core.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,20 @@ def select_backend(registry: Registry, settings: Settings) -> Backend:
     if not backends:
         raise BackendNotFoundError(hints.NO_BACKEND)
     return preferred(registry, settings, backends)[0]
+
+
+def backend_of(worker: Worker, registry: Registry) -> Backend | None:
+    """Return the backend of a loaded worker; None if no installed plugin describes it."""
+    described = getattr(worker, "backend", None)
+    if isinstance(described, Backend):
+        return described
+    classes = {id(kind) for kind in type(worker).__mro__}
+    loaded = (
+        (backend, getattr(sys.modules.get(module), name, None))
+        for backend in registry.backends.values()
+        for module, _, name in [backend.worker.partition(":")]
+    )
+    return next((backend for backend, kind in loaded if id(kind) in classes), None)
 
 
 def backends_for(registry: Registry, settings: Settings, wanted: Recognized) -> list[Backend]:

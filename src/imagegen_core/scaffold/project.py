@@ -24,6 +24,7 @@ module = $modules
 ignore_missing_imports = true
 follow_imports = "skip"
 """
+_PRIVATE_IMPORTS = "reportPrivateImportUsage = false  # diffusers does not say what it exports\n"
 
 
 def write_project(name: PluginName, kind: Kind, folder: Path, author: str) -> list[Path]:
@@ -102,6 +103,7 @@ def _values(name: PluginName, kind: Kind, traits: Traits, author: str) -> dict[s
         "dependencies": json.dumps([f"imagegen-core{extras}{_VERSIONS}", *traits.dependencies]),
         "testing": json.dumps(["imagegen-core[testing]", *traits.testing]),
         "untyped": Template(_UNTYPED).substitute(modules=json.dumps(traits.untyped)) if traits.untyped else "",
+        "private_imports": _PRIVATE_IMPORTS if traits.untyped else "",
         "filterwarnings": _lines([_STRICT, *traits.warnings]),
     }
 

@@ -2,3 +2,4 @@
 
 from imagegen_core.server.access import require_admin as require_admin
 from imagegen_core.server.app import create_app as create_app
+from imagegen_core.server.pictures import Pictures as Pictures

@@ -30,6 +30,7 @@ from imagegen_core.server.middleware.hosts import HostCheck
 from imagegen_core.server.middleware.json_bodies import JsonBodies, JsonRoute
 from imagegen_core.server.middleware.origins import OriginCheck, plain_origin
 from imagegen_core.server.middleware.proxy import BehindProxy
+from imagegen_core.server.openapi import describe_parameters
 from imagegen_core.server.routes import generate, jobs, modes, openai, state, storage, superres
 from imagegen_core.settings import Settings
 
@@ -92,6 +93,7 @@ def app_of(context: ServerContext) -> FastAPI:
     added = APIRouter(route_class=JsonRoute)
     context.registry.add_routes(added)
     app.include_router(added)
+    describe_parameters(app, context.registry.parameters.values())
     _guard(app, context)
     return app
 
@@ -121,11 +123,13 @@ def _guard(app: FastAPI, context: ServerContext) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: ServerContext = app.state.context
+    await asyncio.to_thread(context.hooks.start, context.settings)
     context.mode_manager.start()
     async with watching(context.mode_manager):
         yield
     context.give_up()
     await asyncio.to_thread(context.mode_manager.close)
+    await asyncio.to_thread(context.hooks.stop)
 
 
 async def _answer(request: Any, error: Exception) -> Any:

@@ -17,6 +17,7 @@ import anyio.to_thread
 from fastapi import Depends
 from fastapi import Request as HttpRequest
 
+from imagegen_core.backend import Backend
 from imagegen_core.engine import Ticket
 from imagegen_core.errors import (
     DeadlineError,
@@ -30,6 +31,7 @@ from imagegen_core.hosting.model_card import ModelCard
 from imagegen_core.modes import Mode
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest, ResolvedRequest, Size, check_request
+from imagegen_core.resolution.parameters import complete_parameters
 from imagegen_core.server.a1111.options import CallersOptions
 from imagegen_core.server.a1111.progress import DrawingProgress
 from imagegen_core.server.jobs import Jobs
@@ -47,6 +49,7 @@ Result = TypeVar("Result")
 
 _STOPPED = "The server stopped before the picture was done: ask again"
 _STORE_THREADS = 16
+_HOOK_THREADS = 64  # a plugin that waits for another server delays few other requests
 _WAITING_BODIES = 8  # maximum number of waiting pictures of the largest size; limits the queue's memory
 _DEFAULTS = {
     "size": "default_size",
@@ -70,6 +73,7 @@ class ServerContext:
         metrics: The server's metrics.
         runs: The pictures in progress of A1111's routes.
         options: The options set by A1111's clients.
+        hooks: The plugins' hooks around jobs.
     """
 
     def __init__(self, settings: Settings, registry: Registry, mode_manager: ModeManager) -> None:
@@ -92,8 +96,10 @@ class ServerContext:
         self.metrics = Metrics(self.mode_manager, self.upscalings)
         self.runs = DrawingProgress()
         self.options = CallersOptions()
+        self.hooks = registry.hooks
         self._open: Counter[str] = Counter()
         self._store_threads = anyio.CapacityLimiter(_STORE_THREADS)
+        self._hook_threads = anyio.CapacityLimiter(_HOOK_THREADS)
         self._tickets: dict[Future[Any], Ticket] = {}  # unfinished tickets
 
     def card(self, mode: Mode | None = None) -> ModelCard:
@@ -120,24 +126,57 @@ class ServerContext:
         return {**modes.modes, **unique}
 
     def complete(self, request: Request, mode: Mode) -> Request:
-        """Fill in the mode's and the server's defaults for missing fields, and check the limits.
+        """Check a request, and fill in the mode's, the server's and the parameters' defaults for missing fields.
 
         Raises:
-            InvalidRequestError: The request exceeds the server's limits.
+            InvalidRequestError: The request exceeds the server's limits, or has a field that nobody declares.
         """
         self.limits.check_length(request.prompt, "prompt")
         self.limits.check_length(request.negative_prompt or "", "negative_prompt")
+        backend = self.backend(mode)
         request = mode.complete(request)
         left_out = {
             field: value
             for field, setting in _DEFAULTS.items()
-            if field not in request.model_fields_set and (value := getattr(self.settings, setting)) is not None
+            if field not in request.model_fields_set
+            and (value := getattr(self.settings, setting)) is not None
+            and (backend is None or field not in backend.lacking)
         }
-        completed = request.model_copy(update=left_out)
-        resolved = check_request(completed)
+        filled = request.model_copy(update=left_out)
+        completed = complete_parameters(filled, self.registry.parameters, backend, mode)
+        self._check(completed, mode)
+        return completed
+
+    async def final(self, requests: Sequence[Request], mode: Mode) -> list[Request]:
+        """Pass completed requests through the plugins' `imagegen_request`, and check the results.
+
+        Raises:
+            InvalidRequestError: A plugin refuses a request, or the changed request exceeds the server's limits.
+            PluginError: A plugin failed.
+        """
+        if not self.hooks.changes_requests:
+            return [*requests]
+        changing = (
+            anyio.to_thread.run_sync(self.hooks.request, request, limiter=self._hook_threads) for request in requests
+        )
+        changed: list[Request] = await asyncio.gather(*changing)
+        for request in changed:
+            self._check(request, mode)
+        return changed
+
+    def backend(self, mode: Mode) -> Backend | None:
+        """Return a mode's backend; None if it is not known before its model is loaded."""
+        try:
+            return self.registry.backends.get(self.card(mode).backend or "")
+        except ImagegenError:
+            return None
+
+    def _check(self, request: GenerateRequest, mode: Mode) -> None:
+        self.limits.check_length(request.prompt, "prompt")
+        self.limits.check_length(request.negative_prompt or "", "negative_prompt")
+        resolved = check_request(request)
         self.limits.check(resolved)
         self._check_sampling(resolved, mode)
-        return completed
 
     def _check_sampling(self, resolved: ResolvedRequest, mode: Mode) -> None:
         try:
@@ -158,7 +197,7 @@ class ServerContext:
         """Submit a caller's request to a mode's model.
 
         Args:
-            request: The result of `complete`.
+            request: The result of `complete` and `final`.
             caller: The name of the API key's owner.
             mode: The mode given to `complete`.
 
@@ -173,6 +212,7 @@ class ServerContext:
             logger.info("Drawing %r", request.prompt)
         self._open[caller] += 1
         self._tickets[ticket.job.fut] = ticket
+        ticket.events.listen(partial(self.hooks.tell, ticket.job))
         ticket.job.fut.add_done_callback(partial(self._note_end, caller, mode.name))
         return ticket
 

@@ -144,6 +144,10 @@ def _validation(error: RequestValidationError) -> Problem:
     field = ".".join(where)[:_LONGEST_FIELD] or None
     if first["type"] == "missing":
         return Problem(422, "invalid_request", f"Missing {field or 'the body'}: give it", field)
+    if first["type"] == "extra_forbidden":
+        return Problem(
+            422, "invalid_request", f"Unknown field {field!r}: leave it out; see /docs for the fields", field
+        )
     return Problem(422, "invalid_request", f"Invalid {field or 'body'} {shown(first['input'])}: {said}", field)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from cachetools import TTLCache
@@ -48,14 +47,17 @@ class PostedJob:
         ticket: The engine's ticket.
         result: The final picture, after any enlargement.
         promise: The idempotency key of the post, if any.
-        id: The job's name in the routes.
     """
 
     caller: str
     ticket: Ticket
     result: asyncio.Future[Result]
     promise: Promise | None = None
-    id: str = field(default_factory=lambda: f"job-{secrets.token_hex(12)}")
+
+    @property
+    def id(self) -> str:
+        """The job's name in the routes."""
+        return self.ticket.job.id
 
     @property
     def size(self) -> int:

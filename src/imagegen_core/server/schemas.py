@@ -38,12 +38,13 @@ class GenerateBody(GenerateRequest):
     mode: str | None = None
 
     model_config = ConfigDict(
+        extra="allow",  # the parameters of plugins; `ServerContext.complete` refuses other fields
         json_schema_extra={
             "examples": [
                 {"prompt": "a red circle on a blue background", "seed": 7},
                 {"prompt": "a lake at dawn", "size": "256x256", "num_inference_steps": 6, "superres": True},
             ]
-        }
+        },
     )
 
 

@@ -14,6 +14,8 @@ def sentence(error: ValidationError, found: Mapping[str, Value], fields: Collect
     """Describe the first error, with the name of the value's source."""
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0])
+    if first["type"] == "missing" and len(first["loc"]) == 1:
+        return f"Missing setting {found[field].source}: give it"
     source = found[field].source
     if first["type"] == "extra_forbidden" and len(first["loc"]) > 1:
         return _unknown_key([str(part) for part in first["loc"]], found[field])

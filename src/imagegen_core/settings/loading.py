@@ -9,7 +9,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from imagegen_core.settings.sources import Value, from_environment, from_file
+from imagegen_core.settings.sources import Value, from_environment, from_file, line
+
+_TABLES = "tables"
 
 
 class TracedSource(PydanticBaseSettingsSource):
@@ -17,12 +19,16 @@ class TracedSource(PydanticBaseSettingsSource):
 
     Attributes:
         values: The values by field; unknown keys are included, so that `Settings` refuses them.
+        places: The places of the keys in backends' own tables, such as ``sdxl.model``.
     """
 
-    def __init__(self, settings_cls: type[BaseSettings], values: Mapping[str, Value]) -> None:
+    def __init__(
+        self, settings_cls: type[BaseSettings], values: Mapping[str, Value], places: Mapping[str, str] | None = None
+    ) -> None:
         """Take the values."""
         super().__init__(settings_cls)
         self.values = values
+        self.places = places or {}
 
     @classmethod
     def environment(cls, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> TracedSource:
@@ -33,10 +39,25 @@ class TracedSource(PydanticBaseSettingsSource):
     def files(cls, settings_cls: type[BaseSettings], files: tuple[Path, ...]) -> TracedSource:
         """Read configuration files; a key in a later file replaces the key in an earlier file.
 
+        Tables with other names than the fields go into the field ``tables``.
+
         Raises:
             SettingsError: A file cannot be read.
         """
-        return cls(settings_cls, {field: value for file in files for field, value in from_file(file).items()})
+        values, tables, places = dict[str, Value](), dict[str, Any](), dict[str, str]()
+        known = settings_cls.model_fields.keys() - {_TABLES}
+        for file in files:
+            for key, value in from_file(file).items():
+                if key in known or not isinstance(value.value, dict):
+                    values[key] = value
+                    continue
+                tables[key] = value.value
+                places |= {
+                    f"{key}.{name}": f"{key}.{name} in {file}{line((key, name), value.text)}" for name in value.value
+                }
+        if tables:
+            values[_TABLES] = Value(tables, " and ".join(map(str, files)))
+        return cls(settings_cls, values, places)
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
         """Return a field's value, its key, and whether it is JSON text: never."""

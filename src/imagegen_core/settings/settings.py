@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,16 @@ from imagegen_core.errors import SettingsError
 from imagegen_core.request import MAX_GUIDANCE
 from imagegen_core.settings.error_messages import sentence
 from imagegen_core.settings.loading import TracedSource
-from imagegen_core.settings.sources import Value, find_files, from_backends_own, ours
+from imagegen_core.settings.own import Own, prefix_of, validated
+from imagegen_core.settings.sources import (
+    PER_BACKEND,
+    ProcessEnvironment,
+    Value,
+    find_files,
+    from_backends_own,
+    ours,
+    variables,
+)
 from imagegen_core.settings.tables import ModeTables, StyleSettings
 from imagegen_core.settings.values import (
     ByteCount,
@@ -48,6 +57,8 @@ class Settings(BaseSettings):
             configs and components if it has none or has an unusual width.
         lora_root: A folder of LoRA files, each a style with the file's name.
         styles: Styles by id, each a table ``[styles.NAME]`` in the file.
+        tables: The own tables of backends by name, each a table ``[NAME]`` in the file; see `own`. Every backend has
+            the keys ``model`` and ``model_root`` there.
         modes: Modes by name, each a table ``[modes.NAME]`` in the file; see `imagegen_core.modes`.
         modes_file: A ``modes.yaml`` instead, or its folder; None looks for one next to the configuration file.
         default_mode: The mode if a request names none; None is the first.
@@ -127,6 +138,7 @@ class Settings(BaseSettings):
     base_model: Path | None = None
     lora_root: Path | None = None
     styles: Mapping[str, StyleSettings] = Field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     modes: ModeTables = Field(default_factory=dict)
     modes_file: Path | None = None
     default_mode: str | None = None
@@ -184,6 +196,8 @@ class Settings(BaseSettings):
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     _environ: Mapping[str, str] = PrivateAttr(default_factory=dict)
     _files: tuple[Path, ...] = PrivateAttr(default=())
+    _places: Mapping[str, str] = PrivateAttr(default_factory=dict)  # of the keys of `tables`
+    _process: ProcessEnvironment = PrivateAttr(default_factory=ProcessEnvironment)
 
     @classmethod
     def load(cls, *, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
@@ -199,8 +213,11 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: A value is malformed, a key unknown, or the file unreadable.
         """
-        environ = ours(os.environ if environ is None else environ, cls.model_fields)
-        return cls._read(find_files(environ), environ).override(**given)
+        process = ProcessEnvironment(os.environ if environ is None else environ)
+        environ = ours(process, cls.model_fields)
+        settings = cls._read(find_files(environ), environ)
+        settings._process = process  # noqa: SLF001 - its own
+        return settings.override(**given)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -214,7 +231,9 @@ class Settings(BaseSettings):
             SettingsError: A value is malformed, a key unknown, or a file unreadable.
         """
         given = {field: value.value for field, value in self._found().items() if value.source == field}
-        return self._read(self._files, self._environ).override(**given)
+        settings = self._read(self._files, self._environ)
+        settings._process = self._process  # noqa: SLF001 - its own
+        return settings.override(**given)
 
     @classmethod
     def settings_customise_sources(
@@ -236,7 +255,7 @@ class Settings(BaseSettings):
             settings = cls._of({}, environ, {**in_files.values, **environment.values})
         finally:
             _sources.reset(reading)
-        settings._files = files  # noqa: SLF001 - its own
+        settings._files, settings._places = files, in_files.places  # noqa: SLF001 - its own
         return settings
 
     def override(self, **given: Any) -> Settings:
@@ -246,18 +265,45 @@ class Settings(BaseSettings):
             SettingsError: A value is malformed.
         """
         arguments = {field: Value(value, field) for field, value in given.items() if value is not None}
-        settings = self._of(self._found() | arguments, self._environ)
-        settings._files = self._files  # noqa: SLF001 - its own
-        return settings
+        return self._with(arguments)
 
     def for_backend(self, environment_prefix: str) -> Settings:
-        """Return a copy that prefers a backend's own variables, such as ``MINE_MODEL`` for ``MINE``.
+        """Return a copy that prefers a backend's own values, such as ``MINE_MODEL`` or ``[mine] model`` for ``MINE``.
 
-        Arguments stay. Settings that were built directly have no variables to read.
+        Arguments stay. A variable without a backend's name comes before the backend's table in the file. Settings that
+        were built directly have no variables to read.
         """
-        own = from_backends_own(self._environ, environment_prefix)
-        own = {field: value for field, value in own.items() if self.source(field) != field}
-        return self._of(self._found() | own, self._environ)
+        own = self._of_table(environment_prefix) | from_backends_own(self._environ, environment_prefix)
+        if self.source("tables") == "tables":
+            own |= self._of_table(environment_prefix)
+        return self._with({field: value for field, value in own.items() if self.source(field) != field})
+
+    def own(self, name: str, model: type[Own]) -> Own:
+        """Return a backend's own settings: its variables, such as ``MINE_THREADS``, then its table ``[mine]``.
+
+        Args:
+            name: The backend's name.
+            model: Its pydantic model; a list or table in a variable is JSON.
+
+        Raises:
+            SettingsError: A value is malformed or missing.
+        """
+        return validated(model, self.own_values(name, model.model_fields), name)
+
+    def own_values(self, name: str, fields: Iterable[str]) -> dict[str, Value]:
+        """Return the values of a backend's own settings as they stand in their sources."""
+        variables = {field: f"{prefix_of(name)}_{field.upper()}" for field in fields}
+        environment = {
+            field: Value(self._process[variable], variable)
+            for field, variable in variables.items()
+            if self._process.get(variable)
+        }
+        table = {
+            key: Value(value, self.place(name, key))
+            for key, value in self.tables.get(name, {}).items()
+            if key in variables
+        }
+        return environment | table if self.source("tables") == "tables" else table | environment
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -272,12 +318,30 @@ class Settings(BaseSettings):
         """
         if len(self.devices) <= 1:
             return self
-        device = Value(self.devices[number % len(self.devices)], self.source("device"))
-        return self._of(self._found() | {"device": device}, self._environ)
+        return self._with({"device": Value(self.devices[number % len(self.devices)], self.source("device"))})
 
     def source(self, field: str) -> str:
         """Return a field's source: ``MINE_MODEL``, ``dtype in imagegen.toml, line 1``, ``dtype`` or ``default``."""
         return self._sources.get(field, field if field in self.model_fields_set else "default")
+
+    def place(self, table: str, key: str) -> str:
+        """Return the place of a key in a backend's own table: ``sdxl.model in imagegen.toml, line 4``."""
+        return self._places.get(f"{table}.{key}", f"{table}.{key}")
+
+    def _of_table(self, environment_prefix: str) -> dict[str, Value]:
+        """Return the general fields in a backend's table that no variable outranks."""
+        found = {}
+        for name, table in self.tables.items():
+            for field in PER_BACKEND if prefix_of(name) == environment_prefix else ():
+                is_outranked = self.source("tables") != "tables" and self.source(field) in variables(field)
+                if field in table and not is_outranked:
+                    found[field] = Value(table[field], self.place(name, field))
+        return found
+
+    def _with(self, values: Mapping[str, Value]) -> Settings:
+        settings = self._of({**self._found(), **values}, self._environ)
+        settings._files, settings._places, settings._process = self._files, self._places, self._process  # noqa: SLF001
+        return settings
 
     def _found(self) -> dict[str, Value]:
         return {field: Value(getattr(self, field), self.source(field)) for field in self.model_fields_set}

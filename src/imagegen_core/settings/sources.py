@@ -45,10 +45,25 @@ _ALSO_CALLED = {
     "storage_enable_http": "STORAGE_ENABLE_HTTP",
 }
 _MAX_KEYS = 1000  # at the top level of a file
-_FILE_ONLY = {"styles", "modes"}
+_FILE_ONLY = {"styles", "modes", "tables"}
 # Fields with a variable per backend, such as MINE_MODEL. It has precedence over the names above.
-_PER_BACKEND = {"model": "MODEL", "model_root": "MODEL_ROOT"}
+PER_BACKEND = {"model": "MODEL", "model_root": "MODEL_ROOT"}
 _PLACES = {FILE_VARIABLE, "XDG_CONFIG_HOME", "HOME"}  # variables for the places of the files
+
+
+class ProcessEnvironment(dict[str, str]):
+    """The whole environment of a process; it stays there: its pickled form is empty, and it equals every other."""
+
+    __hash__ = None
+
+    def __reduce__(self) -> tuple[type[ProcessEnvironment], tuple[()]]:
+        return ProcessEnvironment, ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ProcessEnvironment)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
 
 class Value(NamedTuple):
@@ -76,7 +91,7 @@ def variables(field: str, prefixes: Iterable[str] = ()) -> list[str]:
     """
     if field in _FILE_ONLY:
         return []
-    own = [f"{prefix}_{_PER_BACKEND[field]}" for prefix in prefixes if field in _PER_BACKEND]
+    own = [f"{prefix}_{PER_BACKEND[field]}" for prefix in prefixes if field in PER_BACKEND]
     also = [_ALSO_CALLED[field]] if field in _ALSO_CALLED else []
     return [*own, f"IMAGEGEN_{field.upper()}", *also]
 
@@ -93,14 +108,14 @@ def from_environment(environ: Mapping[str, str], fields: Iterable[str]) -> dict[
 
 def from_backends_own(environ: Mapping[str, str], prefix: str) -> dict[str, Value]:
     """Read the fields set by a backend's own variables."""
-    own = {field: f"{prefix}_{name}" for field, name in _PER_BACKEND.items()}
+    own = {field: f"{prefix}_{name}" for field, name in PER_BACKEND.items()}
     return {field: Value(environ[name], name) for field, name in own.items() if environ.get(name)}
 
 
 def ours(environ: Mapping[str, str], fields: Iterable[str]) -> dict[str, str]:
     """Select the environment variables for settings. Other processes get these, and no foreign secrets."""
     names = {name for field in fields for name in variables(field)} | _PLACES
-    own = tuple(f"_{name}" for name in _PER_BACKEND.values())
+    own = tuple(f"_{name}" for name in PER_BACKEND.values())
     return {name: value for name, value in environ.items() if name in names or name.endswith(own)}
 
 

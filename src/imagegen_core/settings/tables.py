@@ -64,6 +64,7 @@ class ModeSettings(BaseModel):
         scheduler: The sampler if a request names none; None takes the configured one.
         schedule: The noise schedule if a request names none.
         prediction: The prediction type, like `Settings.prediction`; None takes that value.
+        parameters: Values of plugins' parameters if a request names none.
         description: A description for display.
         metadata: Notes of any kind, shown in listings and otherwise unused.
     """
@@ -79,6 +80,7 @@ class ModeSettings(BaseModel):
     scheduler: str | None = None
     schedule: str | None = None
     prediction: PredictionName | None = None
+    parameters: Mapping[str, Any] = Field(default_factory=dict)
     description: str | None = None
     metadata: Mapping[str, Any] = Field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from imagegen_core.images.parsing.structure import MAX_TEXT, RefusedError, Struc
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
-_TEXT = (b"tEXt", b"zTXt", b"iTXt")
+TEXT = (b"tEXt", b"zTXt", b"iTXt")
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
@@ -24,7 +24,7 @@ def parse_png(data: bytes) -> Structure:
     parts: list[bytes | memoryview] = [SIGNATURE]
     text: dict[str, str] = {}
     exif, width, height, room = b"", 0, 0, MAX_TEXT
-    for count, (kind, content, chunk) in enumerate(_chunks(memoryview(data))):
+    for count, (kind, content, chunk) in enumerate(chunks(memoryview(data))):
         checked_count(count)
         if (kind == b"IHDR") is not (count == 0):
             raise ValueError("it has no header, or two")
@@ -32,7 +32,7 @@ def parse_png(data: bytes) -> Structure:
             width, height = struct.unpack(">II", content[:8])
         if kind in _PIXELS:
             parts.append(chunk)
-        elif kind in _TEXT:
+        elif kind in TEXT:
             keyword, value = _text(kind, bytes(content), room)
             room -= len(keyword) + len(value)
             text[keyword] = value
@@ -41,7 +41,7 @@ def parse_png(data: bytes) -> Structure:
     return Structure("PNG", width, height, [*parts, _END], text, exif)
 
 
-def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, memoryview]]:
+def chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, memoryview]]:
     """Yield each chunk's kind, its content, and the whole chunk; the pixels' decoder verifies their checksums."""
     position = len(SIGNATURE)
     while position < len(data):

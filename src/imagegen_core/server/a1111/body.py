@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, FailFast, Field
@@ -86,15 +87,22 @@ class Txt2ImgBody(Body):
         """The fields of the response; scripts are left out, because they are all off."""
         return self.model_dump(exclude={"alwayson_scripts", *(self.model_extra or ())})
 
-    def check(self) -> None:
+    def declared(self, parameters: Collection[str]) -> dict[str, Any]:
+        """Return the values of plugins' parameters."""
+        return {name: value for name, value in (self.model_extra or {}).items() if name in parameters}
+
+    def check(self, parameters: Collection[str] = ()) -> None:
         """Refuse a request for features that this server lacks.
+
+        Args:
+            parameters: The names of plugins' parameters, which may add such a feature.
 
         Raises:
             InvalidRequestError: The request uses such a feature; the message names the field or the script.
         """
         extra = self.model_extra or {}
         for field, unasked in _UNASKED.items():
-            if field in extra and extra[field] not in unasked:
+            if field in extra and extra[field] not in unasked and field not in parameters:
                 value = extra[field] if isinstance(extra[field], str) else shown(extra[field])
                 raise InvalidRequestError(f"{field}={value[:64]!r} is nothing this server does: leave it out", field)
         if (count := self.batch_size * self.n_iter) > MOST_PICTURES:

@@ -34,12 +34,13 @@ router = APIRouter(route_class=JsonRoute)
 @router.post("/txt2img", response_class=JSONResponse)
 async def txt2img(body: Txt2ImgBody, request: Request, context: SharedContext, caller: Caller) -> Response:
     """Draw ``batch_size`` times ``n_iter`` pictures with consecutive seeds."""
-    body.check()
+    body.check(context.registry.parameters)
     options = options_with(context, caller, _overrides(body))
     mode = context.mode_manager.modes.find(options.mode)
     card = named_card(context, mode)
     asked = context.complete(_request(body, context, mode, card, options), mode)
-    tickets = context.submit_all(with_counted_seeds(asked, body.batch_size * body.n_iter), caller, mode)
+    requests = await context.final(with_counted_seeds(asked, body.batch_size * body.n_iter), mode)
+    tickets = context.submit_all(requests, caller, mode)
     with context.runs.running(caller, tickets):
         pictures = await _drawn_unless_skipped(request, tickets, context)
     answer = await anyio.to_thread.run_sync(answer_of, body, asked, pictures, card)
@@ -108,7 +109,7 @@ def _request(
         **sampling_of(body, card, context.registry),
         clip_skip=options.clip_stop_at_last_layers - 1,
         style_lora=_style([*tags, *map(LoraTag, body.named_styles)], card),
-    )
+    ).with_parameters(body.declared(context.registry.parameters))
 
 
 def _size(body: Txt2ImgBody, context: ServerContext, mode: Mode) -> str | None:

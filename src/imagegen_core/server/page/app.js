@@ -4,6 +4,7 @@ import { ServerError, getJson, parseExactly, readiness, useKey } from "./api.js"
 import * as form from "./form.js";
 import * as gallery from "./gallery.js";
 import * as jobs from "./jobs.js";
+import { offerParameters } from "./parameters.js";
 import { RecipeError, readRecipe } from "./png.js";
 
 const POLL = 1000;
@@ -50,10 +51,10 @@ async function serverState() {
 
 async function loadChoices() {
   try {
-    const [modes, styles, samplers, schedules] = await Promise.all(
-      ["api/modes", "sdapi/v1/loras", "sdapi/v1/samplers", "sdapi/v1/schedulers"].map(getJson),
+    const [modes, models, styles, samplers, schedules] = await Promise.all(
+      ["api/modes", "v1/models", "sdapi/v1/loras", "sdapi/v1/samplers", "sdapi/v1/schedulers"].map(getJson),
     );
-    offerModes(modes);
+    offerModes(modes, models.data);
     form.offer(at("style"), names(styles));
     form.offer(at("scheduler"), names(samplers));
     form.offer(at("schedule"), schedules.map(({ label }) => label));
@@ -66,13 +67,16 @@ async function loadChoices() {
 }
 
 /** Offer the modes if there are several; the first option is the default mode, shown with its name. */
-function offerModes({ modes, default_mode: byDefault }) {
+function offerModes({ modes, default_mode: byDefault }, models) {
   const offered = Object.keys(modes);
   form.offer(at("mode"), offered);
   at("mode").options[0].text = `${byDefault} (the server's default)`;
   document.querySelector(".mode").hidden = offered.length < 2;
   at("mode").onchange = () => {
-    const { description } = modes[at("mode").value || byDefault] ?? {};
+    const name = at("mode").value || byDefault;
+    const { description } = modes[name] ?? {};
+    const { parameters } = models.find(({ id }) => id === name) ?? models[0] ?? {};
+    offerParameters(at("parameters"), parameters ?? {});
     at("mode-hint").textContent = description ?? "";
     at("mode-hint").hidden = !description;
   };

@@ -1,5 +1,7 @@
 /** The form: read its request, and fill it from a recipe. */
 
+import { fillParameters, parameters } from "./parameters.js";
+
 const form = document.getElementById("form");
 const settings = document.getElementById("settings");
 const error = document.getElementById("error");
@@ -38,6 +40,7 @@ export function fill(recipe) {
   if (recipe.clip_skip) {
     missing.push(`It was drawn with clip skip ${recipe.clip_skip}, which this page does not set.`);
   }
+  missing.push(...fillParameters(recipe.parameters ?? {}));
   for (const name of ["guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"]) {
     if (recipe[name] !== undefined && recipe[name] !== null) {
       missing.push(`It was drawn with ${name} ${recipe[name]}, which this page does not set.`);
@@ -111,6 +114,7 @@ function values() {
     style_lora: style && { style, level: Number(fields["style_lora.level"].value) },
     superres: fields.superres.checked,
     superres_magnitude: fields.superres.checked ? Number(fields.superres_magnitude.value) : "",
+    ...parameters(),
   };
 }
 

@@ -23,7 +23,7 @@ PICTURES: dict[int | str, dict[str, Any]] = {
 @router.post("/generate", response_class=Response, responses=PICTURES)
 async def generate(body: GenerateBody, request: Request, context: SharedContext, caller: Caller) -> Response:
     """Draw a picture. With ``Accept: application/json``, the response holds it as base64."""
-    body, mode = prepared(context, body)
+    body, mode = await prepared(context, body)
     ticket = context.submit(body, caller, mode)
     picture = await drawn(request, ticket)
     result = await make_result(context, picture, Order(body, mode.name, caller, ticket.since), request)
@@ -32,15 +32,16 @@ async def generate(body: GenerateBody, request: Request, context: SharedContext,
     return Response(result.data, media_type=result.media_type, headers=result.headers)
 
 
-def prepared(context: ServerContext, body: GenerateBody) -> tuple[GenerateBody, Mode]:
+async def prepared(context: ServerContext, body: GenerateBody) -> tuple[GenerateBody, Mode]:
     """Complete and check a request's body, and find its mode.
 
     Raises:
-        InvalidRequestError: The request is invalid, or exceeds the server's limits.
+        InvalidRequestError: The request is invalid, exceeds the server's limits, or a plugin refuses it.
         QueueFullError: The request asks for an enlargement, and too many pictures wait for one.
     """
     mode = context.mode_manager.modes.find(body.mode)
-    completed = context.complete(body, mode)
+    declared = body.with_parameters(body.model_extra or {})
+    (completed,) = await context.final([context.complete(declared, mode)], mode)
     if completed.superres:
         size = context.size_of(completed, mode)
         context.upscalers.check(size.width, size.height, completed.superres_magnitude)

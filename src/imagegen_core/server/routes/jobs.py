@@ -34,7 +34,7 @@ async def post_job(
     idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
 ) -> JSONResponse:
     """Queue a picture. The same `Idempotency-Key` with the same body gives the same job, even after its end."""
-    completed, mode = prepared(context, body)
+    completed, mode = await prepared(context, body)
 
     def make() -> PostedJob:
         ticket = context.submit(completed, caller, mode)

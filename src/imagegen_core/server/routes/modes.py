@@ -35,7 +35,7 @@ class ModeBody(BaseModel):
         mode: The mode's name.
     """
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"mode": "default"}]})
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"mode": "default"}]})
 
     mode: str
 
@@ -46,6 +46,8 @@ class UnloadBody(BaseModel):
     Attributes:
         mode: The mode's name; None is the default mode.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     mode: str | None = None
 
@@ -139,6 +141,7 @@ def _shown(mode: Mode) -> dict[str, Any]:
         "default_steps": table.default_steps,
         "default_guidance": table.default_guidance,
         "scheduler": table.scheduler,
+        "parameters": dict(table.parameters),
         "description": table.description or table.metadata.get("description"),
         "metadata": dict(table.metadata),
     }

@@ -21,6 +21,7 @@ from imagegen_core.job import StepDone
 from imagegen_core.modes import Mode
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest, with_counted_seeds
+from imagegen_core.resolution.parameters import parameters_of
 from imagegen_core.server.body import Body
 from imagegen_core.server.context import Caller, ServerContext, SharedContext
 from imagegen_core.server.errors import NotFoundError, problem
@@ -36,7 +37,10 @@ _OWNER = "imagegen"
 class ImagesBody(Body):
     """OpenAI's fields, then this server's own. OpenAI's clients send the latter with ``extra_body``."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "a red circle on a blue background"}]})
+    model_config = ConfigDict(
+        extra="allow",  # the parameters of plugins; `ServerContext.complete` refuses other fields, as OpenAI does
+        json_schema_extra={"examples": [{"prompt": "a red circle on a blue background"}]},
+    )
 
     prompt: str
     model: str | None = None
@@ -71,14 +75,13 @@ class ImagesBody(Body):
 @router.get("/models")
 async def models(context: SharedContext) -> dict[str, Any]:
     """List the valid model names: the modes, or the only model."""
-    return {"object": "list", "data": [_model(name) for name in _names(context)]}
+    return {"object": "list", "data": [_model(name, context) for name in _names(context)]}
 
 
 @router.get("/models/{model:path}")
 async def model(model: str, context: SharedContext) -> dict[str, Any]:
     """Return the model with this name."""
-    _mode(model, context)
-    return _model(model)
+    return _model(model, context)
 
 
 @router.post("/images/generations", response_model=None)
@@ -86,7 +89,8 @@ async def images(body: ImagesBody, request: Request, context: SharedContext, cal
     """Draw ``n`` pictures with consecutive seeds; ``stream`` sends previews, and each picture when it is ready."""
     mode = _mode(body.model, context)
     _check(body, context)
-    tickets = context.submit_all(_requests(body, context, mode), caller, mode)
+    requests = await context.final(_requests(body, context, mode), mode)
+    tickets = context.submit_all(requests, caller, mode)
     if body.stream:
         return EventSourceResponse(_stream(tickets, body))
     pictures = await drawn_all(request, tickets)
@@ -112,7 +116,7 @@ def _requests(body: ImagesBody, context: ServerContext, mode: Mode) -> list[Gene
         s_tmax=body.s_tmax,
         s_noise=body.s_noise,
         style_lora=body.style_lora,
-    )
+    ).with_parameters(body.model_extra or {})
     return with_counted_seeds(context.complete(asked, mode), body.n)
 
 
@@ -242,5 +246,18 @@ def _mode(model: str | None, context: ServerContext) -> Mode:
     return modes.find(model if modes.configured else None)
 
 
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": _OWNER}
+def _model(name: str, context: ServerContext) -> dict[str, Any]:
+    """Describe a model: OpenAI's fields, then its backend and the fields of its requests."""
+    backend = context.backend(_mode(name, context))
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": _OWNER,
+        "backend": backend and backend.name,
+        "fields": [*backend.supported] if backend else [*GenerateRequest.model_fields],
+        "parameters": {
+            parameter.name: parameter.schema
+            for parameter in parameters_of(context.registry.parameters.values(), backend)
+        },
+    }

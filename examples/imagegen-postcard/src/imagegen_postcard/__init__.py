@@ -1,0 +1,1 @@
+"""Wildcards in prompts, a watermark, and a webhook."""
