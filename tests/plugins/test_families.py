@@ -271,8 +271,7 @@ def test_a_failing_format_leaves_the_others_alone(
     install.backend("sdxl", architectures=("sdxl",))
     assert recognize(sdxl_checkpoint) == Recognized("folder", "sdxl")
     assert "The format gguf is left out, as its describe raised ZeroDivisionError" in caplog.text
-    install.add(
-        "wrong", GGUF.replace("def describe(path):", "def describe(path):\n    return 3").replace("gguf", "odd")
-    )
+    wrong = GGUF.replace("gguf", "odd").replace('"cpp"', '"odd"')
+    install.add("wrong", wrong.replace("def describe(path):", "def describe(path):\n    return 3"))
     assert recognize(sdxl_checkpoint) == Recognized("folder", "sdxl")
     assert "The format odd is left out, as its describe returned <class 'int'>" in caplog.text
