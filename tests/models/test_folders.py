@@ -41,7 +41,8 @@ def test_the_families_of_the_tiny_checkpoints_are_detected(sdxl_checkpoint: Path
     assert (architecture(sdxl_checkpoint), architecture(sd15_checkpoint)) == ("sdxl", "sd15")
 
 
-def test_a_folder_of_an_unknown_pipeline_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_an_unknown_pipeline_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEGEN_PLUGINS", "sdxl,sd15")  # without the backend for any pipeline
     folder = _folder(tmp_path / "model", pipeline="ShapEPipeline", cross_attention_dim=4096)
     with pytest.raises(ModelLoadError, match="is a ShapEPipeline checkpoint"):
         architecture(folder)

@@ -223,6 +223,13 @@ def test_settings_without_effect_are_refused(folder: Folder, options: dict[str, 
         DiffusersPipelineWorker(settings=settings)
 
 
+def test_a_damaged_folder_of_a_family_is_a_matter_of_its_own_backend(sdxl_checkpoint: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(sdxl_checkpoint, tmp_path / "damaged"))
+    shutil.rmtree(damaged / "unet")
+    with pytest.raises(ModelLoadError, match="is incomplete: unet/config.json is missing"):
+        select_backend(Registry.discover(), settings_for(damaged))
+
+
 def test_a_backend_of_its_own_wins(folder: Folder, sdxl_checkpoint: Path) -> None:
     registry = Registry.discover()
     assert select_backend(registry, settings_for(sdxl_checkpoint)).name == "sdxl"
