@@ -128,7 +128,7 @@ def describe(path: Path, known: KnownModels | None = None) -> Description:
             raise _undeclared(path, known)
         return _describe_file(path, known)
     except ModelLoadError:
-        if description := _in_format(path, known, is_fallback=True):
+        if not _names_family(path, known) and (description := _in_format(path, known, is_fallback=True)):
             return description
         raise
 
@@ -182,6 +182,15 @@ def _in_format(path: Path, known: KnownModels, *, is_fallback: bool) -> Descript
     """Describe a path in a plugin's format; return None if no such format recognizes it."""
     formats = (form for form in known.formats.values() if form.is_fallback == is_fallback)
     return next((description for form in formats if (description := form.recognize(path))), None)
+
+
+def _names_family(path: Path, known: KnownModels) -> bool:
+    """Return whether a folder names the pipeline of a family; then it is a damaged folder of this family."""
+    try:
+        pipeline = read_json(path, INDEX).get("_class_name")
+    except ModelLoadError:
+        return False
+    return any(pipeline in family.pipelines for family in known.families.values())
 
 
 def _is_folder(path: Path) -> bool:
