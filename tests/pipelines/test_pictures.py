@@ -89,15 +89,15 @@ def test_the_last_preview_resembles_the_picture(worker_of: WorkerOf, name: str) 
 def test_a_cancelled_picture_ends_within_its_call_and_leaves_no_trace(
     worker_of: WorkerOf, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = worker_of(name)
-    alone = Picture(*worker.run_job_with_latents(Job(req=_ask())))
-    gate, steps = Gate(), []
+    worker, gate, steps = worker_of(name), Gate(), []
 
-    def give_way() -> None:
+    def give_way() -> None:  # the end of a step, also of an earlier stage
         steps.append(1)
         gate()
 
     monkeypatch.setattr(worker, "give_way", give_way)
+    alone = Picture(*worker.run_job_with_latents(Job(req=_ask())))
+    of_a_picture = len(steps)
     with LocalEngine(worker) as engine:
         gate.shut()
         leaving = engine.submit(_ask(num_inference_steps=40))
@@ -107,7 +107,7 @@ def test_a_cancelled_picture_ends_within_its_call_and_leaves_no_trace(
         assert engine.submit(_ask()).result(60) == alone
         with pytest.raises(CancelledError):
             leaving.result(60)
-    assert len(steps) < 40
+    assert len(steps) == of_a_picture + 1 + of_a_picture
 
 
 def _run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

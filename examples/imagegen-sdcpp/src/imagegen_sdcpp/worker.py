@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,8 @@ from imagegen_core import (
     to_text,
 )
 from imagegen_sdcpp.plugin import BACKEND
+
+logger = logging.getLogger(__name__)
 
 _UNSUPPORTED_SETTINGS = (
     "base_model",
@@ -103,7 +106,7 @@ class StableDiffusionCppWorker(CallbackWorker):
                     clip_skip=resolved.clip_skip + 1 if resolved.clip_skip else -1,
                 )
             finally:
-                set_progress_callback(None)
+                set_progress_callback(_report_nothing)
         pixels = np.ascontiguousarray(image.to_numpy())
         return Picture(encode_png(pixels, self._text(resolved)), resolved.seed, _pooled(pixels))
 
@@ -129,17 +132,26 @@ def _file(settings: Settings) -> Path:
 
 
 def _load(path: Path, vae: Path | None) -> SDContext:
-    """Load a model; the library's own sentences explain a failure."""
-    said: list[str] = []
-    set_log_callback(lambda _, text: said.append(str(text).strip()))
+    """Load a model; the library's last words explain a failure."""
+    words = ""
+
+    def log(_: int, text: object) -> None:
+        nonlocal words
+        words = str(text).strip() or words
+        logger.debug("stable-diffusion.cpp: %s", words)
+
+    set_log_callback(log)
+    set_progress_callback(_report_nothing)
     try:
-        context = SDContext(SDContextParams(model_path=str(path), vae_path=str(vae) if vae else None))
+        return SDContext(SDContextParams(model_path=str(path), vae_path=str(vae) if vae else None))
     except RuntimeError as error:
-        words = next((text for text in reversed(said) if text), str(error))
-        raise ModelLoadError(f"stable-diffusion.cpp does not load {path} ({words}): take another file") from error
-    finally:
-        set_log_callback(None)
-    return context
+        raise ModelLoadError(
+            f"stable-diffusion.cpp does not load {path} ({words or error}): take another file"
+        ) from error
+
+
+def _report_nothing(*_: object) -> None:
+    """Take the place of the library's own report, a bar on stdout."""
 
 
 def _pooled(pixels: npt.NDArray[np.uint8]) -> bytes:
