@@ -29,6 +29,7 @@ only plugins to import, and `IMAGEGEN_PLUGINS_DISABLED` the plugins to leave out
 # Examples for settings without a default.
 _EXAMPLES: Mapping[str, Any] = {
     "backend": "sdxl",
+    "backends": ["mine", "sdxl"],
     "use_sdxl": True,
     "model": "my-sdxl.safetensors",
     "model_root": "/models",

@@ -37,6 +37,9 @@ from imagegen_core import (
     read_recipe,
 )
 from imagegen_core.cli import main
+from imagegen_core.hosting.model_card import ModelCard
+from imagegen_core.models.inspect import Recognized, recognize
+from imagegen_core.resolution.backends import select_backend
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.checkpoints import save_sd15, save_sdxl
@@ -212,8 +215,7 @@ def test_the_command_line_exports_and_selects_a_model(
 ) -> None:
     monkeypatch.setenv("IMAGEGEN_DTYPE", "fp32")
     shutil.copytree(demo, "exported")
-    words = ("a lake at dawn", "--backend", "openvino", "--model", "exported", "--seed", "11")
-    assert _imagegen("generate", *words) == 0
+    assert _imagegen("generate", "a lake at dawn", "--model", "exported", "--seed", "11") == 0
     recipe = read_recipe(tmp_path / "out.png")
     assert (recipe.backend, recipe.scheduler, recipe.dtype, recipe.device) == ("openvino", "LCM", "fp32", "cpu")
     assert recipe.checkpoint == "exported"
@@ -223,6 +225,25 @@ def test_the_command_line_exports_and_selects_a_model(
     monkeypatch.setenv("OPENVINO_MODEL", "exported")
     assert generate("a lake at dawn", seed=11).png == (tmp_path / "out.png").read_bytes()
     assert _imagegen("openvino", "export", "demo", "exported") == 2
+
+
+def test_an_exported_folder_is_recognized(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert recognize(demo) == Recognized("openvino", "sdxl")
+    settings, registry = Settings(model=str(demo)), Registry.discover()
+    assert select_backend(registry, settings).name == "openvino"
+    card = ModelCard.of_files(settings, registry)
+    assert (card.path, card.size, card.styles, card.sampler) == (demo, "256x256", {}, None)
+    monkeypatch.setenv("MODEL_ROOT", str(demo.parent))
+    assert _imagegen("models", "list", "--json") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (rows["demo"]["kind"], rows["demo"]["family"], rows["demo"]["size"]) == ("checkpoint", "sdxl", "256x256")
+    assert _imagegen("models", "inspect", str(demo), "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["format"], told["loaded_by"], told["missing"]) == ("openvino", ["openvino"], [])
+    with pytest.raises(ModelLoadError, match="in the format openvino, which backend 'sdxl' does not load; .*openvino"):
+        DiffusersSDXLCudaWorker(settings=Settings(model=str(demo), device="cpu"))
 
 
 def test_the_plugin_works_beside_the_other_backends() -> None:

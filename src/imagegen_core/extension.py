@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
 from imagegen_core.errors import ImagegenError, PluginError
 from imagegen_core.importing import in_words, load_named
-
-if TYPE_CHECKING:
-    from imagegen_core.diffusion import Extension, LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +26,8 @@ class ExtensionDef:
     factory: str
     architectures: tuple[str, ...] = ()
 
-    def load(self, model: LoadedModel) -> Extension:
-        """Make the extension for a model.
+    def load(self, model: Any) -> Any:
+        """Make the `imagegen_core.diffusion.Extension` for an `imagegen_core.diffusion.LoadedModel`.
 
         Raises:
             PluginError: The factory's module does not import, has no such name, or raises an error.
@@ -38,7 +35,7 @@ class ExtensionDef:
         subject = f"Extension '{self.name}'"
         factory = load_named(subject, self.factory)
         try:
-            return cast("Extension", factory(model))
+            return factory(model)
         except ImagegenError:
             raise
         except Exception as error:

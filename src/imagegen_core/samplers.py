@@ -177,7 +177,7 @@ def find_sampling(
         InvalidRequestError: A name is unknown, or the two names contradict each other.
     """
     offered = list(offered)
-    chosen, named = _find_named(sampler, offered, own.class_name)
+    chosen, named = _find_named(sampler, offered, own)
     if named is not None and named.name == AUTOMATIC:
         named, schedule = None, schedule or AUTOMATIC
     if schedule is None:
@@ -219,11 +219,9 @@ def check_steps(sampler: Sampler, steps: int, own: OwnScheduler) -> None:
         )
 
 
-def _find_named(name: str, offered: Sequence[Sampler], own_class: str) -> tuple[Sampler, Schedule | None]:
+def _find_named(name: str, offered: Sequence[Sampler], own: OwnScheduler) -> tuple[Sampler, Schedule | None]:
     if name.casefold() == CHECKPOINT_CHOICE:
-        same = next((known for known in offered if own_class in (known.class_name, known.flow_class_name)), None)
-        own = Sampler(own_class, CHECKPOINT_CHOICE)
-        return (own if same is None else replace(same, name=own_class, scheduler=CHECKPOINT_CHOICE, options={})), None
+        return _own_sampler(offered, own), None
     try:
         return find_sampler(name, offered), None
     except InvalidRequestError:
@@ -231,6 +229,18 @@ def _find_named(name: str, offered: Sequence[Sampler], own_class: str) -> tuple[
         if split is None:
             raise
     return find_sampler(split[0], offered), split[1]
+
+
+def _own_sampler(offered: Sequence[Sampler], own: OwnScheduler) -> Sampler:
+    """Return the checkpoint's own scheduler as a sampler.
+
+    EDM and flow matching have no other configuration than the checkpoint's, so the sampler of that class is the same.
+    """
+    same = next((known for known in offered if own.class_name in (known.class_name, known.flow_class_name)), None)
+    if same is None:
+        return Sampler(own.class_name, CHECKPOINT_CHOICE)
+    name = same.name if own.is_edm or own.is_flow else own.class_name
+    return replace(same, name=name, scheduler=CHECKPOINT_CHOICE, options={})
 
 
 def _own_schedule(sampler: Sampler) -> Schedule | None:

@@ -42,7 +42,7 @@ class Previewer:
     def __init__(self, decoder: Any) -> None:
         """Preview the latents of a diffusers VAE, such as ``AutoencoderKL``, ``AutoencoderDC`` or ``VQModel``."""
         self._decoder = decoder
-        self.channels = getattr(decoder.config, "latent_channels", None) or getattr(decoder.config, "z_dim", None)
+        self.channels: int = getattr(decoder.config, "latent_channels", None) or decoder.config.z_dim
 
     def png(self, latents: Tensor) -> bytes:
         """Return latents [1, channels, h, w] as a PNG of w x h pixels."""
@@ -61,7 +61,8 @@ class Previewer:
         pictures = self._decoded(latents.to(self._decoder.device, self._decoder.dtype)).float().cpu()
         colours = torch.nn.functional.adaptive_avg_pool2d(pictures, _SIDE)
         known = _with_one(latents.permute(0, 2, 3, 1).reshape(-1, self.channels))
-        return torch.linalg.lstsq(known, colours.permute(0, 2, 3, 1).reshape(-1, 3)).solution
+        solution: Tensor = torch.linalg.lstsq(known, colours.permute(0, 2, 3, 1).reshape(-1, 3)).solution
+        return solution
 
     def _decoded(self, latents: Tensor) -> Tensor:
         """Decode latents, in the scale that the denoising network takes, to RGB [N, 3, height, width] in -1..1."""

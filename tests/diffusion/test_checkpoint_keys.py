@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from imagegen_core import GenerateRequest, Job, ModelLoadError, Settings, generate
 from imagegen_core.diffusion.loading import load_vae
@@ -282,7 +282,12 @@ def test_a_configured_vae_replaces_the_files_vae(
     assert np.abs(_picture(worker) - _expected(plain)).max() <= 1
 
 
-def test_an_unknown_tensor_in_a_vae_file_is_named(tmp_path: Path, sdxl_checkpoint: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "first_stage_model."])
+def test_an_unknown_tensor_in_a_vae_file_is_named(tmp_path: Path, sdxl_checkpoint: Path, prefix: str) -> None:
+    state = load_file(next((sdxl_checkpoint / "vae").glob("*.safetensors"))) | {"decoder.something": torch.ones(2)}
+    save_file({f"{prefix}{name}": tensor for name, tensor in state.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(ModelLoadError, match=f"'{prefix}decoder.something'"):
+        load_vae(tmp_path / "a.safetensors", torch.float32, sdxl_checkpoint / "vae")
     save_file({"decoder.something": torch.ones(2)}, tmp_path / "a.safetensors")
-    with pytest.raises(ModelLoadError, match="holds the tensor 'decoder.something'"):
+    with pytest.raises(ModelLoadError, match="holds no VAE: correct VAE_PATH"):
         load_vae(tmp_path / "a.safetensors", torch.float32, sdxl_checkpoint / "vae")

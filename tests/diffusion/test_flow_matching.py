@@ -27,6 +27,7 @@ from imagegen_core import (
     Size,
     StyleLoraRequest,
     generate,
+    read_recipe,
 )
 from imagegen_core.samplers import SAMPLERS
 from tests.checkpoints import save_sd3
@@ -149,8 +150,15 @@ def test_samplers_draw_the_plain_pipelines_pictures(worker: Any, plain: Any, sam
 def test_the_checkpoints_own_scheduler_is_the_default(worker: Any) -> None:
     default = _draw(worker)
     assert default.png == _draw(worker, scheduler="checkpoint").png
-    named = _draw(worker, scheduler="FlowMatchEulerDiscreteScheduler")
-    assert np.array_equal(np.asarray(named.image), np.asarray(default.image))
+    assert default.png == _draw(worker, scheduler="Euler").png
+    assert default.png == _draw(worker, scheduler="FlowMatchEulerDiscreteScheduler").png
+
+
+def test_a_recipe_draws_the_same_picture_again(worker: Any) -> None:
+    default = _draw(worker)
+    recipe = read_recipe(default.png)
+    assert recipe.scheduler == "Euler"
+    assert worker.run_job(Job(req=recipe.request()))[0] == default.png
 
 
 @pytest.mark.parametrize(

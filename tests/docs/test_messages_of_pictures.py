@@ -43,8 +43,8 @@ def _request(**fields: Any) -> GenerateRequest:
 
 def test_memory(assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16e9, available=9e9))
-    size, networks = Size(4096, 4096), released("sdxl")
-    needed = unet_row_bytes(networks.unet, 512 * 512) + decoding_bytes(networks, Size(TILE, TILE))
+    size, networks = Size(8192, 8192), released("sdxl")
+    needed = unet_row_bytes(networks.unet, 1024 * 1024) + decoding_bytes(networks, Size(TILE, TILE))
     with pytest.raises(ImagegenError) as caught:
         check_fits(needed, size, torch.device("cpu"), weights=7 * 10**9)
     assert_quoted("A picture larger than the memory", caught.value)

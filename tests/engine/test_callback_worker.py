@@ -62,6 +62,7 @@ class CSketcher(Sketcher):
                 if self.ending == "error":
                     raise OSError("the engine ended with code 7")
                 break
+            self.steps.append((request.prompt, step))
             progress.step_done(step, request.num_inference_steps)
         return Picture(b"half", request.seed, b"latents")
 
@@ -137,6 +138,7 @@ def test_an_engine_that_is_told_to_stop_may_end_in_its_own_way(
     leaving.cancel()
     worker.gate.open()
     assert engine.submit(ask()).result(60)
+    assert {prompt for prompt, _ in worker.steps} == {"a lake"}
     report = engine.report()
     assert (report.finished, report.failed, report.cancelled) == (1, 0, 1)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

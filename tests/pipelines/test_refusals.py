@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
 from imagegen_core import (
     GenerateRequest,
+    ImagegenError,
     InvalidRequestError,
     Job,
     ModelLoadError,
     ModelNotFoundError,
+    Picture,
     Registry,
     Settings,
     SettingsError,
@@ -26,6 +29,7 @@ from imagegen_core import (
 from imagegen_core.resolution.backends import select_backend
 from imagegen_diffusers import DiffusersPipelineWorker
 from imagegen_diffusers.call import PipelineCall
+from imagegen_diffusers.folder import stores_bf16
 from tests.pipelines.conftest import settings_for
 
 Folder = Callable[[str], Path]
@@ -67,6 +71,34 @@ def test_a_value_that_the_pipeline_refuses_is_an_invalid_request(
         InvalidRequestError, match="^A PixArtSigmaPipeline refuses the request: `prompt` has to be of another kind$"
     ):
         worker_of("pixart").run_job(Job(req=GenerateRequest(prompt="a lake", size="64x64")))
+
+
+def test_latents_that_are_not_finite_end_the_picture(worker_of: WorkerOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, steps = worker_of("z-image"), []
+    step = worker.pipe.scheduler.step
+    monkeypatch.setattr(
+        worker.pipe.scheduler, "step", lambda *given, **options: (step(*given, **options)[0] * float("nan"),)
+    )
+    job = Job(req=GenerateRequest(prompt="", size="64x64", num_inference_steps=4), on_step=steps.append)
+    with pytest.raises(ImagegenError, match=r"not finite \(NaN\) after step 1 of 4: lower guidance_scale \(1\)"):
+        worker.run_job(job)
+    assert not steps
+
+
+@pytest.mark.parametrize(
+    ("pixels", "sentence"),
+    [
+        (np.zeros((1, 64, 128, 3)), "^Invalid size '64x64' for a PixArtSigmaPipeline: it draws 128x64 instead"),
+        (np.full((1, 64, 64, 3), np.nan), "^The pixels of a PixArtSigmaPipeline are not finite"),
+    ],
+    ids=["another size", "NaN"],
+)
+def test_pixels_that_were_not_asked_for_are_refused(
+    worker_of: WorkerOf, monkeypatch: pytest.MonkeyPatch, pixels: Any, sentence: str
+) -> None:
+    monkeypatch.setattr(worker_of("pixart").pipe.image_processor, "postprocess", lambda *_, **__: pixels)
+    with pytest.raises(ImagegenError, match=sentence):
+        worker_of("pixart").run_job(Job(req=GenerateRequest(prompt="", size="64x64", num_inference_steps=1)))
 
 
 class _Call(diffusers.DiffusionPipeline):
@@ -161,6 +193,21 @@ def test_a_damaged_or_foreign_folder_is_refused(copied: Path, damage: str) -> No
     settings = settings_for(copied)
     with pytest.raises(ModelLoadError, match=sentence):
         select_backend(Registry.discover(), settings).load()(settings=settings)
+
+
+def test_weights_in_a_variant_are_read(copied: Path, worker_of: WorkerOf) -> None:
+    weights = copied / "transformer/diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    job = Job(req=GenerateRequest(prompt="a lake", size="64x64", seed=1, num_inference_steps=1))
+    drawn = DiffusersPipelineWorker(settings=settings_for(copied).override(recipe=False)).run_job(job)
+    assert Picture(*drawn, b"").image.tobytes() == Picture(*worker_of("pixart").run_job(job), b"").image.tobytes()
+
+
+def test_the_precision_of_the_weights_is_read_from_their_header(copied: Path) -> None:
+    assert not stores_bf16(copied)
+    file = copied / "transformer/diffusion_pytorch_model.safetensors"
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file)
+    assert stores_bf16(copied)
 
 
 def test_a_missing_folder_and_no_folder_are_refused() -> None:

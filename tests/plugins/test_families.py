@@ -151,7 +151,8 @@ def test_an_undeclared_file_names_the_package(install: Installer, tmp_path: Path
         architecture(path)
 
 
-def test_a_folder_of_a_known_package_and_another_architecture_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_a_known_package_and_another_architecture_is_refused(install: Installer, tmp_path: Path) -> None:
+    install.backend("sdxl", architectures=("sdxl",))
     folder = _index(tmp_path / "model", "StableDiffusionXLPipeline", unet={"cross_attention_dim": 96})
     with pytest.raises(
         ModelLoadError, match="XLPipeline checkpoint of an architecture that imagegen-sdxl does not know"

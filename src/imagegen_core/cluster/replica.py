@@ -86,7 +86,7 @@ class Replica:
         try:
             await self._have(mode)
             card = self._models.card(mode)
-            own = card and card.numerics
+            own = card.numerics if card else None
             self._refused[mode.key] = refused(agreed, own, self._name) if agreed and own else ""
             yield Handshake(self._name, own)
             if self._refused[mode.key]:

@@ -136,14 +136,14 @@ def _flags(device: torch.device) -> dict[str, bool | str]:
     """Return torch's global switches that change the results of products and convolutions on a device."""
     flags: dict[str, bool | str] = {"float32_products": torch.get_float32_matmul_precision()}
     if device.type == "cpu":
-        return flags | {"onednn": torch.backends.mkldnn.enabled}
+        return flags | {"onednn": bool(torch.backends.mkldnn.enabled)}
     if device.type == "cuda":
         reduced = torch.backends.cuda.matmul
         flags |= {
-            "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+            "tf32_convolutions": bool(torch.backends.cudnn.allow_tf32),
             "fp16_sums": str(reduced.allow_fp16_reduced_precision_reduction),
             "bf16_sums": str(reduced.allow_bf16_reduced_precision_reduction),
-            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "cudnn_benchmark": bool(torch.backends.cudnn.benchmark),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         }
     return flags
@@ -154,7 +154,7 @@ def _versions(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         versions |= {
             "cuda": torch.version.cuda or torch.version.hip or "unknown",
-            "cudnn": str(torch.backends.cudnn.version()),
+            "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
             "driver": _driver(),
         }
     return versions

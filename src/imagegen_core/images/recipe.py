@@ -142,7 +142,8 @@ class Recipe:
             **asdict(request.step_options),
             "parameters": dict(request.parameters.given) or None,
         }
-        return cls(**dict.fromkeys(_OF_SOME_BACKENDS) | asked | facts)
+        absent: dict[str, Any] = dict.fromkeys(_OF_SOME_BACKENDS)
+        return cls(**absent | asked | facts)
 
     def request(self) -> GenerateRequest:
         """Return the request for this picture, without the LoRAs of its mode."""

@@ -147,7 +147,8 @@ def _embedding(tensors: Tensors, families: Iterable[Family]) -> Contents | None:
     if name is not None:
         return _embedding_of("a1111", widths[name], families, encoders=1)
     if len(tensors) == len(widths) == 1:
-        return _embedding_of("diffusers", *widths.values(), families, encoders=1)
+        (width,) = widths.values()
+        return _embedding_of("diffusers", width, families, encoders=1)
     return None
 
 

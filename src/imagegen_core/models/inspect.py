@@ -251,7 +251,9 @@ def _undeclared(folder: Path, known: KnownModels) -> ModelLoadError:
 
 
 def _packages(known: KnownModels) -> set[str | None]:
-    return {declared.package for declared in (*known.families.values(), *known.formats.values())}
+    return {family.package for family in known.families.values()} | {
+        declared.package for declared in known.formats.values()
+    }
 
 
 def _weights_of(folder: Path) -> list[Path]:

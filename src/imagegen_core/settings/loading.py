@@ -19,7 +19,7 @@ class TracedSource(PydanticBaseSettingsSource):
 
     Attributes:
         values: The values by field; unknown keys are included, so that `Settings` refuses them.
-        places: The places of the keys in backends' own tables, such as ``sdxl.model``.
+        places: The places of the keys in backends' own tables, such as ``mine.model``.
     """
 
     def __init__(

@@ -325,7 +325,7 @@ class Settings(BaseSettings):
         return self._sources.get(field, field if field in self.model_fields_set else "default")
 
     def place(self, table: str, key: str) -> str:
-        """Return the place of a key in a backend's own table: ``sdxl.model in imagegen.toml, line 4``."""
+        """Return the place of a key in a backend's own table: ``mine.model in imagegen.toml, line 4``."""
         return self._places.get(f"{table}.{key}", f"{table}.{key}")
 
     def _of_table(self, environment_prefix: str) -> dict[str, Value]:

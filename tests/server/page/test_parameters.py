@@ -26,8 +26,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield url
 
 
-def test_a_parameter_has_a_field_that_a_recipe_fills(
-    open_page: Callable[..., Page], address: str, tmp_path: Path
+def test_a_parameter_has_a_field_that_a_recipe_fills_where_the_server_has_it(
+    open_page: Callable[..., Page], address: str
 ) -> None:
     page = open_page(address)
     field = page.get_by_label("watermark")
@@ -42,15 +42,7 @@ def test_a_parameter_has_a_field_that_a_recipe_fills(
     fill(page, {"watermark": ""})
     figure.get_by_role("button", name="Reuse").click()
     expect(field).to_have_value("Hi")
-
-
-def test_a_parameter_that_the_server_lacks_is_told(open_page: Callable[..., Page], address: str) -> None:
-    page = open_page(address)
-    fill(page, {"Prompt": "a star", "Size": "64x64", "Steps": "1", "watermark": "Hi"})
-    draw(page)
-    with page.expect_download() as download:
-        done(page).get_by_role("link", name="Download").click()
     plain = open_page()
     expect(plain.get_by_label("watermark")).to_have_count(0)
-    plain.get_by_label("Load a PNG's recipe").set_input_files(str(download.value.path()))
+    plain.get_by_label("Load a PNG's recipe").set_input_files(str(path))
     expect(plain.get_by_text('It was drawn with watermark "Hi", which this server lacks.')).to_be_visible()

@@ -54,7 +54,11 @@ class CallbackChecks(BackendKit):
     def test_a_cancelled_call_ends_early(self, calling: Any) -> None:
         """A cancelled or late job frees the device at its next step, and leaves nothing for the next job."""
         before, future = self.draw(calling), _AskedFuture()
-        job = Job(req=self.ask(num_inference_steps=_MANY_STEPS), fut=future, on_step=lambda _: future.cancel())
+
+        def cancel(_: StepDone) -> None:
+            future.cancel()
+
+        job = Job(req=self.ask(num_inference_steps=_MANY_STEPS), fut=future, on_step=cancel)
         with pytest.raises(JobStoppedError):
             calling.run_job(job)
         assert future.asked < _MANY_STEPS, "the engine drew all steps after the job was cancelled"

@@ -152,7 +152,7 @@ class ForgetsGuidance(Wrong):
     """State no guidance in the recipe."""
 
     def _text(self, request: ResolvedRequest) -> dict[str, str]:
-        return super()._text(replace(request, guidance_scale=1.0))
+        return to_text(Recipe.of(replace(request, guidance_scale=1.0), backend="ForgetsGuidance"))
 
 
 class ForgetsSettings(Wrong):
