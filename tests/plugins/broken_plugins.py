@@ -218,6 +218,18 @@ FAULTY_PLUGINS = {
         _update("shapeless"),
         worker=_WORKER,
     ),
+    "unsettled": FaultyPlugin(
+        _hooks("""
+            @hookimpl
+            def imagegen_backends():
+                worker, settings = "plugin_unsettled.worker:Worker", "plugin_unsettled.worker:Options"
+                return [Backend("unsettled", "", worker, "64x64", settings=settings)]
+            """),
+        "its settings of backend unsettled cannot be used: importing plugin_unsettled.worker:Options raised "
+        "AttributeError: module 'plugin_unsettled.worker' has no attribute 'Options'",
+        _update("unsettled"),
+        worker=_WORKER,
+    ),
     "commands": FaultyPlugin(
         _offering("commands")
         + dedent("""

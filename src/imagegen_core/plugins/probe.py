@@ -151,7 +151,11 @@ def _references(registry: Registry) -> dict[str, str]:
         **{f"store {offer.name}": offer.factory for offer in registry.stores.values()},
         **{f"extension {offer.name}": offer.factory for offer in registry.extensions.values()},
     }
-    return {offer: reference for offer, reference in named.items() if offer in offered}
+    models = {f"settings of backend {backend.name}": backend.settings for backend in registry.backends.values()}
+    return {
+        **{offer: reference for offer, reference in named.items() if offer in offered},
+        **{settings: reference for settings, reference in models.items() if reference is not None},
+    }
 
 
 def _comparable(backend: Backend) -> Backend:
