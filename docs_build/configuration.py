@@ -28,8 +28,6 @@ only plugins to import, and `IMAGEGEN_PLUGINS_DISABLED` the plugins to leave out
 """
 # Examples for settings without a default.
 _EXAMPLES: Mapping[str, Any] = {
-    "rows_per_pass": 4,
-    "vae_tiling": True,
     "backend": "sdxl",
     "backends": ["mine", "sdxl"],
     "use_sdxl": True,
