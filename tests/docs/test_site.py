@@ -75,7 +75,7 @@ def test_every_setting_is_listed_with_its_variables(text: Read) -> None:
     shown = text("reference/configuration")
     for name in Settings.model_fields:
         assert f"\n{name}" in shown
-        assert name == "styles" or f"IMAGEGEN_{name.upper()}" in shown
+        assert name in ("styles", "tables") or f"IMAGEGEN_{name.upper()}" in shown
     assert "SDXL_MODEL, SD15_MODEL, IMAGEGEN_MODEL, MODEL" in shown
 
 
