@@ -45,9 +45,15 @@ class Format:
             ImagegenError: The path has this format, and is damaged.
         """
         try:
-            return self.describe(path)
+            described = self.describe(path)
         except ImagegenError:
             raise
         except Exception as error:  # noqa: BLE001 - a plugin's fault concerns its own format alone
             logger.warning("The format %s is left out, as its describe raised %r: update its plugin", self.name, error)
             return None
+        if described is None or isinstance(described, Description):
+            return described
+        logger.warning(
+            "The format %s is left out, as its describe returned %r: update its plugin", self.name, type(described)
+        )
+        return None

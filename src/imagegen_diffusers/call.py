@@ -15,9 +15,32 @@ from imagegen_diffusers.plugin import BACKEND
 logger = logging.getLogger(__name__)
 
 _NEEDED = ("prompt", "num_inference_steps", "generator")
+_ADVICE = "this backend draws with pipelines from text to a picture alone; name another model"
 _OF_VIDEOS = ("num_frames", "video_length", "frames")
 # Request fields that not every pipeline takes, with the values that change nothing.
 _OPTIONAL = {"negative_prompt": None, "clip_skip": 0, "guidance_rescale": 0.0}
+
+
+def check_call(pipeline: type, folder: Path) -> None:
+    """Check that a pipeline draws a picture from a prompt, a number of steps and a seed.
+
+    Args:
+        pipeline: The pipeline's class.
+        folder: The folder that names it.
+
+    Raises:
+        ModelLoadError: Its call takes something else.
+    """
+    known = inspect.signature(pipeline.__call__).parameters
+    called = f"{folder} is a {pipeline.__name__}"
+    if missing := [name for name in _NEEDED if name not in known]:
+        raise ModelLoadError(f"{called}, whose call takes no {missing[0]}: {_ADVICE}")
+    for name, parameter in known.items():
+        is_required = parameter.default is parameter.empty and parameter.kind != parameter.VAR_KEYWORD
+        if is_required and name not in ("self", "prompt"):
+            raise ModelLoadError(f"{called}, whose call needs {name}, too: {_ADVICE}")
+    if any(name in known for name in _OF_VIDEOS):
+        raise ModelLoadError(f"{called}, which makes videos: {_ADVICE}")
 
 
 class PipelineCall:
@@ -28,23 +51,10 @@ class PipelineCall:
         guidance: The parameter for the guidance scale; None if there is none.
     """
 
-    def __init__(self, pipe: Any, folder: Path) -> None:
-        """Read the signature of a pipeline from `folder`.
-
-        Raises:
-            ModelLoadError: The pipeline does not draw a picture from a prompt, a number of steps and a seed.
-        """
+    def __init__(self, pipe: Any) -> None:
+        """Read the signature of a loaded pipeline."""
         self._name = type(pipe).__name__
-        known = inspect.signature(type(pipe).__call__).parameters
-        self.parameters = frozenset(known)
-        required = [name for name, one in known.items() if one.default is one.empty and one.kind != one.VAR_KEYWORD]
-        missing = [name for name in _NEEDED if name not in known]
-        if missing:
-            raise ModelLoadError(f"{folder} is a {self._name}, whose call takes no {missing[0]}: {_ADVICE}")
-        if others := [name for name in required if name not in ("self", "prompt")]:
-            raise ModelLoadError(f"{folder} is a {self._name}, whose call needs {others[0]}, too: {_ADVICE}")
-        if any(name in known for name in _OF_VIDEOS):
-            raise ModelLoadError(f"{folder} is a {self._name}, which makes videos: {_ADVICE}")
+        self.parameters = frozenset(inspect.signature(type(pipe).__call__).parameters)
         self.guidance = self._guidance(pipe)
         self._multiple = _multiple(pipe)
 
@@ -96,9 +106,6 @@ class PipelineCall:
 
     def _refuse(self, field: str, value: object, reason: str) -> None:
         raise InvalidRequestError(f"Invalid {field} {str(value)!r} for a {self._name}: {reason}", field)
-
-
-_ADVICE = "this backend draws with pipelines from text to a picture alone; name another model"
 
 
 def _multiple(pipe: Any) -> int:

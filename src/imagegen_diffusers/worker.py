@@ -31,8 +31,8 @@ from imagegen_core import (
     locate,
     to_text,
 )
-from imagegen_core.diffusion import OnDevice, device_numerics, load_pretrained, memory_errors, pool
-from imagegen_diffusers.call import PipelineCall
+from imagegen_core.diffusion import OnDevice, device_numerics, load_pretrained, memory_errors, pipeline_class, pool
+from imagegen_diffusers.call import PipelineCall, check_call
 from imagegen_diffusers.folder import native_size, stores_bf16
 from imagegen_diffusers.plugin import BACKEND
 from imagegen_diffusers.previews import Previewer, as_picture
@@ -85,7 +85,7 @@ class DiffusersPipelineWorker(CallbackWorker, OnDevice):
             self.dtype = torch.bfloat16  # such networks often overflow in fp16
         self.native_size = native_size(self.checkpoint) or BACKEND.default_size
         self.pipe = self._compute.run(self._load)
-        self._call = PipelineCall(self.pipe, self.checkpoint)
+        self._call = PipelineCall(self.pipe)
         decoder = getattr(self.pipe, "vae", None) or getattr(self.pipe, "movq", None)
         self._previewer = None if decoder is None else Previewer(decoder)
         self._writes_recipe = settings.recipe
@@ -115,7 +115,7 @@ class DiffusersPipelineWorker(CallbackWorker, OnDevice):
             except ValueError as error:
                 if steps.done:
                     raise
-                reason = str(error).strip().splitlines()[0].rstrip(".")
+                reason = str(error).partition("\n")[0].rstrip(".") or "it gives no reason"
                 raise InvalidRequestError(f"A {type(self.pipe).__name__} refuses the request: {reason}") from error
         picture = np.asarray(result.images[0])
         self._check(picture, request.size)
@@ -129,6 +129,7 @@ class DiffusersPipelineWorker(CallbackWorker, OnDevice):
         return self._previewer.png(latents)
 
     def _load(self) -> Any:
+        check_call(pipeline_class(self.checkpoint), self.checkpoint)
         return load_pretrained(self.checkpoint, self.dtype, self.device)
 
     def _check(self, picture: np.ndarray[Any, Any], size: Size) -> None:

@@ -108,15 +108,13 @@ def test_weights_of_a_prompt_change_its_picture(pair: tuple[Any, Any]) -> None:
     assert (plain != weighted).any()
 
 
-@pytest.mark.parametrize("prompt", ["a lake " * 40, "a lake BREAK a red star"])
-def test_a_long_prompt_is_read_to_its_end(pair: tuple[Any, Any], prompt: str) -> None:
+def test_a_long_prompt_is_read_to_its_end(pair: tuple[Any, Any]) -> None:
     worker, _ = pair
-    for scale in (1.0, 4.0):
-        first, second = (
-            generate(f"{prompt} {end}", worker=worker, seed=1, size="64x64", guidance_scale=scale).image
-            for end in ("dawn", "dusk")
-        )
-        assert _largest_difference(first, second) > 0
+    fields = {"seed": 1, "size": "64x64", "guidance_scale": 4.0, "num_inference_steps": 2}
+    first, second = (
+        generate(f"{'a lake ' * 12} BREAK a star at {end}", worker=worker, **fields).image for end in ("dawn", "dusk")
+    )
+    assert _largest_difference(first, second) > 0
 
 
 def test_clip_and_t5_have_the_same_number_of_chunks(sd3_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

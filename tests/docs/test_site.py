@@ -32,7 +32,7 @@ Read = Callable[[str], str]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site, in a folder that looks like the repository."""
     folder = tmp_path_factory.mktemp("repository")
-    for name in ("examples", "src"):
+    for name in ("examples", "src", "tests"):
         (folder / name).symlink_to(ROOT / name)
     shutil.copy(ROOT / "mkdocs.yml", folder)  # a copy, because paths are relative to the file's real folder
     pages = [sys.executable, ROOT / "docs_build/pages.py", "build/pages"]

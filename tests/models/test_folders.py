@@ -41,12 +41,6 @@ def test_the_families_of_the_tiny_checkpoints_are_detected(sdxl_checkpoint: Path
     assert (architecture(sdxl_checkpoint), architecture(sd15_checkpoint)) == ("sdxl", "sd15")
 
 
-def test_a_folder_of_an_unknown_pipeline_is_refused(tmp_path: Path) -> None:
-    folder = _folder(tmp_path / "model", pipeline="ShapEPipeline", cross_attention_dim=4096)
-    with pytest.raises(ModelLoadError, match="is a ShapEPipeline checkpoint"):
-        architecture(folder)
-
-
 def test_the_native_size_is_the_sample_size_times_the_vaes_reduction(tmp_path: Path) -> None:
     assert native_size(_folder(tmp_path / "a", sample_size=128), default="8x8") == "1024x1024"
     assert native_size(_folder(tmp_path / "b"), default="512x512") == "512x512"

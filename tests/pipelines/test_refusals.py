@@ -28,7 +28,7 @@ from imagegen_core import (
 )
 from imagegen_core.resolution.backends import select_backend
 from imagegen_diffusers import DiffusersPipelineWorker
-from imagegen_diffusers.call import PipelineCall
+from imagegen_diffusers.call import PipelineCall, check_call
 from imagegen_diffusers.folder import stores_bf16
 from tests.pipelines.conftest import settings_for
 
@@ -116,9 +116,8 @@ def test_guidance_goes_to_the_parameter_that_means_it() -> None:
     class WithNone(_Call):
         def __call__(self, prompt, num_inference_steps=1, generator=None): ...  # type: ignore[no-untyped-def]
 
-    here = Path()
-    assert PipelineCall(WithBoth(), here).guidance == "true_cfg_scale"
-    call = PipelineCall(WithNone(), here)
+    assert PipelineCall(WithBoth()).guidance == "true_cfg_scale"
+    call = PipelineCall(WithNone())
     with pytest.raises(InvalidRequestError, match=r"^Invalid guidance_scale '3.0' for a WithNone"):
         call.resolve(GenerateRequest(prompt="", guidance_scale=3.0), "64x64")
     with pytest.raises(InvalidRequestError, match=r"^Invalid size '128x64' for a WithNone: it draws only 64x64"):
@@ -143,7 +142,7 @@ def test_pipelines_of_another_kind_are_refused() -> None:
         Unconditional: "is a Unconditional, whose call takes no prompt",
     }.items():
         with pytest.raises(ModelLoadError, match=sentence):
-            PipelineCall(pipeline(), Path("folder"))
+            check_call(pipeline, Path("folder"))
 
 
 @pytest.fixture
@@ -222,6 +221,13 @@ def test_settings_without_effect_are_refused(folder: Folder, options: dict[str, 
     settings = Settings.load(environ={}, model=str(folder("pixart")), device="cpu", **options)
     with pytest.raises(SettingsError, match="unset it"):
         DiffusersPipelineWorker(settings=settings)
+
+
+def test_a_damaged_folder_of_a_family_is_a_matter_of_its_own_backend(sdxl_checkpoint: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(sdxl_checkpoint, tmp_path / "damaged"))
+    shutil.rmtree(damaged / "unet")
+    with pytest.raises(ModelLoadError, match="is incomplete: unet/config.json is missing"):
+        select_backend(Registry.discover(), settings_for(damaged))
 
 
 def test_a_backend_of_its_own_wins(folder: Folder, sdxl_checkpoint: Path) -> None:

@@ -257,6 +257,9 @@ def imagegen_formats():
         select_backend(Registry.discover(), Settings(model=str(other)))
     with pytest.raises(ModelLoadError, match="Cannot tell the family of .*: its format, any, does not say it"):
         architecture(other)
+    incomplete = _index(tmp_path / "incomplete", "StableDiffusionXLPipeline")
+    with pytest.raises(ModelLoadError, match="is incomplete: unet/config.json is missing"):
+        recognize(incomplete)
     install.add("first", code.format(is_fallback=False).replace('"any"', '"mine"'))
     assert recognize(sdxl_checkpoint) == Recognized("mine", None)
 
@@ -268,3 +271,7 @@ def test_a_failing_format_leaves_the_others_alone(
     install.backend("sdxl", architectures=("sdxl",))
     assert recognize(sdxl_checkpoint) == Recognized("folder", "sdxl")
     assert "The format gguf is left out, as its describe raised ZeroDivisionError" in caplog.text
+    wrong = GGUF.replace("gguf", "odd").replace('"cpp"', '"odd"')
+    install.add("wrong", wrong.replace("def describe(path):", "def describe(path):\n    return 3"))
+    assert recognize(sdxl_checkpoint) == Recognized("folder", "sdxl")
+    assert "The format odd is left out, as its describe returned <class 'int'>" in caplog.text

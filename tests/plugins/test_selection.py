@@ -43,9 +43,13 @@ def test_a_backends_own_checkpoint_selects_it(sd15_checkpoint: Path) -> None:
     assert _select(SD15_MODEL=str(sd15_checkpoint)).name == "sd15"
 
 
-def test_of_two_backends_with_own_checkpoints_the_preferred_one_is_selected() -> None:
+def test_of_two_backends_with_own_checkpoints_the_preferred_one_is_selected(caplog: pytest.LogCaptureFixture) -> None:
     assert _select(SD15_MODEL="a", SDXL_MODEL="b").name == "sd15"
+    words = "SD15_MODEL, SDXL_MODEL are set: the first counts; set IMAGEGEN_BACKEND or IMAGEGEN_BACKENDS to choose"
+    assert caplog.messages == [words]
+    caplog.clear()
     assert _select(SD15_MODEL="a", SDXL_MODEL="b", IMAGEGEN_BACKENDS="sdxl,sd15").name == "sdxl"
+    assert not caplog.messages
 
 
 def test_the_only_installed_backend_is_selected() -> None:

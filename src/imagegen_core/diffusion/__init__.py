@@ -12,7 +12,7 @@ from imagegen_core.diffusion.model import DiffusionModel
 from imagegen_core.diffusion.network_inputs import NetworkInputs
 from imagegen_core.diffusion.numerics import device_numerics
 from imagegen_core.diffusion.on_device import OnDevice
-from imagegen_core.diffusion.pretrained import load_pretrained
+from imagegen_core.diffusion.pretrained import load_pretrained, pipeline_class
 from imagegen_core.diffusion.prompt_checks import check_clip_skip, check_prompt_length, check_t5_length
 from imagegen_core.diffusion.size_checks import check_multiples
 from imagegen_core.diffusion.t5 import encode_t5, t5_length
@@ -48,6 +48,7 @@ __all__ = [
     "load_pretrained",
     "make_rowwise",
     "memory_errors",
+    "pipeline_class",
     "pool",
     "t5_length",
 ]

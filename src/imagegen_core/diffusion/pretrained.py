@@ -41,15 +41,11 @@ def load_pretrained(folder: Path, dtype: torch.dtype, device: torch.device) -> A
         ModelLoadError: The folder is damaged or incomplete, its class is unknown, or the memory is too small.
         PluginError: A library of diffusers does not import.
     """
-    try:
-        import_diffusers()
-    except Exception as error:
-        raise unusable(f"The pipeline in {folder}", error, _ANY_PIPELINE) from error
+    loaded_class = pipeline_class(folder)
     with quiet(), memory_for(folder):
-        pipeline_class = _pipeline_class(folder)
         networks = {name: _load_network(folder, name, kind, dtype) for name, kind in _networks(folder).items()}
         with building(), reading(folder):
-            pipe = pipeline_class.from_pretrained(folder, local_files_only=True, dtype=dtype, **networks)
+            pipe = loaded_class.from_pretrained(folder, local_files_only=True, dtype=dtype, **networks)
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(device)
 
@@ -65,7 +61,17 @@ def import_diffusers() -> None:
         import_named(_ANY_PIPELINE)
 
 
-def _pipeline_class(folder: Path) -> Any:
+def pipeline_class(folder: Path) -> Any:
+    """Return the pipeline's class that a folder's ``model_index.json`` names.
+
+    Raises:
+        ModelLoadError: The file is missing or damaged, or the installed diffusers has no such pipeline.
+        PluginError: A library of diffusers does not import.
+    """
+    try:
+        import_diffusers()
+    except Exception as error:
+        raise unusable(f"The pipeline in {folder}", error, _ANY_PIPELINE) from error
     import diffusers
 
     index = folder / "model_index.json"

@@ -36,7 +36,7 @@ def folder_family(folder: Path, families: Iterable[Family]) -> Family | None:
     incomplete = None
     for family in families:
         config = f"{family.denoiser}/config.json"
-        if (folder / config).is_file():
+        if has_file(folder, config):
             if family.fits_folder(index, read_json(folder, config)):
                 return family
         elif index.get("_class_name") in family.pipelines:
@@ -124,6 +124,14 @@ def weights(component: Path) -> list[Path]:
             f"parts that {files[0].name} belongs to; copy it again"
         )
     return groups[min(whole)] if whole else []
+
+
+def has_file(folder: Path, name: str) -> bool:
+    """Return whether a folder has a file, also one without permission to read: `read_json` then tells it."""
+    try:
+        return (folder / name).is_file()
+    except OSError:
+        return True
 
 
 def read_json(folder: Path, name: str) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from imagegen_core.format import Format
 from imagegen_core.importing import import_named
 from imagegen_core.models import hints
 from imagegen_core.models.contents import contents
-from imagegen_core.models.folders import INDEX, components, folder_family, folder_size, read_json, weights
+from imagegen_core.models.folders import INDEX, components, folder_family, folder_size, has_file, read_json, weights
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.networks.harmless import is_harmless
 from imagegen_core.models.tensors import Header, quoted
@@ -121,10 +121,14 @@ def describe(path: Path, known: KnownModels | None = None) -> Description:
     known = known or _installed()
     if description := _in_format(path, known, is_fallback=False):
         return description
+    if family := _folder_family(path, known):
+        return _describe_folder(path, family)
     try:
-        return _describe_folder(path, known) if _is_folder(path) else _describe_file(path, known)
+        if _is_folder(path):
+            raise _undeclared(path, known)
+        return _describe_file(path, known)
     except ModelLoadError:
-        if description := _in_format(path, known, is_fallback=True):
+        if not _names_family(path, known) and (description := _in_format(path, known, is_fallback=True)):
             return description
         raise
 
@@ -180,6 +184,15 @@ def _in_format(path: Path, known: KnownModels, *, is_fallback: bool) -> Descript
     return next((description for form in formats if (description := form.recognize(path))), None)
 
 
+def _names_family(path: Path, known: KnownModels) -> bool:
+    """Return whether a folder names the pipeline of a family; then it is a damaged folder of this family."""
+    try:
+        pipeline = read_json(path, INDEX).get("_class_name")
+    except ModelLoadError:
+        return False
+    return any(pipeline in family.pipelines for family in known.families.values())
+
+
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
@@ -188,11 +201,9 @@ def _is_folder(path: Path) -> bool:
 
 
 def _folder_family(path: Path, known: KnownModels) -> Family | None:
-    """Return the family of a diffusers-format folder without reading its weights; None if `describe` must decide."""
-    try:
-        return folder_family(path, known.families.values()) if _is_folder(path) else None
-    except ModelLoadError:  # it may have another format; if not, `describe` raises the same error
-        return None
+    """Return the family of a diffusers-format folder without reading its weights; None for any other path."""
+    is_of_diffusers = _is_folder(path) and has_file(path, INDEX)
+    return folder_family(path, known.families.values()) if is_of_diffusers else None
 
 
 def _describe_file(path: Path, known: KnownModels) -> Description:
@@ -208,10 +219,7 @@ def _describe_file(path: Path, known: KnownModels) -> Description:
     )
 
 
-def _describe_folder(path: Path, known: KnownModels) -> Description:
-    family = folder_family(path, known.families.values())
-    if family is None:
-        raise _undeclared(path, known)
+def _describe_folder(path: Path, family: Family) -> Description:
     named = components(path)
     config = read_json(path, f"{family.denoiser}/config.json")
     files = _weights_of(path)

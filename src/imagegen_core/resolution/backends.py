@@ -46,7 +46,11 @@ def select_backend(registry: Registry, settings: Settings) -> Backend:
     backends = list(registry.backends.values())
     configured = [backend for backend in backends if settings.for_backend(backend.environment_prefix).model]
     if configured:
-        return preferred(registry, settings, configured)[0]
+        first, *others = preferred(registry, settings, configured)
+        if others and not settings.backends:
+            named = ", ".join(f"{backend.environment_prefix}_MODEL" for backend in (first, *others))
+            logger.warning("%s are set: the first counts; set IMAGEGEN_BACKEND or IMAGEGEN_BACKENDS to choose", named)
+        return first
     if model := fallback_model(registry.models.values()):
         return _for_path(registry, settings, model.path)
     if not backends:
