@@ -24,8 +24,13 @@ def describe(path: Path) -> Description | None:
     if not (path / _INDEX).is_file():
         return None
     index = _read(path / _INDEX)
-    if not isinstance(index.get("_class_name"), str):
-        raise ModelLoadError(f"{path / _INDEX} names no pipeline of diffusers: code of the folder's own is not run")
+    pipeline = index.get("_class_name")
+    if pipeline is None:
+        raise ModelLoadError(f"{path / _INDEX} names no pipeline: copy the checkpoint again, with all its folders")
+    if not isinstance(pipeline, str):
+        raise ModelLoadError(
+            f"{path / _INDEX} asks for a pipeline of its own code, which could do anything: it is not run"
+        )
     named = [name for name, kind in index.items() if isinstance(kind, list) and kind and kind[0] is not None]
     files = [file for name in named for file in (path / name).glob("*") if file.suffix in _WEIGHTS]
     return Description(

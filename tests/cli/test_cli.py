@@ -227,7 +227,7 @@ def test_models_list_shows_named_models_and_models_below_the_root(
     assert (rows["demo"]["family"], rows["demo"]["size"]) == ("sdxl", "256x256")
     assert (rows["tiny"]["family"], rows["tiny"]["size"]) == ("sdxl", "64x64")
     assert rows["broken"]["family"] == "unusable"
-    assert "unet/config.json is missing" in rows["broken"]["note"]
+    assert "model_index.json names no pipeline" in rows["broken"]["note"]
 
 
 def test_help_version_and_completion(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from imagegen_core.request import GenerateRequest, check_request
 
 if TYPE_CHECKING:
     from imagegen_core.job import Event, Job
+    from imagegen_core.parameter import Parameter
     from imagegen_core.settings import Settings
 
 _CHAINS = ("imagegen_request", "imagegen_picture")
@@ -48,9 +49,10 @@ class JobHooks:
     failures are logged.
     """
 
-    def __init__(self, manager: pluggy.PluginManager) -> None:
-        """Take the manager with the registered plugins."""
+    def __init__(self, manager: pluggy.PluginManager, parameters: Iterable[Parameter] = ()) -> None:
+        """Take the manager with the registered plugins, and their parameters of requests."""
         self._hooks = manager.hook
+        self._defaults = {parameter.name: parameter.default for parameter in parameters}
         self._events: EventQueue | None = None
 
     @property
@@ -73,7 +75,7 @@ class JobHooks:
         if not self.changes_requests or not isinstance(request, GenerateRequest):
             return request
         seeded = request.model_copy(update={"seed": check_request(request).seed})
-        cell = _Cell(seeded)
+        cell = _Cell(self._with_defaults(seeded))
         self._hooks.imagegen_request(request=cell)
         check_request(cell.value)
         return cell.value
@@ -92,7 +94,7 @@ class JobHooks:
         if not self.changes_pictures:
             return picture
         cell = _Cell(picture)
-        self._hooks.imagegen_picture(picture=cell, request=request)
+        self._hooks.imagegen_picture(picture=cell, request=self._with_defaults(request))
         changed: Picture = cell.value
         return changed
 
@@ -122,6 +124,12 @@ class JobHooks:
         if events is not None:
             events.close()
         self._hooks.imagegen_shutdown()
+
+    def _with_defaults(self, request: GenerateRequest) -> GenerateRequest:
+        """Return a request with the value or the default of every declared parameter."""
+        if not isinstance(request, GenerateRequest):  # any object with its attributes
+            return request
+        return request.with_parameters(request.parameters.given, self._defaults)
 
 
 class _Cell:

@@ -229,7 +229,7 @@ class Registry:
         """The plugins' hooks around jobs."""
         from imagegen_core.plugins.job_hooks import JobHooks
 
-        return JobHooks(self._manager)
+        return JobHooks(self._manager, self.parameters.values())
 
     def _refuse_if_not_ok(self, noun: str, name: str) -> None:
         """Raise an error if `name` is a broken or disabled plugin."""
