@@ -53,7 +53,7 @@ def expected_png(sdxl_checkpoint: Path) -> Iterator[bytes]:
 
 
 def until_ready(url: str, process: subprocess.Popen[str], log: Path) -> httpx.Client:
-    until_answered(process, log, f"{url}/ready", limit=2 * LIMIT)
+    until_answered(process, log, f"{url}/ready", limit=3 * LIMIT)
     return httpx.Client(base_url=url, timeout=LIMIT)
 
 
@@ -166,7 +166,7 @@ def test_a_killed_server_can_be_restarted(cluster: Cluster, tmp_path: Path) -> N
 def test_ready_reports_a_missing_model(cluster: Cluster, tmp_path: Path) -> None:
     with serving(tmp_path, cluster, MODEL="/nowhere.safetensors", BACKEND="sdxl") as (process, port, log):
         url = f"http://127.0.0.1:{port}/ready"
-        until_answered(process, log, url, lambda response: response.json()["status"] == "failed", limit=2 * LIMIT)
+        until_answered(process, log, url, lambda response: response.json()["status"] == "failed", limit=3 * LIMIT)
         assert (
             httpx.get(url, timeout=LIMIT)
             .json()["detail"]

@@ -239,7 +239,7 @@ def test_the_error_for_the_other_familys_checkpoint_names_its_worker(
 def test_the_error_for_the_other_familys_checkpoint_names_its_package(
     sdxl_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("IMAGEGEN_PLUGINS_DISABLED", "sdxl")
+    monkeypatch.setenv("IMAGEGEN_PLUGINS_DISABLED", "sdxl,diffusers")
     words = "imagegen-sdxl is installed, and disabled: IMAGEGEN_PLUGINS_DISABLED names it"
     with pytest.raises(ModelLoadError, match=words):
         DiffusersCudaWorker(settings=Settings(model=str(sdxl_checkpoint)))

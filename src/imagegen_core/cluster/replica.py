@@ -144,10 +144,10 @@ class Replica:
         if report is not None and report.stuck:
             raise RuntimeError(f"A step has been running for {report.stuck:.0f} s longer than it may")
 
-    async def __del__(self) -> None:
-        """Let the plugins clean up; Ray Serve awaits this."""
+    def __del__(self) -> None:
+        """Let the plugins clean up; Ray Serve calls this at the replica's end."""
         if hasattr(self, "_hooks"):
-            await asyncio.to_thread(self._hooks.stop)
+            self._hooks.stop()
 
     async def _have(self, mode: Mode) -> None:
         """Load a mode's model, and register it with Ray Serve."""
