@@ -112,7 +112,7 @@ def test_page_asks_for_an_api_key_and_keeps_it(open_page: Callable[..., Page], c
     fill(page, {"Prompt": "a lake", "Size": "64x64", "Steps": "1"})
     draw(page)
     done(page)
-    assert refused == [None] * 3 + [wrong] * 3
+    assert refused == [None] * 4 + [wrong] * 4
     complaints.extend(
         ["Failed to load resource: the server responded with a status of 401 (Unauthorized)"] * len(refused)
     )
