@@ -41,9 +41,7 @@ def test_explicit_settings_replace_the_environment(sd15_checkpoint: Path, monkey
 
 
 def test_an_unknown_backend_is_refused(sdxl_checkpoint: Path) -> None:
-    with pytest.raises(
-        BackendNotFoundError, match="No backend 'gone' is installed: installed are .*flux, sd15, sd3, sdxl"
-    ):
+    with pytest.raises(BackendNotFoundError, match="No backend 'gone' is installed: installed are .*sdxl"):
         imagegen_core.load_worker(backend="gone", model=str(sdxl_checkpoint))
 
 

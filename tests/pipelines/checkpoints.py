@@ -8,6 +8,7 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tests.checkpoints import tiny_tokenizer
 
@@ -93,7 +94,7 @@ def save_z_image(folder: Path) -> Path:
     """Z-Image: a Qwen encoder with a chat template, flow matching, and multiples of 16 pixels alone."""
     torch.manual_seed(13)
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    letters = sorted(set(transformers.convert_slow_tokenizer.bytes_to_unicode().values()))
+    letters = sorted(set(bytes_to_unicode().values()))
     tokenizer = transformers.Qwen2Tokenizer(
         vocab={token: number for number, token in enumerate([*special, *letters])},
         additional_special_tokens=special[1:],

@@ -62,5 +62,5 @@ no_latents: Worker = NoLatents()  # WRONG
 forgetful: SteppedWorker[State] = Forgetful()  # WRONG
 not_an_upscaler: Upscaler = Crooked()  # WRONG
 not_a_store: ImageStore = Plain()  # WRONG
-misnamed = Backend(name="mine", summary="", worker="a:B", default_size="64x64", without=("sampler",))  # WRONG
+unordered = Backend(name="mine", summary="", worker="a:B", default_size="64x64", priority="high")  # WRONG
 unknown = imagegen_core.Nonsense  # WRONG

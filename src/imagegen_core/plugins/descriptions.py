@@ -7,7 +7,6 @@ from types import ModuleType
 from imagegen_core.backend import Backend
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.plugins import hookspecs
-from imagegen_core.request import Size
 
 
 def forgotten_hooks(module: ModuleType) -> list[str]:
@@ -24,6 +23,8 @@ def forgotten_hooks(module: ModuleType) -> list[str]:
 
 def size_fault(backend: Backend) -> str | None:
     """Return the fault of a backend's default size, in words; None if it is valid."""
+    from imagegen_core.request import Size  # pydantic reads all distributions: the probe leaves out broken ones first
+
     try:
         Size.parse(backend.default_size)
     except InvalidRequestError as error:
