@@ -173,7 +173,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "code of its own": (
         lambda folder: _edit_index(folder, _class_name=["pipeline", "OwnPipeline"]),
-        "code of the folder's own is not run",
+        "asks for a pipeline of its own code",
     ),
     "a component of another library": (
         lambda folder: _edit_index(folder, transformer=["os", "system"]),
