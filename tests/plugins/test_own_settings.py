@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import BaseModel, Field, SecretStr
 from pydantic_settings import BaseSettings
 
@@ -160,8 +161,6 @@ def test_config_show_prints_a_backends_own_settings(
 def test_cluster_config_carries_backends_own_settings_without_secrets(
     install: Installer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    yaml = pytest.importorskip("yaml")
-    pytest.importorskip("ray")
     install.add("mine", _PLUGIN)
     _write("storage_provider = 'disabled'\n[mine]\nthreads = 2\n")
     for name, value in {"MINE_TOKEN": "hush", "MINE_MODEL": "own", "MINE_TAGS": '["a"]'}.items():
