@@ -27,6 +27,7 @@ LAYERS = [
     "samplers",
     "styles",
     "parameter",
+    "picture_files",
     "request",
     "numerics",
     "picture",

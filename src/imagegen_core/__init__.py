@@ -62,9 +62,13 @@ if TYPE_CHECKING:
     from imagegen_core.plugins.hookspecs import hookimpl as hookimpl
     from imagegen_core.plugins.registry import Registry as Registry
     from imagegen_core.request import GenerateRequest as GenerateRequest
+    from imagegen_core.request import InpaintOptions as InpaintOptions
+    from imagegen_core.request import MicroConditioning as MicroConditioning
+    from imagegen_core.request import OutpaintOptions as OutpaintOptions
     from imagegen_core.request import ResolvedRequest as ResolvedRequest
     from imagegen_core.request import Size as Size
     from imagegen_core.request import StyleLoraRequest as StyleLoraRequest
+    from imagegen_core.request import Variation as Variation
     from imagegen_core.request import check_request as check_request
     from imagegen_core.samplers import Sampler as Sampler
     from imagegen_core.settings import Settings as Settings
@@ -119,6 +123,7 @@ _HOME = {
     "HasNumerics": "worker",
     "ImageStore": "storage",
     "ImagegenError": "errors",
+    "InpaintOptions": "request",
     "InvalidRequestError": "errors",
     "Job": "job",
     "JobStoppedError": "errors",
@@ -128,12 +133,14 @@ _HOME = {
     "LoraUse": "styles",
     "ModelLoadError": "errors",
     "ModelNotFoundError": "errors",
+    "MicroConditioning": "request",
     "NamedModel": "models.named",
     "NeedsLibraries": "worker",
     "NotReadyError": "errors",
     "NumericsPlan": "numerics",
     "PLAIN_FORMATS": "description",
     "OriginalNames": "original_names",
+    "OutpaintOptions": "request",
     "OutOfMemoryError": "errors",
     "OutputError": "errors",
     "Parameter": "parameter",
@@ -167,6 +174,7 @@ _HOME = {
     "Ticket": "engine",
     "Upscaler": "images.upscaler",
     "UpscalerDef": "images.upscaler",
+    "Variation": "request",
     "WarmsUp": "worker",
     "Worker": "worker",
     "check_request": "request",

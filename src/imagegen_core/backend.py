@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, cast
 
 from imagegen_core.description import PLAIN_FORMATS
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _GO_WITH: Mapping[str, tuple[str, ...]] = {
     "scheduler": ("schedule", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"),
     "guidance_scale": ("guidance_rescale",),
+    "image": ("mask", "strength", "resize", "inpaint", "outpaint", "image_guidance_scale"),
+    "mask": ("inpaint", "outpaint"),
 }
 
 
@@ -34,7 +36,9 @@ class Backend:
         without: The request fields that it does not support, of `GenerateRequest` or declared by a plugin
             (`Parameter`); `resolve` refuses requests that set them. Every backend supports ``prompt`` and ``seed``.
             ``size`` means that only the native size is supported. ``scheduler`` includes ``schedule`` and all
-            `StepOptions`; ``guidance_scale`` includes ``guidance_rescale``.
+            `StepOptions`; ``guidance_scale`` includes ``guidance_rescale``. ``image`` includes ``mask``, ``strength``,
+            ``resize``, ``inpaint``, ``outpaint`` and ``image_guidance_scale``; ``mask`` includes ``inpaint`` and
+            ``outpaint``.
         formats: The formats that it loads: `PLAIN_FORMATS`, or names of plugins' formats.
         priority: Of several backends for a checkpoint, the highest priority draws, unless the setting ``backends``
             prefers another.
@@ -95,19 +99,21 @@ class Backend:
 
         native = native_size or self.default_size
         resolved = ResolvedRequest.of(request, native)
+        fields_of_requests = GenerateRequest.model_fields
         left_alone: dict[str, Any] = {
-            **{name: field.default for name, field in GenerateRequest.model_fields.items()},
+            **{name: field.get_default(call_default_factory=True) for name, field in fields_of_requests.items()},
             "size": Size.parse(native),
             "guidance_scale": min(resolved.guidance_scale, 1.0),
             "style_lora": None,
         }
         asked = {
-            **asdict(resolved),
+            **{field.name: getattr(resolved, field.name) for field in fields(resolved)},
             **asdict(resolved.step_options),
             **resolved.parameters.given,
             "size": resolved.size,
             "num_inference_steps": resolved.steps,
             "style_lora": resolved.style,
+            **{field: getattr(request, field, None) for field in ("strength", "resize", "image_guidance_scale")},
         }
         for field in self.lacking:
             if asked.get(field) != left_alone.get(field):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _OWN = (
     "prompt size num_inference_steps guidance_scale seed style_lora negative_prompt scheduler clip_skip schedule "
     "guidance_rescale eta s_churn s_tmin s_tmax s_noise loras parameters mode "
+    "image mask strength resize inpaint outpaint image_guidance_scale variation micro_conditioning hires "
     "superres superres_format superres_quality superres_magnitude"
 )
 _OPENAI = (

@@ -13,6 +13,7 @@ BACKEND = Backend(
     worker="imagegen_sd15.worker:DiffusersCudaWorker",
     default_size="512x512",
     architectures=("sd15", "sd2"),
+    without=("micro_conditioning",),
 )
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from imagegen_core import PictureError
-from imagegen_core.images.decode import PictureFile, as_rgb, read_picture, read_text
 from imagegen_core.images.lossy import LossyFormat, encode_lossy
+from imagegen_core.picture_files.decode import PictureFile, as_rgb, read_picture, read_text
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
 IMAGE = Image.fromarray(PIXELS)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from imagegen_core import GenerateRequest, Job, LocalEngine, Picture, Settings, StepDone, read_recipe
 from imagegen_core.cli import main
-from imagegen_core.images.decode import read_picture
+from imagegen_core.picture_files.decode import read_picture
 from imagegen_core.server import create_app
 from tests.engine.faults import Gate
 from tests.pipelines.checkpoints import PIPELINES

@@ -25,10 +25,10 @@ def upscale(
     """Enlarge a picture; keep its recipe, and add the enlargement to it."""
     import numpy as np
 
-    from imagegen_core.images.decode import PictureFile, as_rgb
     from imagegen_core.images.png import encode_png
     from imagegen_core.images.recipe import Upscaling, with_upscaling
     from imagegen_core.images.upscaling import upscale as enlarge
+    from imagegen_core.picture_files.decode import PictureFile, as_rgb
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.settings import Settings
 

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from imagegen_core.errors import InvalidRequestError
-from imagegen_core.images.decode import PictureFile, as_rgb
 from imagegen_core.images.lossy import encode_lossy
 from imagegen_core.images.png import write_png
 from imagegen_core.images.recipe import Upscaling, with_upscaling
 from imagegen_core.images.upscaler import Shared, Upscaler
 from imagegen_core.images.upscaling import upscale
+from imagegen_core.picture_files.decode import PictureFile, as_rgb
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
 

@@ -1,1 +1,1 @@
-"""Finished pictures: PNG with a recipe, reading, enlarging."""
+"""Finished pictures: PNG with a recipe, and enlarging."""

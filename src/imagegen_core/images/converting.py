@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from imagegen_core.images.decode import PictureFile
 from imagegen_core.images.lossy import encode_lossy
 from imagegen_core.images.png import encode_png
+from imagegen_core.picture_files.decode import PictureFile
 from imagegen_core.request import VAE_REDUCTION
 
 Encoding = Literal["png", "jpeg", "webp"]

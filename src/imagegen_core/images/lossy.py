@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
-from imagegen_core.images.exif import encode_exif
 from imagegen_core.images.recipe import A1111_CHUNK
+from imagegen_core.picture_files.exif import encode_exif
 
 if TYPE_CHECKING:
     import numpy as np

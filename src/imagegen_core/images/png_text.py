@@ -6,8 +6,8 @@ import struct
 import zlib
 from collections.abc import Mapping
 
-from imagegen_core.images.decode import PictureFile
-from imagegen_core.images.parsing.png import SIGNATURE, TEXT, chunks
+from imagegen_core.picture_files.decode import PictureFile
+from imagegen_core.picture_files.parsing.png import SIGNATURE, TEXT, chunks
 
 
 def png_text(png: bytes) -> dict[str, str]:

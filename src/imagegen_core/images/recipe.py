@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagegen_core.errors import PictureError
-from imagegen_core.images.decode import COMMENT, PictureFile, called
+from imagegen_core.picture_files.decode import COMMENT, PictureFile, called
 
 if TYPE_CHECKING:
     from imagegen_core.request import GenerateRequest, ResolvedRequest

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from imagegen_core.errors import InvalidRequestError
-from imagegen_core.images.decode import MAX_PIXELS
+from imagegen_core.picture_files.decode import MAX_PIXELS
 
 if TYPE_CHECKING:
     from imagegen_core.images.upscaler import Upscaler, UpscalerDef

@@ -55,7 +55,7 @@ class Mode:
     def complete(self, request: Request) -> Request:
         """Add the mode's LoRAs to a request, and the mode's defaults for missing fields."""
         defaults: Mapping[str, Any] = {
-            "size": self.table.default_size,
+            "size": self.table.default_size if request.image is None else None,  # an image has its own size
             "num_inference_steps": self.table.default_steps,
             "guidance_scale": self.table.default_guidance,
             "scheduler": self.table.scheduler,

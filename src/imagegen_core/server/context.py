@@ -139,6 +139,7 @@ class ServerContext:
             field: value
             for field, setting in _DEFAULTS.items()
             if field not in request.model_fields_set
+            and not (field == "size" and request.image is not None)  # an image has its own size
             and (value := getattr(self.settings, setting)) is not None
             and (backend is None or field not in backend.lacking)
         }

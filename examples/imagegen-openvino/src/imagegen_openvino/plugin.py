@@ -29,6 +29,9 @@ BACKEND = Backend(
         "s_tmin",
         "s_tmax",
         "s_noise",
+        "image",
+        "variation",
+        "micro_conditioning",
     ),
 )
 

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from typing import Any
 
 from imagegen_core.hosting.model_card import ModelCard
-from imagegen_core.images.decode import read_text
 from imagegen_core.images.recipe import A1111_CHUNK
 from imagegen_core.picture import Picture
+from imagegen_core.picture_files.decode import read_text
 from imagegen_core.request import GenerateRequest
 from imagegen_core.server.a1111.body import Txt2ImgBody
 

@@ -13,8 +13,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from imagegen_core.errors import InvalidRequestError
-from imagegen_core.images.decode import PictureFile, read_text
 from imagegen_core.images.recipe import A1111_CHUNK
+from imagegen_core.picture_files.decode import PictureFile, read_text
 from imagegen_core.server.a1111.base64_pictures import decode_base64
 from imagegen_core.server.context import Caller, SharedContext
 from imagegen_core.server.middleware.json_bodies import JsonRoute

@@ -9,8 +9,8 @@ import pytest
 
 from imagegen_core.callback_worker import CallbackWorker
 from imagegen_core.errors import JobStoppedError
-from imagegen_core.images.decode import read_picture
 from imagegen_core.job import Job, StepDone
+from imagegen_core.picture_files.decode import read_picture
 from imagegen_core.testing.backend.kit import BackendKit
 from imagegen_core.worker import Worker
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from imagegen_core.backend import Backend
-from imagegen_core.images.decode import read_picture, read_text
 from imagegen_core.images.recipe import OWN_CHUNK, Recipe, read_recipe
 from imagegen_core.job import Job
 from imagegen_core.picture import Picture
+from imagegen_core.picture_files.decode import read_picture, read_text
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.replay import recipe_differences, request_of, settings_of
 from imagegen_core.request import Size

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from imagegen_core.images.decode import read_picture
 from imagegen_core.job import Job, StepDone
 from imagegen_core.parts import works_in_parts
+from imagegen_core.picture_files.decode import read_picture
 from imagegen_core.testing.backend.kit import BackendKit, finished
 from imagegen_core.testing.quick import QUICK
 from imagegen_core.worker import BatchInvariant, ShowsPreviews

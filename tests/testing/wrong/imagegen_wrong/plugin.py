@@ -55,7 +55,15 @@ def imagegen_backends() -> list[Backend]:
             summary="wrong in one way",
             worker=f"imagegen_wrong.workers:{fault}",
             default_size="64x64",
-            without=("scheduler", "clip_skip", "style_lora", "guidance_rescale"),
+            without=(
+                "scheduler",
+                "clip_skip",
+                "style_lora",
+                "guidance_rescale",
+                "image",
+                "variation",
+                "micro_conditioning",
+            ),
         )
         for fault in FAULTS
     ]

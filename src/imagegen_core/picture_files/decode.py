@@ -13,9 +13,9 @@ from typing import Self
 from PIL import Image, UnidentifiedImageError
 
 from imagegen_core.errors import PictureError
-from imagegen_core.images.exif import ExifTags, read_exif
-from imagegen_core.images.parsing import bmp, gif, jpeg, png, webp
-from imagegen_core.images.parsing.structure import RefusedError, Structure
+from imagegen_core.picture_files.exif import ExifTags, read_exif
+from imagegen_core.picture_files.parsing import bmp, gif, jpeg, png, webp
+from imagegen_core.picture_files.parsing.structure import RefusedError, Structure
 
 MAX_PIXELS = 89_478_485
 """The largest picture in pixels, about 9,400 square. Pillow rejects larger ones as decompression bombs."""
@@ -50,17 +50,18 @@ class PictureFile:
     structure: Structure
 
     @classmethod
-    def read(cls, source: bytes | Path, *, png_only: bool = False) -> Self:
+    def read(cls, source: bytes | Path, *, png_only: bool = False, name: str | None = None) -> Self:
         """Read a picture file's structure; for an animation, its first picture.
 
         Args:
             source: The PNG, JPEG, WebP, BMP or GIF, or its path.
             png_only: Whether to refuse other formats than PNG.
+            name: The picture's name in error messages; None derives it from the source.
 
         Raises:
             PictureError: It is missing, of another format, damaged, or has too many parts or too much text.
         """
-        name = called(source)
+        name = name or called(source)
         try:
             data = source if isinstance(source, bytes) else source.read_bytes()
         except OSError as error:

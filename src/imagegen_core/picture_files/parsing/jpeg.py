@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 
-from imagegen_core.images.parsing.structure import RefusedError, Structure, checked_count
+from imagegen_core.picture_files.parsing.structure import RefusedError, Structure, checked_count
 
 SIGNATURE = b"\xff\xd8\xff"
 _EXIF = b"Exif\0\0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from imagegen_core.images.parsing.structure import Structure, checked_count
+from imagegen_core.picture_files.parsing.structure import Structure, checked_count
 
 SIGNATURES = (b"GIF87a", b"GIF89a")
 _EXTENSION, _GRAPHIC_CONTROL, _IMAGE = 0x21, 0xF9, 0x2C

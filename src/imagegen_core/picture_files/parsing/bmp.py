@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from imagegen_core.images.parsing.structure import RefusedError, Structure
+from imagegen_core.picture_files.parsing.structure import RefusedError, Structure
 
 SIGNATURE = b"BM"
 _RUN_LENGTHS = (1, 2)  # BI_RLE8 and BI_RLE4

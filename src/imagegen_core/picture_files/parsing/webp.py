@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from imagegen_core.images.parsing.structure import Structure, checked_count
+from imagegen_core.picture_files.parsing.structure import Structure, checked_count
 
 _EXIF = b"Exif\0\0"  # some programs put this before the TIFF structure, as in a JPEG
 _LOSSY_START = b"\x9d\x01\x2a"  # RFC 6386, section 9.1

@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from imagegen_core.images.parsing.structure import MAX_TEXT, RefusedError, Structure, checked_count
+from imagegen_core.picture_files.parsing.structure import MAX_TEXT, RefusedError, Structure, checked_count
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")

@@ -1,0 +1,1 @@
+"""Picture files from outside: parsed within limits, then decoded."""
