@@ -114,13 +114,9 @@ def test_an_outpainted_size_holds_the_image_and_is_a_multiple_of_8(
     assert all(0 <= more < 8 for more in missing)
 
 
-def test_the_default_strength_depends_on_the_mask() -> None:
-    mask = Image.new("L", (24, 16), 255)
-    assert resolved(image=PNG).strength == 0.8
-    assert resolved(image=PNG, mask=mask).strength == 1.0
-    assert resolved(image=PNG, outpaint=OutpaintOptions(left=8)).strength == 1.0
-    assert resolved(image=PNG, strength=0.0).strength == 0.0
-    assert resolved().strength is None
+@pytest.mark.parametrize("strength", [None, 0.0, 0.5, 1.0])
+def test_a_strength_is_kept(strength: float | None) -> None:
+    assert resolved(image=PNG, strength=strength).strength == strength
 
 
 MASK = encoded(picture(mode="L"))

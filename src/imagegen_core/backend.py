@@ -113,7 +113,6 @@ class Backend:
             "size": resolved.size,
             "num_inference_steps": resolved.steps,
             "style_lora": resolved.style,
-            **{field: getattr(request, field, None) for field in ("strength", "resize", "image_guidance_scale")},
         }
         for field in self.lacking:
             if asked.get(field) != left_alone.get(field):

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from imagegen_core.errors import PictureError
 from imagegen_core.images.recipe import Recipe
 from imagegen_core.modes import load_modes
 from imagegen_core.numerics import differences
+from imagegen_core.picture_files.input_picture import InputPicture
 from imagegen_core.request import GenerateRequest
 from imagegen_core.settings import Settings
 
@@ -22,6 +24,35 @@ def request_of(recipe: Recipe, settings: Settings) -> GenerateRequest:
     return request.with_loras(
         [replace(known[lora.name], strength=lora.strength) for lora in recipe.loras if lora.name in known]
     )
+
+
+def with_pictures(
+    request: GenerateRequest, recipe: Recipe, *, image: object | None = None, mask: object | None = None
+) -> GenerateRequest:
+    """Return a recipe's request with its input pictures, which the recipe names by hashes alone.
+
+    Args:
+        request: The request from the recipe.
+        recipe: The recipe.
+        image: The image: bytes, a path or a PIL image; None if the recipe has none.
+        mask: The mask, in the same forms.
+
+    Raises:
+        PictureError: A picture is missing, is not the recipe's, or cannot be read.
+    """
+    given = {"image": image, "mask": mask}
+    pictures = {name: InputPicture.of(source, f"the {name}") for name, source in given.items() if source is not None}
+    for name, wanted in (("image", recipe.image), ("mask", recipe.mask)):
+        if wanted is None and name in pictures:
+            raise PictureError(f"The picture was drawn without {name}: leave {name} out")
+        if wanted is not None and name not in pictures:
+            raise PictureError(f"The picture was drawn from {name} {wanted[:10]}…: give this picture as {name}")
+        if wanted is not None and pictures[name].digest != wanted:
+            raise PictureError(
+                f"The given {name} is another picture: its hash is {pictures[name].digest[:10]}…, and the recipe's is "
+                f"{wanted[:10]}…; give the {name} that it was drawn from"
+            )
+    return request.model_copy(update=pictures)
 
 
 def settings_of(recipe: Recipe, settings: Settings) -> Settings:

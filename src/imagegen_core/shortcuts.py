@@ -10,7 +10,12 @@ from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest, check_request
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+
     from imagegen_core.plugins.job_hooks import JobHooks
+    from imagegen_core.request import InpaintOptions, MicroConditioning, OutpaintOptions, Variation
     from imagegen_core.settings import Settings
     from imagegen_core.worker import Worker
 
@@ -59,6 +64,15 @@ def generate(
     s_tmin: float | None = None,
     s_tmax: float | None = None,
     s_noise: float | None = None,
+    image: bytes | Path | Image | None = None,
+    mask: bytes | Path | Image | None = None,
+    strength: float | None = None,
+    resize: str | None = None,
+    inpaint: InpaintOptions | None = None,
+    outpaint: OutpaintOptions | None = None,
+    image_guidance_scale: float | None = None,
+    variation: Variation | None = None,
+    micro_conditioning: MicroConditioning | None = None,
     parameters: Mapping[str, Any] | None = None,
     worker: Worker | None = None,
     backend: str | None = None,
@@ -86,6 +100,15 @@ def generate(
         s_tmin: See `GenerateRequest`.
         s_tmax: See `GenerateRequest`.
         s_noise: See `GenerateRequest`.
+        image: See `GenerateRequest`.
+        mask: See `GenerateRequest`.
+        strength: See `GenerateRequest`.
+        resize: See `GenerateRequest`.
+        inpaint: See `GenerateRequest`.
+        outpaint: See `GenerateRequest`.
+        image_guidance_scale: See `GenerateRequest`.
+        variation: See `GenerateRequest`.
+        micro_conditioning: See `GenerateRequest`.
         parameters: Values of plugins' parameters by name; see `Parameter`.
         worker: The worker to draw with; None calls `load_worker` with the next three arguments.
         backend: See `load_worker`.
@@ -119,6 +142,15 @@ def generate(
         s_tmax=s_tmax,
         s_noise=s_noise,
         size=size,
+        image=image,
+        mask=mask,
+        strength=strength,
+        resize=resize,
+        inpaint=inpaint,
+        outpaint=outpaint,
+        image_guidance_scale=image_guidance_scale,
+        variation=variation,
+        micro_conditioning=micro_conditioning,
     )
     check_request(request)  # refuse an invalid request before loading a model
     registry = Registry.discover()

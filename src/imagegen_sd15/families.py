@@ -27,6 +27,7 @@ _PREFIXES = {
     _OPEN_CLIP: "text_encoder",
 }
 _PIPELINE = "StableDiffusionPipeline"
+_PIPELINES = (_PIPELINE, "StableDiffusionInpaintPipeline", "StableDiffusionInstructPix2PixPipeline")
 
 
 def _file_family(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -42,7 +43,7 @@ def _folder_family(index: Mapping[str, Any], unet: Mapping[str, Any]) -> str | N
     """Return the family of a folder, for pipelines of any class: the UNet's config decides."""
     if unet.get("addition_embed_type") == "text_time":
         return None
-    by_class = _SD15_NAME if index.get("_class_name") == _PIPELINE else None
+    by_class = _SD15_NAME if index.get("_class_name") in _PIPELINES else None
     width = unet.get("cross_attention_dim")
     return _WIDTHS.get(width, by_class) if isinstance(width, int) else by_class
 
@@ -52,7 +53,7 @@ SD15 = Family(
     title="Stable Diffusion 1.x",
     package="imagegen-sd15",
     components=("unet", "vae", "text_encoder"),
-    pipelines=(_PIPELINE, "LatentConsistencyModelPipeline"),
+    pipelines=(*_PIPELINES, "LatentConsistencyModelPipeline"),
     prefixes=_PREFIXES,
     layouts=_UNET,
     matches_file=lambda shapes: _file_family(shapes) == _SD15_NAME,
@@ -64,7 +65,7 @@ SD2 = Family(
     title="Stable Diffusion 2.x",
     package="imagegen-sd15",
     components=("unet", "vae", "text_encoder"),
-    pipelines=(_PIPELINE,),
+    pipelines=_PIPELINES,
     prefixes=_PREFIXES,
     layouts=_UNET,
     matches_file=lambda shapes: _file_family(shapes) == _SD2_NAME,

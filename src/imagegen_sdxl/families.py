@@ -53,7 +53,11 @@ SDXL = Family(
     title="Stable Diffusion XL",
     package="imagegen-sdxl",
     components=("unet", "vae", "text_encoder", "text_encoder_2"),
-    pipelines=("StableDiffusionXLPipeline",),
+    pipelines=(
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLInstructPix2PixPipeline",
+    ),
     prefixes={
         **_PARTS,
         "conditioner.embedders.0.transformer.": "text_encoder",

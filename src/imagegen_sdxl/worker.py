@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,7 +49,14 @@ class DiffusersSDXLCudaWorker(UNetWorker):
 
     def with_request(self, conditioning: Conditioning, request: ResolvedRequest) -> Conditioning:
         """Add the time ids: original size, crop corner and target size, each as height, width."""
-        conditioning, size = super().with_request(conditioning, request), request.size
-        ids = [size.height, size.width, 0, 0, size.height, size.width]
+        return self._with_time_ids(conditioning, request, request.micro_conditioning.time_ids(request.size))
+
+    def with_negative_request(self, conditioning: Conditioning, request: ResolvedRequest) -> Conditioning:
+        """Add the negative prompt's time ids."""
+        ids = request.micro_conditioning.time_ids(request.size, negative=True)
+        return self._with_time_ids(conditioning, request, ids)
+
+    def _with_time_ids(self, conditioning: Conditioning, request: ResolvedRequest, ids: Sequence[int]) -> Conditioning:
+        conditioning = super().with_request(conditioning, request)
         time_ids = torch.tensor([ids], device=self.device, dtype=self.dtype)
         return Conditioning(conditioning.tokens, {**conditioning.added, "time_ids": time_ids})

@@ -81,6 +81,35 @@ def generate(
         typer.Option(help="What the network predicts: epsilon, v, v-zsnr, sample, edm, edm-v. [default: as it says]"),
     ] = None,
     clip_skip: Annotated[int, typer.Option(help="Last layers of the text encoders to leave out.")] = 0,
+    image: Annotated[Path | None, typer.Option(help="A picture to begin with.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="A mask of the image's size: its white parts are drawn, its black parts stay.")
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="0 to 1: how much of the image is drawn anew. [default: 0.8, with a mask 1]"),
+    ] = None,
+    resize: Annotated[
+        str | None, typer.Option(help="How the image gets the size: stretch, crop, pad or latent. [default: stretch]")
+    ] = None,
+    outpaint: Annotated[
+        str | None, typer.Option(help="Pixels to draw around the image, such as left=128,right=64.")
+    ] = None,
+    inpaint: Annotated[
+        str | None,
+        typer.Option(
+            help="Options of the mask, such as blur=4,only_masked=true: fill, blur, only_masked, padding, invert."
+        ),
+    ] = None,
+    image_guidance: Annotated[
+        float | None, typer.Option(help="Strength of the image for instruct-pix2pix checkpoints. [default: 1.5]")
+    ] = None,
+    variation: Annotated[
+        str | None, typer.Option(help="SEED:STRENGTH of a second seed, such as 7:0.2: a picture a little different.")
+    ] = None,
+    resize_from: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT whose picture of the same seed this one resembles.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE of a plugin's parameter; see `imagegen plugins list`. Repeatable."),
@@ -88,10 +117,17 @@ def generate(
     count: Annotated[int, typer.Option(min=1, help="Pictures to draw, with seeds counting up.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
 ) -> None:
-    """Draw a picture from a prompt."""
+    """Draw a picture from a prompt, and from a picture if --image names one."""
+    from imagegen_core.cli.picture_options import parse_options, parse_variation
     from imagegen_core.modes import load_modes
     from imagegen_core.plugins.registry import Registry
-    from imagegen_core.request import GenerateRequest, StyleLoraRequest, with_counted_seeds
+    from imagegen_core.request import (
+        GenerateRequest,
+        InpaintOptions,
+        OutpaintOptions,
+        StyleLoraRequest,
+        with_counted_seeds,
+    )
     from imagegen_core.resolution.backends import backend_of
     from imagegen_core.resolution.parameters import check_modes, complete_parameters, parse_parameters
     from imagegen_core.settings import Settings
@@ -115,6 +151,14 @@ def generate(
         s_tmax=s_tmax,
         s_noise=s_noise,
         clip_skip=clip_skip,
+        image=image,
+        mask=mask,
+        strength=strength,
+        resize=resize,
+        outpaint=parse_options(OutpaintOptions, "outpaint", outpaint),
+        inpaint=parse_options(InpaintOptions, "inpaint", inpaint),
+        image_guidance_scale=image_guidance,
+        variation=parse_variation(variation, resize_from),
         style_lora=None if style is None else StyleLoraRequest.parse(style),
     )
     registry = Registry.discover()

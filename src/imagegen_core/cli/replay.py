@@ -25,19 +25,23 @@ def replay(
     output: Annotated[
         str, typer.Option("--output", "-o", help="The PNG to write; - writes it to stdout.")
     ] = "replayed.png",
+    image: Annotated[
+        Path | None, typer.Option(help="The picture that it was drawn from; its recipe has only a hash of it.")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="The mask that it was drawn with.")] = None,
     force: Annotated[bool, typer.Option(help="Write the nearest picture where the same one cannot be drawn.")] = False,
 ) -> None:
     """Draw a picture again, to the same bytes, or report the differences."""
     from imagegen_core.images.recipe import read_recipe
     from imagegen_core.plugins.registry import Registry
-    from imagegen_core.replay import recipe_differences, request_of
+    from imagegen_core.replay import recipe_differences, request_of, with_pictures
     from imagegen_core.resolution.backends import backend_of
     from imagegen_core.resolution.parameters import complete_parameters
     from imagegen_core.settings import Settings
 
     target = Output.parse(output, count=1)
     recipe, settings, registry = read_recipe(picture), Settings.load(), Registry.discover()
-    request = request_of(recipe, settings)
+    request = with_pictures(request_of(recipe, settings), recipe, image=image, mask=mask)
     known = {name: value for name, value in request.parameters.given.items() if name in registry.parameters}
     worker = _worker(recipe, settings, registry)  # the picture lacks the other parameters
     request = complete_parameters(request.with_parameters(known), registry.parameters, backend_of(worker, registry))

@@ -38,7 +38,7 @@ def decode_picture(
         OutOfMemoryError: The memory is too small. Another way to decode would give other pixels.
     """
     check_decoding_fits(pipe, size, piece(size, tile), device)
-    with _tiling(pipe.vae, tile), memory_errors(size):
+    with tiling(pipe.vae, tile), memory_errors(size):
         return decode(pipe.vae, latents)
 
 
@@ -48,8 +48,8 @@ def piece(size: Size, tile: int | None) -> Size:
 
 
 @contextmanager
-def _tiling(vae: Any, tile: int | None) -> Iterator[None]:
-    """Decode in tiles within the context; a VAE without tiles, such as a tiny one, decodes in one piece."""
+def tiling(vae: Any, tile: int | None) -> Iterator[None]:
+    """Decode and encode in tiles within the context; a VAE without tiles, such as a tiny one, decodes in one piece."""
     if tile is None or not hasattr(vae, "tile_latent_min_size"):
         yield
         return
@@ -88,7 +88,7 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
         try:
             pixels = _decode(vae, latents)
         finally:
-            _convert(vae, dtype)
+            convert(vae, dtype)
     if not pixels.isfinite().all():
         raise ImagegenError(
             "The VAE computed pixels that are not finite (NaN) from this picture's latents: lower guidance_scale, or "
@@ -119,10 +119,11 @@ def pool(latents: Tensor) -> bytes:
 
 def upcast(vae: Any) -> None:
     """Make an autoencoder compute in fp32."""
-    _convert(vae, torch.float32)
+    convert(vae, torch.float32)
 
 
-def _convert(vae: Any, dtype: torch.dtype) -> None:
+def convert(vae: Any, dtype: torch.dtype) -> None:
+    """Make an autoencoder compute in another dtype."""
     # diffusers' own `to` warns about modules to keep in fp32, even if there are none.
     torch.nn.Module.to(vae, dtype)
 

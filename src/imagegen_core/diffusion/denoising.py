@@ -18,6 +18,7 @@ from imagegen_core.request import ResolvedRequest
 
 if TYPE_CHECKING:
     from imagegen_core.diffusion.extension import Extension
+    from imagegen_core.diffusion.starting_point import StartingPoint
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Denoising:
         parts: The request's extensions in their order, each with the request's part; see `Extension.begin`.
         step_options: The request's extra arguments for the scheduler's step.
         on_step: Called after each step.
+        start: The starting point of the drawing; its input picture and mask, if there are any.
         index: The number of completed steps.
         failure: The error of this request in its last step, if any.
     """
@@ -47,13 +49,19 @@ class Denoising:
     parts: dict[Extension, Any] = field(default_factory=dict)
     step_options: Mapping[str, float] = field(default_factory=dict)
     on_step: Callable[[StepDone], None] | None = None
+    start: StartingPoint | None = None
     index: int = 0
     failure: Exception | None = None
 
     @property
     def steps_left(self) -> int:
         """The number of remaining steps; at 0 the latents are final."""
-        return len(self.scheduler.timesteps) - self.index
+        return self.steps - self.index
+
+    @property
+    def steps(self) -> int:
+        """The number of all steps; an input picture may leave out the first timesteps."""
+        return len(self.scheduler.timesteps) - self._first
 
     @property
     def rows(self) -> int:
@@ -63,7 +71,7 @@ class Denoising:
     @property
     def timestep(self) -> Tensor:
         """The timestep of the next step, a scalar."""
-        return self.scheduler.timesteps[self.index]  # type: ignore[no-any-return]
+        return self.scheduler.timesteps[self._first + self.index]  # type: ignore[no-any-return]
 
     def scaled_latents(self) -> Tensor:
         """Return the network's latents [rows, ...], scaled if the scheduler scales them."""
@@ -89,9 +97,14 @@ class Denoising:
             extension.after_step(self, part)
         if not self.latents.isfinite().all():
             raise ImagegenError(
-                f"The latents are not finite (NaN) after step {self.index} of {len(self.scheduler.timesteps)}: lower "
+                f"The latents are not finite (NaN) after step {self.index} of {self.steps}: lower "
                 f"guidance_scale ({self.request.guidance_scale:g}), or, where an ordinary one does this too, set "
                 "CUDA_DTYPE to bf16 or fp32"
             )
         if self.on_step:
-            self.on_step(StepDone(self.index, len(self.scheduler.timesteps)))
+            self.on_step(StepDone(self.index, self.steps))
+
+    @property
+    def _first(self) -> int:
+        """The index of the first timestep."""
+        return self.start.first if self.start else 0

@@ -52,6 +52,11 @@ def decoding_bytes(pipe: Any, size: Size) -> int:
     return int(_VAE_COPIES * channels * size.width * size.height * item)
 
 
+def encoding_bytes(pipe: Any, size: Size) -> int:
+    """Estimate the peak memory to encode one picture, in bytes; the encoder has the decoder's blocks in reverse."""
+    return decoding_bytes(pipe, size)
+
+
 def weight_bytes(pipe: Any) -> int:
     """Return the memory of a pipeline's parameters and buffers, in bytes; tensors with one storage count once.
 
@@ -132,6 +137,20 @@ def check_decoding_fits(pipe: Any, size: Size, piece: Size, device: torch.device
     if needed > free:
         raise OutOfMemoryError(
             f"Decoding a picture of {size} takes about {needed / 1e9:.1f} GB of memory, and {device} has "
+            f"{free / 1e9:.1f} GB free: ask again with fewer other models and programs in memory, or {_ADVICE}"
+        )
+
+
+def check_encoding_fits(pipe: Any, size: Size, piece: Size, device: torch.device) -> None:
+    """Refuse to encode a picture if the free memory is too small for a piece of it.
+
+    Raises:
+        OutOfMemoryError: The free memory is too small.
+    """
+    needed, free = encoding_bytes(pipe, piece), free_bytes(device)
+    if needed > free:
+        raise OutOfMemoryError(
+            f"Encoding an image of {size} takes about {needed / 1e9:.1f} GB of memory, and {device} has "
             f"{free / 1e9:.1f} GB free: ask again with fewer other models and programs in memory, or {_ADVICE}"
         )
 

@@ -155,6 +155,10 @@ class DiffusionModel(OnDevice, ABC):
         """Add the conditions of the request's other fields, such as the picture's size; the default adds nothing."""
         return conditioning
 
+    def with_negative_request(self, conditioning: Conditioning, request: ResolvedRequest) -> Conditioning:
+        """Add the conditions to the negative prompt's conditioning; the default adds the same as `with_request`."""
+        return self.with_request(conditioning, request)
+
     def latents_shape(self, size: Size) -> tuple[int, ...]:
         """Return the shape of the latents: [1, channels, height, width], both sides reduced as by the VAE."""
         reduction = self.pipe.vae_scale_factor

@@ -21,7 +21,7 @@ DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp
 TILE = 512
 """The side of the VAE's tiles, in pixels."""
 
-_PACKAGES = ("imagegen-core", "torch", "diffusers", "transformers")
+_PACKAGES = ("imagegen-core", "torch", "diffusers", "transformers", "pillow")  # Pillow prepares input pictures
 _INSTRUCTIONS = ("avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_bf16", "amx_fp16", "bf16", "i8mm", "sve_bf16")
 _DRIVER = Path("/proc/driver/nvidia/version")
 _DIGEST = 12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,17 +20,21 @@ from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, rows_that_fit
 from imagegen_core.diffusion.model import DiffusionModel
 from imagegen_core.diffusion.network_inputs import NetworkInputs
+from imagegen_core.diffusion.noise import first_noise
+from imagegen_core.diffusion.painting import MaskedBlending, PictureChannels, PictureGuidance, extra_of
 from imagegen_core.diffusion.pipeline_setup import compile_errors
 from imagegen_core.diffusion.previews import Previewer
 from imagegen_core.diffusion.prompt_encoder import PromptEncoder
 from imagegen_core.diffusion.proof import prove
 from imagegen_core.diffusion.recipe_builder import RecipeBuilder
 from imagegen_core.diffusion.scheduling import Schedulers
+from imagegen_core.diffusion.starting_points import StartingPoints
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.extension import ExtensionDef
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import to_text
 from imagegen_core.job import Job, StepDone
+from imagegen_core.models.networks.channels import Extra
 from imagegen_core.parts import Parts, completed
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
@@ -196,17 +200,23 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         step_options = self._schedulers.step_options(request.scheduler, scheduler, request.step_options)
         conditionings = yield from self._prompts.encode(self, request, adapters)
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        latents = self.initial_latents(request.size, generator)
-        if hasattr(scheduler, "init_noise_sigma"):  # flow-matching schedulers begin with plain noise
-            latents = latents * scheduler.init_noise_sigma
+        start = yield from self._starting_points.begin(
+            request,
+            scheduler,
+            generator,
+            partial(first_noise, request, generator, self.initial_latents),
+            self.numerics,
+            flows=self.flow_matching,
+        )
         state = Denoising(
             request=request,
             scheduler=scheduler,
             generator=generator,
-            latents=latents,
-            conditionings=tuple(self.with_request(conditioning, request) for conditioning in conditionings),
+            latents=start.latents,
+            conditionings=self._with_request(conditionings, request),
             adapters=adapters,
             step_options=step_options,
+            start=start,
             on_step=getattr(job, "on_step", None),
         )
         for extension in self._extensions:
@@ -271,7 +281,21 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         request = state.request
         pixels = self.decode(state.latents, request.size)
         latents = pool(self.latent_image(state.latents, request.size))
-        return lambda: Picture(encode_png(pixels, self._text(request)), request.seed, latents)
+        canvas = state.start.canvas if state.start else None
+
+        def encode() -> Picture:
+            pasted = pixels if canvas is None else canvas.pasted(pixels)
+            return Picture(encode_png(pasted, self._text(request)), request.seed, latents)
+
+        return encode
+
+    def _with_request(
+        self, conditionings: Sequence[Conditioning], request: ResolvedRequest
+    ) -> tuple[Conditioning, ...]:
+        """Add the request's other conditions: to the negative prompt's, if there is one, and to the prompt's."""
+        *negative, positive = conditionings
+        added = [self.with_negative_request(conditioning, request) for conditioning in negative]
+        return (*added, self.with_request(positive, request))
 
     def _text(self, request: ResolvedRequest) -> dict[str, str]:
         if self._recipes is None:
@@ -280,7 +304,9 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
 
     def _load_extensions(self, registry: Registry) -> list[Extension]:
         model = LoadedModel(self.pipe, self.network, self.family, self.device, self.dtype, self.settings)
-        extensions = [self.guidance(model), *(offer.load(model) for offer in self._offered(registry))]
+        guidance = PictureGuidance if extra_of(model) is Extra.PICTURE else self.guidance
+        own = [guidance(model), PictureChannels(model), MaskedBlending(model)]
+        extensions = [*own, *(offer.load(model) for offer in self._offered(registry))]
         return sorted(extensions, key=lambda extension: extension.order)
 
     def _offered(self, registry: Registry) -> list[ExtensionDef]:
@@ -320,6 +346,11 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         """Return the network; with LoRAs the uncompiled network, because the compiled one ignores their hooks."""
         network = self.network
         return network.forward if self._compiles and states[0].adapters else network  # type: ignore[no-any-return]
+
+    @cached_property
+    def _starting_points(self) -> StartingPoints:
+        model = LoadedModel(self.pipe, self.network, self.family, self.device, self.dtype, self.settings)
+        return StartingPoints(self.pipe, extra_of(model), self.device, self.dtype)
 
     @cached_property
     def _previewer(self) -> Previewer:

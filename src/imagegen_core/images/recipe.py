@@ -21,10 +21,12 @@ OWN_CHUNK = "imagegen"
 A1111_CHUNK = COMMENT
 _FORMAT = 1
 _DDIM = ("DDIM", "DDIMScheduler")  # A1111 has a separate name for their eta
+_OPTIONS = ("inpaint", "outpaint", "variation", "micro_conditioning")
 _OF_SOME_BACKENDS = ("checkpoint", "checkpoint_hash", "dtype", "device")
 _LATER = frozenset(  # left out when unset, so that old pictures keep their bytes
     {"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "prediction"}
-    | {"parameters", "processors"}
+    | {"parameters", "processors", "image", "mask", "strength", "resize", "inpaint", "outpaint"}
+    | {"image_guidance_scale", "variation", "micro_conditioning", "hires"}
 )
 
 
@@ -81,6 +83,15 @@ class Recipe:
         numerics: The numerics plan's choices for this picture; see `imagegen_core.NumericsPlan.of_picture`.
         parameters: The plugins' parameters that differ from their defaults, by name; None if there are none.
         processors: The plugins that changed the drawn picture, in order, each with its version; None if there are none.
+        image: The SHA-256 of the input picture's size and RGB pixels; see `InputPicture.digest`. None without one.
+        mask: The same of the mask.
+        strength: See `imagegen_core.GenerateRequest`; None if not requested, like the next ones.
+        resize: See `imagegen_core.GenerateRequest`.
+        inpaint: The options that differ from their defaults, by name; like the next ones.
+        outpaint: See `imagegen_core.GenerateRequest`.
+        image_guidance_scale: See `imagegen_core.GenerateRequest`.
+        variation: See `imagegen_core.GenerateRequest`.
+        micro_conditioning: See `imagegen_core.GenerateRequest`.
     """
 
     prompt: str
@@ -113,6 +124,15 @@ class Recipe:
     numerics: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] | None = None
     processors: tuple[str, ...] | None = None
+    image: str | None = None
+    mask: str | None = None
+    strength: float | None = None
+    resize: str | None = None
+    inpaint: Mapping[str, Any] | None = None
+    outpaint: Mapping[str, Any] | None = None
+    image_guidance_scale: float | None = None
+    variation: Mapping[str, Any] | None = None
+    micro_conditioning: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, request: ResolvedRequest, **facts: Any) -> Recipe:
@@ -141,13 +161,23 @@ class Recipe:
             "guidance_rescale": request.guidance_rescale or None,
             **asdict(request.step_options),
             "parameters": dict(request.parameters.given) or None,
+            **{name: picture and picture.digest for name, picture in request.pictures.items()},
+            **{name: getattr(request, name) for name in ("strength", "resize", "image_guidance_scale")},
+            **{name: getattr(request, name).given() or None for name in _OPTIONS},
         }
         absent: dict[str, Any] = dict.fromkeys(_OF_SOME_BACKENDS)
         return cls(**absent | asked | facts)
 
     def request(self) -> GenerateRequest:
-        """Return the request for this picture, without the LoRAs of its mode."""
-        from imagegen_core.request import GenerateRequest, StyleLoraRequest
+        """Return the request for this picture, without its input pictures and the LoRAs of its mode."""
+        from imagegen_core.request import (
+            GenerateRequest,
+            InpaintOptions,
+            MicroConditioning,
+            OutpaintOptions,
+            StyleLoraRequest,
+            Variation,
+        )
 
         return GenerateRequest(
             prompt=self.prompt,
@@ -166,6 +196,13 @@ class Recipe:
             s_tmin=self.s_tmin,
             s_tmax=self.s_tmax,
             s_noise=self.s_noise,
+            strength=self.strength,
+            resize=self.resize,
+            image_guidance_scale=self.image_guidance_scale,
+            inpaint=InpaintOptions(**(self.inpaint or {})),
+            outpaint=OutpaintOptions(**(self.outpaint or {})),
+            variation=Variation(**(self.variation or {})),
+            micro_conditioning=MicroConditioning(**(self.micro_conditioning or {})),
         ).with_parameters(self.parameters or {})
 
 
@@ -260,6 +297,9 @@ def _infotext(recipe: Recipe) -> str:
         "Sigma tmax": recipe.s_tmax,
         "Sigma noise": recipe.s_noise,
         "CFG Rescale": recipe.guidance_rescale,
+        "Denoising strength": recipe.strength,
+        "Image CFG scale": recipe.image_guidance_scale,
+        **_variation_infotext(recipe.variation or {}),
         "Style": recipe.style,
         "Style level": recipe.style_level or None,
         "LoRAs": ", ".join(f"{lora.name}:{lora.strength:g}" for lora in recipe.loras) or None,
@@ -272,6 +312,14 @@ def _infotext(recipe: Recipe) -> str:
     negative = f"\nNegative prompt: {recipe.negative_prompt}" if recipe.negative_prompt else ""
     stated = ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items() if value is not None)
     return f"{recipe.prompt}{negative}\n{stated}".strip()
+
+
+def _variation_infotext(variation: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "Variation seed": variation.get("seed"),
+        "Variation seed strength": variation.get("strength"),
+        "Seed resize from": variation.get("resize_from"),
+    }
 
 
 def _plain(value: object) -> str:

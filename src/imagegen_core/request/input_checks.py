@@ -11,7 +11,6 @@ from imagegen_core.request.checks import choice, number, shown
 from imagegen_core.request.picture_options import RESIZES, InpaintOptions, OutpaintOptions
 from imagegen_core.request.size import MAX_SIDE, VAE_REDUCTION
 
-_STRENGTH, _STRENGTH_WITH_MASK = 0.8, 1.0  # the defaults of diffusers' Stable Diffusion pipelines
 _MAX_IMAGE_GUIDANCE = 100.0
 _NEED_IMAGE = ("mask", "strength", "resize", "inpaint", "outpaint", "image_guidance_scale")
 
@@ -53,14 +52,13 @@ class PictureInputs:
             )
         strength = number("strength", getattr(request, "strength", None), 1.0)
         resize = getattr(request, "resize", None)
-        resize = RESIZES[0] if resize is None else choice("resize", resize, RESIZES)
+        resize = None if resize is None else choice("resize", resize, RESIZES)
         if resize == "latent" and paints:
             raise InvalidRequestError(
                 "Invalid resize 'latent': a mask needs the image's pixels; expected stretch, crop or pad", "resize"
             )
         scale = number("image_guidance_scale", getattr(request, "image_guidance_scale", None), _MAX_IMAGE_GUIDANCE, 1.0)
-        default = _STRENGTH_WITH_MASK if paints else _STRENGTH
-        return cls(image, mask, default if strength is None else strength, resize, inpaint, outpaint, scale)
+        return cls(image, mask, strength, resize, inpaint, outpaint, scale)
 
     def own_size(self) -> str | None:
         """Return the size of a drawn picture if the request has none; None without an image.

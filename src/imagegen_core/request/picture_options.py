@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,6 +23,10 @@ class Options(BaseModel):
     """Options with defaults; equal options are equal, and none changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
     @classmethod
     def read(cls, value: object, field: str) -> Self:

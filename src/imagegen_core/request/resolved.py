@@ -58,6 +58,11 @@ class ResolvedRequest:
     variation: Variation = field(default_factory=Variation)
     micro_conditioning: MicroConditioning = field(default_factory=MicroConditioning)
 
+    @property
+    def pictures(self) -> dict[str, InputPicture | None]:
+        """The input pictures by their fields."""
+        return {"image": self.image, "mask": self.mask}
+
     @classmethod
     def of(cls, request: object, native_size: str) -> ResolvedRequest:
         """Validate `request`, and fill in the missing values.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
+from PIL import Image
 
 from imagegen_core.backend import Backend
 from imagegen_core.job import Job
@@ -77,6 +78,19 @@ class BackendKit(Configured):
             return Size.parse(description.default_size)
         size = Size.parse(self.size)
         return Size(size.width + size.width // 2 // 8 * 8, size.height)
+
+
+def input_image(width: int = 64, height: int = 64) -> Image.Image:
+    """Return a picture to draw from: a gradient of colours."""
+    image = Image.merge("RGB", [Image.linear_gradient("L"), Image.radial_gradient("L"), Image.new("L", (256, 256), 90)])
+    return image.resize((width, height))
+
+
+def input_mask(width: int = 64, height: int = 64) -> Image.Image:
+    """Return a mask with a white left half."""
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (0, 0, width // 2, height))
+    return mask
 
 
 def finished(worker: Any, state: Any) -> Picture:

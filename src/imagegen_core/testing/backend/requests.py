@@ -11,8 +11,15 @@ from imagegen_core.backend import Backend
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.job import Job
 from imagegen_core.picture import Picture
-from imagegen_core.request import GenerateRequest, StyleLoraRequest
-from imagegen_core.testing.backend.kit import BackendKit
+from imagegen_core.request import (
+    GenerateRequest,
+    InpaintOptions,
+    MicroConditioning,
+    OutpaintOptions,
+    StyleLoraRequest,
+    Variation,
+)
+from imagegen_core.testing.backend.kit import BackendKit, input_image, input_mask
 from imagegen_core.testing.quick import QUICK
 from imagegen_core.worker import Worker
 
@@ -43,6 +50,21 @@ _OPTIONAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "guidance_rescale": ({"guidance_scale": 5.0, "guidance_rescale": 0.7}, {"guidance_scale": 5.0}),
     "eta": ({"scheduler": "DDIM", "eta": 0.7}, {"scheduler": "DDIM"}),
     "s_churn": ({"scheduler": "Euler", "s_churn": 5.0}, {"scheduler": "Euler"}),
+    "image": ({"image": input_image()}, {}),
+    "mask": ({"image": input_image(), "mask": input_mask(), "strength": 0.8}, {"image": input_image()}),
+    "strength": ({"image": input_image(), "strength": 0.5}, {"image": input_image(), "strength": 1.0}),
+    "resize": ({"image": input_image(96, 32), "resize": "crop"}, {"image": input_image(96, 32)}),
+    "inpaint": (
+        {"image": input_image(), "mask": input_mask(), "inpaint": InpaintOptions(invert=True)},
+        {"image": input_image(), "mask": input_mask()},
+    ),
+    "outpaint": ({"image": input_image(), "outpaint": OutpaintOptions(left=16)}, {"image": input_image()}),
+    "image_guidance_scale": (
+        {"image": input_image(), "guidance_scale": 3.0, "image_guidance_scale": 4.0},
+        {"image": input_image(), "guidance_scale": 3.0},
+    ),
+    "variation": ({"variation": Variation(seed=5, strength=0.5)}, {}),
+    "micro_conditioning": ({"micro_conditioning": MicroConditioning(crop=(64, 32))}, {}),
     "style_lora": ({"style_lora": StyleLoraRequest(style="no-such-style", level=1)}, {}),
 }
 

@@ -16,7 +16,7 @@ from imagegen_core.engine import LocalEngine
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.request import StyleLoraRequest
-from imagegen_core.testing.backend.kit import BackendKit
+from imagegen_core.testing.backend.kit import BackendKit, input_image, input_mask
 from imagegen_core.worker import Worker
 
 _WAIT = 300.0
@@ -40,6 +40,8 @@ class ServingChecks(BackendKit):
         asks: list[dict[str, Any]] = [{"seed": seed, "num_inference_steps": 2 + seed % 3} for seed in range(6)]
         asks += [{"seed": 7, "size": str(self.wide(description))}, {"seed": 8, "size": str(self.wide(description))}]
         asks += [] if "guidance_scale" in description.without else [{"seed": 9, "guidance_scale": 3.0}]
+        asks += [] if "image" in description.without else [{"seed": 10, "image": input_image()}]
+        asks += [] if "mask" in description.lacking else [{"seed": 11, "image": input_image(), "mask": input_mask()}]
         alone = [self.draw(fresh_worker, **fields) for fields in asks]
         with LocalEngine(worker) as engine:
             tickets = [engine.submit(self.ask(**fields)) for fields in asks]

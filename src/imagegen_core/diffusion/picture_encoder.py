@@ -1,0 +1,98 @@
+"""Encode pictures with the VAE, in parts, and keep the latest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imagegen_core.diffusion.decoding import convert, normalized, tiling, upcast
+from imagegen_core.errors import ImagegenError
+from imagegen_core.parts import Parts, completed
+
+_KEPT = 32  # encoded pictures; one of 1024 x 1024 takes 0.5 MB in fp32
+
+
+class PictureEncoder:
+    """Encodes pictures to the moments of their latents: mean and logarithm of the variance."""
+
+    def __init__(self, vae: Any) -> None:
+        """Keep the autoencoder."""
+        self._vae = vae
+        self._kept: OrderedDict[tuple[str, int | None], Tensor] = OrderedDict()
+
+    def encode(self, pixels: Tensor, tile: int | None) -> Parts[Tensor]:
+        """Encode a picture, one block of the network at a time.
+
+        Args:
+            pixels: Values from -1 to 1 in fp32 on the CPU, [1, 3, height, width].
+            tile: The side of the tiles in pixels; None encodes in one piece.
+
+        Returns:
+            The moments [1, 2 * channels, height / 8, width / 8], in the VAE's dtype.
+
+        Raises:
+            ImagegenError: The VAE has no encoder, or the moments are not finite even in fp32.
+        """
+        key = hashlib.sha256(f"{tuple(pixels.shape)}".encode() + pixels.numpy().tobytes()).hexdigest(), tile
+        if key not in self._kept:
+            self._kept[key] = yield from self._encoded(pixels, tile)
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def sample(self, moments: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw latents from the moments, in the network's scale, [1, channels, height / 8, width / 8]."""
+        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+        return normalized(self._vae.config, DiagonalGaussianDistribution(moments).sample(generator)).contiguous()
+
+    def skip(self, shape: torch.Size, generator: torch.Generator) -> None:
+        """Draw the random numbers of `sample` for latents of this shape, and drop them."""
+        torch.randn(shape, generator=generator, dtype=self._vae.encoder.conv_in.weight.dtype)
+
+    def mode(self, moments: Tensor) -> Tensor:
+        """Return the most likely latents, in the VAE's scale."""
+        return moments.chunk(2, dim=1)[0].contiguous()
+
+    def _encoded(self, pixels: Tensor, tile: int | None) -> Parts[Tensor]:
+        vae = self._vae
+        if getattr(vae, "encoder", None) is None:
+            raise ImagegenError("This checkpoint's VAE has no encoder: set VAE_PATH to a whole VAE, or give no image")
+        dtype = vae.encoder.conv_in.weight.dtype
+        moments = yield from _moments(vae, pixels, tile)
+        if not moments.isfinite().all() and dtype != torch.float32:
+            upcast(vae)
+            try:
+                moments = completed(_moments(vae, pixels, tile))  # at once: others decode with this VAE, too
+            finally:
+                convert(vae, dtype)
+        if not moments.isfinite().all():
+            raise ImagegenError(
+                "The VAE computed latents that are not finite (NaN) from the image: set VAE_PATH to another VAE"
+            )
+        return moments
+
+
+def _moments(vae: Any, pixels: Tensor, tile: int | None) -> Parts[Tensor]:
+    """Compute what ``vae.encode`` computes, and yield between the encoder's blocks."""
+    encoder = vae.encoder
+    first = encoder.conv_in.weight
+    hidden = pixels.to(first.device, first.dtype)
+    if tile is not None and hasattr(vae, "tile_latent_min_size"):
+        with tiling(vae, tile):
+            distribution: Any = vae.encode(hidden).latent_dist
+        yield
+        return distribution.parameters  # type: ignore[no-any-return]
+    hidden = encoder.conv_in(hidden)
+    for block in encoder.down_blocks:
+        yield
+        hidden = block(hidden)
+    yield
+    hidden = encoder.mid_block(hidden)
+    hidden = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(hidden)))
+    return vae.quant_conv(hidden) if vae.quant_conv is not None else hidden  # type: ignore[no-any-return]

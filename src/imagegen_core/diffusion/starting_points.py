@@ -1,0 +1,221 @@
+"""Make starting points: from noise alone, or from an input picture.
+
+The draws from the request's generator follow diffusers' pipelines: the picture's latents, the noise, the latents of the
+picture without its masked part, and then the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYetError
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imagegen_core.diffusion.canvas import Canvas
+from imagegen_core.diffusion.decoding import piece
+from imagegen_core.diffusion.memory import check_encoding_fits, memory_errors
+from imagegen_core.diffusion.picture_encoder import PictureEncoder
+from imagegen_core.diffusion.starting_point import (
+    Painting,
+    StartingPoint,
+    first_step,
+    noised,
+    shrunk_mask,
+    skip_steps,
+)
+from imagegen_core.errors import InvalidRequestError, PictureError
+from imagegen_core.models.networks.channels import Extra
+from imagegen_core.numerics import NumericsPlan
+from imagegen_core.parts import Parts
+from imagegen_core.request import ResolvedRequest, Size
+
+_WAIT = 0.002  # seconds to wait for Pillow before other requests take their turn
+_THREADS = 2
+_STRENGTH = 0.8  # the default with an image; with a mask it is 1
+
+
+class StartingPoints:
+    """Makes the starting points of one worker's requests."""
+
+    def __init__(self, pipe: Any, extra: Extra, device: torch.device, dtype: torch.dtype) -> None:
+        """Prepare for a pipeline.
+
+        Args:
+            pipe: The diffusers pipeline.
+            extra: The channels that the network takes beside latents.
+            device: The pipeline's device.
+            dtype: The precision of the network.
+        """
+        self._pipe, self._extra = pipe, extra
+        self._device, self._dtype = device, dtype
+        self._encoder = PictureEncoder(pipe.vae)
+
+    def begin(
+        self,
+        request: ResolvedRequest,
+        scheduler: Any,
+        generator: torch.Generator,
+        noise: Callable[[], Tensor],
+        numerics: NumericsPlan,
+        *,
+        flows: bool = False,
+    ) -> Parts[StartingPoint]:
+        """Make the starting point of a request, in parts.
+
+        Args:
+            request: The request.
+            scheduler: Its scheduler with its timesteps set.
+            generator: The generator for all noise of this picture.
+            noise: Draws the first noise, before the scheduler scales it.
+            numerics: The numerics plan, for the tiles of the VAE.
+            flows: Whether the network is of flow matching.
+
+        Raises:
+            InvalidRequestError: A picture is damaged, or the checkpoint cannot draw with it.
+            OutOfMemoryError: The memory is too small to encode the picture.
+        """
+        if request.image is None and self._extra is Extra.NONE:
+            return StartingPoint(_scaled(noise(), scheduler))
+        self._check(request)
+        canvas = None if request.image is None else (yield from self._canvas(request))
+        if self._extra is Extra.PICTURE:
+            return (yield from self._edited(request, canvas, scheduler, noise, numerics))
+        masks = self._extra is Extra.MASK
+        strength = _strength(request)
+        first = skip_steps(scheduler, first_step(request.steps, strength, rounds_up=flows))
+        paints = canvas is not None and canvas.mask is not None
+        pure = (paints or masks) and strength == 1.0  # diffusers' inpainting begins with noise alone
+        latents = None
+        if canvas is not None and not (masks and pure):
+            latents = yield from self._latents(canvas, request, generator, numerics)
+        drawn = noise()
+        mask = _mask(canvas, request.size)
+        shrunk = shrunk_mask(mask, drawn.shape).to(self._device, self._dtype)
+        if pure or latents is None:
+            started = _scaled(drawn, scheduler)
+        else:
+            content = _filled(latents, drawn, shrunk, request.inpaint.fill) if paints else latents
+            started = noised(scheduler, content, drawn, scheduler.timesteps[first])
+        if masks:
+            pixels = _pixels(canvas, request.size) * (mask < 0.5)  # noqa: PLR2004 - as in diffusers
+            around = yield from self._encoded(pixels, generator, numerics, request.size)
+            return StartingPoint(started, first, canvas, None, torch.cat([shrunk, around], dim=1))
+        if not paints or latents is None:
+            return StartingPoint(started, first, canvas)
+        self._encoder.skip(drawn.shape, generator)  # diffusers draws the masked picture's latents, and drops them
+        return StartingPoint(started, first, canvas, Painting(shrunk, latents, drawn))
+
+    def _check(self, request: ResolvedRequest) -> None:
+        """Refuse fields that belong to other checkpoints."""
+        if self._extra is not Extra.PICTURE:
+            if request.image_guidance_scale is not None:
+                raise InvalidRequestError(
+                    f"Invalid image_guidance_scale {request.image_guidance_scale:g}: only an instruct-pix2pix "
+                    "checkpoint takes it, and this is none; leave it out",
+                    "image_guidance_scale",
+                )
+            return
+        given = {
+            "mask": request.mask is not None,
+            "outpaint": bool(request.outpaint),
+            "strength": request.strength is not None,
+            "resize": request.resize == "latent",
+        }
+        if wrong := [name for name, is_given in given.items() if is_given]:
+            raise InvalidRequestError(
+                f"Invalid {wrong[0]}: an instruct-pix2pix checkpoint draws the whole image with all steps; leave it "
+                "out",
+                wrong[0],
+            )
+
+    def _canvas(self, request: ResolvedRequest) -> Parts[Canvas]:
+        """Prepare the pictures on another thread: Pillow may take longer than a step of others."""
+        future = self._threads.submit(Canvas.of, request)
+        while True:
+            try:
+                return future.result(_WAIT)
+            except NotYetError:
+                yield
+            except PictureError as error:
+                mask = request.mask is not None and str(error).partition(":")[0].endswith(request.mask.name)
+                raise InvalidRequestError(str(error), "mask" if mask else "image") from error
+
+    def _latents(
+        self, canvas: Canvas, request: ResolvedRequest, generator: torch.Generator, numerics: NumericsPlan
+    ) -> Parts[Tensor]:
+        """Encode the picture; with the resize ``latent``, at its own size."""
+        own = Size(*canvas.image.size)
+        latents = yield from self._encoded(_pixels(canvas, own), generator, numerics, own)
+        if own == request.size:
+            return latents
+        reduction = own.height // latents.shape[-2]
+        sides = (request.size.height // reduction, request.size.width // reduction)
+        return torch.nn.functional.interpolate(latents.float(), size=sides, mode="bilinear").to(latents.dtype)
+
+    def _encoded(self, pixels: Tensor, generator: torch.Generator, numerics: NumericsPlan, size: Size) -> Parts[Tensor]:
+        moments = yield from self._moments(pixels, numerics, size)
+        return self._encoder.sample(moments, generator).to(self._device, self._dtype)
+
+    def _moments(self, pixels: Tensor, numerics: NumericsPlan, size: Size) -> Parts[Tensor]:
+        tile = numerics.tile_of(size)
+        check_encoding_fits(self._pipe, size, piece(size, tile), self._device)
+        with memory_errors(size):
+            return (yield from self._encoder.encode(pixels, tile))
+
+    def _edited(
+        self,
+        request: ResolvedRequest,
+        canvas: Canvas | None,
+        scheduler: Any,
+        noise: Callable[[], Tensor],
+        numerics: NumericsPlan,
+    ) -> Parts[StartingPoint]:
+        """Begin with noise, and give the picture's most likely latents to the network; without a picture, zeros."""
+        if canvas is None:
+            drawn = noise()
+            return StartingPoint(_scaled(drawn, scheduler), channels=torch.zeros_like(drawn))
+        moments = yield from self._moments(_pixels(canvas, request.size), numerics, request.size)
+        return StartingPoint(
+            _scaled(noise(), scheduler),
+            canvas=canvas,
+            channels=self._encoder.mode(moments).to(self._device, self._dtype),
+        )
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_THREADS, thread_name_prefix="imagegen-input")
+
+
+def _strength(request: ResolvedRequest) -> float:
+    """Return a request's strength; the defaults are those of diffusers' Stable Diffusion pipelines."""
+    if request.strength is not None:
+        return request.strength
+    return _STRENGTH if request.image is not None and request.mask is None and not request.outpaint else 1.0
+
+
+def _scaled(noise: Tensor, scheduler: Any) -> Tensor:
+    """Return the first noise at the scheduler's scale; flow matching begins with plain noise."""
+    return noise * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else noise
+
+
+def _mask(canvas: Canvas | None, size: Size) -> Tensor:
+    """Return the mask's values [1, 1, height, width]; without a mask everything is drawn."""
+    if canvas is None or canvas.mask is None:
+        return torch.ones(1, 1, size.height, size.width)
+    return torch.from_numpy(canvas.mask_values())
+
+
+def _pixels(canvas: Canvas | None, size: Size) -> Tensor:
+    """Return the picture's values [1, 3, height, width]; without a picture, grey."""
+    return torch.zeros(1, 3, size.height, size.width) if canvas is None else torch.from_numpy(canvas.pixels())
+
+
+def _filled(latents: Tensor, noise: Tensor, mask: Tensor, fill: str) -> Tensor:
+    """Return latents with noise or zeros in the masked part, for the fills of these names."""
+    if fill not in ("noise", "zeros"):
+        return latents
+    return latents * (1 - mask) + (noise if fill == "noise" else torch.zeros_like(noise)) * mask
