@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from imagegen_core.plugins.hookspecs import hookimpl as hookimpl
     from imagegen_core.plugins.registry import Registry as Registry
     from imagegen_core.request import GenerateRequest as GenerateRequest
+    from imagegen_core.request import HiresOptions as HiresOptions
     from imagegen_core.request import InpaintOptions as InpaintOptions
     from imagegen_core.request import MicroConditioning as MicroConditioning
     from imagegen_core.request import OutpaintOptions as OutpaintOptions
@@ -121,6 +122,7 @@ _HOME = {
     "GenerateRequest": "request",
     "HasComputeThread": "worker",
     "HasNumerics": "worker",
+    "HiresOptions": "request",
     "ImageStore": "storage",
     "ImagegenError": "errors",
     "InpaintOptions": "request",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from imagegen_core.plugins.job_hooks import JobHooks
-    from imagegen_core.request import InpaintOptions, MicroConditioning, OutpaintOptions, Variation
+    from imagegen_core.request import HiresOptions, InpaintOptions, MicroConditioning, OutpaintOptions, Variation
     from imagegen_core.settings import Settings
     from imagegen_core.worker import Worker
 
@@ -73,6 +73,7 @@ def generate(
     image_guidance_scale: float | None = None,
     variation: Variation | None = None,
     micro_conditioning: MicroConditioning | None = None,
+    hires: HiresOptions | None = None,
     parameters: Mapping[str, Any] | None = None,
     worker: Worker | None = None,
     backend: str | None = None,
@@ -109,6 +110,7 @@ def generate(
         image_guidance_scale: See `GenerateRequest`.
         variation: See `GenerateRequest`.
         micro_conditioning: See `GenerateRequest`.
+        hires: See `GenerateRequest`.
         parameters: Values of plugins' parameters by name; see `Parameter`.
         worker: The worker to draw with; None calls `load_worker` with the next three arguments.
         backend: See `load_worker`.
@@ -151,6 +153,7 @@ def generate(
         image_guidance_scale=image_guidance_scale,
         variation=variation,
         micro_conditioning=micro_conditioning,
+        hires=hires,
     )
     check_request(request)  # refuse an invalid request before loading a model
     registry = Registry.discover()

@@ -40,6 +40,9 @@ class DenoisingState(Protocol):
 
     Attributes:
         failure: An error of only this job in the last step, such as an error of its scheduler; else None.
+
+    A state with stages of different groups, such as a second stage at a larger size, also has ``stage``: the number of
+    completed stages. The engine asks for its group again after each.
     """
 
     failure: Exception | None

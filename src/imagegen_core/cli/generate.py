@@ -110,6 +110,10 @@ def generate(
     resize_from: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT whose picture of the same seed this one resembles.")
     ] = None,
+    hires: Annotated[
+        str | None,
+        typer.Option(help="A second stage at a larger size: a factor such as 2, a size, or scale=2,strength=0.6."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE of a plugin's parameter; see `imagegen plugins list`. Repeatable."),
@@ -118,7 +122,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
 ) -> None:
     """Draw a picture from a prompt, and from a picture if --image names one."""
-    from imagegen_core.cli.picture_options import parse_options, parse_variation
+    from imagegen_core.cli.picture_options import parse_hires, parse_options, parse_variation
     from imagegen_core.modes import load_modes
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.request import (
@@ -159,6 +163,7 @@ def generate(
         inpaint=parse_options(InpaintOptions, "inpaint", inpaint),
         image_guidance_scale=image_guidance,
         variation=parse_variation(variation, resize_from),
+        hires=parse_hires(hires),
         style_lora=None if style is None else StyleLoraRequest.parse(style),
     )
     registry = Registry.discover()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from imagegen_core.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from imagegen_core.request import Variation
+    from imagegen_core.request import HiresOptions, Variation
     from imagegen_core.request.picture_options import Options
 
 Given = TypeVar("Given", bound="Options")
@@ -48,3 +48,16 @@ def parse_variation(text: str | None, resize_from: str | None) -> Variation | No
         return None
     variation = Variation() if text is None else Variation.parse(text)
     return variation.model_copy(update={"resize_from": resize_from})
+
+
+def parse_hires(text: str | None) -> HiresOptions | None:
+    """Parse a factor, a size or ``NAME=VALUE,NAME=VALUE``; None stays None.
+
+    Raises:
+        InvalidRequestError: `text` has another form.
+    """
+    from imagegen_core.request import HiresOptions
+
+    if text is None or "=" in text:
+        return parse_options(HiresOptions, "hires", text)
+    return HiresOptions.parse(text)

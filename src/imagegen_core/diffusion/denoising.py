@@ -18,6 +18,7 @@ from imagegen_core.request import ResolvedRequest
 
 if TYPE_CHECKING:
     from imagegen_core.diffusion.extension import Extension
+    from imagegen_core.diffusion.stages import Stage
     from imagegen_core.diffusion.starting_point import StartingPoint
 
 
@@ -26,7 +27,7 @@ class Denoising:
     """A request between two steps, with its own scheduler, generator and latents.
 
     Attributes:
-        request: The resolved request.
+        request: The resolved request; in a further stage, this stage's request.
         scheduler: A diffusers scheduler with its timesteps set; it keeps its own state.
         generator: The CPU generator for all noise of this picture.
         latents: Noisy latents [1, ...], in the network's dtype.
@@ -36,7 +37,11 @@ class Denoising:
         step_options: The request's extra arguments for the scheduler's step.
         on_step: Called after each step.
         start: The starting point of the drawing; its input picture and mask, if there are any.
-        index: The number of completed steps.
+        next: The stage after this one, if there is one.
+        asked: The whole request, if `request` is that of a further stage.
+        stage: The number of completed stages; each may have another group.
+        done: The number of steps in the completed stages.
+        index: The number of completed steps in this stage.
         failure: The error of this request in its last step, if any.
     """
 
@@ -50,18 +55,27 @@ class Denoising:
     step_options: Mapping[str, float] = field(default_factory=dict)
     on_step: Callable[[StepDone], None] | None = None
     start: StartingPoint | None = None
+    next: Stage | None = None
+    asked: ResolvedRequest | None = None
+    stage: int = 0
+    done: int = 0
     index: int = 0
     failure: Exception | None = None
 
     @property
     def steps_left(self) -> int:
         """The number of remaining steps; at 0 the latents are final."""
-        return self.steps - self.index
+        return self.steps - self.done - self.index
 
     @property
     def steps(self) -> int:
-        """The number of all steps; an input picture may leave out the first timesteps."""
-        return len(self.scheduler.timesteps) - self._first
+        """The number of all steps of all stages; an input picture may leave out the first timesteps."""
+        return self.done + self._own_steps + (self.next.steps if self.next else 0)
+
+    @property
+    def is_between_stages(self) -> bool:
+        """Whether this stage's steps are done, and another stage follows."""
+        return self.next is not None and self.index == self._own_steps
 
     @property
     def rows(self) -> int:
@@ -97,12 +111,17 @@ class Denoising:
             extension.after_step(self, part)
         if not self.latents.isfinite().all():
             raise ImagegenError(
-                f"The latents are not finite (NaN) after step {self.index} of {self.steps}: lower "
+                f"The latents are not finite (NaN) after step {self.done + self.index} of {self.steps}: lower "
                 f"guidance_scale ({self.request.guidance_scale:g}), or, where an ordinary one does this too, set "
                 "CUDA_DTYPE to bf16 or fp32"
             )
         if self.on_step:
-            self.on_step(StepDone(self.index, self.steps))
+            self.on_step(StepDone(self.done + self.index, self.steps))
+
+    @property
+    def _own_steps(self) -> int:
+        """The number of this stage's steps."""
+        return len(self.scheduler.timesteps) - self._first
 
     @property
     def _first(self) -> int:

@@ -64,7 +64,7 @@ class RecipeBuilder:
             dtype=self._numerics.precision,
             device=self._device,
             versions=self._numerics.versions,
-            numerics=self._numerics.of_picture(request.size),
+            numerics=self._numerics.of_picture((request.second_stage or request).size),  # as it is decoded
             prediction=self._prediction,
         )
 

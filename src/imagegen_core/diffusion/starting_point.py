@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,12 @@ def skip_steps(scheduler: Any, count: int) -> int:
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
     return first
+
+
+def enlarged(latents: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return latents at another size [..., height, width], bilinearly as A1111's upscaler ``Latent``."""
+    larger = torch.nn.functional.interpolate(latents.float(), size=tuple(shape[-2:]), mode="bilinear")
+    return larger.to(latents.dtype)
 
 
 def shrunk_mask(mask: Tensor, latents: torch.Size) -> Tensor:

@@ -22,6 +22,7 @@ from imagegen_core.diffusion.picture_encoder import PictureEncoder
 from imagegen_core.diffusion.starting_point import (
     Painting,
     StartingPoint,
+    enlarged,
     first_step,
     noised,
     shrunk_mask,
@@ -53,6 +54,11 @@ class StartingPoints:
         self._pipe, self._extra = pipe, extra
         self._device, self._dtype = device, dtype
         self._encoder = PictureEncoder(pipe.vae)
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether the network takes a picture beside latents."""
+        return self._extra is not Extra.NONE
 
     def begin(
         self,
@@ -154,7 +160,7 @@ class StartingPoints:
             return latents
         reduction = own.height // latents.shape[-2]
         sides = (request.size.height // reduction, request.size.width // reduction)
-        return torch.nn.functional.interpolate(latents.float(), size=sides, mode="bilinear").to(latents.dtype)
+        return enlarged(latents, sides)
 
     def _encoded(self, pixels: Tensor, generator: torch.Generator, numerics: NumericsPlan, size: Size) -> Parts[Tensor]:
         moments = yield from self._moments(pixels, numerics, size)

@@ -28,6 +28,7 @@ from imagegen_core.diffusion.prompt_encoder import PromptEncoder
 from imagegen_core.diffusion.proof import prove
 from imagegen_core.diffusion.recipe_builder import RecipeBuilder
 from imagegen_core.diffusion.scheduling import Schedulers
+from imagegen_core.diffusion.stages import Stage
 from imagegen_core.diffusion.starting_points import StartingPoints
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.extension import ExtensionDef
@@ -190,15 +191,22 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     @torch.inference_mode()
     def _begun(self, job: Job) -> Parts[Denoising]:
         request = self.backend.resolve(job.req, self.native_size)
-        size = request.size
-        rows, decoded = self.numerics.rows_of(size) or 1, piece(size, self.numerics.tile_of(size))
-        needed = rows * self.row_bytes(size) + decoding_bytes(self.pipe, decoded)
-        check_fits(needed, size, self.device, self._weights)
+        second = self._second_stage(request)
+        for stage in filter(None, (request, second)):
+            size = stage.size
+            rows, decoded = self.numerics.rows_of(size) or 1, piece(size, self.numerics.tile_of(size))
+            needed = rows * self.row_bytes(size) + decoding_bytes(self.pipe, decoded)
+            check_fits(needed, size, self.device, self._weights)
         adapters = self._wanted(request)
-        options = self.timestep_options(request)
-        scheduler = self._schedulers.make(request.scheduler, request.steps, self.device, request.schedule, options)
-        step_options = self._schedulers.step_options(request.scheduler, scheduler, request.step_options)
+        scheduler, step_options = self._sampling(request)
         conditionings = yield from self._prompts.encode(self, request, adapters)
+        following = None
+        if second is not None:
+            more = yield from self._prompts.encode(self, second, adapters)
+            larger, options = self._sampling(second)
+            following = Stage.of(
+                second, larger, self._with_request(more, second), options, rounds_up=self.flow_matching
+            )
         generator = torch.Generator("cpu").manual_seed(request.seed)
         start = yield from self._starting_points.begin(
             request,
@@ -217,12 +225,42 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
             adapters=adapters,
             step_options=step_options,
             start=start,
+            next=following,
             on_step=getattr(job, "on_step", None),
         )
+        self._begin_extensions(state)
+        return state
+
+    def _begin_extensions(self, state: Denoising) -> None:
+        state.parts = {}
         for extension in self._extensions:
             if (part := extension.begin(state)) is not None:
                 state.parts[extension] = part
-        return state
+
+    def _second_stage(self, request: ResolvedRequest) -> ResolvedRequest | None:
+        """Return the request of a second stage, if the network can draw it."""
+        second = request.second_stage
+        if second is not None and self._starting_points.takes_pictures:
+            raise InvalidRequestError(
+                "Invalid hires: this checkpoint takes a picture of one size beside the prompt; leave hires out", "hires"
+            )
+        return second
+
+    def _sampling(self, request: ResolvedRequest) -> tuple[Any, dict[str, float]]:
+        """Return the scheduler of a request with its timesteps set, and the extra arguments of its steps."""
+        options = self.timestep_options(request)
+        scheduler = self._schedulers.make(request.scheduler, request.steps, self.device, request.schedule, options)
+        return scheduler, self._schedulers.step_options(request.scheduler, scheduler, request.step_options)
+
+    def _continue(self, state: Denoising) -> None:
+        """Begin the next stage of a state between two stages; an error becomes the request's `failure`."""
+        if state.next is None or not state.is_between_stages or state.failure is not None:
+            return
+        try:
+            state.next.begin(state, self.initial_latents(state.next.request.size, state.generator))
+            self._begin_extensions(state)
+        except Exception as error:  # noqa: BLE001 - any error concerns this request alone
+            state.failure = error
 
     def group(self, state: Denoising) -> Hashable:
         """Return the size, the LoRAs, the prompt's length and the extensions, equal in a shared forward pass."""
@@ -246,6 +284,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         with memory_errors(states[0].request.size):
             for state, prediction in zip(states, self._predictions(states), strict=True):
                 state.advance(prediction)
+                self._continue(state)
             self.synchronize()
 
     @computed
@@ -257,6 +296,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
             alone, same = prove(self._predictions, states)
         for state, prediction in zip(states, alone, strict=True):
             state.advance(prediction)
+            self._continue(state)
         return same
 
     def rows_that_fit(self, state: Denoising) -> int:
@@ -281,11 +321,11 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         request = state.request
         pixels = self.decode(state.latents, request.size)
         latents = pool(self.latent_image(state.latents, request.size))
-        canvas = state.start.canvas if state.start else None
+        asked, canvas = state.asked or request, state.start.canvas if state.start else None
 
         def encode() -> Picture:
             pasted = pixels if canvas is None else canvas.pasted(pixels)
-            return Picture(encode_png(pasted, self._text(request)), request.seed, latents)
+            return Picture(encode_png(pasted, self._text(asked)), request.seed, latents)
 
         return encode
 

@@ -21,11 +21,13 @@ class ActiveJob:
         ticket: The job's ticket.
         state: The worker's state of the job, from its beginning to its end.
         is_finished: Whether the worker has finished the state.
+        stage: The state's stage when it joined its group.
     """
 
     ticket: Ticket
     state: DenoisingState = field(init=False)
     is_finished: bool = False
+    stage: int = 0
 
 
 @dataclass(eq=False)

@@ -246,7 +246,20 @@ class LocalEngine:
             elif not job.state.steps_left and not job.ticket.done:
                 self._finish(job)
         group.deficit -= time.monotonic() - began
+        left = [job for job in chosen if not job.state.failure and job.state.steps_left]
         self._leave(group, [job for job in chosen if job.state.failure or not job.state.steps_left])
+        for job in left:
+            if _stage(job.state) != job.stage:
+                self._regroup(group, job)
+
+    def _regroup(self, group: Group, job: ActiveJob) -> None:
+        """Move a job to the group of its new stage."""
+        job.stage = _stage(job.state)
+        key = self._worker.group(job.state)
+        size = self._size(key, job.state)
+        with self._lock:
+            self._scheduler.leave(group, [job])
+            self._scheduler.join(job, key, size)
 
     def _advance(self, group: Group, chosen: Sequence[ActiveJob]) -> None:
         """Take one step of a batch; if it fails, step each job alone."""
@@ -360,6 +373,11 @@ class LocalEngine:
         self.is_broken = True
         self._queue.give_up(self, f"The engine broke ({error!r}): restart it, and report this")
         release(self.worker, [job.state for group in self._scheduler.groups() for job in group.members])
+
+
+def _stage(state: DenoisingState) -> int:
+    """Return the number of a state's completed stages; states without stages have none."""
+    return int(getattr(state, "stage", 0))
 
 
 def compute_on(worker: Worker, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:

@@ -21,7 +21,8 @@ OWN_CHUNK = "imagegen"
 A1111_CHUNK = COMMENT
 _FORMAT = 1
 _DDIM = ("DDIM", "DDIMScheduler")  # A1111 has a separate name for their eta
-_OPTIONS = ("inpaint", "outpaint", "variation", "micro_conditioning")
+_OPTIONS = ("inpaint", "outpaint", "variation", "micro_conditioning", "hires")
+_HIRES_INFOTEXT = {"Hires upscale": "scale", "Hires resize": "size", "Hires steps": "steps"}
 _OF_SOME_BACKENDS = ("checkpoint", "checkpoint_hash", "dtype", "device")
 _LATER = frozenset(  # left out when unset, so that old pictures keep their bytes
     {"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "prediction"}
@@ -92,6 +93,7 @@ class Recipe:
         image_guidance_scale: See `imagegen_core.GenerateRequest`.
         variation: See `imagegen_core.GenerateRequest`.
         micro_conditioning: See `imagegen_core.GenerateRequest`.
+        hires: See `imagegen_core.GenerateRequest`.
     """
 
     prompt: str
@@ -133,6 +135,7 @@ class Recipe:
     image_guidance_scale: float | None = None
     variation: Mapping[str, Any] | None = None
     micro_conditioning: Mapping[str, Any] | None = None
+    hires: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, request: ResolvedRequest, **facts: Any) -> Recipe:
@@ -172,6 +175,7 @@ class Recipe:
         """Return the request for this picture, without its input pictures and the LoRAs of its mode."""
         from imagegen_core.request import (
             GenerateRequest,
+            HiresOptions,
             InpaintOptions,
             MicroConditioning,
             OutpaintOptions,
@@ -203,6 +207,7 @@ class Recipe:
             outpaint=OutpaintOptions(**(self.outpaint or {})),
             variation=Variation(**(self.variation or {})),
             micro_conditioning=MicroConditioning(**(self.micro_conditioning or {})),
+            hires=HiresOptions(**(self.hires or {})),
         ).with_parameters(self.parameters or {})
 
 
@@ -300,6 +305,7 @@ def _infotext(recipe: Recipe) -> str:
         "Denoising strength": recipe.strength,
         "Image CFG scale": recipe.image_guidance_scale,
         **_variation_infotext(recipe.variation or {}),
+        **{name: (recipe.hires or {}).get(option) for name, option in _HIRES_INFOTEXT.items()},
         "Style": recipe.style,
         "Style level": recipe.style_level or None,
         "LoRAs": ", ".join(f"{lora.name}:{lora.strength:g}" for lora in recipe.loras) or None,

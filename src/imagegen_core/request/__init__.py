@@ -2,6 +2,7 @@
 
 from imagegen_core.request.checks import shown as shown
 from imagegen_core.request.generate import GenerateRequest as GenerateRequest
+from imagegen_core.request.hires import HiresOptions as HiresOptions
 from imagegen_core.request.micro_conditioning import MicroConditioning as MicroConditioning
 from imagegen_core.request.picture_options import InpaintOptions as InpaintOptions
 from imagegen_core.request.picture_options import OutpaintOptions as OutpaintOptions

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from imagegen_core.parameter import Parameters
+from imagegen_core.request.hires import HiresOptions
 from imagegen_core.request.micro_conditioning import MicroConditioning
 from imagegen_core.request.picture_field import PictureField, PictureSource
 from imagegen_core.request.picture_options import InpaintOptions, OutpaintOptions
@@ -53,6 +54,7 @@ class GenerateRequest(BaseModel):
             1.5. See https://arxiv.org/abs/2211.09800, section 3.2.1.
         variation: A second seed, or another size, for the noise.
         micro_conditioning: SDXL's sizes and crop.
+        hires: A second stage at a larger size.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -82,6 +84,7 @@ class GenerateRequest(BaseModel):
     image_guidance_scale: float | None = None
     variation: Variation = Field(default_factory=Variation)
     micro_conditioning: MicroConditioning = Field(default_factory=MicroConditioning)
+    hires: HiresOptions = Field(default_factory=HiresOptions)
 
     # A private attribute, because it names files: clients must not be able to set it.
     _loras: tuple[LoraUse, ...] = PrivateAttr(default=())

@@ -7,7 +7,7 @@ with `ResolvedRequest.of` to a `ResolvedRequest`, in which every value is set.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel
 
@@ -16,6 +16,7 @@ from imagegen_core.parameter import Parameters
 from imagegen_core.picture_files.input_picture import InputPicture
 from imagegen_core.request.checks import MAX_SEED, number, real, shown, text, whole_number
 from imagegen_core.request.generate import GenerateRequest
+from imagegen_core.request.hires import HiresOptions
 from imagegen_core.request.input_checks import PictureInputs
 from imagegen_core.request.micro_conditioning import MicroConditioning
 from imagegen_core.request.picture_options import InpaintOptions, OutpaintOptions
@@ -57,6 +58,33 @@ class ResolvedRequest:
     image_guidance_scale: float | None = None
     variation: Variation = field(default_factory=Variation)
     micro_conditioning: MicroConditioning = field(default_factory=MicroConditioning)
+    hires: HiresOptions = field(default_factory=HiresOptions)
+
+    @property
+    def second_stage(self) -> ResolvedRequest | None:
+        """The request of the second stage at a larger size, or None; its picture is the first stage's.
+
+        Raises:
+            InvalidRequestError: The second size is too large.
+        """
+        hires = self.hires
+        if not hires:
+            return None
+        own_schedule = hires.scheduler is not None and hires.schedule is None
+        return replace(
+            self,
+            size=hires.second_size(self.size),
+            steps=self.steps if hires.steps is None else hires.steps,
+            strength=hires.strength,
+            scheduler=hires.scheduler or self.scheduler,
+            schedule=None if own_schedule else hires.schedule or self.schedule,
+            prompt=self.prompt if hires.prompt is None else hires.prompt,
+            negative_prompt=self.negative_prompt if hires.negative_prompt is None else hires.negative_prompt,
+            image=None,
+            resize=None,
+            variation=Variation(),
+            hires=HiresOptions(),
+        )
 
     @property
     def pictures(self) -> dict[str, InputPicture | None]:
@@ -105,6 +133,7 @@ class ResolvedRequest:
             image_guidance_scale=inputs.image_guidance_scale,
             variation=Variation.of(getattr(request, "variation", None)),
             micro_conditioning=MicroConditioning.of(getattr(request, "micro_conditioning", None)),
+            hires=_hires(request, inputs),
         )
 
 
@@ -132,6 +161,16 @@ def _given_size(request: object) -> object:
     if isinstance(request, BaseModel) and "size" not in request.model_fields_set:
         return None
     return getattr(request, "size", None)
+
+
+def _hires(request: object, inputs: PictureInputs) -> HiresOptions:
+    hires = HiresOptions.of(getattr(request, "hires", None))
+    if hires and (inputs.mask is not None or inputs.outpaint):
+        raise InvalidRequestError(
+            "hires enlarges the whole picture, and a mask or outpaint keeps a part of it: leave one of them out",
+            "hires",
+        )
+    return hires
 
 
 def _style(request: object) -> tuple[str | None, int]:

@@ -177,6 +177,8 @@ class ServerContext:
         self.limits.check_length(request.negative_prompt or "", "negative_prompt")
         resolved = check_request(request)
         self.limits.check(resolved)
+        if resolved.second_stage is not None:
+            self.limits.check(resolved.second_stage)
         self._check_sampling(resolved, mode)
 
     def _check_sampling(self, resolved: ResolvedRequest, mode: Mode) -> None:

@@ -32,6 +32,7 @@ BACKEND = Backend(
         "image",
         "variation",
         "micro_conditioning",
+        "hires",
     ),
 )
 

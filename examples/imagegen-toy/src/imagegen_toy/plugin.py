@@ -9,7 +9,16 @@ BACKEND = Backend(
     summary="clouds of colour, for want of a model",
     worker="imagegen_toy.worker:ToyWorker",
     default_size="256x256",
-    without=("scheduler", "clip_skip", "style_lora", "guidance_rescale", "image", "variation", "micro_conditioning"),
+    without=(
+        "scheduler",
+        "clip_skip",
+        "style_lora",
+        "guidance_rescale",
+        "image",
+        "variation",
+        "micro_conditioning",
+        "hires",
+    ),
 )
 
 

@@ -13,6 +13,7 @@ from imagegen_core.job import Job
 from imagegen_core.picture import Picture
 from imagegen_core.request import (
     GenerateRequest,
+    HiresOptions,
     InpaintOptions,
     MicroConditioning,
     OutpaintOptions,
@@ -64,6 +65,7 @@ _OPTIONAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"image": input_image(), "guidance_scale": 3.0},
     ),
     "variation": ({"variation": Variation(seed=5, strength=0.5)}, {}),
+    "hires": ({"hires": HiresOptions(scale=1.5)}, {}),
     "micro_conditioning": ({"micro_conditioning": MicroConditioning(crop=(64, 32))}, {}),
     "style_lora": ({"style_lora": StyleLoraRequest(style="no-such-style", level=1)}, {}),
 }

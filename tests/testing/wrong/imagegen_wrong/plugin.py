@@ -63,6 +63,7 @@ def imagegen_backends() -> list[Backend]:
                 "image",
                 "variation",
                 "micro_conditioning",
+                "hires",
             ),
         )
         for fault in FAULTS
