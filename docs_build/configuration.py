@@ -40,6 +40,8 @@ _EXAMPLES: Mapping[str, Any] = {
     "lora_root": "/models/loras",
     "embeddings_root": "/models/embeddings",
     "prediction": "v-zsnr",
+    "vae_dtype": "bf16",
+    "vae_channels_last": True,
     "vae_tiling": True,
     "rows_per_pass": 4,
     "modes_file": "/etc/imagegen/modes.yaml",

@@ -48,8 +48,11 @@ def recipe_differences(wanted: Recipe, drawn: Recipe) -> list[str]:
 def _plan_settings(numerics: Mapping[str, Any]) -> dict[str, Any]:
     if not numerics:
         return {}
+    layout = numerics.get("layout")
     return {
         "rows_per_pass": numerics.get("rows") or 1,
+        "vae_dtype": numerics.get("vae_precision"),
+        "vae_channels_last": None if layout is None else "VAE channels last" in layout,
         "vae_tiling": numerics.get("tile") is not None,
         "attention_slicing": numerics.get("attention") == "sliced",
         "enable_xformers": numerics.get("attention") == "xformers",

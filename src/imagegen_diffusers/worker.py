@@ -44,8 +44,11 @@ _UNSUPPORTED_SETTINGS = (
     "base_model",
     "embeddings_root",
     "compile",
+    "cuda_graphs",
     "enable_xformers",
     "attention_slicing",
+    "vae_dtype",
+    "vae_channels_last",
     "vae_tiling",
 )
 _STEP_END = "callback_on_step_end"

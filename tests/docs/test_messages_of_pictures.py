@@ -20,7 +20,8 @@ from imagegen_core import GenerateRequest, ImagegenError, Job, LocalEngine, OutO
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, unet_row_bytes
 from imagegen_core.diffusion.numerics import TILE
-from imagegen_core.diffusion.pipeline_setup import compile_errors, settle_vae
+from imagegen_core.diffusion.pipeline_setup import compile_errors
+from imagegen_core.diffusion.vae_setup import set_up_vae, settle_precision
 from imagegen_core.server import create_app
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.docs.conftest import AssertQuoted
@@ -122,7 +123,9 @@ def test_pictures(assert_quoted: AssertQuoted, sdxl_checkpoint: Path, caplog: py
         vae.decoder.conv_in.weight.mul_(3e4)
         vae.decoder.conv_in.bias.fill_(6e4)
         torch.nn.Module.to(vae, torch.float16)
-        settle_vae(vae)
+        settle_precision(vae)
+        asked = Settings.load(environ={"IMAGEGEN_VAE_DTYPE": "fp16"})
+        set_up_vae(vae, torch.device("cpu"), torch.float16, asked)
         torch.nn.Module.to(vae, torch.float16)  # as if it had passed the trial
         worker.run_job(Job(req=_request()))
         worker.pipe.unet.conv_out.bias.fill_(torch.nan)

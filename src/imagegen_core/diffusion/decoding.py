@@ -84,11 +84,11 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
             "A picture overflows the VAE in %s: decoding it in fp32, which takes longer",
             str(dtype).removeprefix("torch."),
         )
-        upcast(vae)
+        convert(vae, torch.float32)
         try:
             pixels = _decode(vae, latents)
         finally:
-            _convert(vae, dtype)
+            convert(vae, dtype)
     if not pixels.isfinite().all():
         raise ImagegenError(
             "The VAE computed pixels that are not finite (NaN) from this picture's latents: lower guidance_scale, or "
@@ -117,12 +117,8 @@ def pool(latents: Tensor) -> bytes:
     return pooled.to(torch.float16).cpu().numpy().astype("<f2").tobytes()
 
 
-def upcast(vae: Any) -> None:
-    """Make an autoencoder compute in fp32."""
-    _convert(vae, torch.float32)
-
-
-def _convert(vae: Any, dtype: torch.dtype) -> None:
+def convert(vae: Any, dtype: torch.dtype) -> None:
+    """Make an autoencoder compute in another precision."""
     # diffusers' own `to` warns about modules to keep in fp32, even if there are none.
     torch.nn.Module.to(vae, dtype)
 

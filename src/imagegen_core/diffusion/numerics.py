@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from imagegen_core.diffusion.device import DTYPES
 from imagegen_core.diffusion.memory import weight_bytes, whole_pixels
+from imagegen_core.diffusion.vae_setup import is_channels_last
 from imagegen_core.distributions import installed_version
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.settings import Settings
 
-DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 TILE = 512
 """The side of the VAE's tiles, in pixels."""
 
@@ -63,13 +65,13 @@ def numerics_plan(
         network: The denoising network, such as ``pipe.unet``.
         device: The pipeline's device.
         dtype: The precision of the network.
-        settings: The settings; `rows_per_pass` and `vae_tiling` override the rules.
+        settings: The settings; `rows_per_pass`, `vae_tiling` and `vae_channels_last` override the rules.
     """
     plan = device_numerics(device, dtype)
     rows, rows_up_to = _rows(device, dtype, settings)
     return replace(
         plan,
-        layout="contiguous, VAE channels last" if device.type == "cpu" else "contiguous",
+        layout="contiguous, VAE channels last" if is_channels_last(device, settings) else "contiguous",
         attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else "sdpa",
         rows=rows,
         rows_up_to=rows_up_to,

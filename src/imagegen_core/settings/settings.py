@@ -73,8 +73,13 @@ class Settings(BaseSettings):
         batching: With ``exact``, an engine shares forward passes only if every picture stays the same; with ``fast``
             always.
         compile: Compile the network with ``torch.compile``: minutes more to start, but faster steps on most GPUs.
+        cuda_graphs: Replay the network's passes from CUDA graphs: fewer launches from the CPU, equal pictures, and memory
+            for each kind of pass. It was not measured yet.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
+        vae_dtype: The VAE's precision: ``fp16``, ``bf16`` or ``fp32``. None is the model's, or fp32 if its VAE
+            overflows in fp16.
+        vae_channels_last: Keep the VAE's channels last in memory; None does so on a CPU, where it was measured.
         vae_tiling: Decode every picture in tiles, for less memory, or no picture; None decides by the device's total
             memory and the picture's size.
         rows_per_pass: The rows that every forward pass is filled up to, so that pictures share passes exactly where
@@ -149,8 +154,11 @@ class Settings(BaseSettings):
     recipe: bool = True
     batching: Literal["exact", "fast"] = "exact"
     compile: bool = False
+    cuda_graphs: bool = False
     enable_xformers: bool = False
     attention_slicing: bool = False
+    vae_dtype: Literal["fp16", "bf16", "fp32"] | None = None
+    vae_channels_last: bool | None = None
     vae_tiling: bool | None = None
     rows_per_pass: int | None = Field(default=None, ge=1, le=16)
     num_workers: int | None = Field(default=None, ge=1)

@@ -46,8 +46,10 @@ _UNSUPPORTED_SETTINGS = (
     "vae_path",
     "embeddings_root",
     "compile",
+    "cuda_graphs",
     "enable_xformers",
     "attention_slicing",
+    "vae_channels_last",
     "vae_tiling",
 )
 
@@ -91,6 +93,11 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
             for name, marks in zip(TEXT_ENCODERS, self._manifest.marks, strict=False)
         ]
         self.device, self.dtype = runtime.device.lower(), self._unet.precision
+        if settings.vae_dtype not in (None, self._decoder.precision):
+            raise SettingsError(
+                f"{settings.source('vae_dtype')}={settings.vae_dtype}, but this device decodes in "
+                f"{self._decoder.precision}: unset it"
+            )
         self.native_size = self._manifest.native_size
         self._writes_recipe = settings.recipe
         self.numerics = NumericsPlan(

@@ -36,9 +36,12 @@ _UNSUPPORTED_SETTINGS = (
     "embeddings_root",
     "prediction",
     "compile",
+    "cuda_graphs",
     "enable_xformers",
     "attention_slicing",
     "dtype",
+    "vae_dtype",
+    "vae_channels_last",
 )
 _POOLED_SIDE = 8
 # stable-diffusion.cpp reports progress to one function for the whole process.
