@@ -14,6 +14,7 @@ import torch
 
 from imagegen_core.diffusion.device import DTYPES
 from imagegen_core.diffusion.memory import weight_bytes, whole_pixels
+from imagegen_core.diffusion.switches import Switches
 from imagegen_core.diffusion.vae_setup import is_channels_last
 from imagegen_core.distributions import installed_version
 from imagegen_core.numerics import NumericsPlan
@@ -92,7 +93,10 @@ def device_numerics(device: torch.device, dtype: torch.dtype) -> NumericsPlan:
         device: The device.
         dtype: The precision of the network.
     """
-    flags = _flags(device)
+    flags = {
+        name: value if isinstance(value, bool) else str(value)
+        for name, value in Switches(device, "fast").values.items()
+    }
     return NumericsPlan(
         device=device.type,
         precision=DTYPE_NAMES[dtype],
@@ -132,23 +136,6 @@ def _processor(device: torch.device) -> str:
     capabilities = torch.cpu.get_capabilities()
     known = [name for name in _INSTRUCTIONS if capabilities.get(name)]
     return " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *known])
-
-
-def _flags(device: torch.device) -> dict[str, bool | str]:
-    """Return torch's global switches that change the results of products and convolutions on a device."""
-    flags: dict[str, bool | str] = {"float32_products": torch.get_float32_matmul_precision()}
-    if device.type == "cpu":
-        return flags | {"onednn": bool(torch.backends.mkldnn.enabled)}
-    if device.type == "cuda":
-        reduced = torch.backends.cuda.matmul
-        flags |= {
-            "tf32_convolutions": bool(torch.backends.cudnn.allow_tf32),
-            "fp16_sums": str(reduced.allow_fp16_reduced_precision_reduction),
-            "bf16_sums": str(reduced.allow_bf16_reduced_precision_reduction),
-            "cudnn_benchmark": bool(torch.backends.cudnn.benchmark),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-        }
-    return flags
 
 
 def _versions(device: torch.device) -> dict[str, str]:

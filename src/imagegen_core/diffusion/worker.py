@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from imagegen_core.diffusion.compute_thread import computed
 from imagegen_core.diffusion.conditioning import Conditioning
+from imagegen_core.diffusion.cuda_graphs import graph_cache
 from imagegen_core.diffusion.decoding import piece, pool
 from imagegen_core.diffusion.denoising import Denoising
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.extension import Extension, LoadedModel
+from imagegen_core.diffusion.graph_cache import GraphCache, is_replayable
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, rows_that_fit
 from imagegen_core.diffusion.model import DiffusionModel
@@ -96,7 +98,14 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         self._embeddings: Embeddings = self.compute(
             Embeddings, self.pipe, self.embedding_encoders, settings.embeddings_root, settings.source("embeddings_root")
         )
-        self._adapters = Adapters(self.pipe, self.family, self._embeddings, most_idle_bytes=self._weights)
+        self._graphs: GraphCache | None = self.compute(graph_cache, self.network, self.device, settings)
+        self._adapters = Adapters(
+            self.pipe,
+            self.family,
+            self._embeddings,
+            most_idle_bytes=self._weights,
+            on_unload=self._graphs.forget if self._graphs else None,
+        )
         self._prompts = PromptEncoder(self._adapters)
         layers = self._adapters.layers
         self._extensions: Sequence[Extension] = self.compute(self._load_extensions, registry)
@@ -145,8 +154,8 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         self._adapters.use(tuple(self._lora(lora) for lora in loras))
 
     def memory_bytes(self) -> int:
-        """Return the memory of the pipeline's weights and LoRAs, in bytes; shared tensors count once."""
-        return self._weights + self._adapters.memory_bytes
+        """Return the memory of the pipeline's weights, LoRAs and graphs, in bytes; shared tensors count once."""
+        return self._weights + self._adapters.memory_bytes + (self._graphs.memory_bytes if self._graphs else 0)
 
     @computed
     @torch.inference_mode()
@@ -317,9 +326,16 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         return torch.split(self.predict(inputs)[: sum(rows)], rows)
 
     def _network(self, states: Sequence[Denoising]) -> Callable[..., Any]:
-        """Return the network; with LoRAs the uncompiled network, because the compiled one ignores their hooks."""
-        network = self.network
-        return network.forward if self._compiles and states[0].adapters else network  # type: ignore[no-any-return]
+        """Return the network for a pass, with graphs if no extension changes the pass.
+
+        With LoRAs it is the uncompiled network, because the compiled one ignores their hooks.
+        """
+        network, adapters = self.network, states[0].adapters
+        if self._compiles and adapters:
+            return network.forward  # type: ignore[no-any-return]
+        if self._graphs and is_replayable(states):
+            return partial(self._graphs.call, adapters)
+        return network  # type: ignore[no-any-return]
 
     @cached_property
     def _previewer(self) -> Previewer:

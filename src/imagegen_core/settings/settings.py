@@ -73,8 +73,8 @@ class Settings(BaseSettings):
         batching: With ``exact``, an engine shares forward passes only if every picture stays the same; with ``fast``
             always.
         compile: Compile the network with ``torch.compile``: minutes more to start, but faster steps on most GPUs.
-        cuda_graphs: Replay the network's passes from CUDA graphs: fewer launches from the CPU, equal pictures, and memory
-            for each kind of pass. It was not measured yet.
+        cuda_graphs: Replay the network's passes from CUDA graphs: equal pictures with fewer launches from the CPU, for
+            more memory. No GPU has measured it yet.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
         vae_dtype: The VAE's precision: ``fp16``, ``bf16`` or ``fp32``. None is the model's, or fp32 if its VAE
