@@ -58,6 +58,7 @@ def test_a_later_change_is_set_back_with_a_warning(name: str, caplog: pytest.Log
     assert Switches(CUDA, "fast").values != switches.values
     assert not caplog.messages
     switches.hold()
+    CHANGES[name]()
     switches.hold()
     assert Switches(CUDA, "fast").values == switches.values
     (message,) = caplog.messages

@@ -134,8 +134,8 @@ class GraphCache:
         def run() -> Outputs:
             return self._network(*args, **kwargs)
 
-        self._graphs[key] = _Unrecorded.REFUSED
         usual = self._recorder.warm_up(run)
+        self._graphs[key] = _Unrecorded.REFUSED
         try:
             replay, outputs = self._recorder.record(run)
             replay()

@@ -38,6 +38,7 @@ class OnDevice:
         self.device = choose_device(settings)
         self.dtype = choose_dtype(settings, self.device)
         self._switches = Switches(self.device, settings.batching)
+        self._switches.hold()
         self._compute = ComputeThread()
         if self.device.type == "cpu":
             self._compute.run(keep_large_buffers)

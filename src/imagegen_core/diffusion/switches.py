@@ -86,7 +86,7 @@ class Switches:
         self.values = {name: switch.read() for name, switch in self._switches.items()}
         if batching == "exact":
             self.values |= {name: False for name in _OFF_IF_EXACT if name in self.values}
-        self._has_held = False
+        self._told: set[str] | None = None  # the names in warnings so far; None before the first use
 
     def hold(self) -> None:
         """Set the switches to the model's values, on the compute thread before each computation.
@@ -96,10 +96,12 @@ class Switches:
         changed = [name for name, switch in self._switches.items() if switch.read() != self.values[name]]
         for name in changed:
             self._switches[name].write(self.values[name])
-        if changed and self._has_held:
+        if self._told is None:
+            self._told = set()
+        elif not self._told.issuperset(changed):
+            self._told.update(changed)
             logger.warning(
                 "The program changed torch's switches (%s) after a model was loaded: they are set back, because the "
                 "model's pictures depend on them; set them before the load",
                 ", ".join(changed),
             )
-        self._has_held = True
