@@ -33,7 +33,7 @@ def graph_cache(network: Any, device: torch.device, settings: Settings) -> Graph
         raise SettingsError(f"{asks}but the model is on {device}: unset it, or use a CUDA device")
     if settings.compile:
         raise SettingsError(f"{asks}and {settings.source('compile')} compiles the network: unset either")
-    if any(parameter.device != device for parameter in network.parameters()):
+    if any(parameter.device.type != device.type for parameter in network.parameters()):
         raise SettingsError(f"{asks}but some of the network's weights are kept outside of {device}: unset it")
     return GraphCache(network, CudaRecorder(device))
 
@@ -48,7 +48,7 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         """Record on a CUDA device."""
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
         self._pool_bytes = 0
 

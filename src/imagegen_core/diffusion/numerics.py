@@ -93,7 +93,7 @@ def device_numerics(device: torch.device, dtype: torch.dtype) -> NumericsPlan:
         device: The device.
         dtype: The precision of the network.
     """
-    flags = {
+    flags: dict[str, bool | str] = {
         name: value if isinstance(value, bool) else str(value)
         for name, value in Switches(device, "fast").values.items()
     }
