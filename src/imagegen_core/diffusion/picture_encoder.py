@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagegen_core.diffusion.decoding import convert, normalized, tiling, upcast
+from imagegen_core.diffusion.decoding import convert, normalized, tiling
+from imagegen_core.diffusion.tiny_vae import is_tiny
 from imagegen_core.errors import ImagegenError
 from imagegen_core.parts import Parts, completed
 
@@ -32,7 +33,7 @@ class PictureEncoder:
             tile: The side of the tiles in pixels; None encodes in one piece.
 
         Returns:
-            The moments [1, 2 * channels, height / 8, width / 8], in the VAE's dtype.
+            The moments [1, 2 * channels, height / 8, width / 8], in the VAE's dtype; a tiny VAE's latents.
 
         Raises:
             ImagegenError: The VAE has no encoder, or the moments are not finite even in fp32.
@@ -49,24 +50,29 @@ class PictureEncoder:
         """Draw latents from the moments, in the network's scale, [1, channels, height / 8, width / 8]."""
         from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-        return normalized(self._vae.config, DiagonalGaussianDistribution(moments).sample(generator)).contiguous()
+        latents = moments if is_tiny(self._vae) else DiagonalGaussianDistribution(moments).sample(generator)
+        return normalized(self._vae.config, latents).contiguous()
 
     def skip(self, shape: torch.Size, generator: torch.Generator) -> None:
         """Draw the random numbers of `sample` for latents of this shape, and drop them."""
-        torch.randn(shape, generator=generator, dtype=self._vae.encoder.conv_in.weight.dtype)
+        if not is_tiny(self._vae):
+            torch.randn(shape, generator=generator, dtype=self._vae.encoder.conv_in.weight.dtype)
 
     def mode(self, moments: Tensor) -> Tensor:
         """Return the most likely latents, in the VAE's scale."""
-        return moments.chunk(2, dim=1)[0].contiguous()
+        return (moments if is_tiny(self._vae) else moments.chunk(2, dim=1)[0]).contiguous()
 
     def _encoded(self, pixels: Tensor, tile: int | None) -> Parts[Tensor]:
         vae = self._vae
         if getattr(vae, "encoder", None) is None:
             raise ImagegenError("This checkpoint's VAE has no encoder: set VAE_PATH to a whole VAE, or give no image")
+        if is_tiny(vae):
+            weight = next(vae.encoder.parameters())
+            return vae.encode(pixels.to(weight.device, weight.dtype)).latents  # type: ignore[no-any-return]
         dtype = vae.encoder.conv_in.weight.dtype
         moments = yield from _moments(vae, pixels, tile)
         if not moments.isfinite().all() and dtype != torch.float32:
-            upcast(vae)
+            convert(vae, torch.float32)
             try:
                 moments = completed(_moments(vae, pixels, tile))  # at once: others decode with this VAE, too
             finally:

@@ -42,18 +42,18 @@ _STRENGTH = 0.8  # the default with an image; with a mask it is 1
 class StartingPoints:
     """Makes the starting points of one worker's requests."""
 
-    def __init__(self, pipe: Any, extra: Extra, device: torch.device, dtype: torch.dtype) -> None:
-        """Prepare for a pipeline.
+    def __init__(self, vae: Any, extra: Extra, device: torch.device, dtype: torch.dtype) -> None:
+        """Prepare for a model.
 
         Args:
-            pipe: The diffusers pipeline.
+            vae: The autoencoder.
             extra: The channels that the network takes beside latents.
-            device: The pipeline's device.
+            device: The network's device.
             dtype: The precision of the network.
         """
-        self._pipe, self._extra = pipe, extra
+        self._vae, self._extra = vae, extra
         self._device, self._dtype = device, dtype
-        self._encoder = PictureEncoder(pipe.vae)
+        self._encoder = PictureEncoder(vae)
 
     @property
     def takes_pictures(self) -> bool:
@@ -168,7 +168,7 @@ class StartingPoints:
 
     def _moments(self, pixels: Tensor, numerics: NumericsPlan, size: Size) -> Parts[Tensor]:
         tile = numerics.tile_of(size)
-        check_encoding_fits(self._pipe, size, piece(size, tile), self._device)
+        check_encoding_fits(self._vae, size, piece(size, tile), self._device)
         with memory_errors(size):
             return (yield from self._encoder.encode(pixels, tile))
 
