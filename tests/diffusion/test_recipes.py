@@ -49,7 +49,7 @@ def test_a_picture_contains_its_complete_recipe(sdxl_checkpoint: Path) -> None:
     assert (recipe.scheduler, recipe.clip_skip, recipe.style, recipe.style_level) == ("Euler a", 2, None, 0)
     assert (recipe.checkpoint, recipe.checkpoint_hash) == ("tiny-sdxl", hashlib.sha256(weights).hexdigest()[:10])
     assert (recipe.backend, recipe.device) == ("sdxl", "cpu")
-    assert set(recipe.versions) == {"imagegen-core", "torch", "diffusers", "transformers"}
+    assert set(recipe.versions) == {"imagegen-core", "torch", "diffusers", "transformers", "pillow"}
 
 
 def test_the_command_line_draws_with_a_mode_and_replays_the_picture(

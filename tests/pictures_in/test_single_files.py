@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from imagegen_core import Job, Picture, Settings
-from imagegen_core.diffusion import canvas, single_file
+from imagegen_core.diffusion import canvas
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
-from tests.checkpoints import tiny_tokenizer
 from tests.diffusion.test_architectures import SD_BLOCKS, SDXL_BLOCKS, _pipeline, _state
 from tests.pictures_in.conftest import ask, difference, mask, picture, pixels
 
@@ -24,11 +23,14 @@ BLOCKS: dict[str, tuple[dict[str, Any], Any, Any]] = {
 }
 
 
-def find(base: Path | None, _name: str, pad_token: str, *, folder: Path) -> Any:
-    assert base is None
-    tokenizer = tiny_tokenizer(folder)
-    tokenizer.pad_token = pad_token
-    return tokenizer
+def saved(plain: Any, state: dict[str, torch.Tensor], form: str, folder: Path) -> Settings:
+    """Save a pipeline as a folder, or as a file beside a folder with its configs, and return settings for it."""
+    plain.save_pretrained(folder / "model")
+    settings = Settings(model=str(folder / "model"), device="cpu", dtype="fp32")
+    if form == "folder":
+        return settings
+    save_file(state, folder / "model.safetensors")
+    return settings.override(model=str(folder / "model.safetensors"), base_model=str(folder / "model"))
 
 
 @pytest.mark.parametrize("form", ["file", "folder"])
@@ -37,19 +39,11 @@ def test_an_inpainting_checkpoint_draws_as_its_pipeline(
     family: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks, worker_class, pipeline_class = BLOCKS[family]
-    monkeypatch.setattr(
-        single_file, "find_tokenizer", lambda *words: find(*words, folder=tmp_path / f"found-{words[1]}")
-    )
     monkeypatch.setattr(canvas.Canvas, "pasted", lambda _self, drawn: drawn)
     base = _pipeline(family, {**blocks, "in_channels": 9}, tmp_path)
     more = {"requires_safety_checker": False} if family == "sd15" else {"add_watermarker": False}
     plain = pipeline_class(**base.components, **more)
-    path = tmp_path / "model.safetensors" if form == "file" else tmp_path / "model"
-    if form == "file":
-        save_file(_state(family, base), path)
-    else:
-        plain.save_pretrained(path)
-    worker = worker_class(settings=Settings(model=str(path), device="cpu", dtype="fp32"))
+    worker = worker_class(settings=saved(plain, _state(family, base), form, tmp_path))
     plain.scheduler = diffusers.EulerDiscreteScheduler.from_config(worker.pipe.scheduler.config)
     plain.set_progress_bar_config(disable=True)
     fields: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 3.0, "strength": 0.9}
@@ -68,18 +62,10 @@ def test_an_inpainting_checkpoint_draws_as_its_pipeline(
 
 
 @pytest.mark.parametrize("form", ["file", "folder"])
-def test_an_editing_checkpoint_loads(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        single_file, "find_tokenizer", lambda *words: find(*words, folder=tmp_path / f"found-{words[1]}")
-    )
+def test_an_editing_checkpoint_loads(form: str, tmp_path: Path) -> None:
     base = _pipeline("sd15", {**SD_BLOCKS, "in_channels": 8}, tmp_path)
-    path = tmp_path / "model.safetensors" if form == "file" else tmp_path / "model"
-    if form == "file":
-        save_file(_state("sd15", base), path)
-    else:
-        parts = {**base.components, "image_encoder": None}
-        pipeline = diffusers.StableDiffusionInstructPix2PixPipeline(**parts, requires_safety_checker=False)
-        pipeline.save_pretrained(path)
-    worker = DiffusersCudaWorker(settings=Settings(model=str(path), device="cpu", dtype="fp32"))
+    parts = {**base.components, "image_encoder": None}
+    plain = diffusers.StableDiffusionInstructPix2PixPipeline(**parts, requires_safety_checker=False)
+    worker = DiffusersCudaWorker(settings=saved(plain, _state("sd15", base), form, tmp_path))
     job = Job(req=ask(image=picture(), guidance_scale=3.0, image_guidance_scale=2.0))
     assert Picture(*worker.run_job_with_latents(job)).size == (64, 48)
