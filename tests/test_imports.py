@@ -29,6 +29,7 @@ LAYERS = [
     "parameter",
     "request",
     "numerics",
+    "memory_plan",
     "picture",
     "job",
     "worker",

@@ -20,16 +20,19 @@ from imagegen_core.diffusion.extension import Extension
 from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
 from imagegen_core.diffusion.libraries import quiet
 from imagegen_core.diffusion.loading import check_fits_in_memory, load_pipeline, memory_for
-from imagegen_core.diffusion.memory import token_bytes, weight_bytes
+from imagegen_core.diffusion.memory import token_bytes
+from imagegen_core.diffusion.memory_planning import checkpoint_plan
 from imagegen_core.diffusion.network_inputs import NetworkInputs
 from imagegen_core.diffusion.numerics import numerics_plan
 from imagegen_core.diffusion.on_device import OnDevice
 from imagegen_core.diffusion.pipeline_setup import prepare
 from imagegen_core.diffusion.prediction import check_noise
+from imagegen_core.diffusion.residency import Residency
 from imagegen_core.diffusion.scheduling import ALIGNED_SIGMAS, dynamic_shift
 from imagegen_core.diffusion.torchvision import make_torchvision_importable
 from imagegen_core.errors import ModelLoadError, SettingsError
 from imagegen_core.importing import import_named, unusable
+from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.models.inspect import architecture, native_size
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.plugins.registry import Registry
@@ -65,6 +68,8 @@ class DiffusionModel(OnDevice, ABC):
         family: The checkpoint's `imagegen_core.Family`.
         native_size: ``WIDTHxHEIGHT`` of a request without a size.
         numerics: The numerics plan, fixed from the load on.
+        memory_plan: The memory plan, fixed from the load on.
+        residency: The places of the pipeline's components.
     """
 
     backend: ClassVar[Backend]
@@ -99,10 +104,18 @@ class DiffusionModel(OnDevice, ABC):
         super().__init__(settings)
         self.family = registry.families[architecture(self.checkpoint, registry)]
         self.native_size = native_size(self.checkpoint, self.backend.default_size, registry)
+        self.memory_plan: MemoryPlan
+        self.residency: Residency
         self.pipe = self._compute.run(self._load)
-        self._weights = weight_bytes(self.pipe)
         self.numerics: NumericsPlan = self.compute(
-            numerics_plan, self.pipe, self.network, self.device, self.dtype, settings
+            numerics_plan,
+            self.pipe,
+            self.network,
+            self.device,
+            self.dtype,
+            settings,
+            self.memory_plan,
+            self.residency.bytes_with("vae"),
         )
 
     @classmethod
@@ -193,6 +206,7 @@ class DiffusionModel(OnDevice, ABC):
         Raises:
             OutOfMemoryError: The device's memory was too small.
         """
+        self.residency.bring("vae")
         return decode_picture(self.pipe, latents, size, self.device, self.numerics.tile_of(size))
 
     def load_file(self, path: Path, vae: Any | None) -> dict[str, Any]:  # noqa: ARG002 - for families
@@ -234,9 +248,12 @@ class DiffusionModel(OnDevice, ABC):
                 f"{settings.source('prediction')}={settings.prediction} does not suit the backend "
                 f"'{self.backend.name}', whose networks predict the velocity of a flow: unset it"
             )
-        check_fits_in_memory(self.checkpoint, self.dtype)
         if self.checkpoint.is_dir():
             self.check_folder(self.checkpoint)
+        self.memory_plan = self._plan_memory()
+        check_fits_in_memory(
+            self.checkpoint, self.dtype, self.memory_plan.weights if self.memory_plan.storage else None
+        )
         pipe = load_pipeline(
             self.pipeline_class,
             self.checkpoint,
@@ -247,9 +264,14 @@ class DiffusionModel(OnDevice, ABC):
             prediction=settings.prediction,
             load_file=self.load_file,
             optional=self.optional_components,
+            storage=self.memory_plan.storage,
             **self.pipeline_options,
         )
         check_noise(self.checkpoint, pipe.scheduler, flow_matching=self.flow_matching)
         with memory_for(self.checkpoint):
-            prepare(pipe, getattr(pipe, self.family.denoiser), self.device, self.dtype, settings)
+            self.residency = prepare(pipe, self.family.denoiser, self.device, self.dtype, settings, self.memory_plan)
         return pipe
+
+    def _plan_memory(self) -> MemoryPlan:
+        size = Size.parse(self.native_size)
+        return checkpoint_plan(self.checkpoint, self.family, size, self.device, self.dtype, self.settings)

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.construction_lock import building
+from imagegen_core.diffusion.stored_weights import Int8Weight, is_storable
 from imagegen_core.diffusion.weights_file import WeightsFile
 from imagegen_core.errors import ModelLoadError, first_line
+from imagegen_core.memory_plan import Storage
 from imagegen_core.models.networks.harmless import is_harmless
 from imagegen_core.models.networks.parts import refuse_unused
 from imagegen_core.models.networks.source import Layers, Rows, Source
@@ -118,7 +120,9 @@ class Blueprint:
     advice: str
 
 
-def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype: torch.dtype) -> Any:
+def build_network(
+    blueprint: Blueprint, layers: Layers, weights: Weights, dtype: torch.dtype, storage: Storage | None = None
+) -> Any:
     """Build a network with the layers' own tensors; no weight is random.
 
     Weights files may hold only one of two tied tensors, such as T5's ``shared`` and ``embed_tokens``. An autoencoder
@@ -130,6 +134,7 @@ def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype:
         layers: The source of each tensor.
         weights: The files of the tensors.
         dtype: The dtype for the tensors.
+        storage: The storage of large matrices, except an autoencoder's; each is stored as soon as it is read.
 
     Raises:
         ModelLoadError: A layer is missing, is not the network's, or has another shape than in the config.
@@ -143,8 +148,17 @@ def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype:
     layers = _with_tied(layers, module)
     _check(blueprint, {plain[name]: shape for name, shape in shapes.items()}, layers, weights)
     used = {layers[plain[name]]: _dtype(module, name, dtype) for name in shapes}
-    tensors = {source: weights.read(source, precision) for source, precision in used.items()}
-    state = {name: tensors[layers[plain[name]]].reshape(shape) for name, shape in shapes.items()}
+    stored = _storable(module, blueprint.component) if storage else ()
+    shaped = {layers[plain[name]]: shape for name, shape in shapes.items() if name in stored}
+    tensors = {
+        source: Int8Weight.of(read.reshape(shaped[source])) if source in shaped else read
+        for source, precision in used.items()
+        for read in [weights.read(source, precision)]
+    }
+    state = {
+        name: tensors[source] if (source := layers[plain[name]]) in shaped else tensors[source].reshape(shape)
+        for name, shape in shapes.items()
+    }
     module.load_state_dict(state, assign=True)
     weights.check_unchanged()
     return module.eval()
@@ -164,6 +178,13 @@ def _empty(blueprint: Blueprint) -> Any:
             f"The installed {network.__module__.partition('.')[0]} cannot build the {blueprint.component} that "
             f"{blueprint.described_by} describes ({first_line(error)}): {blueprint.advice}"
         ) from error
+
+
+def _storable(module: Any, component: str) -> set[str]:
+    """Return the names of the large matrices; an autoencoder's stay, because its errors show."""
+    if component == "vae":
+        return set()
+    return {f"{name}.weight" for name, layer in module.named_modules() if is_storable(layer)}
 
 
 def _dtype(module: Any, name: str, dtype: torch.dtype) -> torch.dtype:

@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from imagegen_core.diffusion.memory import weight_bytes, whole_pixels
+from imagegen_core.diffusion.memory import whole_pixels
 from imagegen_core.distributions import installed_version
+from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.settings import Settings
 
 DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
-TILE = 512
-"""The side of the VAE's tiles, in pixels."""
-
 _PACKAGES = ("imagegen-core", "torch", "diffusers", "transformers")
 _INSTRUCTIONS = ("avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_bf16", "amx_fp16", "bf16", "i8mm", "sve_bf16")
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -54,7 +52,13 @@ _FILLED_PASSES = (
 
 
 def numerics_plan(
-    pipe: Any, network: torch.nn.Module, device: torch.device, dtype: torch.dtype, settings: Settings
+    pipe: Any,
+    network: torch.nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    settings: Settings,
+    memory: MemoryPlan,
+    beside: int,
 ) -> NumericsPlan:
     """Return the plan of a pipeline that is set up on its device; call it on the compute thread.
 
@@ -64,6 +68,8 @@ def numerics_plan(
         device: The pipeline's device.
         dtype: The precision of the network.
         settings: The settings; `rows_per_pass` and `vae_tiling` override the rules.
+        memory: The model's memory plan.
+        beside: The bytes of weights on the device while the VAE decodes.
     """
     plan = device_numerics(device, dtype)
     rows, rows_up_to = _rows(device, dtype, settings)
@@ -74,8 +80,9 @@ def numerics_plan(
         rows=rows,
         rows_up_to=rows_up_to,
         vae_precision=DTYPE_NAMES[next(pipe.vae.parameters()).dtype],
-        tile=TILE,
-        tiles_above=_tiles_above(pipe, device, settings),
+        tile=memory.tile,
+        tiles_above=_tiles_above(pipe, settings, memory.room - beside),
+        storage=memory.storage,
         compiled=settings.compile,
         batching=settings.batching,
         exact=plan.exact and settings.batching == "exact" and not settings.compile,
@@ -118,9 +125,9 @@ def _rows(device: torch.device, dtype: torch.dtype, settings: Settings) -> tuple
     return None, None
 
 
-def _tiles_above(pipe: Any, device: torch.device, settings: Settings) -> int | None:
+def _tiles_above(pipe: Any, settings: Settings, room: int) -> int | None:
     if settings.vae_tiling is None:
-        return whole_pixels(pipe, device, weight_bytes(pipe))
+        return whole_pixels(pipe, room)
     return 0 if settings.vae_tiling else None
 
 

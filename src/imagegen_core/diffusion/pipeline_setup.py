@@ -12,30 +12,46 @@ import torch
 from imagegen_core.diffusion.batch_invariance import make_rowwise
 from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.decoding import overflows, upcast
+from imagegen_core.diffusion.residency import Residency
+from imagegen_core.diffusion.stored_weights import store_weights
 from imagegen_core.errors import SettingsError, first_line
+from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(pipe: Any, network: Any, device: torch.device, dtype: torch.dtype, settings: Settings) -> None:
-    """Move a pipeline to its device and set it up as `settings` ask.
+def prepare(
+    pipe: Any, denoiser: str, device: torch.device, dtype: torch.dtype, settings: Settings, memory: MemoryPlan
+) -> Residency:
+    """Move a pipeline to its device and set it up as `settings` ask; return the places of its components.
 
     Args:
         pipe: The pipeline.
-        network: Its network for denoising.
+        denoiser: The name of its network for denoising.
         device: The device.
         dtype: The dtype of the weights.
         settings: The settings.
+        memory: The memory plan.
 
     Raises:
-        SettingsError: The settings ask for xformers, but it does not work here.
+        SettingsError: The settings ask for xformers, but it does not work here; or they ask for a compiled network that
+            the memory plan moves.
     """
+    network = getattr(pipe, denoiser)
+    if settings.compile and (memory.streamed or denoiser in memory.offloaded):
+        raise SettingsError(
+            f"{settings.source('compile')} compiles the {denoiser}, which this device's memory of "
+            f"{memory.total / 1e9:.1f} GB does not hold all the time: unset it, or use a device with more memory"
+        )
+    if memory.storage is not None:  # a family's own `load_file` may have left some
+        for name, part in pipe.components.items():
+            if isinstance(part, torch.nn.Module) and name != "vae":
+                store_weights(part)
+    residency = Residency(pipe, denoiser, device, memory)
     if device.type == "cpu":
         # With this layout, its convolutions at the picture's full size take three quarters of the time.
         pipe.vae.to(memory_format=torch.channels_last)
-    else:
-        pipe.to(device)
     make_rowwise(network)
     if dtype == torch.float16:
         settle_vae(pipe.vae)
@@ -45,6 +61,7 @@ def prepare(pipe: Any, network: Any, device: torch.device, dtype: torch.dtype, s
         pipe.enable_attention_slicing()
     if settings.compile:
         network.compile()
+    return residency
 
 
 def settle_vae(vae: Any) -> None:

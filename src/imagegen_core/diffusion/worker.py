@@ -96,7 +96,9 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         self._embeddings: Embeddings = self.compute(
             Embeddings, self.pipe, self.embedding_encoders, settings.embeddings_root, settings.source("embeddings_root")
         )
-        self._adapters = Adapters(self.pipe, self.family, self._embeddings, most_idle_bytes=self._weights)
+        self._adapters = Adapters(
+            self.pipe, self.family, self._embeddings, most_idle_bytes=self.residency.most_bytes, device=self.device
+        )
         self._prompts = PromptEncoder(self._adapters)
         layers = self._adapters.layers
         self._extensions: Sequence[Extension] = self.compute(self._load_extensions, registry)
@@ -146,7 +148,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
 
     def memory_bytes(self) -> int:
         """Return the memory of the pipeline's weights and LoRAs, in bytes; shared tensors count once."""
-        return self._weights + self._adapters.memory_bytes
+        return self.residency.most_bytes + self._adapters.memory_bytes
 
     @computed
     @torch.inference_mode()
@@ -189,7 +191,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         size = request.size
         rows, decoded = self.numerics.rows_of(size) or 1, piece(size, self.numerics.tile_of(size))
         needed = rows * self.row_bytes(size) + decoding_bytes(self.pipe, decoded)
-        check_fits(needed, size, self.device, self._weights)
+        check_fits(needed, size, self.device, self.memory_plan.total, self.residency.most_bytes)
         adapters = self._wanted(request)
         options = self.timestep_options(request)
         scheduler = self._schedulers.make(request.scheduler, request.steps, self.device, request.schedule, options)
@@ -252,7 +254,10 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     def rows_that_fit(self, state: Denoising) -> int:
         """Return the rows of a filled pass; of other passes, how many rows the free memory can take."""
         size = state.request.size
-        return self.numerics.rows_of(size) or rows_that_fit(self.row_bytes(size), self.device)
+        weights = self.residency.bytes_with(self.family.denoiser)
+        return self.numerics.rows_of(size) or rows_that_fit(
+            self.row_bytes(size), self.device, self.memory_plan.total, weights
+        )
 
     @computed
     @torch.inference_mode()

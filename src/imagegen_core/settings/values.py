@@ -82,6 +82,14 @@ ByteCount = Annotated[int, BeforeValidator(_bytes)]
 """A number of bytes, also with a unit: ``6GB`` is 6 * 1000**3, ``6GiB`` is 6 * 1024**3."""
 
 
+def _memory_size(value: object) -> object:
+    return None if value == "auto" else _bytes(value)
+
+
+MemorySize = Annotated[int | None, BeforeValidator(_memory_size)]
+"""A number of bytes as `ByteCount`, or ``auto``, which is None."""
+
+
 def root_path(value: str) -> str:
     """Return a path prefix without its last slash, such as ``/ai``; ``/`` is no prefix.
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.embeddings import Embedding, Embeddings
@@ -103,7 +104,9 @@ class Adapters:
         memory_bytes: The memory of the loaded LoRAs, in bytes.
     """
 
-    def __init__(self, pipe: Any, family: Family, embeddings: Embeddings, most_idle_bytes: int) -> None:
+    def __init__(
+        self, pipe: Any, family: Family, embeddings: Embeddings, most_idle_bytes: int, device: torch.device
+    ) -> None:
         """Read the layers of a diffusers pipeline.
 
         Args:
@@ -111,9 +114,11 @@ class Adapters:
             family: The checkpoint's family.
             embeddings: The pipeline's embeddings; they convert a LoRA's embeddings.
             most_idle_bytes: The memory limit for inactive LoRAs, in bytes; full differences are as large as a model.
+            device: The pipeline's device.
         """
         self._embeddings = embeddings
         self._most_idle_bytes = most_idle_bytes
+        self._device = device
         self.layers = layer_shapes(pipe, family)
         self.active: tuple[Adapter, ...] = ()
         self.memory_bytes = 0
@@ -159,7 +164,7 @@ class Adapters:
                     "ask again"
                 )
             try:
-                lora = load_lora(adapter.path, self.layers, self._modules, self._embeddings)
+                lora = load_lora(adapter.path, self.layers, self._modules, self._embeddings, self._device)
             except ModelLoadError as error:
                 raise InvalidRequestError(f"The {adapter.title} cannot be used: {error}") from error
             self._loaded[adapter.name] = lora

@@ -152,7 +152,7 @@ class Difference(Delta):
 
     def _norm_weight(self, layer: Any) -> Tensor:
         """Return zeros if the weight does not change: without a weight, a norm would multiply by 1."""
-        return torch.zeros_like(layer.weight) if self.weight is None else self.weight
+        return torch.zeros_like(layer.weight, device=self.bias.device) if self.weight is None else self.weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,18 +176,21 @@ class Decomposed(Delta):
     @classmethod
     def of(cls, inner: Factored, magnitude: Tensor, layer: Any, *, by_input: bool) -> Decomposed:
         """Compare the changed weight of `layer` with `magnitude`, [out] or [in] in float32."""
-        changed = layer.weight.float() + inner.weight().reshape(layer.weight.shape)
+        changed = layer.weight.to(magnitude) + inner.weight().reshape(layer.weight.shape)
         norm = (changed.transpose(0, 1) if by_input else changed).flatten(1).norm(dim=1)
-        gain = torch.where(norm > 0, magnitude.to(norm) / norm, torch.ones_like(norm))
+        gain = torch.where(norm > 0, magnitude / norm, torch.ones_like(norm))
         return cls(inner, (gain - 1).to(layer.weight.dtype), by_input)
 
     def output(self, layer: Any, input: Tensor, output: Tensor) -> Tensor:  # noqa: A002, D102
         if self.by_input:
             scaled = input * _along_channels(self.excess, layer, input)
             inner = self.inner.output(layer, input, output)
-            return _apply(layer, scaled, layer.weight) + self.inner.output(layer, scaled, output) + inner
+            return (
+                _apply(layer, scaled, layer.weight.to(input.device)) + self.inner.output(layer, scaled, output) + inner
+            )
         inner = self.inner.output(layer, input, output)
-        without_bias = output if layer.bias is None else output - _along_channels(layer.bias, layer, output)
+        bias = None if layer.bias is None else layer.bias.to(output.device)  # a streamed layer has left already
+        without_bias = output if bias is None else output - _along_channels(bias, layer, output)
         return (without_bias + inner) * _along_channels(self.excess, layer, output) + inner
 
     def tensors(self) -> tuple[Tensor, ...]:  # noqa: D102

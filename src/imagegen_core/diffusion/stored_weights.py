@@ -1,0 +1,106 @@
+"""Weights stored in eight bits: a quarter of fp32's memory and half of bf16's, with computation in full precision.
+
+Each row of a matrix is stored as whole numbers from -127 to 127 and one scale. A layer's weight is converted when the
+layer computes, and dropped afterwards. So the layers, their LoRAs and everything else see an ordinary weight in the
+model's precision, with other values: the relative error of a normally distributed row is about 0.8 %. fp8 (e4m3)
+without scales takes the same memory, has an error of 2.9 %, and converts thirteen times slower on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from imagegen_core.models.networks.storable import is_large_matrix
+
+_LARGEST = 127
+_ATEN = torch.ops.aten
+_COPYING = {_ATEN.detach.default, _ATEN.alias.default, _ATEN.clone.default}
+
+
+class Int8Weight(Tensor):
+    """A matrix or convolution kernel [rows, ...] that is stored in eight bits.
+
+    Every operation converts it first, except moving it to another device or precision.
+
+    Attributes:
+        stored: Whole numbers [rows, ...] in int8.
+        scale: The factor of each row [rows, 1, ...], in the precision of the weight.
+    """
+
+    stored: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def __new__(cls, stored: Tensor, scale: Tensor) -> Self:
+        """Wrap the stored numbers as a tensor with the precision of `scale`."""
+        weight = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]  # noqa: SLF001 - torch's way to make one
+            cls, stored.shape, strides=stored.stride(), dtype=scale.dtype, device=stored.device
+        )
+        weight.stored, weight.scale = stored, scale
+        return cast("Self", weight)
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Int8Weight:
+        """Store a weight [rows, ...] of at least two dimensions."""
+        rows = weight.float()
+        most = rows.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
+        # The numbers fit the scale as it is stored, rounded.
+        scale = (most / _LARGEST).clamp(min=torch.finfo(weight.dtype).tiny).to(weight.dtype)
+        stored = rows.div_(scale.float()).round_().clamp_(-_LARGEST, _LARGEST).to(torch.int8)
+        return cls(stored, scale)
+
+    def converted(self) -> Tensor:
+        """Return the weight as an ordinary tensor."""
+        return self.stored.to(self.scale.dtype).mul_(self.scale)
+
+    @property
+    def stored_bytes(self) -> int:
+        """The memory of the stored numbers and their scales, in bytes."""
+        return self.stored.nbytes + self.scale.nbytes
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        """Name the inner tensors, so that modules can exchange this weight."""
+        return ["stored", "scale"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, Tensor], *_: object) -> Int8Weight:
+        """Wrap inner tensors."""
+        return Int8Weight(inner["stored"], inner["scale"])
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        """Return the shape and the precision."""
+        return f"Int8Weight({list(self.shape)}, {self.dtype}, {self.device})"
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Convert all stored weights among the arguments, and compute; copies and moves stay stored."""
+        kwargs = kwargs or {}
+        if function in _COPYING:
+            return cls(function(args[0].stored), function(args[0].scale))
+        if function is _ATEN._to_copy.default:  # noqa: SLF001
+            device, dtype = kwargs.get("device"), kwargs.get("dtype")
+            return cls(args[0].stored.to(device), args[0].scale.to(device, dtype))
+        return function(*tree_map(_converted, args), **tree_map(_converted, kwargs))
+
+
+def store_weights(network: Any) -> None:
+    """Store the large matrices of a network's linear layers and convolutions in eight bits, in place."""
+    for module in network.modules():
+        if is_storable(module) and not isinstance(module.weight, Int8Weight):
+            module.weight = torch.nn.Parameter(Int8Weight.of(module.weight.data), requires_grad=False)
+
+
+def is_storable(module: Any) -> bool:
+    """Return whether a module's weight is a large matrix."""
+    return isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and is_large_matrix(tuple(module.weight.shape))
+
+
+def _converted(value: Any) -> Any:
+    return value.converted() if isinstance(value, Int8Weight) else value
