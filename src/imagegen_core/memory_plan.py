@@ -8,10 +8,10 @@ follows from free memory. Plans are tried in a fixed order, and the first that f
    or the autoencoder. The pictures stay the same.
 3. On a GPU: the denoising network comes layer by layer while it computes. The pictures stay the same.
 4. Large weights are stored in eight bits, and converted when a layer computes. The pictures change a little.
-5. The same, with smaller tiles for decoding.
+5. Smaller tiles for decoding.
 
-Only a GPU has a memory of its own, so that components can leave it. If no plan fits, the last is taken: smaller
-pictures may still fit.
+Only a GPU has a memory of its own, so that components can leave it. If no plan fits, the one with the lowest peak is
+taken: smaller pictures may still fit.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from typing import Literal, NamedTuple
 
 from imagegen_core.request import Size
 
-PROCESS_BYTES = 500_000_000
-"""An idle server with the demo takes 0.42 GB; a CUDA context takes about as much."""
+PROCESS_BYTES = 600_000_000
+"""The process with its libraries (0.4 GB), and the weights that a layer packs on a CPU (up to 0.2 GB).
+
+A CUDA context takes about as much.
+"""
 SPARE = 0.85
 """The share of a device's memory to plan with, if no setting names a size; other programs need the rest."""
 TILE, SMALL_TILE = 512, 256
@@ -125,7 +128,7 @@ def plan_memory(
         memory: The device's memory.
         storage: ``int8`` or ``full`` if the settings fix the storage; None leaves it to the memory.
     """
-    plan = MemoryPlan(memory.total, memory.room)
+    plans: list[MemoryPlan] = []
     for stored, offloaded, streamed, tile in _candidates(components, denoiser, memory.kind):
         if storage is not None and stored != (storage == "int8"):
             continue
@@ -139,8 +142,9 @@ def plan_memory(
             memory.total, memory.room, "int8" if stored else None, offloaded, streamed, tile, weights, peak
         )
         if plan.fits:
-            break
-    return plan
+            return plan
+        plans.append(plan)
+    return min(plans, key=lambda plan: plan.peak)
 
 
 def _candidates(
@@ -160,6 +164,7 @@ def _candidates(
         yield False, offloaded, True, TILE
     for offloaded in ((), texts, most, everything):
         yield True, offloaded, False, TILE
+    yield False, (*texts, "vae"), True, SMALL_TILE
     yield True, everything, False, SMALL_TILE
 
 
@@ -174,7 +179,7 @@ def _peaks(
 ) -> tuple[int, int]:
     """Return the most bytes of weights on the device at once, and the peak with computing."""
     held = dict(kept)
-    if streamed:
+    if streamed and denoiser in held:
         held[denoiser] = STREAMED_LAYERS * components[denoiser].largest
     stays = sum(size for name, size in held.items() if name not in offloaded)
     comes = {name: size for name, size in held.items() if name in offloaded}

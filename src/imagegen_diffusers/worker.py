@@ -47,6 +47,8 @@ _UNSUPPORTED_SETTINGS = (
     "enable_xformers",
     "attention_slicing",
     "vae_tiling",
+    "memory",
+    "weight_storage",
 )
 _STEP_END = "callback_on_step_end"
 

@@ -19,8 +19,8 @@ from torch._dynamo.exc import TorchDynamoException
 from imagegen_core import GenerateRequest, ImagegenError, Job, LocalEngine, OutOfMemoryError, Settings, Size
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, unet_row_bytes
-from imagegen_core.diffusion.numerics import TILE
 from imagegen_core.diffusion.pipeline_setup import compile_errors, settle_vae
+from imagegen_core.memory_plan import TILE
 from imagegen_core.server import create_app
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.docs.conftest import AssertQuoted
@@ -44,9 +44,9 @@ def _request(**fields: Any) -> GenerateRequest:
 def test_memory(assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16e9, available=9e9))
     size, networks = Size(8192, 8192), released("sdxl")
-    needed = unet_row_bytes(networks.unet, 1024 * 1024) + decoding_bytes(networks, Size(TILE, TILE))
+    needed = max(unet_row_bytes(networks.unet, 1024 * 1024), decoding_bytes(networks, Size(TILE, TILE)))
     with pytest.raises(ImagegenError) as caught:
-        check_fits(needed, size, torch.device("cpu"), weights=7 * 10**9)
+        check_fits(needed, size, torch.device("cpu"), total=16 * 10**9, weights=7 * 10**9)
     assert_quoted("A picture larger than the memory", caught.value)
     with pytest.raises(ImagegenError) as caught, memory_errors(Size(1024, 1024)):
         raise torch.OutOfMemoryError

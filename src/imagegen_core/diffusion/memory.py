@@ -21,9 +21,10 @@ _ADVICE = (
     "ask for a smaller size, set IMAGEGEN_WEIGHT_STORAGE=int8, CUDA_DTYPE=fp16, CUDA_ENABLE_XFORMERS=1, "
     "CUDA_ATTENTION_SLICING=1 or IMAGEGEN_VAE_TILING=1, or use a device with more memory"
 )
-# The number of full-size feature maps in memory at the peak. Measured with the demo on a CPU, at 512 and 1024 px, in
-# fp32 and bf16: 26 to 34 for the UNet, and 6.2 to 7.8 for the VAE.
-UNET_COPIES, DECODER_COPIES = 32, 8
+# The number of full-size feature maps in memory at the peak. Measured on a CPU with the released networks, at 512 and
+# 1024 px, in bf16: 37 for SD1.5's UNet, with attention at full size, 19 for SDXL's, without it, and 4.2 to 5.7 for the
+# VAE in bf16 and fp32. The demo's UNet takes 26 to 34: see docs/small-memory.md.
+UNET_COPIES, FLAT_UNET_COPIES, DECODER_COPIES = 40, 32, 6
 _UNIT = Size(64, 64)
 _GRAIN = 512 * 512  # pixels: the unit of `whole_pixels`, so that machines of nearly the same memory agree
 # Copies of all tokens of a picture: 12 to 26, measured with small transformers at 512 and 1024 px.
@@ -33,7 +34,8 @@ TRANSFORMER_COPIES = 24
 def unet_row_bytes(unet: Any, latents: int) -> int:
     """Estimate the peak memory of one more row in a forward pass of a UNet, in bytes; `latents` is height by width."""
     item = unet.conv_in.weight.dtype.itemsize  # the module's own dtype property searches all its layers
-    return int(UNET_COPIES * unet.config.block_out_channels[0] * latents * item)
+    copies = UNET_COPIES if unet.config.down_block_types[0].startswith("CrossAttn") else FLAT_UNET_COPIES
+    return int(copies * unet.config.block_out_channels[0] * latents * item)
 
 
 def token_bytes(transformer: Any) -> int:
@@ -63,7 +65,7 @@ def weight_bytes(pipe: Any) -> int:
     storages = {
         storage.data_ptr(): storage.nbytes()
         for tensor in tensors
-        for part in _stored_parts(tensor)
+        for part in stored_parts(tensor)
         if (storage := part.untyped_storage())
     }
     return sum(storages.values())
@@ -71,10 +73,11 @@ def weight_bytes(pipe: Any) -> int:
 
 def tensor_bytes(tensor: Tensor) -> int:
     """Return the memory of a tensor as it is stored, in bytes."""
-    return sum(part.nbytes for part in _stored_parts(tensor))
+    return sum(part.nbytes for part in stored_parts(tensor))
 
 
-def _stored_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+def stored_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return the plain tensors that hold a weight."""
     return (tensor.stored, tensor.scale) if isinstance(tensor, Int8Weight) else (tensor,)
 
 

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import torch
 
-from imagegen_core.diffusion.memory import DECODER_COPIES, TRANSFORMER_COPIES, UNET_COPIES, total_bytes
+from imagegen_core.diffusion.memory import (
+    DECODER_COPIES,
+    FLAT_UNET_COPIES,
+    TRANSFORMER_COPIES,
+    UNET_COPIES,
+    total_bytes,
+)
 from imagegen_core.errors import SettingsError
 from imagegen_core.family import Family
 from imagegen_core.memory_plan import Memory, MemoryPlan, Shapes, Work, plan_memory
@@ -43,7 +49,7 @@ def checkpoint_plan(
     """
     shapes = component_shapes(path, family, settings.base_model, settings.vae_path)
     components = checkpoint_bytes(shapes, dtype)
-    work = _work(shapes, family, size, dtype)
+    work = estimated_work(shapes, family, size, dtype)
     memory = device_budget(device, settings)
     plan = plan_memory(components, family.denoiser, size, work, memory, settings.weight_storage)
     if not plan.fits:
@@ -79,13 +85,14 @@ def device_budget(device: torch.device, settings: Settings) -> Memory:
     return Memory(device.type, settings.memory, is_given=True, main=main)
 
 
-def _work(shapes: Mapping[str, TensorShapes], family: Family, size: Size, dtype: torch.dtype) -> Work:
+def estimated_work(shapes: Mapping[str, TensorShapes], family: Family, size: Size, dtype: torch.dtype) -> Work:
     """Estimate the memory of computing from the widths of the first and last layers; see `imagegen_core.memory`."""
     reduction, item = family.latent_reduction, dtype.itemsize
     latents = (size.width // reduction) * (size.height // reduction)
     denoiser, vae = shapes.get(family.denoiser, {}), shapes.get("vae", {})
     if "conv_in.weight" in denoiser:
-        row = UNET_COPIES * denoiser["conv_in.weight"][0] * latents * item
+        has_attention = any(name.startswith("down_blocks.0.attentions.") for name in denoiser)
+        row = (UNET_COPIES if has_attention else FLAT_UNET_COPIES) * denoiser["conv_in.weight"][0] * latents * item
     else:
         widths = [min(shape) for shape in denoiser.values() if len(shape) == _PATCH]
         row = TRANSFORMER_COPIES * max(widths, default=0) * latents // _PATCH**2 * item

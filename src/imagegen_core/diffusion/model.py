@@ -16,6 +16,7 @@ from torch import Tensor
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.decoding import decode_picture
+from imagegen_core.diffusion.device import release_buffers
 from imagegen_core.diffusion.extension import Extension
 from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
 from imagegen_core.diffusion.libraries import quiet
@@ -270,6 +271,8 @@ class DiffusionModel(OnDevice, ABC):
         check_noise(self.checkpoint, pipe.scheduler, flow_matching=self.flow_matching)
         with memory_for(self.checkpoint):
             self.residency = prepare(pipe, self.family.denoiser, self.device, self.dtype, settings, self.memory_plan)
+        if self.memory_plan.storage is not None:
+            release_buffers()
         return pipe
 
     def _plan_memory(self) -> MemoryPlan:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.construction_lock import building
+from imagegen_core.diffusion.device import release_buffers
 from imagegen_core.diffusion.stored_weights import Int8Weight, is_storable
 from imagegen_core.diffusion.weights_file import WeightsFile
 from imagegen_core.errors import ModelLoadError, first_line
@@ -148,12 +149,13 @@ def build_network(
     layers = _with_tied(layers, module)
     _check(blueprint, {plain[name]: shape for name, shape in shapes.items()}, layers, weights)
     used = {layers[plain[name]]: _dtype(module, name, dtype) for name in shapes}
-    stored = _storable(module, blueprint.component) if storage else ()
-    shaped = {layers[plain[name]]: shape for name, shape in shapes.items() if name in stored}
+    matrices = _storable(module, blueprint.component) if storage else set()
+    shaped = {layers[plain[name]]: shape for name, shape in shapes.items() if name in matrices}
     tensors = {
-        source: Int8Weight.of(read.reshape(shaped[source])) if source in shaped else read
+        source: weights.read(source, precision)
+        if source not in shaped
+        else _read_stored(weights, source, precision, shaped[source])
         for source, precision in used.items()
-        for read in [weights.read(source, precision)]
     }
     state = {
         name: tensors[source] if (source := layers[plain[name]]) in shaped else tensors[source].reshape(shape)
@@ -185,6 +187,13 @@ def _storable(module: Any, component: str) -> set[str]:
     if component == "vae":
         return set()
     return {f"{name}.weight" for name, layer in module.named_modules() if is_storable(layer)}
+
+
+def _read_stored(weights: Weights, source: Source, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """Read a matrix and store it; its plain form returns to the kernel, because the next one would not fit the gap."""
+    stored = Int8Weight.of(weights.read(source, dtype).reshape(shape))
+    release_buffers()
+    return stored
 
 
 def _dtype(module: Any, name: str, dtype: torch.dtype) -> torch.dtype:

@@ -12,15 +12,17 @@ nothing.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from functools import cached_property, partial
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from imagegen_core.diffusion.memory import tensor_bytes, weight_bytes
+from imagegen_core.diffusion.memory import stored_parts, tensor_bytes, weight_bytes
 from imagegen_core.diffusion.stored_weights import Int8Weight
 from imagegen_core.memory_plan import STREAMED_LAYERS, MemoryPlan
 
@@ -47,16 +49,18 @@ class Residency:
         modules = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
         self.present: set[str] = set()
         self._device, self._denoiser, self._streamed = device, denoiser, plan.streamed
-        self._moved = {name: _Moved(module, device) for name, module in modules.items() if name in plan.offloaded}
+        self._moved = {
+            name: _Moved(module.modules(), device) for name, module in modules.items() if name in plan.offloaded
+        }
         for name, module in modules.items():
             if name in self._moved:
                 self._watch(name, module)
             elif name == denoiser and plan.streamed:
-                _stream(module, device)
+                self._stream = _Stream(module, device)
             elif device.type != "cpu":
                 module.to(device)
         self._bytes = {name: self._held(name, module) for name, module in modules.items()}
-        self._all = weight_bytes(pipe)
+        self._pipe = pipe
 
     def bring(self, name: str) -> None:
         """Bring a component to the device; components of another task leave first."""
@@ -71,7 +75,7 @@ class Residency:
     def bytes_with(self, name: str) -> int:
         """Return the bytes of weights on the device while a component computes."""
         if not self._moved and not self._streamed:
-            return self._all
+            return self._all_bytes
         return sum(
             size
             for other, size in self._bytes.items()
@@ -82,6 +86,10 @@ class Residency:
     def most_bytes(self) -> int:
         """The most bytes of weights on the device at once."""
         return max(map(self.bytes_with, self._bytes), default=0)
+
+    @cached_property
+    def _all_bytes(self) -> int:
+        return weight_bytes(self._pipe)
 
     def _task(self, name: str) -> str:
         """Return the denoising network, the autoencoder, or the text encoders, which come and leave together."""
@@ -109,14 +117,23 @@ class Residency:
 
 
 class _Moved:
-    """The tensors of a component that comes and leaves."""
+    """The tensors of modules that come and leave together."""
 
-    def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
+    def __init__(self, modules: Iterable[torch.nn.Module], device: torch.device) -> None:
         self._device = device
-        self._tables = [table for part in module.modules() for table in (part._parameters, part._buffers)]  # noqa: SLF001
-        self._waiting: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+        self._tables: list[dict[str, Any]] = [
+            table
+            for module in modules
+            for table in (module._parameters, module._buffers)  # noqa: SLF001
+        ]
+        self._waiting: list[tuple[dict[str, Any], str, Tensor]] = []
         if device.type == "cuda":
             self._exchange(_locked)
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the tensors are on the device."""
+        return bool(self._waiting)
 
     def come(self) -> None:
         """Copy the weights to the device; their originals wait in main memory."""
@@ -128,10 +145,14 @@ class _Moved:
     def leave(self) -> None:
         """Put the originals back; a tensor that was converted on the device is copied back once."""
         for table, name, original in self._waiting:
-            present = cast("Tensor", table[name])
+            present = table[name]
             is_same = (present.dtype, present.stride()) == (original.dtype, original.stride())
             table[name] = original if is_same else _like(present, present.data.to(_MAIN))
         self._waiting = []
+
+    def present_tensors(self) -> list[Tensor]:
+        """Return the plain tensors on the device."""
+        return [part for table, name, _ in self._waiting for part in stored_parts(table[name])]
 
     def _exchange(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor; a tensor in several places stays the same tensor."""
@@ -144,13 +165,53 @@ class _Moved:
                     table[name] = changed[id(tensor)]
 
 
-def _stream(network: Any, device: torch.device) -> None:
-    """Make a network's layers come one after another; on a GPU, the next arrives while a layer computes."""
-    from diffusers.hooks import apply_group_offloading
+class _Stream:
+    """Makes a network's layers come one after another; on a GPU, the next arrives while a layer computes.
 
-    apply_group_offloading(
-        network, onload_device=device, offload_device=_MAIN, offload_type="leaf_level", use_stream=device.type == "cuda"
-    )
+    The first pass teaches the order of the layers. diffusers' group offloading does the same, but replaces the data of
+    parameters, which torch refuses for views in inference mode.
+    """
+
+    def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._next: dict[_Moved, _Moved] = {}
+        self._last: _Moved | None = None
+        stream = weakref.ref(self)
+        self._layers = []
+        for module in network.modules():
+            if any(True for _ in chain(module.parameters(recurse=False), module.buffers(recurse=False))):
+                layer = _Moved([module], device)
+                self._layers.append(layer)
+                module.register_forward_pre_hook(partial(_call, stream, "_before", weakref.ref(layer)))
+                module.register_forward_hook(partial(_call, stream, "_after", weakref.ref(layer)), always_call=True)
+
+    def _before(self, layer: _Moved) -> None:
+        if not layer.is_present:
+            self._fetch(layer)
+        if self._side is not None:
+            computing = torch.cuda.current_stream()
+            computing.wait_stream(self._side)
+            for tensor in layer.present_tensors():
+                tensor.record_stream(computing)
+        if self._last is not None:
+            self._next[self._last] = layer
+        self._last = layer
+        following = self._next.get(layer)
+        if self._side is not None and following is not None and not following.is_present:
+            self._fetch(following)
+
+    def _after(self, layer: _Moved) -> None:
+        layer.leave()
+
+    def _fetch(self, layer: _Moved) -> None:
+        with nullcontext() if self._side is None else torch.cuda.stream(self._side):
+            layer.come()
+
+
+def _call(stream: Any, method: str, layer: Any, *_: Any) -> None:
+    """Call a method of a stream, as a hook; strong references would make a cycle with the layer."""
+    if (owner := stream()) is not None and (moved := layer()) is not None:
+        getattr(owner, method)(moved)
 
 
 def _locked(tensor: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ without scales takes the same memory, has an error of 2.9 %, and converts thirte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self, cast
+from collections.abc import Iterable
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 from imagegen_core.models.networks.storable import is_large_matrix
 
 _LARGEST = 127
+_CHUNK = 2**20  # numbers to store at once, so that a load takes little more than the stored weights
 _ATEN = torch.ops.aten
 _COPYING = {_ATEN.detach.default, _ATEN.alias.default, _ATEN.clone.default}
 
@@ -38,25 +39,29 @@ class Int8Weight(Tensor):
     @staticmethod
     def __new__(cls, stored: Tensor, scale: Tensor) -> Self:
         """Wrap the stored numbers as a tensor with the precision of `scale`."""
-        weight = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]  # noqa: SLF001 - torch's way to make one
+        weight = Tensor._make_wrapper_subclass(  # noqa: SLF001 - torch's way to make one
             cls, stored.shape, strides=stored.stride(), dtype=scale.dtype, device=stored.device
         )
         weight.stored, weight.scale = stored, scale
-        return cast("Self", weight)
+        return weight
 
     @classmethod
     def of(cls, weight: Tensor) -> Int8Weight:
         """Store a weight [rows, ...] of at least two dimensions."""
-        rows = weight.float()
-        most = rows.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
-        # The numbers fit the scale as it is stored, rounded.
-        scale = (most / _LARGEST).clamp(min=torch.finfo(weight.dtype).tiny).to(weight.dtype)
-        stored = rows.div_(scale.float()).round_().clamp_(-_LARGEST, _LARGEST).to(torch.int8)
+        stored = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+        scale = weight.new_empty(len(weight), *[1] * (weight.ndim - 1))
+        height = max(1, _CHUNK * len(weight) // weight.numel())
+        for target, factor, part in zip(*(tensor.split(height) for tensor in (stored, scale, weight)), strict=True):
+            rows = part.float()
+            most = rows.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
+            factor.copy_((most / _LARGEST).clamp(min=torch.finfo(weight.dtype).tiny))
+            target.copy_(rows.div_(factor.float()).round_().clamp_(-_LARGEST, _LARGEST))  # by the rounded scale
         return cls(stored, scale)
 
     def converted(self) -> Tensor:
-        """Return the weight as an ordinary tensor."""
-        return self.stored.to(self.scale.dtype).mul_(self.scale)
+        """Return the weight as an ordinary tensor; torch cannot take views of an inference tensor here."""
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return self.stored.to(self.scale.dtype).mul_(self.scale)
 
     @property
     def stored_bytes(self) -> int:
@@ -72,21 +77,22 @@ class Int8Weight(Tensor):
         """Wrap inner tensors."""
         return Int8Weight(inner["stored"], inner["scale"])
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         """Return the shape and the precision."""
         return f"Int8Weight({list(self.shape)}, {self.dtype}, {self.device})"
 
     @classmethod
-    def __torch_dispatch__(
-        cls, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Convert all stored weights among the arguments, and compute; copies and moves stay stored."""
         kwargs = kwargs or {}
         if function in _COPYING:
             return cls(function(args[0].stored), function(args[0].scale))
         if function is _ATEN._to_copy.default:  # noqa: SLF001
-            device, dtype = kwargs.get("device"), kwargs.get("dtype")
-            return cls(args[0].stored.to(device), args[0].scale.to(device, dtype))
+            device, dtype, layout = kwargs.get("device"), kwargs.get("dtype"), kwargs.get("memory_format")
+            stored = args[0].stored.to(device, memory_format=layout or torch.preserve_format)
+            return cls(stored, args[0].scale.to(device, dtype))
         return function(*tree_map(_converted, args), **tree_map(_converted, kwargs))
 
 

@@ -190,7 +190,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         request = self.backend.resolve(job.req, self.native_size)
         size = request.size
         rows, decoded = self.numerics.rows_of(size) or 1, piece(size, self.numerics.tile_of(size))
-        needed = rows * self.row_bytes(size) + decoding_bytes(self.pipe, decoded)
+        needed = max(rows * self.row_bytes(size), decoding_bytes(self.pipe, decoded))
         check_fits(needed, size, self.device, self.memory_plan.total, self.residency.most_bytes)
         adapters = self._wanted(request)
         options = self.timestep_options(request)

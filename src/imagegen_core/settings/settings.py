@@ -158,7 +158,7 @@ class Settings(BaseSettings):
     enable_xformers: bool = False
     attention_slicing: bool = False
     vae_tiling: bool | None = None
-    memory: MemorySize = Field(default=None, ge=1)
+    memory: MemorySize | None = None
     weight_storage: Literal["full", "int8"] | None = None
     rows_per_pass: int | None = Field(default=None, ge=1, le=16)
     num_workers: int | None = Field(default=None, ge=1)

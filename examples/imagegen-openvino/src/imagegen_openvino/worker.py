@@ -49,6 +49,8 @@ _UNSUPPORTED_SETTINGS = (
     "enable_xformers",
     "attention_slicing",
     "vae_tiling",
+    "memory",
+    "weight_storage",
 )
 
 

@@ -137,9 +137,11 @@ class Difference(Delta):
 
     def output(self, layer: Any, input: Tensor, output: Tensor) -> Tensor:  # noqa: A002, D102
         if isinstance(layer, torch.nn.LayerNorm):
-            return functional.layer_norm(input, layer.normalized_shape, self._norm_weight(layer), self.bias, layer.eps)
+            return functional.layer_norm(
+                input, layer.normalized_shape, self._norm_weight(layer, input), self.bias, layer.eps
+            )
         if isinstance(layer, torch.nn.GroupNorm):
-            return functional.group_norm(input, layer.num_groups, self._norm_weight(layer), self.bias, layer.eps)
+            return functional.group_norm(input, layer.num_groups, self._norm_weight(layer, input), self.bias, layer.eps)
         added = torch.zeros_like(output)
         if self.weight is not None and isinstance(layer, torch.nn.Embedding):
             added = functional.embedding(input, self.weight)
@@ -150,9 +152,9 @@ class Difference(Delta):
     def tensors(self) -> tuple[Tensor, ...]:  # noqa: D102
         return tuple(tensor for tensor in (self.weight, self.bias) if tensor is not None)
 
-    def _norm_weight(self, layer: Any) -> Tensor:
+    def _norm_weight(self, layer: Any, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Return zeros if the weight does not change: without a weight, a norm would multiply by 1."""
-        return torch.zeros_like(layer.weight, device=self.bias.device) if self.weight is None else self.weight
+        return torch.zeros_like(layer.weight, device=input.device) if self.weight is None else self.weight
 
 
 @dataclass(frozen=True, slots=True)
