@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagegen_core.diffusion.stored_weights import Int8Weight
+from imagegen_core.diffusion.stored_weights import stored_parts
 from imagegen_core.errors import OutOfMemoryError
 from imagegen_core.memory_plan import PROCESS_BYTES, SPARE
 from imagegen_core.request import Size
@@ -48,19 +48,19 @@ def token_bytes(transformer: Any) -> int:
     return int(TRANSFORMER_COPIES * min(largest.shape) * largest.dtype.itemsize)
 
 
-def decoding_bytes(pipe: Any, size: Size) -> int:
-    """Estimate the peak memory to decode one picture, in bytes."""
-    channels = max(pipe.vae.config.block_out_channels[:2])
-    item = pipe.vae.decoder.conv_in.weight.dtype.itemsize
+def decoding_bytes(vae: Any, size: Size) -> int:
+    """Estimate the peak memory to decode one picture with an autoencoder, in bytes."""
+    channels = max(vae.config.block_out_channels[:2])
+    item = next(vae.decoder.parameters()).dtype.itemsize
     return int(DECODER_COPIES * channels * size.width * size.height * item)
 
 
-def weight_bytes(pipe: Any) -> int:
-    """Return the memory of a pipeline's parameters and buffers, in bytes; tensors with one storage count once.
+def weight_bytes(pipe: Any, *others: torch.nn.Module) -> int:
+    """Return the memory of a pipeline's and other networks' weights, in bytes; tensors with one storage count once.
 
     The difference in device memory before and after a load is no substitute: it includes pictures in progress.
     """
-    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    modules = [part for part in (*pipe.components.values(), *others) if isinstance(part, torch.nn.Module)]
     tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
     storages = {
         storage.data_ptr(): storage.nbytes()
@@ -74,11 +74,6 @@ def weight_bytes(pipe: Any) -> int:
 def tensor_bytes(tensor: Tensor) -> int:
     """Return the memory of a tensor as it is stored, in bytes."""
     return sum(part.nbytes for part in stored_parts(tensor))
-
-
-def stored_parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Return the plain tensors that hold a weight."""
-    return (tensor.stored, tensor.scale) if isinstance(tensor, Int8Weight) else (tensor,)
 
 
 def total_bytes(device: torch.device) -> int:
@@ -140,25 +135,25 @@ def rows_that_fit(row_bytes: int, device: torch.device, total: int, weights: int
     return max(1, int(SPARE * free / row_bytes))
 
 
-def whole_pixels(pipe: Any, room: int) -> int:
-    """Return the largest picture that the VAE may decode in one piece, in pixels.
+def whole_pixels(vae: Any, room: int) -> int:
+    """Return the largest picture that an autoencoder may decode in one piece, in pixels.
 
     Args:
-        pipe: The pipeline.
+        vae: The autoencoder.
         room: The bytes beside the weights. They follow from the device's total memory: free memory would make a picture
             depend on its company.
     """
-    pixels = room * _UNIT.width * _UNIT.height / decoding_bytes(pipe, _UNIT)
+    pixels = room * _UNIT.width * _UNIT.height / decoding_bytes(vae, _UNIT)
     return max(0, int(pixels / _GRAIN)) * _GRAIN
 
 
-def check_decoding_fits(pipe: Any, size: Size, piece: Size, device: torch.device) -> None:
+def check_decoding_fits(vae: Any, size: Size, piece: Size, device: torch.device) -> None:
     """Refuse to decode a picture if the free memory is too small for a piece of it: the system would kill the process.
 
     Raises:
         OutOfMemoryError: The free memory is too small.
     """
-    needed, free = decoding_bytes(pipe, piece), free_bytes(device)
+    needed, free = decoding_bytes(vae, piece), free_bytes(device)
     if needed > free:
         raise OutOfMemoryError(
             f"Decoding a picture of {size} takes about {needed / 1e9:.1f} GB of memory, and {device} has "

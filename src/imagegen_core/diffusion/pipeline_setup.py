@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,15 +9,12 @@ from typing import Any
 import torch
 
 from imagegen_core.diffusion.batch_invariance import make_rowwise
-from imagegen_core.diffusion.construction_lock import undisturbed
-from imagegen_core.diffusion.decoding import overflows, upcast
 from imagegen_core.diffusion.residency import Residency
 from imagegen_core.diffusion.stored_weights import store_weights
+from imagegen_core.diffusion.vae_setup import set_up_vae
 from imagegen_core.errors import SettingsError, first_line
 from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 
 def prepare(
@@ -49,12 +45,8 @@ def prepare(
             if isinstance(part, torch.nn.Module) and name != "vae":
                 store_weights(part)
     residency = Residency(pipe, denoiser, device, memory)
-    if device.type == "cpu":
-        # With this layout, its convolutions at the picture's full size take three quarters of the time.
-        pipe.vae.to(memory_format=torch.channels_last)
     make_rowwise(network)
-    if dtype == torch.float16:
-        settle_vae(pipe.vae)
+    set_up_vae(pipe.vae, device, dtype, settings)
     if settings.enable_xformers:
         _enable_xformers(pipe, settings.source("enable_xformers"))
     if settings.attention_slicing:
@@ -62,20 +54,6 @@ def prepare(
     if settings.compile:
         network.compile()
     return residency
-
-
-def settle_vae(vae: Any) -> None:
-    """Make an fp16 VAE compute in fp32 if its config asks for it, or if it overflows.
-
-    The decision is made at load, so that no later picture changes it.
-    """
-    if getattr(vae.config, "force_upcast", False):
-        upcast(vae)
-    elif undisturbed(overflows, vae):
-        logger.warning(
-            "The VAE overflows in float16: it computes in fp32; set VAE_PATH to a VAE that does not overflow"
-        )
-        upcast(vae)
 
 
 @contextmanager

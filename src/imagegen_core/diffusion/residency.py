@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from imagegen_core.diffusion.memory import stored_parts, tensor_bytes, weight_bytes
-from imagegen_core.diffusion.stored_weights import Int8Weight
+from imagegen_core.diffusion.memory import tensor_bytes, weight_bytes
+from imagegen_core.diffusion.stored_weights import Int8Weight, stored_parts
 from imagegen_core.memory_plan import STREAMED_LAYERS, MemoryPlan
 
 _MAIN = torch.device("cpu")
@@ -61,6 +61,11 @@ class Residency:
                 module.to(device)
         self._bytes = {name: self._held(name, module) for name, module in modules.items()}
         self._pipe = pipe
+        self._others: tuple[torch.nn.Module, ...] = ()
+
+    def stays(self, *others: torch.nn.Module) -> None:
+        """Count further networks on the device, such as a tiny autoencoder."""
+        self._others = others
 
     def bring(self, name: str) -> None:
         """Bring a component to the device; components of another task leave first."""
@@ -76,11 +81,12 @@ class Residency:
         """Return the bytes of weights on the device while a component computes."""
         if not self._moved and not self._streamed:
             return self._all_bytes
-        return sum(
+        present = sum(
             size
             for other, size in self._bytes.items()
             if other not in self._moved or self._task(other) == self._task(name)
         )
+        return present + weight_bytes(self._pipe, *self._others) - weight_bytes(self._pipe)
 
     @property
     def most_bytes(self) -> int:
@@ -89,7 +95,7 @@ class Residency:
 
     @cached_property
     def _all_bytes(self) -> int:
-        return weight_bytes(self._pipe)
+        return weight_bytes(self._pipe, *self._others)
 
     def _task(self, name: str) -> str:
         """Return the denoising network, the autoencoder, or the text encoders, which come and leave together."""

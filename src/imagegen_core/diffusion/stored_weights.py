@@ -108,5 +108,10 @@ def is_storable(module: Any) -> bool:
     return isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and is_large_matrix(tuple(module.weight.shape))
 
 
+def stored_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return the plain tensors that hold a weight."""
+    return (tensor.stored, tensor.scale) if isinstance(tensor, Int8Weight) else (tensor,)
+
+
 def _converted(value: Any) -> Any:
     return value.converted() if isinstance(value, Int8Weight) else value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -105,7 +105,13 @@ class Adapters:
     """
 
     def __init__(
-        self, pipe: Any, family: Family, embeddings: Embeddings, most_idle_bytes: int, device: torch.device
+        self,
+        pipe: Any,
+        family: Family,
+        embeddings: Embeddings,
+        most_idle_bytes: int,
+        device: torch.device,
+        on_unload: Callable[[str], None] | None = None,
     ) -> None:
         """Read the layers of a diffusers pipeline.
 
@@ -115,8 +121,10 @@ class Adapters:
             embeddings: The pipeline's embeddings; they convert a LoRA's embeddings.
             most_idle_bytes: The memory limit for inactive LoRAs, in bytes; full differences are as large as a model.
             device: The pipeline's device.
+            on_unload: Called with an adapter's name before its tensors leave the memory.
         """
         self._embeddings = embeddings
+        self._on_unload = on_unload
         self._most_idle_bytes = most_idle_bytes
         self._device = device
         self.layers = layer_shapes(pipe, family)
@@ -184,6 +192,8 @@ class Adapters:
         if not excess:
             return
         for name in excess:
+            if self._on_unload:
+                self._on_unload(name)
             self.memory_bytes -= self._loaded.pop(name).memory_bytes
         changed = {key for lora in self._loaded.values() for key in lora.deltas}
         for key in self._hooks.keys() - changed:
