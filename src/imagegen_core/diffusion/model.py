@@ -213,7 +213,8 @@ class DiffusionModel(OnDevice, ABC):
         Raises:
             OutOfMemoryError: The device's memory was too small.
         """
-        self.residency.bring("vae")
+        if self.decoder is self.pipe.vae:
+            self.residency.bring("vae")  # before the free memory is looked at
         return decode_picture(self.decoder, latents, size, self.device, self.numerics.tile_of(size))
 
     def load_file(self, path: Path, vae: Any | None) -> dict[str, Any]:  # noqa: ARG002 - for families
