@@ -57,7 +57,7 @@ def test_memory(assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_picture_that_cannot_be_decoded(
     assert_quoted: AssertQuoted, worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagegen_core.diffusion.memory.free_bytes", lambda _: 10**6)
+    monkeypatch.setattr("imagegen_core.diffusion.memory.free_bytes", lambda _: 10**5)
     with pytest.raises(ImagegenError) as caught:
         worker.run_job(Job(req=_request()))
     assert_quoted("A picture cannot be decoded", caught.value)

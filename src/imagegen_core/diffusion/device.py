@@ -90,7 +90,7 @@ def keep_large_buffers() -> None:
 
 
 def release_buffers() -> None:
-    """Make glibc return freed memory to the kernel now: a load leaves behind buffers that no picture needs."""
+    """Make glibc return freed memory to the kernel now, where memory is short: a load and a step leave large gaps."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 

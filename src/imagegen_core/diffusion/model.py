@@ -213,8 +213,11 @@ class DiffusionModel(OnDevice, ABC):
         Raises:
             OutOfMemoryError: The device's memory was too small.
         """
+        # Both make room before the free memory is looked at.
         if self.decoder is self.pipe.vae:
-            self.residency.bring("vae")  # before the free memory is looked at
+            self.residency.bring("vae")
+        if self.memory_plan.storage is not None:
+            release_buffers()
         return decode_picture(self.decoder, latents, size, self.device, self.numerics.tile_of(size))
 
     def load_file(self, path: Path, vae: Any | None) -> dict[str, Any]:  # noqa: ARG002 - for families

@@ -55,7 +55,7 @@ class Int8Weight(Tensor):
             rows = part.float()
             most = rows.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
             factor.copy_((most / _LARGEST).clamp(min=torch.finfo(weight.dtype).tiny))
-            target.copy_(rows.div_(factor.float()).round_().clamp_(-_LARGEST, _LARGEST))  # by the rounded scale
+            target.copy_((rows / factor.float()).round_().clamp_(-_LARGEST, _LARGEST))  # by the rounded scale
         return cls(stored, scale)
 
     def converted(self) -> Tensor:
