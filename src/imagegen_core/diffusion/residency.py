@@ -179,7 +179,7 @@ class _Stream:
     """
 
     def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._next: dict[_Moved, _Moved] = {}
         self._last: _Moved | None = None
         stream = weakref.ref(self)

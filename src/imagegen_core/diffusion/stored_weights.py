@@ -51,7 +51,9 @@ class Int8Weight(Tensor):
         stored = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
         scale = weight.new_empty(len(weight), *[1] * (weight.ndim - 1))
         height = max(1, _CHUNK * len(weight) // weight.numel())
-        for target, factor, part in zip(*(tensor.split(height) for tensor in (stored, scale, weight)), strict=True):
+        for target, factor, part in zip(
+            *(torch.split(tensor, height) for tensor in (stored, scale, weight)), strict=True
+        ):
             rows = part.float()
             most = rows.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
             factor.copy_((most / _LARGEST).clamp(min=torch.finfo(weight.dtype).tiny))
@@ -62,11 +64,6 @@ class Int8Weight(Tensor):
         """Return the weight as an ordinary tensor; torch cannot take views of an inference tensor here."""
         with torch.inference_mode(mode=False), torch.no_grad():
             return self.stored.to(self.scale.dtype).mul_(self.scale)
-
-    @property
-    def stored_bytes(self) -> int:
-        """The memory of the stored numbers and their scales, in bytes."""
-        return self.stored.nbytes + self.scale.nbytes
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
         """Name the inner tensors, so that modules can exchange this weight."""
