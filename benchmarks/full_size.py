@@ -38,7 +38,7 @@ class Benchmark:
         self._options, self._made, self._results = options, made, results
         self._model = f"tiny {made.family}" if options.tiny else made.family
         self._processes = Processes(options.device, minutes)
-        listed = programs(made, options.device, options.settings)
+        listed = programs(made, options.device, options.settings, tiny=options.tiny)
         self._programs = [one for one in listed if not options.programs or one.name in options.programs]
         self._failed: set[tuple[str, str]] = set()
 

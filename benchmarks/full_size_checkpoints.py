@@ -123,10 +123,12 @@ def _save(made: Checkpoint, unfinished: Path, *, tiny: bool) -> None:
     """Save a folder and a single file below `unfinished`, and move them to their places."""
     import diffusers
     import torch
+    from plain_pipeline import silence
 
     from tests import checkpoints
     from tests.layouts import save_single_file
 
+    silence()
     if tiny:
         getattr(checkpoints, f"save_{made.family}")(unfinished / "folder")
     else:

@@ -9,6 +9,7 @@ from typing import Any
 
 from full_size_ours import settings_of
 from peak_memory import PeakMemory
+from plain_pipeline import silence
 
 _BLOCK = 2**24
 
@@ -32,26 +33,23 @@ def diffusers(model: str, base: str, device: str, dtype: str) -> Callable[[], di
         import diffusers
         import torch
 
-        diffusers.utils.logging.set_verbosity_error()
-        given = {"torch_dtype": getattr(torch, dtype), "local_files_only": True}
+        local = {"local_files_only": True}
         if Path(model).is_dir():
-            return diffusers.DiffusionPipeline.from_pretrained(model, **given).to(device)
+            return diffusers.DiffusionPipeline.from_pretrained(model, dtype=getattr(torch, dtype), **local).to(device)
         index = diffusers.DiffusionPipeline.load_config(base)
-        pipe = getattr(diffusers, index["_class_name"]).from_single_file(model, config=base, **given)
-        # With transformers 5, it leaves part of the text encoders without weights.
-        return pipe if device == "cpu" else pipe.unet.to(device) and pipe.vae.to(device) and pipe
+        load_file = getattr(diffusers, index["_class_name"]).from_single_file
+        pipe = load_file(model, config=base, torch_dtype=getattr(torch, dtype), **local)
+        # With transformers 5, it leaves part of the text encoders without weights, so these cannot move.
+        for network in (pipe.unet, pipe.vae):
+            network.to(device)
+        return pipe
 
     return _measured(load, Path(model))
 
 
 def _measured(load: Callable[[], Any], model: Path) -> Callable[[], dict[str, float]]:
     """Return a function that loads, then reads each weight, and returns the seconds and the bytes."""
-    import diffusers  # noqa: F401 - libraries are not part of the load
-
-    import imagegen_core.diffusion  # noqa: F401
-    from imagegen_core import Registry
-
-    Registry.discover()
+    _import_libraries()
     _read(model)
 
     def work() -> dict[str, float]:
@@ -64,6 +62,20 @@ def _measured(load: Callable[[], Any], model: Path) -> Callable[[], dict[str, fl
         return {"load": loaded - began, "first use": used - began} | dict(memory.growth)
 
     return work
+
+
+def _import_libraries() -> None:
+    """Import the programs' modules, which are no part of a load."""
+    import diffusers
+
+    from imagegen_core import Registry
+
+    silence()
+    for name in ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "AutoencoderKL", "UNet2DConditionModel"):
+        getattr(diffusers, name)
+    for name, backend in Registry.discover().backends.items():
+        if name in {"sd15", "sdxl", "openvino"}:
+            backend.load()
 
 
 def _read(model: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from full_size_case import Case, Laps
-from plain_pipeline import encoded
+from plain_pipeline import encoded, silence
 
 _REDUCTION, _CHANNELS = 8, 4
 _TRACED = (2, _CHANNELS, 9, 11)  # odd sides, or the trace would lack the sizes between down- and upsampling
@@ -40,6 +40,7 @@ class OpenVino:
         import openvino
         import transformers
 
+        silence()
         self._core = openvino.Core()
         self._folder = Path(cache)
         self._decoder = f"{Path(decoder).name}.xml"

@@ -53,13 +53,14 @@ class Drawing:
     settings: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
-def programs(made: Checkpoint, device: str, options: list[str]) -> list[Drawing]:
+def programs(made: Checkpoint, device: str, options: list[str], *, tiny: bool = False) -> list[Drawing]:
     """Return imagegen, imagegen with each of the options, and the peers for the device.
 
     Args:
         made: The checkpoint to draw with.
         device: ``cpu`` or ``cuda``.
         options: Settings of imagegen, each as ``name=value`` or several with a comma between.
+        tiny: Whether the checkpoint is tiny.
     """
     model, on_cpu = str(made.folder), device == "cpu"
     converted = str(made.folder.with_name(f"{made.family}-openvino"))
@@ -91,7 +92,7 @@ def programs(made: Checkpoint, device: str, options: list[str]) -> list[Drawing]
         ),
     ]
     if on_cpu:
-        tiny = str(made.tiny_decoder)
+        decoder = str(made.tiny_decoder)
         listed += [
             Drawing(
                 OPENVINO,
@@ -101,7 +102,7 @@ def programs(made: Checkpoint, device: str, options: list[str]) -> list[Drawing]
             ),
             Drawing(
                 FASTSD,
-                (_program, (OpenVino, model, converted, tiny)),
+                (_program, (OpenVino, model, converted, decoder)),
                 2.6,
                 _missing("openvino"),
             ),
@@ -109,7 +110,7 @@ def programs(made: Checkpoint, device: str, options: list[str]) -> list[Drawing]
                 SDCPP,
                 (_program, (StableDiffusionCpp, str(made.file))),
                 1.6,
-                _missing("cyllama"),
+                "stable-diffusion.cpp takes no tiny checkpoint" if tiny else _missing("cyllama"),
             ),
         ]
     return listed

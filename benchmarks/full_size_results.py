@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -39,7 +39,7 @@ class Finding:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        said = f"left out: {self.left_out}" if self.left_out else ", ".join(map(_in_words, self.values.items()))
+        said = f"left out: {self.left_out}" if self.left_out else ", ".join(_in_words(self.values))
         return f"{self.model} | {self.part} | {self.case} | {self.program}: {said}"
 
 
@@ -97,8 +97,9 @@ def _versions() -> dict[str, Any]:
     return {"versions": found, "commit": commit.stdout.strip()}
 
 
-def _in_words(value: tuple[str, float]) -> str:
-    name, number = value
-    if name.endswith("memory") or name in {"anonymous", "mapped", "total"}:
-        return f"{name} {number / 1e9:.2f} GB"
-    return f"{name} {number:.3g}" if number < 100 else f"{name} {number:.0f}"
+def _in_words(values: Mapping[str, float]) -> Iterator[str]:
+    for name, number in values.items():
+        if name.endswith("memory") or name in {"anonymous", "mapped", "total"}:
+            yield f"{name} {number / 1e9:.2f} GB"
+        elif name != "weights":
+            yield f"{name} {number:.3g}"

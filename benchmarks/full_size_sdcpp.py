@@ -22,6 +22,7 @@ class StableDiffusionCpp:
 
         set_log_callback(lambda *_: None)
         self._ends: list[float] = []
+        self._steps = 0
         set_progress_callback(self._stepped)
         threads = psutil.cpu_count(logical=False) or 1
         self._context = SDContext(SDContextParams(model_path=model, vae_decode_only=True, n_threads=threads))

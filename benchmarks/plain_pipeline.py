@@ -13,6 +13,7 @@ def plain_pipeline(checkpoint: str, dtype: str | None, device: str = "cpu") -> A
     import diffusers
     import torch
 
+    silence()
     pipe = diffusers.DiffusionPipeline.from_pretrained(
         checkpoint, dtype=getattr(torch, _DTYPES[dtype or "fp32"]), local_files_only=True
     )
@@ -26,3 +27,13 @@ def encoded(image: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def silence() -> None:
+    """Turn off the libraries' progress bars, and their warnings about random checkpoints."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
