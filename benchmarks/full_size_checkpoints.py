@@ -69,7 +69,7 @@ def checkpoint(family: str, cache: Path | None, *, tiny: bool = False) -> Checkp
         with tempfile.TemporaryDirectory(dir=cache) as unfinished:
             _save(made, Path(unfinished), tiny=tiny)
     if not made.tiny_decoder.exists():
-        _save_tiny_decoder(made.tiny_decoder)
+        _save_tiny_decoder(made.tiny_decoder, width=8 if tiny else 64)
     return made
 
 
@@ -141,13 +141,15 @@ def _save(made: Checkpoint, unfinished: Path, *, tiny: bool) -> None:
     (unfinished / made.file.name).rename(made.file)
 
 
-def _save_tiny_decoder(folder: Path) -> None:
-    """Save a random ``AutoencoderTiny``, whose defaults are TAESD's and TAESDXL's size."""
+def _save_tiny_decoder(folder: Path, width: int) -> None:
+    """Save a random ``AutoencoderTiny``; TAESD and TAESDXL are 64 channels wide."""
     import diffusers
     import torch
 
     torch.manual_seed(0)
-    diffusers.AutoencoderTiny().half().save_pretrained(folder)
+    channels = (width,) * 4
+    network = diffusers.AutoencoderTiny(encoder_block_out_channels=channels, decoder_block_out_channels=channels)
+    network.half().save_pretrained(folder)
 
 
 def _check_space(family: str, cache: Path, needed: float) -> None:

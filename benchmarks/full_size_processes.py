@@ -11,7 +11,12 @@ import psutil
 from sides import Side, SideError, SideProcess
 
 _SPARE = 1.5e9
-_LIBRARIES = ["torch", "diffusers", "transformers", "imagegen_core"]
+_IMPORTED_ONCE = [
+    "imagegen_sd15.worker",
+    "imagegen_sdxl.worker",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
+]
 
 
 class Processes:
@@ -22,7 +27,7 @@ class Processes:
         self._device = device
         self._deadline = time.monotonic() + 60 * minutes
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_LIBRARIES)
+        self._context.set_forkserver_preload(_IMPORTED_ONCE)
         self._loaded: OrderedDict[str, SideProcess] = OrderedDict()
         self._took: dict[tuple[str, str], float] = {}
 

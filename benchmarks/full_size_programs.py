@@ -80,39 +80,17 @@ def programs(made: Checkpoint, device: str, options: list[str], *, tiny: bool = 
     ]
     dtype = "bf16" if on_cpu else "fp16"
     listed += [
-        Drawing(
-            f"{PLAIN}, {dtype}",
-            (_program, (Diffusers, model, device, dtype)),
-            1.3,
-        ),
-        Drawing(
-            DEFAULTS,
-            (_program, (Diffusers, model, device, "fp32")),
-            2.3,
-        ),
+        Drawing(f"{PLAIN}, {dtype}", (_program, (Diffusers, model, device, dtype)), 1.3),
+        Drawing(DEFAULTS, (_program, (Diffusers, model, device, "fp32")), 2.3),
     ]
     if on_cpu:
-        decoder = str(made.tiny_decoder)
+        decoders = {OPENVINO: f"{model}/vae", FASTSD: str(made.tiny_decoder)}
         listed += [
-            Drawing(
-                OPENVINO,
-                (_program, (OpenVino, model, converted, f"{model}/vae")),
-                2.6,
-                _missing("openvino"),
-            ),
-            Drawing(
-                FASTSD,
-                (_program, (OpenVino, model, converted, decoder)),
-                2.6,
-                _missing("openvino"),
-            ),
-            Drawing(
-                SDCPP,
-                (_program, (StableDiffusionCpp, str(made.file))),
-                1.6,
-                "stable-diffusion.cpp takes no tiny checkpoint" if tiny else _missing("cyllama"),
-            ),
+            Drawing(name, (_program, (OpenVino, model, converted, decoder)), 2.6, _missing("openvino"))
+            for name, decoder in decoders.items()
         ]
+        without = "stable-diffusion.cpp takes no tiny checkpoint" if tiny else _missing("cyllama")
+        listed.append(Drawing(SDCPP, (_program, (StableDiffusionCpp, str(made.file))), 1.6, without))
     return listed
 
 

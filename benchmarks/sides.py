@@ -53,6 +53,7 @@ class SideProcess:
             self.close()
             raise SideError(f"its process ended with code {self._process.exitcode}") from error
         if not succeeded:
+            self.close()
             raise SideError(answer)
         return answer
 

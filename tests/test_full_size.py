@@ -22,10 +22,13 @@ PARTS = {
 }
 
 
-def _run(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(cache: Path, *arguments: str) -> str:
     command = [sys.executable, str(BENCHMARKS / "full_size.py"), "--results", str(cache / "results.jsonl")]
     command += ["--tiny", "--models", "sd15", "--cache", str(cache), "--rounds", "1", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True)
+    printed = cache / "printed.txt"  # no pipe: the server of forked processes may end a moment later
+    with printed.open("w") as file:
+        subprocess.run(command, check=True, stdout=file)
+    return printed.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def printed(cache: Path) -> str:
-    return _run(cache, "--steps", "2", "--clients", "2", "--share", "0.1").stdout
+    return _run(cache, "--steps", "2", "--clients", "2", "--share", "0.1")
 
 
 def _findings(cache: Path) -> list[dict[str, Any]]:
