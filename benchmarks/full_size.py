@@ -154,7 +154,7 @@ class Benchmark:
                 if name in stopped:
                     continue
                 key, needed = f"{part} {name}", weights * self._made.weights
-                given = (*arguments, number) if numbered or arguments[:1] == ("draw",) else arguments
+                given = (*arguments, number + 1) if numbered or arguments[:1] == ("draw",) else arguments
                 try:
                     if prepare and (number == 0 or not self._processes.is_loaded(key)):
                         self._processes.ask(key, side, needed, f"{case}, first", *prepare)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 
@@ -24,6 +24,16 @@ class Case:
     def __str__(self) -> str:
         steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
         return f"{self.side} px, {steps}" + (f", guidance {self.guidance:g}" if self.guidance > 1 else "")
+
+    @property
+    def shortest(self) -> Case:
+        """The same picture with one step."""
+        return replace(self, steps=1)
+
+    @property
+    def rows(self) -> int:
+        """The rows of a step."""
+        return 1 + (self.guidance > 1)
 
     def prompt(self, seed: int) -> str:
         """Return a new text for each seed, so that no program answers from a cache."""

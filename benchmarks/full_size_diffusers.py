@@ -20,12 +20,15 @@ class Diffusers:
         """Load the pipeline in a dtype: ``fp32``, ``bf16`` or ``fp16``."""
         self._pipe, self._device = plain_pipeline(model, dtype, device), device
         self._laps = Laps(device)
+        self._prepared: set[Case] = set()
         self._after(self._pipe, "encode_prompt", "text")
         self._around_decode(self._pipe.vae)
 
     def prepare(self, case: Case) -> None:
         """See `Program`."""
-        self.draw(Case(case.side, 1, case.guidance), seed=0)
+        if case.shortest not in self._prepared:
+            self._prepared.add(case.shortest)
+            self.draw(case.shortest, seed=0)
 
     def draw(self, case: Case, seed: int) -> dict[str, float]:
         """See `Program`."""

@@ -62,7 +62,7 @@ class OpenVino:
 
     def prepare(self, case: Case) -> None:
         """Compile for this size and number of rows, unless it is the last one's."""
-        rows, latent = 1 + (case.guidance > 1), case.side // _REDUCTION
+        rows, latent = case.rows, case.side // _REDUCTION
         if self._shape == (rows, latent):
             return
         self._shape = (rows, latent)
@@ -74,7 +74,7 @@ class OpenVino:
             shapes |= {"pooled": [rows, *pooled.shape[1:]], "time_ids": [rows, 6]}
         self._unet = self._compiled("unet.xml", shapes)
         self._vae = self._compiled(self._decoder, {"latents": [1, _CHANNELS, latent, latent]})
-        self.draw(Case(case.side, 1, case.guidance), seed=0)
+        self.draw(case.shortest, seed=0)
 
     def draw(self, case: Case, seed: int) -> dict[str, float]:
         """See `Program`."""
@@ -83,7 +83,7 @@ class OpenVino:
         from PIL import Image
 
         laps = Laps()
-        rows = 1 + (case.guidance > 1)
+        rows = case.rows
         parts = [self._encode(text) for text in ["", case.prompt(seed)][-rows:]]
         inputs = {"tokens": np.concatenate([hidden for hidden, _ in parts])}
         if parts[0][1] is not None:

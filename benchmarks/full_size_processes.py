@@ -50,13 +50,18 @@ class Processes:
             SideError: The program failed, or there is too little memory or time for it.
         """
         expected = self._took.get((name, case), 0.0)
-        if self.seconds_left <= expected:
+        if self.seconds_left <= max(expected, 1):
             raise SideError("the time is up")
-        process = self._loaded.pop(name, None) or self._started(side, needed)
+        if name not in self._loaded:
+            self._loaded[name] = self._started(side, needed)
+        self._loaded.move_to_end(name)
         began = time.monotonic()
-        answer = process.ask(*arguments, limit=max(self.seconds_left, 1))
+        try:
+            answer = self._loaded[name].ask(*arguments, limit=max(self.seconds_left, 0))
+        except SideError:
+            del self._loaded[name]
+            raise
         self._took[name, case] = time.monotonic() - began
-        self._loaded[name] = process
         return answer
 
     def close(self) -> None:
@@ -76,7 +81,7 @@ class Processes:
                 f"it needs about {(needed + _SPARE) / 1e9:.0f} GB of memory, and {self._free() / 1e9:.0f} GB are free"
             )
         process = SideProcess(side, self._context)
-        process.wait(max(self.seconds_left, 1))
+        process.wait(self.seconds_left)
         return process
 
     def _free(self) -> float:
