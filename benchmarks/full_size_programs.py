@@ -84,10 +84,10 @@ def programs(made: Checkpoint, device: str, options: list[str], *, tiny: bool = 
         Drawing(DEFAULTS, (_program, (Diffusers, model, device, "fp32")), 2.3),
     ]
     if on_cpu:
-        decoders = {OPENVINO: f"{model}/vae", FASTSD: str(made.tiny_decoder)}
+        given = (model, str(made.tiny_decoder), converted)
         listed += [
-            Drawing(name, (_program, (OpenVino, model, converted, decoder)), 2.6, _missing("openvino"))
-            for name, decoder in decoders.items()
+            Drawing(name, (_program, (OpenVino, *given, name == FASTSD)), 2.2, _missing("openvino"))
+            for name in (OPENVINO, FASTSD)
         ]
         without = "stable-diffusion.cpp takes no tiny checkpoint" if tiny else _missing("cyllama")
         listed.append(Drawing(SDCPP, (_program, (StableDiffusionCpp, str(made.file))), 1.6, without))

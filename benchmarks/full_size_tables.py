@@ -128,7 +128,7 @@ def _pictures(found: _Findings) -> Iterator[list[str]]:
                 for name in ("picture", "anonymous memory", "mapped memory")
             )
             ratio = "" if program == OURS else _ratio(ours, seconds)
-            memory = f"{max(anonymous) / 1e9:.1f} + {max(mapped) / 1e9:.1f} mapped"
+            memory = f"{max(anonymous) / 1e9:.1f} + {max(mapped) / 1e9:.1f} mapped" if anonymous else ""
             yield [f"{model}, {case}", program, spread(seconds), ratio, memory]
 
 
@@ -185,7 +185,9 @@ def _styles(found: _Findings) -> Iterator[list[str]]:
 
 def _left_out(found: _Findings) -> Iterator[list[str]]:
     """Yield the measurements without any value; the case ``all`` counts as measured with its first value."""
-    measured = {(one.part, one.model, one.program, case) for one in found.all if one.values for case in (one.case, "all")}
+    measured = {
+        (one.part, one.model, one.program, case) for one in found.all if one.values for case in (one.case, "all")
+    }
     for one in dict.fromkeys(
         (one.part, one.model, one.program, one.case, one.left_out) for one in found.all if one.left_out
     ):
@@ -256,7 +258,9 @@ def _gpu_targets(found: _Findings) -> Iterator[list[str]]:
     batches = [rate for (_, program), rate in rates.items() if program == theirs]
     ours = rates.get(("16 clients, 1024 px", OURS))
     if ours and batches:
-        yield _target("sdxl, 16 clients, 1024 px: pictures a second over the best batch", ours / max(batches), least=1.3)
+        yield _target(
+            "sdxl, 16 clients, 1024 px: pictures a second over the best batch", ours / max(batches), least=1.3
+        )
 
 
 def _target(what: str, figure: float, most: float = math.inf, least: float = 0.0) -> list[str]:
