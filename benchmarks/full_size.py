@@ -21,7 +21,7 @@ import full_size_loading as loading
 from full_size_case import Case
 from full_size_checkpoints import FAMILIES, Checkpoint, checkpoint
 from full_size_processes import Processes
-from full_size_programs import FASTSD, OURS, PLAIN, Drawing, programs
+from full_size_programs import FASTSD, OURS, PLAIN, Candidate, programs
 from full_size_results import Finding, Results, read
 from full_size_tables import print_tables, write_tables
 from sides import Side, SideError
@@ -120,7 +120,7 @@ class Benchmark:
             given = (str(self._made.folder), self._options.device, dtype, *arguments)
             yield f"{PLAIN}, {dtype}", (make, given), 1.3
 
-    def _usable(self, part: str, listed: Sequence[Drawing]) -> list[Drawing]:
+    def _usable(self, part: str, listed: Sequence[Candidate]) -> list[Candidate]:
         """Return the programs that can run, and report the others once."""
         for one in listed:
             if one.missing and (part, one.name) not in self._failed:
@@ -171,7 +171,7 @@ class Benchmark:
         self._results.add(Finding(self._model, part, case, name, left_out=why))
 
 
-def _draws(one: Drawing, case: Case) -> bool:
+def _draws(one: Candidate, case: Case) -> bool:
     """Return whether a program draws a case: FastSD CPU's setup draws without guidance."""
     return one.name != FASTSD or case.guidance <= 1
 

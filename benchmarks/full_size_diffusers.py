@@ -1,8 +1,7 @@
 """Plain diffusers as a side of the full-size benchmark.
 
-The pipeline is the one of https://huggingface.co/docs/diffusers/using-diffusers/inference_with_lcm. Without a dtype it
-loads in fp32, as https://huggingface.co/docs/diffusers/using-diffusers/loading says. For a CPU,
-https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html and diffusers name bf16.
+The pipeline is the one of diffusers' "Latent Consistency Model". Without a dtype it loads in fp32, as "Load pipelines"
+says. "Accelerate inference" recommends bf16 or fp16: https://huggingface.co/docs/diffusers/optimization/fp16.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ SETUP = {
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Candidate:
     """A program to measure.
 
     Attributes:
@@ -53,7 +53,7 @@ class Drawing:
     settings: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
-def programs(made: Checkpoint, device: str, options: list[str], *, tiny: bool = False) -> list[Drawing]:
+def programs(made: Checkpoint, device: str, options: list[str], *, tiny: bool = False) -> list[Candidate]:
     """Return imagegen, imagegen with each of the options, and the peers for the device.
 
     Args:
@@ -69,7 +69,7 @@ def programs(made: Checkpoint, device: str, options: list[str], *, tiny: bool = 
         tables[f"{OURS}, openvino"] = {"backend": "openvino"}
     tables |= {f"{OURS}, {option}": dict(pair.split("=", 1) for pair in option.split(",")) for option in options}
     listed = [
-        Drawing(
+        Candidate(
             name,
             (_program, (Ours, model, device, settings)),
             memory=2.6 if settings.get("backend") == "openvino" else 1.3,
@@ -80,17 +80,17 @@ def programs(made: Checkpoint, device: str, options: list[str], *, tiny: bool = 
     ]
     dtype = "bf16" if on_cpu else "fp16"
     listed += [
-        Drawing(f"{PLAIN}, {dtype}", (_program, (Diffusers, model, device, dtype)), 1.3),
-        Drawing(DEFAULTS, (_program, (Diffusers, model, device, "fp32")), 2.3),
+        Candidate(f"{PLAIN}, {dtype}", (_program, (Diffusers, model, device, dtype)), 1.3),
+        Candidate(DEFAULTS, (_program, (Diffusers, model, device, "fp32")), 2.3),
     ]
     if on_cpu:
         given = (model, str(made.tiny_decoder), converted)
         listed += [
-            Drawing(name, (_program, (OpenVino, *given, name == FASTSD)), 2.2, _missing("openvino"))
+            Candidate(name, (_program, (OpenVino, *given, name == FASTSD)), 2.2, _missing("openvino"))
             for name in (OPENVINO, FASTSD)
         ]
         without = "stable-diffusion.cpp takes no tiny checkpoint" if tiny else _missing("cyllama")
-        listed.append(Drawing(SDCPP, (_program, (StableDiffusionCpp, str(made.file))), 1.6, without))
+        listed.append(Candidate(SDCPP, (_program, (StableDiffusionCpp, str(made.file))), 1.6, without))
     return listed
 
 
