@@ -38,7 +38,7 @@ def print_tables(findings: Sequence[Finding]) -> None:
     """Print the tables of each machine."""
     for machine in dict.fromkeys(map(_machine, findings)):
         on_it = _Findings([one for one in findings if _machine(one) == machine])
-        print(f"\n{machine}. {_versions(on_it.all[-1])}")
+        print(f"\n{machine}. {_versions(on_it.all)}")
         for heading, title, rows in (
             ("targets", ["what", "figure", "target", ""], _targets(on_it)),
             ("pictures", ["picture", "program", "s", "imagegen's time over it", "peak memory, GB"], _pictures(on_it)),
@@ -108,15 +108,23 @@ def _machine(one: Finding) -> str:
     return f"{about['processor']}{bf16}, {about['cores']} cores, {about['memory'] / 2**30:.0f} GiB"
 
 
-def _versions(one: Finding) -> str:
-    packages = ", ".join(f"{name} {number}" for name, number in one.about["versions"].items() if number[0].isdigit())
-    return f"{packages}. Commit {one.about['commit']}."
+def _versions(findings: Sequence[Finding]) -> str:
+    """Return the last finding's packages, and the commits of all."""
+    versions = findings[-1].about["versions"]
+    packages = ", ".join(f"{name} {number}" for name, number in versions.items() if number != "not installed")
+    commits = ", ".join(dict.fromkeys(str(one.about["commit"]) for one in findings))
+    return f"{packages}; commits {commits}."
+
+
+def _spread(values: Sequence[float], digits: int = 2) -> str:
+    """Return the median and the range, or a single value."""
+    return spread(values, digits) if len(values) > 1 else f"{values[0]:.{digits}f}, once"
 
 
 def _ratio(ours: list[float], theirs: list[float]) -> str:
     """Return the spread of the ratios, round by round."""
     pairs = list(zip(ours, theirs, strict=False))
-    return spread([above / below for above, below in pairs]) if pairs else ""
+    return _spread([above / below for above, below in pairs]) if pairs else ""
 
 
 def _pictures(found: _Findings) -> Iterator[list[str]]:
@@ -129,7 +137,7 @@ def _pictures(found: _Findings) -> Iterator[list[str]]:
             )
             ratio = "" if program == OURS else _ratio(ours, seconds)
             memory = f"{max(anonymous) / 1e9:.1f} + {max(mapped) / 1e9:.1f} mapped" if anonymous else ""
-            yield [f"{model}, {case}", program, spread(seconds), ratio, memory]
+            yield [f"{model}, {case}", program, _spread(seconds), ratio, memory]
 
 
 def _picture_parts(found: _Findings) -> Iterator[list[str]]:
@@ -137,7 +145,7 @@ def _picture_parts(found: _Findings) -> Iterator[list[str]]:
         for program in found.programs("pictures", model, case):
             parts = [found.values("pictures", model, case, program, name) for name in _PARTS]
             if any(parts):
-                yield [f"{model}, {case}", program, *(spread(part) if part else "" for part in parts)]
+                yield [f"{model}, {case}", program, *(_spread(part) if part else "" for part in parts)]
 
 
 def _loading(found: _Findings) -> Iterator[list[str]]:
@@ -151,10 +159,10 @@ def _loading(found: _Findings) -> Iterator[list[str]]:
             yield [
                 f"{model}, {case}",
                 program,
-                spread(load),
-                spread(use),
+                _spread(load),
+                _spread(use),
                 "" if program == OURS else _ratio(ours, load),
-                spread([peak / size for peak, size in zip(total, weights, strict=True)]),
+                _spread([peak / size for peak, size in zip(total, weights, strict=True)]),
                 f"{max(anonymous) / 1e9:.1f}",
                 f"{max(mapped) / 1e9:.1f}",
             ]
@@ -164,13 +172,13 @@ def _clients(found: _Findings) -> Iterator[list[str]]:
     for model, case in found.cases("clients"):
         for program in found.programs("clients", model, case):
             rates = found.values("clients", model, case, program, "pictures a second")
-            yield [f"{model}, {case}", program, spread(rates, 3)]
+            yield [f"{model}, {case}", program, _spread(rates, 3)]
 
 
 def _joining(found: _Findings) -> Iterator[list[str]]:
     for model, case in found.cases("joining"):
         for program in found.programs("joining", model, case):
-            yield [f"{model}, {case}", program, spread(found.values("joining", model, case, program, "seconds"), 1)]
+            yield [f"{model}, {case}", program, _spread(found.values("joining", model, case, program, "seconds"), 1)]
 
 
 def _style_names(found: _Findings) -> list[str]:
@@ -180,7 +188,7 @@ def _style_names(found: _Findings) -> list[str]:
 def _styles(found: _Findings) -> Iterator[list[str]]:
     for model, case in found.cases("styles"):
         columns = (found.values("styles", model, case, OURS, name) for name in _style_names(found))
-        yield [f"{model}, {case}", *(spread(column) for column in columns)]
+        yield [f"{model}, {case}", *(_spread(column) for column in columns)]
 
 
 def _left_out(found: _Findings) -> Iterator[list[str]]:
