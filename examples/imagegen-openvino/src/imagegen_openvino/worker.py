@@ -44,10 +44,14 @@ _RECORDED_PACKAGES = ("imagegen-core", "imagegen-openvino", "openvino")
 _UNSUPPORTED_SETTINGS = (
     "prediction",
     "vae_path",
+    "fast_decode",
+    "preview_decode",
     "embeddings_root",
     "compile",
+    "cuda_graphs",
     "enable_xformers",
     "attention_slicing",
+    "vae_channels_last",
     "vae_tiling",
 )
 
@@ -91,6 +95,11 @@ class OpenVinoWorker(SteppedWorkerBase[Denoising]):
             for name, marks in zip(TEXT_ENCODERS, self._manifest.marks, strict=False)
         ]
         self.device, self.dtype = runtime.device.lower(), self._unet.precision
+        if settings.vae_dtype not in (None, self._decoder.precision):
+            raise SettingsError(
+                f"{settings.source('vae_dtype')}={settings.vae_dtype}, but this device decodes in "
+                f"{self._decoder.precision}: unset it"
+            )
         self.native_size = self._manifest.native_size
         self._writes_recipe = settings.recipe
         self.numerics = NumericsPlan(
