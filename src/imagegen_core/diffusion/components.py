@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +26,9 @@ _NAMED_LIKE = {
 _ADVICE = "take the configs and the weights from one and the same model"
 
 
-def load_component(folder: Path, name: str, kind: tuple[str, str], dtype: torch.dtype) -> Any:
+def load_component(
+    folder: Path, name: str, kind: tuple[str, str], dtype: torch.dtype, unread: Collection[str] = ()
+) -> Any:
     """Load a component of a pipeline from its subfolder of a checkpoint.
 
     Args:
@@ -34,6 +36,7 @@ def load_component(folder: Path, name: str, kind: tuple[str, str], dtype: torch.
         name: The component's name, such as ``unet`` or ``tokenizer``.
         kind: The component's library and class, as ``model_index.json`` names them.
         dtype: The dtype for a network's weights.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
         ModelLoadError: The component is missing, damaged, or of a class that does not suit it.
@@ -42,12 +45,12 @@ def load_component(folder: Path, name: str, kind: tuple[str, str], dtype: torch.
         raise ModelLoadError(f"The checkpoint {folder} is incomplete: its folder {name} is missing; copy it again")
     component = component_class(folder, name, kind)
     if issubclass(component, torch.nn.Module):
-        return load_network(folder / name, name, component, dtype)
+        return load_network(folder / name, name, component, dtype, unread)
     with reading(folder / name):
         return component.from_pretrained(folder / name, local_files_only=True)
 
 
-def load_network(folder: Path, name: str, network: type, dtype: torch.dtype) -> Any:
+def load_network(folder: Path, name: str, network: type, dtype: torch.dtype, unread: Collection[str] = ()) -> Any:
     """Load a network from the config and the weights in its folder.
 
     Args:
@@ -55,6 +58,7 @@ def load_network(folder: Path, name: str, network: type, dtype: torch.dtype) -> 
         name: The component's name, such as ``vae``.
         network: The network's class.
         dtype: The dtype for the weights.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
         ModelLoadError: The config or the weights are missing or damaged, or they do not match.
@@ -70,7 +74,8 @@ def load_network(folder: Path, name: str, network: type, dtype: torch.dtype) -> 
         stored = {key: source for file in opened.files for key, source in sources(file.header).items()}
         like = _NAMED_LIKE.get(network.__name__)
         layers = scaled(stored) if like is None else component_layers(like, stored)
-        return build_network(Blueprint(name, network, config, folder / "config.json", _ADVICE), layers, opened, dtype)
+        blueprint = Blueprint(name, network, config, folder / "config.json", _ADVICE)
+        return build_network(blueprint, layers, opened, dtype, unread)
 
 
 def component_class(folder: Path, name: str, kind: tuple[str, str]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,6 +57,8 @@ class DiffusionModel(OnDevice, ABC):
             the architecture's name. None for a family without single files.
         aligned_sigmas: The eleven noise levels of the schedule Align Your Steps.
         guidance: The extension for guidance by a negative prompt.
+        unread: The beginnings of tensors' names, such as ``unet.`` or ``vae.decoder.``, that a worker computes without
+            torch. These tensors are not read: they stay on the meta device, and `prepare` replaces what computes them.
         settings: The worker's settings.
         pipe: The diffusers pipeline.
         device: The pipeline's device.
@@ -76,6 +78,7 @@ class DiffusionModel(OnDevice, ABC):
     configs: ClassVar[Path | None] = None
     aligned_sigmas: ClassVar[Sequence[float]] = ALIGNED_SIGMAS
     guidance: ClassVar[type[Extension]] = ClassifierFreeGuidance
+    unread: Collection[str] = ()
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         """Load the configured checkpoint.
@@ -101,9 +104,7 @@ class DiffusionModel(OnDevice, ABC):
         self.native_size = native_size(self.checkpoint, self.backend.default_size, registry)
         self.pipe = self._compute.run(self._load)
         self._weights = weight_bytes(self.pipe)
-        self.numerics: NumericsPlan = self.compute(
-            numerics_plan, self.pipe, self.network, self.device, self.dtype, settings
-        )
+        self.numerics: NumericsPlan = self.compute(self.plan)
 
     @classmethod
     def import_libraries(cls) -> None:
@@ -132,6 +133,35 @@ class DiffusionModel(OnDevice, ABC):
     def network(self) -> Any:
         """The pipeline's network for denoising."""
         return getattr(self.pipe, self.family.denoiser)
+
+    def load_pipe(self) -> Any:
+        """Load the checkpoint's pipeline into the main memory, without the tensors in `unread`.
+
+        Raises:
+            ModelLoadError: The checkpoint is damaged, incomplete, or of another family.
+        """
+        settings = self.settings
+        return load_pipeline(
+            self.pipeline_class,
+            self.checkpoint,
+            self.dtype,
+            configs=self.file_configs,
+            base=settings.base_model,
+            vae=settings.vae_path,
+            prediction=settings.prediction,
+            load_file=self.load_file,
+            optional=self.optional_components,
+            unread=self.unread,
+            **self.pipeline_options,
+        )
+
+    def prepare(self, pipe: Any) -> None:
+        """Set a loaded pipeline up for its device, as the settings ask; it runs on the compute thread."""
+        prepare(pipe, getattr(pipe, self.family.denoiser), self.device, self.dtype, self.settings)
+
+    def plan(self) -> NumericsPlan:
+        """Return the numerics plan of the prepared pipeline; it runs on the compute thread."""
+        return numerics_plan(self.pipe, self.network, self.device, self.dtype, self.settings)
 
     def check(self, request: ResolvedRequest) -> None:
         """Refuse a request that the family cannot draw; the request's LoRAs are active.
@@ -237,19 +267,8 @@ class DiffusionModel(OnDevice, ABC):
         check_fits_in_memory(self.checkpoint, self.dtype)
         if self.checkpoint.is_dir():
             self.check_folder(self.checkpoint)
-        pipe = load_pipeline(
-            self.pipeline_class,
-            self.checkpoint,
-            self.dtype,
-            configs=self.file_configs,
-            base=settings.base_model,
-            vae=settings.vae_path,
-            prediction=settings.prediction,
-            load_file=self.load_file,
-            optional=self.optional_components,
-            **self.pipeline_options,
-        )
+        pipe = self.load_pipe()
         check_noise(self.checkpoint, pipe.scheduler, flow_matching=self.flow_matching)
         with memory_for(self.checkpoint):
-            prepare(pipe, getattr(pipe, self.family.denoiser), self.device, self.dtype, settings)
+            self.prepare(pipe)
         return pipe

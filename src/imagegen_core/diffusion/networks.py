@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +118,9 @@ class Blueprint:
     advice: str
 
 
-def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype: torch.dtype) -> Any:
+def build_network(
+    blueprint: Blueprint, layers: Layers, weights: Weights, dtype: torch.dtype, unread: Collection[str] = ()
+) -> Any:
     """Build a network with the layers' own tensors; no weight is random.
 
     Weights files may hold only one of two tied tensors, such as T5's ``shared`` and ``embed_tokens``. An autoencoder
@@ -130,6 +132,7 @@ def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype:
         layers: The source of each tensor.
         weights: The files of the tensors.
         dtype: The dtype for the tensors.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
         ModelLoadError: A layer is missing, is not the network's, or has another shape than in the config.
@@ -142,9 +145,16 @@ def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype:
     plain = {name: name.removeprefix("text_model.") for name in shapes}  # some transformers classes nest the encoder
     layers = _with_tied(layers, module)
     _check(blueprint, {plain[name]: shape for name, shape in shapes.items()}, layers, weights)
-    used = {layers[plain[name]]: _dtype(module, name, dtype) for name in shapes}
+    precisions = {name: _dtype(module, name, dtype) for name in shapes}
+    left = {name for name in shapes if f"{blueprint.component}.{name}".startswith(tuple(unread))}
+    used = {layers[plain[name]]: precisions[name] for name in shapes if name not in left}
     tensors = {source: weights.read(source, precision) for source, precision in used.items()}
-    state = {name: tensors[layers[plain[name]]].reshape(shape) for name, shape in shapes.items()}
+    state = {
+        name: torch.empty(shape, dtype=precisions[name], device="meta")
+        if name in left
+        else tensors[layers[plain[name]]].reshape(shape)
+        for name, shape in shapes.items()
+    }
     module.load_state_dict(state, assign=True)
     weights.check_unchanged()
     return module.eval()

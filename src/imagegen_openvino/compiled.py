@@ -1,0 +1,94 @@
+"""Networks in OpenVINO that take and return torch's tensors."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import openvino
+import torch
+from torch import Tensor
+
+from imagegen_openvino.conversion import PREFIX
+from imagegen_openvino.runtime import Runtime
+
+_DTYPES = {openvino.Type.f32: torch.float32, openvino.Type.f16: torch.float16, openvino.Type.bf16: torch.bfloat16}
+_FIRST_SIDE, _FIRST_TOKENS = 16, 77
+
+
+class CompiledNetwork:
+    """A compiled network with one output; only one thread may call it at a time."""
+
+    def __init__(self, runtime: Runtime, model: Any, precision: str) -> None:
+        """Compile a network, and call it once.
+
+        OpenVINO's attention on a CPU (2026.4) keeps its choices from the first call. After a first picture of one token,
+        all others would be wrong, so the first picture has several.
+        """
+        self._request = runtime.compile(model, precision)
+        self(**{port.any_name: _first_input(port.any_name, port.partial_shape) for port in model.inputs})
+
+    def __call__(self, **inputs: Tensor) -> Tensor:
+        """Compute the output in float32; inputs of any dtype are converted to float32."""
+        arrays = {name: tensor.float().contiguous().numpy() for name, tensor in inputs.items()}
+        return torch.from_numpy(self._request.infer(arrays)[0].copy())
+
+
+def _first_input(name: str, shape: Any) -> Tensor:
+    opened = {"latents": _FIRST_SIDE, "tokens": _FIRST_TOKENS}.get(name, 1)
+    sides = [size.get_length() if size.is_static else opened for size in shape]
+    return torch.zeros(1, *sides[1:])
+
+
+def constants(model: Any) -> dict[str, Any]:
+    """Return the constants of a model that are parameters of the torch network, by the parameters' names."""
+    named = ((node.get_friendly_name(), node) for node in model.get_ops() if node.get_type_name() == "Constant")
+    return {name.removeprefix(PREFIX): node for name, node in named if name.startswith(PREFIX)}
+
+
+def give_weights(network: Any, model: Any) -> None:
+    """Make the parameters of a torch network views of a model's constants; they must not be written to.
+
+    The file of the constants is mapped, so they take memory only where they are read.
+    """
+    held = constants(model)
+    for module_name, module in network.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            view = _view(held[f"{module_name}.{name}"]).reshape(parameter.shape)
+            setattr(module, name, torch.nn.Parameter(view, requires_grad=False))
+
+
+def replace_constants(model: Any, changed: Mapping[str, Tensor], precision: str) -> None:
+    """Replace the constants of parameters, in the precision of the computation.
+
+    Args:
+        model: The model.
+        changed: The new values in float32, by the parameters' names.
+        precision: See `Runtime`.
+    """
+    held, stored = constants(model), {"fp32": openvino.Type.f32, "bf16": openvino.Type.bf16, "fp16": openvino.Type.f16}
+    for name, tensor in changed.items():
+        old = held[name]
+        value = _constant(tensor.reshape(tuple(old.shape)), stored[precision])
+        (reader,) = old.output(0).get_target_inputs()
+        if reader.get_node().get_type_name() == "Convert":
+            old = reader.get_node()
+        if stored[precision] != openvino.Type.f32:
+            value = openvino.opset13.convert(value, openvino.Type.f32)
+        for reader in old.output(0).get_target_inputs():
+            reader.replace_source_output(value.output(0))
+
+
+def _constant(tensor: Tensor, kind: Any) -> Any:
+    converted = tensor.to(_DTYPES[kind]).contiguous()
+    words = converted if kind == openvino.Type.f32 else converted.view(torch.int16)
+    return openvino.op.Constant(openvino.Tensor(words.numpy(), list(tensor.shape), kind))
+
+
+def _view(constant: Any) -> Tensor:
+    """Return a constant's values without a copy; the tensor keeps the constant alive."""
+    data = constant.data
+    buffer = (ctypes.c_char * data.nbytes).from_address(data.ctypes.data)
+    buffer.constant = constant  # type: ignore[attr-defined]
+    return torch.frombuffer(buffer, dtype=_DTYPES[constant.get_element_type()]).reshape(tuple(constant.shape))
