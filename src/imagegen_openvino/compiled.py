@@ -55,7 +55,8 @@ def give_weights(network: Any, model: Any) -> None:
     held = constants(model)
     for module_name, module in network.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            view = _view(held[f"{module_name}.{name}"]).reshape(parameter.shape)
+            constant = held[f"{module_name}.{name}"]
+            view = _of_memory(constant.data, constant, constant.get_element_type()).reshape(parameter.shape)
             setattr(module, name, torch.nn.Parameter(view, requires_grad=False))
 
 
@@ -81,14 +82,16 @@ def replace_constants(model: Any, changed: Mapping[str, Tensor], precision: str)
 
 
 def _constant(tensor: Tensor, kind: Any) -> Any:
-    converted = tensor.to(_DTYPES[kind]).contiguous()
-    words = converted if kind == openvino.Type.f32 else converted.view(torch.int16)
-    return openvino.op.Constant(openvino.Tensor(words.numpy(), list(tensor.shape), kind))
+    owned = openvino.Tensor(kind, openvino.Shape(list(tensor.shape)))
+    _of_memory(owned.data, owned, kind).copy_(tensor.flatten())
+    return openvino.op.Constant(owned)
 
 
-def _view(constant: Any) -> Tensor:
-    """Return a constant's values without a copy; the tensor keeps the constant alive."""
-    data = constant.data
+def _of_memory(data: Any, owner: object, kind: Any) -> Tensor:
+    """Return the memory of a numpy array as a tensor of one dimension, without a copy; it keeps the owner alive.
+
+    numpy has no bf16, and torch warns about arrays that are read-only.
+    """
     buffer = (ctypes.c_char * data.nbytes).from_address(data.ctypes.data)
-    buffer.constant = constant  # type: ignore[attr-defined]
-    return torch.frombuffer(buffer, dtype=_DTYPES[constant.get_element_type()]).reshape(tuple(constant.shape))
+    buffer.owner = owner  # type: ignore[attr-defined]
+    return torch.frombuffer(buffer, dtype=_DTYPES[kind])
