@@ -23,8 +23,8 @@ class CompiledNetwork:
     def __init__(self, runtime: Runtime, model: Any, precision: str) -> None:
         """Compile a network, and call it once.
 
-        OpenVINO's attention on a CPU (2026.4) keeps its choices from the first call. After a first picture of one token,
-        all others would be wrong, so the first picture has several.
+        OpenVINO's attention on a CPU (2026.4) keeps its choices from the first call. After a first picture of one
+        token, all others would be wrong, so the first picture has several.
         """
         self._request = runtime.compile(model, precision)
         self(**{port.any_name: _first_input(port.any_name, port.partial_shape) for port in model.inputs})
@@ -93,5 +93,5 @@ def _of_memory(data: Any, owner: object, kind: Any) -> Tensor:
     numpy has no bf16, and torch warns about arrays that are read-only.
     """
     buffer = (ctypes.c_char * data.nbytes).from_address(data.ctypes.data)
-    buffer.owner = owner  # type: ignore[attr-defined]
+    buffer.owner = owner
     return torch.frombuffer(buffer, dtype=_DTYPES[kind])

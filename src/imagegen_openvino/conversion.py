@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class Decoder(nn.Module):
         return self.network(latents)  # type: ignore[no-any-return]
 
 
-def convert_unet(unet: Any) -> Any:
+def converted_unet(unet: Any) -> AbstractContextManager[Any]:
     """Convert a UNet; its rows, sides and number of tokens stay open."""
     config = unet.config
     inputs = {
@@ -92,12 +93,14 @@ def convert_unet(unet: Any) -> Any:
     return _converted(UNet(unet), inputs)
 
 
-def convert_decoder(decoder: Any, channels: int) -> Any:
+def converted_decoder(decoder: Any, channels: int) -> AbstractContextManager[Any]:
     """Convert an autoencoder's decoder; its sides stay open. `channels` is the number of the latents' channels."""
     return _converted(Decoder(decoder), {"latents": torch.zeros(1, channels, *_SIDES)})
 
 
-def _converted(network: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+@contextmanager
+def _converted(network: nn.Module, inputs: Mapping[str, Tensor]) -> Iterator[Any]:
+    """Convert a network; the result shares the network's memory, and is of no use after the context."""
     _compute_in_float(network)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns about each width that it takes as constant
@@ -105,7 +108,8 @@ def _converted(network: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
         frontend = FrontEndManager().load_by_framework("pytorch")
         model = frontend.convert(frontend.load(decoder))
     model.reshape({name: _open_shape(tensor) for name, tensor in inputs.items()})
-    return model
+    yield model
+    del decoder  # it keeps the network's memory until here
 
 
 def _open_shape(tensor: Tensor) -> list[int]:
@@ -140,8 +144,8 @@ def _compute_in_float(network: nn.Module) -> None:
                 if tensor.dtype == torch.float32 and torch.equal((half := tensor.data.half()).float(), tensor):
                     tensor.data = half
         else:
-            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-                tensor.data = tensor.data.float()
+            for held in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                held.data = held.data.float()
 
 
 def _float(tensor: Tensor | None) -> Tensor | None:

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,7 @@ class NetworkCache:
         """
         folder = self._place(origin)
         try:
-            known = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
-            if known != _described(folder, origin):
-                raise ValueError("its files have other sizes")
+            _check(folder, origin)
             network = core.read_model(folder / _NETWORK)
         except FileNotFoundError:
             return None
@@ -65,7 +64,7 @@ class NetworkCache:
         os.utime(folder / _ENTRY)
         return network
 
-    def write(self, origin: Mapping[str, Any], convert: Callable[[], Any]) -> None:
+    def write(self, origin: Mapping[str, Any], convert: Callable[[], AbstractContextManager[Any]]) -> None:
         """Convert a network, and write it at once; another process may do the same.
 
         Raises:
@@ -78,7 +77,8 @@ class NetworkCache:
             with tempfile.TemporaryDirectory(prefix=".partial-", dir=self._folder, ignore_cleanup_errors=True) as part:
                 folder = Path(part) / "network"
                 folder.mkdir()
-                _save(convert(), folder)
+                with convert() as network:
+                    _save(network, folder)
                 (folder / _ENTRY).write_text(json.dumps(_described(folder, origin)), encoding="utf-8")
                 _move(folder, place)
         except OSError as error:
@@ -97,6 +97,12 @@ class NetworkCache:
             entry = folder / _ENTRY
             if (entry if entry.exists() else folder).stat().st_mtime < oldest:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check(folder: Path, origin: Mapping[str, Any]) -> None:
+    """Raise an error if a folder is missing, incomplete or of another origin."""
+    if json.loads((folder / _ENTRY).read_text(encoding="utf-8")) != _described(folder, origin):
+        raise ValueError("its files have other sizes")
 
 
 def _described(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:

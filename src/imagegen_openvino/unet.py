@@ -66,7 +66,7 @@ class OpenVinoUNet:
         encoder_hidden_states: Tensor,
         timestep_cond: Tensor | None = None,
         added_cond_kwargs: Mapping[str, Tensor] | None = None,
-        return_dict: bool = False,  # noqa: ARG002, FBT001, FBT002 - diffusers' signature
+        return_dict: bool = False,  # noqa: ARG002 - diffusers' signature
         **others: Any,
     ) -> tuple[Tensor]:
         """Return the prediction, in the sample's shape and dtype: see diffusers' ``UNet2DConditionModel.forward``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,8 +13,8 @@ from torch import Tensor
 from imagegen_core import NumericsPlan, Registry, Settings, SettingsError, checkpoint_family
 from imagegen_core.diffusion import NetworkInputs, UNetWorker
 from imagegen_openvino.checkpoint_files import digest_of, unet_files, vae_files
-from imagegen_openvino.conversion import convert_decoder, convert_unet
 from imagegen_openvino.compiled import give_weights
+from imagegen_openvino.conversion import converted_decoder, converted_unet
 from imagegen_openvino.network_cache import NetworkCache
 from imagegen_openvino.plugin import BACKEND
 from imagegen_openvino.runtime import Runtime, versions
@@ -33,7 +34,7 @@ class OpenVinoUNetWorker(UNetWorker):
     """
 
     backend = BACKEND
-    unread = (_UNET, _DECODER)
+    unread: tuple[str, ...] = (_UNET, _DECODER)
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
         """Load the configured checkpoint.
@@ -93,7 +94,7 @@ class OpenVinoUNetWorker(UNetWorker):
 
     def memory_bytes(self) -> int:
         """Return the memory of the weights, in bytes; each network with LoRAs is another copy of the UNet."""
-        copy = sum(parameter.nbytes for parameter in self.pipe.unet.parameters())
+        copy: int = sum(parameter.nbytes for parameter in self.pipe.unet.parameters())
         return super().memory_bytes() + self._unet.merged * copy
 
     def _origin(self, network: str, digest: str, module: Any) -> dict[str, Any]:
@@ -110,12 +111,12 @@ class OpenVinoUNetWorker(UNetWorker):
     def _read(self, origin: dict[str, Any]) -> Any:
         return self._cache.read(self._runtime.core, origin)
 
-    def _convert_unet(self) -> Any:
-        return convert_unet(self._load_without(_DECODER, *_OTHERS).unet)
+    def _convert_unet(self) -> AbstractContextManager[Any]:
+        return converted_unet(self._load_without(_DECODER, *_OTHERS).unet)
 
-    def _convert_decoder(self) -> Any:
+    def _convert_decoder(self) -> AbstractContextManager[Any]:
         vae = self._load_without(_UNET, *_OTHERS).vae
-        return convert_decoder(vae.decoder, vae.config.latent_channels)
+        return converted_decoder(vae.decoder, vae.config.latent_channels)
 
     def _load_without(self, *unread: str) -> Any:
         self.unread = unread

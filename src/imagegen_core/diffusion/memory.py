@@ -55,12 +55,13 @@ def decoding_bytes(pipe: Any, size: Size) -> int:
 def weight_bytes(pipe: Any) -> int:
     """Return the memory of a pipeline's parameters and buffers, in bytes; tensors with one storage count once.
 
-    Tensors without values, on the meta device, do not count. The difference in device memory before and after a load is no substitute: it includes pictures in progress.
+    Tensors without values, on the meta device, do not count. The difference in device memory before and after a load is
+    no substitute: it includes pictures in progress.
     """
     modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
-    storages = {storage.data_ptr(): storage.nbytes() for tensor in tensors if not tensor.is_meta and (storage := tensor.untyped_storage())}
-    return sum(storages.values())
+    storages = (tensor.untyped_storage() for tensor in tensors if not tensor.is_meta)
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _total_bytes(device: torch.device) -> int:
