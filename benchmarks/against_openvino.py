@@ -1,8 +1,8 @@
 """Compare the OpenVINO backend with the torch backend on one checkpoint: steps, pictures, loading and memory.
 
 Each backend draws with its own engine in its own process, in turn. A ratio below 1 means that OpenVINO is faster. For
-a full-size model: `--checkpoint FOLDER --torch sd15 --sides 512 --dtypes bf16 --rounds 3 --pictures 1 --rows 1`. The first
-load converts the checkpoint, and is not among the figures.
+a full-size model: `--checkpoint FOLDER --torch sd15 --sides 512 --dtypes bf16 --rounds 3 --pictures 1 --rows 1`. The
+first load converts the checkpoint, and is not among the figures.
 """
 
 from __future__ import annotations

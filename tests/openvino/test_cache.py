@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diffusers import AutoencoderKL
 
 from imagegen_core import ModelLoadError
 from imagegen_core.diffusion.weights_file import WeightsFile
@@ -75,18 +76,18 @@ def test_a_damaged_entry_is_made_again(
 
 def test_each_network_follows_its_own_weights(sd15_checkpoint: Path, tmp_path: Path, conversions: list[str]) -> None:
     checkpoint = shutil.copytree(sd15_checkpoint, tmp_path / "model")
-    first = draw(make_worker(0, settings(checkpoint)))
-    other = save_sd15(tmp_path / "other", block_out_channels=(32, 32, 64))
+    pictures = [draw(make_worker(0, settings(checkpoint)))]
     shutil.rmtree(checkpoint / "unet")
-    shutil.copytree(other / "unet", checkpoint / "unet")
-    assert draw(make_worker(0, settings(checkpoint))) != first
-    make_worker(0, settings(sd15_checkpoint, vae_path=other / "vae"))
+    shutil.copytree(save_sd15(tmp_path / "other", layers_per_block=2) / "unet", checkpoint / "unet")
+    pictures.append(draw(make_worker(0, settings(checkpoint))))
+    vae = AutoencoderKL.from_pretrained(checkpoint / "vae", local_files_only=True)
+    vae.decoder.conv_out.bias.data += 0.5
+    vae.save_pretrained(tmp_path / "vae")
+    pictures.append(draw(make_worker(0, settings(sd15_checkpoint, vae_path=tmp_path / "vae"))))
+    assert conversions == ["_convert_unet", "_convert_decoder", "_convert_unet", "_convert_decoder"]
     make_worker(0, settings(sd15_checkpoint, dtype="bf16"))
-    assert conversions == [
-        *["_convert_unet", "_convert_decoder"] * 1,
-        "_convert_unet",
-        *["_convert_unet", "_convert_decoder"],
-    ]
+    assert conversions[4:] == ["_convert_unet", "_convert_decoder"]
+    assert len({picture.png for picture in pictures}) == 3
 
 
 def test_another_process_may_convert_at_the_same_time(sd15_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
