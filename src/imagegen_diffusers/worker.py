@@ -41,11 +41,16 @@ _PACKAGE = "imagegen-diffusers"
 _UNSUPPORTED_SETTINGS = (
     "prediction",
     "vae_path",
+    "fast_decode",
+    "preview_decode",
     "base_model",
     "embeddings_root",
     "compile",
+    "cuda_graphs",
     "enable_xformers",
     "attention_slicing",
+    "vae_dtype",
+    "vae_channels_last",
     "vae_tiling",
 )
 _STEP_END = "callback_on_step_end"

@@ -22,7 +22,7 @@ from imagegen_openvino.unet import OpenVinoDecoder, OpenVinoUNet
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 
-_TORCHS_OWN = ("compile", "enable_xformers", "attention_slicing")
+_TORCHS_OWN = ("compile", "enable_xformers", "attention_slicing", "vae_dtype", "cuda_graphs")
 _UNET, _DECODER, _OTHERS = "unet.", "vae.decoder.", ("text_encoder", "vae.encoder.")
 
 
@@ -69,9 +69,8 @@ class OpenVinoUNetWorker(UNetWorker):
         give_weights(pipe.unet, self._read(unet))
         self._unet = OpenVinoUNet(self._runtime, partial(self._read, unet), pipe.unet)
         pipe.unet.forward = self._unet
-        pipe.vae.decoder.forward = OpenVinoDecoder(
-            self._runtime, self._read(vae), pipe.vae.decoder.conv_in.weight.dtype
-        )
+        dtype = next(pipe.vae.decoder.parameters()).dtype
+        pipe.vae.decoder.forward = OpenVinoDecoder(self._runtime, self._read(vae), dtype)
 
     def plan(self) -> NumericsPlan:
         """Return torch's plan, with OpenVINO's device and version."""

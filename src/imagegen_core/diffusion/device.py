@@ -16,7 +16,8 @@ from imagegen_core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+"""torch's dtypes by their names in settings."""
 
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -58,7 +59,7 @@ def choose_device(settings: Settings) -> torch.device:
 def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
     """Return the configured precision, else fp16 on a GPU, bf16 on a CPU with native bf16, else fp32."""
     if settings.dtype is not None:
-        return _DTYPES[settings.dtype]
+        return DTYPES[settings.dtype]
     if device.type != "cpu":
         return torch.float16
     return torch.bfloat16 if _computes_bf16(torch.cpu.get_capabilities()) else torch.float32

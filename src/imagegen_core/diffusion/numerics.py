@@ -12,12 +12,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from imagegen_core.diffusion.device import DTYPES
 from imagegen_core.diffusion.memory import weight_bytes, whole_pixels
+from imagegen_core.diffusion.switches import Switches
+from imagegen_core.diffusion.tiny_vae import is_tiny
+from imagegen_core.diffusion.vae_setup import is_channels_last
 from imagegen_core.distributions import installed_version
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.settings import Settings
 
-DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 TILE = 512
 """The side of the VAE's tiles, in pixels."""
 
@@ -54,28 +58,30 @@ _FILLED_PASSES = (
 
 
 def numerics_plan(
-    pipe: Any, network: torch.nn.Module, device: torch.device, dtype: torch.dtype, settings: Settings
+    pipe: Any, network: torch.nn.Module, decoder: Any, device: torch.device, dtype: torch.dtype, settings: Settings
 ) -> NumericsPlan:
     """Return the plan of a pipeline that is set up on its device; call it on the compute thread.
 
     Args:
-        pipe: The diffusers pipeline with its ``vae``.
+        pipe: The diffusers pipeline.
         network: The denoising network, such as ``pipe.unet``.
+        decoder: The autoencoder that decodes pictures, such as ``pipe.vae``.
         device: The pipeline's device.
         dtype: The precision of the network.
-        settings: The settings; `rows_per_pass` and `vae_tiling` override the rules.
+        settings: The settings; `rows_per_pass`, `vae_tiling` and `vae_channels_last` override the rules.
     """
     plan = device_numerics(device, dtype)
     rows, rows_up_to = _rows(device, dtype, settings)
     return replace(
         plan,
-        layout="contiguous, VAE channels last" if device.type == "cpu" else "contiguous",
+        layout="contiguous, VAE channels last" if is_channels_last(device, settings) else "contiguous",
         attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else "sdpa",
         rows=rows,
         rows_up_to=rows_up_to,
-        vae_precision=DTYPE_NAMES[next(pipe.vae.parameters()).dtype],
+        vae_precision=DTYPE_NAMES[next(decoder.parameters()).dtype],
+        decoder="tiny" if is_tiny(decoder) else None,
         tile=TILE,
-        tiles_above=_tiles_above(pipe, device, settings),
+        tiles_above=_tiles_above(pipe, decoder, device, settings),
         compiled=settings.compile,
         batching=settings.batching,
         exact=plan.exact and settings.batching == "exact" and not settings.compile,
@@ -90,7 +96,10 @@ def device_numerics(device: torch.device, dtype: torch.dtype) -> NumericsPlan:
         device: The device.
         dtype: The precision of the network.
     """
-    flags = _flags(device)
+    flags: dict[str, bool | str] = {
+        name: value if isinstance(value, bool) else str(value)
+        for name, value in Switches(device, "fast").values.items()
+    }
     return NumericsPlan(
         device=device.type,
         precision=DTYPE_NAMES[dtype],
@@ -118,9 +127,9 @@ def _rows(device: torch.device, dtype: torch.dtype, settings: Settings) -> tuple
     return None, None
 
 
-def _tiles_above(pipe: Any, device: torch.device, settings: Settings) -> int | None:
+def _tiles_above(pipe: Any, decoder: Any, device: torch.device, settings: Settings) -> int | None:
     if settings.vae_tiling is None:
-        return whole_pixels(pipe, device, weight_bytes(pipe))
+        return whole_pixels(decoder, device, weight_bytes(pipe, decoder))
     return 0 if settings.vae_tiling else None
 
 
@@ -130,23 +139,6 @@ def _processor(device: torch.device) -> str:
     capabilities = torch.cpu.get_capabilities()
     known = [name for name in _INSTRUCTIONS if capabilities.get(name)]
     return " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *known])
-
-
-def _flags(device: torch.device) -> dict[str, bool | str]:
-    """Return torch's global switches that change the results of products and convolutions on a device."""
-    flags: dict[str, bool | str] = {"float32_products": torch.get_float32_matmul_precision()}
-    if device.type == "cpu":
-        return flags | {"onednn": bool(torch.backends.mkldnn.enabled)}
-    if device.type == "cuda":
-        reduced = torch.backends.cuda.matmul
-        flags |= {
-            "tf32_convolutions": bool(torch.backends.cudnn.allow_tf32),
-            "fp16_sums": str(reduced.allow_fp16_reduced_precision_reduction),
-            "bf16_sums": str(reduced.allow_bf16_reduced_precision_reduction),
-            "cudnn_benchmark": bool(torch.backends.cudnn.benchmark),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-        }
-    return flags
 
 
 def _versions(device: torch.device) -> dict[str, str]:

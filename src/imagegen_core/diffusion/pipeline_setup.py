@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,12 +9,9 @@ from typing import Any
 import torch
 
 from imagegen_core.diffusion.batch_invariance import make_rowwise
-from imagegen_core.diffusion.construction_lock import undisturbed
-from imagegen_core.diffusion.decoding import overflows, upcast
+from imagegen_core.diffusion.vae_setup import set_up_vae
 from imagegen_core.errors import SettingsError, first_line
 from imagegen_core.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 
 def prepare(pipe: Any, network: Any, device: torch.device, dtype: torch.dtype, settings: Settings) -> None:
@@ -31,34 +27,16 @@ def prepare(pipe: Any, network: Any, device: torch.device, dtype: torch.dtype, s
     Raises:
         SettingsError: The settings ask for xformers, but it does not work here.
     """
-    if device.type == "cpu":
-        # With this layout, its convolutions at the picture's full size take three quarters of the time.
-        pipe.vae.to(memory_format=torch.channels_last)
-    else:
+    if device.type != "cpu":
         pipe.to(device)
     make_rowwise(network)
-    if dtype == torch.float16:
-        settle_vae(pipe.vae)
+    set_up_vae(pipe.vae, device, dtype, settings)
     if settings.enable_xformers:
         _enable_xformers(pipe, settings.source("enable_xformers"))
     if settings.attention_slicing:
         pipe.enable_attention_slicing()
     if settings.compile:
         network.compile()
-
-
-def settle_vae(vae: Any) -> None:
-    """Make an fp16 VAE compute in fp32 if its config asks for it, or if it overflows.
-
-    The decision is made at load, so that no later picture changes it.
-    """
-    if getattr(vae.config, "force_upcast", False):
-        upcast(vae)
-    elif undisturbed(overflows, vae):
-        logger.warning(
-            "The VAE overflows in float16: it computes in fp32; set VAE_PATH to a VAE that does not overflow"
-        )
-        upcast(vae)
 
 
 @contextmanager

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
             ``cuda:0,cuda:1``, a server draws on all of them, and everything else on the first.
         dtype: ``fp16``, ``bf16`` or ``fp32``; None takes the best one for the device.
         vae_path: A VAE file or diffusers-format folder, instead of the checkpoint's VAE.
+        fast_decode: A tiny VAE's file or folder, such as TAESD's. It decodes pictures and previews in a fraction of the
+            VAE's time, with other pixels.
+        preview_decode: A tiny VAE's file or folder for previews alone; None takes that of `fast_decode`.
         base_model: A diffusers-format folder for the missing parts of a single-file checkpoint: its tokenizers, and
             configs and components if it has none or has an unusual width.
         lora_root: A folder of LoRA files, each a style with the file's name.
@@ -73,8 +76,13 @@ class Settings(BaseSettings):
         batching: With ``exact``, an engine shares forward passes only if every picture stays the same; with ``fast``
             always.
         compile: Compile the network with ``torch.compile``: minutes more to start, but faster steps on most GPUs.
+        cuda_graphs: Replay the network's passes from CUDA graphs: equal pictures with fewer launches from the CPU, for
+            more memory. No GPU has measured it yet.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
+        vae_dtype: The VAE's precision: ``fp16``, ``bf16`` or ``fp32``. None is the model's, or fp32 if its VAE
+            overflows in fp16.
+        vae_channels_last: Keep the VAE's channels last in memory; None does so on a CPU, where it was measured.
         vae_tiling: Decode every picture in tiles, for less memory, or no picture; None decides by the device's total
             memory and the picture's size.
         rows_per_pass: The rows that every forward pass is filled up to, so that pictures share passes exactly where
@@ -135,6 +143,8 @@ class Settings(BaseSettings):
     device: DeviceNames | None = None
     dtype: Literal["fp16", "bf16", "fp32"] | None = None
     vae_path: Path | None = None
+    fast_decode: Path | None = None
+    preview_decode: Path | None = None
     base_model: Path | None = None
     lora_root: Path | None = None
     styles: Mapping[str, StyleSettings] = Field(default_factory=dict)
@@ -149,8 +159,11 @@ class Settings(BaseSettings):
     recipe: bool = True
     batching: Literal["exact", "fast"] = "exact"
     compile: bool = False
+    cuda_graphs: bool = False
     enable_xformers: bool = False
     attention_slicing: bool = False
+    vae_dtype: Literal["fp16", "bf16", "fp32"] | None = None
+    vae_channels_last: bool | None = None
     vae_tiling: bool | None = None
     rows_per_pass: int | None = Field(default=None, ge=1, le=16)
     num_workers: int | None = Field(default=None, ge=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -103,7 +103,14 @@ class Adapters:
         memory_bytes: The memory of the loaded LoRAs, in bytes.
     """
 
-    def __init__(self, pipe: Any, family: Family, embeddings: Embeddings, most_idle_bytes: int) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        family: Family,
+        embeddings: Embeddings,
+        most_idle_bytes: int,
+        on_unload: Callable[[str], None] | None = None,
+    ) -> None:
         """Read the layers of a diffusers pipeline.
 
         Args:
@@ -111,8 +118,10 @@ class Adapters:
             family: The checkpoint's family.
             embeddings: The pipeline's embeddings; they convert a LoRA's embeddings.
             most_idle_bytes: The memory limit for inactive LoRAs, in bytes; full differences are as large as a model.
+            on_unload: Called with an adapter's name before its tensors leave the memory.
         """
         self._embeddings = embeddings
+        self._on_unload = on_unload
         self._most_idle_bytes = most_idle_bytes
         self.layers = layer_shapes(pipe, family)
         self.active: tuple[Adapter, ...] = ()
@@ -195,6 +204,8 @@ class Adapters:
         if not excess:
             return
         for name in excess:
+            if self._on_unload:
+                self._on_unload(name)
             self.memory_bytes -= self._loaded.pop(name).memory_bytes
         changed = {key for lora in self._loaded.values() for key in lora.deltas}
         for key in self._hooks.keys() - changed:
