@@ -22,7 +22,7 @@ from imagegen_openvino.unet import OpenVinoDecoder, OpenVinoUNet
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 
-_TORCHS_OWN = ("compile", "enable_xformers", "attention_slicing", "vae_dtype", "cuda_graphs")
+_TORCHS_OWN = ("compile", "enable_xformers", "attention_slicing", "vae_dtype", "vae_channels_last", "cuda_graphs")
 _UNET, _DECODER, _OTHERS = "unet.", "vae.decoder.", ("text_encoder", "vae.encoder.")
 
 
@@ -58,7 +58,7 @@ class OpenVinoUNetWorker(UNetWorker):
 
     def prepare(self, pipe: Any) -> None:
         """Convert the UNet and the VAE's decoder, or read the converted networks, and compile them."""
-        if self.dtype == torch.float16 and pipe.vae.config.force_upcast:
+        if self.dtype == torch.float16 and getattr(pipe.vae.config, "force_upcast", False):
             torch.nn.Module.to(pipe.vae, torch.float32)
         unet = self._origin("unet", digest_of(unet_files(self.checkpoint), self._cache.hashes), pipe.unet)
         vae = self._origin("vae", digest_of(vae_files(self.checkpoint, self.settings), self._cache.hashes), pipe.vae)
@@ -119,7 +119,10 @@ class OpenVinoUNetWorker(UNetWorker):
 
     def _load_without(self, *unread: str) -> Any:
         self.unread = unread
-        return self.load_pipe()
+        try:
+            return self.load_pipe()
+        finally:
+            del self.unread  # the class has its own
 
 
 class OpenVinoStableDiffusionWorker(OpenVinoUNetWorker, DiffusersCudaWorker):

@@ -42,6 +42,8 @@ def test_only_the_settings_choose_it(sd15_checkpoint: Path) -> None:
         ({"compile": True}, r"compile is for torch, and the backend is 'openvino': unset it"),
         ({"enable_xformers": True}, r"enable_xformers is for torch"),
         ({"attention_slicing": True}, r"attention_slicing is for torch"),
+        ({"vae_dtype": "fp32"}, r"vae_dtype is for torch"),
+        ({"cuda_graphs": True}, r"cuda_graphs is for torch"),
     ],
 )
 def test_settings_that_it_cannot_heed_are_refused(sd15_checkpoint: Path, fields: dict[str, Any], sentence: str) -> None:
