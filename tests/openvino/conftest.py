@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("openvino")
-
 from imagegen_core import GenerateRequest, Job, Picture, Settings
 from imagegen_openvino.worker import make_worker
 from imagegen_sd15 import DiffusersCudaWorker
