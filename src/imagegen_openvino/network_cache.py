@@ -25,6 +25,9 @@ _NETWORK, _WEIGHTS, _ENTRY = "network.xml", "network.bin", "entry.json"
 _UNUSED_SECONDS = 30 * 24 * 3600
 _MARGIN_BYTES = 64 * 2**20
 
+Convert = Callable[[], AbstractContextManager[Any]]
+"""Converts a network, which is of use within the context."""
+
 
 class NetworkCache:
     """The converted networks by their origin. Entries that nobody used for 30 days leave when another is written.
@@ -44,13 +47,30 @@ class NetworkCache:
             raise ModelLoadError("The converted networks need a cache folder: set HOME, or XDG_CACHE_HOME to a folder")
         self.hashes = self._folder / "hashes"
 
-    def read(self, core: Any, origin: Mapping[str, Any]) -> Any | None:
-        """Return the network of an origin, with its weights mapped into memory; None if it is missing or damaged.
+    def network(self, core: Any, origin: Mapping[str, Any], convert: Convert) -> Any:
+        """Return the network of an origin, with its weights mapped into memory; convert it if it is missing or damaged.
 
         Args:
             core: OpenVINO's entry point.
             origin: All that decides the network, as JSON.
+            convert: Converts the network.
+
+        Raises:
+            ModelLoadError: The folder cannot be written, or the disk is too small.
         """
+        network = self._read(core, origin)
+        if network is None:
+            self._write(origin, convert)
+            network = self._read(core, origin)
+        if network is None:
+            raise ModelLoadError(
+                f"A converted network in {self._folder} was removed or damaged at once: leave the folder alone, or set "
+                "XDG_CACHE_HOME to another"
+            )
+        return network
+
+    def _read(self, core: Any, origin: Mapping[str, Any]) -> Any | None:
+        """Return the network of an origin; None if it is missing or damaged."""
         folder = self._place(origin)
         try:
             _check(folder, origin)
@@ -64,12 +84,8 @@ class NetworkCache:
         os.utime(folder / _ENTRY)
         return network
 
-    def write(self, origin: Mapping[str, Any], convert: Callable[[], AbstractContextManager[Any]]) -> None:
-        """Convert a network, and write it at once; another process may do the same.
-
-        Raises:
-            ModelLoadError: The folder cannot be written, or the disk is too small.
-        """
+    def _write(self, origin: Mapping[str, Any], convert: Convert) -> None:
+        """Convert a network, and write it at once; another process may do the same."""
         place = self._place(origin)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -62,15 +62,13 @@ class OpenVinoUNetWorker(UNetWorker):
             torch.nn.Module.to(pipe.vae, torch.float32)
         unet = self._origin("unet", digest_of(unet_files(self.checkpoint), self._cache.hashes), pipe.unet)
         vae = self._origin("vae", digest_of(vae_files(self.checkpoint, self.settings), self._cache.hashes), pipe.vae)
-        if self._read(unet) is None:
-            self._cache.write(unet, self._convert_unet)
-        if self._read(vae) is None:
-            self._cache.write(vae, self._convert_decoder)
-        give_weights(pipe.unet, self._read(unet))
-        self._unet = OpenVinoUNet(self._runtime, partial(self._read, unet), pipe.unet)
+        read_unet = partial(self._cache.network, self._runtime.core, unet, self._convert_unet)
+        give_weights(pipe.unet, read_unet())
+        self._unet = OpenVinoUNet(self._runtime, read_unet, pipe.unet)
         pipe.unet.forward = self._unet
+        decoder = self._cache.network(self._runtime.core, vae, self._convert_decoder)
         dtype = next(pipe.vae.decoder.parameters()).dtype
-        pipe.vae.decoder.forward = OpenVinoDecoder(self._runtime, self._read(vae), dtype)
+        pipe.vae.decoder.forward = OpenVinoDecoder(self._runtime, decoder, dtype)
 
     def plan(self) -> NumericsPlan:
         """Return torch's plan, with OpenVINO's device and version."""
@@ -106,9 +104,6 @@ class OpenVinoUNetWorker(UNetWorker):
             "precision": str(self.dtype),
             "versions": versions(),
         }
-
-    def _read(self, origin: dict[str, Any]) -> Any:
-        return self._cache.read(self._runtime.core, origin)
 
     def _convert_unet(self) -> AbstractContextManager[Any]:
         return converted_unet(self._load_without(_DECODER, *_OTHERS).unet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -14,9 +15,12 @@ from diffusers import AutoencoderKL
 
 from imagegen_core import ModelLoadError
 from imagegen_core.diffusion.weights_file import WeightsFile
+from imagegen_core.styles import LoraUse
 from imagegen_openvino import network_cache
 from imagegen_openvino.worker import OpenVinoUNetWorker, make_worker
+from imagegen_sd15 import DiffusersCudaWorker
 from tests.checkpoints import save_sd15
+from tests.loras import as_kohya, random_lora, save
 from tests.openvino.conftest import draw, settings
 
 
@@ -118,6 +122,15 @@ def test_a_folder_that_cannot_be_written_is_explained(sd15_checkpoint: Path, tmp
     Path(os.environ["XDG_CACHE_HOME"]).write_text("")
     with pytest.raises(ModelLoadError, match="Cannot keep a converted network in"):
         make_worker(0, settings(sd15_checkpoint))
+
+
+def test_a_deleted_folder_is_made_again_for_a_lora(sd15_checkpoint: Path, tmp_path: Path) -> None:
+    worker = make_worker(0, settings(sd15_checkpoint))
+    file = save(as_kohya(random_lora(copy.deepcopy(DiffusersCudaWorker(0, settings(sd15_checkpoint)).pipe))), tmp_path / "lora.safetensors")
+    bare = draw(worker)
+    shutil.rmtree(_entries()["unet"].parent)
+    assert draw(worker, [LoraUse(file, 1.0, "tried")]) != bare
+    assert _entries().keys() == {"unet"}
 
 
 def test_unused_networks_leave_when_another_is_written(sd15_checkpoint: Path) -> None:
