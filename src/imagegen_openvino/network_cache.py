@@ -81,7 +81,10 @@ class NetworkCache:
             logger.warning("The converted network in %s is damaged (%s): converting again", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
             return None
-        os.utime(folder / _ENTRY)
+        try:
+            os.utime(folder / _ENTRY)  # it is in use
+        except OSError as error:
+            logger.debug("Cannot mark %s as used: %s", folder, error)
         return network
 
     def _write(self, origin: Mapping[str, Any], convert: Convert) -> None:
@@ -139,6 +142,8 @@ def _save(network: Any, folder: Path) -> None:
 
 def _move(folder: Path, place: Path) -> None:
     """Move a finished folder to its place; a finished folder of another process may be there already."""
+    if place.exists() and not (place / _ENTRY).exists():  # somebody deleted a part of it
+        shutil.rmtree(place)
     try:
         folder.rename(place)
     except OSError:
