@@ -36,7 +36,8 @@ class Runtime:
         self.core = openvino.Core()
         self.device = _device(settings, self.core.available_devices)
         self.processor = str(self.core.get_property(self.device, "FULL_DEVICE_NAME"))
-        self.precision = _precision(settings, self.device, self.core.get_property(self.device, _OPTIMIZED))
+        capabilities = self.core.get_property(self.device, "OPTIMIZATION_CAPABILITIES")
+        self.precision = _precision(settings, self.device, capabilities)
         # torch knows a container's share of the CPUs, and OMP_NUM_THREADS.
         self.threads = torch.get_num_threads() if self.device == _CPU else None
 
@@ -52,9 +53,6 @@ class Runtime:
         return properties
 
 
-_OPTIMIZED = "OPTIMIZATION_CAPABILITIES"
-
-
 def _device(settings: Settings, available: Sequence[str]) -> str:
     if settings.device is None:
         return _CPU
@@ -68,15 +66,15 @@ def _device(settings: Settings, available: Sequence[str]) -> str:
 
 
 def _precision(settings: Settings, device: str, capabilities: Sequence[str]) -> str:
-    if settings.dtype is None:
-        preferred = ("bf16", "fp32") if device == _CPU else ("fp16", "fp32")
-        return next(name for name in preferred if _CAPABILITIES[name] in capabilities)
-    if _CAPABILITIES[settings.dtype] not in capabilities:
-        raise SettingsError(
-            f"{settings.source('dtype')}={settings.dtype}, but OpenVINO's {device} does not compute in that precision "
-            "here: choose another, or leave it unset"
-        )
-    return settings.dtype
+    for field in ("dtype", "vae_dtype"):
+        asked = getattr(settings, field)
+        if asked is not None and _CAPABILITIES[asked] not in capabilities:
+            raise SettingsError(
+                f"{settings.source(field)}={asked}, but OpenVINO's {device} does not compute in that precision here: "
+                "choose another, or leave it unset"
+            )
+    preferred = ("bf16", "fp32") if device == _CPU else ("fp16", "fp32")
+    return settings.dtype or next(name for name in preferred if _CAPABILITIES[name] in capabilities)
 
 
 def versions() -> dict[str, str]:

@@ -111,9 +111,11 @@ class OpenVinoDecoder:
 
     def _of(self, dtype: torch.dtype) -> CompiledNetwork:
         if dtype not in self._compiled:
-            self._compiled[dtype] = CompiledNetwork(self._runtime, self._model, PRECISIONS[dtype])
+            self._compiled[dtype] = CompiledNetwork(self._runtime, self._model, _PRECISIONS[dtype])
         return self._compiled[dtype]
 
 
-PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-"""The names of precisions."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The dtypes of precisions."""
+
+_PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}

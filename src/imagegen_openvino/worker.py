@@ -18,11 +18,11 @@ from imagegen_openvino.conversion import converted_decoder, converted_unet
 from imagegen_openvino.network_cache import NetworkCache
 from imagegen_openvino.plugin import BACKEND
 from imagegen_openvino.runtime import Runtime, versions
-from imagegen_openvino.unet import OpenVinoDecoder, OpenVinoUNet
+from imagegen_openvino.unet import DTYPES, OpenVinoDecoder, OpenVinoUNet
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 
-_TORCHS_OWN = ("compile", "enable_xformers", "attention_slicing", "vae_dtype", "vae_channels_last", "cuda_graphs")
+_TORCHS_OWN = ("compile", "enable_xformers", "attention_slicing", "vae_channels_last", "cuda_graphs")
 _UNET, _DECODER, _OTHERS = "unet.", "vae.decoder.", ("text_encoder", "vae.encoder.")
 
 
@@ -58,8 +58,7 @@ class OpenVinoUNetWorker(UNetWorker):
 
     def prepare(self, pipe: Any) -> None:
         """Convert the UNet and the VAE's decoder, or read the converted networks, and compile them."""
-        if self.dtype == torch.float16 and getattr(pipe.vae.config, "force_upcast", False):
-            torch.nn.Module.to(pipe.vae, torch.float32)
+        self._set_vae_precision(pipe.vae)
         unet = self._origin("unet", digest_of(unet_files(self.checkpoint), self._cache.hashes), pipe.unet)
         vae = self._origin("vae", digest_of(vae_files(self.checkpoint, self.settings), self._cache.hashes), pipe.vae)
         read_unet = partial(self._cache.network, self._runtime.core, unet, self._convert_unet)
@@ -93,6 +92,13 @@ class OpenVinoUNetWorker(UNetWorker):
         """Return the memory of the weights, in bytes; each network with LoRAs is another copy of the UNet."""
         copy: int = sum(parameter.nbytes for parameter in self.pipe.unet.parameters())
         return super().memory_bytes() + self._unet.merged * copy
+
+    def _set_vae_precision(self, vae: Any) -> None:
+        """Give the VAE its configured precision, else fp32 if it overflows in fp16 by its config."""
+        if self.settings.vae_dtype is not None:
+            torch.nn.Module.to(vae, DTYPES[self.settings.vae_dtype])
+        elif self.dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
+            torch.nn.Module.to(vae, torch.float32)
 
     def _origin(self, network: str, digest: str, module: Any) -> dict[str, Any]:
         """Return all that decides a converted network."""

@@ -126,7 +126,10 @@ def test_a_folder_that_cannot_be_written_is_explained(sd15_checkpoint: Path, tmp
 
 def test_a_deleted_folder_is_made_again_for_a_lora(sd15_checkpoint: Path, tmp_path: Path) -> None:
     worker = make_worker(0, settings(sd15_checkpoint))
-    file = save(as_kohya(random_lora(copy.deepcopy(DiffusersCudaWorker(0, settings(sd15_checkpoint)).pipe))), tmp_path / "lora.safetensors")
+    file = save(
+        as_kohya(random_lora(copy.deepcopy(DiffusersCudaWorker(0, settings(sd15_checkpoint)).pipe))),
+        tmp_path / "lora.safetensors",
+    )
     bare = draw(worker)
     shutil.rmtree(_entries()["unet"].parent)
     assert draw(worker, [LoraUse(file, 1.0, "tried")]) != bare

@@ -42,7 +42,7 @@ def test_only_the_settings_choose_it(sd15_checkpoint: Path) -> None:
         ({"compile": True}, r"compile is for torch, and the backend is 'openvino': unset it"),
         ({"enable_xformers": True}, r"enable_xformers is for torch"),
         ({"attention_slicing": True}, r"attention_slicing is for torch"),
-        ({"vae_dtype": "fp32"}, r"vae_dtype is for torch"),
+        ({"vae_dtype": "fp16"}, r"vae_dtype=fp16, but OpenVINO's CPU does not compute in that precision here"),
         ({"cuda_graphs": True}, r"cuda_graphs is for torch"),
     ],
 )
@@ -57,6 +57,11 @@ def test_the_plan_names_openvino(pair: Pair) -> None:
     assert ours.threads == theirs.threads
     assert ours.network == theirs.network
     assert ours.versions.keys() - theirs.versions.keys() == {"openvino", "imagegen-openvino"}
+
+
+def test_the_vae_has_a_precision_of_its_own(pair: Pair) -> None:
+    low = make_worker(0, settings(pair.checkpoint, dtype="bf16", vae_dtype="fp32"))
+    assert (low.numerics.precision, low.numerics.vae_precision) == ("bf16", "fp32")
 
 
 def test_tiles_are_decoded(sd15_checkpoint: Path, pair: Pair) -> None:
