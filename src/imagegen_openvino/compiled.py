@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import openvino
@@ -60,16 +60,17 @@ def give_weights(network: Any, model: Any) -> None:
             setattr(module, name, torch.nn.Parameter(view, requires_grad=False))
 
 
-def replace_constants(model: Any, changed: Mapping[str, Tensor], precision: str) -> None:
-    """Replace the constants of parameters, in the precision of the computation.
+def replace_constants(model: Any, changed: Iterable[tuple[str, Tensor]], precision: str) -> int:
+    """Replace the constants of parameters, in the precision of the computation; return their number.
 
     Args:
         model: The model.
-        changed: The new values in float32, by the parameters' names.
+        changed: The names of parameters with their new values, in float32.
         precision: See `Runtime`.
     """
     held, stored = constants(model), {"fp32": openvino.Type.f32, "bf16": openvino.Type.bf16, "fp16": openvino.Type.f16}
-    for name, tensor in changed.items():
+    count = 0
+    for name, tensor in changed:
         old = held[name]
         value = _constant(tensor.reshape(tuple(old.shape)), stored[precision])
         (reader,) = old.output(0).get_target_inputs()
@@ -79,6 +80,8 @@ def replace_constants(model: Any, changed: Mapping[str, Tensor], precision: str)
             value = openvino.opset13.convert(value, openvino.Type.f32)
         for reader in old.output(0).get_target_inputs():
             reader.replace_source_output(value.output(0))
+        count += 1
+    return count
 
 
 def _constant(tensor: Tensor, kind: Any) -> Any:

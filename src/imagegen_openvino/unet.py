@@ -55,7 +55,7 @@ class OpenVinoUNet:
         if loras not in self._merged:
             while len(self._merged) >= _KEPT:
                 self._merged.popitem(last=False)
-            self._merged[loras] = self._with(dict(changed()))
+            self._merged[loras] = self._with(changed())
         self._merged.move_to_end(loras)
         self._used = self._merged[loras]
 
@@ -88,11 +88,10 @@ class OpenVinoUNet:
         prediction = self._used(latents=sample, timesteps=embedded, tokens=encoder_hidden_states, **added)
         return (prediction.to(sample.dtype),)
 
-    def _with(self, changed: Mapping[str, Tensor]) -> CompiledNetwork:
-        if not changed:  # the LoRAs only change text encoders
-            return self._plain
+    def _with(self, changed: Iterable[tuple[str, Tensor]]) -> CompiledNetwork:
         model = self._read()
-        replace_constants(model, changed, self._runtime.precision)
+        if not replace_constants(model, changed, self._runtime.precision):
+            return self._plain  # the LoRAs only change text encoders
         return CompiledNetwork(self._runtime, model, self._runtime.precision)
 
 
