@@ -35,7 +35,9 @@ def _v2(folder: str, limit: str = "max", used: int = 0, cache: int = 0, **more: 
     return {
         f"{folder}/memory.max": limit,
         f"{folder}/memory.current": str(used),
-        f"{folder}/memory.stat": f"anon {used - cache}\nfile {cache}\nactive_file {cache // 3}\ninactive_file {cache - cache // 3}",
+        f"{folder}/memory.stat": (
+            f"anon {used - cache}\nfile {cache}\nactive_file {cache // 3}\ninactive_file {cache - cache // 3}"
+        ),
         **{f"{folder}/{name.replace('_', '.', 1)}": text for name, text in more.items()},
     }
 

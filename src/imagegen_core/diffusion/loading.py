@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def load_pipeline(
     prediction: PredictionName | None = None,
     optional: Sequence[str] = (),
     storage: Storage | None = None,
+    unread: Collection[str] = (),
     **options: Any,
 ) -> Any:
     """Load a diffusers pipeline from a folder or a single file, without the network.
@@ -50,6 +51,7 @@ def load_pipeline(
         prediction: The network's prediction type; None leaves it to the checkpoint.
         optional: The components that the checkpoint may lack.
         storage: The storage of a folder's large matrices; `load_file` sees to a file's.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
         options: Further arguments of the pipeline, such as components to leave out.
 
     Raises:
@@ -63,11 +65,11 @@ def load_pipeline(
         if vae is not None:
             places = [folder / "vae" for folder in (path, base, configs) if folder is not None]
             of_vae = next(place for place in places if (place / "config.json").is_file())
-            components["vae"] = load_vae(vae, dtype, of_vae)
+            components["vae"] = load_vae(vae, dtype, of_vae, unread)
             take_normalization(components["vae"], read_json(of_vae, "config.json"))
         if path.is_dir():
             index = read_json(path, "model_index.json")
-            components |= _load_folder(path, dtype, storage, leave_out={**options, **components})
+            components |= _load_folder(path, dtype, storage, unread, leave_out={**options, **components})
             components = {**dict.fromkeys(optional), **components}
             if prediction is not None and configs is not None:
                 components["scheduler"] = with_prediction(components["scheduler"], prediction, configs)
@@ -82,13 +84,14 @@ def load_pipeline(
         return pipeline_class(**arguments)
 
 
-def load_vae(path: Path, dtype: torch.dtype, folder: Path) -> Any:
+def load_vae(path: Path, dtype: torch.dtype, folder: Path, unread: Collection[str] = ()) -> Any:
     """Load a separate autoencoder, also a tiny one, from a file in any naming or from a diffusers-format folder.
 
     Args:
         path: The file or folder.
         dtype: The dtype for the weights.
         folder: A folder with a ``config.json``; it supplies facts missing from a file's shapes.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
         ModelLoadError: The path holds no autoencoder of this family.
@@ -100,15 +103,15 @@ def load_vae(path: Path, dtype: torch.dtype, folder: Path) -> Any:
     if holds_tiny_vae(path):
         return load_tiny_vae(path, dtype, "VAE_PATH", read_json(folder, "config.json"))
     if path.is_dir():
-        return load_network(path, "vae", AutoencoderKL, dtype)
-    return load_vae_file(path, dtype, folder)
+        return load_network(path, "vae", AutoencoderKL, dtype, unread)
+    return load_vae_file(path, dtype, folder, unread)
 
 
 def _load_folder(
-    path: Path, dtype: torch.dtype, storage: Storage | None, leave_out: Mapping[str, Any]
+    path: Path, dtype: torch.dtype, storage: Storage | None, unread: Collection[str], leave_out: Mapping[str, Any]
 ) -> dict[str, Any]:
     kinds = {name: kind for name, kind in component_kinds(path).items() if name not in leave_out}
-    return {name: load_component(path, name, kind, dtype, storage) for name, kind in kinds.items()}
+    return {name: load_component(path, name, kind, dtype, storage, unread) for name, kind in kinds.items()}
 
 
 def _check_arguments(

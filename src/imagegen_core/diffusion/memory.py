@@ -58,17 +58,13 @@ def decoding_bytes(vae: Any, size: Size) -> int:
 def weight_bytes(pipe: Any, *others: torch.nn.Module) -> int:
     """Return the memory of a pipeline's and other networks' weights, in bytes; tensors with one storage count once.
 
-    The difference in device memory before and after a load is no substitute: it includes pictures in progress.
+    Tensors without values, on the meta device, do not count. The difference in device memory before and after a load is
+    no substitute: it includes pictures in progress.
     """
     modules = [part for part in (*pipe.components.values(), *others) if isinstance(part, torch.nn.Module)]
     tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
-    storages = {
-        storage.data_ptr(): storage.nbytes()
-        for tensor in tensors
-        for part in stored_parts(tensor)
-        if (storage := part.untyped_storage())
-    }
-    return sum(storages.values())
+    storages = (part.untyped_storage() for tensor in tensors if not tensor.is_meta for part in stored_parts(tensor))
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def tensor_bytes(tensor: Tensor) -> int:

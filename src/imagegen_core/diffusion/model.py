@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +30,7 @@ from imagegen_core.diffusion.pipeline_setup import prepare
 from imagegen_core.diffusion.prediction import check_noise
 from imagegen_core.diffusion.residency import Residency
 from imagegen_core.diffusion.scheduling import ALIGNED_SIGMAS, dynamic_shift
+from imagegen_core.diffusion.stored_weights import store_weights
 from imagegen_core.diffusion.tiny_vae import load_decoders
 from imagegen_core.diffusion.torchvision import make_torchvision_importable
 from imagegen_core.errors import ModelLoadError, SettingsError
@@ -62,6 +63,8 @@ class DiffusionModel(OnDevice, ABC):
             the architecture's name. None for a family without single files.
         aligned_sigmas: The eleven noise levels of the schedule Align Your Steps.
         guidance: The extension for guidance by a negative prompt.
+        unread: The beginnings of tensors' names, such as ``unet.`` or ``vae.decoder.``, that a worker computes without
+            torch. These tensors are not read: they stay on the meta device, and `prepare` replaces what computes them.
         settings: The worker's settings.
         pipe: The diffusers pipeline.
         decoder: The autoencoder that decodes pictures: ``pipe.vae``, or the tiny VAE of `Settings.fast_decode`.
@@ -84,6 +87,7 @@ class DiffusionModel(OnDevice, ABC):
     configs: ClassVar[Path | None] = None
     aligned_sigmas: ClassVar[Sequence[float]] = ALIGNED_SIGMAS
     guidance: ClassVar[type[Extension]] = ClassifierFreeGuidance
+    unread: Collection[str] = ()
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         """Load the configured checkpoint.
@@ -114,16 +118,7 @@ class DiffusionModel(OnDevice, ABC):
             load_decoders, self.pipe, self.checkpoint, self.device, self.dtype, settings
         )
         self.residency.stays(self.decoder, self._preview_decoder)
-        self.numerics: NumericsPlan = self.compute(
-            numerics_plan,
-            self.network,
-            self.decoder,
-            self.device,
-            self.dtype,
-            settings,
-            self.memory_plan,
-            self.residency.bytes_with("vae"),
-        )
+        self.numerics: NumericsPlan = self.compute(self.plan)
 
     @classmethod
     def import_libraries(cls) -> None:
@@ -152,6 +147,44 @@ class DiffusionModel(OnDevice, ABC):
     def network(self) -> Any:
         """The pipeline's network for denoising."""
         return getattr(self.pipe, self.family.denoiser)
+
+    def load_pipe(self) -> Any:
+        """Load the checkpoint's pipeline into the main memory, without the tensors in `unread`.
+
+        Raises:
+            ModelLoadError: The checkpoint is damaged, incomplete, or of another family.
+        """
+        settings = self.settings
+        return load_pipeline(
+            self.pipeline_class,
+            self.checkpoint,
+            self.dtype,
+            configs=self.file_configs,
+            base=settings.base_model,
+            vae=settings.vae_path,
+            prediction=settings.prediction,
+            load_file=self.load_file,
+            optional=self.optional_components,
+            storage=self.memory_plan.storage,
+            unread=self.unread,
+            **self.pipeline_options,
+        )
+
+    def prepare(self, pipe: Any) -> None:
+        """Set a loaded pipeline up for its device, as the settings ask; it runs on the compute thread."""
+        prepare(pipe, self.family.denoiser, self.device, self.dtype, self.settings, self.memory_plan)
+
+    def plan(self) -> NumericsPlan:
+        """Return the numerics plan of the prepared pipeline; it runs on the compute thread."""
+        return numerics_plan(
+            self.network,
+            self.decoder,
+            self.device,
+            self.dtype,
+            self.settings,
+            self.memory_plan,
+            self.residency.bytes_with("vae"),
+        )
 
     def check(self, request: ResolvedRequest) -> None:
         """Refuse a request that the family cannot draw; the request's LoRAs are active.
@@ -265,22 +298,13 @@ class DiffusionModel(OnDevice, ABC):
         check_fits_in_memory(
             self.checkpoint, self.dtype, self.memory_plan.weights if self.memory_plan.storage else None
         )
-        pipe = load_pipeline(
-            self.pipeline_class,
-            self.checkpoint,
-            self.dtype,
-            configs=self.file_configs,
-            base=settings.base_model,
-            vae=settings.vae_path,
-            prediction=settings.prediction,
-            load_file=self.load_file,
-            optional=self.optional_components,
-            storage=self.memory_plan.storage,
-            **self.pipeline_options,
-        )
+        pipe = self.load_pipe()
         check_noise(self.checkpoint, pipe.scheduler, flow_matching=self.flow_matching)
         with memory_for(self.checkpoint):
-            self.residency = prepare(pipe, self.family.denoiser, self.device, self.dtype, settings, self.memory_plan)
+            if self.memory_plan.storage is not None:  # a family's own `load_file` may have left some
+                store_weights(pipe)
+            self.residency = Residency(pipe, self.family.denoiser, self.device, self.memory_plan)
+            self.prepare(pipe)
         if self.memory_plan.storage is not None:
             release_buffers()
         return pipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -132,7 +132,12 @@ class Blueprint:
 
 
 def build_network(
-    blueprint: Blueprint, layers: Layers, weights: Weights, dtype: torch.dtype, storage: Storage | None = None
+    blueprint: Blueprint,
+    layers: Layers,
+    weights: Weights,
+    dtype: torch.dtype,
+    storage: Storage | None = None,
+    unread: Collection[str] = (),
 ) -> Any:
     """Build a network with the layers' own tensors; no weight is random.
 
@@ -146,6 +151,7 @@ def build_network(
         weights: The files of the tensors.
         dtype: The dtype for the tensors.
         storage: The storage of large matrices, except an autoencoder's; each is stored as soon as it is read.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
         ModelLoadError: A layer is missing, is not the network's, or has another shape than in the config.
@@ -158,8 +164,10 @@ def build_network(
     plain = {name: name.removeprefix("text_model.") for name in shapes}  # some transformers classes nest the encoder
     layers = _with_tied(layers, module)
     _check(blueprint, {plain[name]: shape for name, shape in shapes.items()}, layers, weights)
-    used = {layers[plain[name]]: _dtype(module, name, dtype) for name in shapes}
-    matrices = _storable(module, blueprint.component) if storage else set()
+    precisions = {name: _dtype(module, name, dtype) for name in shapes}
+    left = {name for name in shapes if f"{blueprint.component}.{name}".startswith(tuple(unread))}
+    used = {layers[plain[name]]: precisions[name] for name in shapes if name not in left}
+    matrices = _storable(module, blueprint.component) - left if storage else set()
     shaped = {layers[plain[name]]: shape for name, shape in shapes.items() if name in matrices}
 
     def read(source: Source) -> Tensor:
@@ -167,13 +175,15 @@ def build_network(
             return _read_stored(weights, source, used[source], shaped[source])
         return weights.read(source, used[source])
 
+    def tensor_of(name: str, shape: torch.Size) -> Tensor:
+        if name in left:
+            return torch.empty(shape, dtype=precisions[name], device="meta")
+        source = layers[plain[name]]
+        return tensors[source] if source in shaped else tensors[source].reshape(shape)
+
     with ThreadPoolExecutor(min(_READERS, usable_cpus()), thread_name_prefix="weights") as readers:
         tensors = dict(zip(used, readers.map(read, used), strict=True))
-    state = {
-        name: tensors[source] if (source := layers[plain[name]]) in shaped else tensors[source].reshape(shape)
-        for name, shape in shapes.items()
-    }
-    module.load_state_dict(state, assign=True)
+    module.load_state_dict({name: tensor_of(name, shape) for name, shape in shapes.items()}, assign=True)
     weights.check_unchanged()
     SHARED_WEIGHTS.add_network(module)
     return module.eval()

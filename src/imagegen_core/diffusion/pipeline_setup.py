@@ -9,8 +9,6 @@ from typing import Any
 import torch
 
 from imagegen_core.diffusion.batch_invariance import make_rowwise
-from imagegen_core.diffusion.residency import Residency
-from imagegen_core.diffusion.stored_weights import store_weights
 from imagegen_core.diffusion.vae_setup import set_up_vae
 from imagegen_core.errors import SettingsError, first_line
 from imagegen_core.memory_plan import MemoryPlan
@@ -19,8 +17,8 @@ from imagegen_core.settings import Settings
 
 def prepare(
     pipe: Any, denoiser: str, device: torch.device, dtype: torch.dtype, settings: Settings, memory: MemoryPlan
-) -> Residency:
-    """Move a pipeline to its device and set it up as `settings` ask; return the places of its components.
+) -> None:
+    """Set up a pipeline on its device as `settings` ask.
 
     Args:
         pipe: The pipeline.
@@ -40,11 +38,6 @@ def prepare(
             f"{settings.source('compile')} compiles the {denoiser}, which this device's memory of "
             f"{memory.total / 1e9:.1f} GB does not hold all the time: unset it, or use a device with more memory"
         )
-    if memory.storage is not None:  # a family's own `load_file` may have left some
-        for name, part in pipe.components.items():
-            if isinstance(part, torch.nn.Module) and name != "vae":
-                store_weights(part)
-    residency = Residency(pipe, denoiser, device, memory)
     make_rowwise(network)
     set_up_vae(pipe.vae, device, dtype, settings)
     if settings.enable_xformers:
@@ -53,7 +46,6 @@ def prepare(
         pipe.enable_attention_slicing()
     if settings.compile:
         network.compile()
-    return residency
 
 
 @contextmanager

@@ -65,5 +65,6 @@ SHARED_WEIGHTS = SharedWeights()
 
 def _storages(network: torch.nn.Module) -> dict[int, int]:
     """Return the address and the bytes of each storage of a network."""
-    tensors = chain.from_iterable(map(stored_parts, chain(network.parameters(), network.buffers())))
-    return {storage.data_ptr(): storage.nbytes() for tensor in tensors if (storage := tensor.untyped_storage())}
+    tensors = (tensor for tensor in chain(network.parameters(), network.buffers()) if not tensor.is_meta)
+    storages = (part.untyped_storage() for part in chain.from_iterable(map(stored_parts, tensors)))
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}

@@ -9,6 +9,7 @@ without scales takes the same memory, has an error of 2.9 %, and converts thirte
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -93,9 +94,10 @@ class Int8Weight(Tensor):
         return function(*tree_map(_converted, args), **tree_map(_converted, kwargs))
 
 
-def store_weights(network: Any) -> None:
-    """Store the large matrices of a network's linear layers and convolutions in eight bits, in place."""
-    for module in network.modules():
+def store_weights(pipe: Any) -> None:
+    """Store the large matrices of a pipeline's networks in eight bits, except its autoencoder's."""
+    networks = (part for name, part in pipe.components.items() if name != "vae" and isinstance(part, torch.nn.Module))
+    for module in chain.from_iterable(network.modules() for network in networks):
         if is_storable(module) and not isinstance(module.weight, Int8Weight):
             module.weight = torch.nn.Parameter(Int8Weight.of(module.weight.data), requires_grad=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
@@ -155,6 +155,14 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
             InvalidRequestError: A LoRA cannot be read, or does not fit the network.
         """
         self._adapters.use(tuple(self._lora(lora) for lora in loras))
+
+    def changed_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the network's parameters that the active LoRAs change, for a worker that computes without torch.
+
+        Each item is the parameter's name in the network, and its values with the change, in float32. The network's
+        own parameters stay as they are.
+        """
+        return self._adapters.changed_parameters(self.family.denoiser)
 
     def memory_bytes(self) -> int:
         """Return the memory of the pipeline's weights, LoRAs and graphs, in bytes.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -143,6 +143,22 @@ class Adapters:
     def embeddings(self) -> list[Embedding]:
         """The embeddings of the active LoRAs."""
         return [embedding for adapter in self.active for embedding in self._loaded[adapter.name].embeddings]
+
+    def changed_parameters(self, network: str) -> Iterator[tuple[str, Tensor]]:
+        """Yield the parameters of a network that the active LoRAs change: each name, and the changed values in float32.
+
+        Args:
+            network: The network's name in the pipeline.
+        """
+        for (holder, module), changes in self._deltas.by_layer.items():
+            if holder != network:
+                continue
+            layer = self._modules[holder, module]
+            changed: dict[str, Tensor] = {}
+            for delta, weight in changes:
+                for name, change in delta.parameters(layer).items():
+                    changed[name] = changed.get(name, getattr(layer, name).float()) + change * weight
+            yield from ((f"{module}.{name}", tensor) for name, tensor in changed.items())
 
     def use(self, wanted: tuple[Adapter, ...]) -> None:
         """Activate exactly these LoRAs, and load new ones.
