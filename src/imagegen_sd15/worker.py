@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from imagegen_core import InvalidRequestError, MicroConditioning, ResolvedRequest
 from imagegen_core.diffusion import Conditioning, Parts, UNetWorker, completed, encode_text_in_parts
 from imagegen_sd15.plugin import BACKEND
 from imagegen_sd15.prediction import prediction_of_weights
@@ -20,6 +21,18 @@ class DiffusersCudaWorker(UNetWorker):
     pipeline_class = "StableDiffusionPipeline"
     configs = Path(__file__).parent / "configs"
     pipeline_options: ClassVar = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+    def check(self, request: ResolvedRequest) -> None:
+        """Check what every family checks, and refuse SDXL's micro-conditioning.
+
+        Raises:
+            InvalidRequestError: A value is out of range, or the request has micro-conditioning.
+        """
+        super().check(request)
+        if request.micro_conditioning != MicroConditioning():
+            raise InvalidRequestError(
+                "Invalid micro_conditioning: Stable Diffusion 1.x and 2.x have none; leave it out", "micro_conditioning"
+            )
 
     def encode(self, prompt: str, clip_skip: int) -> Conditioning:
         """Return the text encoder's last hidden state, or an earlier one with `clip_skip`, after the final norm."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,9 +21,14 @@ _KEPT = 32  # encoded pictures; one of 1024 x 1024 takes 0.5 MB in fp32
 class PictureEncoder:
     """Encodes pictures to the moments of their latents: mean and logarithm of the variance."""
 
-    def __init__(self, vae: Any) -> None:
-        """Keep the autoencoder."""
-        self._vae = vae
+    def __init__(self, vae: Any, bring: Callable[[], None]) -> None:
+        """Keep the autoencoder.
+
+        Args:
+            vae: The autoencoder.
+            bring: Brings its weights to the device, from where other networks may displace them between two parts.
+        """
+        self._vae, self._bring = vae, bring
         self._kept: OrderedDict[tuple[str, int | None], Tensor] = OrderedDict()
 
     def encode(self, pixels: Tensor, tile: int | None) -> Parts[Tensor]:
@@ -66,15 +72,16 @@ class PictureEncoder:
         vae = self._vae
         if getattr(vae, "encoder", None) is None:
             raise ImagegenError("This checkpoint's VAE has no encoder: set VAE_PATH to a whole VAE, or give no image")
+        self._bring()
         if is_tiny(vae):
             weight = next(vae.encoder.parameters())
             return vae.encode(pixels.to(weight.device, weight.dtype)).latents  # type: ignore[no-any-return]
         dtype = vae.encoder.conv_in.weight.dtype
-        moments = yield from _moments(vae, pixels, tile)
+        moments = yield from self._parts(pixels, tile)
         if not moments.isfinite().all() and dtype != torch.float32:
             convert(vae, torch.float32)
             try:
-                moments = completed(_moments(vae, pixels, tile))  # at once: others decode with this VAE, too
+                moments = completed(self._parts(pixels, tile))  # at once: others decode with this VAE, too
             finally:
                 convert(vae, dtype)
         if not moments.isfinite().all():
@@ -83,22 +90,23 @@ class PictureEncoder:
             )
         return moments
 
-
-def _moments(vae: Any, pixels: Tensor, tile: int | None) -> Parts[Tensor]:
-    """Compute what ``vae.encode`` computes, and yield between the encoder's blocks."""
-    encoder = vae.encoder
-    first = encoder.conv_in.weight
-    hidden = pixels.to(first.device, first.dtype)
-    if tile is not None and hasattr(vae, "tile_latent_min_size"):
-        with tiling(vae, tile):
-            distribution: Any = vae.encode(hidden).latent_dist
+    def _parts(self, pixels: Tensor, tile: int | None) -> Parts[Tensor]:
+        """Compute what ``vae.encode`` computes, and yield between the encoder's blocks."""
+        vae, encoder = self._vae, self._vae.encoder
+        first = encoder.conv_in.weight
+        hidden = pixels.to(first.device, first.dtype)
+        if tile is not None and hasattr(vae, "tile_latent_min_size"):
+            with tiling(vae, tile):
+                distribution: Any = vae.encode(hidden).latent_dist
+            yield
+            return distribution.parameters  # type: ignore[no-any-return]
+        hidden = encoder.conv_in(hidden)
+        for block in encoder.down_blocks:
+            yield
+            self._bring()
+            hidden = block(hidden)
         yield
-        return distribution.parameters  # type: ignore[no-any-return]
-    hidden = encoder.conv_in(hidden)
-    for block in encoder.down_blocks:
-        yield
-        hidden = block(hidden)
-    yield
-    hidden = encoder.mid_block(hidden)
-    hidden = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(hidden)))
-    return vae.quant_conv(hidden) if vae.quant_conv is not None else hidden  # type: ignore[no-any-return]
+        self._bring()
+        hidden = encoder.mid_block(hidden)
+        hidden = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(hidden)))
+        return vae.quant_conv(hidden) if vae.quant_conv is not None else hidden  # type: ignore[no-any-return]

@@ -42,18 +42,21 @@ _STRENGTH = 0.8  # the default with an image; with a mask it is 1
 class StartingPoints:
     """Makes the starting points of one worker's requests."""
 
-    def __init__(self, vae: Any, extra: Extra, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, vae: Any, bring: Callable[[], None], extra: Extra, device: torch.device, dtype: torch.dtype
+    ) -> None:
         """Prepare for a model.
 
         Args:
             vae: The autoencoder.
+            bring: Brings the autoencoder's weights to the device.
             extra: The channels that the network takes beside latents.
             device: The network's device.
             dtype: The precision of the network.
         """
         self._vae, self._extra = vae, extra
         self._device, self._dtype = device, dtype
-        self._encoder = PictureEncoder(vae)
+        self._encoder = PictureEncoder(vae, bring)
 
     @property
     def takes_pictures(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
@@ -110,7 +110,8 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
             self.pipe,
             self.family,
             self._embeddings,
-            most_idle_bytes=self._weights,
+            most_idle_bytes=self.residency.most_bytes,
+            device=self.device,
             on_unload=self._graphs.forget if self._graphs else None,
         )
         self._prompts = PromptEncoder(self._adapters)
@@ -160,6 +161,14 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         """
         self._adapters.use(tuple(self._lora(lora) for lora in loras))
 
+    def changed_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the network's parameters that the active LoRAs change, for a worker that computes without torch.
+
+        Each item is the parameter's name in the network, and its values with the change, in float32. The network's
+        own parameters stay as they are.
+        """
+        return self._adapters.changed_parameters(self.family.denoiser)
+
     def memory_bytes(self) -> int:
         """Return the memory of the pipeline's weights, LoRAs and graphs, in bytes.
 
@@ -167,7 +176,8 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         """
         networks = [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
         graphs = self._graphs.memory_bytes if self._graphs else 0
-        return self._weights - SHARED_WEIGHTS.saved_bytes(networks) + self._adapters.memory_bytes + graphs
+        shared = SHARED_WEIGHTS.saved_bytes(networks)
+        return self.residency.most_bytes - shared + self._adapters.memory_bytes + graphs
 
     @computed
     @torch.inference_mode()
@@ -211,8 +221,8 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         for stage in filter(None, (request, second)):
             size = stage.size
             rows, decoded = self.numerics.rows_of(size) or 1, piece(size, self.numerics.tile_of(size))
-            needed = rows * self.row_bytes(size) + decoding_bytes(self.decoder, decoded)
-            check_fits(needed, size, self.device, self._weights)
+            needed = max(rows * self.row_bytes(size), decoding_bytes(self.decoder, decoded))
+            check_fits(needed, size, self.device, self.memory_plan.total, self.residency.most_bytes)
         adapters = self._wanted(request)
         scheduler, step_options = self._sampling(request)
         conditionings = yield from self._prompts.encode(self, request, adapters)
@@ -318,7 +328,10 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     def rows_that_fit(self, state: Denoising) -> int:
         """Return the rows of a filled pass; of other passes, how many rows the free memory can take."""
         size = state.request.size
-        return self.numerics.rows_of(size) or rows_that_fit(self.row_bytes(size), self.device)
+        weights = self.residency.bytes_with(self.family.denoiser)
+        return self.numerics.rows_of(size) or rows_that_fit(
+            self.row_bytes(size), self.device, self.memory_plan.total, weights
+        )
 
     @computed
     @torch.inference_mode()
@@ -413,7 +426,8 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     @cached_property
     def _starting_points(self) -> StartingPoints:
         model = LoadedModel(self.pipe, self.network, self.family, self.device, self.dtype, self.settings)
-        return StartingPoints(self.pipe.vae, extra_of(model), self.device, self.dtype)
+        bring = partial(self.residency.bring, "vae")
+        return StartingPoints(self.pipe.vae, bring, extra_of(model), self.device, self.dtype)
 
     @cached_property
     def _previewer(self) -> Previewer | TinyPreviewer:
