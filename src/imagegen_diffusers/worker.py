@@ -46,6 +46,7 @@ _UNSUPPORTED_SETTINGS = (
     "compile",
     "enable_xformers",
     "attention_slicing",
+    "int8",
     "vae_tiling",
 )
 _STEP_END = "callback_on_step_end"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from imagegen_core.diffusion.cpu_layers import are_used
 from imagegen_core.diffusion.memory import weight_bytes, whole_pixels
 from imagegen_core.distributions import installed_version
 from imagegen_core.numerics import NumericsPlan
@@ -67,10 +68,14 @@ def numerics_plan(
     """
     plan = device_numerics(device, dtype)
     rows, rows_up_to = _rows(device, dtype, settings)
+    fast = are_used(device, dtype, compiled=settings.compile)
+    layout = "channels last" if fast else "contiguous"
+    usual = "exponential" if fast else "sdpa"
     return replace(
         plan,
-        layout="contiguous, VAE channels last" if device.type == "cpu" else "contiguous",
-        attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else "sdpa",
+        computation="int8" if settings.int8 else None,
+        layout=f"{layout}, VAE channels last" if device.type == "cpu" else layout,
+        attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else usual,
         rows=rows,
         rows_up_to=rows_up_to,
         vae_precision=DTYPE_NAMES[next(pipe.vae.parameters()).dtype],

@@ -48,6 +48,7 @@ _UNSUPPORTED_SETTINGS = (
     "compile",
     "enable_xformers",
     "attention_slicing",
+    "int8",
     "vae_tiling",
 )
 

@@ -38,6 +38,7 @@ _UNSUPPORTED_SETTINGS = (
     "compile",
     "enable_xformers",
     "attention_slicing",
+    "int8",
     "dtype",
 )
 _POOLED_SIDE = 8
