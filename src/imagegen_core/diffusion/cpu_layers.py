@@ -18,7 +18,6 @@ from imagegen_core.diffusion.subpixel_upsampling import SubpixelUpsampling, fits
 _WIDE = 256  # channels; narrower networks, such as the demo's, gain nothing
 _FEW_PIXELS = 256  # up to this number, oneDNN's reordering of a large weight takes much of a convolution's time
 _LARGE = 2**22  # weights; smaller ones are reordered quickly
-_KERNEL = (3, 3)
 
 
 class PlainWeightConv2d(torch.nn.Conv2d):
@@ -72,7 +71,7 @@ def use_cpu_layers(pipe: Any, network: Any, *, int8: bool) -> None:
 def _replace_upsamplers(network: Any) -> None:
     for module in list(network.modules()):
         for index, upsampler in enumerate(getattr(module, "upsamplers", None) or ()):
-            if fits(upsampler) and _is_wide(upsampler.conv):
+            if fits(upsampler) and min(upsampler.conv.in_channels, upsampler.conv.out_channels) >= _WIDE:
                 module.upsamplers[index] = SubpixelUpsampling(upsampler.conv)
 
 
@@ -85,13 +84,6 @@ def _replace_attention(network: Any) -> None:
 def _is_direct(conv: torch.nn.Conv2d) -> bool:
     """Return whether `PlainWeightConv2d` can compute a convolution."""
     return (conv.kernel_size, conv.stride, conv.padding, conv.groups) in (
-        (_KERNEL, (1, 1), (1, 1), 1),
+        ((3, 3), (1, 1), (1, 1), 1),
         ((1, 1), (1, 1), (0, 0), 1),
     )
-
-
-def _is_wide(conv: torch.nn.Conv2d) -> bool:
-    """Return whether a 3x3 convolution has enough channels to gain."""
-    return (conv.kernel_size, conv.stride, conv.padding, conv.groups) == (_KERNEL, (1, 1), (1, 1), 1) and min(
-        conv.in_channels, conv.out_channels
-    ) >= _WIDE

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 _MARGIN = 8.0  # exp(-8) is 0.0003; bfloat16 rounds by up to 0.004
 _LARGEST_BOUND = 36.0  # exp(-2 * 36 - 8) is still a normal number in bfloat16
+_LARGEST_SHIFT = 256.0  # bfloat16 rounds smaller numbers by at most 0.5
 _ROWS = 512  # queries at a time: their weights of 4096 keys take 4 MB and stay in the cache
 _FEWEST = 2**20  # scores of a head; below, torch's own attention is as fast
 _STEP = 8  # channels are padded to multiples of this number
@@ -57,8 +58,8 @@ def _row(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     scaled = query * channels**-0.5
     mean = key.mean(1, keepdim=True, dtype=torch.float32)
     bounds = _norm(scaled) * _norm(key - mean).amax(1, keepdim=True)
-    fits = (bounds.amax(1) <= _LARGEST_BOUND).tolist()
     shifts = -_MARGIN - bounds - (scaled * mean).sum(-1)
+    fits = ((bounds <= _LARGEST_BOUND) & (shifts.abs() <= _LARGEST_SHIFT)).all(1).tolist()
     queries = _with_channel(scaled, shifts)
     keys = _with_channel(key, torch.ones_like(key[..., 0]))
     values = _with_channel(value, torch.ones_like(value[..., 0])).transpose(1, 2).contiguous()
@@ -125,6 +126,11 @@ class ExponentialAttention:
         if hidden_states.ndim == 4:  # noqa: PLR2004
             output = output.transpose(1, 2).reshape(hidden_states.shape)
         return output + hidden_states if attn.residual_connection else output
+
+
+def has_exponential_attention(layer: torch.nn.Module) -> bool:
+    """Return whether a layer's attention is an `ExponentialAttention`."""
+    return isinstance(getattr(layer, "processor", None), ExponentialAttention)
 
 
 def _is_plain(attn: Any) -> bool:

@@ -5,14 +5,17 @@ The layers keep their weights, so that LoRAs work as usual.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from imagegen_core.diffusion.batch_invariance import RowwiseLinear, linear
 from imagegen_core.diffusion.int8_products import Int8Convolution, Quantized
 from imagegen_core.diffusion.subpixel_upsampling import POSITIONS, SubpixelUpsampling
 
+_LINEAR = (torch.nn.Linear, RowwiseLinear)
 _CHANNELS = 128  # of a convolution that gains
 _WEIGHTS = 640 * 640  # of a linear layer that gains
 _TOKENS = 128  # with fewer tokens, a linear layer reads more weights than it computes
@@ -26,7 +29,7 @@ class Int8Conv2d(torch.nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """See `torch.nn.Conv2d`; the result is in channels last."""
         rows = input.contiguous(memory_format=torch.channels_last).split(1)
-        return torch.cat([self.quantized(Quantized.of(row), input.dtype) for row in rows])
+        return _joined([self.quantized(Quantized.of(row), input.dtype) for row in rows])
 
 
 class Int8Linear(torch.nn.Linear):
@@ -37,10 +40,10 @@ class Int8Linear(torch.nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """See `torch.nn.Linear`; the input is [rows, tokens, channels]."""
         if input.ndim != 3 or input.shape[1] < _TOKENS:  # noqa: PLR2004
-            return super().forward(input)
+            return linear(input, self.weight, self.bias)
         rows = input.contiguous().transpose(1, 2)[..., None].split(1)
         computed = [self.quantized(Quantized.of(row), input.dtype) for row in rows]
-        return torch.cat(computed).squeeze(-1).transpose(1, 2)
+        return _joined(computed).squeeze(-1).transpose(1, 2)
 
 
 class Int8SubpixelUpsampling(SubpixelUpsampling):
@@ -52,7 +55,7 @@ class Int8SubpixelUpsampling(SubpixelUpsampling):
         """See `SubpixelUpsampling.quarters`."""
         rows = hidden_states.contiguous(memory_format=torch.channels_last).split(1)
         by_row = [self._quarters(Quantized.of(row), row.dtype) for row in rows]
-        return [torch.cat(quarter) for quarter in zip(*by_row, strict=True)]
+        return [_joined(quarter) for quarter in zip(*by_row, strict=True)]
 
     def _quarters(self, row: Quantized, dtype: torch.dtype) -> list[Tensor]:
         return [
@@ -62,19 +65,29 @@ class Int8SubpixelUpsampling(SubpixelUpsampling):
 
 
 def use_int8(network: torch.nn.Module) -> None:
-    """Make the large convolutions and linear layers of a network compute in int8."""
-    for layer in list(network.modules()):
+    """Make the large convolutions and linear layers of a network compute in int8.
+
+    Each changed layer gets `packed_bytes`, the memory of its quantized weights.
+    """
+    layers: list[Any] = list(network.modules())
+    of_upsamplers = {layer.conv for layer in layers if isinstance(layer, SubpixelUpsampling)}
+    for layer in layers:
         if isinstance(layer, SubpixelUpsampling):
-            kernels: Any = layer.kernels
             layer.__class__ = Int8SubpixelUpsampling
-            layer.quantized = [Int8Convolution(kernels[position], layer.conv.bias) for position in POSITIONS]
-            layer.conv.__class__ = torch.nn.Conv2d
-        elif isinstance(layer, torch.nn.Linear) and layer.weight.numel() >= _WEIGHTS:
+            layer.quantized = [Int8Convolution(kernel, layer.conv.bias) for kernel in layer.kernels]
+            layer.packed_bytes = sum(convolution.memory_bytes for convolution in layer.quantized)
+        elif type(layer) in _LINEAR and layer.weight.numel() >= _WEIGHTS:
             layer.__class__ = Int8Linear
             layer.quantized = Int8Convolution(layer.weight[:, :, None, None], layer.bias)
-        elif isinstance(layer, torch.nn.Conv2d) and _gains(layer):
+            layer.packed_bytes = layer.quantized.memory_bytes
+        elif isinstance(layer, torch.nn.Conv2d) and layer not in of_upsamplers and _gains(layer):
             layer.__class__ = Int8Conv2d
             layer.quantized = Int8Convolution(layer.weight, layer.bias, layer.stride, layer.padding)
+            layer.packed_bytes = layer.quantized.memory_bytes
+
+
+def _joined(rows: Sequence[Tensor]) -> Tensor:
+    return rows[0] if len(rows) == 1 else torch.cat([*rows])
 
 
 def _gains(conv: torch.nn.Conv2d) -> bool:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 _LEVELS = 255
 _LARGEST_WEIGHT = 127
-_CHUNK = 2**20  # numbers to quantize at a time, so that they stay in the cache
+_CHUNK = 2**18  # numbers to quantize at a time, so that they stay in the cache
 
 
 class Quantized(NamedTuple):
@@ -34,7 +34,7 @@ class Quantized(NamedTuple):
     @classmethod
     def of(cls, numbers: Tensor) -> Quantized:
         """Quantize a dense tensor between its own limits; if a number is not finite, all results are NaN."""
-        low, high = (float(limit) for limit in torch.aminmax(numbers))
+        low, high = (float(limit) for limit in torch.aminmax(_flat(numbers)))
         if not math.isfinite(high - low):
             return cls(torch.zeros_like(numbers, dtype=torch.uint8), math.nan, 1)
         scale = (max(high, 0.0) - min(low, 0.0)) / _LEVELS or 1.0
@@ -42,7 +42,7 @@ class Quantized(NamedTuple):
         levels = torch.empty_like(numbers, dtype=torch.uint8)
         flat, into = _flat(numbers), _flat(levels)
         for part, target in zip(flat.split(_CHUNK), into.split(_CHUNK), strict=True):
-            target.copy_(part.float().div_(scale).add_(zero + 0.5).clamp_(0, _LEVELS))
+            target.copy_(part.to(torch.float32, copy=True).div_(scale).add_(zero + 0.5).clamp_max_(_LEVELS))
         return cls(levels, scale, zero)
 
     def padded(self, left: int, right: int, top: int, bottom: int) -> Quantized:

@@ -53,14 +53,17 @@ def decoding_bytes(pipe: Any, size: Size) -> int:
 
 
 def weight_bytes(pipe: Any) -> int:
-    """Return the memory of a pipeline's parameters and buffers, in bytes; tensors with one storage count once.
+    """Return the memory of a pipeline's weights and buffers, in bytes; tensors with one storage count once.
+
+    Weights that are packed for oneDNN have no storage: their layers state `packed_bytes`.
 
     The difference in device memory before and after a load is no substitute: it includes pictures in progress.
     """
     modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
     storages = {storage.data_ptr(): storage.nbytes() for tensor in tensors if (storage := tensor.untyped_storage())}
-    return sum(storages.values())
+    packed = sum(getattr(layer, "packed_bytes", 0) for module in modules for layer in module.modules())
+    return sum(storages.values()) + packed
 
 
 def _total_bytes(device: torch.device) -> int:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from imagegen_core.diffusion.cpu_layers import are_used
+from imagegen_core.diffusion.exponential_attention import has_exponential_attention
 from imagegen_core.diffusion.memory import weight_bytes, whole_pixels
 from imagegen_core.distributions import installed_version
 from imagegen_core.numerics import NumericsPlan
@@ -70,7 +71,7 @@ def numerics_plan(
     rows, rows_up_to = _rows(device, dtype, settings)
     fast = are_used(device, dtype, compiled=settings.compile)
     layout = "channels last" if fast else "contiguous"
-    usual = "exponential" if fast else "sdpa"
+    usual = "exponential" if any(map(has_exponential_attention, network.modules())) else "sdpa"
     return replace(
         plan,
         computation="int8" if settings.int8 else None,

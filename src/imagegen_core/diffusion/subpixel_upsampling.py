@@ -33,10 +33,8 @@ class SubpixelUpsampling(torch.nn.Module):
         """Sum the kernel's weights; `conv` keeps its own."""
         super().__init__()
         self.conv = conv
-        sums = torch.tensor(_SUMS, dtype=torch.float32)
-        kernels = torch.einsum("pai,qbj,ocij->pqocab", sums, sums, conv.weight.detach().float())
-        last = kernels.to(conv.weight.dtype).permute(0, 1, 2, 4, 5, 3).contiguous().permute(0, 1, 2, 5, 3, 4)
-        self.register_buffer("kernels", last, persistent=False)
+        kernels = torch.stack([_kernel(conv.weight.detach(), *position) for position in POSITIONS])
+        self.register_buffer("kernels", kernels, persistent=False)
 
     def forward(self, hidden_states: Tensor, output_size: Any = None) -> Tensor:
         """Double and convolve [rows, channels, height, width]; another `output_size` is computed as in diffusers."""
@@ -54,9 +52,9 @@ class SubpixelUpsampling(torch.nn.Module):
         """Compute the outputs at each of `POSITIONS`, in the sides of `hidden_states`."""
         rows = hidden_states.permute(0, 2, 3, 1)
         computed = []
-        for line, column in POSITIONS:
+        for (line, column), kernel in zip(POSITIONS, self.kernels, strict=True):
             padded = functional.pad(rows, (0, 0, 1 - column, column, 1 - line, line)).permute(0, 3, 1, 2)
-            computed.append(conv2d(padded, self.kernels[line, column], self.conv.bias))
+            computed.append(conv2d(padded, kernel, self.conv.bias))
         return computed
 
     def _hooked(self, hidden_states: Tensor, doubled: Tensor) -> Tensor:
@@ -68,6 +66,13 @@ class SubpixelUpsampling(torch.nn.Module):
                 changed = hook(self.conv, inputs, doubled)
                 doubled = doubled if changed is None else changed
         return doubled
+
+
+def _kernel(weight: Tensor, line: int, column: int) -> Tensor:
+    """Sum a 3x3 kernel's weights to the 2x2 kernel of one output, in channels last."""
+    lines, columns = (torch.tensor(_SUMS[index], dtype=torch.float32) for index in (line, column))
+    kernel = torch.einsum("ai,bj,ocij->ocab", lines, columns, weight.float())
+    return kernel.to(weight.dtype).contiguous(memory_format=torch.channels_last)
 
 
 def fits(upsampler: Any) -> bool:
