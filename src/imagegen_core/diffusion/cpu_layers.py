@@ -54,10 +54,12 @@ def use_cpu_layers(pipe: Any, network: Any, *, int8: bool) -> None:
         int8: Whether large layers compute in int8.
     """
     parts = (network, pipe.vae.decoder)
+    fast = are_used(torch.device("cpu"), next(network.parameters()).dtype, compiled=False)
+    if fast:
+        network.to(memory_format=torch.channels_last)
     for part in parts:
         _replace_upsamplers(part)
-    if are_used(torch.device("cpu"), next(network.parameters()).dtype, compiled=False):
-        network.to(memory_format=torch.channels_last)
+    if fast:
         for part in parts:
             _replace_attention(part)
         for layer in network.modules():
