@@ -224,7 +224,7 @@ def test_a_lora_changes_all_its_layers(make: MakeWorker, int8: bool, tmp_path: P
     exact, fast = make("fp32"), make("bf16", int8=int8)
     lora = random_lora(exact.pipe, 1)
     file = save(as_kohya(lora), tmp_path / "lora.safetensors")
-    use = [LoraUse(file, 6.0, "strong")]
+    use = [LoraUse(file, 10.0, "strong")]
     wanted, without = _drawn(exact, use), _drawn(exact)
     assert _levels(wanted, without) > 3 * _levels(_drawn(fast, use), wanted)
     assert np.array_equal(_drawn(fast), _drawn(make("bf16", int8=int8)))
