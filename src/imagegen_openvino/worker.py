@@ -28,6 +28,7 @@ _TORCHS_OWN = (
     "attention_slicing",
     "vae_channels_last",
     "cuda_graphs",
+    "int8",
     "memory",
     "weight_storage",
 )
