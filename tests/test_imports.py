@@ -37,6 +37,7 @@ LAYERS = [
     "parameter",
     "request",
     "numerics",
+    "memory_plan",
     "picture",
     "job",
     "worker",

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from imagegen_core import HasNumerics, Job, NumericsPlan, OutOfMemoryError, Settings, SettingsError, Size, read_recipe
 from imagegen_core.diffusion import memory, numerics
-from imagegen_core.engine import Pool
+from imagegen_core.diffusion.memory_planning import device_budget
+from imagegen_core.engine import LocalEngine, Pool
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.conftest import ask
 
@@ -125,7 +126,7 @@ def test_free_memory_does_not_change_the_tiles(free: float, other: float, demo_p
     with pytest.MonkeyPatch.context() as patch:
         for available in (free, other):
             _have(patch, total=64, available=available)
-            limits.append(memory.whole_pixels(demo_pipe.vae, torch.device("cpu"), 7 * GIB))
+            limits.append(memory.whole_pixels(demo_pipe.vae, _room() - 7 * GIB))
     assert limits[0] == limits[1] > 0
 
 
@@ -138,12 +139,16 @@ def demo_pipe() -> Any:
     )
 
 
-@pytest.mark.parametrize(("total", "largest"), [(8, 512 * 512), (16, 1024 * 1024), (0.5, 0)])
+@pytest.mark.parametrize(("total", "largest"), [(8, 512 * 512), (16, 6 * 512 * 512), (0.5, 0)])
 def test_tiles_follow_from_the_total_memory(
     demo_pipe: Any, monkeypatch: pytest.MonkeyPatch, total: float, largest: int
 ) -> None:
     _have(monkeypatch, total=total, available=1)
-    assert memory.whole_pixels(demo_pipe.vae, torch.device("cpu"), int(3.5e9)) == largest
+    assert memory.whole_pixels(demo_pipe.vae, _room() - int(3.5e9)) == largest
+
+
+def _room() -> int:
+    return device_budget(torch.device("cpu"), Settings()).room
 
 
 def test_a_picture_has_the_same_bytes_with_any_free_memory(make: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +164,19 @@ def test_a_picture_has_the_same_bytes_with_any_free_memory(make: MakeWorker, mon
         OutOfMemoryError, match=r"^Decoding a picture of 640x640 takes about [\d.]+ GB of memory, and cpu"
     ):
         worker.run_job(job)
+
+
+def test_free_memory_decides_how_many_rows_share_a_pass_and_no_byte(
+    make: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, drawn = make(recipe=False), []
+    for rows in (1, 8):
+        monkeypatch.setattr("imagegen_core.diffusion.worker.rows_that_fit", lambda *_, rows=rows: rows)
+        with LocalEngine(worker) as engine:
+            tickets = [engine.submit(ask(seed=seed, num_inference_steps=3)) for seed in range(4)]
+            drawn.append([ticket.result(60) for ticket in tickets])
+            assert max(engine.report().steps) <= rows
+    assert drawn[0] == drawn[1]
 
 
 def test_tiles_draw_nearly_the_same_picture_and_need_less_memory(

@@ -34,6 +34,7 @@ class NumericsPlan:
         tile: The side of the VAE's tiles in pixels.
         tiles_above: The largest picture that the VAE decodes in one piece, in pixels; None sets no limit.
         compiled: Whether the network is compiled.
+        storage: The storage of large weights: ``int8``; None is the precision.
         batching: ``exact``, or ``fast`` for shared passes without a proof.
         exact: Whether equal requests give equal bytes. They do not with ``fast`` batching, a compiled network or
             cuDNN's benchmarks.
@@ -55,6 +56,7 @@ class NumericsPlan:
     tile: int | None = None
     tiles_above: int | None = None
     compiled: bool = False
+    storage: str | None = None
     batching: Literal["exact", "fast"] = "exact"
     exact: bool = True
     network: str = ""

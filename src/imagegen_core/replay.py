@@ -61,4 +61,5 @@ def _plan_settings(numerics: Mapping[str, Any]) -> dict[str, Any]:
         "enable_xformers": numerics.get("attention") == "xformers",
         "compile": bool(numerics.get("compiled")),
         "batching": numerics.get("batching"),
+        "weight_storage": numerics.get("storage") or "full",
     }

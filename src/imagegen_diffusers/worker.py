@@ -52,6 +52,8 @@ _UNSUPPORTED_SETTINGS = (
     "vae_dtype",
     "vae_channels_last",
     "vae_tiling",
+    "memory",
+    "weight_storage",
 )
 _STEP_END = "callback_on_step_end"
 

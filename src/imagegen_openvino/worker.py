@@ -21,7 +21,15 @@ from imagegen_openvino.unet import DTYPES, OpenVinoDecoder, OpenVinoUNet
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 
-_TORCHS_OWN = ("compile", "enable_xformers", "attention_slicing", "vae_channels_last", "cuda_graphs")
+_TORCHS_OWN = (
+    "compile",
+    "enable_xformers",
+    "attention_slicing",
+    "vae_channels_last",
+    "cuda_graphs",
+    "memory",
+    "weight_storage",
+)
 _UNET, _DECODER, _OTHERS = "unet.", "vae.decoder.", ("text_encoder", "vae.encoder.")
 
 
@@ -53,7 +61,8 @@ class OpenVinoUNetWorker(UNetWorker):
                 raise SettingsError(f"{settings.source(field)} is for torch, and the backend is 'openvino': unset it")
         self._runtime = Runtime(settings)
         self._cache = NetworkCache()
-        super().__init__(worker_id, settings.override(device="cpu", dtype=self._runtime.precision))
+        own = {"device": "cpu", "dtype": self._runtime.precision, "weight_storage": "full"}
+        super().__init__(worker_id, settings.override(**own))
 
     def prepare(self, pipe: Any) -> None:
         """Convert the UNet and the VAE's decoder, or read the converted networks, and compile them."""

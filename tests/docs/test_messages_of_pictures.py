@@ -19,9 +19,9 @@ from torch._dynamo.exc import TorchDynamoException
 from imagegen_core import GenerateRequest, ImagegenError, Job, LocalEngine, OutOfMemoryError, Settings, Size
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, unet_row_bytes
-from imagegen_core.diffusion.numerics import TILE
 from imagegen_core.diffusion.pipeline_setup import compile_errors
 from imagegen_core.diffusion.vae_setup import set_up_vae, settle_precision
+from imagegen_core.memory_plan import TILE
 from imagegen_core.server import create_app
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.docs.conftest import AssertQuoted
@@ -45,9 +45,9 @@ def _request(**fields: Any) -> GenerateRequest:
 def test_memory(assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16e9, available=9e9))
     size, networks = Size(8192, 8192), released("sdxl")
-    needed = unet_row_bytes(networks.unet, 1024 * 1024) + decoding_bytes(networks.vae, Size(TILE, TILE))
+    needed = max(unet_row_bytes(networks.unet, 1024 * 1024), decoding_bytes(networks.vae, Size(TILE, TILE)))
     with pytest.raises(ImagegenError) as caught:
-        check_fits(needed, size, torch.device("cpu"), weights=7 * 10**9)
+        check_fits(needed, size, torch.device("cpu"), total=16 * 10**9, weights=7 * 10**9)
     assert_quoted("A picture larger than the memory", caught.value)
     with pytest.raises(ImagegenError) as caught, memory_errors(Size(1024, 1024)):
         raise torch.OutOfMemoryError
@@ -57,7 +57,7 @@ def test_memory(assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_picture_that_cannot_be_decoded(
     assert_quoted: AssertQuoted, worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagegen_core.diffusion.memory.free_bytes", lambda _: 10**6)
+    monkeypatch.setattr("imagegen_core.diffusion.memory.free_bytes", lambda _: 10**5)
     with pytest.raises(ImagegenError) as caught:
         worker.run_job(Job(req=_request()))
     assert_quoted("A picture cannot be decoded", caught.value)

@@ -12,6 +12,7 @@ import torch
 
 from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
 from imagegen_core.errors import ModelLoadError, first_line
+from imagegen_core.memory_plan import Storage
 from imagegen_core.models.folders import LIBRARIES, read_json, weights
 from imagegen_core.models.networks.parts import component_layers, sources
 from imagegen_core.models.networks.scaling import scaled
@@ -28,7 +29,12 @@ _ADVICE = "take the configs and the weights from one and the same model"
 
 
 def load_component(
-    folder: Path, name: str, kind: tuple[str, str], dtype: torch.dtype, unread: Collection[str] = ()
+    folder: Path,
+    name: str,
+    kind: tuple[str, str],
+    dtype: torch.dtype,
+    storage: Storage | None = None,
+    unread: Collection[str] = (),
 ) -> Any:
     """Load a component of a pipeline from its subfolder of a checkpoint.
 
@@ -37,6 +43,7 @@ def load_component(
         name: The component's name, such as ``unet`` or ``tokenizer``.
         kind: The component's library and class, as ``model_index.json`` names them.
         dtype: The dtype for a network's weights.
+        storage: The storage of its large matrices.
         unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
@@ -46,12 +53,19 @@ def load_component(
         raise ModelLoadError(f"The checkpoint {folder} is incomplete: its folder {name} is missing; copy it again")
     component = component_class(folder, name, kind)
     if issubclass(component, torch.nn.Module):
-        return load_network(folder / name, name, component, dtype, unread)
+        return load_network(folder / name, name, component, dtype, storage, unread)
     with reading(folder / name):
         return component.from_pretrained(folder / name, local_files_only=True)
 
 
-def load_network(folder: Path, name: str, network: type, dtype: torch.dtype, unread: Collection[str] = ()) -> Any:
+def load_network(
+    folder: Path,
+    name: str,
+    network: type,
+    dtype: torch.dtype,
+    storage: Storage | None = None,
+    unread: Collection[str] = (),
+) -> Any:
     """Load a network from the config and the weights in its folder.
 
     Args:
@@ -59,6 +73,7 @@ def load_network(folder: Path, name: str, network: type, dtype: torch.dtype, unr
         name: The component's name, such as ``vae``.
         network: The network's class.
         dtype: The dtype for the weights.
+        storage: The storage of the large matrices.
         unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
@@ -82,7 +97,7 @@ def load_network(folder: Path, name: str, network: type, dtype: torch.dtype, unr
         like = _NAMED_LIKE.get(network.__name__)
         layers = scaled(stored) if like is None else component_layers(like, stored)
         blueprint = Blueprint(name, network, config, folder / "config.json", _ADVICE)
-        return build_network(blueprint, layers, opened, dtype, unread)
+        return build_network(blueprint, layers, opened, dtype, storage, unread)
 
 
 def component_class(folder: Path, name: str, kind: tuple[str, str]) -> Any:

@@ -89,5 +89,11 @@ def keep_large_buffers() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2 * _KEPT_BYTES - 1)
 
 
+def release_buffers() -> None:
+    """Make glibc return freed memory to the kernel now, where memory is short: a load and a step leave large gaps."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _computes_bf16(capabilities: Mapping[str, object]) -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

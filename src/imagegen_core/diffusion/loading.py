@@ -16,6 +16,7 @@ from imagegen_core.diffusion.prediction import take_normalization, with_predicti
 from imagegen_core.diffusion.single_file import load_vae_file
 from imagegen_core.diffusion.tiny_vae import holds_tiny_vae, load_tiny_vae
 from imagegen_core.errors import ModelLoadError, first_line
+from imagegen_core.memory_plan import Storage
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.inspect import needed_parameters
 from imagegen_core.resources.memory import system_memory
@@ -33,6 +34,7 @@ def load_pipeline(
     vae: Path | None = None,
     prediction: PredictionName | None = None,
     optional: Sequence[str] = (),
+    storage: Storage | None = None,
     unread: Collection[str] = (),
     **options: Any,
 ) -> Any:
@@ -48,6 +50,7 @@ def load_pipeline(
         vae: An autoencoder's file or folder to use instead of the checkpoint's own; see `Settings.vae_path`.
         prediction: The network's prediction type; None leaves it to the checkpoint.
         optional: The components that the checkpoint may lack.
+        storage: The storage of a folder's large matrices; `load_file` sees to a file's.
         unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
         options: Further arguments of the pipeline, such as components to leave out.
 
@@ -66,7 +69,7 @@ def load_pipeline(
             take_normalization(components["vae"], read_json(of_vae, "config.json"))
         if path.is_dir():
             index = read_json(path, "model_index.json")
-            components |= _load_folder(path, dtype, {**options, **components}, unread)
+            components |= _load_folder(path, dtype, storage, unread, leave_out={**options, **components})
             components = {**dict.fromkeys(optional), **components}
             if prediction is not None and configs is not None:
                 components["scheduler"] = with_prediction(components["scheduler"], prediction, configs)
@@ -105,10 +108,10 @@ def load_vae(path: Path, dtype: torch.dtype, folder: Path, unread: Collection[st
 
 
 def _load_folder(
-    path: Path, dtype: torch.dtype, leave_out: Mapping[str, Any], unread: Collection[str]
+    path: Path, dtype: torch.dtype, storage: Storage | None, unread: Collection[str], leave_out: Mapping[str, Any]
 ) -> dict[str, Any]:
     kinds = {name: kind for name, kind in component_kinds(path).items() if name not in leave_out}
-    return {name: load_component(path, name, kind, dtype, unread) for name, kind in kinds.items()}
+    return {name: load_component(path, name, kind, dtype, storage, unread) for name, kind in kinds.items()}
 
 
 def _check_arguments(
@@ -128,15 +131,20 @@ def _check_arguments(
         )
 
 
-def check_fits_in_memory(path: Path, dtype: torch.dtype) -> None:
+def check_fits_in_memory(path: Path, dtype: torch.dtype, stored: int | None = None) -> None:
     """Refuse a checkpoint that is larger than the main memory: the system would kill the process.
 
     Weights pass through the main memory on every device.
 
+    Args:
+        path: The checkpoint.
+        dtype: The dtype for the weights.
+        stored: The bytes of the weights as they are stored; None means in `dtype`.
+
     Raises:
         ModelLoadError: The weights take more than the total main memory.
     """
-    needed, total = needed_parameters(path) * dtype.itemsize, system_memory().total
+    needed, total = stored or needed_parameters(path) * dtype.itemsize, system_memory().total
     if needed > total:
         raise ModelLoadError(
             f"The memory does not take the checkpoint {path}: its weights take {needed / 1e9:.1f} GB, and this process "

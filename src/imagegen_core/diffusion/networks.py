@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.construction_lock import building
+from imagegen_core.diffusion.device import release_buffers
 from imagegen_core.diffusion.shared_weights import SHARED_WEIGHTS
+from imagegen_core.diffusion.stored_weights import Int8Weight, is_storable
 from imagegen_core.diffusion.weights_file import WeightsFile
 from imagegen_core.errors import ModelLoadError, first_line
+from imagegen_core.memory_plan import Storage
 from imagegen_core.models.gguf_header import QUANTIZATIONS
 from imagegen_core.models.networks.harmless import is_harmless
 from imagegen_core.models.networks.parts import refuse_unused
@@ -129,7 +132,12 @@ class Blueprint:
 
 
 def build_network(
-    blueprint: Blueprint, layers: Layers, weights: Weights, dtype: torch.dtype, unread: Collection[str] = ()
+    blueprint: Blueprint,
+    layers: Layers,
+    weights: Weights,
+    dtype: torch.dtype,
+    storage: Storage | None = None,
+    unread: Collection[str] = (),
 ) -> Any:
     """Build a network with the layers' own tensors; no weight is random.
 
@@ -142,6 +150,7 @@ def build_network(
         layers: The source of each tensor.
         weights: The files of the tensors.
         dtype: The dtype for the tensors.
+        storage: The storage of large matrices, except an autoencoder's; each is stored as soon as it is read.
         unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
@@ -158,15 +167,23 @@ def build_network(
     precisions = {name: _dtype(module, name, dtype) for name in shapes}
     left = {name for name in shapes if f"{blueprint.component}.{name}".startswith(tuple(unread))}
     used = {layers[plain[name]]: precisions[name] for name in shapes if name not in left}
+    matrices = _storable(module, blueprint.component) - left if storage else set()
+    shaped = {layers[plain[name]]: shape for name, shape in shapes.items() if name in matrices}
+
+    def read(source: Source) -> Tensor:
+        if source in shaped:
+            return _read_stored(weights, source, used[source], shaped[source])
+        return weights.read(source, used[source])
+
+    def tensor_of(name: str, shape: torch.Size) -> Tensor:
+        if name in left:
+            return torch.empty(shape, dtype=precisions[name], device="meta")
+        source = layers[plain[name]]
+        return tensors[source] if source in shaped else tensors[source].reshape(shape)
+
     with ThreadPoolExecutor(min(_READERS, usable_cpus()), thread_name_prefix="weights") as readers:
-        tensors = dict(zip(used, readers.map(weights.read, used.keys(), used.values()), strict=True))
-    state = {
-        name: torch.empty(shape, dtype=precisions[name], device="meta")
-        if name in left
-        else tensors[layers[plain[name]]].reshape(shape)
-        for name, shape in shapes.items()
-    }
-    module.load_state_dict(state, assign=True)
+        tensors = dict(zip(used, readers.map(read, used), strict=True))
+    module.load_state_dict({name: tensor_of(name, shape) for name, shape in shapes.items()}, assign=True)
     weights.check_unchanged()
     SHARED_WEIGHTS.add_network(module)
     return module.eval()
@@ -186,6 +203,20 @@ def _empty(blueprint: Blueprint) -> Any:
             f"The installed {network.__module__.partition('.')[0]} cannot build the {blueprint.component} that "
             f"{blueprint.described_by} describes ({first_line(error)}): {blueprint.advice}"
         ) from error
+
+
+def _storable(module: Any, component: str) -> set[str]:
+    """Return the names of the large matrices; an autoencoder's stay, because its errors show."""
+    if component == "vae":
+        return set()
+    return {f"{name}.weight" for name, layer in module.named_modules() if is_storable(layer)}
+
+
+def _read_stored(weights: Weights, source: Source, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """Read a matrix and store it; its plain form returns to the kernel, because the next one would not fit the gap."""
+    stored = Int8Weight.of(weights.read(source, dtype).reshape(shape))
+    release_buffers()
+    return stored
 
 
 def _dtype(module: Any, name: str, dtype: torch.dtype) -> torch.dtype:

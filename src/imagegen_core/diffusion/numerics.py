@@ -13,17 +13,16 @@ from typing import Any, NamedTuple
 import torch
 
 from imagegen_core.diffusion.device import DTYPES
-from imagegen_core.diffusion.memory import weight_bytes, whole_pixels
+from imagegen_core.diffusion.memory import whole_pixels
 from imagegen_core.diffusion.switches import Switches
 from imagegen_core.diffusion.tiny_vae import is_tiny
 from imagegen_core.diffusion.vae_setup import is_channels_last
 from imagegen_core.distributions import installed_version
+from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.settings import Settings
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-TILE = 512
-"""The side of the VAE's tiles, in pixels."""
 
 _PACKAGES = ("imagegen-core", "torch", "diffusers", "transformers")
 _INSTRUCTIONS = ("avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_bf16", "amx_fp16", "bf16", "i8mm", "sve_bf16")
@@ -58,17 +57,24 @@ _FILLED_PASSES = (
 
 
 def numerics_plan(
-    pipe: Any, network: torch.nn.Module, decoder: Any, device: torch.device, dtype: torch.dtype, settings: Settings
+    network: torch.nn.Module,
+    decoder: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    settings: Settings,
+    memory: MemoryPlan,
+    beside: int,
 ) -> NumericsPlan:
     """Return the plan of a pipeline that is set up on its device; call it on the compute thread.
 
     Args:
-        pipe: The diffusers pipeline.
         network: The denoising network, such as ``pipe.unet``.
         decoder: The autoencoder that decodes pictures, such as ``pipe.vae``.
         device: The pipeline's device.
         dtype: The precision of the network.
         settings: The settings; `rows_per_pass`, `vae_tiling` and `vae_channels_last` override the rules.
+        memory: The model's memory plan.
+        beside: The bytes of weights on the device while the autoencoder decodes.
     """
     plan = device_numerics(device, dtype)
     rows, rows_up_to = _rows(device, dtype, settings)
@@ -80,8 +86,9 @@ def numerics_plan(
         rows_up_to=rows_up_to,
         vae_precision=DTYPE_NAMES[next(decoder.parameters()).dtype],
         decoder="tiny" if is_tiny(decoder) else None,
-        tile=TILE,
-        tiles_above=_tiles_above(pipe, decoder, device, settings),
+        tile=memory.tile,
+        tiles_above=_tiles_above(decoder, settings, memory.room - beside),
+        storage=memory.storage,
         compiled=settings.compile,
         batching=settings.batching,
         exact=plan.exact and settings.batching == "exact" and not settings.compile,
@@ -127,9 +134,9 @@ def _rows(device: torch.device, dtype: torch.dtype, settings: Settings) -> tuple
     return None, None
 
 
-def _tiles_above(pipe: Any, decoder: Any, device: torch.device, settings: Settings) -> int | None:
+def _tiles_above(decoder: Any, settings: Settings, room: int) -> int | None:
     if settings.vae_tiling is None:
-        return whole_pixels(decoder, device, weight_bytes(pipe, decoder))
+        return whole_pixels(decoder, room)
     return 0 if settings.vae_tiling else None
 
 

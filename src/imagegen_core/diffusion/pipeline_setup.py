@@ -11,24 +11,33 @@ import torch
 from imagegen_core.diffusion.batch_invariance import make_rowwise
 from imagegen_core.diffusion.vae_setup import set_up_vae
 from imagegen_core.errors import SettingsError, first_line
+from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.settings import Settings
 
 
-def prepare(pipe: Any, network: Any, device: torch.device, dtype: torch.dtype, settings: Settings) -> None:
-    """Move a pipeline to its device and set it up as `settings` ask.
+def prepare(
+    pipe: Any, denoiser: str, device: torch.device, dtype: torch.dtype, settings: Settings, memory: MemoryPlan
+) -> None:
+    """Set up a pipeline on its device as `settings` ask.
 
     Args:
         pipe: The pipeline.
-        network: Its network for denoising.
+        denoiser: The name of its network for denoising.
         device: The device.
         dtype: The dtype of the weights.
         settings: The settings.
+        memory: The memory plan.
 
     Raises:
-        SettingsError: The settings ask for xformers, but it does not work here.
+        SettingsError: The settings ask for xformers, but it does not work here; or they ask for a compiled network that
+            the memory plan moves.
     """
-    if device.type != "cpu":
-        pipe.to(device)
+    network = getattr(pipe, denoiser)
+    if settings.compile and (memory.streamed or denoiser in memory.offloaded):
+        raise SettingsError(
+            f"{settings.source('compile')} compiles the {denoiser}, which this device's memory of "
+            f"{memory.total / 1e9:.1f} GB does not hold all the time: unset it, or use a device with more memory"
+        )
     make_rowwise(network)
     set_up_vae(pipe.vae, device, dtype, settings)
     if settings.enable_xformers:

@@ -15,6 +15,8 @@ from weakref import WeakSet
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from imagegen_core.diffusion.stored_weights import stored_parts
+
 
 class SharedWeights:
     """The tensors in memory by their origin, without a strong reference to any; for all threads."""
@@ -63,6 +65,6 @@ SHARED_WEIGHTS = SharedWeights()
 
 def _storages(network: torch.nn.Module) -> dict[int, int]:
     """Return the address and the bytes of each storage of a network."""
-    tensors = chain(network.parameters(), network.buffers())
-    storages = (tensor.untyped_storage() for tensor in tensors if not tensor.is_meta)
+    tensors = (tensor for tensor in chain(network.parameters(), network.buffers()) if not tensor.is_meta)
+    storages = (part.untyped_storage() for part in chain.from_iterable(map(stored_parts, tensors)))
     return {storage.data_ptr(): storage.nbytes() for storage in storages}

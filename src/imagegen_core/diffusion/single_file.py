@@ -16,6 +16,7 @@ from imagegen_core.diffusion.tokenizers import find_tokenizer
 from imagegen_core.diffusion.weights_file import LazyTensors
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.family import Family
+from imagegen_core.memory_plan import Storage
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.folders import weights as weights_files
 from imagegen_core.models.networks.channels import LATENT_CHANNELS, check_channels
@@ -48,6 +49,7 @@ def load_single_file(
     *,
     family: Family,
     prediction_of_weights: PredictionOfWeights = lambda _: None,
+    storage: Storage | None = None,
     unread: Collection[str] = (),
 ) -> dict[str, Any]:
     """Load the components of a pipeline from a ``.safetensors`` or ``.ckpt`` file.
@@ -61,6 +63,7 @@ def load_single_file(
         prediction: The network's prediction type; None leaves it to the file.
         family: The file's family.
         prediction_of_weights: Tells the prediction type by the weights, if nothing states it.
+        storage: The storage of large matrices.
         unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
@@ -81,9 +84,9 @@ def load_single_file(
         components: dict[str, Any] = {} if vae is None else {"vae": vae}
         for name in wanted:
             if name in blueprints:
-                components[name] = build_network(blueprints[name], parts[name], weights, dtype, unread)
+                components[name] = build_network(blueprints[name], parts[name], weights, dtype, storage, unread)
             else:
-                components[name] = _from_base(path, name, base, kinds[name], dtype, unread)
+                components[name] = _from_base(path, name, base, kinds[name], dtype, storage, unread)
         tensors = LazyTensors(weights.files[0])
         with reading(folder / "scheduler"):
             components["scheduler"] = scheduler_of_file(path, tensors, configs, base, prediction, prediction_of_weights)
@@ -161,10 +164,16 @@ def _config(path: Path, name: str, layers: Layers, folder: Path) -> dict[str, An
 
 
 def _from_base(
-    path: Path, name: str, base: Path | None, kind: tuple[str, str], dtype: torch.dtype, unread: Collection[str]
+    path: Path,
+    name: str,
+    base: Path | None,
+    kind: tuple[str, str],
+    dtype: torch.dtype,
+    storage: Storage | None,
+    unread: Collection[str],
 ) -> Any:
     if base is not None and weights_files(base / name):
-        return load_component(base, name, kind, dtype, unread)
+        return load_component(base, name, kind, dtype, storage, unread)
     raise ModelLoadError(
         f"{path} holds no {name}: set BASE_MODEL to a diffusers-format folder of its family, which supplies it"
         + (", or VAE_PATH to a VAE" if name == "vae" else "")

@@ -88,6 +88,7 @@ class UNetWorker(DiffusionWorker):
             settings.prediction,
             family=self.family,
             prediction_of_weights=self.prediction_of_weights,
+            storage=self.memory_plan.storage,
             unread=self.unread,
         )
 

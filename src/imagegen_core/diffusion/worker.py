@@ -105,7 +105,8 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
             self.pipe,
             self.family,
             self._embeddings,
-            most_idle_bytes=self._weights,
+            most_idle_bytes=self.residency.most_bytes,
+            device=self.device,
             on_unload=self._graphs.forget if self._graphs else None,
         )
         self._prompts = PromptEncoder(self._adapters)
@@ -170,7 +171,8 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         """
         networks = [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
         graphs = self._graphs.memory_bytes if self._graphs else 0
-        return self._weights - SHARED_WEIGHTS.saved_bytes(networks) + self._adapters.memory_bytes + graphs
+        shared = SHARED_WEIGHTS.saved_bytes(networks)
+        return self.residency.most_bytes - shared + self._adapters.memory_bytes + graphs
 
     @computed
     @torch.inference_mode()
@@ -212,8 +214,8 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         request = self.backend.resolve(job.req, self.native_size)
         size = request.size
         rows, decoded = self.numerics.rows_of(size) or 1, piece(size, self.numerics.tile_of(size))
-        needed = rows * self.row_bytes(size) + decoding_bytes(self.decoder, decoded)
-        check_fits(needed, size, self.device, self._weights)
+        needed = max(rows * self.row_bytes(size), decoding_bytes(self.decoder, decoded))
+        check_fits(needed, size, self.device, self.memory_plan.total, self.residency.most_bytes)
         adapters = self._wanted(request)
         options = self.timestep_options(request)
         scheduler = self._schedulers.make(request.scheduler, request.steps, self.device, request.schedule, options)
@@ -276,7 +278,10 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     def rows_that_fit(self, state: Denoising) -> int:
         """Return the rows of a filled pass; of other passes, how many rows the free memory can take."""
         size = state.request.size
-        return self.numerics.rows_of(size) or rows_that_fit(self.row_bytes(size), self.device)
+        weights = self.residency.bytes_with(self.family.denoiser)
+        return self.numerics.rows_of(size) or rows_that_fit(
+            self.row_bytes(size), self.device, self.memory_plan.total, weights
+        )
 
     @computed
     @torch.inference_mode()

@@ -31,6 +31,7 @@ from imagegen_core.settings.values import (
     CommaSeparated,
     DeviceNames,
     HostNames,
+    MemorySize,
     Networks,
     Origins,
     PredictionName,
@@ -85,6 +86,11 @@ class Settings(BaseSettings):
         vae_channels_last: Keep the VAE's channels last in memory; None does so on a CPU, where it was measured.
         vae_tiling: Decode every picture in tiles, for less memory, or no picture; None decides by the device's total
             memory and the picture's size.
+        memory: The bytes of the device's memory for a model and its pictures, such as ``6GB``; ``auto``, the default,
+            means 0.85 of the device's total memory. It decides at load whether components leave the device while
+            others compute, and whether weights are stored in eight bits.
+        weight_storage: ``int8`` stores large weights in eight bits, which changes pictures a little; ``full`` stores
+            them in the model's precision; None decides by `memory`.
         rows_per_pass: The rows that every forward pass is filled up to, so that pictures share passes exactly where
             results depend on the number of rows; 1 fills none, and None decides by the device and the picture's size.
         num_workers: The number of copies of the model in a server, assigned to the devices in turn; None is one per
@@ -165,6 +171,8 @@ class Settings(BaseSettings):
     vae_dtype: Literal["fp16", "bf16", "fp32"] | None = None
     vae_channels_last: bool | None = None
     vae_tiling: bool | None = None
+    memory: MemorySize | None = None
+    weight_storage: Literal["full", "int8"] | None = None
     rows_per_pass: int | None = Field(default=None, ge=1, le=16)
     num_workers: int | None = Field(default=None, ge=1)
     engine: Literal["local", "ray"] = "local"

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.embeddings import Embedding, Embeddings
@@ -109,6 +110,7 @@ class Adapters:
         family: Family,
         embeddings: Embeddings,
         most_idle_bytes: int,
+        device: torch.device,
         on_unload: Callable[[str], None] | None = None,
     ) -> None:
         """Read the layers of a diffusers pipeline.
@@ -118,11 +120,13 @@ class Adapters:
             family: The checkpoint's family.
             embeddings: The pipeline's embeddings; they convert a LoRA's embeddings.
             most_idle_bytes: The memory limit for inactive LoRAs, in bytes; full differences are as large as a model.
+            device: The pipeline's device.
             on_unload: Called with an adapter's name before its tensors leave the memory.
         """
         self._embeddings = embeddings
         self._on_unload = on_unload
         self._most_idle_bytes = most_idle_bytes
+        self._device = device
         self.layers = layer_shapes(pipe, family)
         self.active: tuple[Adapter, ...] = ()
         self.memory_bytes = 0
@@ -184,7 +188,7 @@ class Adapters:
                     "ask again"
                 )
             try:
-                lora = load_lora(adapter.path, self.layers, self._modules, self._embeddings)
+                lora = load_lora(adapter.path, self.layers, self._modules, self._embeddings, self._device)
             except ModelLoadError as error:
                 raise InvalidRequestError(f"The {adapter.title} cannot be used: {error}") from error
             self._loaded[adapter.name] = lora
