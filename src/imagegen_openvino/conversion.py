@@ -21,7 +21,7 @@ from torch import Tensor, nn
 _ROWS, _SIDES, _TOKENS = 2, (9, 11), 77
 _SIZES, _IMAGE = 6, 4  # the numbers of a picture's sizes, and of its dimensions
 PARAMETER = re.compile(r"self\.(?:model\.)?network\.(.+)")
-"""OpenVINO's name of a constant, with torch's name of the parameter; a trace without some arguments wraps the network."""
+"""OpenVINO's name of a constant, with torch's name; a trace without some arguments wraps the network once more."""
 
 
 class UNet(nn.Module):
