@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -71,9 +70,9 @@ class OpenVinoUNetWorker(UNetWorker):
         self._set_vae_precision(pipe.vae)
         unet = self._origin("unet", digest_of(unet_files(self.checkpoint), self._cache.hashes), pipe.unet)
         vae = self._origin("vae", digest_of(vae_files(self.checkpoint, self.settings), self._cache.hashes), pipe.vae)
-        read_unet = partial(self._cache.network, self._runtime.core, unet, self._convert_unet)
-        give_weights(pipe.unet, read_unet())
-        self._unet = OpenVinoUNet(self._runtime, read_unet, pipe.unet)
+        network = self._cache.network(self._runtime.core, unet, self._convert_unet)
+        give_weights(pipe.unet, network)
+        self._unet = OpenVinoUNet(self._runtime, network, pipe.unet)
         pipe.unet.forward = self._unet
         decoder = self._cache.network(self._runtime.core, vae, self._convert_decoder)
         dtype = next(pipe.vae.decoder.parameters()).dtype
