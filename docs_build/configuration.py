@@ -36,6 +36,8 @@ _EXAMPLES: Mapping[str, Any] = {
     "device": "cuda:0",
     "dtype": "fp16",
     "vae_path": "/models/vae.safetensors",
+    "fast_decode": "/models/taesdxl_decoder.safetensors",
+    "preview_decode": "/models/taesdxl_decoder.safetensors",
     "base_model": "/models/sdxl-base",
     "lora_root": "/models/loras",
     "embeddings_root": "/models/embeddings",

@@ -125,15 +125,14 @@ def test_free_memory_does_not_change_the_tiles(free: float, other: float, demo_p
     with pytest.MonkeyPatch.context() as patch:
         for available in (free, other):
             _have(patch, total=64, available=available)
-            limits.append(memory.whole_pixels(demo_pipe, torch.device("cpu"), 7 * GIB))
+            limits.append(memory.whole_pixels(demo_pipe.vae, torch.device("cpu"), 7 * GIB))
     assert limits[0] == limits[1] > 0
 
 
 @pytest.fixture(scope="module")
 def demo_pipe() -> Any:
     """The parts of a released VAE that the estimates read, in fp32."""
-    weight = SimpleNamespace(dtype=torch.float32)
-    decoder = SimpleNamespace(conv_in=SimpleNamespace(weight=weight))
+    decoder = torch.nn.Linear(1, 1)
     return SimpleNamespace(
         vae=SimpleNamespace(config=SimpleNamespace(block_out_channels=(128, 256, 512, 512)), decoder=decoder)
     )
@@ -144,7 +143,7 @@ def test_tiles_follow_from_the_total_memory(
     demo_pipe: Any, monkeypatch: pytest.MonkeyPatch, total: float, largest: int
 ) -> None:
     _have(monkeypatch, total=total, available=1)
-    assert memory.whole_pixels(demo_pipe, torch.device("cpu"), int(3.5e9)) == largest
+    assert memory.whole_pixels(demo_pipe.vae, torch.device("cpu"), int(3.5e9)) == largest
 
 
 def test_a_picture_has_the_same_bytes_with_any_free_memory(make: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +151,7 @@ def test_a_picture_has_the_same_bytes_with_any_free_memory(make: MakeWorker, mon
     worker = make()
     drawn = worker.run_job(job)
     assert read_recipe(drawn[0]).numerics["tile"] is None
-    needed = memory.decoding_bytes(worker.pipe, Size(640, 640))
+    needed = memory.decoding_bytes(worker.decoder, Size(640, 640))
     monkeypatch.setattr(memory, "free_bytes", lambda _: needed + 1)
     assert worker.run_job(job) == drawn
     monkeypatch.setattr(memory, "free_bytes", lambda _: needed - 1)
@@ -175,7 +174,7 @@ def test_tiles_draw_nearly_the_same_picture_and_need_less_memory(
     assert not np.array_equal(*pictures)
     assert np.abs(pictures[0] - pictures[1]).mean() < 3
     assert not tiled.pipe.vae.use_tiling
-    monkeypatch.setattr(memory, "free_bytes", lambda _: memory.decoding_bytes(tiled.pipe, Size(512, 512)))
+    monkeypatch.setattr(memory, "free_bytes", lambda _: memory.decoding_bytes(tiled.decoder, Size(512, 512)))
     tiled.run_job(job)
 
 

@@ -30,13 +30,16 @@ def settings_of(recipe: Recipe, settings: Settings) -> Settings:
     Raises:
         SettingsError: The recipe has an impossible value.
     """
-    return settings.override(
+    replayed = settings.override(
         backend=recipe.backend,
         dtype=recipe.dtype,
         recipe=True,
         prediction=recipe.prediction,
         **_plan_settings(recipe.numerics),
     )
+    if recipe.numerics and recipe.numerics.get("decoder") is None:
+        return replayed.model_copy(update={"fast_decode": None})
+    return replayed
 
 
 def recipe_differences(wanted: Recipe, drawn: Recipe) -> list[str]:

@@ -41,6 +41,8 @@ _PACKAGE = "imagegen-diffusers"
 _UNSUPPORTED_SETTINGS = (
     "prediction",
     "vae_path",
+    "fast_decode",
+    "preview_decode",
     "base_model",
     "embeddings_root",
     "compile",

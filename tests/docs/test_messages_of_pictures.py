@@ -44,7 +44,7 @@ def _request(**fields: Any) -> GenerateRequest:
 def test_memory(assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16e9, available=9e9))
     size, networks = Size(8192, 8192), released("sdxl")
-    needed = unet_row_bytes(networks.unet, 1024 * 1024) + decoding_bytes(networks, Size(TILE, TILE))
+    needed = unet_row_bytes(networks.unet, 1024 * 1024) + decoding_bytes(networks.vae, Size(TILE, TILE))
     with pytest.raises(ImagegenError) as caught:
         check_fits(needed, size, torch.device("cpu"), weights=7 * 10**9)
     assert_quoted("A picture larger than the memory", caught.value)
@@ -184,7 +184,7 @@ def test_the_guide_states_the_sizes_of_each_family(family: str, side: int, colum
         "VAE": f"{_parameters(networks.vae) / 1e6:.1f} M" + (", in fp32" if family == "sdxl" else ""),
         "all weights": f"{weights / 1e9:.1f} GB",
         "a row of a step; two with guidance": f"{unet_row_bytes(networks.unet, (side // 8) ** 2) / 1e9:.2f} GB",
-        "decoding in one piece": f"{decoding_bytes(networks, Size(side, side)) / 1e9:.1f} GB",
+        "decoding in one piece": f"{decoding_bytes(networks.vae, Size(side, side)) / 1e9:.1f} GB",
     }
     assert _table("docs/sd15-to-sdxl.md", column) | figures == _table("docs/sd15-to-sdxl.md", column)
 

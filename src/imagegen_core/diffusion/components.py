@@ -15,6 +15,7 @@ from imagegen_core.errors import ModelLoadError, first_line
 from imagegen_core.models.folders import LIBRARIES, read_json, weights
 from imagegen_core.models.networks.parts import component_layers, sources
 from imagegen_core.models.networks.scaling import scaled
+from imagegen_core.models.tensors import quoted
 
 # The classes whose weights files use several namings: each with the component whose names `component_layers` knows.
 _NAMED_LIKE = {
@@ -57,9 +58,15 @@ def load_network(folder: Path, name: str, network: type, dtype: torch.dtype) -> 
         dtype: The dtype for the weights.
 
     Raises:
-        ModelLoadError: The config or the weights are missing or damaged, or they do not match.
+        ModelLoadError: The config or the weights are missing, damaged or quantized, or they do not match.
     """
     config = read_json(folder, "config.json")
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise ModelLoadError(
+            f"{folder} is quantized by {quoted(method)}, which is not read here: take the model in fp16 or bf16, or a "
+            "GGUF file of it"
+        )
     if not (files := weights(folder)):
         others = ", ".join(sorted(file.name for file in folder.iterdir() if file.name != "config.json"))
         raise ModelLoadError(

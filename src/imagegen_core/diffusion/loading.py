@@ -14,6 +14,7 @@ from imagegen_core.diffusion.components import load_component, load_network
 from imagegen_core.diffusion.libraries import quiet
 from imagegen_core.diffusion.prediction import take_normalization, with_prediction
 from imagegen_core.diffusion.single_file import load_vae_file
+from imagegen_core.diffusion.tiny_vae import holds_tiny_vae, load_tiny_vae
 from imagegen_core.errors import ModelLoadError, first_line
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.inspect import needed_parameters
@@ -79,7 +80,7 @@ def load_pipeline(
 
 
 def load_vae(path: Path, dtype: torch.dtype, folder: Path) -> Any:
-    """Load a separate autoencoder, from a file in either naming or from a diffusers-format folder.
+    """Load a separate autoencoder, also a tiny one, from a file in any naming or from a diffusers-format folder.
 
     Args:
         path: The file or folder.
@@ -93,6 +94,8 @@ def load_vae(path: Path, dtype: torch.dtype, folder: Path) -> Any:
 
     if not path.exists():
         raise ModelLoadError(f"There is no VAE {path}: correct VAE_PATH")
+    if holds_tiny_vae(path):
+        return load_tiny_vae(path, dtype, "VAE_PATH", read_json(folder, "config.json"))
     if path.is_dir():
         return load_network(path, "vae", AutoencoderKL, dtype)
     return load_vae_file(path, dtype, folder)

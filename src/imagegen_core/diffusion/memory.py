@@ -45,19 +45,19 @@ def token_bytes(transformer: Any) -> int:
     return int(_TRANSFORMER_COPIES * min(largest.shape) * largest.dtype.itemsize)
 
 
-def decoding_bytes(pipe: Any, size: Size) -> int:
-    """Estimate the peak memory to decode one picture, in bytes."""
-    channels = max(pipe.vae.config.block_out_channels[:2])
-    item = pipe.vae.decoder.conv_in.weight.dtype.itemsize
+def decoding_bytes(vae: Any, size: Size) -> int:
+    """Estimate the peak memory to decode one picture with an autoencoder, in bytes."""
+    channels = max(vae.config.block_out_channels[:2])
+    item = next(vae.decoder.parameters()).dtype.itemsize
     return int(_VAE_COPIES * channels * size.width * size.height * item)
 
 
-def weight_bytes(pipe: Any) -> int:
-    """Return the memory of a pipeline's parameters and buffers, in bytes; tensors with one storage count once.
+def weight_bytes(pipe: Any, *others: torch.nn.Module) -> int:
+    """Return the memory of a pipeline's and other networks' weights, in bytes; tensors with one storage count once.
 
     The difference in device memory before and after a load is no substitute: it includes pictures in progress.
     """
-    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    modules = [part for part in (*pipe.components.values(), *others) if isinstance(part, torch.nn.Module)]
     tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
     storages = {storage.data_ptr(): storage.nbytes() for tensor in tensors if (storage := tensor.untyped_storage())}
     return sum(storages.values())
@@ -112,23 +112,23 @@ def rows_that_fit(row_bytes: int, device: torch.device) -> int:
     return max(1, int(_SPARE * free_bytes(device) / row_bytes))
 
 
-def whole_pixels(pipe: Any, device: torch.device, weights: int) -> int:
+def whole_pixels(vae: Any, device: torch.device, weights: int) -> int:
     """Return the largest picture that the VAE may decode in one piece next to the weights, in pixels.
 
     It follows from the device's total memory. Free memory would make a picture depend on its company.
     """
     room = _SPARE * _total_bytes(device) - weights - _PROCESS
-    pixels = room * _UNIT.width * _UNIT.height / decoding_bytes(pipe, _UNIT)
+    pixels = room * _UNIT.width * _UNIT.height / decoding_bytes(vae, _UNIT)
     return max(0, int(pixels / _GRAIN)) * _GRAIN
 
 
-def check_decoding_fits(pipe: Any, size: Size, piece: Size, device: torch.device) -> None:
+def check_decoding_fits(vae: Any, size: Size, piece: Size, device: torch.device) -> None:
     """Refuse to decode a picture if the free memory is too small for a piece of it: the system would kill the process.
 
     Raises:
         OutOfMemoryError: The free memory is too small.
     """
-    needed, free = decoding_bytes(pipe, piece), free_bytes(device)
+    needed, free = decoding_bytes(vae, piece), free_bytes(device)
     if needed > free:
         raise OutOfMemoryError(
             f"Decoding a picture of {size} takes about {needed / 1e9:.1f} GB of memory, and {device} has "

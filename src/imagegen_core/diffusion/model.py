@@ -27,6 +27,7 @@ from imagegen_core.diffusion.on_device import OnDevice
 from imagegen_core.diffusion.pipeline_setup import prepare
 from imagegen_core.diffusion.prediction import check_noise
 from imagegen_core.diffusion.scheduling import ALIGNED_SIGMAS, dynamic_shift
+from imagegen_core.diffusion.tiny_vae import load_decoders
 from imagegen_core.diffusion.torchvision import make_torchvision_importable
 from imagegen_core.errors import ModelLoadError, SettingsError
 from imagegen_core.importing import import_named, unusable
@@ -59,6 +60,7 @@ class DiffusionModel(OnDevice, ABC):
         guidance: The extension for guidance by a negative prompt.
         settings: The worker's settings.
         pipe: The diffusers pipeline.
+        decoder: The autoencoder that decodes pictures: ``pipe.vae``, or the tiny VAE of `Settings.fast_decode`.
         device: The pipeline's device.
         dtype: The precision of its weights.
         checkpoint: The file or folder of the weights.
@@ -100,9 +102,12 @@ class DiffusionModel(OnDevice, ABC):
         self.family = registry.families[architecture(self.checkpoint, registry)]
         self.native_size = native_size(self.checkpoint, self.backend.default_size, registry)
         self.pipe = self._compute.run(self._load)
-        self._weights = weight_bytes(self.pipe)
+        self.decoder, self._preview_decoder = self.compute(
+            load_decoders, self.pipe, self.checkpoint, self.device, self.dtype, settings
+        )
+        self._weights = weight_bytes(self.pipe, self.decoder, self._preview_decoder)
         self.numerics: NumericsPlan = self.compute(
-            numerics_plan, self.pipe, self.network, self.device, self.dtype, settings
+            numerics_plan, self.pipe, self.network, self.decoder, self.device, self.dtype, settings
         )
 
     @classmethod
@@ -193,7 +198,7 @@ class DiffusionModel(OnDevice, ABC):
         Raises:
             OutOfMemoryError: The device's memory was too small.
         """
-        return decode_picture(self.pipe, latents, size, self.device, self.numerics.tile_of(size))
+        return decode_picture(self.decoder, latents, size, self.device, self.numerics.tile_of(size))
 
     def load_file(self, path: Path, vae: Any | None) -> dict[str, Any]:  # noqa: ARG002 - for families
         """Load the pipeline's components from a single file; the default refuses such files.

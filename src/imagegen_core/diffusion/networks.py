@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,17 @@ import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.construction_lock import building
+from imagegen_core.diffusion.shared_weights import SHARED_WEIGHTS
 from imagegen_core.diffusion.weights_file import WeightsFile
 from imagegen_core.errors import ModelLoadError, first_line
+from imagegen_core.models.gguf_header import QUANTIZATIONS
 from imagegen_core.models.networks.harmless import is_harmless
 from imagegen_core.models.networks.parts import refuse_unused
 from imagegen_core.models.networks.source import Layers, Rows, Source
 from imagegen_core.models.tensors import quoted
+from imagegen_core.resources.cpus import usable_cpus
 
+_READERS = 4  # threads: one fills memory at a fraction of its speed
 _FLOATS = (
     "float64",
     "float32",
@@ -60,14 +65,19 @@ class Weights:
         return self._holders[source.name].path
 
     def read(self, source: Source, dtype: torch.dtype) -> Tensor:
-        """Read a network's tensor, cut, scaled and transposed as its source says.
+        """Read a network's tensor, cut, scaled and transposed as its source says; models of one file share it.
 
         Raises:
             ModelLoadError: The file ends early or was changed, or its number format is not supported.
         """
+        origin = (self._holders[source.name].identity, source, dtype)
+        if (shared := SHARED_WEIGHTS.find(origin)) is not None:
+            return shared
         parts = [self._read(source, dtype, rows) for rows in source.rows or (None,)]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return tensor.T.contiguous() if source.transposed else tensor
+        tensor = tensor.T.contiguous() if source.transposed else tensor
+        SHARED_WEIGHTS.add(origin, tensor)
+        return tensor
 
     def check_unchanged(self) -> None:
         """Check that no file was written to since it was opened.
@@ -80,7 +90,7 @@ class Weights:
 
     def _read(self, source: Source, dtype: torch.dtype, rows: Rows | None) -> Tensor:
         file = self._holders[source.name]
-        if source.dtype not in _FLOATS:
+        if source.dtype not in _FLOATS and source.dtype not in QUANTIZATIONS:
             raise ModelLoadError(
                 f"{file.path} holds {quoted(source.name)} as {source.dtype}, a quantization that is not read here: "
                 "take a version in fp16, bf16, fp32 or fp8"
@@ -107,14 +117,14 @@ class Blueprint:
         component: The network's name in a pipeline, such as ``unet``.
         network: The network's class in diffusers or transformers.
         config: The class's arguments.
-        described_by: The file of the config, for errors.
+        described_by: The file of the config, or another description of it, for errors.
         advice: What to do if layers and config do not match.
     """
 
     component: str
     network: Any
     config: Mapping[str, Any]
-    described_by: Path
+    described_by: Path | str
     advice: str
 
 
@@ -143,10 +153,12 @@ def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype:
     layers = _with_tied(layers, module)
     _check(blueprint, {plain[name]: shape for name, shape in shapes.items()}, layers, weights)
     used = {layers[plain[name]]: _dtype(module, name, dtype) for name in shapes}
-    tensors = {source: weights.read(source, precision) for source, precision in used.items()}
+    with ThreadPoolExecutor(min(_READERS, usable_cpus()), thread_name_prefix="weights") as readers:
+        tensors = dict(zip(used, readers.map(weights.read, used.keys(), used.values()), strict=True))
     state = {name: tensors[layers[plain[name]]].reshape(shape) for name, shape in shapes.items()}
     module.load_state_dict(state, assign=True)
     weights.check_unchanged()
+    SHARED_WEIGHTS.add_network(module)
     return module.eval()
 
 

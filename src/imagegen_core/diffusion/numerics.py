@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from imagegen_core.diffusion.memory import weight_bytes, whole_pixels
+from imagegen_core.diffusion.tiny_vae import is_tiny
 from imagegen_core.distributions import installed_version
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.settings import Settings
@@ -54,13 +55,14 @@ _FILLED_PASSES = (
 
 
 def numerics_plan(
-    pipe: Any, network: torch.nn.Module, device: torch.device, dtype: torch.dtype, settings: Settings
+    pipe: Any, network: torch.nn.Module, decoder: Any, device: torch.device, dtype: torch.dtype, settings: Settings
 ) -> NumericsPlan:
     """Return the plan of a pipeline that is set up on its device; call it on the compute thread.
 
     Args:
-        pipe: The diffusers pipeline with its ``vae``.
+        pipe: The diffusers pipeline.
         network: The denoising network, such as ``pipe.unet``.
+        decoder: The autoencoder that decodes pictures, such as ``pipe.vae``.
         device: The pipeline's device.
         dtype: The precision of the network.
         settings: The settings; `rows_per_pass` and `vae_tiling` override the rules.
@@ -73,9 +75,10 @@ def numerics_plan(
         attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else "sdpa",
         rows=rows,
         rows_up_to=rows_up_to,
-        vae_precision=DTYPE_NAMES[next(pipe.vae.parameters()).dtype],
+        vae_precision=DTYPE_NAMES[next(decoder.parameters()).dtype],
+        decoder="tiny" if is_tiny(decoder) else None,
         tile=TILE,
-        tiles_above=_tiles_above(pipe, device, settings),
+        tiles_above=_tiles_above(pipe, decoder, device, settings),
         compiled=settings.compile,
         batching=settings.batching,
         exact=plan.exact and settings.batching == "exact" and not settings.compile,
@@ -118,9 +121,9 @@ def _rows(device: torch.device, dtype: torch.dtype, settings: Settings) -> tuple
     return None, None
 
 
-def _tiles_above(pipe: Any, device: torch.device, settings: Settings) -> int | None:
+def _tiles_above(pipe: Any, decoder: Any, device: torch.device, settings: Settings) -> int | None:
     if settings.vae_tiling is None:
-        return whole_pixels(pipe, device, weight_bytes(pipe))
+        return whole_pixels(decoder, device, weight_bytes(pipe, decoder))
     return 0 if settings.vae_tiling else None
 
 

@@ -21,11 +21,13 @@ from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_er
 from imagegen_core.diffusion.model import DiffusionModel
 from imagegen_core.diffusion.network_inputs import NetworkInputs
 from imagegen_core.diffusion.pipeline_setup import compile_errors
-from imagegen_core.diffusion.previews import Previewer
+from imagegen_core.diffusion.previews import Previewer, TinyPreviewer
 from imagegen_core.diffusion.prompt_encoder import PromptEncoder
 from imagegen_core.diffusion.proof import prove
 from imagegen_core.diffusion.recipe_builder import RecipeBuilder
 from imagegen_core.diffusion.scheduling import Schedulers
+from imagegen_core.diffusion.shared_weights import SHARED_WEIGHTS
+from imagegen_core.diffusion.tiny_vae import is_tiny
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.extension import ExtensionDef
 from imagegen_core.images.png import encode_png
@@ -145,8 +147,12 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         self._adapters.use(tuple(self._lora(lora) for lora in loras))
 
     def memory_bytes(self) -> int:
-        """Return the memory of the pipeline's weights and LoRAs, in bytes; shared tensors count once."""
-        return self._weights + self._adapters.memory_bytes
+        """Return the memory of the pipeline's weights and LoRAs, in bytes.
+
+        Tensors that several models of this process share count once: in equal parts for each of the models.
+        """
+        networks = [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
+        return self._weights - SHARED_WEIGHTS.saved_bytes(networks) + self._adapters.memory_bytes
 
     @computed
     @torch.inference_mode()
@@ -188,7 +194,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         request = self.backend.resolve(job.req, self.native_size)
         size = request.size
         rows, decoded = self.numerics.rows_of(size) or 1, piece(size, self.numerics.tile_of(size))
-        needed = rows * self.row_bytes(size) + decoding_bytes(self.pipe, decoded)
+        needed = rows * self.row_bytes(size) + decoding_bytes(self.decoder, decoded)
         check_fits(needed, size, self.device, self._weights)
         adapters = self._wanted(request)
         options = self.timestep_options(request)
@@ -257,7 +263,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     @computed
     @torch.inference_mode()
     def preview(self, state: Denoising) -> bytes:
-        """Return the latents as a PNG with one pixel for each latent; see `Previewer`."""
+        """Return the latents as a PNG: decoded by a tiny VAE if there is one, else with one pixel for each latent."""
         return encode_png(self._previewer.pixels(self.latent_image(state.latents, state.request.size)), {})
 
     @computed
@@ -322,8 +328,9 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         return network.forward if self._compiles and states[0].adapters else network  # type: ignore[no-any-return]
 
     @cached_property
-    def _previewer(self) -> Previewer:
-        return Previewer(self.pipe.vae)
+    def _previewer(self) -> Previewer | TinyPreviewer:
+        vae = self._preview_decoder
+        return TinyPreviewer(vae) if is_tiny(vae) else Previewer(vae)
 
 
 def _after_next(parts: Parts[Denoising]) -> Denoising | None:

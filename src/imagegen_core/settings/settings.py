@@ -53,6 +53,9 @@ class Settings(BaseSettings):
             ``cuda:0,cuda:1``, a server draws on all of them, and everything else on the first.
         dtype: ``fp16``, ``bf16`` or ``fp32``; None takes the best one for the device.
         vae_path: A VAE file or diffusers-format folder, instead of the checkpoint's VAE.
+        fast_decode: A tiny VAE's file or folder, such as TAESD's. It decodes pictures and previews in a fraction of the
+            VAE's time, with other pixels.
+        preview_decode: A tiny VAE's file or folder for previews alone; None takes that of `fast_decode`.
         base_model: A diffusers-format folder for the missing parts of a single-file checkpoint: its tokenizers, and
             configs and components if it has none or has an unusual width.
         lora_root: A folder of LoRA files, each a style with the file's name.
@@ -135,6 +138,8 @@ class Settings(BaseSettings):
     device: DeviceNames | None = None
     dtype: Literal["fp16", "bf16", "fp32"] | None = None
     vae_path: Path | None = None
+    fast_decode: Path | None = None
+    preview_decode: Path | None = None
     base_model: Path | None = None
     lora_root: Path | None = None
     styles: Mapping[str, StyleSettings] = Field(default_factory=dict)

@@ -44,6 +44,8 @@ _RECORDED_PACKAGES = ("imagegen-core", "imagegen-openvino", "openvino")
 _UNSUPPORTED_SETTINGS = (
     "prediction",
     "vae_path",
+    "fast_decode",
+    "preview_decode",
     "embeddings_root",
     "compile",
     "enable_xformers",

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _UNSUPPORTED_SETTINGS = (
     "base_model",
+    "fast_decode",
+    "preview_decode",
     "embeddings_root",
     "prediction",
     "compile",
