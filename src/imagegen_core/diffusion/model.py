@@ -102,7 +102,7 @@ class DiffusionModel(OnDevice, ABC):
         self.family = registry.families[architecture(self.checkpoint, registry)]
         self.native_size = native_size(self.checkpoint, self.backend.default_size, registry)
         self.pipe = self._compute.run(self._load)
-        self.decoder, self._preview_decoder = self.compute(
+        self.decoder, self._preview_decoder = self._compute.run(
             load_decoders, self.pipe, self.checkpoint, self.device, self.dtype, settings
         )
         self._weights = weight_bytes(self.pipe, self.decoder, self._preview_decoder)
