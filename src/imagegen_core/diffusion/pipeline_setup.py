@@ -15,7 +15,6 @@ from imagegen_core.errors import SettingsError, first_line
 from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.settings import Settings
 
-
 _INT8_INSTRUCTIONS = ("avx512_vnni", "amx_int8")  # without them, products of bytes may overflow 16 bits
 
 
