@@ -18,11 +18,11 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "audit", "wheels", "tests"]
 
-PACKAGES = ("core", "sdxl", "sd15", "sd3", "flux", "diffusers", "demo")
+PACKAGES = ("core", "sdxl", "sd15", "sd3", "flux", "diffusers", "openvino", "demo")
 CONSTRAINTS = ("--quiet", "--constraint", "constraints.txt")
 EDITABLE = [part for name in PACKAGES for part in ("--editable", f"src/imagegen_{name}")]
 EDITABLE[1] += "[diffusers,ray,redis,server,testing,upscale]"
-EXAMPLES = ("--editable", "examples/imagegen-toy", "--editable", "examples/imagegen-openvino")
+EXAMPLES = ("--editable", "examples/imagegen-toy")
 
 ENVIRONMENT = Path(".nox", "tested")
 BIN = ENVIRONMENT / "bin"
@@ -130,7 +130,7 @@ def wheels(session: nox.Session) -> None:
     run("pip", "install", "imagegen-sd15")
     run("pip", "install", "imagegen-sd3")
     run("pip", "install", "imagegen-flux")
-    run("pip", "install", "imagegen-sdxl", "imagegen-diffusers")
+    run("pip", "install", "imagegen-sdxl", "imagegen-diffusers", "imagegen-openvino")
     run("imagegen", "plugins", "doctor")
     run("imagegen", "generate", "a red circle on a blue background", "-o", str(folder / "out.png"))
     if (folder / "out.png").read_bytes()[:4] != b"\x89PNG":

@@ -6,12 +6,12 @@ All sides use the same checkpoint, seeds, prompt, precision and number of thread
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 from typing import Any
 
-from engine import plain_pipeline as load_plain
 from figures import show, spread
+from plain_pipeline import encoded
+from plain_pipeline import plain_pipeline as load_plain
 from sides import Side, Work, take_turns
 
 PROMPT = "a majestic mountain landscape at sunset"
@@ -33,9 +33,7 @@ def plain_pipeline(checkpoint: str, dtype: str, size: str) -> Work:
             height=height,
             generator=torch.Generator("cpu").manual_seed(seed),
         ).images[0]
-        buffer = io.BytesIO()
-        image.save(buffer, format="PNG")
-        return buffer.getvalue()
+        return encoded(image)
 
     return draw
 

@@ -1,7 +1,8 @@
 """Compare the OpenVINO backend with the torch backend on one checkpoint: steps, pictures, loading and memory.
 
-Each backend draws with its own engine in its own process, in turn. A ratio below 1 means that OpenVINO is faster.
-This needs `pip install './examples/imagegen-openvino[export]'`. Leave OMP_NUM_THREADS unset: only torch reads it.
+Each backend draws with its own engine in its own process, in turn. A ratio below 1 means that OpenVINO is faster. For
+a full-size model: `--checkpoint FOLDER --torch sd15 --sides 512 --dtypes bf16 --rounds 3 --pictures 1 --rows 1`. The
+first load converts the checkpoint, and is not among the figures.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -73,14 +73,15 @@ def pictures(backend: str, model: str, dtype: str, side: int, count: int) -> Wor
 
 def ratios(sides: dict[str, list[float]]) -> list[float]:
     """Divide OpenVINO's seconds by torch's seconds, round by round."""
-    return [ours / theirs for ours, theirs in zip(sides["openvino"], sides["sdxl"], strict=True)]
+    ours, theirs = sides.values()
+    return [ours / theirs for ours, theirs in zip(ours, theirs, strict=True)]
 
 
-def loading(models: dict[str, str], dtype: str, size: str, rounds: int) -> dict[str, list[list[float]]]:
+def loading(backends: list[str], model: str, dtype: str, size: str, rounds: int) -> dict[str, list[list[float]]]:
     """Return the seconds to load, the megabytes beyond the libraries, and the total megabytes, round by round."""
-    measured: dict[str, list[list[float]]] = {backend: [] for backend in models}
+    measured: dict[str, list[list[float]]] = {backend: [] for backend in backends}
     for _ in range(rounds):
-        for backend, model in models.items():
+        for backend in backends:
             command = [sys.executable, "-c", LOADING, backend, model, dtype, size]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             measured[backend].append([float(word) for word in done.stdout.split()])
@@ -93,39 +94,35 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default=str(Path(imagegen_demo.__file__).parent / "checkpoint"))
+    parser.add_argument("--torch", default="sdxl", help="torch's backend for the checkpoint")
     parser.add_argument("--sides", nargs="+", type=int, default=[256, 512])
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--pictures", type=int, default=16)
     options = parser.parse_args()
+    model, backends = options.checkpoint, ["openvino", options.torch]
     picture_rows, loading_rows = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        exported = str(Path(folder) / "exported")
-        code = "from imagegen_core.cli import main; main()"
-        subprocess.run([sys.executable, "-c", code, "openvino", "export", options.checkpoint, exported], check=True)
-        models = {"sdxl": options.checkpoint, "openvino": exported}
-        for dtype in options.dtypes:
-            for side in options.sides:
-                row = [f"{side} px {dtype}"]
-                for rows in (1, 4):
-                    sides: dict[str, Side] = {
-                        name: (steps, (name, model, dtype, side, rows)) for name, model in models.items()
-                    }
-                    seconds = take_turns(sides, options.rounds)
-                    row += [spread([1000 * value for value in seconds["sdxl"]], 1), spread(ratios(seconds))]
-                sides = {
-                    name: (pictures, (name, model, dtype, side, options.pictures)) for name, model in models.items()
-                }
-                seconds = take_turns(sides, max(3, options.rounds // 3))
-                row += [spread([options.pictures / value for value in seconds["sdxl"]], 1), spread(ratios(seconds))]
-                picture_rows.append(row)
-            measured = loading(models, dtype, f"{options.sides[-1]}x{options.sides[-1]}", max(3, options.rounds // 3))
-            for name, figures in measured.items():
-                loading_rows.append([f"{name} {dtype}", *(spread(column, 1) for column in zip(*figures, strict=True))])
+    for dtype in options.dtypes:
+        worker_of("openvino", model, dtype)  # converts
+        for side in options.sides:
+            row = [f"{side} px {dtype}"]
+            for rows in options.rows:
+                sides: dict[str, Side] = {name: (steps, (name, model, dtype, side, rows)) for name in backends}
+                seconds = take_turns(sides, options.rounds)
+                row += [spread([1000 * value for value in seconds[options.torch]], 1), spread(ratios(seconds))]
+            sides = {name: (pictures, (name, model, dtype, side, options.pictures)) for name in backends}
+            seconds = take_turns(sides, max(3, options.rounds // 3))
+            row += [spread([options.pictures / value for value in seconds[options.torch]], 2), spread(ratios(seconds))]
+            picture_rows.append(row)
+        largest = f"{options.sides[-1]}x{options.sides[-1]}"
+        measured = loading(backends, model, dtype, largest, max(3, options.rounds // 3))
+        for name, figures in measured.items():
+            loading_rows.append([f"{name} {dtype}", *(spread(column, 1) for column in zip(*figures, strict=True))])
     show(
         [
             "picture",
-            *(column for rows in (1, 4) for column in (f"torch, step of {rows}, ms", "openvino, ratio")),
+            *(column for rows in options.rows for column in (f"torch, step of {rows}, ms", "openvino, ratio")),
             "torch, images/s",
             "openvino, ratio of time",
         ],

@@ -6,7 +6,6 @@ Every figure is a ratio of two measurements, taken in turn in one run. `--chart`
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from figures import chart, show, spread
+from plain_pipeline import encoded, plain_pipeline
 from sides import Side, Work, take_turns
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -23,24 +23,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 CLIENTS = 16
 PICTURES = 32
 LONG, SHORT, OTHERS = 30, 4, 8
-
-
-def plain_pipeline(checkpoint: str, dtype: str | None) -> Any:
-    """Return the pipeline of diffusers' documentation for LCM models; its default is fp32."""
-    import diffusers
-    import torch
-
-    load = diffusers.StableDiffusionXLPipeline.from_pretrained
-    pipe = load(checkpoint, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32, local_files_only=True)
-    pipe.scheduler = diffusers.LCMScheduler.from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def _encoded(image: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def plain(checkpoint: str, dtype: str | None, side: int, pictures: int) -> Work:
@@ -59,17 +41,17 @@ def plain(checkpoint: str, dtype: str | None, side: int, pictures: int) -> Work:
                 height=side,
                 generator=torch.Generator("cpu").manual_seed(seed),
             ).images[0]
-            _encoded(image)
+            encoded(image)
 
     return work
 
 
-def load_engine(checkpoint: str, dtype: str | None) -> Any:
+def load_engine(checkpoint: str, dtype: str | None, device: str = "cpu", **settings: Any) -> Any:
     """Return an engine; None as dtype is the worker's default."""
     from imagegen_core import LocalEngine, Settings, load_worker
 
-    worker = load_worker(settings=Settings.load(environ={}, model=checkpoint, device="cpu", dtype=dtype))
-    return LocalEngine(worker)
+    given = {"model": checkpoint, "device": device, "dtype": dtype, **settings}
+    return LocalEngine(load_worker(settings=Settings.load(environ={}, **given)))
 
 
 def requests(side: int, start: int, **fields: Any) -> Iterator[Any]:
@@ -81,7 +63,7 @@ def requests(side: int, start: int, **fields: Any) -> Iterator[Any]:
         yield GenerateRequest(**{"prompt": prompt, "size": f"{side}x{side}", "seed": seed, **fields})
 
 
-def client_load(running: Any, side: int, pictures: int, clients: int) -> Work:
+def client_load(running: Any, side: int, pictures: int, clients: int, warm_ups: int = 4) -> Work:
     """Return work of an engine with a number of clients; each sends its next request after a response."""
     from queue import SimpleQueue
 
@@ -99,7 +81,7 @@ def client_load(running: Any, side: int, pictures: int, clients: int) -> Work:
             if index < pictures - clients:
                 submit(next(pending))
 
-    for warming_up in range(4):
+    for warming_up in range(warm_ups):
         work(1000 + warming_up)
     return work
 
@@ -110,10 +92,13 @@ def engine(checkpoint: str, dtype: str | None, side: int, pictures: int, clients
 
 
 def whole_batches(checkpoint: str, dtype: str, side: int) -> Work:
+    """Return `wait_for_batch` with a new pipeline."""
+    return wait_for_batch(plain_pipeline(checkpoint, dtype), side)
+
+
+def wait_for_batch(pipe: Any, side: int, long: int = LONG, short: int = SHORT) -> Work:
     """Return work with batches of whole requests: a new request waits for the end of the running batch."""
     import torch
-
-    pipe = plain_pipeline(checkpoint, dtype)
 
     def draw(prompts: list[str], steps: int) -> None:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(len(prompts))]
@@ -121,7 +106,7 @@ def whole_batches(checkpoint: str, dtype: str, side: int) -> Work:
             prompts, num_inference_steps=steps, guidance_scale=1.0, width=side, height=side, generator=generators
         ).images
         for image in images:
-            _encoded(image)
+            encoded(image)
 
     def work(_: int) -> float:
         arrived: list[float] = []
@@ -133,32 +118,37 @@ def whole_batches(checkpoint: str, dtype: str, side: int) -> Work:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(OTHERS)]
         pipe(
             [f"a lake, {seed}" for seed in range(OTHERS)],
-            num_inference_steps=LONG,
+            num_inference_steps=long,
             guidance_scale=1.0,
             width=side,
             height=side,
             generator=generators,
             callback_on_step_end=first_step,
         )
-        draw(["a red star"], SHORT)
+        draw(["a red star"], short)
         return time.perf_counter() - arrived[0]
 
     return work
 
 
 def joining(checkpoint: str, dtype: str, side: int) -> Work:
+    """Return `join` with a new engine."""
+    return join(load_engine(checkpoint, dtype), side)
+
+
+def join(running: Any, side: int, long: int = LONG, short: int = SHORT) -> Work:
     """Return work of the engine: a short request joins long requests after their first step."""
     from imagegen_core import StepDone
 
-    running = load_engine(checkpoint, dtype)
-
     def work(number: int) -> float:
-        long = [running.submit(request) for request in islice(requests(side, number, num_inference_steps=LONG), OTHERS)]
-        next(event for event in long[0].events if isinstance(event, StepDone))
+        others = [
+            running.submit(request) for request in islice(requests(side, number, num_inference_steps=long), OTHERS)
+        ]
+        next(event for event in others[0].events if isinstance(event, StepDone))
         began = time.perf_counter()
-        running.submit(next(requests(side, number, num_inference_steps=SHORT))).result()
+        running.submit(next(requests(side, number, num_inference_steps=short))).result()
         seconds = time.perf_counter() - began
-        for ticket in long:
+        for ticket in others:
             ticket.cancel()
         return seconds
 
@@ -273,11 +263,11 @@ def main() -> None:
         measure = f"{CLIENTS} clients, pictures a second, {dtype or 'defaults'}"
         rows.append((measure, f"demo, {side} px", over(seconds["plain"], seconds["engine"]), target))
     for side in (128, 256):
-        join: dict[str, Side] = {
+        joined: dict[str, Side] = {
             "whole": (whole_batches, (demo, "fp32", side)),
             "engine": (joining, (demo, "fp32", side)),
         }
-        seconds = take_turns(join, options.rounds)
+        seconds = take_turns(joined, options.rounds)
         measure = f"{SHORT} steps that join {OTHERS} requests of {LONG}, time"
         rows.append((measure, f"demo, {side} px", over(seconds["engine"], seconds["whole"]), "at most 0.3"))
     for side in (128, 256):

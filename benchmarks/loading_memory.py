@@ -15,35 +15,22 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 # In a child process: measure the memory of interpreter and libraries first, and subtract it. Draw one small picture
 # after the loading, to include the memory of the first use of the weights.
 CHILD = """
-import sys, threading, time
+import sys
 from imagegen_core import GenerateRequest, Job, Settings
 from imagegen_sdxl import DiffusersSDXLCudaWorker
-
-def resident():
-    fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
-    return [1024 * int(fields[name].split()[0]) for name in ("VmRSS", "RssAnon")]
+from peak_memory import PeakMemory
 
 def load(path):
     worker = DiffusersSDXLCudaWorker(settings=Settings(model=path, device="cpu", dtype=sys.argv[3]))
     worker.run_job(Job(req=GenerateRequest(prompt="a", size="64x64", num_inference_steps=1)))
     return worker
 
-def watch():
-    while running:
-        peaks[:] = map(max, peaks, resident())
-        time.sleep(0.002)
-
 load(sys.argv[1])  # a tiny checkpoint, to load all libraries
-before = resident()
-peaks, running = list(before), True
-watcher = threading.Thread(target=watch)
-watcher.start()
-worker = load(sys.argv[2])
-running = False
-watcher.join()
+with PeakMemory() as memory:
+    worker = load(sys.argv[2])
 modules = [worker.pipe.unet, worker.pipe.vae, worker.pipe.text_encoder, worker.pipe.text_encoder_2]
 size = sum(tensor.numel() * tensor.element_size() for module in modules for tensor in module.state_dict().values())
-print(size, *(peak - start for peak, start in zip(peaks, before)))
+print(size, memory.growth["total"], memory.growth["anonymous"])
 """
 
 
@@ -73,7 +60,7 @@ def main() -> None:
 
 def _load(tiny: str, large: str, dtype: str) -> tuple[int, ...]:
     command = [sys.executable, "-c", CHILD, tiny, large, dtype]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent)
     return tuple(map(int, done.stdout.split()))
 
 

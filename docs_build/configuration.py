@@ -13,7 +13,7 @@ from docstrings import attributes
 from pydantic.fields import FieldInfo
 
 from imagegen_core import Settings
-from imagegen_core.settings import ByteCount, DeviceNames, variables
+from imagegen_core.settings import ByteCount, DeviceNames, MemorySize, variables
 
 _INTRODUCTION = """# Configuration
 
@@ -36,12 +36,18 @@ _EXAMPLES: Mapping[str, Any] = {
     "device": "cuda:0",
     "dtype": "fp16",
     "vae_path": "/models/vae.safetensors",
+    "fast_decode": "/models/taesdxl_decoder.safetensors",
+    "preview_decode": "/models/taesdxl_decoder.safetensors",
     "base_model": "/models/sdxl-base",
     "lora_root": "/models/loras",
     "embeddings_root": "/models/embeddings",
     "prediction": "v-zsnr",
+    "vae_dtype": "bf16",
+    "vae_channels_last": True,
     "vae_tiling": True,
     "rows_per_pass": 4,
+    "memory": "6GB",
+    "weight_storage": "int8",
     "modes_file": "/etc/imagegen/modes.yaml",
     "default_mode": "portrait",
     "memory_budget": "6GB",
@@ -78,6 +84,7 @@ _TABLES = {"styles": _STYLE, "modes": _MODE, "tables": _OWN}
 _PREFIXES = ("SDXL", "SD15")  # of this repository's backends; other backends have their own
 _WORDS = {
     ByteCount: "number of bytes, also as `6GB` or `6GiB`",
+    MemorySize: "number of bytes, also as `6GB` or `6GiB`, or `auto`",
     DeviceNames: "text, or several words",
     str: "text",
     Path: "path",

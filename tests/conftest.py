@@ -35,7 +35,7 @@ settings.register_profile("imagegen", deadline=None, derandomize=True)
 settings.load_profile("imagegen")
 
 _CLUSTER = "tests/cluster/"
-_PREFIXES = ("IMAGEGEN_", "CUDA_", "SDXL_", "SD15_", "SD3_", "FLUX_", "STORAGE_", "DEFAULT_")
+_PREFIXES = ("IMAGEGEN_", "CUDA_", "SDXL_", "SD15_", "SD3_", "FLUX_", "OPENVINO_", "STORAGE_", "DEFAULT_")
 _NAMES = ("MODEL", "MODEL_ROOT", "BACKEND", "USE_SDXL", "NUM_WORKERS", "QUEUE_MAX", "PORT")
 
 

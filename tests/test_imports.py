@@ -12,7 +12,15 @@ import pytest
 import imagegen_core
 
 SOURCES = Path(imagegen_core.__file__).parent.parent
-PLUGINS = ("imagegen_sdxl", "imagegen_sd15", "imagegen_sd3", "imagegen_flux", "imagegen_diffusers", "imagegen_demo")
+PLUGINS = (
+    "imagegen_sdxl",
+    "imagegen_sd15",
+    "imagegen_sd3",
+    "imagegen_flux",
+    "imagegen_diffusers",
+    "imagegen_openvino",
+    "imagegen_demo",
+)
 
 # The core's packages and modules, lowest first. Each imports from itself and from the ones before it.
 LAYERS = [
@@ -29,6 +37,7 @@ LAYERS = [
     "parameter",
     "request",
     "numerics",
+    "memory_plan",
     "picture",
     "job",
     "worker",

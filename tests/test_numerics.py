@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from imagegen_core import HasNumerics, Job, NumericsPlan, OutOfMemoryError, Settings, SettingsError, Size, read_recipe
 from imagegen_core.diffusion import memory, numerics
-from imagegen_core.engine import Pool
+from imagegen_core.diffusion.memory_planning import device_budget
+from imagegen_core.engine import LocalEngine, Pool
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.conftest import ask
 
@@ -125,26 +126,29 @@ def test_free_memory_does_not_change_the_tiles(free: float, other: float, demo_p
     with pytest.MonkeyPatch.context() as patch:
         for available in (free, other):
             _have(patch, total=64, available=available)
-            limits.append(memory.whole_pixels(demo_pipe, torch.device("cpu"), 7 * GIB))
+            limits.append(memory.whole_pixels(demo_pipe.vae, _room() - 7 * GIB))
     assert limits[0] == limits[1] > 0
 
 
 @pytest.fixture(scope="module")
 def demo_pipe() -> Any:
     """The parts of a released VAE that the estimates read, in fp32."""
-    weight = SimpleNamespace(dtype=torch.float32)
-    decoder = SimpleNamespace(conv_in=SimpleNamespace(weight=weight))
+    decoder = torch.nn.Linear(1, 1)
     return SimpleNamespace(
         vae=SimpleNamespace(config=SimpleNamespace(block_out_channels=(128, 256, 512, 512)), decoder=decoder)
     )
 
 
-@pytest.mark.parametrize(("total", "largest"), [(8, 512 * 512), (16, 1024 * 1024), (0.5, 0)])
+@pytest.mark.parametrize(("total", "largest"), [(8, 512 * 512), (16, 6 * 512 * 512), (0.5, 0)])
 def test_tiles_follow_from_the_total_memory(
     demo_pipe: Any, monkeypatch: pytest.MonkeyPatch, total: float, largest: int
 ) -> None:
     _have(monkeypatch, total=total, available=1)
-    assert memory.whole_pixels(demo_pipe, torch.device("cpu"), int(3.5e9)) == largest
+    assert memory.whole_pixels(demo_pipe.vae, _room() - int(3.5e9)) == largest
+
+
+def _room() -> int:
+    return device_budget(torch.device("cpu"), Settings()).room
 
 
 def test_a_picture_has_the_same_bytes_with_any_free_memory(make: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +156,7 @@ def test_a_picture_has_the_same_bytes_with_any_free_memory(make: MakeWorker, mon
     worker = make()
     drawn = worker.run_job(job)
     assert read_recipe(drawn[0]).numerics["tile"] is None
-    needed = memory.decoding_bytes(worker.pipe, Size(640, 640))
+    needed = memory.decoding_bytes(worker.decoder, Size(640, 640))
     monkeypatch.setattr(memory, "free_bytes", lambda _: needed + 1)
     assert worker.run_job(job) == drawn
     monkeypatch.setattr(memory, "free_bytes", lambda _: needed - 1)
@@ -160,6 +164,19 @@ def test_a_picture_has_the_same_bytes_with_any_free_memory(make: MakeWorker, mon
         OutOfMemoryError, match=r"^Decoding a picture of 640x640 takes about [\d.]+ GB of memory, and cpu"
     ):
         worker.run_job(job)
+
+
+def test_free_memory_decides_how_many_rows_share_a_pass_and_no_byte(
+    make: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, drawn = make(recipe=False), []
+    for rows in (1, 8):
+        monkeypatch.setattr("imagegen_core.diffusion.worker.rows_that_fit", lambda *_, rows=rows: rows)
+        with LocalEngine(worker) as engine:
+            tickets = [engine.submit(ask(seed=seed, num_inference_steps=3)) for seed in range(4)]
+            drawn.append([ticket.result(60) for ticket in tickets])
+            assert max(engine.report().steps) <= rows
+    assert drawn[0] == drawn[1]
 
 
 def test_tiles_draw_nearly_the_same_picture_and_need_less_memory(
@@ -175,7 +192,7 @@ def test_tiles_draw_nearly_the_same_picture_and_need_less_memory(
     assert not np.array_equal(*pictures)
     assert np.abs(pictures[0] - pictures[1]).mean() < 3
     assert not tiled.pipe.vae.use_tiling
-    monkeypatch.setattr(memory, "free_bytes", lambda _: memory.decoding_bytes(tiled.pipe, Size(512, 512)))
+    monkeypatch.setattr(memory, "free_bytes", lambda _: memory.decoding_bytes(tiled.decoder, Size(512, 512)))
     tiled.run_job(job)
 
 

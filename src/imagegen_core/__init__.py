@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from imagegen_core.request import Size as Size
     from imagegen_core.request import StyleLoraRequest as StyleLoraRequest
     from imagegen_core.request import check_request as check_request
+    from imagegen_core.resolution.checkpoints import checkpoint_family as checkpoint_family
     from imagegen_core.samplers import Sampler as Sampler
     from imagegen_core.settings import Settings as Settings
     from imagegen_core.shortcuts import generate as generate
@@ -170,6 +171,7 @@ _HOME = {
     "WarmsUp": "worker",
     "Worker": "worker",
     "check_request": "request",
+    "checkpoint_family": "resolution.checkpoints",
     "encode_png": "images.png",
     "generate": "shortcuts",
     "hookimpl": "plugins.hookspecs",

@@ -15,13 +15,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """A format of model files or folders, such as GGUF.
+    """A format of model files or folders, such as an exported OpenVINO folder.
 
     imagegen asks the formats before the families, in the order of the plugins.
 
     Attributes:
-        name: The name in `Backend.formats` and `Description.format`, such as ``gguf``.
-        title: The name for display, such as ``GGUF file``.
+        name: The name in `Backend.formats` and `Description.format`, such as ``openvino``.
+        title: The name for display, such as ``OpenVINO folder``.
         package: The distribution to install for a backend; None if no package draws this format.
         describe: Describes a path without loading it; returns None if the path has another format. It raises
             `ModelLoadError` if the path has this format, and is damaged.

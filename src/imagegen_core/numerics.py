@@ -31,10 +31,12 @@ class NumericsPlan:
         flags: The switches of the math libraries at load, by name.
         rows: The number of rows that each forward pass is filled up to; None leaves a picture with its own rows.
         rows_up_to: The largest picture with filled passes, in pixels; None sets no limit.
-        vae_precision: The precision of the VAE.
+        vae_precision: The precision of the VAE that decodes.
+        decoder: ``tiny`` if a tiny VAE decodes; None for the VAE.
         tile: The side of the VAE's tiles in pixels.
         tiles_above: The largest picture that the VAE decodes in one piece, in pixels; None sets no limit.
         compiled: Whether the network is compiled.
+        storage: The storage of large weights: ``int8``; None is the precision.
         batching: ``exact``, or ``fast`` for shared passes without a proof.
         exact: Whether equal requests give equal bytes. They do not with ``fast`` batching, a compiled network or
             cuDNN's benchmarks.
@@ -53,9 +55,11 @@ class NumericsPlan:
     rows: int | None = None
     rows_up_to: int | None = None
     vae_precision: str | None = None
+    decoder: str | None = None
     tile: int | None = None
     tiles_above: int | None = None
     compiled: bool = False
+    storage: str | None = None
     batching: Literal["exact", "fast"] = "exact"
     exact: bool = True
     network: str = ""

@@ -30,13 +30,16 @@ def settings_of(recipe: Recipe, settings: Settings) -> Settings:
     Raises:
         SettingsError: The recipe has an impossible value.
     """
-    return settings.override(
+    replayed = settings.override(
         backend=recipe.backend,
         dtype=recipe.dtype,
         recipe=True,
         prediction=recipe.prediction,
         **_plan_settings(recipe.numerics),
     )
+    if recipe.numerics and recipe.numerics.get("decoder") is None:
+        return replayed.model_copy(update={"fast_decode": None})
+    return replayed
 
 
 def recipe_differences(wanted: Recipe, drawn: Recipe) -> list[str]:
@@ -48,12 +51,16 @@ def recipe_differences(wanted: Recipe, drawn: Recipe) -> list[str]:
 def _plan_settings(numerics: Mapping[str, Any]) -> dict[str, Any]:
     if not numerics:
         return {}
+    layout = numerics.get("layout")
     return {
         "rows_per_pass": numerics.get("rows") or 1,
+        "vae_dtype": numerics.get("vae_precision"),
+        "vae_channels_last": None if layout is None else "VAE channels last" in layout,
         "vae_tiling": numerics.get("tile") is not None,
         "attention_slicing": numerics.get("attention") == "sliced",
         "enable_xformers": numerics.get("attention") == "xformers",
         "int8": numerics.get("computation") == "int8",
         "compile": bool(numerics.get("compiled")),
         "batching": numerics.get("batching"),
+        "weight_storage": numerics.get("storage") or "full",
     }

@@ -41,13 +41,20 @@ _PACKAGE = "imagegen-diffusers"
 _UNSUPPORTED_SETTINGS = (
     "prediction",
     "vae_path",
+    "fast_decode",
+    "preview_decode",
     "base_model",
     "embeddings_root",
     "compile",
+    "cuda_graphs",
     "enable_xformers",
     "attention_slicing",
+    "vae_dtype",
+    "vae_channels_last",
     "int8",
     "vae_tiling",
+    "memory",
+    "weight_storage",
 )
 _STEP_END = "callback_on_step_end"
 

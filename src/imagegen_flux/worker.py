@@ -141,6 +141,7 @@ class FluxWorker(DiffusionWorker):
             configs=self.configs,
             base=self.settings.base_model,
             vae=vae,
+            storage=self.memory_plan.storage,
         )
         scheduler, is_dev = components["scheduler"], bool(components["transformer"].config.guidance_embeds)
         if bool(scheduler.config.use_dynamic_shifting) == is_dev:

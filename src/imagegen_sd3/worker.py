@@ -105,6 +105,7 @@ class StableDiffusion3Worker(DiffusionWorker):
             configs=self.configs,
             base=self.settings.base_model,
             vae=vae,
+            storage=self.memory_plan.storage,
             optional=self.optional_components,
             classes={"text_encoder": ("transformers", "CLIPTextModel")},
         )

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from imagegen_core.cli import main
+from imagegen_core.cli import main, plugins
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -203,6 +203,18 @@ def test_the_doctor_finds_nothing_wrong(capfd: pytest.CaptureFixture[str]) -> No
     code, out, _ = _run(capfd, "plugins", "doctor")
     assert code == 0
     assert "sdxl (imagegen-sdxl 0.1.0): ok" in out
+
+
+@pytest.mark.parametrize(
+    ("gpu", "installed", "is_advised"), [(False, (), True), (True, (), False), (False, ("imagegen-openvino",), False)]
+)
+def test_the_doctor_recommends_openvino_for_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, installed: tuple[str, ...], is_advised: bool
+) -> None:
+    monkeypatch.setattr("imagegen_core.resources.gpus.may_have_gpu", lambda: gpu)
+    advice = plugins._advice_for_cpu(installed)
+    assert bool(advice) == is_advised
+    assert advice is None or advice.endswith("pip install imagegen-openvino, and set BACKEND=openvino")
 
 
 def test_the_doctor_names_a_disabled_plugin(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,3 +268,12 @@ def test_too_little_memory_is_reported_as_the_cause(folder: Path, monkeypatch: p
     with pytest.raises(ModelLoadError, match="The memory does not take the checkpoint .*CUDA_DTYPE") as caught:
         _load(folder)
     assert "again" not in str(caught.value)
+
+
+@pytest.mark.parametrize("component", ["unet", "text_encoder"])
+def test_a_quantized_folder_is_refused_by_its_method(folder: Path, component: str) -> None:
+    path = folder / component / "config.json"
+    quantization = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": quantization}))
+    with pytest.raises(ModelLoadError, match=f"{component} is quantized by 'bitsandbytes', which is not read here"):
+        _load(folder)

@@ -29,7 +29,7 @@ EXEMPT = {
     (
         'pip install -c constraints.txt -e "src/imagegen_core[diffusers]" '
         "-e src/imagegen_sdxl -e src/imagegen_sd15 -e src/imagegen_sd3 -e src/imagegen_flux "
-        "-e src/imagegen_diffusers -e src/imagegen_demo"
+        "-e src/imagegen_diffusers -e src/imagegen_openvino -e src/imagegen_demo"
     ): "it installs from an index",
     "pip install -c constraints.txt pytest hypothesis ruff mypy pre-commit": "it installs from an index",
     "pre-commit install": "it changes the repository",

@@ -19,8 +19,9 @@ from torch._dynamo.exc import TorchDynamoException
 from imagegen_core import GenerateRequest, ImagegenError, Job, LocalEngine, OutOfMemoryError, Settings, Size
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, unet_row_bytes
-from imagegen_core.diffusion.numerics import TILE
-from imagegen_core.diffusion.pipeline_setup import compile_errors, settle_vae
+from imagegen_core.diffusion.pipeline_setup import compile_errors
+from imagegen_core.diffusion.vae_setup import set_up_vae, settle_precision
+from imagegen_core.memory_plan import TILE
 from imagegen_core.server import create_app
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.docs.conftest import AssertQuoted
@@ -44,9 +45,9 @@ def _request(**fields: Any) -> GenerateRequest:
 def test_memory(assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16e9, available=9e9))
     size, networks = Size(8192, 8192), released("sdxl")
-    needed = unet_row_bytes(networks.unet, 1024 * 1024) + decoding_bytes(networks, Size(TILE, TILE))
+    needed = max(unet_row_bytes(networks.unet, 1024 * 1024), decoding_bytes(networks.vae, Size(TILE, TILE)))
     with pytest.raises(ImagegenError) as caught:
-        check_fits(needed, size, torch.device("cpu"), weights=7 * 10**9)
+        check_fits(needed, size, torch.device("cpu"), total=16 * 10**9, weights=7 * 10**9)
     assert_quoted("A picture larger than the memory", caught.value)
     with pytest.raises(ImagegenError) as caught, memory_errors(Size(1024, 1024)):
         raise torch.OutOfMemoryError
@@ -56,7 +57,7 @@ def test_memory(assert_quoted: AssertQuoted, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_picture_that_cannot_be_decoded(
     assert_quoted: AssertQuoted, worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagegen_core.diffusion.memory.free_bytes", lambda _: 10**6)
+    monkeypatch.setattr("imagegen_core.diffusion.memory.free_bytes", lambda _: 10**5)
     with pytest.raises(ImagegenError) as caught:
         worker.run_job(Job(req=_request()))
     assert_quoted("A picture cannot be decoded", caught.value)
@@ -122,7 +123,9 @@ def test_pictures(assert_quoted: AssertQuoted, sdxl_checkpoint: Path, caplog: py
         vae.decoder.conv_in.weight.mul_(3e4)
         vae.decoder.conv_in.bias.fill_(6e4)
         torch.nn.Module.to(vae, torch.float16)
-        settle_vae(vae)
+        settle_precision(vae)
+        asked = Settings.load(environ={"IMAGEGEN_VAE_DTYPE": "fp16"})
+        set_up_vae(vae, torch.device("cpu"), torch.float16, asked)
         torch.nn.Module.to(vae, torch.float16)  # as if it had passed the trial
         worker.run_job(Job(req=_request()))
         worker.pipe.unet.conv_out.bias.fill_(torch.nan)
@@ -184,7 +187,7 @@ def test_the_guide_states_the_sizes_of_each_family(family: str, side: int, colum
         "VAE": f"{_parameters(networks.vae) / 1e6:.1f} M" + (", in fp32" if family == "sdxl" else ""),
         "all weights": f"{weights / 1e9:.1f} GB",
         "a row of a step; two with guidance": f"{unet_row_bytes(networks.unet, (side // 8) ** 2) / 1e9:.2f} GB",
-        "decoding in one piece": f"{decoding_bytes(networks, Size(side, side)) / 1e9:.1f} GB",
+        "decoding in one piece": f"{decoding_bytes(networks.vae, Size(side, side)) / 1e9:.1f} GB",
     }
     assert _table("docs/sd15-to-sdxl.md", column) | figures == _table("docs/sd15-to-sdxl.md", column)
 

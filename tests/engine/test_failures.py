@@ -124,7 +124,7 @@ def test_a_picture_larger_than_the_memory_is_refused_before_it_begins(
     worker: Any, start: StartEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = start(worker)
-    monkeypatch.setattr(memory, "_UNET_COPIES", 10**9)
+    monkeypatch.setattr(memory, "FLAT_UNET_COPIES", 10**9)
     with pytest.raises(OutOfMemoryError, match=r"A picture of 64x64 takes about [\d.]+ GB of memory, and cpu has"):
         engine.submit(ask()).result(60)
 

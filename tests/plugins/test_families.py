@@ -58,27 +58,27 @@ DIFFUSERS = {
 }
 VAE = {"decoder.conv_in.weight": (512, 16, 3, 3), "decoder.up.0.block.0.conv1.weight": (128, 128, 3, 3)}
 
-GGUF = """
+GGJT = """
 from imagegen_core import Backend, Description, Format, ModelLoadError, hookimpl
 
 def describe(path):
-    if not path.is_file() or path.read_bytes()[:4] != b"GGUF":
+    if not path.is_file() or path.read_bytes()[:4] != b"GGJT":
         return None
     if path.stat().st_size < 8:
-        raise ModelLoadError(f"{path} is a cut GGUF file: download it again")
-    told = {"layout": "gguf", "family": "sdxl", "format": "gguf", "size": 8, "native_size": "64x64"}
+        raise ModelLoadError(f"{path} is a cut GGJT file: download it again")
+    told = {"layout": "ggjt", "family": "sdxl", "format": "ggjt", "size": 8, "native_size": "64x64"}
     return Description(kind="checkpoint", path=path, **told)
 
 @hookimpl
 def imagegen_backends():
     return [
-        Backend("cpp", "GGUF", "nowhere:Worker", "512x512", architectures=("*",), formats=("gguf",),
+        Backend("cpp", "GGJT", "nowhere:Worker", "512x512", architectures=("*",), formats=("ggjt",),
                 without=("style_lora",))
     ]
 
 @hookimpl
 def imagegen_formats():
-    return [Format(name="gguf", title="GGUF file", package="imagegen-cpp", describe=describe, suffixes=(".gguf",))]
+    return [Format(name="ggjt", title="GGJT file", package="imagegen-cpp", describe=describe, suffixes=(".ggjt",))]
 """
 
 
@@ -219,21 +219,21 @@ def imagegen_families():
 
 
 def test_a_declared_format_is_recognized(install: Installer, tmp_path: Path) -> None:
-    install.add("cpp", GGUF)
+    install.add("cpp", GGJT)
     install.backend("sdxl", architectures=("sdxl",))
-    registry, path = Registry.discover(), tmp_path / "model.gguf"
-    path.write_bytes(b"GGUF" + bytes(4))
-    assert recognize(path) == Recognized("gguf", "sdxl")
-    assert (describe(path).format, native_size(path, "512x512")) == ("gguf", "64x64")
+    registry, path = Registry.discover(), tmp_path / "model.ggjt"
+    path.write_bytes(b"GGJT" + bytes(4))
+    assert recognize(path) == Recognized("ggjt", "sdxl")
+    assert (describe(path).format, native_size(path, "512x512")) == ("ggjt", "64x64")
     assert checkpoints_below(tmp_path, registry.formats.values()) == [path]
     settings = Settings(model=str(path))
     assert select_backend(registry, settings).name == "cpp"
     card = ModelCard.of_files(settings, registry)
     assert (card.path, card.size, card.styles, card.sampler) == (path, "64x64", {}, None)
-    with pytest.raises(ModelLoadError, match="in the format gguf, which backend 'sdxl' does not load; .*BACKEND=cpp"):
+    with pytest.raises(ModelLoadError, match="in the format ggjt, which backend 'sdxl' does not load; .*BACKEND=cpp"):
         resolve_checkpoint(settings, registry.backend("sdxl"), registry)
-    path.write_bytes(b"GGUF")
-    with pytest.raises(ModelLoadError, match="is a cut GGUF file: download it again"):
+    path.write_bytes(b"GGJT")
+    with pytest.raises(ModelLoadError, match="is a cut GGJT file: download it again"):
         select_backend(registry, settings)
 
 
@@ -267,11 +267,11 @@ def imagegen_formats():
 def test_a_failing_format_leaves_the_others_alone(
     install: Installer, sdxl_checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    install.add("cpp", GGUF.replace("def describe(path):", "def describe(path):\n    1 / 0"))
+    install.add("cpp", GGJT.replace("def describe(path):", "def describe(path):\n    1 / 0"))
     install.backend("sdxl", architectures=("sdxl",))
     assert recognize(sdxl_checkpoint) == Recognized("folder", "sdxl")
-    assert "The format gguf is left out, as its describe raised ZeroDivisionError" in caplog.text
-    wrong = GGUF.replace("gguf", "odd").replace('"cpp"', '"odd"')
+    assert "The format ggjt is left out, as its describe raised ZeroDivisionError" in caplog.text
+    wrong = GGJT.replace("ggjt", "odd").replace('"cpp"', '"odd"')
     install.add("wrong", wrong.replace("def describe(path):", "def describe(path):\n    return 3"))
     assert recognize(sdxl_checkpoint) == Recognized("folder", "sdxl")
     assert "The format odd is left out, as its describe returned <class 'int'>" in caplog.text

@@ -32,10 +32,12 @@ def _tree(root: Path, group: str, mounts: str, files: dict[str, str]) -> Path:
 
 
 def _v2(folder: str, limit: str = "max", used: int = 0, cache: int = 0, **more: str) -> dict[str, str]:
+    active = cache // 3
+    statistics = f"anon {used - cache}\nfile {cache}\nactive_file {active}\ninactive_file {cache - active}"
     return {
         f"{folder}/memory.max": limit,
         f"{folder}/memory.current": str(used),
-        f"{folder}/memory.stat": f"anon {used - cache}\nfile {cache}\nactive_file 0\ninactive_file {cache}",
+        f"{folder}/memory.stat": statistics,
         **{f"{folder}/{name.replace('_', '.', 1)}": text for name, text in more.items()},
     }
 
@@ -44,7 +46,8 @@ def _v1(folder: str, limit: str = NO_LIMIT_V1, used: int = 0, cache: int = 0) ->
     return {
         f"{folder}/memory.limit_in_bytes": limit,
         f"{folder}/memory.usage_in_bytes": str(used),
-        f"{folder}/memory.stat": f"cache 1\ninactive_file 7\ntotal_inactive_file {cache}",
+        f"{folder}/memory.stat": f"cache 1\ninactive_file 7\ntotal_active_file {cache // 3}\n"
+        f"total_inactive_file {cache - cache // 3}",
     }
 
 

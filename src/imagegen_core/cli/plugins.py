@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Annotated
 
@@ -66,9 +67,25 @@ def doctor(as_json: Json = False) -> None:
     neighbours += [_duplicate(name, paths) for name, paths in duplicate_distributions().items()]
     for row in neighbours if not as_json else ():
         console.data("{distribution} ({path}): {status}\n  cause: {cause}\n  mend: {mend}".format(**row))
+    if advice := _advice_for_cpu({plugin.distribution for plugin in plugins}):
+        console.say(advice)
     if as_json:
         console.json_data([*map(asdict, plugins), *neighbours])
     raise typer.Exit(1 if any(plugin.status == "broken" for plugin in plugins) else 0)
+
+
+def _advice_for_cpu(installed: Collection[str]) -> str | None:
+    """Recommend the backend for a CPU, where there is no GPU and the backend is not installed."""
+    from imagegen_core.models import hints
+    from imagegen_core.resources.gpus import may_have_gpu
+
+    backend, distribution = hints.CPU_BACKEND
+    if may_have_gpu() or distribution in installed:
+        return None
+    return (
+        f"There is no GPU: on a CPU, the backend '{backend}' draws Stable Diffusion and SDXL faster than torch: "
+        f"pip install {distribution}, and set BACKEND={backend}"
+    )
 
 
 def _preferred_backends() -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -12,9 +12,11 @@ import torch
 
 from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
 from imagegen_core.errors import ModelLoadError, first_line
+from imagegen_core.memory_plan import Storage
 from imagegen_core.models.folders import LIBRARIES, read_json, weights
 from imagegen_core.models.networks.parts import component_layers, sources
 from imagegen_core.models.networks.scaling import scaled
+from imagegen_core.models.tensors import quoted
 
 # The classes whose weights files use several namings: each with the component whose names `component_layers` knows.
 _NAMED_LIKE = {
@@ -26,7 +28,14 @@ _NAMED_LIKE = {
 _ADVICE = "take the configs and the weights from one and the same model"
 
 
-def load_component(folder: Path, name: str, kind: tuple[str, str], dtype: torch.dtype) -> Any:
+def load_component(
+    folder: Path,
+    name: str,
+    kind: tuple[str, str],
+    dtype: torch.dtype,
+    storage: Storage | None = None,
+    unread: Collection[str] = (),
+) -> Any:
     """Load a component of a pipeline from its subfolder of a checkpoint.
 
     Args:
@@ -34,6 +43,8 @@ def load_component(folder: Path, name: str, kind: tuple[str, str], dtype: torch.
         name: The component's name, such as ``unet`` or ``tokenizer``.
         kind: The component's library and class, as ``model_index.json`` names them.
         dtype: The dtype for a network's weights.
+        storage: The storage of its large matrices.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
         ModelLoadError: The component is missing, damaged, or of a class that does not suit it.
@@ -42,12 +53,19 @@ def load_component(folder: Path, name: str, kind: tuple[str, str], dtype: torch.
         raise ModelLoadError(f"The checkpoint {folder} is incomplete: its folder {name} is missing; copy it again")
     component = component_class(folder, name, kind)
     if issubclass(component, torch.nn.Module):
-        return load_network(folder / name, name, component, dtype)
+        return load_network(folder / name, name, component, dtype, storage, unread)
     with reading(folder / name):
         return component.from_pretrained(folder / name, local_files_only=True)
 
 
-def load_network(folder: Path, name: str, network: type, dtype: torch.dtype) -> Any:
+def load_network(
+    folder: Path,
+    name: str,
+    network: type,
+    dtype: torch.dtype,
+    storage: Storage | None = None,
+    unread: Collection[str] = (),
+) -> Any:
     """Load a network from the config and the weights in its folder.
 
     Args:
@@ -55,11 +73,19 @@ def load_network(folder: Path, name: str, network: type, dtype: torch.dtype) -> 
         name: The component's name, such as ``vae``.
         network: The network's class.
         dtype: The dtype for the weights.
+        storage: The storage of the large matrices.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
-        ModelLoadError: The config or the weights are missing or damaged, or they do not match.
+        ModelLoadError: The config or the weights are missing, damaged or quantized, or they do not match.
     """
     config = read_json(folder, "config.json")
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise ModelLoadError(
+            f"{folder} is quantized by {quoted(method)}, which is not read here: take the model in fp16 or bf16, or a "
+            "GGUF file of it"
+        )
     if not (files := weights(folder)):
         others = ", ".join(sorted(file.name for file in folder.iterdir() if file.name != "config.json"))
         raise ModelLoadError(
@@ -70,7 +96,8 @@ def load_network(folder: Path, name: str, network: type, dtype: torch.dtype) -> 
         stored = {key: source for file in opened.files for key, source in sources(file.header).items()}
         like = _NAMED_LIKE.get(network.__name__)
         layers = scaled(stored) if like is None else component_layers(like, stored)
-        return build_network(Blueprint(name, network, config, folder / "config.json", _ADVICE), layers, opened, dtype)
+        blueprint = Blueprint(name, network, config, folder / "config.json", _ADVICE)
+        return build_network(blueprint, layers, opened, dtype, storage, unread)
 
 
 def component_class(folder: Path, name: str, kind: tuple[str, str]) -> Any:

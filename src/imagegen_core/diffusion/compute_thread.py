@@ -10,7 +10,7 @@ from functools import update_wrapper
 from queue import SimpleQueue
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from imagegen_core.diffusion.construction_lock import stepping_aside, undisturbed
+from imagegen_core.diffusion.construction_lock import stepping_aside
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -70,20 +70,20 @@ class ComputeThread:
                 del call
 
 
-class _HasComputeThread(Protocol):
-    _compute: ComputeThread
+class _Computes(Protocol):
+    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any: ...
 
 
-Owner = TypeVar("Owner", bound=_HasComputeThread)
+Owner = TypeVar("Owner", bound=_Computes)
 
 
 def computed(
     method: Callable[Concatenate[Owner, Parameters], Result],
 ) -> Callable[Concatenate[Owner, Parameters], Result]:
-    """Make a method run on its object's compute thread, while no thread builds a model."""
+    """Make a method run by its object's `compute`."""
 
     def call(self: Owner, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        return self._compute.run(lambda: undisturbed(method, self, *args, **kwargs))
+        return self.compute(lambda: method(self, *args, **kwargs))  # type: ignore[no-any-return]
 
     update_wrapper(call, method)
     return call

@@ -23,23 +23,23 @@ _PROBE_SIDE = 16  # the side of the test latents for a VAE
 
 
 def decode_picture(
-    pipe: Any, latents: Tensor, size: Size, device: torch.device, tile: int | None
+    vae: Any, latents: Tensor, size: Size, device: torch.device, tile: int | None
 ) -> npt.NDArray[np.uint8]:
     """Decode as `decode` does, in one piece or in tiles as the numerics plan says.
 
     Args:
-        pipe: The diffusers pipeline.
+        vae: The autoencoder.
         latents: See `decode`.
         size: The picture's size.
-        device: The pipeline's device.
+        device: The autoencoder's device.
         tile: The side of the tiles in pixels; None decodes in one piece.
 
     Raises:
         OutOfMemoryError: The memory is too small. Another way to decode would give other pixels.
     """
-    check_decoding_fits(pipe, size, piece(size, tile), device)
-    with _tiling(pipe.vae, tile), memory_errors(size):
-        return decode(pipe.vae, latents)
+    check_decoding_fits(vae, size, piece(size, tile), device)
+    with _tiling(vae, tile), memory_errors(size):
+        return decode(vae, latents)
 
 
 def piece(size: Size, tile: int | None) -> Size:
@@ -49,7 +49,7 @@ def piece(size: Size, tile: int | None) -> Size:
 
 @contextmanager
 def _tiling(vae: Any, tile: int | None) -> Iterator[None]:
-    """Decode in tiles within the context; a VAE without tiles, such as a tiny one, decodes in one piece."""
+    """Decode in tiles within the context; a VAE without tiles decodes in one piece."""
     if tile is None or not hasattr(vae, "tile_latent_min_size"):
         yield
         return
@@ -63,9 +63,9 @@ def _tiling(vae: Any, tile: int | None) -> Iterator[None]:
 
 
 def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
-    """Decode latents with a diffusers ``AutoencoderKL``, in the VAE's dtype, or in fp32 if this picture overflows.
+    """Decode latents with a diffusers ``AutoencoderKL`` or ``AutoencoderTiny``, in fp32 if this picture overflows.
 
-    Only this picture is decoded in fp32: afterwards the VAE has its old dtype again.
+    Usually the VAE's dtype counts. Only this picture is decoded in fp32: afterwards the VAE has its old dtype again.
 
     Args:
         vae: The autoencoder.
@@ -77,25 +77,30 @@ def decode(vae: Any, latents: Tensor) -> npt.NDArray[np.uint8]:
     Raises:
         ImagegenError: The pixels are not finite even in fp32.
     """
-    pixels = _decode(vae, latents)
+    pixels = decoded(vae, latents)
     dtype = _dtype(vae)
     if not pixels.isfinite().all() and dtype != torch.float32 and latents.isfinite().all():
         logger.warning(
             "A picture overflows the VAE in %s: decoding it in fp32, which takes longer",
             str(dtype).removeprefix("torch."),
         )
-        upcast(vae)
+        convert(vae, torch.float32)
         try:
-            pixels = _decode(vae, latents)
+            pixels = decoded(vae, latents)
         finally:
-            _convert(vae, dtype)
+            convert(vae, dtype)
     if not pixels.isfinite().all():
         raise ImagegenError(
             "The VAE computed pixels that are not finite (NaN) from this picture's latents: lower guidance_scale, or "
             "set VAE_PATH to another VAE"
         )
-    levels = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).round()
-    return levels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    return levels(pixels)
+
+
+def levels(pixels: Tensor) -> npt.NDArray[np.uint8]:
+    """Convert pixels [3, height, width] in -1..1 to [height, width, 3] in 0..255."""
+    rounded = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).round()
+    return rounded.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 @torch.inference_mode()
@@ -108,7 +113,7 @@ def overflows(vae: Any) -> bool:
     generator = torch.Generator("cpu").manual_seed(0)
     latents = torch.randn((1, vae.config.latent_channels, _PROBE_SIDE, _PROBE_SIDE), generator=generator)
     probe = latents.to(next(vae.parameters()).device)
-    return not all(_decode(vae, spread * probe).isfinite().all() for spread in (1, 2))
+    return not all(decoded(vae, spread * probe).isfinite().all() for spread in (1, 2))
 
 
 def pool(latents: Tensor) -> bytes:
@@ -117,24 +122,21 @@ def pool(latents: Tensor) -> bytes:
     return pooled.to(torch.float16).cpu().numpy().astype("<f2").tobytes()
 
 
-def upcast(vae: Any) -> None:
-    """Make an autoencoder compute in fp32."""
-    _convert(vae, torch.float32)
-
-
-def _convert(vae: Any, dtype: torch.dtype) -> None:
+def convert(vae: Any, dtype: torch.dtype) -> None:
+    """Make an autoencoder compute in another precision."""
     # diffusers' own `to` warns about modules to keep in fp32, even if there are none.
     torch.nn.Module.to(vae, dtype)
 
 
-def _decode(vae: Any, latents: Tensor) -> Tensor:
+def decoded(vae: Any, latents: Tensor) -> Tensor:
+    """Decode latents [1, channels, h, w] in the network's scale, in the VAE's dtype, to pixels [3, height, width]."""
     image: Tensor = vae.decode(denormalized(vae.config, latents.to(_dtype(vae))), return_dict=False)[0][0]
     return image
 
 
 def _dtype(vae: Any) -> torch.dtype:
     """Return the dtype of the decoder; the VAE's own `dtype` searches all its layers and takes a millisecond."""
-    return vae.decoder.conv_in.weight.dtype  # type: ignore[no-any-return]
+    return next(vae.decoder.parameters()).dtype  # type: ignore[no-any-return]
 
 
 def denormalized(config: Any, latents: Tensor) -> Tensor:

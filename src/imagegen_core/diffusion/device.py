@@ -16,7 +16,8 @@ from imagegen_core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+"""torch's dtypes by their names in settings."""
 
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -58,7 +59,7 @@ def choose_device(settings: Settings) -> torch.device:
 def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
     """Return the configured precision, else fp16 on a GPU, bf16 on a CPU with native bf16, else fp32."""
     if settings.dtype is not None:
-        return _DTYPES[settings.dtype]
+        return DTYPES[settings.dtype]
     if device.type != "cpu":
         return torch.float16
     return torch.bfloat16 if _computes_bf16(torch.cpu.get_capabilities()) else torch.float32
@@ -86,6 +87,12 @@ def keep_large_buffers() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, 2 * _KEPT_BYTES - 1)
+
+
+def release_buffers() -> None:
+    """Make glibc return freed memory to the kernel now, where memory is short: a load and a step leave large gaps."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _computes_bf16(capabilities: Mapping[str, object]) -> bool:

@@ -87,6 +87,8 @@ class Extension:
     def before_network(self, inputs: NetworkInputs) -> None:
         """Change the inputs of a forward pass with a user of this extension, or wrap its network.
 
+        With this method, the extension's requests run without CUDA graphs: a graph would repeat an earlier pass.
+
         Args:
             inputs: All rows of the pass. ``state.parts.get(self)`` is the part of a row's state, or None.
         """

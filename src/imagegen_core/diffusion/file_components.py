@@ -18,6 +18,7 @@ from imagegen_core.diffusion.prediction import scheduler_of_folder
 from imagegen_core.diffusion.tokenizers import find_t5_tokenizer, find_tokenizer
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.family import Family
+from imagegen_core.memory_plan import Storage
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.folders import weights as weights_files
 from imagegen_core.models.networks.parts import checkpoint_parts
@@ -52,6 +53,7 @@ def load_components(
     vae: Any | None = None,
     optional: Sequence[str] = (),
     classes: Mapping[str, tuple[str, str]] | None = None,
+    storage: Storage | None = None,
 ) -> dict[str, Any]:
     """Load the components of a pipeline from a ``.safetensors`` or ``.ckpt`` file.
 
@@ -67,6 +69,7 @@ def load_components(
         vae: An autoencoder to use instead of the file's own; the file's own is then ignored.
         optional: The components that may be missing; the result then has None.
         classes: The library and class of networks in the file, where these differ from those in the folder's index.
+        storage: The storage of large matrices, such as ``self.memory_plan.storage``.
 
     Raises:
         ModelLoadError: Neither the file nor `base` has a component, the file holds unknown tensors, or the family's
@@ -95,9 +98,9 @@ def load_components(
                 components[name] = None
         for name in [name for name in networks if name not in components]:
             if name in blueprints:
-                components[name] = build_network(blueprints[name], parts[name], weights, dtype)
+                components[name] = build_network(blueprints[name], parts[name], weights, dtype, storage)
             else:
-                components[name] = load_component(folder, name, kinds[name], dtype)
+                components[name] = load_component(folder, name, kinds[name], dtype, storage)
     for name in kinds:
         if name.startswith("tokenizer"):
             encoder = components[name.replace("tokenizer", "text_encoder")]

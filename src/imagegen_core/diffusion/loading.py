@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from imagegen_core.diffusion.components import load_component, load_network
 from imagegen_core.diffusion.libraries import quiet
 from imagegen_core.diffusion.prediction import take_normalization, with_prediction
 from imagegen_core.diffusion.single_file import load_vae_file
+from imagegen_core.diffusion.tiny_vae import holds_tiny_vae, load_tiny_vae
 from imagegen_core.errors import ModelLoadError, first_line
+from imagegen_core.memory_plan import Storage
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.inspect import needed_parameters
 from imagegen_core.resources.memory import system_memory
@@ -32,6 +34,8 @@ def load_pipeline(
     vae: Path | None = None,
     prediction: PredictionName | None = None,
     optional: Sequence[str] = (),
+    storage: Storage | None = None,
+    unread: Collection[str] = (),
     **options: Any,
 ) -> Any:
     """Load a diffusers pipeline from a folder or a single file, without the network.
@@ -46,6 +50,8 @@ def load_pipeline(
         vae: An autoencoder's file or folder to use instead of the checkpoint's own; see `Settings.vae_path`.
         prediction: The network's prediction type; None leaves it to the checkpoint.
         optional: The components that the checkpoint may lack.
+        storage: The storage of a folder's large matrices; `load_file` sees to a file's.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
         options: Further arguments of the pipeline, such as components to leave out.
 
     Raises:
@@ -59,11 +65,11 @@ def load_pipeline(
         if vae is not None:
             places = [folder / "vae" for folder in (path, base, configs) if folder is not None]
             of_vae = next(place for place in places if (place / "config.json").is_file())
-            components["vae"] = load_vae(vae, dtype, of_vae)
+            components["vae"] = load_vae(vae, dtype, of_vae, unread)
             take_normalization(components["vae"], read_json(of_vae, "config.json"))
         if path.is_dir():
             index = read_json(path, "model_index.json")
-            components |= _load_folder(path, dtype, leave_out={**options, **components})
+            components |= _load_folder(path, dtype, storage, unread, leave_out={**options, **components})
             components = {**dict.fromkeys(optional), **components}
             if prediction is not None and configs is not None:
                 components["scheduler"] = with_prediction(components["scheduler"], prediction, configs)
@@ -78,13 +84,14 @@ def load_pipeline(
         return pipeline_class(**arguments)
 
 
-def load_vae(path: Path, dtype: torch.dtype, folder: Path) -> Any:
-    """Load a separate autoencoder, from a file in either naming or from a diffusers-format folder.
+def load_vae(path: Path, dtype: torch.dtype, folder: Path, unread: Collection[str] = ()) -> Any:
+    """Load a separate autoencoder, also a tiny one, from a file in any naming or from a diffusers-format folder.
 
     Args:
         path: The file or folder.
         dtype: The dtype for the weights.
         folder: A folder with a ``config.json``; it supplies facts missing from a file's shapes.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
         ModelLoadError: The path holds no autoencoder of this family.
@@ -93,14 +100,18 @@ def load_vae(path: Path, dtype: torch.dtype, folder: Path) -> Any:
 
     if not path.exists():
         raise ModelLoadError(f"There is no VAE {path}: correct VAE_PATH")
+    if holds_tiny_vae(path):
+        return load_tiny_vae(path, dtype, "VAE_PATH", read_json(folder, "config.json"))
     if path.is_dir():
-        return load_network(path, "vae", AutoencoderKL, dtype)
-    return load_vae_file(path, dtype, folder)
+        return load_network(path, "vae", AutoencoderKL, dtype, unread)
+    return load_vae_file(path, dtype, folder, unread)
 
 
-def _load_folder(path: Path, dtype: torch.dtype, leave_out: Mapping[str, Any]) -> dict[str, Any]:
+def _load_folder(
+    path: Path, dtype: torch.dtype, storage: Storage | None, unread: Collection[str], leave_out: Mapping[str, Any]
+) -> dict[str, Any]:
     kinds = {name: kind for name, kind in component_kinds(path).items() if name not in leave_out}
-    return {name: load_component(path, name, kind, dtype) for name, kind in kinds.items()}
+    return {name: load_component(path, name, kind, dtype, storage, unread) for name, kind in kinds.items()}
 
 
 def _check_arguments(
@@ -120,15 +131,20 @@ def _check_arguments(
         )
 
 
-def check_fits_in_memory(path: Path, dtype: torch.dtype) -> None:
+def check_fits_in_memory(path: Path, dtype: torch.dtype, stored: int | None = None) -> None:
     """Refuse a checkpoint that is larger than the main memory: the system would kill the process.
 
     Weights pass through the main memory on every device.
 
+    Args:
+        path: The checkpoint.
+        dtype: The dtype for the weights.
+        stored: The bytes of the weights as they are stored; None means in `dtype`.
+
     Raises:
         ModelLoadError: The weights take more than the total main memory.
     """
-    needed, total = needed_parameters(path) * dtype.itemsize, system_memory().total
+    needed, total = stored or needed_parameters(path) * dtype.itemsize, system_memory().total
     if needed > total:
         raise ModelLoadError(
             f"The memory does not take the checkpoint {path}: its weights take {needed / 1e9:.1f} GB, and this process "

@@ -8,31 +8,34 @@ from itertools import chain
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from imagegen_core.diffusion.stored_weights import stored_parts
 from imagegen_core.errors import OutOfMemoryError
+from imagegen_core.memory_plan import PROCESS_BYTES, SPARE
 from imagegen_core.request import Size
 from imagegen_core.resources.memory import system_memory
 from imagegen_core.worker import DeviceMemory
 
 _ADVICE = (
-    "ask for a smaller size, set CUDA_DTYPE=fp16, CUDA_ENABLE_XFORMERS=1, CUDA_ATTENTION_SLICING=1 or "
-    "IMAGEGEN_VAE_TILING=1, or use a device with more memory"
+    "ask for a smaller size, set IMAGEGEN_WEIGHT_STORAGE=int8, CUDA_DTYPE=fp16, CUDA_ENABLE_XFORMERS=1, "
+    "CUDA_ATTENTION_SLICING=1 or IMAGEGEN_VAE_TILING=1, or use a device with more memory"
 )
-_SPARE = 0.85  # the share of free memory to plan with
-_PROCESS = 500_000_000  # bytes: an idle server with the demo takes 0.42 GB; a CUDA context takes about as much
-# The number of full-size feature maps in memory at the peak. Measured with the demo on a CPU, at 512 and 1024 px, in
-# fp32 and bf16: 26 to 34 for the UNet, and 6.2 to 7.8 for the VAE.
-_UNET_COPIES, _VAE_COPIES = 32, 8
+# The number of full-size feature maps in memory at the peak. Measured on a CPU with the released networks, at 512 and
+# 1024 px, in bf16: 37 for SD1.5's UNet, with attention at full size, 19 for SDXL's, without it, and 4.2 to 5.7 for the
+# VAE in bf16 and fp32. The demo's UNet takes 26 to 34: see docs/small-memory.md.
+UNET_COPIES, FLAT_UNET_COPIES, DECODER_COPIES = 40, 32, 6
 _UNIT = Size(64, 64)
 _GRAIN = 512 * 512  # pixels: the unit of `whole_pixels`, so that machines of nearly the same memory agree
 # Copies of all tokens of a picture: 12 to 26, measured with small transformers at 512 and 1024 px.
-_TRANSFORMER_COPIES = 24
+TRANSFORMER_COPIES = 24
 
 
 def unet_row_bytes(unet: Any, latents: int) -> int:
     """Estimate the peak memory of one more row in a forward pass of a UNet, in bytes; `latents` is height by width."""
     item = unet.conv_in.weight.dtype.itemsize  # the module's own dtype property searches all its layers
-    return int(_UNET_COPIES * unet.config.block_out_channels[0] * latents * item)
+    copies = UNET_COPIES if unet.config.down_block_types[0].startswith("CrossAttn") else FLAT_UNET_COPIES
+    return int(copies * unet.config.block_out_channels[0] * latents * item)
 
 
 def token_bytes(transformer: Any) -> int:
@@ -42,31 +45,38 @@ def token_bytes(transformer: Any) -> int:
     """
     linear = [weight for weight in transformer.parameters() if weight.ndim == 2]  # noqa: PLR2004 - a matrix
     largest = max(linear, key=torch.numel)
-    return int(_TRANSFORMER_COPIES * min(largest.shape) * largest.dtype.itemsize)
+    return int(TRANSFORMER_COPIES * min(largest.shape) * largest.dtype.itemsize)
 
 
-def decoding_bytes(pipe: Any, size: Size) -> int:
-    """Estimate the peak memory to decode one picture, in bytes."""
-    channels = max(pipe.vae.config.block_out_channels[:2])
-    item = pipe.vae.decoder.conv_in.weight.dtype.itemsize
-    return int(_VAE_COPIES * channels * size.width * size.height * item)
+def decoding_bytes(vae: Any, size: Size) -> int:
+    """Estimate the peak memory to decode one picture with an autoencoder, in bytes."""
+    channels = max(vae.config.block_out_channels[:2])
+    item = next(vae.decoder.parameters()).dtype.itemsize
+    return int(DECODER_COPIES * channels * size.width * size.height * item)
 
 
-def weight_bytes(pipe: Any) -> int:
-    """Return the memory of a pipeline's weights and buffers, in bytes; tensors with one storage count once.
+def weight_bytes(pipe: Any, *others: torch.nn.Module) -> int:
+    """Return the memory of a pipeline's and other networks' weights, in bytes; tensors with one storage count once.
 
     Weights that are packed for oneDNN have no storage: their layers state `packed_bytes`.
 
-    The difference in device memory before and after a load is no substitute: it includes pictures in progress.
+    Tensors without values, on the meta device, do not count. The difference in device memory before and after a load is
+    no substitute: it includes pictures in progress.
     """
-    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    modules = [part for part in (*pipe.components.values(), *others) if isinstance(part, torch.nn.Module)]
     tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
-    storages = {storage.data_ptr(): storage.nbytes() for tensor in tensors if (storage := tensor.untyped_storage())}
+    storages = (part.untyped_storage() for tensor in tensors if not tensor.is_meta for part in stored_parts(tensor))
     packed = sum(getattr(layer, "packed_bytes", 0) for module in modules for layer in module.modules())
-    return sum(storages.values()) + packed
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()) + packed
 
 
-def _total_bytes(device: torch.device) -> int:
+def tensor_bytes(tensor: Tensor) -> int:
+    """Return the memory of a tensor as it is stored, in bytes."""
+    return sum(part.nbytes for part in stored_parts(tensor))
+
+
+def total_bytes(device: torch.device) -> int:
+    """Return the total memory of `device` in bytes; all but CUDA devices share the main memory."""
     return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else system_memory().total
 
 
@@ -90,19 +100,20 @@ def free_bytes(device: torch.device) -> int:
     return system_memory().available
 
 
-def check_fits(needed: int, size: Size, device: torch.device, weights: int) -> None:
+def check_fits(needed: int, size: Size, device: torch.device, total: int, weights: int) -> None:
     """Refuse a picture that is too large for the device: the system would kill the process.
 
     Args:
         needed: The peak memory of the picture, in bytes.
         size: The picture's size.
         device: The pipeline's device.
+        total: The planned memory of the device, in bytes.
         weights: The memory of the pipeline's weights there, in bytes.
 
     Raises:
         OutOfMemoryError: The picture takes more memory than the device has next to the model.
     """
-    room = max(0, _total_bytes(device) - weights - _PROCESS)
+    room = max(0, total - weights - PROCESS_BYTES)
     if needed > room:
         raise OutOfMemoryError(
             f"A picture of {size} takes about {needed / 1e9:.1f} GB of memory, and {device} has {room / 1e9:.1f} GB "
@@ -110,28 +121,38 @@ def check_fits(needed: int, size: Size, device: torch.device, weights: int) -> N
         )
 
 
-def rows_that_fit(row_bytes: int, device: torch.device) -> int:
-    """Return how many rows of a forward pass fit in the free memory, at least 1."""
-    return max(1, int(_SPARE * free_bytes(device) / row_bytes))
+def rows_that_fit(row_bytes: int, device: torch.device, total: int, weights: int) -> int:
+    """Return how many rows of a forward pass fit in the free memory, at least 1.
 
-
-def whole_pixels(pipe: Any, device: torch.device, weights: int) -> int:
-    """Return the largest picture that the VAE may decode in one piece next to the weights, in pixels.
-
-    It follows from the device's total memory. Free memory would make a picture depend on its company.
+    Args:
+        row_bytes: The memory of a row, in bytes.
+        device: The pipeline's device.
+        total: See `check_fits`.
+        weights: See `check_fits`.
     """
-    room = _SPARE * _total_bytes(device) - weights - _PROCESS
-    pixels = room * _UNIT.width * _UNIT.height / decoding_bytes(pipe, _UNIT)
+    free = min(free_bytes(device), max(0, total - weights - PROCESS_BYTES))
+    return max(1, int(SPARE * free / row_bytes))
+
+
+def whole_pixels(vae: Any, room: int) -> int:
+    """Return the largest picture that an autoencoder may decode in one piece, in pixels.
+
+    Args:
+        vae: The autoencoder.
+        room: The bytes beside the weights. They follow from the device's total memory: free memory would make a picture
+            depend on its company.
+    """
+    pixels = room * _UNIT.width * _UNIT.height / decoding_bytes(vae, _UNIT)
     return max(0, int(pixels / _GRAIN)) * _GRAIN
 
 
-def check_decoding_fits(pipe: Any, size: Size, piece: Size, device: torch.device) -> None:
+def check_decoding_fits(vae: Any, size: Size, piece: Size, device: torch.device) -> None:
     """Refuse to decode a picture if the free memory is too small for a piece of it: the system would kill the process.
 
     Raises:
         OutOfMemoryError: The free memory is too small.
     """
-    needed, free = decoding_bytes(pipe, piece), free_bytes(device)
+    needed, free = decoding_bytes(vae, piece), free_bytes(device)
     if needed > free:
         raise OutOfMemoryError(
             f"Decoding a picture of {size} takes about {needed / 1e9:.1f} GB of memory, and {device} has "

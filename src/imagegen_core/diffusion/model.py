@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,20 +16,26 @@ from torch import Tensor
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.decoding import decode_picture
+from imagegen_core.diffusion.device import release_buffers
 from imagegen_core.diffusion.extension import Extension
 from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
 from imagegen_core.diffusion.libraries import quiet
 from imagegen_core.diffusion.loading import check_fits_in_memory, load_pipeline, memory_for
-from imagegen_core.diffusion.memory import token_bytes, weight_bytes
+from imagegen_core.diffusion.memory import token_bytes
+from imagegen_core.diffusion.memory_planning import checkpoint_plan
 from imagegen_core.diffusion.network_inputs import NetworkInputs
 from imagegen_core.diffusion.numerics import numerics_plan
 from imagegen_core.diffusion.on_device import OnDevice
 from imagegen_core.diffusion.pipeline_setup import prepare
 from imagegen_core.diffusion.prediction import check_noise
+from imagegen_core.diffusion.residency import Residency
 from imagegen_core.diffusion.scheduling import ALIGNED_SIGMAS, dynamic_shift
+from imagegen_core.diffusion.stored_weights import store_weights
+from imagegen_core.diffusion.tiny_vae import load_decoders
 from imagegen_core.diffusion.torchvision import make_torchvision_importable
 from imagegen_core.errors import ModelLoadError, SettingsError
 from imagegen_core.importing import import_named, unusable
+from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.models.inspect import architecture, native_size
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.plugins.registry import Registry
@@ -57,14 +63,19 @@ class DiffusionModel(OnDevice, ABC):
             the architecture's name. None for a family without single files.
         aligned_sigmas: The eleven noise levels of the schedule Align Your Steps.
         guidance: The extension for guidance by a negative prompt.
+        unread: The beginnings of tensors' names, such as ``unet.`` or ``vae.decoder.``, that a worker computes without
+            torch. These tensors are not read: they stay on the meta device, and `prepare` replaces what computes them.
         settings: The worker's settings.
         pipe: The diffusers pipeline.
+        decoder: The autoencoder that decodes pictures: ``pipe.vae``, or the tiny VAE of `Settings.fast_decode`.
         device: The pipeline's device.
         dtype: The precision of its weights.
         checkpoint: The file or folder of the weights.
         family: The checkpoint's `imagegen_core.Family`.
         native_size: ``WIDTHxHEIGHT`` of a request without a size.
         numerics: The numerics plan, fixed from the load on.
+        memory_plan: The memory plan, fixed from the load on.
+        residency: The places of the pipeline's components.
     """
 
     backend: ClassVar[Backend]
@@ -76,6 +87,7 @@ class DiffusionModel(OnDevice, ABC):
     configs: ClassVar[Path | None] = None
     aligned_sigmas: ClassVar[Sequence[float]] = ALIGNED_SIGMAS
     guidance: ClassVar[type[Extension]] = ClassifierFreeGuidance
+    unread: Collection[str] = ()
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         """Load the configured checkpoint.
@@ -99,11 +111,14 @@ class DiffusionModel(OnDevice, ABC):
         super().__init__(settings)
         self.family = registry.families[architecture(self.checkpoint, registry)]
         self.native_size = native_size(self.checkpoint, self.backend.default_size, registry)
+        self.memory_plan: MemoryPlan
+        self.residency: Residency
         self.pipe = self._compute.run(self._load)
-        self._weights = weight_bytes(self.pipe)
-        self.numerics: NumericsPlan = self.compute(
-            numerics_plan, self.pipe, self.network, self.device, self.dtype, settings
+        self.decoder, self._preview_decoder = self._compute.run(
+            load_decoders, self.pipe, self.checkpoint, self.device, self.dtype, settings
         )
+        self.residency.stays(self.decoder, self._preview_decoder)
+        self.numerics: NumericsPlan = self.compute(self.plan)
 
     @classmethod
     def import_libraries(cls) -> None:
@@ -132,6 +147,44 @@ class DiffusionModel(OnDevice, ABC):
     def network(self) -> Any:
         """The pipeline's network for denoising."""
         return getattr(self.pipe, self.family.denoiser)
+
+    def load_pipe(self) -> Any:
+        """Load the checkpoint's pipeline into the main memory, without the tensors in `unread`.
+
+        Raises:
+            ModelLoadError: The checkpoint is damaged, incomplete, or of another family.
+        """
+        settings = self.settings
+        return load_pipeline(
+            self.pipeline_class,
+            self.checkpoint,
+            self.dtype,
+            configs=self.file_configs,
+            base=settings.base_model,
+            vae=settings.vae_path,
+            prediction=settings.prediction,
+            load_file=self.load_file,
+            optional=self.optional_components,
+            storage=self.memory_plan.storage,
+            unread=self.unread,
+            **self.pipeline_options,
+        )
+
+    def prepare(self, pipe: Any) -> None:
+        """Set a loaded pipeline up for its device, as the settings ask; it runs on the compute thread."""
+        prepare(pipe, self.family.denoiser, self.device, self.dtype, self.settings, self.memory_plan)
+
+    def plan(self) -> NumericsPlan:
+        """Return the numerics plan of the prepared pipeline; it runs on the compute thread."""
+        return numerics_plan(
+            self.network,
+            self.decoder,
+            self.device,
+            self.dtype,
+            self.settings,
+            self.memory_plan,
+            self.residency.bytes_with("vae"),
+        )
 
     def check(self, request: ResolvedRequest) -> None:
         """Refuse a request that the family cannot draw; the request's LoRAs are active.
@@ -193,7 +246,12 @@ class DiffusionModel(OnDevice, ABC):
         Raises:
             OutOfMemoryError: The device's memory was too small.
         """
-        return decode_picture(self.pipe, latents, size, self.device, self.numerics.tile_of(size))
+        # Both make room before the free memory is looked at.
+        if self.decoder is self.pipe.vae:
+            self.residency.bring("vae")
+        if self.memory_plan.storage is not None:
+            release_buffers()
+        return decode_picture(self.decoder, latents, size, self.device, self.numerics.tile_of(size))
 
     def load_file(self, path: Path, vae: Any | None) -> dict[str, Any]:  # noqa: ARG002 - for families
         """Load the pipeline's components from a single file; the default refuses such files.
@@ -234,22 +292,23 @@ class DiffusionModel(OnDevice, ABC):
                 f"{settings.source('prediction')}={settings.prediction} does not suit the backend "
                 f"'{self.backend.name}', whose networks predict the velocity of a flow: unset it"
             )
-        check_fits_in_memory(self.checkpoint, self.dtype)
         if self.checkpoint.is_dir():
             self.check_folder(self.checkpoint)
-        pipe = load_pipeline(
-            self.pipeline_class,
-            self.checkpoint,
-            self.dtype,
-            configs=self.file_configs,
-            base=settings.base_model,
-            vae=settings.vae_path,
-            prediction=settings.prediction,
-            load_file=self.load_file,
-            optional=self.optional_components,
-            **self.pipeline_options,
+        self.memory_plan = self._plan_memory()
+        check_fits_in_memory(
+            self.checkpoint, self.dtype, self.memory_plan.weights if self.memory_plan.storage else None
         )
+        pipe = self.load_pipe()
         check_noise(self.checkpoint, pipe.scheduler, flow_matching=self.flow_matching)
         with memory_for(self.checkpoint):
-            prepare(pipe, getattr(pipe, self.family.denoiser), self.device, self.dtype, settings)
+            if self.memory_plan.storage is not None:  # a family's own `load_file` may have left some
+                store_weights(pipe)
+            self.residency = Residency(pipe, self.family.denoiser, self.device, self.memory_plan)
+            self.prepare(pipe)
+        if self.memory_plan.storage is not None:
+            release_buffers()
         return pipe
+
+    def _plan_memory(self) -> MemoryPlan:
+        size = Size.parse(self.native_size)
+        return checkpoint_plan(self.checkpoint, self.family, size, self.device, self.dtype, self.settings)

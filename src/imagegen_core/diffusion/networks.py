@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,20 @@ import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.construction_lock import building
+from imagegen_core.diffusion.device import release_buffers
+from imagegen_core.diffusion.shared_weights import SHARED_WEIGHTS
+from imagegen_core.diffusion.stored_weights import Int8Weight, is_storable
 from imagegen_core.diffusion.weights_file import WeightsFile
 from imagegen_core.errors import ModelLoadError, first_line
+from imagegen_core.memory_plan import Storage
+from imagegen_core.models.gguf_header import QUANTIZATIONS
 from imagegen_core.models.networks.harmless import is_harmless
 from imagegen_core.models.networks.parts import refuse_unused
 from imagegen_core.models.networks.source import Layers, Rows, Source
 from imagegen_core.models.tensors import quoted
+from imagegen_core.resources.cpus import usable_cpus
 
+_READERS = 4  # threads: one fills memory at a fraction of its speed
 _FLOATS = (
     "float64",
     "float32",
@@ -60,14 +68,19 @@ class Weights:
         return self._holders[source.name].path
 
     def read(self, source: Source, dtype: torch.dtype) -> Tensor:
-        """Read a network's tensor, cut, scaled and transposed as its source says.
+        """Read a network's tensor, cut, scaled and transposed as its source says; models of one file share it.
 
         Raises:
             ModelLoadError: The file ends early or was changed, or its number format is not supported.
         """
+        origin = (self._holders[source.name].identity, source, dtype)
+        if (shared := SHARED_WEIGHTS.find(origin)) is not None:
+            return shared
         parts = [self._read(source, dtype, rows) for rows in source.rows or (None,)]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return tensor.T.contiguous() if source.transposed else tensor
+        tensor = tensor.T.contiguous() if source.transposed else tensor
+        SHARED_WEIGHTS.add(origin, tensor)
+        return tensor
 
     def check_unchanged(self) -> None:
         """Check that no file was written to since it was opened.
@@ -80,7 +93,7 @@ class Weights:
 
     def _read(self, source: Source, dtype: torch.dtype, rows: Rows | None) -> Tensor:
         file = self._holders[source.name]
-        if source.dtype not in _FLOATS:
+        if source.dtype not in _FLOATS and source.dtype not in QUANTIZATIONS:
             raise ModelLoadError(
                 f"{file.path} holds {quoted(source.name)} as {source.dtype}, a quantization that is not read here: "
                 "take a version in fp16, bf16, fp32 or fp8"
@@ -107,18 +120,25 @@ class Blueprint:
         component: The network's name in a pipeline, such as ``unet``.
         network: The network's class in diffusers or transformers.
         config: The class's arguments.
-        described_by: The file of the config, for errors.
+        described_by: The file of the config, or another description of it, for errors.
         advice: What to do if layers and config do not match.
     """
 
     component: str
     network: Any
     config: Mapping[str, Any]
-    described_by: Path
+    described_by: Path | str
     advice: str
 
 
-def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype: torch.dtype) -> Any:
+def build_network(
+    blueprint: Blueprint,
+    layers: Layers,
+    weights: Weights,
+    dtype: torch.dtype,
+    storage: Storage | None = None,
+    unread: Collection[str] = (),
+) -> Any:
     """Build a network with the layers' own tensors; no weight is random.
 
     Weights files may hold only one of two tied tensors, such as T5's ``shared`` and ``embed_tokens``. An autoencoder
@@ -130,6 +150,8 @@ def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype:
         layers: The source of each tensor.
         weights: The files of the tensors.
         dtype: The dtype for the tensors.
+        storage: The storage of large matrices, except an autoencoder's; each is stored as soon as it is read.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
         ModelLoadError: A layer is missing, is not the network's, or has another shape than in the config.
@@ -142,11 +164,28 @@ def build_network(blueprint: Blueprint, layers: Layers, weights: Weights, dtype:
     plain = {name: name.removeprefix("text_model.") for name in shapes}  # some transformers classes nest the encoder
     layers = _with_tied(layers, module)
     _check(blueprint, {plain[name]: shape for name, shape in shapes.items()}, layers, weights)
-    used = {layers[plain[name]]: _dtype(module, name, dtype) for name in shapes}
-    tensors = {source: weights.read(source, precision) for source, precision in used.items()}
-    state = {name: tensors[layers[plain[name]]].reshape(shape) for name, shape in shapes.items()}
-    module.load_state_dict(state, assign=True)
+    precisions = {name: _dtype(module, name, dtype) for name in shapes}
+    left = {name for name in shapes if f"{blueprint.component}.{name}".startswith(tuple(unread))}
+    used = {layers[plain[name]]: precisions[name] for name in shapes if name not in left}
+    matrices = _storable(module, blueprint.component) - left if storage else set()
+    shaped = {layers[plain[name]]: shape for name, shape in shapes.items() if name in matrices}
+
+    def read(source: Source) -> Tensor:
+        if source in shaped:
+            return _read_stored(weights, source, used[source], shaped[source])
+        return weights.read(source, used[source])
+
+    def tensor_of(name: str, shape: torch.Size) -> Tensor:
+        if name in left:
+            return torch.empty(shape, dtype=precisions[name], device="meta")
+        source = layers[plain[name]]
+        return tensors[source] if source in shaped else tensors[source].reshape(shape)
+
+    with ThreadPoolExecutor(min(_READERS, usable_cpus()), thread_name_prefix="weights") as readers:
+        tensors = dict(zip(used, readers.map(read, used), strict=True))
+    module.load_state_dict({name: tensor_of(name, shape) for name, shape in shapes.items()}, assign=True)
     weights.check_unchanged()
+    SHARED_WEIGHTS.add_network(module)
     return module.eval()
 
 
@@ -164,6 +203,20 @@ def _empty(blueprint: Blueprint) -> Any:
             f"The installed {network.__module__.partition('.')[0]} cannot build the {blueprint.component} that "
             f"{blueprint.described_by} describes ({first_line(error)}): {blueprint.advice}"
         ) from error
+
+
+def _storable(module: Any, component: str) -> set[str]:
+    """Return the names of the large matrices; an autoencoder's stay, because its errors show."""
+    if component == "vae":
+        return set()
+    return {f"{name}.weight" for name, layer in module.named_modules() if is_storable(layer)}
+
+
+def _read_stored(weights: Weights, source: Source, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """Read a matrix and store it; its plain form returns to the kernel, because the next one would not fit the gap."""
+    stored = Int8Weight.of(weights.read(source, dtype).reshape(shape))
+    release_buffers()
+    return stored
 
 
 def _dtype(module: Any, name: str, dtype: torch.dtype) -> torch.dtype:

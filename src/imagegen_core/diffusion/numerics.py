@@ -13,15 +13,18 @@ from typing import Any, NamedTuple
 import torch
 
 from imagegen_core.diffusion.cpu_layers import are_used
+from imagegen_core.diffusion.device import DTYPES
 from imagegen_core.diffusion.exponential_attention import has_exponential_attention
-from imagegen_core.diffusion.memory import weight_bytes, whole_pixels
+from imagegen_core.diffusion.memory import whole_pixels
+from imagegen_core.diffusion.switches import Switches
+from imagegen_core.diffusion.tiny_vae import is_tiny
+from imagegen_core.diffusion.vae_setup import is_channels_last
 from imagegen_core.distributions import installed_version
+from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.settings import Settings
 
-DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
-TILE = 512
-"""The side of the VAE's tiles, in pixels."""
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 _PACKAGES = ("imagegen-core", "torch", "diffusers", "transformers")
 _INSTRUCTIONS = ("avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_bf16", "amx_fp16", "bf16", "i8mm", "sve_bf16")
@@ -56,16 +59,24 @@ _FILLED_PASSES = (
 
 
 def numerics_plan(
-    pipe: Any, network: torch.nn.Module, device: torch.device, dtype: torch.dtype, settings: Settings
+    network: torch.nn.Module,
+    decoder: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    settings: Settings,
+    memory: MemoryPlan,
+    beside: int,
 ) -> NumericsPlan:
     """Return the plan of a pipeline that is set up on its device; call it on the compute thread.
 
     Args:
-        pipe: The diffusers pipeline with its ``vae``.
         network: The denoising network, such as ``pipe.unet``.
+        decoder: The autoencoder that decodes pictures, such as ``pipe.vae``.
         device: The pipeline's device.
         dtype: The precision of the network.
-        settings: The settings; `rows_per_pass` and `vae_tiling` override the rules.
+        settings: The settings; `rows_per_pass`, `vae_tiling` and `vae_channels_last` override the rules.
+        memory: The model's memory plan.
+        beside: The bytes of weights on the device while the autoencoder decodes.
     """
     plan = device_numerics(device, dtype)
     rows, rows_up_to = _rows(device, dtype, settings)
@@ -75,13 +86,15 @@ def numerics_plan(
     return replace(
         plan,
         computation="int8" if settings.int8 else None,
-        layout=f"{layout}, VAE channels last" if device.type == "cpu" else layout,
+        layout=f"{layout}, VAE channels last" if is_channels_last(device, settings) else layout,
         attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else usual,
         rows=rows,
         rows_up_to=rows_up_to,
-        vae_precision=DTYPE_NAMES[next(pipe.vae.parameters()).dtype],
-        tile=TILE,
-        tiles_above=_tiles_above(pipe, device, settings),
+        vae_precision=DTYPE_NAMES[next(decoder.parameters()).dtype],
+        decoder="tiny" if is_tiny(decoder) else None,
+        tile=memory.tile,
+        tiles_above=_tiles_above(decoder, settings, memory.room - beside),
+        storage=memory.storage,
         compiled=settings.compile,
         batching=settings.batching,
         exact=plan.exact and settings.batching == "exact" and not settings.compile,
@@ -96,7 +109,10 @@ def device_numerics(device: torch.device, dtype: torch.dtype) -> NumericsPlan:
         device: The device.
         dtype: The precision of the network.
     """
-    flags = _flags(device)
+    flags: dict[str, bool | str] = {
+        name: value if isinstance(value, bool) else str(value)
+        for name, value in Switches(device, "fast").values.items()
+    }
     return NumericsPlan(
         device=device.type,
         precision=DTYPE_NAMES[dtype],
@@ -124,9 +140,9 @@ def _rows(device: torch.device, dtype: torch.dtype, settings: Settings) -> tuple
     return None, None
 
 
-def _tiles_above(pipe: Any, device: torch.device, settings: Settings) -> int | None:
+def _tiles_above(decoder: Any, settings: Settings, room: int) -> int | None:
     if settings.vae_tiling is None:
-        return whole_pixels(pipe, device, weight_bytes(pipe))
+        return whole_pixels(decoder, room)
     return 0 if settings.vae_tiling else None
 
 
@@ -136,23 +152,6 @@ def _processor(device: torch.device) -> str:
     capabilities = torch.cpu.get_capabilities()
     known = [name for name in _INSTRUCTIONS if capabilities.get(name)]
     return " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *known])
-
-
-def _flags(device: torch.device) -> dict[str, bool | str]:
-    """Return torch's global switches that change the results of products and convolutions on a device."""
-    flags: dict[str, bool | str] = {"float32_products": torch.get_float32_matmul_precision()}
-    if device.type == "cpu":
-        return flags | {"onednn": bool(torch.backends.mkldnn.enabled)}
-    if device.type == "cuda":
-        reduced = torch.backends.cuda.matmul
-        flags |= {
-            "tf32_convolutions": bool(torch.backends.cudnn.allow_tf32),
-            "fp16_sums": str(reduced.allow_fp16_reduced_precision_reduction),
-            "bf16_sums": str(reduced.allow_bf16_reduced_precision_reduction),
-            "cudnn_benchmark": bool(torch.backends.cudnn.benchmark),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-        }
-    return flags
 
 
 def _versions(device: torch.device) -> dict[str, str]:

@@ -12,6 +12,7 @@ from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.device import choose_device, choose_dtype, keep_large_buffers, limit_threads
 from imagegen_core.diffusion.memory import device_memory, weight_bytes
 from imagegen_core.diffusion.pretrained import import_diffusers
+from imagegen_core.diffusion.switches import Switches
 from imagegen_core.settings import Settings
 from imagegen_core.worker import DeviceMemory, Worker
 
@@ -36,6 +37,8 @@ class OnDevice:
         limit_threads()
         self.device = choose_device(settings)
         self.dtype = choose_dtype(settings, self.device)
+        self._switches = Switches(self.device, settings.batching)
+        self._switches.hold()
         self._compute = ComputeThread()
         if self.device.type == "cpu":
             self._compute.run(keep_large_buffers)
@@ -47,15 +50,16 @@ class OnDevice:
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run `function` on the compute thread in its turn, and return its result."""
-        return self._compute.run(undisturbed, function, *arguments)
+        return self._compute.run(undisturbed, self._with_switches, function, *arguments)
 
     def compute_at_length(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function of many steps on the compute thread; it calls `give_way` between its steps."""
-        return self._compute.run_at_length(undisturbed, function, *arguments)
+        return self._compute.run_at_length(undisturbed, self._with_switches, function, *arguments)
 
     def give_way(self) -> None:
         """Let other models on the device take their turns, in the middle of `compute_at_length`."""
         self._compute.give_way()
+        self._switches.hold()
 
     def compute_beside(self, other: Worker) -> None:
         """Use another worker's compute thread from now on, if both are on one device; no drawing may run meanwhile."""
@@ -76,3 +80,7 @@ class OnDevice:
             torch.cuda.synchronize(self.device)  # the worker's own device, not torch's default device
         elif self.device.type != "cpu":
             getattr(torch, self.device.type).synchronize()
+
+    def _with_switches(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        self._switches.hold()
+        return function(*arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,62 +9,50 @@ from typing import Any
 import torch
 
 from imagegen_core.diffusion.batch_invariance import make_rowwise
-from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.cpu_layers import use_cpu_layers
-from imagegen_core.diffusion.decoding import overflows, upcast
+from imagegen_core.diffusion.vae_setup import set_up_vae
 from imagegen_core.errors import SettingsError, first_line
+from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 _INT8_INSTRUCTIONS = ("avx512_vnni", "amx_int8")  # without them, products of bytes may overflow 16 bits
 
 
-def prepare(pipe: Any, network: Any, device: torch.device, dtype: torch.dtype, settings: Settings) -> None:
-    """Move a pipeline to its device and set it up as `settings` ask.
+def prepare(
+    pipe: Any, denoiser: str, device: torch.device, dtype: torch.dtype, settings: Settings, memory: MemoryPlan
+) -> None:
+    """Set up a pipeline on its device as `settings` ask.
 
     Args:
         pipe: The pipeline.
-        network: Its network for denoising.
+        denoiser: The name of its network for denoising.
         device: The device.
         dtype: The dtype of the weights.
         settings: The settings.
+        memory: The memory plan.
 
     Raises:
-        SettingsError: The settings ask for xformers, but it does not work here.
+        SettingsError: The settings ask for xformers, but it does not work here; or they ask for a compiled network that
+            the memory plan moves.
     """
-    if device.type == "cpu":
-        # With this layout, its convolutions at the picture's full size take three quarters of the time.
-        pipe.vae.to(memory_format=torch.channels_last)
-    else:
-        pipe.to(device)
+    network = getattr(pipe, denoiser)
+    if settings.compile and (memory.streamed or denoiser in memory.offloaded):
+        raise SettingsError(
+            f"{settings.source('compile')} compiles the {denoiser}, which this device's memory of "
+            f"{memory.total / 1e9:.1f} GB does not hold all the time: unset it, or use a device with more memory"
+        )
     make_rowwise(network)
+    set_up_vae(pipe.vae, device, dtype, settings)
     if settings.int8:
         _check_int8(settings, device)
     if device.type == "cpu" and not settings.compile:  # a compiler chooses its own operators
         use_cpu_layers(pipe, network, int8=settings.int8)
-    if dtype == torch.float16:
-        settle_vae(pipe.vae)
     if settings.enable_xformers:
         _enable_xformers(pipe, settings.source("enable_xformers"))
     if settings.attention_slicing:
         pipe.enable_attention_slicing()
     if settings.compile:
         network.compile()
-
-
-def settle_vae(vae: Any) -> None:
-    """Make an fp16 VAE compute in fp32 if its config asks for it, or if it overflows.
-
-    The decision is made at load, so that no later picture changes it.
-    """
-    if getattr(vae.config, "force_upcast", False):
-        upcast(vae)
-    elif undisturbed(overflows, vae):
-        logger.warning(
-            "The VAE overflows in float16: it computes in fp32; set VAE_PATH to a VAE that does not overflow"
-        )
-        upcast(vae)
 
 
 @contextmanager

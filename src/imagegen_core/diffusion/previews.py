@@ -1,4 +1,4 @@
-"""Preview pictures: a linear map from latents to RGB, fitted to the loaded VAE."""
+"""Preview pictures: by a linear map from latents to RGB, fitted to the loaded VAE, or by a tiny VAE."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from imagegen_core.diffusion.decoding import denormalized, normalized
+from imagegen_core.diffusion.decoding import decoded, denormalized, levels, normalized
 
 _SIDE = 64  # the side of a picture for the fit, in pixels
 _LATENT_SIDE = 8
 _PICTURES = 24
+_LARGEST_SIDE = 64  # of the latents that a tiny VAE decodes
 
 
 class Previewer:
@@ -49,6 +50,21 @@ class Previewer:
         colours = _with_one(_flat(latents.float().cpu())) @ self._factors
         levels = (colours.reshape(height, width, 3) / 2 + 0.5).clamp(0, 1).mul(255).round()
         return levels.to(torch.uint8).numpy()  # type: ignore[no-any-return]
+
+
+class TinyPreviewer:
+    """Decodes latents with a tiny VAE, up to 512 pixels a side: larger latents are averaged first."""
+
+    def __init__(self, vae: Any) -> None:
+        self._vae = vae
+
+    def pixels(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        """Decode latents [1, channels, h, w] to pixels [h', w', 3], with sides of at most 512."""
+        shrink = max(1.0, max(latents.shape[-2:]) / _LARGEST_SIDE)
+        if shrink > 1:
+            sides = [max(1, round(side / shrink)) for side in latents.shape[-2:]]
+            latents = torch.nn.functional.adaptive_avg_pool2d(latents, sides)
+        return levels(decoded(self._vae, latents).nan_to_num())
 
 
 def _flat(latents: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from imagegen_core.diffusion.tokenizers import find_tokenizer
 from imagegen_core.diffusion.weights_file import LazyTensors
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.family import Family
+from imagegen_core.memory_plan import Storage
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.folders import weights as weights_files
 from imagegen_core.models.networks.channels import LATENT_CHANNELS, check_channels
@@ -48,6 +49,8 @@ def load_single_file(
     *,
     family: Family,
     prediction_of_weights: PredictionOfWeights = lambda _: None,
+    storage: Storage | None = None,
+    unread: Collection[str] = (),
 ) -> dict[str, Any]:
     """Load the components of a pipeline from a ``.safetensors`` or ``.ckpt`` file.
 
@@ -60,6 +63,8 @@ def load_single_file(
         prediction: The network's prediction type; None leaves it to the file.
         family: The file's family.
         prediction_of_weights: Tells the prediction type by the weights, if nothing states it.
+        storage: The storage of large matrices.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
         ModelLoadError: Neither the file nor `base` has a component, the file holds unknown tensors, or the family's
@@ -79,9 +84,9 @@ def load_single_file(
         components: dict[str, Any] = {} if vae is None else {"vae": vae}
         for name in wanted:
             if name in blueprints:
-                components[name] = build_network(blueprints[name], parts[name], weights, dtype)
+                components[name] = build_network(blueprints[name], parts[name], weights, dtype, storage, unread)
             else:
-                components[name] = _from_base(path, name, base, kinds[name], dtype)
+                components[name] = _from_base(path, name, base, kinds[name], dtype, storage, unread)
         tensors = LazyTensors(weights.files[0])
         with reading(folder / "scheduler"):
             components["scheduler"] = scheduler_of_file(path, tensors, configs, base, prediction, prediction_of_weights)
@@ -92,13 +97,14 @@ def load_single_file(
     return components
 
 
-def load_vae_file(path: Path, dtype: torch.dtype, folder: Path) -> Any:
+def load_vae_file(path: Path, dtype: torch.dtype, folder: Path, unread: Collection[str] = ()) -> Any:
     """Load an autoencoder from its own file, in LDM's or diffusers' naming, or from a whole checkpoint.
 
     Args:
         path: The file.
         dtype: The dtype for the weights.
         folder: A folder with a ``config.json``; it supplies facts missing from the shapes.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
 
     Raises:
         ModelLoadError: The file holds no autoencoder of this family.
@@ -111,7 +117,7 @@ def load_vae_file(path: Path, dtype: torch.dtype, folder: Path) -> Any:
             raise ModelLoadError(f"{path} holds no VAE: correct VAE_PATH")
         config = _config(path, "vae", layers, folder)
         blueprint = Blueprint("vae", AutoencoderKL, config, folder / "config.json", _ADVICE)
-        return build_network(blueprint, layers, weights, dtype)
+        return build_network(blueprint, layers, weights, dtype, unread)
 
 
 def _parts(header: Header, family: Family, folder: Path, kinds: Mapping[str, object]) -> Parts:
@@ -157,9 +163,17 @@ def _config(path: Path, name: str, layers: Layers, folder: Path) -> dict[str, An
         raise ModelLoadError(f"{place}: its {name} has tensors of other dimensions; {_ADVICE}") from error
 
 
-def _from_base(path: Path, name: str, base: Path | None, kind: tuple[str, str], dtype: torch.dtype) -> Any:
+def _from_base(
+    path: Path,
+    name: str,
+    base: Path | None,
+    kind: tuple[str, str],
+    dtype: torch.dtype,
+    storage: Storage | None,
+    unread: Collection[str],
+) -> Any:
     if base is not None and weights_files(base / name):
-        return load_component(base, name, kind, dtype)
+        return load_component(base, name, kind, dtype, storage, unread)
     raise ModelLoadError(
         f"{path} holds no {name}: set BASE_MODEL to a diffusers-format folder of its family, which supplies it"
         + (", or VAE_PATH to a VAE" if name == "vae" else "")

@@ -5,6 +5,7 @@ No file is mapped: a mapped file that another program truncates or overwrites en
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,13 +16,18 @@ from typing import Self
 
 import torch
 
+from imagegen_core.diffusion.gguf_blocks import read_blocks
+from imagegen_core.diffusion.host_tensor import empty
 from imagegen_core.errors import ModelLoadError
+from imagegen_core.models.gguf_header import QUANTIZATIONS, Block
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.networks.parts import unwrapped
 from imagegen_core.models.networks.source import Rows
 from imagegen_core.models.tensors import Header, Span, Tensor, quoted
 
-_CHUNK_BYTES = 4 * 2**20  # the size of one read, where the precision changes
+_CHUNK_BYTES = 2**18  # the size of one read, where the precision changes: it stays in a core's cache
+# torch converts so many elements on the calling thread alone: the threads of other operators would only disturb.
+_SLICE_ELEMENTS = 2**15
 
 
 class WeightsFile:
@@ -29,6 +35,7 @@ class WeightsFile:
 
     Attributes:
         path: The file.
+        identity: A value that changes if the file is written to or replaced.
         header: The file's description of its tensors.
     """
 
@@ -39,11 +46,10 @@ class WeightsFile:
             ModelLoadError: The file is no weights file, is damaged, or its pickle asks for more than weights need.
         """
         self.path = path
-        self._before = _stamp(path)
+        self.identity = _stamp(path)
         self.header: Header = read_header(path)
-        self._chunk = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
         try:
-            self._file = path.open("rb")
+            self._file = path.open("rb", buffering=0)
         except OSError as error:
             raise ModelLoadError(f"Cannot read {path}: {error.strerror}") from error
 
@@ -65,7 +71,7 @@ class WeightsFile:
         Raises:
             ModelLoadError: The file was changed, so that the tensors may come from two versions.
         """
-        if _stamp(self.path) != self._before:
+        if _stamp(self.path) != self.identity:
             raise ModelLoadError(f"{self.path} was changed while it was read: load it again once it is complete")
 
     def read(self, name: str, dtype: torch.dtype | None = None, rows: Rows | None = None) -> torch.Tensor:
@@ -73,13 +79,16 @@ class WeightsFile:
 
         Args:
             name: The tensor's name in the file.
-            dtype: The dtype to convert to; None keeps the file's element type.
+            dtype: The dtype to convert to; None keeps the file's element type, or takes fp32 for a quantization.
             rows: The rows to read; None reads all.
 
         Raises:
-            ModelLoadError: The file ends early, or torch has no such element type.
+            ModelLoadError: The file ends early, or its element type is not read here.
+            PluginError: The file is quantized, and the library gguf is not installed.
         """
         tensor, span = self.header.tensors[name], self.header.spans[name]
+        if block := QUANTIZATIONS.get(tensor.dtype):
+            return self._read_quantized(name, block, dtype or torch.float32, rows)
         stored = getattr(torch, tensor.dtype, None)
         if stored is None:
             raise ModelLoadError(
@@ -92,19 +101,33 @@ class WeightsFile:
         return (whole if rows is None else whole[slice(*rows)].clone()).to(dtype or stored)
 
     def _read_plain(self, tensor: Tensor, span: Span, stored: torch.dtype, dtype: torch.dtype) -> torch.Tensor:
-        result = torch.empty(tensor.shape, dtype=dtype)
-        self._file.seek(span.begin)
-        if stored == dtype:
-            self._fill(result.view(-1).view(torch.uint8) if result.numel() else result)
-            return result
+        result = empty(tensor.shape, dtype)
         target = result.view(-1)
-        chunk = self._chunk.view(stored)
-        elements = len(chunk)
-        for begin in range(0, tensor.elements, elements):
-            part = chunk[: min(elements, tensor.elements - begin)]
-            self._fill(part.view(torch.uint8))
-            target[begin : begin + len(part)].copy_(part)
+        if stored == dtype:
+            self._fill(target.view(torch.uint8) if len(target) else target, span.begin)
+            return result
+        chunk = torch.empty(_CHUNK_BYTES, dtype=torch.uint8).view(stored)
+        # torch converts fp16 to bf16 number by number, and by way of fp32 the same bits come in half the time.
+        by_fp32 = (stored, dtype) == (torch.float16, torch.bfloat16)
+        between = torch.empty(_SLICE_ELEMENTS)
+        for begin in range(0, len(target), len(chunk)):
+            part = target[begin : begin + len(chunk)]
+            read = chunk[: len(part)]
+            self._fill(read.view(torch.uint8), span.begin + begin * stored.itemsize)
+            for converted, numbers in zip(part.split(_SLICE_ELEMENTS), read.split(_SLICE_ELEMENTS), strict=True):
+                converted.copy_(between[: len(numbers)].copy_(numbers) if by_fp32 else numbers)
         return result
+
+    def _read_quantized(self, name: str, block: Block, dtype: torch.dtype, rows: Rows | None) -> torch.Tensor:
+        tensor, span = self.header.tensors[name], self.header.spans[name]
+        width = tensor.elements // max(1, tensor.shape[0]) if tensor.shape else 1
+        if rows is not None and rows[0] * width % block.elements == rows[1] * width % block.elements == 0:
+            tensor = replace(tensor, shape=(rows[1] - rows[0], *tensor.shape[1:]))
+            span = replace(span, begin=span.begin + rows[0] * width // block.elements * block.size)
+            rows = None
+        result = empty(tensor.shape, dtype)
+        read_blocks(self.path, name, block, result.view(-1), lambda part, offset: self._fill(part, span.begin + offset))
+        return result if rows is None else result[slice(*rows)].clone()
 
     def _read_view(self, tensor: Tensor, span: Span, stored: torch.dtype) -> torch.Tensor:
         """Read a tensor with strides, or a tensor in a compressed record."""
@@ -113,8 +136,7 @@ class WeightsFile:
         elements = 1 + sum((extent - 1) * step for extent, step in steps) if tensor.elements else 0
         run = torch.empty(elements, dtype=stored)
         if span.record is None:
-            self._file.seek(span.begin)
-            self._fill(run.view(torch.uint8) if elements else run)
+            self._fill(run.view(torch.uint8) if elements else run, span.begin)
         else:
             data = self._unpacked(span.record)[span.begin : span.begin + elements * stored.itemsize]
             run = torch.frombuffer(bytearray(data), dtype=stored) if elements else run
@@ -127,16 +149,16 @@ class WeightsFile:
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ModelLoadError(f"{self.path} is damaged ({error}): copy or download it again") from error
 
-    def _fill(self, target: torch.Tensor) -> None:
-        """Read bytes until `target`, one row of uint8, is full."""
-        if not target.numel():
-            return
+    def _fill(self, target: torch.Tensor, begin: int) -> None:
+        """Read bytes from byte `begin` on until `target`, one row of uint8, is full; several threads may do so."""
+        rest = memoryview(target.numpy().data) if len(target) else memoryview(b"")
         try:
-            filled = self._file.readinto(target.numpy().data)
+            while rest:
+                if not (count := os.preadv(self._file.fileno(), [rest], begin)):
+                    raise ModelLoadError(f"{self.path} ends in the middle of its weights: copy or download it again")
+                rest, begin = rest[count:], begin + count
         except OSError as error:
             raise ModelLoadError(f"Cannot read {self.path}: {error.strerror}; check the disk it lies on") from error
-        if filled < len(target):
-            raise ModelLoadError(f"{self.path} ends in the middle of its weights: copy or download it again")
 
 
 class LazyTensors(Mapping[str, torch.Tensor]):
@@ -168,10 +190,10 @@ def _of_rows(tensor: Tensor, span: Span, rows: Rows | None, stored: torch.dtype)
     )
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> tuple[int, ...] | None:
     """Return a value that changes if the file is written to or replaced; None if the file is gone."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

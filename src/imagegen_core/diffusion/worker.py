@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -12,20 +12,24 @@ from torch import Tensor
 
 from imagegen_core.diffusion.compute_thread import computed
 from imagegen_core.diffusion.conditioning import Conditioning
+from imagegen_core.diffusion.cuda_graphs import graph_cache
 from imagegen_core.diffusion.decoding import piece, pool
 from imagegen_core.diffusion.denoising import Denoising
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.extension import Extension, LoadedModel
+from imagegen_core.diffusion.graph_cache import GraphCache, is_replayable
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, rows_that_fit
 from imagegen_core.diffusion.model import DiffusionModel
 from imagegen_core.diffusion.network_inputs import NetworkInputs
 from imagegen_core.diffusion.pipeline_setup import compile_errors
-from imagegen_core.diffusion.previews import Previewer
+from imagegen_core.diffusion.previews import Previewer, TinyPreviewer
 from imagegen_core.diffusion.prompt_encoder import PromptEncoder
 from imagegen_core.diffusion.proof import prove
 from imagegen_core.diffusion.recipe_builder import RecipeBuilder
 from imagegen_core.diffusion.scheduling import Schedulers
+from imagegen_core.diffusion.shared_weights import SHARED_WEIGHTS
+from imagegen_core.diffusion.tiny_vae import is_tiny
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.extension import ExtensionDef
 from imagegen_core.images.png import encode_png
@@ -96,7 +100,15 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         self._embeddings: Embeddings = self.compute(
             Embeddings, self.pipe, self.embedding_encoders, settings.embeddings_root, settings.source("embeddings_root")
         )
-        self._adapters = Adapters(self.pipe, self.family, self._embeddings, most_idle_bytes=self._weights)
+        self._graphs: GraphCache | None = self.compute(graph_cache, self.network, self.device, settings)
+        self._adapters = Adapters(
+            self.pipe,
+            self.family,
+            self._embeddings,
+            most_idle_bytes=self.residency.most_bytes,
+            device=self.device,
+            on_unload=self._graphs.forget if self._graphs else None,
+        )
         self._prompts = PromptEncoder(self._adapters)
         layers = self._adapters.layers
         self._extensions: Sequence[Extension] = self.compute(self._load_extensions, registry)
@@ -144,9 +156,23 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         """
         self._adapters.use(tuple(self._lora(lora) for lora in loras))
 
+    def changed_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the network's parameters that the active LoRAs change, for a worker that computes without torch.
+
+        Each item is the parameter's name in the network, and its values with the change, in float32. The network's
+        own parameters stay as they are.
+        """
+        return self._adapters.changed_parameters(self.family.denoiser)
+
     def memory_bytes(self) -> int:
-        """Return the memory of the pipeline's weights and LoRAs, in bytes; shared tensors count once."""
-        return self._weights + self._adapters.memory_bytes
+        """Return the memory of the pipeline's weights, LoRAs and graphs, in bytes.
+
+        Tensors that several models of this process share count once: in equal parts for each of the models.
+        """
+        networks = [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
+        graphs = self._graphs.memory_bytes if self._graphs else 0
+        shared = SHARED_WEIGHTS.saved_bytes(networks)
+        return self.residency.most_bytes - shared + self._adapters.memory_bytes + graphs
 
     @computed
     @torch.inference_mode()
@@ -188,8 +214,8 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         request = self.backend.resolve(job.req, self.native_size)
         size = request.size
         rows, decoded = self.numerics.rows_of(size) or 1, piece(size, self.numerics.tile_of(size))
-        needed = rows * self.row_bytes(size) + decoding_bytes(self.pipe, decoded)
-        check_fits(needed, size, self.device, self._weights)
+        needed = max(rows * self.row_bytes(size), decoding_bytes(self.decoder, decoded))
+        check_fits(needed, size, self.device, self.memory_plan.total, self.residency.most_bytes)
         adapters = self._wanted(request)
         options = self.timestep_options(request)
         scheduler = self._schedulers.make(request.scheduler, request.steps, self.device, request.schedule, options)
@@ -252,12 +278,15 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     def rows_that_fit(self, state: Denoising) -> int:
         """Return the rows of a filled pass; of other passes, how many rows the free memory can take."""
         size = state.request.size
-        return self.numerics.rows_of(size) or rows_that_fit(self.row_bytes(size), self.device)
+        weights = self.residency.bytes_with(self.family.denoiser)
+        return self.numerics.rows_of(size) or rows_that_fit(
+            self.row_bytes(size), self.device, self.memory_plan.total, weights
+        )
 
     @computed
     @torch.inference_mode()
     def preview(self, state: Denoising) -> bytes:
-        """Return the latents as a PNG with one pixel for each latent; see `Previewer`."""
+        """Return the latents as a PNG: decoded by a tiny VAE if there is one, else with one pixel for each latent."""
         return encode_png(self._previewer.pixels(self.latent_image(state.latents, state.request.size)), {})
 
     @computed
@@ -317,13 +346,21 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         return torch.split(self.predict(inputs)[: sum(rows)], rows)
 
     def _network(self, states: Sequence[Denoising]) -> Callable[..., Any]:
-        """Return the network; with LoRAs the uncompiled network, because the compiled one ignores their hooks."""
-        network = self.network
-        return network.forward if self._compiles and states[0].adapters else network  # type: ignore[no-any-return]
+        """Return the network for a pass, with graphs if no extension changes the pass.
+
+        With LoRAs it is the uncompiled network, because the compiled one ignores their hooks.
+        """
+        network, adapters = self.network, states[0].adapters
+        if self._compiles and adapters:
+            return network.forward  # type: ignore[no-any-return]
+        if self._graphs and is_replayable(states):
+            return partial(self._graphs.call, adapters)
+        return network  # type: ignore[no-any-return]
 
     @cached_property
-    def _previewer(self) -> Previewer:
-        return Previewer(self.pipe.vae)
+    def _previewer(self) -> Previewer | TinyPreviewer:
+        vae = self._preview_decoder
+        return TinyPreviewer(vae) if is_tiny(vae) else Previewer(vae)
 
 
 def _after_next(parts: Parts[Denoising]) -> Denoising | None:

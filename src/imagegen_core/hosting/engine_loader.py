@@ -64,7 +64,8 @@ def weights_bytes(settings: Settings, registry: Registry) -> int:
     try:
         path = locate(settings.model, settings.model_root, registry.models)
         copies = max(Counter(placed.device for placed in placements(settings)).values())
-        return copies * sum(file.stat().st_size for file in _weights(path))
+        size = sum(file.stat().st_size for file in _weights(path))
+        return copies * (size if settings.memory is None else min(size, settings.memory))
     except (ImagegenError, OSError):
         return 0  # the load reports the error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imagegen_core.description import PLAIN_FORMATS
+from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.models.inspect import native_size, recognize
 from imagegen_core.models.prediction import own_scheduler
 from imagegen_core.numerics import NumericsPlan
@@ -35,6 +36,7 @@ class ModelCard:
         embeddings: Textual-inversion embeddings: name to number and width of the vectors; empty before the load.
         backend: Name of the backend; None if no installed plugin describes the worker.
         numerics: The numerics plan; None before the load, or if the worker has none.
+        memory: The memory plan; None before the load, or if the worker has none.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ModelCard:
     embeddings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     backend: str | None = None
     numerics: NumericsPlan | None = None
+    memory: MemoryPlan | None = None
 
     @classmethod
     def of(cls, worker: Any, settings: Settings, registry: Registry) -> ModelCard:
@@ -65,6 +68,7 @@ class ModelCard:
             embeddings=getattr(worker, "embedding_sizes", {}),
             backend=None if backend is None else backend.name,
             numerics=getattr(worker, "numerics", None),
+            memory=getattr(worker, "memory_plan", None),
         )
 
     @classmethod

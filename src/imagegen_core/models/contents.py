@@ -10,6 +10,7 @@ from imagegen_core.family import Family, Shapes
 from imagegen_core.models.loras.contents import lora_contents
 from imagegen_core.models.networks.harmless import is_harmless
 from imagegen_core.models.networks.parts import VAE_PREFIXES, unwrapped
+from imagegen_core.models.networks.tiny_vae import tiny_vae_halves, tiny_vae_layers
 from imagegen_core.models.tensors import Tensor
 
 Tensors = Mapping[str, Tensor]
@@ -48,6 +49,7 @@ def contents(tensors: Tensors, families: Iterable[Family]) -> Contents | None:
         lora_contents(tensors, families)
         or checkpoint_contents({name: tensor.shape for name, tensor in tensors.items()}, families)
         or _part(tensors, families)
+        or _tiny_vae(tensors)
         or _upscaler(tensors)
         or _text_encoder(tensors)
         or _embedding(tensors, families)
@@ -119,6 +121,15 @@ def _part(tensors: Tensors, families: Iterable[Family]) -> Contents | None:
             if has_decoder and all(name.startswith(prefix) for name in names):
                 return Contents(kind="vae", layout=layout)
     return None
+
+
+def _tiny_vae(tensors: Tensors) -> Contents | None:
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    if (found := tiny_vae_halves(shapes)) is None:
+        return None
+    layout, halves = found
+    decoder = tiny_vae_layers(shapes, layout).get("decoder.layers.0.weight")
+    return Contents(kind="tiny-vae", layout=layout, components=halves, input_channels=decoder[1] if decoder else None)
 
 
 def _upscaler(tensors: Tensors) -> Contents | None:

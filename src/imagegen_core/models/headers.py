@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagegen_core.errors import ModelLoadError
+from imagegen_core.models.gguf_header import MAGIC, read_gguf
 from imagegen_core.models.safetensors_header import read_safetensors
 from imagegen_core.models.tensors import Header
 
@@ -15,7 +16,6 @@ _NO_WEIGHTS = {
     b"version https://git-lfs": "a Git LFS pointer in place of the weights: run `git lfs pull` in its folder",
     b"<!DOCTYPE": "a web page, not a model: download the file itself, logged in where the site asks for it",
     b"<html": "a web page, not a model: download the file itself, logged in where the site asks for it",
-    b"GGUF": "a GGUF file, which is not read here: take the .safetensors version of the model",
 }
 
 
@@ -35,7 +35,9 @@ def read_header(path: Path) -> Header:
                 raise ModelLoadError(f"{path} is {fault}")
         # A safetensors file begins with a length of 8 arbitrary bytes, and then a brace.
         is_torch = start.startswith(_TORCH) or path.suffix.lower() in _TORCH_SUFFIXES
-        if start[8:9] == b"{" or not is_torch:
+        if start.startswith(MAGIC):
+            header = read_gguf(path)
+        elif start[8:9] == b"{" or not is_torch:
             header = read_safetensors(path)
         else:
             from imagegen_core.models.torch_file import read_torch

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 NO_BACKEND = "No backend is installed: pip install imagegen-sdxl or imagegen-sd15"
+CPU_BACKEND = ("openvino", "imagegen-openvino")
+"""The backend to recommend for a CPU, and its distribution."""
 NO_PLUGIN = "No plugin is installed: pip install imagegen-sdxl, and imagegen-demo for a first picture"
 DEMO_BACKEND = "imagegen-sdxl"
 """The distribution that draws with ``imagegen-demo``."""

@@ -27,6 +27,7 @@ _RESOLUTION = re.compile(r"[1-9]\d{0,4}x[1-9]\d{0,4}")
 # Kinds of files that cannot draw alone.
 _ADDITIONS = {
     "vae": "a VAE",
+    "tiny-vae": "a tiny VAE",
     "text-encoder": "a text encoder",
     "lora": "a LoRA",
     "embedding": "an embedding",

@@ -15,7 +15,7 @@ from imagegen_core.paths import expanded
 
 logger = logging.getLogger(__name__)
 
-_LISTED = (".safetensors", ".ckpt")
+_LISTED = (".safetensors", ".gguf", ".ckpt")
 
 
 def locate(name: str, root: Path | None, models: Mapping[str, NamedModel]) -> Path:

@@ -39,7 +39,8 @@ class Tensor:
     """A tensor's description.
 
     Attributes:
-        dtype: The element type by torch's name, such as ``float16``.
+        dtype: The element type by torch's name, such as ``float16``; in a GGUF file also a quantization's name, such as
+            ``q8_0``.
         shape: Its extents; ``()`` for a single number.
     """
 
@@ -73,9 +74,9 @@ class Header:
 
     Attributes:
         path: The file.
-        format: ``safetensors``, ``torch`` (a zip archive) or ``torch-legacy`` (before torch 1.6).
+        format: ``safetensors``, ``gguf``, ``torch`` (a zip archive) or ``torch-legacy`` (before torch 1.6).
         tensors: Its tensors by name.
-        metadata: The texts in a safetensors file's header, such as ``modelspec.resolution``.
+        metadata: The texts in the header of a safetensors or GGUF file, such as ``modelspec.resolution``.
         spans: The location of each tensor in the file.
     """
 

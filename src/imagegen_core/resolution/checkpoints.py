@@ -8,7 +8,8 @@ from pathlib import Path
 from imagegen_core.backend import Backend
 from imagegen_core.description import PLAIN_FORMATS
 from imagegen_core.errors import ModelLoadError, ModelNotFoundError
-from imagegen_core.models.inspect import recognize
+from imagegen_core.family import Family
+from imagegen_core.models.inspect import architecture, recognize
 from imagegen_core.models.locate import locate
 from imagegen_core.models.named import NamedModel, fallback_model
 from imagegen_core.plugins.registry import Registry
@@ -41,6 +42,16 @@ def resolve_checkpoint(settings: Settings, backend: Backend, registry: Registry)
         "No checkpoint configured: the %s model draws (set %s or --model for your own)", model.name, variable
     )
     return model.path
+
+
+def checkpoint_family(settings: Settings, backend: Backend, registry: Registry) -> Family:
+    """Return the family of the configured checkpoint, for a backend with a worker for each family.
+
+    Raises:
+        ModelNotFoundError: See `resolve_checkpoint`.
+        ModelLoadError: See `resolve_checkpoint`.
+    """
+    return registry.families[architecture(resolve_checkpoint(settings, backend, registry), registry)]
 
 
 def _fits(backend: Backend, model: NamedModel, registry: Registry) -> bool:

@@ -32,12 +32,12 @@ class _MemoryFiles(NamedTuple):
 
     limits: tuple[str, ...]
     usage: str
-    droppable: str  # a line of memory.stat
+    droppable: tuple[str, ...]  # lines of memory.stat
 
 
 # Beyond memory.high the kernel does not kill a process, but throttles it until it hardly proceeds.
-_V2 = _MemoryFiles(("memory.max", "memory.high"), "memory.current", "inactive_file")
-_V1 = _MemoryFiles(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+_V2 = _MemoryFiles(("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
+_V1 = _MemoryFiles(("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
 
 def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
@@ -76,7 +76,7 @@ def _memory_limit(group: Path, files: _MemoryFiles) -> MemoryLimit | None:
     if not limits:
         return None
     statistics = dict(line.split(maxsplit=1) for line in _text(group / "memory.stat").splitlines() if " " in line)
-    droppable = _number(statistics.get(files.droppable, "")) or 0
+    droppable = sum(_number(statistics.get(line, "")) or 0 for line in files.droppable)
     used = max(0, (_number(_text(group / files.usage)) or 0) - droppable)
     return MemoryLimit(min(limits), max(0, min(limits) - used))
 

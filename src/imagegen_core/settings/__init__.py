@@ -3,12 +3,13 @@
 from imagegen_core.settings.settings import Settings
 from imagegen_core.settings.sources import variables
 from imagegen_core.settings.tables import LoraSettings, ModeSettings, ModeTables, StyleSettings
-from imagegen_core.settings.values import ByteCount, DeviceNames, PredictionName
+from imagegen_core.settings.values import ByteCount, DeviceNames, MemorySize, PredictionName
 
 __all__ = [
     "ByteCount",
     "DeviceNames",
     "LoraSettings",
+    "MemorySize",
     "ModeSettings",
     "ModeTables",
     "PredictionName",

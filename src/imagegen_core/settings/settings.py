@@ -31,6 +31,7 @@ from imagegen_core.settings.values import (
     CommaSeparated,
     DeviceNames,
     HostNames,
+    MemorySize,
     Networks,
     Origins,
     PredictionName,
@@ -53,6 +54,9 @@ class Settings(BaseSettings):
             ``cuda:0,cuda:1``, a server draws on all of them, and everything else on the first.
         dtype: ``fp16``, ``bf16`` or ``fp32``; None takes the best one for the device.
         vae_path: A VAE file or diffusers-format folder, instead of the checkpoint's VAE.
+        fast_decode: A tiny VAE's file or folder, such as TAESD's. It decodes pictures and previews in a fraction of the
+            VAE's time, with other pixels.
+        preview_decode: A tiny VAE's file or folder for previews alone; None takes that of `fast_decode`.
         base_model: A diffusers-format folder for the missing parts of a single-file checkpoint: its tokenizers, and
             configs and components if it has none or has an unusual width.
         lora_root: A folder of LoRA files, each a style with the file's name.
@@ -73,11 +77,21 @@ class Settings(BaseSettings):
         batching: With ``exact``, an engine shares forward passes only if every picture stays the same; with ``fast``
             always.
         compile: Compile the network with ``torch.compile``: minutes more to start, but faster steps on most GPUs.
+        cuda_graphs: Replay the network's passes from CUDA graphs: equal pictures with fewer launches from the CPU, for
+            more memory. No GPU has measured it yet.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
+        vae_dtype: The VAE's precision: ``fp16``, ``bf16`` or ``fp32``. None is the model's, or fp32 if its VAE
+            overflows in fp16.
+        vae_channels_last: Keep the VAE's channels last in memory; None does so on a CPU, where it was measured.
         int8: Compute large layers in int8 on a CPU: faster, with small changes of every picture.
         vae_tiling: Decode every picture in tiles, for less memory, or no picture; None decides by the device's total
             memory and the picture's size.
+        memory: The bytes of the device's memory for a model and its pictures, such as ``6GB``; ``auto``, the default,
+            means 0.85 of the device's total memory. It decides at load whether components leave the device while
+            others compute, and whether weights are stored in eight bits.
+        weight_storage: ``int8`` stores large weights in eight bits, which changes pictures a little; ``full`` stores
+            them in the model's precision; None decides by `memory`.
         rows_per_pass: The rows that every forward pass is filled up to, so that pictures share passes exactly where
             results depend on the number of rows; 1 fills none, and None decides by the device and the picture's size.
         num_workers: The number of copies of the model in a server, assigned to the devices in turn; None is one per
@@ -136,6 +150,8 @@ class Settings(BaseSettings):
     device: DeviceNames | None = None
     dtype: Literal["fp16", "bf16", "fp32"] | None = None
     vae_path: Path | None = None
+    fast_decode: Path | None = None
+    preview_decode: Path | None = None
     base_model: Path | None = None
     lora_root: Path | None = None
     styles: Mapping[str, StyleSettings] = Field(default_factory=dict)
@@ -150,10 +166,15 @@ class Settings(BaseSettings):
     recipe: bool = True
     batching: Literal["exact", "fast"] = "exact"
     compile: bool = False
+    cuda_graphs: bool = False
     enable_xformers: bool = False
     attention_slicing: bool = False
+    vae_dtype: Literal["fp16", "bf16", "fp32"] | None = None
+    vae_channels_last: bool | None = None
     int8: bool = False
     vae_tiling: bool | None = None
+    memory: MemorySize | None = None
+    weight_storage: Literal["full", "int8"] | None = None
     rows_per_pass: int | None = Field(default=None, ge=1, le=16)
     num_workers: int | None = Field(default=None, ge=1)
     engine: Literal["local", "ray"] = "local"

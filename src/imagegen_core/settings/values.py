@@ -6,7 +6,7 @@ import ipaddress
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 PredictionName = Literal["epsilon", "v", "v-zsnr", "sample", "edm", "edm-v"]
 """The prediction type of a network for a noisy picture.
@@ -80,6 +80,14 @@ def _bytes(value: object) -> object:
 
 ByteCount = Annotated[int, BeforeValidator(_bytes)]
 """A number of bytes, also with a unit: ``6GB`` is 6 * 1000**3, ``6GiB`` is 6 * 1024**3."""
+
+
+def _memory_size(value: object) -> object:
+    return None if value == "auto" else _bytes(value)
+
+
+MemorySize = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_memory_size)]
+"""A number of bytes as `ByteCount`, or ``auto``, which is None."""
 
 
 def root_path(value: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from imagegen_core import Backend, Format, hookimpl
-from imagegen_sdcpp.gguf_format import FORMAT
+from imagegen_core import Backend, hookimpl
 
 requires_contract = "1.0"
 
@@ -13,7 +12,7 @@ BACKEND = Backend(
     worker="imagegen_sdcpp.worker:StableDiffusionCppWorker",
     default_size="512x512",
     architectures=("sd15", "sd2", "sdxl", "sd3", "flux"),
-    formats=("safetensors", FORMAT.name),
+    formats=("safetensors", "gguf"),
     priority=-10,  # a backend that draws a family by torch comes first
     without=("scheduler", "style_lora", "guidance_rescale"),
 )
@@ -23,9 +22,3 @@ BACKEND = Backend(
 def imagegen_backends() -> list[Backend]:
     """Return the backend: it declares no family, since other plugins declare those it draws."""
     return [BACKEND]
-
-
-@hookimpl
-def imagegen_formats() -> list[Format]:
-    """Return the format of GGUF files."""
-    return [FORMAT]

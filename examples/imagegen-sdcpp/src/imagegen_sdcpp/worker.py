@@ -33,13 +33,18 @@ logger = logging.getLogger(__name__)
 
 _UNSUPPORTED_SETTINGS = (
     "base_model",
+    "fast_decode",
+    "preview_decode",
     "embeddings_root",
     "prediction",
     "compile",
+    "cuda_graphs",
     "enable_xformers",
     "attention_slicing",
     "int8",
     "dtype",
+    "vae_dtype",
+    "vae_channels_last",
 )
 _POOLED_SIDE = 8
 # stable-diffusion.cpp reports progress to one function for the whole process.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.embeddings import Embedding, Embeddings
@@ -103,7 +104,15 @@ class Adapters:
         memory_bytes: The memory of the loaded LoRAs, in bytes.
     """
 
-    def __init__(self, pipe: Any, family: Family, embeddings: Embeddings, most_idle_bytes: int) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        family: Family,
+        embeddings: Embeddings,
+        most_idle_bytes: int,
+        device: torch.device,
+        on_unload: Callable[[str], None] | None = None,
+    ) -> None:
         """Read the layers of a diffusers pipeline.
 
         Args:
@@ -111,9 +120,13 @@ class Adapters:
             family: The checkpoint's family.
             embeddings: The pipeline's embeddings; they convert a LoRA's embeddings.
             most_idle_bytes: The memory limit for inactive LoRAs, in bytes; full differences are as large as a model.
+            device: The pipeline's device.
+            on_unload: Called with an adapter's name before its tensors leave the memory.
         """
         self._embeddings = embeddings
+        self._on_unload = on_unload
         self._most_idle_bytes = most_idle_bytes
+        self._device = device
         self.layers = layer_shapes(pipe, family)
         self.active: tuple[Adapter, ...] = ()
         self.memory_bytes = 0
@@ -130,6 +143,22 @@ class Adapters:
     def embeddings(self) -> list[Embedding]:
         """The embeddings of the active LoRAs."""
         return [embedding for adapter in self.active for embedding in self._loaded[adapter.name].embeddings]
+
+    def changed_parameters(self, network: str) -> Iterator[tuple[str, Tensor]]:
+        """Yield the parameters of a network that the active LoRAs change: each name, and the changed values in float32.
+
+        Args:
+            network: The network's name in the pipeline.
+        """
+        for (holder, module), changes in self._deltas.by_layer.items():
+            if holder != network:
+                continue
+            layer = self._modules[holder, module]
+            changed: dict[str, Tensor] = {}
+            for delta, weight in changes:
+                for name, change in delta.parameters(layer).items():
+                    changed[name] = changed.get(name, getattr(layer, name).float()) + change * weight
+            yield from ((f"{module}.{name}", tensor) for name, tensor in changed.items())
 
     def use(self, wanted: tuple[Adapter, ...]) -> None:
         """Activate exactly these LoRAs, and load new ones.
@@ -159,7 +188,7 @@ class Adapters:
                     "ask again"
                 )
             try:
-                lora = load_lora(adapter.path, self.layers, self._modules, self._embeddings)
+                lora = load_lora(adapter.path, self.layers, self._modules, self._embeddings, self._device)
             except ModelLoadError as error:
                 raise InvalidRequestError(f"The {adapter.title} cannot be used: {error}") from error
             self._loaded[adapter.name] = lora
@@ -179,6 +208,8 @@ class Adapters:
         if not excess:
             return
         for name in excess:
+            if self._on_unload:
+                self._on_unload(name)
             self.memory_bytes -= self._loaded.pop(name).memory_bytes
         changed = {key for lora in self._loaded.values() for key in lora.deltas}
         for key in self._hooks.keys() - changed:

@@ -7,6 +7,7 @@ So nothing is merged into the weights, and nothing has to be removed later.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,10 @@ class Delta(ABC):
         """Return the change of `output`, which `layer` computed from `input`; both have the same shape."""
 
     @abstractmethod
+    def parameters(self, layer: Any) -> Mapping[str, Tensor]:
+        """Return the same change as changes of the layer's parameters, in float32, by the parameters' names."""
+
+    @abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
         """Return the change's tensors, to count their memory."""
 
@@ -40,6 +45,9 @@ class Factored(Delta):
     @abstractmethod
     def weight(self) -> Tensor:
         """Return ``ΔW`` in float32, [out, ...] with one or several further dimensions."""
+
+    def parameters(self, layer: Any) -> Mapping[str, Tensor]:  # noqa: D102
+        return {"weight": self.weight().reshape(layer.weight.shape)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,10 @@ class LowRank(Factored):
 
     def weight(self) -> Tensor:  # noqa: D102
         return self.up.float().flatten(1) @ self.down.float().flatten(1) * self.scale
+
+    def parameters(self, layer: Any) -> Mapping[str, Tensor]:  # noqa: D102
+        weight = Factored.parameters(self, layer)
+        return weight if self.bias is None else {**weight, "bias": self.bias.float() * self.scale}
 
     def tensors(self) -> tuple[Tensor, ...]:  # noqa: D102
         return (self.down, self.up) if self.bias is None else (self.down, self.up, self.bias)
@@ -137,9 +149,11 @@ class Difference(Delta):
 
     def output(self, layer: Any, input: Tensor, output: Tensor) -> Tensor:  # noqa: A002, D102
         if isinstance(layer, torch.nn.LayerNorm):
-            return functional.layer_norm(input, layer.normalized_shape, self._norm_weight(layer), self.bias, layer.eps)
+            return functional.layer_norm(
+                input, layer.normalized_shape, self._norm_weight(layer, input), self.bias, layer.eps
+            )
         if isinstance(layer, torch.nn.GroupNorm):
-            return functional.group_norm(input, layer.num_groups, self._norm_weight(layer), self.bias, layer.eps)
+            return functional.group_norm(input, layer.num_groups, self._norm_weight(layer, input), self.bias, layer.eps)
         added = torch.zeros_like(output)
         if self.weight is not None and isinstance(layer, torch.nn.Embedding):
             added = functional.embedding(input, self.weight)
@@ -147,12 +161,16 @@ class Difference(Delta):
             added = _apply(layer, input, self.weight)
         return added if self.bias is None else added + _along_channels(self.bias, layer, output)
 
+    def parameters(self, layer: Any) -> Mapping[str, Tensor]:  # noqa: ARG002, D102
+        changed = {"weight": self.weight, "bias": self.bias}
+        return {name: tensor.float() for name, tensor in changed.items() if tensor is not None}
+
     def tensors(self) -> tuple[Tensor, ...]:  # noqa: D102
         return tuple(tensor for tensor in (self.weight, self.bias) if tensor is not None)
 
-    def _norm_weight(self, layer: Any) -> Tensor:
+    def _norm_weight(self, layer: Any, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Return zeros if the weight does not change: without a weight, a norm would multiply by 1."""
-        return torch.zeros_like(layer.weight) if self.weight is None else self.weight
+        return torch.zeros_like(layer.weight, device=input.device) if self.weight is None else self.weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,19 +194,31 @@ class Decomposed(Delta):
     @classmethod
     def of(cls, inner: Factored, magnitude: Tensor, layer: Any, *, by_input: bool) -> Decomposed:
         """Compare the changed weight of `layer` with `magnitude`, [out] or [in] in float32."""
-        changed = layer.weight.float() + inner.weight().reshape(layer.weight.shape)
+        changed = layer.weight.to(magnitude) + inner.weight().reshape(layer.weight.shape)
         norm = (changed.transpose(0, 1) if by_input else changed).flatten(1).norm(dim=1)
-        gain = torch.where(norm > 0, magnitude.to(norm) / norm, torch.ones_like(norm))
+        gain = torch.where(norm > 0, magnitude / norm, torch.ones_like(norm))
         return cls(inner, (gain - 1).to(layer.weight.dtype), by_input)
 
     def output(self, layer: Any, input: Tensor, output: Tensor) -> Tensor:  # noqa: A002, D102
         if self.by_input:
             scaled = input * _along_channels(self.excess, layer, input)
             inner = self.inner.output(layer, input, output)
-            return _apply(layer, scaled, layer.weight) + self.inner.output(layer, scaled, output) + inner
+            return (
+                _apply(layer, scaled, layer.weight.to(input.device)) + self.inner.output(layer, scaled, output) + inner
+            )
         inner = self.inner.output(layer, input, output)
-        without_bias = output if layer.bias is None else output - _along_channels(layer.bias, layer, output)
+        bias = None if layer.bias is None else layer.bias.to(output.device)  # a streamed layer has left already
+        without_bias = output if bias is None else output - _along_channels(bias, layer, output)
         return (without_bias + inner) * _along_channels(self.excess, layer, output) + inner
+
+    def parameters(self, layer: Any) -> Mapping[str, Tensor]:  # noqa: D102
+        changes, excess = dict(self.inner.parameters(layer)), self.excess.float()
+        shape = (1, -1) if self.by_input else (-1, 1)
+        scaled = excess.reshape(*shape, *(1,) * (layer.weight.ndim - _PLAIN))
+        changes["weight"] = (layer.weight.float() + changes["weight"]) * scaled + changes["weight"]
+        if "bias" in changes:
+            changes["bias"] = changes["bias"] * (2 if self.by_input else 1 + excess)
+        return changes
 
     def tensors(self) -> tuple[Tensor, ...]:  # noqa: D102
         return (*self.inner.tensors(), self.excess)

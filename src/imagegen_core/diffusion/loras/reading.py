@@ -64,7 +64,7 @@ def layer_shapes(pipe: Any, family: Family | None = None) -> CheckpointLayers:
 
 
 def load_lora(
-    path: Path, layers: CheckpointLayers, modules: Mapping[LayerKey, Any], embeddings: Embeddings
+    path: Path, layers: CheckpointLayers, modules: Mapping[LayerKey, Any], embeddings: Embeddings, device: torch.device
 ) -> LoadedLora:
     """Read a LoRA file for a pipeline.
 
@@ -73,6 +73,7 @@ def load_lora(
         layers: The shapes of the pipeline's layers: see `layer_shapes`.
         modules: The pipeline's modules: see `pipeline_layers`.
         embeddings: The pipeline's embeddings; they convert the file's embeddings.
+        device: The device to compute on; an offloaded layer comes there.
 
     Raises:
         ModelLoadError: The file is damaged, or does not fit the pipeline; the message gives the reason.
@@ -82,7 +83,7 @@ def load_lora(
         deltas: dict[LayerKey, tuple[Delta, ...]] = {}
         for change in plan.layers:
             key = (change.network, change.module)
-            deltas[key] = (*deltas.get(key, ()), _delta(change, file, modules[key]))
+            deltas[key] = (*deltas.get(key, ()), _delta(change, file, modules[key], device))
         bundled = [_embedding(word, parts, file, embeddings) for word, parts in plan.embeddings.items()]
         file.check_unchanged()
     held = (tensor for changes in deltas.values() for delta in changes for tensor in delta.tensors())
@@ -96,11 +97,11 @@ def _embedding(word: str, parts: Mapping[str, str], file: WeightsFile, embedding
         raise LoraError(f"its embedding {quoted(word)} cannot be used: {error}") from error
 
 
-def _delta(change: LayerChange, file: WeightsFile, layer: Any) -> Delta:
+def _delta(change: LayerChange, file: WeightsFile, layer: Any, device: torch.device) -> Delta:
     weight = layer.weight
 
     def tensor(role: str, dtype: torch.dtype = weight.dtype) -> Tensor:
-        held = _finite(file, change.tensors[role], dtype).to(weight.device)
+        held = _finite(file, change.tensors[role], dtype).to(device)
         if change.rows and role == "up":
             return torch.cat([held[begin:end] for begin, end in change.rows])
         return held
@@ -144,7 +145,7 @@ def _parameter(change: LayerChange, held: Tensor, parameter: Tensor, name: str) 
     """Return the difference to a parameter, in the parameter's dtype."""
     difference = held.reshape(parameter.shape)
     if change.algorithm == "whole":
-        difference = difference - parameter.float()
+        difference = difference - parameter.to(difference)
     return _checked(difference.to(parameter.dtype), name)
 
 

@@ -16,6 +16,7 @@ from imagegen_core.server.middleware.json_bodies import JsonRoute
 if TYPE_CHECKING:
     from imagegen_core.hosting.cache_entry import CacheEntryReport
     from imagegen_core.hosting.model_host import HostReport
+    from imagegen_core.memory_plan import MemoryPlan
     from imagegen_core.modes import Mode
     from imagegen_core.server.context import ServerContext
     from imagegen_core.worker import DeviceMemory
@@ -172,6 +173,20 @@ def _resident(host: HostReport, entry: CacheEntryReport, modes: list[str]) -> di
         "vram_gb": entry.size / _GB,
         "in_hand": entry.open,
         "load_seconds": round(entry.seconds, 3),
+        "memory": _shown_plan(card.memory) if (card := host.cards.get(entry.key)) and card.memory else None,
+    }
+
+
+def _shown_plan(plan: MemoryPlan) -> dict[str, Any]:
+    return {
+        "total_gb": plan.total / _GB,
+        "storage": plan.storage,
+        "offloaded": list(plan.offloaded),
+        "streamed": plan.streamed,
+        "tile": plan.tile,
+        "weights_gb": plan.weights / _GB,
+        "peak_gb": plan.peak / _GB,
+        "fits": plan.fits,
     }
 
 

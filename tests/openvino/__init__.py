@@ -1,0 +1,1 @@
+"""The OpenVINO backend: it draws the pictures of torch's backends."""
