@@ -1,7 +1,7 @@
 """Layers that compute full-size networks on a CPU with less work.
 
-`use_cpu_layers` replaces layers where it pays. Attention and int8 layers compute each row alone. The other layers leave it
-to the engine's proof whether rows share a pass: see `imagegen_core.engine.calibration`.
+`use_cpu_layers` replaces layers where it pays. Attention and int8 layers compute each row alone. The other layers leave
+it to the engine's proof whether rows share a pass: see `imagegen_core.engine.calibration`.
 """
 
 from __future__ import annotations
