@@ -30,7 +30,8 @@ _STEP = 8  # channels are padded to multiples of this number
 
 def is_available() -> bool:
     """Return whether torch has oneDNN's fused products for an x86 CPU."""
-    has_products = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    has_products = has_onednn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return has_products and platform.machine() in ("x86_64", "AMD64")
 
 
@@ -68,7 +69,7 @@ def _row(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if fits[head]:
             _head(queries[head], keys[head], values[head], output[:, head])
         else:
-            single = (part[head, None] for part in (query, key, value))
+            single = query[head, None], key[head, None], value[head, None]
             output[:, head] = functional.scaled_dot_product_attention(*single)[0]
     return output
 
@@ -78,14 +79,15 @@ def _head(query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
     pack = torch.ops.mkldnn._reorder_linear_weight  # noqa: SLF001
     channels = output.shape[-1]
     packed_key, packed_value = pack(key, _ROWS), pack(value, _ROWS)
-    for part, into in zip(query.split(_ROWS), output.split(_ROWS), strict=True):
+    for part, into in zip(torch.split(query, _ROWS), torch.split(output, _ROWS), strict=True):
         weights = product(part, packed_key, None, "sigmoid", [], "")
         sums = product(weights, packed_value, None, "none", [], "")
         torch.div(sums[:, :channels], sums[:, channels : channels + 1], out=into)
 
 
 def _norm(vectors: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.float32)
+    return norm
 
 
 def _with_channel(tokens: Tensor, channel: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ class ExponentialAttention:
     ) -> Tensor:
         """See diffusers' ``AttnProcessor2_0``."""
         if attention_mask is not None or more or not _is_plain(attn):
-            return self._other(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **more)
+            return self._other(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **more)  # type: ignore[no-any-return]
         tokens = hidden_states
         if hidden_states.ndim == 4:  # noqa: PLR2004 - a VAE's feature maps [rows, channels, height, width]
             tokens = hidden_states.flatten(2).transpose(1, 2)
@@ -122,7 +124,7 @@ class ExponentialAttention:
             part.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for part in (attn.to_q(normed), attn.to_k(source), attn.to_v(source))
         )
-        output = attn.to_out[0](attention(query, key, value).flatten(2))
+        output: Tensor = attn.to_out[0](attention(query, key, value).flatten(2))
         if hidden_states.ndim == 4:  # noqa: PLR2004
             output = output.transpose(1, 2).reshape(hidden_states.shape)
         return output + hidden_states if attn.residual_connection else output

@@ -28,7 +28,7 @@ class Int8Conv2d(torch.nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """See `torch.nn.Conv2d`; the result is in channels last."""
-        rows = input.contiguous(memory_format=torch.channels_last).split(1)
+        rows = torch.split(input.contiguous(memory_format=torch.channels_last), 1)
         return _joined([self.quantized(Quantized.of(row), input.dtype) for row in rows])
 
 
@@ -41,7 +41,7 @@ class Int8Linear(torch.nn.Linear):
         """See `torch.nn.Linear`; the input is [rows, tokens, channels]."""
         if input.ndim != 3 or input.shape[1] < _TOKENS:  # noqa: PLR2004
             return linear(input, self.weight, self.bias)
-        rows = input.contiguous().transpose(1, 2)[..., None].split(1)
+        rows = torch.split(input.contiguous().transpose(1, 2)[..., None], 1)
         computed = [self.quantized(Quantized.of(row), input.dtype) for row in rows]
         return _joined(computed).squeeze(-1).transpose(1, 2)
 
@@ -53,7 +53,7 @@ class Int8SubpixelUpsampling(SubpixelUpsampling):
 
     def quarters(self, hidden_states: Tensor) -> list[Tensor]:
         """See `SubpixelUpsampling.quarters`."""
-        rows = hidden_states.contiguous(memory_format=torch.channels_last).split(1)
+        rows = torch.split(hidden_states.contiguous(memory_format=torch.channels_last), 1)
         by_row = [self._quarters(Quantized.of(row), row.dtype) for row in rows]
         return [_joined(quarter) for quarter in zip(*by_row, strict=True)]
 
@@ -69,27 +69,37 @@ def use_int8(network: torch.nn.Module) -> None:
 
     Each changed layer gets `packed_bytes`, the memory of its quantized weights.
     """
-    layers: list[Any] = list(network.modules())
+    layers = list(network.modules())
     of_upsamplers = {layer.conv for layer in layers if isinstance(layer, SubpixelUpsampling)}
     for layer in layers:
-        if isinstance(layer, SubpixelUpsampling):
-            layer.__class__ = Int8SubpixelUpsampling
-            layer.quantized = [Int8Convolution(kernel, layer.conv.bias) for kernel in layer.kernels]
-            layer.packed_bytes = sum(convolution.memory_bytes for convolution in layer.quantized)
-        elif type(layer) in _LINEAR and layer.weight.numel() >= _WEIGHTS:
-            layer.__class__ = Int8Linear
-            layer.quantized = Int8Convolution(layer.weight[:, :, None, None], layer.bias)
-            layer.packed_bytes = layer.quantized.memory_bytes
-        elif isinstance(layer, torch.nn.Conv2d) and layer not in of_upsamplers and _gains(layer):
-            layer.__class__ = Int8Conv2d
-            layer.quantized = Int8Convolution(layer.weight, layer.bias, layer.stride, layer.padding)
-            layer.packed_bytes = layer.quantized.memory_bytes
+        if layer not in of_upsamplers:
+            _quantize(layer)
+
+
+def _quantize(layer: Any) -> None:
+    if isinstance(layer, SubpixelUpsampling):
+        kernels = [Int8Convolution(kernel, layer.conv.bias) for kernel in layer.kernels]
+        _replace(layer, Int8SubpixelUpsampling, kernels, kernels)
+    elif type(layer) in _LINEAR and layer.weight.numel() >= _WEIGHTS:
+        product = Int8Convolution(layer.weight[:, :, None, None], layer.bias)
+        _replace(layer, Int8Linear, product, [product])
+    elif _gains(layer):
+        convolution = Int8Convolution(layer.weight, layer.bias, layer.stride, layer.padding)
+        _replace(layer, Int8Conv2d, convolution, [convolution])
+
+
+def _replace(layer: Any, kind: type, quantized: object, parts: Sequence[Int8Convolution]) -> None:
+    layer.__class__ = kind
+    layer.quantized = quantized
+    layer.packed_bytes = sum(part.memory_bytes for part in parts)
 
 
 def _joined(rows: Sequence[Tensor]) -> Tensor:
     return rows[0] if len(rows) == 1 else torch.cat([*rows])
 
 
-def _gains(conv: torch.nn.Conv2d) -> bool:
+def _gains(conv: Any) -> bool:
+    if not isinstance(conv, torch.nn.Conv2d):
+        return False
     enough = _CHANNELS if conv.kernel_size != (1, 1) else _WEIGHTS**0.5
     return min(conv.in_channels, conv.out_channels) >= enough and conv.groups == 1 and conv.padding_mode == "zeros"

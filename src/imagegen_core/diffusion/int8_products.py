@@ -41,7 +41,7 @@ class Quantized(NamedTuple):
         zero = max(round(-min(low, 0.0) / scale), 1)
         levels = torch.empty_like(numbers, dtype=torch.uint8)
         flat, into = _flat(numbers), _flat(levels)
-        for part, target in zip(flat.split(_CHUNK), into.split(_CHUNK), strict=True):
+        for part, target in zip(torch.split(flat, _CHUNK), torch.split(into, _CHUNK), strict=True):
             target.copy_(part.to(torch.float32, copy=True).div_(scale).add_(zero + 0.5).clamp_max_(_LEVELS))
         return cls(levels, scale, zero)
 

@@ -114,7 +114,8 @@ class WeightsFile:
             part = target[begin : begin + len(chunk)]
             read = chunk[: len(part)]
             self._fill(read.view(torch.uint8), span.begin + begin * stored.itemsize)
-            for converted, numbers in zip(part.split(_SLICE_ELEMENTS), read.split(_SLICE_ELEMENTS), strict=True):
+            slices = zip(torch.split(part, _SLICE_ELEMENTS), torch.split(read, _SLICE_ELEMENTS), strict=True)
+            for converted, numbers in slices:
                 converted.copy_(between[: len(numbers)].copy_(numbers) if by_fp32 else numbers)
         return result
 
