@@ -31,6 +31,7 @@ _TORCHS_OWN = (
     "memory",
     "weight_storage",
 )
+_UNCHANGED = (None, False, "full")  # values that ask for nothing beyond what OpenVINO does
 _UNET, _DECODER, _OTHERS = "unet.", "vae.decoder.", ("text_encoder", "vae.encoder.")
 
 
@@ -58,7 +59,7 @@ class OpenVinoUNetWorker(UNetWorker):
         """
         settings = (settings or Settings.load()).for_backend(BACKEND.environment_prefix).for_device()
         for field in _TORCHS_OWN:
-            if getattr(settings, field):
+            if getattr(settings, field) not in _UNCHANGED:
                 raise SettingsError(f"{settings.source(field)} is for torch, and the backend is 'openvino': unset it")
         self._runtime = Runtime(settings)
         self._cache = NetworkCache()
