@@ -114,14 +114,3 @@ def _missing(distribution: str) -> str | None:
     except PackageNotFoundError:
         return f"{distribution} is not installed"
     return None
-
-
-def _missing_backend(family: str) -> str | None:
-    from imagegen_core import Registry
-
-    backend = Registry.discover().backends.get("openvino")
-    if backend is None:
-        return "imagegen-openvino is not installed"
-    if not backend.draws("folder", family):
-        return "this imagegen-openvino draws exported folders alone"
-    return None
