@@ -73,7 +73,7 @@ def programs(made: Checkpoint, device: str, options: list[str], *, tiny: bool = 
             name,
             (_program, (Ours, model, device, settings)),
             memory=2.6 if settings.get("backend") == "openvino" else 1.3,
-            missing=_missing_backend(made.family) if settings.get("backend") == "openvino" else None,
+            missing=_missing("imagegen-openvino") if settings.get("backend") == "openvino" else None,
             settings=settings,
         )
         for name, settings in tables.items()
