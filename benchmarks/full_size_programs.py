@@ -73,7 +73,7 @@ def programs(made: Checkpoint, device: str, options: list[str], *, tiny: bool = 
             name,
             (_program, (Ours, model, device, settings)),
             memory=2.6 if settings.get("backend") == "openvino" else 1.3,
-            missing=_missing_backend(made.family) if settings.get("backend") == "openvino" else None,
+            missing=_missing("imagegen-openvino") if settings.get("backend") == "openvino" else None,
             settings=settings,
         )
         for name, settings in tables.items()
@@ -113,15 +113,4 @@ def _missing(distribution: str) -> str | None:
         version(distribution)
     except PackageNotFoundError:
         return f"{distribution} is not installed"
-    return None
-
-
-def _missing_backend(family: str) -> str | None:
-    from imagegen_core import Registry
-
-    backend = Registry.discover().backends.get("openvino")
-    if backend is None:
-        return "imagegen-openvino is not installed"
-    if not backend.draws("folder", family):
-        return "this imagegen-openvino draws exported folders alone"
     return None

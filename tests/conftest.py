@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     handlers = list(logging.getLogger().handlers)
     yield
     logging.getLogger().handlers[:] = handlers
+
+
+@pytest.fixture(autouse=True)
+def _own_weights() -> None:
+    """Let no test share weights with a forgotten model of an earlier test: the memory of its models would vary."""
+    if (module := sys.modules.get("imagegen_core.diffusion.shared_weights")) is not None:
+        vars(module.SHARED_WEIGHTS).update(vars(module.SharedWeights()))
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,15 @@
-"""The stable-diffusion.cpp example: GGUF files select it, and their tensors tell the family."""
+"""The stable-diffusion.cpp example: it draws GGUF and safetensors files, behind the backends of their families."""
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from imagegen_core import ModelLoadError, Registry, Settings
-from imagegen_core.cli import main
-from imagegen_core.models.inspect import Recognized, describe, recognize
+from imagegen_core import Registry, Settings
+from imagegen_core.models.inspect import Recognized, recognize
 from imagegen_core.resolution.backends import backends_for, select_backend
 
 try:
@@ -42,33 +40,11 @@ def _save(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
     return path
 
 
-def test_a_gguf_file_selects_the_backend(tmp_path: Path) -> None:
-    path = _save(tmp_path / "model.gguf", SD15)
+def test_a_gguf_file_can_be_drawn_by_it_and_goes_to_its_family_first(tmp_path: Path) -> None:
+    path, registry = _save(tmp_path / "model.gguf", SD15), Registry.discover()
     assert recognize(path) == Recognized("gguf", "sd15")
-    description = describe(path)
-    assert (description.dtypes, description.size) == (("f16",), path.stat().st_size)
-    assert description.parameters == sum(int(np.prod(shape)) for shape in SD15.values())
-    assert select_backend(Registry.discover(), Settings(model=str(path))).name == "sdcpp"
-
-
-def test_a_gguf_file_is_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _save(tmp_path / "model.gguf", SD15)
-    monkeypatch.setenv("MODEL_ROOT", str(tmp_path))
-    with pytest.raises(SystemExit):
-        main(["models", "list", "--json"])
-    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert (rows["model.gguf"]["kind"], rows["model.gguf"]["family"]) == ("checkpoint", "sd15")
-
-
-def test_a_damaged_gguf_file_is_refused(tmp_path: Path) -> None:
-    path = _save(tmp_path / "model.gguf", SD15)
-    whole = path.read_bytes()
-    for length in (4, 20, 100, 400):
-        path.write_bytes(whole[:length])
-        with pytest.raises(ModelLoadError, match="is a damaged GGUF file .*: download it again"):
-            describe(path)
+    assert select_backend(registry, Settings(model=str(path))).name == "sd15"
+    assert select_backend(registry, Settings(model=str(path), backends=("sdcpp",))).name == "sdcpp"
 
 
 def test_it_replaces_no_other_backend_by_itself() -> None:

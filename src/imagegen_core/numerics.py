@@ -22,10 +22,12 @@ class NumericsPlan:
     Attributes:
         device: The kind of device: ``cpu``, ``cuda`` or ``mps``.
         precision: The precision of the network: ``fp16``, ``bf16`` or ``fp32``.
+        computation: ``int8`` where large layers compute in int8; None for the precision everywhere.
         processor: The GPU's name, or the CPU's architecture and instruction sets.
         threads: The threads of an operator on a CPU; None on other devices.
         layout: The memory layout of the network and of the VAE, such as ``contiguous, VAE channels last``.
-        attention: The implementation of attention: ``sdpa`` for torch's own, ``sliced`` or ``xformers``.
+        attention: The implementation of attention: ``sdpa`` for torch's own, ``exponential`` for the products with a
+            fused exponential on a CPU in bf16, ``sliced`` or ``xformers``.
         flags: The switches of the math libraries at load, by name.
         rows: The number of rows that each forward pass is filled up to; None leaves a picture with its own rows.
         rows_up_to: The largest picture with filled passes, in pixels; None sets no limit.
@@ -44,6 +46,7 @@ class NumericsPlan:
 
     device: str
     precision: str
+    computation: str | None = None
     processor: str = ""
     threads: int | None = None
     layout: str = "contiguous"

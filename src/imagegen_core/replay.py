@@ -90,6 +90,7 @@ def _plan_settings(numerics: Mapping[str, Any]) -> dict[str, Any]:
         "vae_tiling": numerics.get("tile") is not None,
         "attention_slicing": numerics.get("attention") == "sliced",
         "enable_xformers": numerics.get("attention") == "xformers",
+        "int8": numerics.get("computation") == "int8",
         "compile": bool(numerics.get("compiled")),
         "batching": numerics.get("batching"),
         "weight_storage": numerics.get("storage") or "full",

@@ -51,6 +51,7 @@ _UNSUPPORTED_SETTINGS = (
     "attention_slicing",
     "vae_dtype",
     "vae_channels_last",
+    "int8",
     "vae_tiling",
     "memory",
     "weight_storage",

@@ -10,7 +10,7 @@ import openvino
 import torch
 from torch import Tensor
 
-from imagegen_openvino.conversion import PREFIX
+from imagegen_openvino.conversion import PARAMETER
 from imagegen_openvino.runtime import Runtime
 
 _DTYPES = {openvino.Type.f32: torch.float32, openvino.Type.f16: torch.float16, openvino.Type.bf16: torch.bfloat16}
@@ -43,8 +43,8 @@ def _first_input(name: str, shape: Any) -> Tensor:
 
 def constants(model: Any) -> dict[str, Any]:
     """Return the constants of a model that are parameters of the torch network, by the parameters' names."""
-    named = ((node.get_friendly_name(), node) for node in model.get_ops() if node.get_type_name() == "Constant")
-    return {name.removeprefix(PREFIX): node for name, node in named if name.startswith(PREFIX)}
+    nodes = (node for node in model.get_ops() if node.get_type_name() == "Constant")
+    return {found[1]: node for node in nodes if (found := PARAMETER.fullmatch(node.get_friendly_name()))}
 
 
 def give_weights(network: Any, model: Any) -> None:

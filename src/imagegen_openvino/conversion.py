@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 # leaves out the sizes between up- and downsampling.
 _ROWS, _SIDES, _TOKENS = 2, (9, 11), 77
 _SIZES, _IMAGE = 6, 4  # the numbers of a picture's sizes, and of its dimensions
-PREFIX = "self.network."
-"""What OpenVINO's name of a constant begins with; torch's name of the parameter follows."""
+PARAMETER = re.compile(r"self\.(?:model\.)?network\.(.+)")
+"""OpenVINO's name of a constant, with torch's name; a trace without some arguments wraps the network once more."""
 
 
 class UNet(nn.Module):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -61,6 +64,7 @@ class NetworkCache:
         network = self._read(core, origin)
         if network is None:
             self._write(origin, convert)
+            _return_memory()
             network = self._read(core, origin)
         if network is None:
             raise ModelLoadError(
@@ -116,6 +120,13 @@ class NetworkCache:
             entry = folder / _ENTRY
             if (entry if entry.exists() else folder).stat().st_mtime < oldest:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _return_memory() -> None:
+    """Return freed memory to the kernel: glibc would keep the memory of a whole network in torch."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _check(folder: Path, origin: Mapping[str, Any]) -> None:

@@ -23,17 +23,17 @@ class OpenVinoUNet:
         merged: The number of networks with LoRAs in memory.
     """
 
-    def __init__(self, runtime: Runtime, read: Callable[[], Any], unet: Any) -> None:
+    def __init__(self, runtime: Runtime, model: Any, unet: Any) -> None:
         """Compile the network without LoRAs.
 
         Args:
             runtime: The device.
-            read: Reads the converted network.
+            model: The converted network.
             unet: The UNet in torch, for its embeddings of numbers.
         """
-        self._runtime, self._read = runtime, read
+        self._runtime, self._model = runtime, model
         self._embed, self._embed_sizes = unet.time_proj, getattr(unet, "add_time_proj", None)
-        self._plain = CompiledNetwork(runtime, read(), runtime.precision)
+        self._plain = CompiledNetwork(runtime, model, runtime.precision)
         self._merged: OrderedDict[Hashable, CompiledNetwork] = OrderedDict()
         self._used = self._plain
 
@@ -89,7 +89,7 @@ class OpenVinoUNet:
         return (prediction.to(sample.dtype),)
 
     def _with(self, changed: Iterable[tuple[str, Tensor]]) -> CompiledNetwork:
-        model = self._read()
+        model = self._model.clone()  # it shares the constants
         if not replace_constants(model, changed, self._runtime.precision):
             return self._plain  # the LoRAs only change text encoders
         return CompiledNetwork(self._runtime, model, self._runtime.precision)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,9 +27,11 @@ _TORCHS_OWN = (
     "attention_slicing",
     "vae_channels_last",
     "cuda_graphs",
+    "int8",
     "memory",
     "weight_storage",
 )
+_UNCHANGED = (None, False, "full")  # values that ask for nothing beyond what OpenVINO does
 _UNET, _DECODER, _OTHERS = "unet.", "vae.decoder.", ("text_encoder", "vae.encoder.")
 
 
@@ -58,7 +59,7 @@ class OpenVinoUNetWorker(UNetWorker):
         """
         settings = (settings or Settings.load()).for_backend(BACKEND.environment_prefix).for_device()
         for field in _TORCHS_OWN:
-            if getattr(settings, field):
+            if getattr(settings, field) not in _UNCHANGED:
                 raise SettingsError(f"{settings.source(field)} is for torch, and the backend is 'openvino': unset it")
         self._runtime = Runtime(settings)
         self._cache = NetworkCache()
@@ -70,9 +71,9 @@ class OpenVinoUNetWorker(UNetWorker):
         self._set_vae_precision(pipe.vae)
         unet = self._origin("unet", digest_of(unet_files(self.checkpoint), self._cache.hashes), pipe.unet)
         vae = self._origin("vae", digest_of(vae_files(self.checkpoint, self.settings), self._cache.hashes), pipe.vae)
-        read_unet = partial(self._cache.network, self._runtime.core, unet, self._convert_unet)
-        give_weights(pipe.unet, read_unet())
-        self._unet = OpenVinoUNet(self._runtime, read_unet, pipe.unet)
+        network = self._cache.network(self._runtime.core, unet, self._convert_unet)
+        give_weights(pipe.unet, network)
+        self._unet = OpenVinoUNet(self._runtime, network, pipe.unet)
         pipe.unet.forward = self._unet
         decoder = self._cache.network(self._runtime.core, vae, self._convert_decoder)
         dtype = next(pipe.vae.decoder.parameters()).dtype

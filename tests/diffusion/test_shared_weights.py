@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from imagegen_core import GenerateRequest, Job, Settings
-from imagegen_core.diffusion.decoding import upcast
+from imagegen_core.diffusion.decoding import convert
 from imagegen_core.diffusion.shared_weights import SHARED_WEIGHTS
 from imagegen_core.styles import LoraUse
 from imagegen_sdxl import DiffusersSDXLCudaWorker
@@ -95,7 +95,7 @@ def test_a_change_in_one_model_reaches_no_other(file: Path, folder: Path, tmp_pa
     pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True)
     save_file(as_diffusers(random_lora(pipeline)), tmp_path / "lora.safetensors")
     changed = _draw(first, loras=[LoraUse(tmp_path / "lora.safetensors", 1.0, "lora")])
-    upcast(first.pipe.vae)
+    convert(first.pipe.vae, torch.float32)
     first.pipe.unet.to(torch.float32)
     assert changed != expected
     assert _draw(second) == expected

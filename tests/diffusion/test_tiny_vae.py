@@ -242,3 +242,12 @@ def test_normalized_latents_are_refused(sdxl_checkpoint: Path, files: dict[str, 
     for setting in ("fast_decode", "preview_decode", "vae_path"):
         with pytest.raises(ModelLoadError, match="normalizes its latents by a mean of its own, .*: unset " + setting):
             _load(DiffusersSDXLCudaWorker, tmp_path / "normalized", **{setting: files["folder"]})
+
+
+def test_a_tiny_vae_has_the_precision_and_the_layout_of_the_settings(sd15_checkpoint: Path, files: Any) -> None:
+    options = {"fast_decode": files["decoder"], "vae_dtype": "bf16", "vae_channels_last": False}
+    worker = _load(DiffusersCudaWorker, sd15_checkpoint, **options)
+    assert (worker.numerics.vae_precision, worker.numerics.layout) == ("bf16", "contiguous")
+    weights = [parameter for parameter in worker.decoder.parameters() if parameter.ndim == 4]
+    assert {weight.dtype for weight in weights} == {torch.bfloat16}
+    assert all(weight.is_contiguous() for weight in weights)

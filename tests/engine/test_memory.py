@@ -42,7 +42,7 @@ def test_free_memory_limits_the_batch(worker: Any, start: StartEngine, monkeypat
     watched = Watched(worker)
     engine = start(watched, batching="fast")
     row = worker.row_bytes(Size(64, 96))
-    monkeypatch.setattr(memory, "_VAE_COPIES", 0)  # this test is about the steps
+    monkeypatch.setattr(memory, "DECODER_COPIES", 0)  # this test is about the steps
     monkeypatch.setattr(memory, "free_bytes", lambda _: 3.9 * row)
     watched.batches.clear()
     for ticket in [engine.submit(ask(seed=seed, num_inference_steps=20, size="64x96")) for seed in range(8)]:

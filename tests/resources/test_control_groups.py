@@ -32,12 +32,12 @@ def _tree(root: Path, group: str, mounts: str, files: dict[str, str]) -> Path:
 
 
 def _v2(folder: str, limit: str = "max", used: int = 0, cache: int = 0, **more: str) -> dict[str, str]:
+    active = cache // 3
+    statistics = f"anon {used - cache}\nfile {cache}\nactive_file {active}\ninactive_file {cache - active}"
     return {
         f"{folder}/memory.max": limit,
         f"{folder}/memory.current": str(used),
-        f"{folder}/memory.stat": (
-            f"anon {used - cache}\nfile {cache}\nactive_file {cache // 3}\ninactive_file {cache - cache // 3}"
-        ),
+        f"{folder}/memory.stat": statistics,
         **{f"{folder}/{name.replace('_', '.', 1)}": text for name, text in more.items()},
     }
 

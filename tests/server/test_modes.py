@@ -100,7 +100,7 @@ def test_modes_draw_independently_and_share_checkpoints(serve: Serve, expected: 
     assert server.loads() == 3
     models = server.http.get("/api/vram").json()["models"]
     assert [model["modes"] for model in models] == [["plain", "inked"], ["other"], ["old"]]
-    assert all(4e6 < model["vram_gb"] * 1e9 < 5e6 for model in models)
+    assert all(4e6 < model["vram_gb"] * 1e9 < 6e6 for model in models)
     assert len({engine.worker.compute(threading.get_ident) for engine in _engines(server)}) == 1
 
 
@@ -274,7 +274,7 @@ def test_a_pool_of_copies_draws_each_mode(serve: Serve, expected: dict[str, byte
     steps = server.http.get("/health").json()["engine"]["steps"]
     assert sum(int(rows) * count for rows, count in steps.items()) >= CLIENTS
     vram = server.http.get("/api/vram").json()
-    assert all(4e6 < model["vram_gb"] * 1e9 < 5e6 for model in vram["models"])  # the copies share one file's weights
+    assert all(4e6 < model["vram_gb"] * 1e9 < 6e6 for model in vram["models"])  # the copies share one file's weights
     assert [device["device"] for device in vram["devices"]] == ["cpu"]
     plan = vram["models"][0]["memory"]
     assert (plan["storage"], plan["offloaded"], plan["streamed"], plan["fits"]) == (None, [], False, True)

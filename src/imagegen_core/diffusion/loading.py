@@ -103,7 +103,7 @@ def load_vae(path: Path, dtype: torch.dtype, folder: Path, unread: Collection[st
     if holds_tiny_vae(path):
         return load_tiny_vae(path, dtype, "VAE_PATH", read_json(folder, "config.json"))
     if path.is_dir():
-        return load_network(path, "vae", AutoencoderKL, dtype, unread)
+        return load_network(path, "vae", AutoencoderKL, dtype, unread=unread)
     return load_vae_file(path, dtype, folder, unread)
 
 

@@ -63,13 +63,16 @@ def encoding_bytes(vae: Any, size: Size) -> int:
 def weight_bytes(pipe: Any, *others: torch.nn.Module) -> int:
     """Return the memory of a pipeline's and other networks' weights, in bytes; tensors with one storage count once.
 
+    Weights that are packed for oneDNN have no storage: their layers state `packed_bytes`.
+
     Tensors without values, on the meta device, do not count. The difference in device memory before and after a load is
     no substitute: it includes pictures in progress.
     """
     modules = [part for part in (*pipe.components.values(), *others) if isinstance(part, torch.nn.Module)]
     tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
     storages = (part.untyped_storage() for tensor in tensors if not tensor.is_meta for part in stored_parts(tensor))
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    packed = sum(getattr(layer, "packed_bytes", 0) for module in modules for layer in module.modules())
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()) + packed
 
 
 def tensor_bytes(tensor: Tensor) -> int:

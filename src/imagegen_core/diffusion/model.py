@@ -114,7 +114,7 @@ class DiffusionModel(OnDevice, ABC):
         self.memory_plan: MemoryPlan
         self.residency: Residency
         self.pipe = self._compute.run(self._load)
-        self.decoder, self._preview_decoder = self.compute(
+        self.decoder, self._preview_decoder = self._compute.run(
             load_decoders, self.pipe, self.checkpoint, self.device, self.dtype, settings
         )
         self.residency.stays(self.decoder, self._preview_decoder)

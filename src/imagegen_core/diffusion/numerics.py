@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from imagegen_core.diffusion.cpu_layers import are_used
 from imagegen_core.diffusion.device import DTYPES
+from imagegen_core.diffusion.exponential_attention import has_exponential_attention
 from imagegen_core.diffusion.memory import whole_pixels
 from imagegen_core.diffusion.switches import Switches
 from imagegen_core.diffusion.tiny_vae import is_tiny
@@ -78,10 +80,14 @@ def numerics_plan(
     """
     plan = device_numerics(device, dtype)
     rows, rows_up_to = _rows(device, dtype, settings)
+    fast = are_used(device, dtype, compiled=settings.compile)
+    layout = "channels last" if fast else "contiguous"
+    usual = "exponential" if any(map(has_exponential_attention, network.modules())) else "sdpa"
     return replace(
         plan,
-        layout="contiguous, VAE channels last" if is_channels_last(device, settings) else "contiguous",
-        attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else "sdpa",
+        computation="int8" if settings.int8 else None,
+        layout=f"{layout}, VAE channels last" if is_channels_last(device, settings) else layout,
+        attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else usual,
         rows=rows,
         rows_up_to=rows_up_to,
         vae_precision=DTYPE_NAMES[next(decoder.parameters()).dtype],

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 
 from imagegen_core.diffusion.batch_invariance import make_rowwise
+from imagegen_core.diffusion.cpu_layers import use_cpu_layers
 from imagegen_core.diffusion.vae_setup import set_up_vae
 from imagegen_core.errors import SettingsError, first_line
 from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.settings import Settings
+
+_INT8_INSTRUCTIONS = ("avx512_vnni", "amx_int8")  # without them, products of bytes may overflow 16 bits
 
 
 def prepare(
@@ -40,6 +43,10 @@ def prepare(
         )
     make_rowwise(network)
     set_up_vae(pipe.vae, device, dtype, settings)
+    if settings.int8:
+        _check_int8(settings, device)
+    if device.type == "cpu" and not settings.compile:  # a compiler chooses its own operators
+        use_cpu_layers(pipe, network, int8=settings.int8)
     if settings.enable_xformers:
         _enable_xformers(pipe, settings.source("enable_xformers"))
     if settings.attention_slicing:
@@ -64,6 +71,24 @@ def compile_errors(source: str) -> Iterator[None]:
             f"{source} asks for torch.compile, which does not work here ({first_line(error)}): "
             "install a C++ compiler such as g++, or unset it"
         ) from error
+
+
+def _check_int8(settings: Settings, device: torch.device) -> None:
+    """Refuse int8 where it is not available.
+
+    Raises:
+        SettingsError: The device is no CPU, its CPU has no instructions for int8, or the network is compiled.
+    """
+    asked = f"{settings.source('int8')}=true"
+    if device.type != "cpu":
+        raise SettingsError(f"{asked} asks for products in int8, which only a CPU has here, not {device}: unset it")
+    if settings.compile:
+        raise SettingsError(f"{asked} does not work with {settings.source('compile')}: unset one of them")
+    capabilities = torch.cpu.get_capabilities()
+    if not any(capabilities.get(name) for name in _INT8_INSTRUCTIONS):
+        raise SettingsError(
+            f"{asked} needs a CPU with VNNI or AMX ({', '.join(_INT8_INSTRUCTIONS)}), and this CPU has none: unset it"
+        )
 
 
 def _enable_xformers(pipe: Any, source: str) -> None:

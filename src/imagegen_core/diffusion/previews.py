@@ -62,8 +62,8 @@ class TinyPreviewer:
         """Decode latents [1, channels, h, w] to pixels [h', w', 3], with sides of at most 512."""
         shrink = max(1.0, max(latents.shape[-2:]) / _LARGEST_SIDE)
         if shrink > 1:
-            sides = [max(1, round(side / shrink)) for side in latents.shape[-2:]]
-            latents = torch.nn.functional.adaptive_avg_pool2d(latents, sides)
+            height, width = (max(1, round(side / shrink)) for side in latents.shape[-2:])
+            latents = torch.nn.functional.adaptive_avg_pool2d(latents, (height, width))
         return levels(decoded(self._vae, latents).nan_to_num())
 
 

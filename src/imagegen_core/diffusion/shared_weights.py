@@ -33,7 +33,10 @@ class SharedWeights:
                 return None
             reference, shape, dtype = self._known[origin]
             storage = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)  # noqa: SLF001 - as torch's own cache
-        return None if storage is None else torch.empty(0, dtype=dtype).set_(storage, 0, shape)
+        if storage is None:
+            return None
+        tensor: torch.Tensor = torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+        return tensor
 
     def add(self, origin: Hashable, tensor: torch.Tensor) -> None:
         """Remember a contiguous tensor that has its storage to itself."""

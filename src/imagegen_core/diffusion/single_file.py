@@ -117,7 +117,7 @@ def load_vae_file(path: Path, dtype: torch.dtype, folder: Path, unread: Collecti
             raise ModelLoadError(f"{path} holds no VAE: correct VAE_PATH")
         config = _config(path, "vae", layers, folder)
         blueprint = Blueprint("vae", AutoencoderKL, config, folder / "config.json", _ADVICE)
-        return build_network(blueprint, layers, weights, dtype, unread)
+        return build_network(blueprint, layers, weights, dtype, unread=unread)
 
 
 def _parts(header: Header, family: Family, folder: Path, kinds: Mapping[str, object]) -> Parts:

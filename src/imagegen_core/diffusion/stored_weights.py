@@ -8,7 +8,7 @@ without scales takes the same memory, has an error of 2.9 %, and converts thirte
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, Self
 
@@ -97,7 +97,8 @@ class Int8Weight(Tensor):
 def store_weights(pipe: Any) -> None:
     """Store the large matrices of a pipeline's networks in eight bits, except its autoencoder's."""
     networks = (part for name, part in pipe.components.items() if name != "vae" and isinstance(part, torch.nn.Module))
-    for module in chain.from_iterable(network.modules() for network in networks):
+    modules: Iterator[Any] = chain.from_iterable(network.modules() for network in networks)
+    for module in modules:
         if is_storable(module) and not isinstance(module.weight, Int8Weight):
             module.weight = torch.nn.Parameter(Int8Weight.of(module.weight.data), requires_grad=False)
 

@@ -12,6 +12,7 @@ import torch
 from imagegen_core.diffusion.components import load_network
 from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
+from imagegen_core.diffusion.vae_setup import set_up_vae
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.folders import has_file, read_json
 from imagegen_core.models.headers import read_header
@@ -102,9 +103,10 @@ def _configured(field: str, pipe: Any, device: torch.device, dtype: torch.dtype,
     own = pipe.vae.config
     replaced = {"latent_channels": own.latent_channels} if is_tiny(pipe.vae) else own
     vae = load_tiny_vae(path, dtype, settings.source(field), replaced)
-    if device.type == "cpu":
-        return vae.to(memory_format=torch.channels_last)  # as the VAE: see `prepare`
-    return undisturbed(vae.to, device)
+    if device.type != "cpu":
+        undisturbed(vae.to, device)
+    set_up_vae(vae, device, dtype, settings)
+    return vae
 
 
 def _used(settings: Settings) -> list[str]:

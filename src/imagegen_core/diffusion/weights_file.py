@@ -109,12 +109,14 @@ class WeightsFile:
         chunk = torch.empty(_CHUNK_BYTES, dtype=torch.uint8).view(stored)
         # torch converts fp16 to bf16 number by number, and by way of fp32 the same bits come in half the time.
         by_fp32 = (stored, dtype) == (torch.float16, torch.bfloat16)
+        between = torch.empty(_SLICE_ELEMENTS)
         for begin in range(0, len(target), len(chunk)):
             part = target[begin : begin + len(chunk)]
             read = chunk[: len(part)]
             self._fill(read.view(torch.uint8), span.begin + begin * stored.itemsize)
-            for converted, numbers in zip(part.split(_SLICE_ELEMENTS), read.split(_SLICE_ELEMENTS), strict=True):
-                converted.copy_(numbers.float() if by_fp32 else numbers)
+            slices = zip(torch.split(part, _SLICE_ELEMENTS), torch.split(read, _SLICE_ELEMENTS), strict=True)
+            for converted, numbers in slices:
+                converted.copy_(between[: len(numbers)].copy_(numbers) if by_fp32 else numbers)
         return result
 
     def _read_quantized(self, name: str, block: Block, dtype: torch.dtype, rows: Rows | None) -> torch.Tensor:

@@ -190,7 +190,7 @@ def _alignment(fields: Mapping[str, Any]) -> int:
 
 
 def _own_shape(name: str, shape: tuple[int, ...], fields: Mapping[str, Any]) -> tuple[int, ...]:
-    own = fields.get(_OWN_SHAPE + name)
+    own: tuple[int, ...] | None = fields.get(_OWN_SHAPE + name)
     if own is None:
         return shape
     is_shape = isinstance(own, tuple) and all(isinstance(extent, int) and extent > 0 for extent in own)

@@ -41,6 +41,7 @@ _UNSUPPORTED_SETTINGS = (
     "cuda_graphs",
     "enable_xformers",
     "attention_slicing",
+    "int8",
     "dtype",
     "vae_dtype",
     "vae_channels_last",
