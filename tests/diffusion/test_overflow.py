@@ -80,7 +80,7 @@ def test_only_an_overflowing_picture_is_decoded_in_fp32(checkpoint: Path, caplog
 def test_non_finite_latents_fail_only_their_own_request(
     checkpoint: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagegen_core.request.MAX_GUIDANCE", OVERFLOWING["guidance_scale"])
+    monkeypatch.setattr("imagegen_core.request.resolved.MAX_GUIDANCE", OVERFLOWING["guidance_scale"])
     worker = _worker(checkpoint, dtype)
     precisions = {name: parameter.dtype for name, parameter in worker.pipe.vae.named_parameters()}
     before = _draw(worker, REFERENCE)
