@@ -36,7 +36,7 @@ class NumericsPlan:
         tile: The side of the VAE's tiles in pixels.
         tiles_above: The largest picture that the VAE decodes in one piece, in pixels; None sets no limit.
         compiled: Whether the network is compiled.
-        storage: The storage of large weights: ``int8``; None is the precision.
+        storage: The storage of large weights: ``int8``, or ``full`` for the precision; None where there is no choice.
         batching: ``exact``, or ``fast`` for shared passes without a proof.
         exact: Whether equal requests give equal bytes. They do not with ``fast`` batching, a compiled network or
             cuDNN's benchmarks.

@@ -93,5 +93,5 @@ def _plan_settings(numerics: Mapping[str, Any]) -> dict[str, Any]:
         "int8": numerics.get("computation") == "int8",
         "compile": bool(numerics.get("compiled")),
         "batching": numerics.get("batching"),
-        "weight_storage": numerics.get("storage") or "full",
+        "weight_storage": numerics.get("storage"),
     }

@@ -31,7 +31,6 @@ _TORCHS_OWN = (
     "memory",
     "weight_storage",
 )
-_UNCHANGED = (None, False, "full")  # values that ask for nothing beyond what OpenVINO does
 _UNET, _DECODER, _OTHERS = "unet.", "vae.decoder.", ("text_encoder", "vae.encoder.")
 
 
@@ -59,7 +58,7 @@ class OpenVinoUNetWorker(UNetWorker):
         """
         settings = (settings or Settings.load()).for_backend(BACKEND.environment_prefix).for_device()
         for field in _TORCHS_OWN:
-            if getattr(settings, field) not in _UNCHANGED:
+            if getattr(settings, field):
                 raise SettingsError(f"{settings.source(field)} is for torch, and the backend is 'openvino': unset it")
         self._runtime = Runtime(settings)
         self._cache = NetworkCache()
@@ -89,6 +88,7 @@ class OpenVinoUNetWorker(UNetWorker):
             threads=runtime.threads,
             layout="openvino",
             attention="openvino",
+            storage=None,
             flags={**plan.flags, "openvino": True},
             versions={**plan.versions, **versions()},
         )

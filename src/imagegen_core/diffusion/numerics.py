@@ -94,7 +94,7 @@ def numerics_plan(
         decoder="tiny" if is_tiny(decoder) else None,
         tile=memory.tile,
         tiles_above=_tiles_above(decoder, settings, memory.room - beside),
-        storage=memory.storage,
+        storage=memory.storage or "full",
         compiled=settings.compile,
         batching=settings.batching,
         exact=plan.exact and settings.batching == "exact" and not settings.compile,
