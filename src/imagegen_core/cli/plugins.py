@@ -83,7 +83,7 @@ def _advice_for_cpu(installed: Collection[str]) -> str | None:
     if may_have_gpu() or distribution in installed:
         return None
     return (
-        f"There is no GPU: the backend '{backend}' may draw Stable Diffusion and SDXL faster here than torch: "
+        f"There is no GPU: the backend '{backend}' may draw faster here than torch: "
         f"pip install {distribution}, set BACKEND={backend}, and compare both with imagegen bench"
     )
 

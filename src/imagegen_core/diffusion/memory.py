@@ -22,7 +22,7 @@ _ADVICE = (
     "CUDA_ATTENTION_SLICING=1 or IMAGEGEN_VAE_TILING=1, or use a device with more memory"
 )
 # The number of full-size feature maps in memory at the peak. Measured on a CPU with the released networks, at 512 and
-# 1024 px, in bf16: 37 for SD1.5's UNet, with attention at full size, 19 for SDXL's, without it, and 4.2 to 5.7 for the
+# 1024 px, in bf16: 37 for a UNet with attention at full size, 19 for a UNet without it, and 4.2 to 5.7 for the
 # VAE in bf16 and fp32. The demo's UNet takes 26 to 34: see docs/small-memory.md.
 UNET_COPIES, FLAT_UNET_COPIES, DECODER_COPIES = 40, 32, 6
 _UNIT = Size(64, 64)

@@ -54,7 +54,7 @@ class StartingPoint:
 def first_step(steps: int, strength: float, *, rounds_up: bool = False) -> int:
     """Return the number of steps to leave out for a strength; at least one step is drawn.
 
-    diffusers' pipelines of Stable Diffusion round the number of drawn steps down. Those of flow matching round it up.
+    diffusers' pipelines of UNets round the number of drawn steps down. Those of flow matching round it up.
 
     Args:
         steps: The number of steps.

@@ -200,7 +200,7 @@ class StartingPoints:
 
 
 def _strength(request: ResolvedRequest) -> float:
-    """Return a request's strength; the defaults are those of diffusers' Stable Diffusion pipelines."""
+    """Return a request's strength; the defaults are those of diffusers' pipelines of UNets."""
     if request.strength is not None:
         return request.strength
     return _STRENGTH if request.image is not None and request.mask is None and not request.outpaint else 1.0

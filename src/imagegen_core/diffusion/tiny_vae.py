@@ -14,6 +14,7 @@ from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
 from imagegen_core.diffusion.vae_setup import set_up_vae
 from imagegen_core.errors import ModelLoadError
+from imagegen_core.models import hints
 from imagegen_core.models.folders import has_file, read_json
 from imagegen_core.models.headers import read_header
 from imagegen_core.models.networks.parts import sources, unwrapped
@@ -21,8 +22,7 @@ from imagegen_core.models.networks.tiny_vae import SCALE, SHIFT, tiny_vae_config
 from imagegen_core.settings import Settings
 
 _CLASS = "AutoencoderTiny"
-_ADVICE = "it is of another architecture: take a tiny VAE such as taesd, taesdxl, taesd3 or taef1"
-_OF_CHANNELS = {4: "taesd for Stable Diffusion 1.x and 2.x, or taesdxl", 16: "taesd3, or taef1 for FLUX.1"}
+_ADVICE = f"it is of another architecture: take a tiny VAE such as {hints.TINY_VAES}"
 _TOLERANCE = 1e-3  # relative, of the scale in a file of half precision
 
 
@@ -89,9 +89,10 @@ def load_tiny_vae(path: Path, dtype: torch.dtype, source: str, replaced: Mapping
     vae = _of_folder(path, dtype) if path.is_dir() else _of_file(path, dtype, source, replaced)
     own, wanted = vae.config.latent_channels, replaced.get("latent_channels", 4)
     if own != wanted:
+        fitting = hints.TINY_VAES_OF_CHANNELS.get(wanted)
         raise ModelLoadError(
             f"{path} decodes latents of {own} channels, and the checkpoint's have {wanted}: set {source} to the tiny "
-            f"VAE of the checkpoint's family{f', {_OF_CHANNELS[wanted]}' if wanted in _OF_CHANNELS else ''}"
+            f"VAE of the checkpoint's family{f', {fitting}' if fitting else ''}"
         )
     return vae
 
@@ -144,7 +145,7 @@ def _of_file(path: Path, dtype: torch.dtype, source: str, replaced: Mapping[str,
 
 
 def _check_scale(path: Path, field: str, stated: torch.Tensor, source: str, replaced: Mapping[str, Any]) -> None:
-    """Check the scale or the shift in a file against the checkpoint's own VAE: SD1.5's and SDXL's differ by it."""
+    """Check the scale or the shift in a file against the checkpoint's own VAE: those of families differ by it."""
     own, values = replaced.get(field) or 0.0, stated.flatten().tolist()
     is_known = replaced.get("_class_name") != _CLASS and field in replaced
     if is_known and not (len(values) == 1 and math.isclose(values[0], own, rel_tol=_TOLERANCE)):

@@ -20,6 +20,11 @@ EXAMPLE_FAMILY = {
 USE_SDXL = ("sdxl", "imagegen-sdxl")
 """The family that the setting ``use_sdxl`` asks for, and its distribution."""
 
+TINY_VAES = "taesd, taesdxl, taesd3 or taef1"
+"""The tiny autoencoders with published weights."""
+TINY_VAES_OF_CHANNELS = {4: "taesd for Stable Diffusion 1.x and 2.x, or taesdxl", 16: "taesd3, or taef1 for FLUX.1"}
+"""The tiny autoencoders for a number of latent channels."""
+
 # The distribution for a folder, by the _class_name in its model_index.json.
 _PIPELINES = {
     "StableDiffusionPipeline": "imagegen-sd15",

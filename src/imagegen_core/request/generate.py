@@ -53,7 +53,7 @@ class GenerateRequest(BaseModel):
         image_guidance_scale: Strength of the image for an instruct-pix2pix checkpoint, from 1 to 100; the default is
             1.5. See https://arxiv.org/abs/2211.09800, section 3.2.1.
         variation: A second seed, or another size, for the noise.
-        micro_conditioning: SDXL's sizes and crop.
+        micro_conditioning: Sizes and a crop as conditions, for networks that were trained with them.
         hires: A second stage at a larger size.
     """
 

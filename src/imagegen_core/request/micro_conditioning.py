@@ -1,4 +1,4 @@
-"""The micro-conditioning of SDXL: https://arxiv.org/abs/2307.01952, section 2.2."""
+"""Micro-conditioning: sizes and a crop as conditions of a picture, see https://arxiv.org/abs/2307.01952, section 2.2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LARGEST = 2**16
 
 
 class MicroConditioning(Options):
-    """The sizes and the crop that SDXL was trained with, as conditions of a picture.
+    """Sizes and a crop as conditions of a picture, for networks that were trained with them.
 
     Attributes:
         original_size: ``WIDTHxHEIGHT`` of the imagined original; None is the picture's size.
