@@ -1,4 +1,4 @@
-"""Micro-conditioning: sizes and a crop as conditions of a picture, see https://arxiv.org/abs/2307.01952, section 2.2."""
+"""Micro-conditioning: sizes and a crop as conditions of a picture: https://arxiv.org/abs/2307.01952, section 2.2."""
 
 from __future__ import annotations
 
