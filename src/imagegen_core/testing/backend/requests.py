@@ -54,7 +54,10 @@ _OPTIONAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "image": ({"image": input_image()}, {}),
     "mask": ({"image": input_image(), "mask": input_mask(), "strength": 0.8}, {"image": input_image()}),
     "strength": ({"image": input_image(), "strength": 0.5}, {"image": input_image(), "strength": 1.0}),
-    "resize": ({"image": input_image(96, 32), "resize": "crop"}, {"image": input_image(96, 32)}),
+    "resize": (
+        {"image": input_image(96, 32), "resize": "crop", "strength": 0.5},
+        {"image": input_image(96, 32), "strength": 0.5},
+    ),
     "inpaint": (
         {"image": input_image(), "mask": input_mask(), "inpaint": InpaintOptions(invert=True)},
         {"image": input_image(), "mask": input_mask()},
