@@ -26,6 +26,8 @@ from full_size_results import Finding, Results, read
 from full_size_tables import print_tables, write_tables
 from sides import Side, SideError
 
+from imagegen_core.diffusion.torchvision import make_torchvision_importable
+
 PARTS = ("pictures", "loading", "clients", "joining", "styles")
 LONG, SHORT = 30, 4
 
@@ -209,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the tables."""
     options = _options(arguments)
     if not options.tables:
+        make_torchvision_importable()
         results = Results(options.results, options.device)
         end = time.monotonic() + 60 * options.minutes
         for index, family in enumerate(options.models):
