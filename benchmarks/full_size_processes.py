@@ -12,7 +12,6 @@ from sides import Side, SideError, SideProcess
 
 _SPARE = 1.5e9
 _IMPORTED_ONCE = [
-    "importable_torchvision",
     "imagegen_sd15.worker",
     "imagegen_sdxl.worker",
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",

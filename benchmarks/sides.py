@@ -99,7 +99,10 @@ def _timed(make: Callable[..., Work], arguments: tuple[Any, ...]) -> Callable[[i
 
 def _serve(connection: Connection, make: Callable[..., Callable[..., Any]], arguments: tuple[Any, ...]) -> None:
     """In a child process: make the work, do it for each message, and send back the results or the first error."""
+    from imagegen_core.diffusion.torchvision import make_torchvision_importable
+
     try:
+        make_torchvision_importable()
         work = make(*arguments)
         connection.send((True, None))
         while True:
