@@ -208,6 +208,9 @@ def _traceable(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    from imagegen_core.diffusion.torchvision import make_torchvision_importable
+
+    make_torchvision_importable()
     silence()
     for name in sys.argv[2:]:
         _convert(Path(name), Path(sys.argv[1]))
