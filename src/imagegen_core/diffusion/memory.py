@@ -25,6 +25,8 @@ _ADVICE = (
 # 1024 px, in bf16: 37 for a UNet with attention at full size, 19 for a UNet without it, and 4.2 to 5.7 for the
 # VAE in bf16 and fp32. The demo's UNet takes 26 to 34: see docs/small-memory.md.
 UNET_COPIES, FLAT_UNET_COPIES, DECODER_COPIES = 40, 32, 6
+# torch's messages, and the last one is oneDNN's: an unsupported primitive already fails as a "primitive descriptor".
+_MEMORY_ERRORS = ("not enough memory", "can't allocate memory", "could not create a primitive\n")
 _UNIT = Size(64, 64)
 _GRAIN = 512 * 512  # pixels: the unit of `whole_pixels`, so that machines of nearly the same memory agree
 # Copies of all tokens of a picture: 12 to 26, measured with small transformers at 512 and 1024 px.
@@ -157,12 +159,7 @@ def check_decoding_fits(vae: Any, size: Size, piece: Size, device: torch.device)
     Raises:
         OutOfMemoryError: The free memory is too small.
     """
-    needed, free = decoding_bytes(vae, piece), free_bytes(device)
-    if needed > free:
-        raise OutOfMemoryError(
-            f"Decoding a picture of {size} takes about {needed / 1e9:.1f} GB of memory, and {device} has "
-            f"{free / 1e9:.1f} GB free: ask again with fewer other models and programs in memory, or {_ADVICE}"
-        )
+    _check_free(f"Decoding a picture of {size}", decoding_bytes(vae, piece), device)
 
 
 def check_encoding_fits(vae: Any, size: Size, piece: Size, device: torch.device) -> None:
@@ -171,11 +168,15 @@ def check_encoding_fits(vae: Any, size: Size, piece: Size, device: torch.device)
     Raises:
         OutOfMemoryError: The free memory is too small.
     """
-    needed, free = encoding_bytes(vae, piece), free_bytes(device)
+    _check_free(f"Encoding an image of {size}", encoding_bytes(vae, piece), device)
+
+
+def _check_free(work: str, needed: int, device: torch.device) -> None:
+    free = free_bytes(device)
     if needed > free:
         raise OutOfMemoryError(
-            f"Encoding an image of {size} takes about {needed / 1e9:.1f} GB of memory, and {device} has "
-            f"{free / 1e9:.1f} GB free: ask again with fewer other models and programs in memory, or {_ADVICE}"
+            f"{work} takes about {needed / 1e9:.1f} GB of memory, and {device} has {free / 1e9:.1f} GB free: ask again "
+            f"with fewer other models and programs in memory, or {_ADVICE}"
         )
 
 
@@ -191,7 +192,7 @@ def memory_errors(size: Size) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _out_of_memory(size) from error
     except RuntimeError as error:
-        if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+        if not any(words in f"{error}\n" for words in _MEMORY_ERRORS):
             raise
         raise _out_of_memory(size) from error
 
