@@ -25,8 +25,14 @@ _ADVICE = (
 # 1024 px, in bf16: 37 for a UNet with attention at full size, 19 for a UNet without it, and 4.2 to 5.7 for the
 # VAE in bf16 and fp32. The demo's UNet takes 26 to 34: see docs/small-memory.md.
 UNET_COPIES, FLAT_UNET_COPIES, DECODER_COPIES = 40, 32, 6
-# torch's messages, and the last one is oneDNN's: an unsupported primitive already fails as a "primitive descriptor".
-_MEMORY_ERRORS = ("not enough memory", "can't allocate memory", "could not create a primitive\n")
+# torch's messages, then oneDNN's: an unsupported primitive already fails as a "primitive descriptor".
+_MEMORY_ERRORS = (
+    "not enough memory",
+    "can't allocate memory",
+    "could not create a primitive\n",
+    "could not create a memory",
+    "could not execute a primitive",
+)
 _UNIT = Size(64, 64)
 _GRAIN = 512 * 512  # pixels: the unit of `whole_pixels`, so that machines of nearly the same memory agree
 # Copies of all tokens of a picture: 12 to 26, measured with small transformers at 512 and 1024 px.
