@@ -16,7 +16,7 @@ from imagegen_core.modes import Mode
 from imagegen_core.parameter import RESERVED
 from imagegen_core.resolution.parameters import complete_parameters, parse_parameters
 from imagegen_core.server.a1111 import Txt2ImgBody
-from imagegen_core.server.routes.openai import ImagesBody
+from imagegen_core.server.openai import ImagesBody
 from imagegen_core.server.schemas import GenerateBody
 from imagegen_core.settings import ModeSettings, Settings
 
