@@ -73,8 +73,14 @@ def test_an_edit_draws_from_the_picture(client: openai.OpenAI, tiny_worker: Any,
 
 
 def test_numbers_arrive_as_text_and_objects_in_brackets(client: openai.OpenAI, tiny_worker: Any) -> None:
-    more = {"strength": 0.5, "guidance_scale": 2.5, "outpaint": {"left": 16}, "inpaint": {"blur": 2.0}}
-    own = {"negative_prompt": "", "style_lora": {"style": None, "level": 0}}
+    more = {
+        "strength": 0.5,
+        "guidance_scale": 2.5,
+        "outpaint": {"left": 16},
+        "inpaint": {"blur": 2.0},
+        "negative_prompt": "",
+    }
+    own = {"style_lora": {"style": None, "level": 0}}
     response = client.images.edit(
         image=("a.png", encoded(picture()), "image/png"), prompt="a star", n=2, user="me", extra_body=SHORT | more | own
     )

@@ -150,7 +150,7 @@ class InputPicture:
     def _from_base64(self, text: str) -> bytes:
         encoded = text.partition(",")[2] if text.startswith(_DATA_URL) else text
         try:
-            return base64.b64decode(encoded, validate=True)
+            return base64.b64decode("".join(encoded.split()), validate=True)  # RFC 2045 has line breaks
         except (binascii.Error, ValueError) as error:
             raise PictureError(
                 f"Cannot read {self.name}: its text is not base64; send base64 or a data URL, or in Python bytes, a "

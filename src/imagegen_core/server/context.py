@@ -310,7 +310,7 @@ class ServerContext:
         """Call the store on the threads reserved for it."""
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._store_threads)
 
-    async def with_pictures(self, function: Callable[..., Result], *arguments: Any) -> Result:
+    async def reading(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call a function that reads input pictures, on the thread reserved for this."""
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._picture_threads)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from imagegen_core.errors import InvalidRequestError, PictureError
 from imagegen_core.picture_files.input_picture import InputPicture
-from imagegen_core.request import GenerateRequest, shown
+from imagegen_core.request import GenerateRequest
 from imagegen_core.server.body_picture import PictureUrl, StoredPicture
 from imagegen_core.server.picture_urls import fetch_picture
 from imagegen_core.storage import is_owned, is_uuid, key_of, plain_key
@@ -43,7 +43,7 @@ async def read_pictures(given: Mapping[str, Any], context: ServerContext, caller
     """
     found = {name: await _found(name, value, context, caller) for name, value in given.items() if value is not None}
     if found:
-        await context.with_pictures(_check, found, context)
+        await context.reading(_check, found, context)
     return found
 
 
@@ -60,16 +60,19 @@ async def _stored(field: str, key: str, context: ServerContext, caller: str) -> 
     """Return a caller's own stored picture; the pictures of others seem missing."""
     if context.store is None:
         raise InvalidRequestError(
-            f"Invalid {field}: storage is disabled on this server, so it has no key {shown(key)}; send the picture",
+            f"Invalid {field}: storage is disabled on this server, so it has no key {key[:64]!r}; send the picture",
             field,
         )
-    plain = plain_key(key)
+    try:
+        plain = plain_key(key)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(str(error), field) from error
     is_own = not is_uuid(plain) or not caller or is_owned(plain, caller)
     stored = plain if is_uuid(plain) else key_of(caller, plain)
     data = await context.storing(context.store.get, stored) if is_own else None
     if not data:
         raise InvalidRequestError(
-            f"Invalid {field}: nothing is kept under {shown(key)}, or no longer; store the picture again", field
+            f"Invalid {field}: nothing is kept under {key[:64]!r}, or no longer; store the picture again", field
         )
     return data
 
