@@ -193,7 +193,7 @@ def test_an_edit_streams_its_own_events(client: openai.OpenAI, tiny_worker: Any)
 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 def test_a_variation_needs_no_prompt(client: openai.OpenAI, server: Running) -> None:
-    response = client.images.create_variation(image=encoded(picture()), n=2, size="256x256", extra_body=SHORT)  # type: ignore[deprecated]
+    response = client.images.create_variation(image=encoded(picture()), n=2, size="256x256", extra_body=SHORT)
     assert response.data is not None
     pictures = [base64.b64decode(str(each.b64_json)) for each in response.data]
     assert [(recipe.seed, recipe.prompt) for recipe in map(read_recipe, pictures)] == [(7, ""), (8, "")]
@@ -203,7 +203,7 @@ def test_a_variation_needs_no_prompt(client: openai.OpenAI, server: Running) -> 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 def test_a_variation_takes_no_mask(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="Unknown field 'mask' on this route: /v1/images/edits takes it"):
-        client.images.create_variation(image=encoded(picture()), extra_body={"mask": "x"})  # type: ignore[deprecated]
+        client.images.create_variation(image=encoded(picture()), extra_body={"mask": "x"})
 
 
 def test_pictures_are_returned_as_urls_and_in_other_formats(client: openai.OpenAI, server: Running) -> None:
@@ -225,7 +225,11 @@ def test_pictures_are_returned_as_urls_and_in_other_formats(client: openai.OpenA
 def test_an_edit_in_json(server: Running, tiny_worker: Any, kind: str) -> None:
     text = base64.b64encode(encoded(picture())).decode()
     url = f"data:image/png;base64,{text}"
-    image = {"text": {"image": text}, "data URL": {"image": url}, "images": {"images": [{"image_url": url}]}}[kind]
+    image: dict[str, Any] = {
+        "text": {"image": text},
+        "data URL": {"image": url},
+        "images": {"images": [{"image_url": url}]},
+    }[kind]
     mask = base64.b64encode(encoded(holed(picture()))).decode()
     body = {"prompt": "a star", "size": None, **SHORT, **image, "mask": {"image_url": f"data:image/png;base64,{mask}"}}
     response = server.http.post("/v1/images/edits", json=body)
@@ -245,7 +249,7 @@ def test_generations_name_the_route_for_pictures(server: Running) -> None:
 
 def test_generations_take_the_fields_of_the_request(client: openai.OpenAI, tiny_worker: Any) -> None:
     more = {"variation": {"seed": 3, "strength": 0.4}, "hires": {"scale": 1.5}, "clip_skip": 1}
-    response = client.images.generate(prompt="a star", size="64x64", extra_body=SHORT | more)  # type: ignore[call-overload]
+    response = client.images.generate(prompt="a star", size="64x64", extra_body=SHORT | more)
     assert drawn(response) == expected(tiny_worker, size="64x64", **more)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from imagegen_core import GenerateRequest, Job
 from imagegen_core.parameter import Parameter
+from imagegen_core.request import InpaintOptions
 from imagegen_core.server.form_fields import values_of
 from tests.engine.faults import Gate
 from tests.server.conftest import Running, StartServer
@@ -24,7 +25,7 @@ IMAGE, MASK = encoded(picture()), encoded(white())
 @pytest.fixture(scope="module")
 def painted(tiny_worker: Any) -> bytes:
     """The expected picture with `IMAGE`, `MASK` and blurred edges, drawn without a server."""
-    request = GenerateRequest(image=IMAGE, mask=MASK, inpaint={"blur": 2.0}, **FIELDS)
+    request = GenerateRequest(image=IMAGE, mask=MASK, inpaint=InpaintOptions(blur=2.0), **FIELDS)
     return bytes(tiny_worker.run_job(Job(req=request))[0])
 
 

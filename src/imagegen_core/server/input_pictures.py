@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import anyio.to_thread
+
 from imagegen_core.errors import InvalidRequestError, PictureError
 from imagegen_core.picture_files.input_picture import InputPicture
 from imagegen_core.request import GenerateRequest
@@ -43,7 +45,7 @@ async def read_pictures(given: Mapping[str, Any], context: ServerContext, caller
     """
     found = {name: await _found(name, value, context, caller) for name, value in given.items() if value is not None}
     if found:
-        await context.reading(_check, found, context)
+        await anyio.to_thread.run_sync(_check, found, context)
     return found
 
 

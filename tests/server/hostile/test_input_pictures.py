@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2 as httpx
 import numpy as np
@@ -124,17 +125,18 @@ def test_every_kind_of_bomb_takes_little_memory(attacked: Attacked, route: str, 
 def test_large_pictures_at_once_take_their_turns(attacked: Attacked) -> None:
     large = encoded(Image.new("RGBA", (4900, 4890)))
     before = attacked.memory
-    with attacked.watch() as health, ThreadPoolExecutor(6) as clients:
+    with attacked.watch() as health, ThreadPoolExecutor(3) as clients:
         send = lambda _: _draw(attacked, large, large, "/v1/images/edits", size="64x64")  # noqa: E731 - for `map`
-        assert {response.status_code for response in clients.map(send, range(6))} == {200}
+        assert {response.status_code for response in clients.map(send, range(3))} == {200}
     assert health.worst < PROMPTLY
-    assert health.peak < before + 1000 * _MB
+    assert health.peak < before + 900 * _MB
 
 
 def test_large_base64_is_decoded_off_the_event_loop(attacked: Attacked) -> None:
-    body = {"prompt": "a star", "image": base64.b64encode(bytes(20 * 2**20)).decode()}
+    body = b'{"prompt": "a star", "image": "%s"}' % base64.b64encode(bytes(20 * 2**20))
+    headers = {"Content-Type": "application/json"}
     with attacked.watch() as health, ThreadPoolExecutor(3) as clients:
-        send = lambda _: httpx.post(f"{attacked.url}/generate", json=body, timeout=LIMIT)  # noqa: E731 - for `map`
+        send = lambda _: httpx.post(f"{attacked.url}/generate", content=body, headers=headers, timeout=LIMIT)  # noqa: E731 - for `map`
         assert {response.status_code for response in clients.map(send, range(3))} == {422}
     assert health.worst < PROMPTLY
 
@@ -179,7 +181,7 @@ def test_foreign_fields_are_refused_with_a_sentence(
 
 def test_parts_of_json_have_the_limits_of_json(attacked: Attacked) -> None:
     for text in ("[" * 200_000, '{"a":' * 300 + "1" + "}" * 300, json.dumps({"styles": [1] * 20_000})):
-        files = {"image": encoded(picture()), "request": (None, text), "outpaint": (None, "{" + text)}
+        files: Any = {"image": encoded(picture()), "request": (None, text), "outpaint": (None, "{" + text)}
         with attacked.watch() as health:
             response = httpx.post(f"{attacked.url}/generate", files=files, timeout=LIMIT)
         assert response.status_code == 422, response.text[:300]

@@ -40,7 +40,7 @@ async def edits(body: EditBody, request: Request, context: SharedContext, caller
     """Draw from a picture, or the transparent parts of its mask again; other fields as in generations."""
     mode = _checked(body, context)
     read = await read_pictures({"image": body.image, "mask": body.mask}, context, caller)
-    image, mask = await context.reading(with_mask, _image(read), read.get("mask"))
+    image, mask = await context.masking(with_mask, _image(read), read.get("mask"))
     size = body.wanted_size if body.outpaint else _size(body, image, context, mode)
     return await _drawn(
         body, body.request(image=image, mask=mask, size=size), mode, request, context, caller, "image_edit"
