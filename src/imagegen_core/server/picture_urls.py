@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _CONNECT, _TOTAL = 5.0, 20.0  # seconds
 _REDIRECTS = 3
+_PORTS = {"http": 80, "https": 443}
+_LAST_PORT = 65_535
 
 
 class _Source(NamedTuple):
@@ -54,7 +56,7 @@ async def fetch_picture(url: str, hosts: Sequence[str], limit: int, field: str) 
         target = httpx2.URL(url)
         with anyio.fail_after(_TOTAL):
             return await _followed(target, source)
-    except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
+    except (httpx2.InvalidURL, ValueError) as error:
         if isinstance(error, InvalidRequestError):
             raise
         raise source.error(url[:64], "it is not a URL; send the picture as base64") from error
@@ -111,7 +113,8 @@ async def _allowed_address(url: httpx2.URL, source: _Source) -> str:
         OSError: The host is unknown.
     """
     host = plain_host(url.host)
-    if url.scheme not in ("http", "https") or not host or url.userinfo:
+    port = url.port or _PORTS.get(url.scheme, 0)
+    if url.scheme not in _PORTS or port > _LAST_PORT or not host or url.userinfo:
         raise source.error(url, "expected a URL such as https://example.org/picture.png")
     if not source.hosts:
         raise source.error(
@@ -121,7 +124,7 @@ async def _allowed_address(url: httpx2.URL, source: _Source) -> str:
         raise source.error(
             url, "IMAGEGEN_PICTURE_HOSTS does not list this host; send the picture as base64, or list the host"
         )
-    found = await anyio.getaddrinfo(host, url.port or {"http": 80, "https": 443}[url.scheme], type=socket.SOCK_STREAM)
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(each[4][0]) for each in found]
     for address in addresses:
         if not _is_public(address) and plain_host(address) not in map(plain_host, source.hosts):
