@@ -7,22 +7,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.decoding import piece
 from imagegen_core.diffusion.denoising import Denoising
 from imagegen_core.diffusion.extension import Extension
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
-from imagegen_core.diffusion.memory import check_fits, decoding_bytes
+from imagegen_core.diffusion.memory import check_fits, decoding_bytes, encoding_bytes, memory_errors
 from imagegen_core.diffusion.noise import first_noise
 from imagegen_core.diffusion.prompt_encoder import PromptEncoder
 from imagegen_core.diffusion.scheduling import Schedulers
+from imagegen_core.diffusion.stage_upscaling import LoadedUpscaler, StageUpscaling
 from imagegen_core.diffusion.stages import Stage
 from imagegen_core.diffusion.starting_points import StartingPoints
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.job import Job
-from imagegen_core.parts import Parts
-from imagegen_core.request import ResolvedRequest
+from imagegen_core.parts import Parts, after_next
+from imagegen_core.request import ResolvedRequest, Size
 from imagegen_core.resolution.style_catalog import StyleCatalog
 from imagegen_core.styles import LoraUse
 
@@ -45,6 +47,7 @@ class Beginnings:
         styles: StyleCatalog,
         extensions: Sequence[Extension],
         starting_points: StartingPoints,
+        upscaling: StageUpscaling,
     ) -> None:
         """Keep the parts of the worker that a beginning needs.
 
@@ -55,9 +58,11 @@ class Beginnings:
             styles: All styles, with a refusal for each that does not fit this checkpoint.
             extensions: The extensions in their order.
             starting_points: Makes the first latents.
+            upscaling: Enlarges pictures between two stages.
         """
         self._schedulers, self._prompts, self._adapters = schedulers, prompts, adapters
         self._styles, self._extensions, self._starting_points = styles, extensions, starting_points
+        self._upscaling = upscaling
 
     @torch.inference_mode()
     def begin(self, worker: DiffusionWorker, job: Job) -> Parts[Denoising]:
@@ -69,8 +74,11 @@ class Beginnings:
         """
         request = worker.backend.resolve(job.req, worker.native_size)
         second = self._second_stage(request)
-        for stage in filter(None, (request, second)):
-            _check_memory(worker, stage)
+        upscaler = yield from self._upscaler(request, second)
+        _check_memory(worker, request)
+        if second is not None:
+            enlarging = None if upscaler is None else upscaler.needed_bytes(request.size, second.size)
+            _check_memory(worker, second, enlarging)
         adapters = self._wanted(request)
         scheduler, step_options = self._sampling(worker, request)
         conditionings = yield from self._prompts.encode(worker, request, adapters)
@@ -78,9 +86,8 @@ class Beginnings:
         if second is not None:
             more = yield from self._prompts.encode(worker, second, adapters)
             larger, options = self._sampling(worker, second)
-            following = Stage.of(
-                second, larger, _with_request(worker, more, second), options, rounds_up=worker.flow_matching
-            )
+            conditions = _with_request(worker, more, second)
+            following = Stage.of(second, larger, conditions, options, upscaler, rounds_up=worker.flow_matching)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         start = yield from self._starting_points.begin(
             request,
@@ -106,12 +113,25 @@ class Beginnings:
         return state
 
     def next_stage(self, worker: DiffusionWorker, state: Denoising) -> None:
-        """Begin the next stage of a state between two stages; an error becomes the request's `failure`."""
-        if state.next is None or not state.is_between_stages or state.failure is not None:
+        """Move a state between two stages on, by one part; an error becomes the request's `failure`.
+
+        Latents are enlarged at once. An upscaler takes many parts, and has a group of its own meanwhile.
+        """
+        stage = state.next
+        if stage is None or not state.is_between_stages or state.failure is not None:
             return
         try:
-            state.next.begin(state, worker.initial_latents(state.next.request.size, state.generator))
-            self._begin_extensions(state)
+            if stage.upscaler is None:
+                self._enter(worker, state, stage)
+            elif state.enlargement is None:
+                size = stage.request.size
+                state.enlargement = self._enlarged(
+                    worker, state.request, state.latents, state.generator, stage.upscaler, size
+                )
+                state.stage += 1
+            elif (larger := after_next(state.enlargement)) is not None:
+                state.enlargement = None
+                self._enter(worker, state, stage, larger)
         except Exception as error:  # noqa: BLE001 - any error concerns this request alone
             state.failure = error
 
@@ -132,6 +152,33 @@ class Beginnings:
             return loras
         return (*loras, Adapter.of_style(self._styles.usable(request.style), request.style_level))
 
+    def _enter(self, worker: DiffusionWorker, state: Denoising, stage: Stage, larger: Tensor | None = None) -> None:
+        """Begin a stage of a state, with the latents of its enlarged picture if there are any."""
+        stage.begin(state, larger, worker.initial_latents(stage.request.size, state.generator))
+        self._begin_extensions(state)
+
+    def _enlarged(
+        self,
+        worker: DiffusionWorker,
+        request: ResolvedRequest,
+        latents: Tensor,
+        generator: torch.Generator,
+        upscaler: LoadedUpscaler,
+        size: Size,
+    ) -> Parts[Tensor]:
+        """Decode a stage's latents, enlarge the picture to a size, and encode it.
+
+        The state itself is no argument: it holds these parts, and a cycle would keep its memory.
+        """
+        with memory_errors(size):
+            pixels = worker.decode(latents, request.size)
+            yield
+            values = yield from self._upscaling.enlarge(pixels, upscaler, size)
+            encoded = self._starting_points.encoded(
+                torch.from_numpy(values), generator, worker.numerics, size, is_kept=False
+            )
+            return (yield from encoded)
+
     def _begin_extensions(self, state: Denoising) -> None:
         state.parts = {}
         for extension in self._extensions:
@@ -147,6 +194,15 @@ class Beginnings:
             )
         return second
 
+    def _upscaler(self, request: ResolvedRequest, second: ResolvedRequest | None) -> Parts[LoadedUpscaler | None]:
+        """Load the upscaler before a second stage, if the request names one, and check its way to the size."""
+        if second is None or request.hires.upscaler is None:
+            return None
+        self._starting_points.check_encodes()
+        upscaler = yield from self._upscaling.load(request.hires.upscaler)
+        upscaler.check(request.size, second.size)
+        return upscaler
+
     def _sampling(self, worker: DiffusionWorker, request: ResolvedRequest) -> tuple[Any, dict[str, float]]:
         """Return the scheduler of a request with its timesteps set, and the extra arguments of its steps."""
         options = worker.timestep_options(request)
@@ -154,11 +210,19 @@ class Beginnings:
         return scheduler, self._schedulers.step_options(request.scheduler, scheduler, request.step_options)
 
 
-def _check_memory(worker: DiffusionWorker, request: ResolvedRequest) -> None:
-    """Refuse a picture that the device's memory cannot take, by the estimates of drawing and decoding."""
+def _check_memory(worker: DiffusionWorker, request: ResolvedRequest, enlarging: int | None = None) -> None:
+    """Refuse a picture that the device's memory cannot take, by the estimates of each part of its drawing.
+
+    Args:
+        worker: The worker.
+        request: The request of a stage.
+        enlarging: The bytes to enlarge the picture of the stage before; None if no picture is enlarged and encoded.
+    """
     size = request.size
-    rows, decoded = worker.numerics.rows_of(size) or 1, piece(size, worker.numerics.tile_of(size))
-    needed = max(rows * worker.row_bytes(size), decoding_bytes(worker.decoder, decoded))
+    rows, part = worker.numerics.rows_of(size) or 1, piece(size, worker.numerics.tile_of(size))
+    needed = max(rows * worker.row_bytes(size), decoding_bytes(worker.decoder, part))
+    if enlarging is not None:
+        needed = max(needed, enlarging, encoding_bytes(worker.pipe.vae, part))
     check_fits(needed, size, worker.device, worker.memory_plan.total, worker.residency.most_bytes)
 
 

@@ -32,12 +32,13 @@ from imagegen_core.diffusion.proof import prove
 from imagegen_core.diffusion.recipe_builder import RecipeBuilder
 from imagegen_core.diffusion.scheduling import Schedulers
 from imagegen_core.diffusion.shared_weights import SHARED_WEIGHTS
+from imagegen_core.diffusion.stage_upscaling import StageUpscaling
 from imagegen_core.diffusion.starting_points import StartingPoints
 from imagegen_core.diffusion.tiny_vae import is_tiny
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import to_text
 from imagegen_core.job import Job, StepDone
-from imagegen_core.parts import Parts, completed
+from imagegen_core.parts import Parts, after_next, completed
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest, ResolvedRequest
@@ -46,6 +47,7 @@ from imagegen_core.settings import Settings
 from imagegen_core.stepped_worker import SteppedWorkerBase
 from imagegen_core.styles import LoraUse
 
+_ENLARGING = "between two stages"  # the group of pictures that an upscaler enlarges
 _COMPILED_ROWS = (1, 2)  # with a second number of rows, torch compiles for a variable number
 
 
@@ -118,6 +120,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         versions = extension_versions(self.family.name, registry)
         self.numerics = replace(self.numerics, versions={**self.numerics.versions, **versions})
         self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, self.family.name, layers)
+        self._upscaling = StageUpscaling(settings, registry)
         self._beginnings = Beginnings(
             self._schedulers,
             self._prompts,
@@ -127,6 +130,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
             StartingPoints(
                 self.pipe.vae, partial(self.residency.bring, "vae"), extra_of(model), self.device, self.dtype
             ),
+            self._upscaling,
         )
         self._recipes = (
             RecipeBuilder(
@@ -203,8 +207,6 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
                 if on_step:
                     on_step(StepDone(number, len(_COMPILED_ROWS)))
 
-    @computed
-    @torch.inference_mode()
     def begin(self, job: Job) -> Denoising:
         """Check the request, encode its prompt and draw its noise.
 
@@ -212,17 +214,22 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
             InvalidRequestError: The request asks for something impossible.
             OutOfMemoryError: The picture is too large for the device.
         """
-        return completed(self._beginnings.begin(self, job))
+        return completed(self.begin_in_parts(job))
 
     def begin_in_parts(self, job: Job) -> Parts[Denoising]:
         """Begin as `begin` does, one chunk of the prompt at a time: see `imagegen_core.BeginsInParts`."""
         parts = self._beginnings.begin(self, job)
-        while (state := self.compute(_after_next, parts)) is None:
+        while (state := self.compute(after_next, parts)) is None:
             yield
         return cast("Denoising", state)
 
     def group(self, state: Denoising) -> Hashable:
-        """Return the size, the LoRAs, the prompt's length and the extensions, equal in a shared forward pass."""
+        """Return the size, the LoRAs, the prompt's length and the extensions, equal in a shared forward pass.
+
+        States between two stages have a group of their own, whose steps are parts of enlarging.
+        """
+        if state.is_between_stages:
+            return _ENLARGING
         shares = self.settings.batching == "fast"
         keys = [
             (extension.name, extension.group(part) if extension.exact or shares else f"alone {id(state)}")
@@ -236,9 +243,16 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     def step(self, states: Sequence[Denoising]) -> None:
         """Take one denoising step of each state, all in one forward pass; the states are of one group.
 
+        A state between two stages takes one part of the way to its next stage instead.
+
         Raises:
             OutOfMemoryError: The device's memory was too small; no state has moved.
         """
+        if states[0].is_between_stages:
+            for state in states:
+                self._beginnings.next_stage(self, state)
+            self.synchronize()
+            return
         self._adapters.use(states[0].adapters)
         with memory_errors(states[0].request.size):
             for state, prediction in zip(states, self._predictions(states), strict=True):
@@ -260,6 +274,8 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
 
     def rows_that_fit(self, state: Denoising) -> int:
         """Return the rows of a filled pass; of other passes, how many rows the free memory can take."""
+        if state.is_between_stages:
+            return 1
         size = state.request.size
         weights = self.residency.bytes_with(self.family.denoiser)
         return self.numerics.rows_of(size) or rows_that_fit(
@@ -294,7 +310,10 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     def _text(self, request: ResolvedRequest) -> dict[str, str]:
         if self._recipes is None:
             return {}
-        return to_text(self._recipes.recipe(request, self._schedulers.names(request.scheduler, request.schedule)))
+        name = request.hires.upscaler
+        upscaler = None if name is None else self._upscaling.loaded(name)
+        sampling = self._schedulers.names(request.scheduler, request.schedule)
+        return to_text(self._recipes.recipe(request, sampling, upscaler))
 
     def _predictions(self, states: Sequence[Denoising]) -> Sequence[Tensor]:
         """Return the network's prediction for each state's next step [rows, ...], all in one forward pass."""
@@ -322,16 +341,3 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     def _previewer(self) -> Previewer | TinyPreviewer:
         vae = self._preview_decoder
         return TinyPreviewer(vae) if is_tiny(vae) else Previewer(vae)
-
-
-def _after_next(parts: Parts[Denoising]) -> Denoising | None:
-    """Run the next part; return the state after the last part, and None after others.
-
-    A `StopIteration` from another thread would stay alive through its own traceback, and with it the state.
-    """
-    try:
-        next(parts)
-    except StopIteration as end:
-        state: Denoising = end.value
-        return state
-    return None
