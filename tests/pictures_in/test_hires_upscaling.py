@@ -6,6 +6,7 @@ import copy
 import gc
 import weakref
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from imagegen_core import (
     GenerateRequest,
@@ -21,11 +23,14 @@ from imagegen_core import (
     InvalidRequestError,
     Job,
     LocalEngine,
+    MicroConditioning,
     OutOfMemoryError,
     Settings,
     StepDone,
     read_recipe,
 )
+from imagegen_core.cli.app import build_app
+from imagegen_core.cli.picture_options import parse_options
 from imagegen_core.diffusion import beginnings
 from tests.images import networks
 from tests.pictures_in.conftest import FAMILIES, Pair, ask, difference, make_pair, picture
@@ -199,3 +204,44 @@ def test_an_error_between_the_stages_is_the_jobs_own(pair: Pair, monkeypatch: py
     monkeypatch.setattr(pair.worker, "decode", fail)
     with pytest.raises(ImagegenError, match="no room"):
         pair.picture(size="64x48", hires=HiresOptions(scale=1.5, upscaler="lanczos"))
+
+
+def test_the_command_line_takes_a_file(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_DTYPE", "fp32")
+    monkeypatch.setenv("CUDA_DEVICE", "cpu")
+    monkeypatch.setenv("MODEL", str(pair.folder))
+    network = pair.folder.parent / "tiny-esrgan.safetensors"
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(build_app(), arguments)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    options = ["--size", "64x48", "--seed", "7", "--hires", f"1.5,strength=0.6,upscaler={network}", "-o", "out.png"]
+    run("generate", "a lake at dawn", *options)
+    hires = HiresOptions(scale=1.5, strength=0.6, upscaler="tiny-esrgan")
+    assert Path("out.png").read_bytes() == pair.picture(size="64x48", hires=hires).png
+    monkeypatch.setenv("IMAGEGEN_UPSCALER", str(network))
+    assert "the same bytes" in run("replay", "out.png")
+    save_file(networks.esrgan(blocks=2, growth=32), tmp_path / "tiny-esrgan.safetensors")
+    monkeypatch.setenv("IMAGEGEN_UPSCALER", str(tmp_path / "tiny-esrgan.safetensors"))
+    result = CliRunner().invoke(build_app(), ["replay", "out.png"])
+    assert result.exit_code != 0
+    assert "upscaler hash was" in str(result.exception)
+
+
+def test_the_command_line_takes_micro_conditioning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "original_size=2048x1024,crop=64:32,negative-crop=0:8,negative_target_size=96x96"
+    assert parse_options(MicroConditioning, "micro-conditioning", text) == MicroConditioning(
+        original_size="2048x1024", crop=(64, 32), negative_crop=(0, 8), negative_target_size="96x96"
+    )
+    arguments = ["generate", "a lake", "--model", "demo", "--micro-conditioning"]
+    for wrong in ("crop=64", "crop=a:b", "size=8x8"):
+        result = CliRunner().invoke(build_app(), [*arguments, wrong])
+        assert result.exit_code != 0
+        assert "Invalid --micro-conditioning" in str(result.exception)
+    monkeypatch.chdir(tmp_path)
+    options = ["original_size=512x256,crop=64:32", "--size", "64x64", "--steps", "1", "-o", "out.png"]
+    assert CliRunner().invoke(build_app(), [*arguments, *options]).exit_code == 0
+    assert read_recipe(Path("out.png")).micro_conditioning == {"original_size": "512x256", "crop": [64, 32]}

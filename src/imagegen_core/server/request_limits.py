@@ -27,28 +27,22 @@ class RequestLimits:
             )
 
     def check(self, request: ResolvedRequest) -> None:
-        """Refuse too many steps or pixels, also those of a second stage.
+        """Refuse too many steps or pixels.
 
         Raises:
             InvalidRequestError: The request exceeds `Settings.max_steps` or `Settings.max_pixels`.
         """
-        self._check_stage(request, "num_inference_steps", "size")
-        if (second := request.second_stage) is not None:
-            steps = "num_inference_steps" if request.hires.steps is None else "hires.steps"
-            self._check_stage(second, steps, "hires.scale" if request.hires.size is None else "hires.size")
-
-    def _check_stage(self, request: ResolvedRequest, steps: str, size: str) -> None:
-        """Refuse too many steps or pixels of one stage, by the names of their fields."""
         most_steps, most_pixels = self._settings.max_steps, self._settings.max_pixels
         if request.steps > most_steps:
             raise InvalidRequestError(
-                f"Invalid {steps} {request.steps}: this server takes 1 to {most_steps}",
-                steps,
+                f"Invalid num_inference_steps {request.steps}: this server takes 1 to {most_steps}",
+                "num_inference_steps",
             )
         if request.size.width * request.size.height > most_pixels:
-            given = f"{size}, which gives {request.size}" if size == "hires.scale" else f"{size} {request.size}"
             raise InvalidRequestError(
-                f"Invalid {given}: this server draws up to {most_pixels} pixels, such as {_square(most_pixels)}", size
+                f"Invalid size {request.size}: this server draws up to {most_pixels} pixels, such as "
+                f"{_square(most_pixels)}",
+                "size",
             )
 
 
