@@ -16,6 +16,7 @@ from PIL import Image
 from imagegen_core import GenerateRequest, Job, Settings, SettingsError, read_recipe
 from imagegen_core.request import Size
 from imagegen_core.server import create_app
+from imagegen_core.server.openai import EditBody, ImagesBody, VariationBody
 from imagegen_core.server.openai.models import mode_of
 from imagegen_core.server.openai.sizes import fitting_size
 from tests.modes import make_zoo
@@ -249,6 +250,20 @@ def test_generations_name_the_route_for_pictures(server: Running) -> None:
     assert response.json()["error"]["message"] == (
         "Unknown field 'strength' on this route: /v1/images/edits takes it, or leave it out"
     )
+
+
+def test_edits_take_every_field_of_a_request() -> None:
+    assert {*GenerateRequest.model_fields} <= {*EditBody.model_fields}
+    picture_fields = {"image", "mask", "strength", "resize", "image_guidance_scale", "inpaint", "outpaint"}
+    assert {*GenerateRequest.model_fields} - {*ImagesBody.model_fields} == picture_fields
+
+
+def test_null_fields_count_as_missing(server: Running) -> None:
+    image = base64.b64encode(encoded(picture())).decode()
+    for route, body in (("edits", EditBody), ("variations", VariationBody)):
+        fields: dict[str, Any] = dict.fromkeys(body.model_fields)
+        response = server.http.post(f"/v1/images/{route}", json=fields | {"prompt": "a star", "image": image})
+        assert response.status_code == 200, response.text
 
 
 def test_generations_take_the_fields_of_the_request(client: openai.OpenAI, tiny_worker: Any) -> None:
