@@ -147,7 +147,7 @@ def test_a_form_is_a_job_whose_idempotency_ignores_the_boundary(server: Running)
 
 def test_hanging_up_cancels_a_form(server: Running) -> None:
     server.worker.before["step"] = gate = Gate(shut=True)
-    fields = FIELDS | {"num_inference_steps": 100}
+    fields = FIELDS | {"num_inference_steps": 40}
     request = server.http.build_request("POST", "/generate", data=fields, files={"image": IMAGE})
     head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
     host, port = server.url.removeprefix("http://").split(":")
