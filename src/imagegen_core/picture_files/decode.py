@@ -168,7 +168,7 @@ def as_rgb(image: Image.Image, name: str) -> Image.Image:
         image = image.convert("RGBA")  # Pillow warns when it converts a palette with transparency to RGB directly
         if image.getchannel("A").getextrema() != (255, 255):
             raise PictureError(f"Cannot use {name}: it has transparent parts; fill its background first")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def called(source: bytes | Path) -> str:

@@ -73,8 +73,9 @@ class InputPicture:
 
         image = as_rgb(self._upright(), self.name)
         if self._digest is None:
-            stated = f"{image.width}x{image.height} ".encode()
-            self._digest = hashlib.sha256(stated + image.tobytes()).hexdigest()
+            digest = hashlib.sha256(f"{image.width}x{image.height} ".encode())
+            digest.update(image.tobytes())
+            self._digest = digest.hexdigest()
         return image
 
     @property

@@ -50,7 +50,7 @@ Result = TypeVar("Result")
 
 _STOPPED = "The server stopped before the picture was done: ask again"
 _STORE_THREADS = 16
-_MASK_THREADS = 2  # they unpack whole pictures, so few at a time bound the memory
+_MASK_THREADS = 1  # it unpacks whole pictures, so one at a time bounds the memory
 _HOOK_THREADS = 64  # a plugin that waits for another server delays few other requests
 _WAITING_BODIES = 8  # maximum number of waiting pictures of the largest size; limits the queue's memory
 _DEFAULTS = {
@@ -311,7 +311,7 @@ class ServerContext:
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._store_threads)
 
     async def masking(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function that unpacks input pictures, on the threads reserved for it."""
+        """Call a function that unpacks input pictures, on the thread reserved for it."""
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._mask_threads)
 
     def _note_end(self, caller: str, mode: str, future: Future[Any]) -> None:

@@ -41,7 +41,7 @@ def with_mask(image: InputPicture, mask: InputPicture | None) -> tuple[InputPict
     if file.may_be_transparent:
         pixels = _decoded(file, "image")
         if pixels.has_transparency_data:
-            return _flattened(pixels.convert("RGBA"), image, drawn)
+            return _flattened(_rgba(pixels), image, drawn)
     return image, None if drawn is None else _encoded(drawn, "the mask")
 
 
@@ -51,7 +51,7 @@ def _drawn_parts(mask: InputPicture) -> Image.Image:
         raise MaskFormatError(
             "The mask has no alpha channel: send a PNG whose transparent parts are drawn again", "mask"
         )
-    drawn = _transparent(pixels.convert("RGBA"))
+    drawn = _transparent(_rgba(pixels))
     if drawn.getbbox() is None:
         raise InvalidRequestError(
             "The mask has no fully transparent part, so nothing would be drawn: make the part to draw transparent",
@@ -82,6 +82,10 @@ def _flattened(
 def _transparent(pixels: Image.Image) -> Image.Image:
     """Return a grey picture with white for each pixel of alpha 0, and black for others."""
     return pixels.getchannel("A").point([255] + [0] * 255)
+
+
+def _rgba(pixels: Image.Image) -> Image.Image:
+    return pixels if pixels.mode == "RGBA" else pixels.convert("RGBA")
 
 
 def _decoded(file: PictureFile, field: str) -> Image.Image:
