@@ -30,7 +30,7 @@ from imagegen_core.request import ResolvedRequest
 from imagegen_core.samplers import OwnScheduler
 from imagegen_core.server import create_app
 from imagegen_core.server.a1111 import Txt2ImgBody
-from imagegen_core.server.a1111.pictures import ExtraBody
+from imagegen_core.server.a1111.extras import ExtraBody
 from imagegen_core.server.routes.openai import ImagesBody
 from imagegen_core.server.schemas import GenerateBody
 from tests.repetitions import FACTOR

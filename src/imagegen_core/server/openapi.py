@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from imagegen_core.parameter import Parameter
 
-_BODIES = {"GenerateBody": False, "ImagesBody": False, "Txt2ImgBody": True}
+_BODIES = {"GenerateBody": False, "ImagesBody": False, "Txt2ImgBody": True, "Img2ImgBody": True}
 """The bodies with plugins' fields, and whether they take fields that nobody declares."""
 
 
