@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ import webuiapi
 from PIL import Image
 
 from tests.pictures_in.conftest import picture
-from tests.server.conftest import Running
+from tests.server.conftest import Running, running
 
 
 def client_of(server: Running, **options: Any) -> webuiapi.WebUIApi:
@@ -43,7 +44,13 @@ def pixels_of(text: str) -> npt.NDArray[np.uint8]:
 
 @dataclass
 class Poster:
-    """Posts bodies to a route, with small defaults."""
+    """Posts bodies to a route, with small defaults.
+
+    Attributes:
+        server: The server.
+        route: The route's name.
+        defaults: Fields of each body.
+    """
 
     server: Running
     route: str
@@ -71,13 +78,20 @@ class Poster:
         return sum(batch.count(seed) for batch in self.server.worker.batches)
 
 
+@pytest.fixture(scope="package")
+def shared_server(tiny_worker: Any) -> Iterator[Running]:
+    """A server for tests that change nothing in it."""
+    with running(tiny_worker) as server:
+        yield server
+
+
 @pytest.fixture
-def img2img(server: Running) -> Poster:
+def img2img(shared_server: Running) -> Poster:
     small = {"prompt": "a lake at dawn", "seed": 7, "width": 64, "height": 48, "steps": 6, "sampler_name": "Euler"}
-    return Poster(server, "img2img", {**small, "init_images": [base64_of(picture())]})
+    return Poster(shared_server, "img2img", {**small, "init_images": [base64_of(picture())]})
 
 
 @pytest.fixture
-def txt2img(server: Running) -> Poster:
+def txt2img(shared_server: Running) -> Poster:
     small = {"prompt": "a lake at dawn", "seed": 7, "width": 64, "height": 48, "steps": 4, "sampler_name": "Euler"}
-    return Poster(server, "txt2img", small)
+    return Poster(shared_server, "txt2img", small)

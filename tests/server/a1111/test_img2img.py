@@ -50,9 +50,10 @@ def expected(plain: Any, poster: Poster, image: Image.Image, drawn: int, steps: 
 def test_pictures_equal_plain_diffusers_with_a1111s_steps(
     img2img: Poster, plain: Any, denoising: float, drawn: int
 ) -> None:
-    pixels = img2img.draw(denoising_strength=denoising, cfg_scale=1, seed=77)
-    assert img2img.steps_of(77) == drawn
-    assert difference(pixels, expected(plain, img2img, picture(), drawn, seed=77)) <= 1
+    seed = 70 + drawn
+    pixels = img2img.draw(denoising_strength=denoising, cfg_scale=1, seed=seed)
+    assert img2img.steps_of(seed) == drawn
+    assert difference(pixels, expected(plain, img2img, picture(), drawn, seed=seed)) <= 1
 
 
 def test_the_default_strength_is_that_of_a1111(img2img: Poster) -> None:
@@ -62,10 +63,10 @@ def test_the_default_strength_is_that_of_a1111(img2img: Poster) -> None:
 
 
 def test_the_option_for_exact_steps_is_heeded(img2img: Poster, plain: Any) -> None:
-    fields = {"steps": 4, "denoising_strength": 0.7, "cfg_scale": 1, "seed": 77}
+    fields = {"steps": 4, "denoising_strength": 0.7, "cfg_scale": 1, "seed": 80}
     pixels = img2img.draw(**fields, override_settings={"img2img_fix_steps": True})
-    assert img2img.steps_of(77) == 4
-    assert difference(pixels, expected(plain, img2img, picture(), drawn=4, steps=5, seed=77)) <= 1
+    assert img2img.steps_of(80) == 4
+    assert difference(pixels, expected(plain, img2img, picture(), drawn=4, steps=5, seed=80)) <= 1
 
 
 @pytest.mark.parametrize(("mode", "name"), [(0, "default"), (1, "crop"), (2, "fill")])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from imagegen_core.server.a1111.pictures import ExtraBody
 
 from imagegen_core.server.a1111 import Txt2ImgBody
-from imagegen_core.server.a1111.pictures import ExtraBody
 from imagegen_core.server.routes.openai import ImagesBody
 from imagegen_core.server.schemas import GenerateBody
 from tests.server.hostile.conftest import PROMPTLY, Attacked
