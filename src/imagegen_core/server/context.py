@@ -49,7 +49,7 @@ Result = TypeVar("Result")
 
 _STOPPED = "The server stopped before the picture was done: ask again"
 _STORE_THREADS = 16
-_DECODING_THREADS = 2  # limits the memory of unpacked pictures
+_PICTURE_THREADS = 1  # a mask's pixels are unpacked here, so one picture at a time bounds the memory
 _HOOK_THREADS = 64  # a plugin that waits for another server delays few other requests
 _WAITING_BODIES = 8  # maximum number of waiting pictures of the largest size; limits the queue's memory
 _DEFAULTS = {
@@ -100,7 +100,7 @@ class ServerContext:
         self.hooks = registry.hooks
         self._open: Counter[str] = Counter()
         self._store_threads = anyio.CapacityLimiter(_STORE_THREADS)
-        self._decoding_threads = anyio.CapacityLimiter(_DECODING_THREADS)
+        self._picture_threads = anyio.CapacityLimiter(_PICTURE_THREADS)
         self._hook_threads = anyio.CapacityLimiter(_HOOK_THREADS)
         self._tickets: dict[Future[Any], Ticket] = {}  # unfinished tickets
 
@@ -308,9 +308,9 @@ class ServerContext:
         """Call the store on the threads reserved for it."""
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._store_threads)
 
-    async def decoding(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Unpack a client's picture on the threads reserved for it."""
-        return await anyio.to_thread.run_sync(function, *arguments, limiter=self._decoding_threads)
+    async def reading(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function that reads input pictures, on the thread reserved for this."""
+        return await anyio.to_thread.run_sync(function, *arguments, limiter=self._picture_threads)
 
     def _note_end(self, caller: str, mode: str, future: Future[Any]) -> None:
         ticket = self._tickets.pop(future)

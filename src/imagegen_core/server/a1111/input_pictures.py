@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
+from imagegen_core.errors import InvalidRequestError
 from imagegen_core.picture_files.decode import PictureFile, as_rgb
 from imagegen_core.server.a1111.base64_pictures import decode_base64
 from imagegen_core.server.context import ServerContext
@@ -14,6 +15,7 @@ from imagegen_core.server.context import ServerContext
 if TYPE_CHECKING:
     from imagegen_core.server.a1111.img2img import Img2ImgBody
 
+_MOST_PIXELS = 24_000_000
 _MIDDLE = 128  # an alpha above it is drawn again
 
 
@@ -26,11 +28,11 @@ async def read_images(body: Img2ImgBody, context: ServerContext, background: str
         background: The colour of transparent parts, such as ``#ffffff``.
 
     Raises:
-        InvalidRequestError: An image is not base64.
+        InvalidRequestError: An image is not base64, or too large.
         PictureError: An image is no picture.
     """
     return [
-        await context.decoding(flattened, await decode_base64(text), background, "init_images")
+        await context.reading(flattened, await decode_base64(text), background, "init_images")
         for text in body.init_images
     ]
 
@@ -41,12 +43,12 @@ async def read_mask(body: Img2ImgBody, context: ServerContext) -> bytes | None:
     A1111 draws without the mask if it has nothing to draw, and ``inpaint_full_res`` is on.
 
     Raises:
-        InvalidRequestError: The mask is not base64.
+        InvalidRequestError: The mask is not base64, or too large.
         PictureError: The mask is no picture.
     """
     if not body.mask:
         return None
-    mask, is_blank = await context.decoding(
+    mask, is_blank = await context.reading(
         grey_mask, await decode_base64(body.mask), bool(body.inpainting_mask_invert), "mask"
     )
     return None if is_blank and body.inpaint_full_res else mask
@@ -61,9 +63,13 @@ def flattened(data: bytes, background: str, field: str) -> bytes:
         field: The field's name in errors.
 
     Raises:
+        InvalidRequestError: It is too large.
         PictureError: It is no picture.
     """
-    image = _decoded(data, field)
+    file = _file(data, field)
+    if not file.may_be_transparent:
+        return data
+    image = file.decode()
     if not _is_transparent(image):
         return data
     image = image.convert("RGBA")
@@ -86,9 +92,10 @@ def grey_mask(data: bytes, invert: bool, field: str) -> tuple[bytes, bool]:
         The mask, and whether it has nothing to draw.
 
     Raises:
+        InvalidRequestError: It is too large.
         PictureError: It is no picture.
     """
-    image = _decoded(data, field)
+    image = _file(data, field).decode()
     if _is_transparent(image):
         alpha = image.convert("RGBA").getchannel("A")
         grey = alpha.point(lambda value: 255 if value > _MIDDLE else 0)
@@ -99,8 +106,17 @@ def grey_mask(data: bytes, invert: bool, field: str) -> tuple[bytes, bool]:
     return data, drawn.getbbox() is None
 
 
-def _decoded(data: bytes, field: str) -> Image.Image:
-    return PictureFile.read(data, name=f"the picture in {field}").decode()
+def _file(data: bytes, field: str) -> PictureFile:
+    """Read a picture's header, and refuse a large picture before its pixels are unpacked."""
+    file = PictureFile.read(data, name=f"the picture in {field}")
+    width, height = file.size
+    if width * height > _MOST_PIXELS:
+        raise InvalidRequestError(
+            f"Invalid {field} of {width}x{height} pixels: this server reads pictures of up to {_MOST_PIXELS} pixels, "
+            "so scale it down",
+            field,
+        )
+    return file
 
 
 def _is_transparent(image: Image.Image) -> bool:
