@@ -124,7 +124,7 @@ ROUTES = (
     ("POST", "/sdapi/v1/png-info"),
     ("PUT", "/storage/key"),
 )
-_PICTURE = base64.b64encode(encode_png(np.zeros((8, 8, 3), np.uint8), {})).decode()
+_IMAGE = base64.b64encode(encode_png(np.zeros((8, 8, 3), np.uint8), {})).decode()
 FIELDS = [
     *GenerateBody.model_fields,
     *ImagesBody.model_fields,
@@ -146,7 +146,7 @@ _values = st.recursive(
     query=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="#"), max_size=20),
 )
 def test_random_fields(address: str, method: str, path: str, fields: Any, query: str) -> None:
-    pictures = {"image": "iVBORw0KGgo=", "init_images": [_PICTURE], "enable_hr": True, "hr_upscaler": "Latent"}
+    pictures = {"image": "iVBORw0KGgo=", "init_images": [_IMAGE], "enable_hr": True, "hr_upscaler": "Latent"}
     body = json.dumps({"prompt": "a star", "size": "8x8", **pictures, **fields})
     response = httpx.request(
         method, f"{address}{path}", params=query, content=body.encode(), headers=_json(), timeout=LIMIT

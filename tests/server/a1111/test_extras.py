@@ -82,7 +82,7 @@ def test_a_batch_is_enlarged_in_order(client: webuiapi.WebUIApi) -> None:
     ("fields", "sentence"),
     [
         ({"imageList": []}, "Invalid imageList []"),
-        ({"imageList": [{"name": "a"}]}, "Invalid imageList.0.data"),
+        ({"imageList": [{"name": "a"}]}, "Missing imageList.0.data"),
         ({"imageList": [{"data": "aGVsbG8=", "name": "a"}] * 17}, "at most 16 items"),
         ({"imageList": [{"data": "aGVsbG8=", "name": "a"}]}, "it is not a PNG"),
         ({"imageList": [{"data": "aGVsbG8="}], "codeformer_visibility": 0.5}, "codeformer_visibility=0.5 is nothing"),

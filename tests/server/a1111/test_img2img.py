@@ -150,7 +150,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "latent mask": ({"latent_mask": "x"}, "latent_mask='x' is nothing this server does"),
     "refiner": ({"refiner_checkpoint": "xl-refiner"}, "refiner_checkpoint='xl-refiner' is nothing"),
     "size": ({"width": 65}, "Invalid size '65x48'"),
-    "steps": ({"steps": 0}, "Invalid number of steps 0"),
+    "steps": ({"steps": 0}, "Invalid steps 0: expected a whole number from 1 to 150"),
+    "many steps": ({"steps": 10**400}, "Invalid steps 1000000000"),
     "image guidance": ({"image_cfg_scale": 2}, "only an instruct-pix2pix checkpoint takes it"),
     "colours": (
         {"override_settings": {"img2img_color_correction": True}},

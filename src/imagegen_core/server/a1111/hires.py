@@ -9,7 +9,9 @@ from typing import Any
 
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.request import VAE_REDUCTION, HiresOptions, Size, shown
+from imagegen_core.request.checks import whole_number
 from imagegen_core.request.hires import MAX_SCALE
+from imagegen_core.request.size import MAX_SIDE
 from imagegen_core.server.a1111.prompt_syntax import check_negative_prompt, read_prompt
 from imagegen_core.server.a1111.requests import Target, size_of
 from imagegen_core.server.a1111.sampling import second_sampling_of
@@ -49,7 +51,9 @@ def hires_of(body: Txt2ImgBody, context: ServerContext, target: Target) -> Hires
 
 def _enlargement(body: Txt2ImgBody, first: Size) -> dict[str, Any]:
     """Return the scale or the size of the second stage, in whole latents."""
-    width, height = body.hr_resize_x, body.hr_resize_y
+    width, height = (
+        whole_number(field, getattr(body, field), high=MAX_SIDE) for field in ("hr_resize_x", "hr_resize_y")
+    )
     if width == height == 0:
         if not 1 <= body.hr_scale <= MAX_SCALE:
             raise InvalidRequestError(

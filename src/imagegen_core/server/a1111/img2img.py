@@ -9,6 +9,7 @@ from pydantic import ConfigDict, FailFast, Field
 
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.request import shown
+from imagegen_core.request.picture_options import MAX_BLUR
 from imagegen_core.server.a1111.body import MOST_PICTURES, DrawingBody, Whole
 
 FILLS = ("surroundings", "original", "noise", "zeros")
@@ -26,7 +27,9 @@ class Img2ImgBody(DrawingBody):
     Source: ``StableDiffusionProcessingImg2Img`` in ``modules/processing.py``, with its defaults.
     """
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "a red circle", "init_images": ["iVBORw0…"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "a red circle", "init_images": ["iVBORw0KGgo="]}]}
+    )
 
     UNASKED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **DrawingBody.UNASKED,
@@ -40,9 +43,9 @@ class Img2ImgBody(DrawingBody):
     resize_mode: Whole = Field(default=0, ge=0, lt=len(RESIZES))
     image_cfg_scale: float | None = None
     mask: str = ""
-    mask_blur: Whole | None = None
-    mask_blur_x: Whole = 4
-    mask_blur_y: Whole = 4
+    mask_blur: Whole | None = Field(default=None, ge=0, le=MAX_BLUR)
+    mask_blur_x: Whole = Field(default=4, ge=0, le=MAX_BLUR)
+    mask_blur_y: Whole = Field(default=4, ge=0, le=MAX_BLUR)
     inpainting_fill: Whole = Field(default=0, ge=0, lt=len(FILLS))
     inpaint_full_res: bool = True
     inpaint_full_res_padding: Whole = 0

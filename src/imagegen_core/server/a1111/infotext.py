@@ -25,8 +25,14 @@ def with_details(png: bytes, details: Mapping[str, Any]) -> tuple[bytes, str]:
         return png, text
     head, _, line = text.rpartition("\n")
     stated = dict(_VALUE.findall(line))
+    if _line(stated) != line:  # a plugin's value has another form
+        return png, text
     last = {_LAST: stated.pop(_LAST)} if _LAST in stated else {}
     given = {name: None if value is None else quoted(value) for name, value in details.items()}
-    changed = ", ".join(f"{name}: {value}" for name, value in {**stated, **given, **last}.items() if value is not None)
+    changed = _line({**stated, **given, **last})
     text = f"{head}\n{changed}" if head else changed
     return with_png_text(png, {A1111_CHUNK: text}), text
+
+
+def _line(values: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 _MOST = 0.999
+_LONGEST = 1e9  # steps; no server takes as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,9 @@ class StepCount:
 
         A1111 draws no step at a strength of 0; this server draws one.
         """
-        return cls(int(steps / min(denoising, _MOST)), steps) if denoising > 0 else cls(steps, 1)
+        if denoising <= 0:
+            return cls(steps, 1)
+        return cls(int(min(steps / min(denoising, _MOST), _LONGEST)), steps)
 
     def strength(self, *, rounds_up: bool = False) -> float:
         """Return a strength from 0 to 1 that draws these steps.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from imagegen_core.errors import InvalidRequestError
+from imagegen_core.request.checks import whole_number
 from imagegen_core.server.a1111.body import DrawingBody
 from imagegen_core.server.a1111.requests import Target, steps_of
 from imagegen_core.server.a1111.step_count import StepCount
@@ -34,14 +35,13 @@ def _counted(
     body: DrawingBody, steps: int, context: ServerContext, target: Target, *, is_fixed: bool
 ) -> tuple[int, float]:
     denoising, most = body.denoising_strength, context.settings.max_steps
-    if steps < 1:
-        raise InvalidRequestError(f"Invalid number of steps {steps}: expected a whole number from 1", "steps")
+    whole_number("steps", steps, low=1, high=most)
     if not 0 <= denoising <= 1:
         raise InvalidRequestError(
             f"Invalid denoising_strength {denoising:g}: expected a number from 0 to 1", "denoising_strength"
         )
     count = (StepCount.of_all if is_fixed else StepCount.of_part)(steps, denoising)
-    if is_fixed and count.steps > most >= steps:
+    if count.steps > most:
         raise InvalidRequestError(
             f"Invalid denoising_strength {denoising:g}: its {steps} steps are the last of {count.steps}, and this "
             f"server takes up to {most}; give fewer steps or more strength",

@@ -59,7 +59,7 @@ class Txt2ImgBody(DrawingBody):
                 None if self.hr_negative_prompt in ("", self.negative_prompt) else self.hr_negative_prompt
             ),
             "Hires steps": self.hr_second_pass_steps or None,
-            "Hires upscaler": self.hr_upscaler,
+            "Hires upscaler": self.hr_upscaler or LATENT,
         }
 
     def check(self, parameters: Collection[str] = ()) -> None:
