@@ -67,6 +67,8 @@ def test_sizes_follow_a1111(txt2img: Poster, fields: dict[str, Any], size: tuple
         ({"hr_sampler_name": "DPM++ 2M", "scheduler": "Karras"}, {"scheduler": "DPM++ 2M", "schedule": "Karras"}),
         ({"hr_scheduler": "SGM Uniform"}, {"schedule": "SGM Uniform"}),
         ({"hr_sampler_name": "Use same sampler", "hr_scheduler": "Use same scheduler", "hr_cfg": 7}, {}),
+        ({"hr_upscaler": "None"}, {"upscaler": "lanczos"}),
+        ({"hr_upscaler": "Lanczos"}, {"upscaler": "lanczos"}),
         ({"hr_checkpoint_name": "Use same checkpoint", "hr_additional_modules": ["Use same choices"]}, {}),
     ],
 )
@@ -98,8 +100,8 @@ def test_the_modes_of_latents_are_listed(txt2img: Poster) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "an upscaler": ({"hr_upscaler": "lanczos"}, "Invalid hr_upscaler 'lanczos': hires enlarges latents here"),
-    "another mode of latents": ({"hr_upscaler": "Latent (bicubic)"}, "so take Latent"),
+    "an upscaler": ({"hr_upscaler": "R-ESRGAN 4x+"}, "Invalid hr_upscaler 'R-ESRGAN 4x+': expected Latent, None or"),
+    "another mode of latents": ({"hr_upscaler": "Latent (bicubic)"}, "expected Latent, None or one of"),
     "a small scale": ({"hr_scale": 0.5}, "Invalid hr_scale 0.5: expected a number from 1 to 8"),
     "no number": ({"hr_scale": "x"}, "Invalid hr_scale 'x'"),
     "other proportions": ({"hr_resize_x": 96, "hr_resize_y": 96}, "other proportions would cut a part off"),

@@ -74,6 +74,13 @@ def base64_picture(width: int = 64, height: int = 64, mode: str = "RGB") -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+def encoded(kind: str = "PNG") -> bytes:
+    """Return a client's picture of 48x56 pixels."""
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((48, 56)).convert("RGB").save(buffer, kind)
+    return buffer.getvalue()
+
+
 @pytest.fixture(scope="package")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     return make_zoo(tmp_path_factory.mktemp("zoo"))

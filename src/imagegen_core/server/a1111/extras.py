@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.png import encode_png
+from imagegen_core.images.upscaler import LANCZOS
 from imagegen_core.picture_files.decode import PictureFile
 from imagegen_core.server.a1111.base64_pictures import decode_base64
 from imagegen_core.server.a1111.body import MOST_PICTURES, Whole
@@ -140,7 +141,7 @@ def _blended(first: bytes, second: bytes, share: float) -> bytes:
 
 
 def _plain(name: str) -> str:
-    return "lanczos" if name.lower() in ("none", "lanczos") else name
+    return LANCZOS.name if name.lower() in ("none", LANCZOS.name) else name
 
 
 def _json(body: bytes) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from imagegen_core.errors import InvalidRequestError
+from imagegen_core.images.upscaler import LANCZOS
 from imagegen_core.request import VAE_REDUCTION, HiresOptions, Size, shown
 from imagegen_core.request.checks import whole_number
 from imagegen_core.request.hires import MAX_SCALE
@@ -28,11 +29,6 @@ def hires_of(body: Txt2ImgBody, context: ServerContext, target: Target) -> Hires
     """
     if not body.enable_hr:
         return None
-    if body.hr_upscaler not in ("", LATENT):
-        raise InvalidRequestError(
-            f"Invalid hr_upscaler {shown(body.hr_upscaler)}: hires enlarges latents here, so take {LATENT}",
-            "hr_upscaler",
-        )
     if body.hr_cfg is not None and body.hr_cfg != body.cfg_scale:
         raise InvalidRequestError(
             f"Invalid hr_cfg {body.hr_cfg:g}: both stages have the same guidance here; give the cfg_scale, or leave "
@@ -46,7 +42,22 @@ def hires_of(body: Txt2ImgBody, context: ServerContext, target: Target) -> Hires
         **_prompts(body, context),
         **second_sampling_of(body, target.card, context.registry),
     }
-    return HiresOptions(steps=steps, strength=strength, **fields)
+    return HiresOptions(steps=steps, strength=strength, upscaler=_upscaler(body, context), **fields)
+
+
+def _upscaler(body: Txt2ImgBody, context: ServerContext) -> str | None:
+    """Return the upscaler of the first stage's picture; None enlarges the latents. A1111's ``None`` is Lanczos."""
+    if body.hr_upscaler in ("", LATENT):
+        return None
+    if body.hr_upscaler.casefold() in ("none", LANCZOS.name):
+        return LANCZOS.name
+    names = context.upscalers.names()
+    if body.hr_upscaler not in names:
+        raise InvalidRequestError(
+            f"Invalid hr_upscaler {shown(body.hr_upscaler)}: expected {LATENT}, None or one of {', '.join(names)}",
+            "hr_upscaler",
+        )
+    return body.hr_upscaler
 
 
 def _enlargement(body: Txt2ImgBody, first: Size) -> dict[str, Any]:

@@ -10,8 +10,16 @@ from imagegen_core.server.middleware.json_bodies import is_json
 from imagegen_core.server.middleware.refusal import refuse
 from imagegen_core.server.paths import route_path
 
-PICTURES_IN_JSON = tuple(
-    f"/sdapi/v1/{name}" for name in ("txt2img", "img2img", "extra-single-image", "extra-batch-images", "png-info")
+PICTURES_IN_JSON = (
+    "/generate",
+    "/v1/jobs",
+    "/v1/images/edits",
+    "/v1/images/variations",
+    "/sdapi/v1/txt2img",
+    "/sdapi/v1/img2img",
+    "/sdapi/v1/extra-single-image",
+    "/sdapi/v1/extra-batch-images",
+    "/sdapi/v1/png-info",
 )
 """Routes with base64 pictures in their JSON; in ``txt2img``, disabled scripts hold the pictures."""
 
