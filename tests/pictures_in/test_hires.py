@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from imagegen_core import HiresOptions, InvalidRequestError, Job, LocalEngine, StepDone, read_recipe
+from imagegen_core import HiresOptions, InvalidRequestError, Job, LocalEngine, StepDone, Variation, read_recipe
 from tests.pictures_in.conftest import Pair, ask, difference, mask, picture
 
 SAMPLERS = ["LCM", "Euler", "Euler a", "DPM++ 2M", "Heun", "DDIM"]
 
 
 def expected(pair: Pair, sampler: str, size: tuple[int, int], **second: Any) -> Any:
-    """Draw with a plain text-to-image and a plain image-to-image pipeline, by one generator."""
-    generator = torch.Generator("cpu").manual_seed(7)
+    """Draw with a plain text-to-image and a plain image-to-image pipeline, by one generator; `fresh` begins it anew."""
+    generator, fresh = torch.Generator("cpu").manual_seed(7), second.pop("fresh", False)
     fields: dict[str, Any] = {"guidance_scale": 3.0, "generator": generator}
     first, then = pair.plain(""), pair.plain("Img2Img")
     schedulers = pair.worker._schedulers
@@ -27,6 +27,8 @@ def expected(pair: Pair, sampler: str, size: tuple[int, int], **second: Any) -> 
     latents = first("a lake at dawn", **shape, **fields).images
     larger = torch.nn.functional.interpolate(latents, size=(size[1] // 8, size[0] // 8), mode="bilinear")
     prompt = second.pop("prompt", "a lake at dawn")
+    if fresh:
+        generator.manual_seed(7)
     result = then(prompt, image=larger, output_type="np", **{"num_inference_steps": 4, **second}, **fields).images[0]
     return (result * 255).round().astype(np.uint8)
 
@@ -37,6 +39,22 @@ def test_pictures_equal_two_plain_pipelines(pair: Pair, sampler: str) -> None:
     hires = HiresOptions(scale=1.5, strength=0.6)
     drawn = pair.draw(size="64x48", scheduler=sampler, guidance_scale=3.0, hires=hires)
     assert difference(drawn, plain) <= 1
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a"])
+def test_fresh_noise_begins_the_generator_anew(pair: Pair, sampler: str) -> None:
+    plain = expected(pair, sampler, (96, 72), strength=0.6, fresh=True)
+    hires = HiresOptions(scale=1.5, strength=0.6, fresh_noise=True)
+    drawn = pair.draw(size="64x48", scheduler=sampler, guidance_scale=3.0, hires=hires)
+    assert difference(drawn, plain) <= 1
+    other = pair.draw(size="64x48", scheduler=sampler, guidance_scale=3.0, hires=HiresOptions(scale=1.5, strength=0.6))
+    assert difference(drawn, other) > 1
+
+
+def test_fresh_noise_has_the_variation(pair: Pair) -> None:
+    fields = {"size": "64x48", "hires": HiresOptions(scale=1.5, steps=1, strength=1.0, fresh_noise=True)}
+    plain, varied = (pair.draw(variation=Variation(seed=8, strength=share), **fields) for share in (0.0, 0.3))
+    assert difference(plain, varied) > 1
 
 
 def test_the_second_stage_has_its_own_size_steps_and_prompt(pair: Pair) -> None:

@@ -154,7 +154,9 @@ class Beginnings:
 
     def _enter(self, worker: DiffusionWorker, state: Denoising, stage: Stage, larger: Tensor | None = None) -> None:
         """Begin a stage of a state, with the latents of its enlarged picture if there are any."""
-        stage.begin(state, larger, worker.initial_latents(stage.request.size, state.generator))
+        if state.request.hires.fresh_noise:
+            state.generator = torch.Generator("cpu").manual_seed(state.request.seed)
+        stage.begin(state, larger, first_noise(stage.request, state.generator, worker.initial_latents))
         self._begin_extensions(state)
 
     def _enlarged(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from imagegen_core.errors import InvalidRequestError
-from imagegen_core.request.checks import number, shown, text, whole_number
+from imagegen_core.request.checks import flag, number, shown, text, whole_number
 from imagegen_core.request.picture_options import Options
 from imagegen_core.request.size import VAE_REDUCTION, Size
 
@@ -31,6 +31,8 @@ class HiresOptions(Options):
         negative_prompt: Its negative prompt.
         upscaler: The upscaler of the first stage's picture: a plugin's name, ``lanczos``, or the name of the configured
             file; None or ``latent`` enlarges the latents.
+        fresh_noise: Whether the second stage begins the random numbers of the request's seed anew, with its variation,
+            as A1111 does; else it continues those of the first stage.
     """
 
     scale: float | None = None
@@ -42,6 +44,7 @@ class HiresOptions(Options):
     prompt: str | None = None
     negative_prompt: str | None = None
     upscaler: str | None = None
+    fresh_noise: bool = False
 
     @classmethod
     def of(cls, value: object) -> Self:
@@ -60,6 +63,7 @@ class HiresOptions(Options):
             size=None if given.size is None else str(Size.parse(given.size, "hires.size")),
             steps=None if given.steps is None else whole_number("hires.steps", given.steps, low=1),
             strength=number("hires.strength", given.strength, 1.0) or 0.0,
+            fresh_noise=flag("hires.fresh_noise", given.fresh_noise),
             **{name: None if value is None else text(f"hires.{name}", value) for name, value in texts.items()},
         )
         if checked.scale is not None and checked.size is not None:

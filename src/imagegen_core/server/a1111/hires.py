@@ -42,7 +42,7 @@ def hires_of(body: Txt2ImgBody, context: ServerContext, target: Target) -> Hires
         **_prompts(body, context),
         **second_sampling_of(body, target.card, context.registry),
     }
-    return HiresOptions(steps=steps, strength=strength, upscaler=_upscaler(body, context), **fields)
+    return HiresOptions(steps=steps, strength=strength, upscaler=_upscaler(body, context), fresh_noise=True, **fields)
 
 
 def _upscaler(body: Txt2ImgBody, context: ServerContext) -> str | None:
