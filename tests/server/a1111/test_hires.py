@@ -76,7 +76,10 @@ def test_fields_have_a1111s_meaning(txt2img: Poster, fields: dict[str, Any], exp
     answer = txt2img.answer(**{**HIRES, "cfg_scale": 7, **fields})
     recipe = read_recipe(base64.b64decode(answer["images"][0]))
     assert {**(recipe.hires or {})} == {
-        "scale": 1.5, "steps": 5, "strength": 4 / 5, "fresh_noise": True,
+        "scale": 1.5,
+        "steps": 5,
+        "strength": 4 / 5,
+        "fresh_noise": True,
         **expected,
     }
 

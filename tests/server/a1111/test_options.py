@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import webuiapi
 
-from tests.server.a1111.conftest import client_of
+from tests.server.a1111.conftest import Poster, client_of
 from tests.server.conftest import Running, StartServer
 
 
@@ -59,3 +61,33 @@ def test_options_belong_to_one_client(serve: StartServer) -> None:
     results = [client.txt2img(prompt="a star", seed=7, width=64, height=64, cfg_scale=1) for client in (first, second)]
     assert [result.info["clip_skip"] for result in results] == [2, 1]
     assert results[0].image.tobytes() != results[1].image.tobytes()
+
+
+def test_options_for_input_pictures_are_kept_and_checked_on_use(server: Running, img2img: Poster) -> None:
+    here = Poster(server, "img2img", img2img.defaults)
+    server.http.post("/sdapi/v1/options", json={"img2img_color_correction": True, "img2img_fix_steps": True})
+    options = server.http.get("/sdapi/v1/options").json()
+    assert (options["img2img_color_correction"], options["img2img_fix_steps"]) == (True, True)
+    assert options["img2img_background_color"] == "#ffffff"
+    assert "set it to this value" in here.refusal()
+    text = {name: value for name, value in here.defaults.items() if name != "init_images"}
+    assert Poster(server, "txt2img", text).answer(steps=1)["images"]
+    server.http.post("/sdapi/v1/options", json={"img2img_color_correction": False})
+    here.draw(steps=4, denoising_strength=0.7, seed=90)
+    assert here.steps_of(90) == 4
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"img2img_fix_steps": 1},
+        {"img2img_background_color": 7},
+        {"img2img_background_color": "#ffffff" * 99},
+        {"inpainting_mask_weight": [1]},
+        {"upscaler_for_img2img": "x" * 99},
+    ],
+)
+def test_options_for_input_pictures_have_short_values(shared_server: Running, given: dict[str, Any]) -> None:
+    response = shared_server.http.post("/sdapi/v1/options", json=given)
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith(f"Invalid option {next(iter(given))} ")

@@ -169,7 +169,7 @@ def _checked_value(name: str, value: object) -> object:
 
 def _check_colour(name: str, value: object) -> None:
     try:
-        ImageColor.getrgb(value[:_LONGEST_VALUE] if isinstance(value, str) else "")
+        ImageColor.getrgb(value if isinstance(value, str) and len(value) <= _LONGEST_VALUE else "")
     except ValueError:
         raise InvalidRequestError(
             f"Invalid option {name} {shown(value)}: expected a colour such as #ffffff", name
