@@ -25,7 +25,8 @@ def expected(pair: Pair, sampler: str, size: tuple[int, int], **second: Any) -> 
         pipe.scheduler = copy.deepcopy(schedulers._prototype(*schedulers._find(sampler, None)).scheduler)
     shape = {"width": 64, "height": 48, "num_inference_steps": 4, "output_type": "latent"}
     latents = first("a lake at dawn", **shape, **fields).images
-    larger = torch.nn.functional.interpolate(latents, size=(size[1] // 8, size[0] // 8), mode="bilinear")
+    mode = second.pop("mode", {"mode": "bilinear"})
+    larger = torch.nn.functional.interpolate(latents, size=(size[1] // 8, size[0] // 8), **mode)
     prompt = second.pop("prompt", "a lake at dawn")
     if fresh:
         generator.manual_seed(7)
@@ -39,6 +40,23 @@ def test_pictures_equal_two_plain_pipelines(pair: Pair, sampler: str) -> None:
     hires = HiresOptions(scale=1.5, strength=0.6)
     drawn = pair.draw(size="64x48", scheduler=sampler, guidance_scale=3.0, hires=hires)
     assert difference(drawn, plain) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        # modules/shared_items.py of A1111 1.10
+        ("latent (antialiased)", {"mode": "bilinear", "antialias": True}),
+        ("latent (bicubic)", {"mode": "bicubic"}),
+        ("latent (bicubic antialiased)", {"mode": "bicubic", "antialias": True}),
+        ("latent (nearest)", {"mode": "nearest"}),
+        ("latent (nearest-exact)", {"mode": "nearest-exact"}),
+    ],
+)
+def test_latents_are_enlarged_in_a1111s_ways(pair: Pair, name: str, mode: dict[str, Any]) -> None:
+    plain = expected(pair, "Euler", (56, 72), strength=0.6, mode=mode)
+    hires = HiresOptions(size="56x72", strength=0.6, upscaler=name)
+    assert difference(pair.draw(size="64x48", scheduler="Euler", guidance_scale=3.0, hires=hires), plain) <= 1
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "Euler a"])

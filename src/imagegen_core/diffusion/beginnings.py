@@ -198,7 +198,7 @@ class Beginnings:
 
     def _upscaler(self, request: ResolvedRequest, second: ResolvedRequest | None) -> Parts[LoadedUpscaler | None]:
         """Load the upscaler before a second stage, if the request names one, and check its way to the size."""
-        if second is None or request.hires.upscaler is None:
+        if second is None or request.hires.upscaler is None or request.hires.latent_mode:
             return None
         self._starting_points.check_encodes()
         upscaler = yield from self._upscaling.load(request.hires.upscaler)

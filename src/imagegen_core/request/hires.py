@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 from imagegen_core.errors import InvalidRequestError
@@ -11,14 +12,23 @@ from imagegen_core.request.size import VAE_REDUCTION, Size
 
 MAX_SCALE = 8.0
 LATENT = "latent"
-"""The name of enlarging latents, beside the names of upscalers."""
+"""The name of the default, beside the names of upscalers: latents are enlarged bilinearly."""
+LATENT_MODES: Mapping[str, tuple[str, bool]] = {
+    LATENT: ("bilinear", False),
+    "latent (antialiased)": ("bilinear", True),
+    "latent (bicubic)": ("bicubic", False),
+    "latent (bicubic antialiased)": ("bicubic", True),
+    "latent (nearest)": ("nearest", False),
+    "latent (nearest-exact)": ("nearest-exact", False),
+}
+"""How latents are enlarged, by A1111's names: the mode of ``torch.nn.functional.interpolate``, and its antialiasing."""
 
 
 class HiresOptions(Options):
     """A second stage at a larger size; `scale` or `size` turns it on.
 
-    The latents of the first stage are enlarged bilinearly, get noise, and are denoised again. With an upscaler, the
-    first stage's picture is enlarged instead, and encoded again.
+    The latents of the first stage are enlarged, get noise, and are denoised again. With an upscaler, the first stage's
+    picture is enlarged instead, and encoded again.
 
     Attributes:
         scale: The factor of both sides, 1 to 8; the sides are rounded down to multiples of 8.
@@ -30,7 +40,7 @@ class HiresOptions(Options):
         prompt: Its prompt.
         negative_prompt: Its negative prompt.
         upscaler: The upscaler of the first stage's picture: a plugin's name, ``lanczos``, or the name of the configured
-            file; None or ``latent`` enlarges the latents.
+            file; None or ``latent`` enlarges the latents bilinearly, and other names of `LATENT_MODES` in other ways.
         fresh_noise: Whether the second stage begins the random numbers of the request's seed anew, with its variation,
             as A1111 does; else it continues those of the first stage.
     """
@@ -90,6 +100,11 @@ class HiresOptions(Options):
 
     def __bool__(self) -> bool:
         return self.scale is not None or self.size is not None
+
+    @property
+    def latent_mode(self) -> tuple[str, bool] | None:
+        """How latents are enlarged, as in `LATENT_MODES`; None if an upscaler enlarges the picture."""
+        return LATENT_MODES.get(self.upscaler or LATENT)
 
     def second_size(self, first: Size) -> Size:
         """Return the size of the second stage.

@@ -68,6 +68,7 @@ def test_sizes_follow_a1111(txt2img: Poster, fields: dict[str, Any], size: tuple
         ({"hr_scheduler": "SGM Uniform"}, {"schedule": "SGM Uniform"}),
         ({"hr_sampler_name": "Use same sampler", "hr_scheduler": "Use same scheduler", "hr_cfg": 7}, {}),
         ({"hr_upscaler": "None"}, {"upscaler": "lanczos"}),
+        ({"hr_upscaler": "Latent (bicubic antialiased)"}, {"upscaler": "latent (bicubic antialiased)"}),
         ({"hr_upscaler": "Lanczos"}, {"upscaler": "lanczos"}),
         ({"hr_checkpoint_name": "Use same checkpoint", "hr_additional_modules": ["Use same choices"]}, {}),
     ],
@@ -102,12 +103,15 @@ def test_the_answer_describes_the_request(txt2img: Poster) -> None:
 
 
 def test_the_modes_of_latents_are_listed(txt2img: Poster) -> None:
-    assert txt2img.server.http.get("/sdapi/v1/latent-upscale-modes").json() == [{"name": "Latent"}]
+    names = [mode["name"] for mode in txt2img.server.http.get("/sdapi/v1/latent-upscale-modes").json()]
+    # modules/shared_items.py of A1111 1.10
+    more = ("antialiased", "bicubic", "bicubic antialiased", "nearest", "nearest-exact")
+    assert names == ["Latent", *(f"Latent ({mode})" for mode in more)]
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "an upscaler": ({"hr_upscaler": "R-ESRGAN 4x+"}, "Invalid hr_upscaler 'R-ESRGAN 4x+': expected Latent, None or"),
-    "another mode of latents": ({"hr_upscaler": "Latent (bicubic)"}, "expected Latent, None or one of"),
+    "an upscaler": ({"hr_upscaler": "R-ESRGAN 4x+"}, "Invalid hr_upscaler 'R-ESRGAN 4x+': expected one of Latent, "),
+    "another mode of latents": ({"hr_upscaler": "Latent (sharp)"}, "Latent (nearest-exact), None, "),
     "a small scale": ({"hr_scale": 0.5}, "Invalid hr_scale 0.5: expected a number from 1 to 8"),
     "no number": ({"hr_scale": "x"}, "Invalid hr_scale 'x'"),
     "other proportions": ({"hr_resize_x": 96, "hr_resize_y": 96}, "other proportions would cut a part off"),

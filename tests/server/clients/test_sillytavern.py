@@ -50,7 +50,7 @@ def test_its_lists_of_choices_are_complete(client: Replay) -> None:
     assert {"DDIM", "Euler a"} <= {*names("samplers")}
     assert {"automatic", "normal"} <= {*names("schedulers")}
     assert names("upscalers")[0] == "None"
-    assert names("latent-upscale-modes") == ["Latent"]
+    assert names("latent-upscale-modes")[:2] == ["Latent", "Latent (antialiased)"]
     assert names("sd-vae", "model_name") == names("sd-modules", "model_name") == []
 
 

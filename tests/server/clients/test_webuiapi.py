@@ -9,6 +9,8 @@ import webuiapi
 
 from tests.server.clients.conftest import Replay, base64_picture, picture
 
+LATENTS = {mode.value for mode in webuiapi.HiResUpscaler if mode.value.startswith("Latent")}
+
 
 @pytest.fixture
 def api(client: Replay) -> webuiapi.WebUIApi:
@@ -18,7 +20,7 @@ def api(client: Replay) -> webuiapi.WebUIApi:
 
 def test_its_lists_are_available(api: webuiapi.WebUIApi) -> None:
     assert api.get_sd_vae() == []
-    assert api.get_latent_upscale_modes() == [{"name": "Latent"}]
+    assert {mode["name"] for mode in api.get_latent_upscale_modes()} == LATENTS
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
     assert api.get_hypernetworks() == []
     assert api.get_face_restorers() == []

@@ -11,13 +11,13 @@ from imagegen_core.errors import InvalidRequestError
 from imagegen_core.images.upscaler import LANCZOS
 from imagegen_core.request import VAE_REDUCTION, HiresOptions, Size, shown
 from imagegen_core.request.checks import whole_number
-from imagegen_core.request.hires import MAX_SCALE
+from imagegen_core.request.hires import LATENT_MODES, MAX_SCALE
 from imagegen_core.request.size import MAX_SIDE
 from imagegen_core.server.a1111.prompt_syntax import check_negative_prompt, read_prompt
 from imagegen_core.server.a1111.requests import Target, size_of
 from imagegen_core.server.a1111.sampling import second_sampling_of
 from imagegen_core.server.a1111.strength import second_strength_of
-from imagegen_core.server.a1111.txt2img import LATENT, Txt2ImgBody
+from imagegen_core.server.a1111.txt2img import LATENTS, Txt2ImgBody
 from imagegen_core.server.context import ServerContext
 
 
@@ -46,15 +46,15 @@ def hires_of(body: Txt2ImgBody, context: ServerContext, target: Target) -> Hires
 
 
 def _upscaler(body: Txt2ImgBody, context: ServerContext) -> str | None:
-    """Return the upscaler of the first stage's picture; None enlarges the latents. A1111's ``None`` is Lanczos."""
-    if body.hr_upscaler in ("", LATENT):
-        return None
-    if body.hr_upscaler.casefold() in ("none", LANCZOS.name):
+    """Return the upscaler of the second stage. A1111's ``None`` is Lanczos."""
+    if (mode := body.hr_upscaler.casefold()) in ("", *LATENT_MODES):
+        return mode or None
+    if mode in ("none", LANCZOS.name):
         return LANCZOS.name
     names = context.upscalers.names()
     if body.hr_upscaler not in names:
         raise InvalidRequestError(
-            f"Invalid hr_upscaler {shown(body.hr_upscaler)}: expected {LATENT}, None or one of {', '.join(names)}",
+            f"Invalid hr_upscaler {shown(body.hr_upscaler)}: expected one of {', '.join([*LATENTS, 'None', *names])}",
             "hr_upscaler",
         )
     return body.hr_upscaler

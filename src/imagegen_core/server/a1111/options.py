@@ -35,7 +35,7 @@ class Options:
     Attributes:
         clip_stop_at_last_layers: "Clip skip"; 1 skips no layer.
         mode: Name of a mode; None is the server's default.
-        input_pictures: The options for input pictures and hires that differ from A1111's defaults, by name.
+        input_pictures: The options for input pictures and hires that the caller has set, by name.
     """
 
     clip_stop_at_last_layers: int = 1

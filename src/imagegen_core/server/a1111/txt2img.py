@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from imagegen_core.request.hires import LATENT_MODES
 from imagegen_core.server.a1111.body import LONGEST_NAME, DrawingBody, Whole, refuse_asked
 
-LATENT = "Latent"
-"""A1111's name for the bilinear enlargement of latents; the default."""
+LATENTS = tuple(name.capitalize() for name in LATENT_MODES)
+"""A1111's names for enlargements of latents; the first is the default."""
 _SAME = ("", "None", "Use same checkpoint")
 _UNASKED_OF_HIRES: dict[str, tuple[Any, ...]] = {
     "hr_checkpoint_name": _SAME,
@@ -35,7 +36,7 @@ class Txt2ImgBody(DrawingBody):
     hr_scale: float = 2
     hr_resize_x: Whole = 0
     hr_resize_y: Whole = 0
-    hr_upscaler: str = Field(default=LATENT, max_length=LONGEST_NAME)
+    hr_upscaler: str = Field(default=LATENTS[0], max_length=LONGEST_NAME)
     hr_second_pass_steps: Whole = 0
     hr_sampler_name: str = Field(default="", max_length=LONGEST_NAME)
     hr_scheduler: str = Field(default="", max_length=LONGEST_NAME)
@@ -59,7 +60,7 @@ class Txt2ImgBody(DrawingBody):
                 None if self.hr_negative_prompt in ("", self.negative_prompt) else self.hr_negative_prompt
             ),
             "Hires steps": self.hr_second_pass_steps or None,
-            "Hires upscaler": self.hr_upscaler or LATENT,
+            "Hires upscaler": self.hr_upscaler or LATENTS[0],
         }
 
     def check(self, parameters: Collection[str] = ()) -> None:
