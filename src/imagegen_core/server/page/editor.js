@@ -10,7 +10,7 @@ const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDo
 
 const at = (id) => document.getElementById(id);
 const [dialog, stage, sheet, layer, mask, cursor] = ["editor", "stage", "sheet", "layer", "mask", "cursor"].map(at);
-const size = at("brush-size");
+const width = at("brush-width");
 
 let bitmap = null;
 let history = []; // of lists of strokes, the last is shown
@@ -29,7 +29,7 @@ export function edit(input) {
   }
   at("shown").getContext("2d").drawImage(bitmap, 0, 0);
   const longer = Math.max(bitmap.width, bitmap.height);
-  Object.assign(size, { max: Math.ceil(longer / 2), value: Math.ceil(longer / 10) });
+  Object.assign(width, { max: Math.ceil(longer / 2), value: Math.ceil(longer / 10) });
   cursor.hidden = true;
   dialog.showModal();
   fit();
@@ -49,7 +49,7 @@ export function prepare() {
   for (const name of ["pointerup", "pointercancel"]) {
     stage.addEventListener(name, end);
   }
-  size.addEventListener("input", redraw);
+  width.addEventListener("input", redraw);
   at("undo").addEventListener("click", undo);
   at("clear").addEventListener("click", () => remember([]));
   dialog.addEventListener("keydown", (event) => {
@@ -106,7 +106,7 @@ function paintByKey(event) {
   if (event.key === " ") {
     remember([...history.at(-1), newStroke(false)]);
   } else if (right || down) {
-    const step = Math.max(1, Number(size.value) / 2);
+    const step = Math.max(1, Number(width.value) / 2);
     spot = {
       x: Math.min(Math.max(0, spot.x + right * step), bitmap.width),
       y: Math.min(Math.max(0, spot.y + down * step), bitmap.height),
@@ -120,7 +120,7 @@ function paintByKey(event) {
 
 function newStroke(erases) {
   const tool = dialog.querySelector("[name=tool]:checked").value;
-  return { erases: erases || tool === "eraser", size: Number(size.value), points: [[spot.x, spot.y]] };
+  return { erases: erases || tool === "eraser", size: Number(width.value), points: [[spot.x, spot.y]] };
 }
 
 function remember(strokes) {
@@ -139,7 +139,10 @@ function redraw() {
   drawStrokes(mask, history.at(-1));
   at("undo").disabled = history.length === 1;
   at("clear").disabled = history.at(-1).length === 0;
-  at("brush-size-value").value = `${size.value} px`;
+  if (document.activeElement.disabled) {
+    stage.focus(); // else the keyboard focus is lost
+  }
+  at("brush-width-value").value = `${width.value} px`;
 }
 
 /* The sides */
@@ -211,7 +214,7 @@ function lay() {
 }
 
 function showCursor() {
-  const diameter = Number(size.value) * view.scale;
+  const diameter = Number(width.value) * view.scale;
   move(cursor, view.x + spot.x * view.scale, view.y + spot.y * view.scale, diameter, diameter);
   cursor.hidden = false;
 }
