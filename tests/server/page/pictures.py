@@ -52,8 +52,7 @@ def post(page: Page) -> dict[str, Any]:
     """Press Draw; return the posted request."""
     with page.expect_request("**/v1/jobs") as posted:
         page.get_by_role("button", name="Draw", exact=True).click()
-    request: dict[str, Any] = posted.value.post_data_json
-    return request
+    return dict(posted.value.post_data_json or {})
 
 
 def download(page: Page) -> bytes:

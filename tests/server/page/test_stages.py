@@ -52,7 +52,7 @@ def test_vary_draws_around_a_picture(open_page: Callable[..., Page]) -> None:
         page.keyboard.press("Control+Enter")
         with page.expect_request(lambda request: request.method == "POST" and request != first.value) as second:
             pass
-    requests = [posted.value.post_data_json for posted in (first, second)]
+    requests = [dict(posted.value.post_data_json or {}) for posted in (first, second)]
     assert [request["seed"] for request in requests] == [2**60, 2**60]
     seeds = [request["variation"]["seed"] for request in requests]
     assert seeds[1] == seeds[0] + 1
