@@ -30,9 +30,10 @@ export async function take(blob, name) {
   const bitmap = await createImageBitmap(blob).catch(() => {
     throw new InputError(`${name} cannot be read as a picture: take a PNG, JPEG, WebP, BMP or GIF`);
   });
-  const { strength, sides, size } = wanted ?? { strength: null, sides: NO_SIDES, size: null };
+  const replaces = wanted === null;
+  const { strength, sides } = wanted ?? { strength: null, sides: NO_SIDES };
   show({ blob, name, bitmap, strokes: [], sides, strength });
-  takeSize(sizeOf(bitmap, sides), size === null);
+  takeSize(sizeOf(bitmap, sides), replaces);
 }
 
 /** Begin as an earlier picture did: `input` is an earlier `source()`. */
@@ -41,10 +42,10 @@ export function restore(input) {
   takeSize(input === null ? "" : sizeOf(input.bitmap, input.sides), false);
 }
 
-/** Use a recipe's strength, sides and size for the next picture that is taken. */
-export function expect({ strength, outpaint, width, height }) {
+/** Take the input away; if the recipe began with a picture, the next picture has its strength, sides and size. */
+export function expect({ image, strength, outpaint }) {
   restore(null);
-  wanted = { strength: strength ?? null, sides: { ...NO_SIDES, ...outpaint }, size: `${width}x${height}` };
+  wanted = image ? { strength: strength ?? null, sides: { ...NO_SIDES, ...outpaint } } : null;
 }
 
 /** Return the fields of the request. */
