@@ -31,12 +31,22 @@ class PictureEncoder:
         self._vae, self._bring = vae, bring
         self._kept: OrderedDict[tuple[str, int | None], Tensor] = OrderedDict()
 
-    def encode(self, pixels: Tensor, tile: int | None) -> Parts[Tensor]:
+    def check(self) -> None:
+        """Refuse a VAE without an encoder.
+
+        Raises:
+            ImagegenError: It has none.
+        """
+        if getattr(self._vae, "encoder", None) is None:
+            raise ImagegenError("This checkpoint's VAE has no encoder: set VAE_PATH to a whole VAE, or give no image")
+
+    def encode(self, pixels: Tensor, tile: int | None, *, is_kept: bool = True) -> Parts[Tensor]:
         """Encode a picture, one block of the network at a time.
 
         Args:
             pixels: Values from -1 to 1 in fp32 on the CPU, [1, 3, height, width].
             tile: The side of the tiles in pixels; None encodes in one piece.
+            is_kept: Whether to keep the moments for the next request with this picture.
 
         Returns:
             The moments [1, 2 * channels, height / 8, width / 8], in the VAE's dtype; a tiny VAE's latents.
@@ -44,6 +54,8 @@ class PictureEncoder:
         Raises:
             ImagegenError: The VAE has no encoder, or the moments are not finite even in fp32.
         """
+        if not is_kept:
+            return (yield from self._encoded(pixels, tile))
         key = hashlib.sha256(f"{tuple(pixels.shape)}".encode() + pixels.numpy().tobytes()).hexdigest(), tile
         if key not in self._kept:
             self._kept[key] = yield from self._encoded(pixels, tile)
@@ -70,8 +82,7 @@ class PictureEncoder:
 
     def _encoded(self, pixels: Tensor, tile: int | None) -> Parts[Tensor]:
         vae = self._vae
-        if getattr(vae, "encoder", None) is None:
-            raise ImagegenError("This checkpoint's VAE has no encoder: set VAE_PATH to a whole VAE, or give no image")
+        self.check()
         self._bring()
         if is_tiny(vae):
             weight = next(vae.encoder.parameters())

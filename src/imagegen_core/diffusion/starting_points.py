@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYetError
 from functools import cached_property
 from typing import Any
 
@@ -31,10 +30,9 @@ from imagegen_core.diffusion.starting_point import (
 from imagegen_core.errors import InvalidRequestError, PictureError
 from imagegen_core.models.networks.channels import Extra
 from imagegen_core.numerics import NumericsPlan
-from imagegen_core.parts import Parts
+from imagegen_core.parts import Parts, awaited
 from imagegen_core.request import ResolvedRequest, Size
 
-_WAIT = 0.002  # seconds to wait for Pillow before other requests take their turn
 _THREADS = 2
 _STRENGTH = 0.8  # the default with an image; with a mask it is 1
 
@@ -111,12 +109,48 @@ class StartingPoints:
             started = noised(scheduler, content, drawn, scheduler.timesteps[first])
         if masks:
             pixels = _pixels(canvas, request.size) * (mask < 0.5)  # noqa: PLR2004 - as in diffusers
-            around = yield from self._encoded(pixels, generator, numerics, request.size)
+            around = yield from self.encoded(pixels, generator, numerics, request.size)
             return StartingPoint(started, first, canvas, None, torch.cat([shrunk, around], dim=1))
         if not paints or latents is None:
             return StartingPoint(started, first, canvas)
         self._encoder.skip(drawn.shape, generator)  # diffusers draws the masked picture's latents, and drops them
         return StartingPoint(started, first, canvas, Painting(shrunk, latents, drawn))
+
+    def encoded(
+        self,
+        pixels: Tensor,
+        generator: torch.Generator,
+        numerics: NumericsPlan,
+        size: Size,
+        *,
+        is_kept: bool = True,
+    ) -> Parts[Tensor]:
+        """Encode a picture, and draw its latents from the generator, in parts.
+
+        Args:
+            pixels: Values from -1 to 1 in fp32 on the CPU, [1, 3, height, width].
+            generator: The generator for all noise of the picture.
+            numerics: The numerics plan, for the tiles of the VAE.
+            size: The picture's size.
+            is_kept: Whether the picture may come again.
+
+        Returns:
+            Latents in the network's scale and precision, [1, channels, height / 8, width / 8].
+
+        Raises:
+            ImagegenError: The VAE has no encoder, or its results are not finite.
+            OutOfMemoryError: The memory is too small.
+        """
+        moments = yield from self._moments(pixels, numerics, size, is_kept=is_kept)
+        return self._encoder.sample(moments, generator).to(self._device, self._dtype)
+
+    def check_encodes(self) -> None:
+        """Refuse a VAE without an encoder.
+
+        Raises:
+            ImagegenError: It has none.
+        """
+        self._encoder.check()
 
     def _check(self, request: ResolvedRequest) -> None:
         """Refuse fields that belong to other checkpoints."""
@@ -143,37 +177,29 @@ class StartingPoints:
 
     def _canvas(self, request: ResolvedRequest) -> Parts[Canvas]:
         """Prepare the pictures on another thread: Pillow may take longer than a step of others."""
-        future = self._threads.submit(Canvas.of, request)
-        while True:
-            try:
-                return future.result(_WAIT)
-            except NotYetError:
-                yield
-            except PictureError as error:
-                mask = request.mask is not None and str(error).partition(":")[0].endswith(request.mask.name)
-                raise InvalidRequestError(str(error), "mask" if mask else "image") from error
+        try:
+            return (yield from awaited(self._threads.submit(Canvas.of, request)))
+        except PictureError as error:
+            mask = request.mask is not None and str(error).partition(":")[0].endswith(request.mask.name)
+            raise InvalidRequestError(str(error), "mask" if mask else "image") from error
 
     def _latents(
         self, canvas: Canvas, request: ResolvedRequest, generator: torch.Generator, numerics: NumericsPlan
     ) -> Parts[Tensor]:
         """Encode the picture; with the resize ``latent``, at its own size."""
         own = Size(*canvas.image.size)
-        latents = yield from self._encoded(_pixels(canvas, own), generator, numerics, own)
+        latents = yield from self.encoded(_pixels(canvas, own), generator, numerics, own)
         if own == request.size:
             return latents
         reduction = own.height // latents.shape[-2]
         sides = (request.size.height // reduction, request.size.width // reduction)
         return enlarged(latents, sides)
 
-    def _encoded(self, pixels: Tensor, generator: torch.Generator, numerics: NumericsPlan, size: Size) -> Parts[Tensor]:
-        moments = yield from self._moments(pixels, numerics, size)
-        return self._encoder.sample(moments, generator).to(self._device, self._dtype)
-
-    def _moments(self, pixels: Tensor, numerics: NumericsPlan, size: Size) -> Parts[Tensor]:
+    def _moments(self, pixels: Tensor, numerics: NumericsPlan, size: Size, *, is_kept: bool = True) -> Parts[Tensor]:
         tile = numerics.tile_of(size)
         check_encoding_fits(self._vae, size, piece(size, tile), self._device)
         with memory_errors(size):
-            return (yield from self._encoder.encode(pixels, tile))
+            return (yield from self._encoder.encode(pixels, tile, is_kept=is_kept))
 
     def _edited(
         self,
