@@ -12,7 +12,7 @@ from tests.server.page.actions import HAS_PLAYWRIGHT, done, expect_form, file, f
 from tests.server.page.pictures import download, pixels, post
 
 if HAS_PLAYWRIGHT:
-    from playwright.sync_api import Page, expect
+    from playwright.sync_api import Page, Request, expect
 
 _SMALL = {"Prompt": "a lake", "Size": "64x64", "Steps": "2", "Seed": "3"}
 
@@ -48,24 +48,22 @@ def test_vary_draws_around_a_picture(open_page: Callable[..., Page]) -> None:
     expect_form(page, {"Prompt": "a lake", "Seed": str(2**60), "Variation": "0.2", "Variation seed": ""})
     expect(page.get_by_role("button", name="Draw", exact=True)).to_be_focused()
     fill(page, {"Count": "2"})
-    with page.expect_request("**/v1/jobs") as first:
-        page.keyboard.press("Control+Enter")
-        with page.expect_request(lambda request: request.method == "POST" and request != first.value) as second:
-            pass
-    requests = [dict(posted.value.post_data_json or {}) for posted in (first, second)]
+    posted: list[Request] = []
+    page.on("request", lambda request: posted.append(request) if request.method == "POST" else None)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("figure[data-state=done]")).to_have_count(3)
+    requests = [dict(request.post_data_json or {}) for request in posted]
     assert [request["seed"] for request in requests] == [2**60, 2**60]
     seeds = [request["variation"]["seed"] for request in requests]
     assert seeds[1] == seeds[0] + 1
     assert {request["variation"]["strength"] for request in requests} == {0.2}
-    expect(page.locator("figure[data-state=done]")).to_have_count(3)
-    expect(figure).to_contain_text(f"Seed {2**60}")
 
 
 def test_recipe_with_unknown_options_is_told(open_page: Callable[..., Page], worker: Worker) -> None:
     page = open_page()
-    hires, variation = HiresOptions(size="96x64", steps=3), Variation(resize_from="32x32")
+    hires, variation = HiresOptions(size="96x64", steps=3), Variation(strength=0.5, resize_from="32x32")
     picture = generate("a lake", size="64x64", num_inference_steps=1, hires=hires, variation=variation, worker=worker)
     page.get_by_label("Load a PNG's recipe").set_input_files(file(picture.png))
     expect(page.get_by_text('It was drawn with hires {"size":"96x64","steps":3}')).to_be_visible()
     expect(page.get_by_text('It was drawn with variation {"resize_from":"32x32"}')).to_be_visible()
-    expect_form(page, {"Second stage": "", "Variation": ""})
+    expect_form(page, {"Second stage": "", "Variation": "0.5", "Variation seed": "0"})

@@ -4,10 +4,9 @@ import { supports } from "./capabilities.js";
 import { fillParameters, parameters } from "./parameters.js";
 
 const VARIATION = 0.2; // the strength that the page proposes
-const UNSET = [
-  ...["guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"],
-  ...["resize", "inpaint", "image_guidance_scale", "micro_conditioning"],
-];
+const UNSET = ["guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"].concat(
+  ["resize", "inpaint", "image_guidance_scale", "micro_conditioning"], // of requests with pictures
+);
 
 const form = document.getElementById("form");
 const settings = document.getElementById("settings");
@@ -59,11 +58,7 @@ export function fill(recipe) {
   const passes = Math.min(recipe.upscalings?.length ?? 0, 3);
   fields.superres.checked = passes > 0;
   fields.superres_magnitude.value = passes || 1;
-  fillHires(recipe.hires, missing);
-  const { seed = "", strength = "", ...others } = recipe.variation ?? {};
-  fields["variation.seed"].value = seed;
-  fields["variation.strength"].value = strength;
-  missing.push(...unset("variation", others));
+  missing.push(...fillHires(recipe.hires ?? {}), ...fillVariation(recipe.variation ?? {}));
   if (recipe.clip_skip) {
     missing.push(`It was drawn with clip skip ${recipe.clip_skip}, which this page does not set.`);
   }
@@ -174,20 +169,27 @@ function counted(seed, number) {
   return /^-?\d+$/.test(seed) ? String(BigInt(seed) + BigInt(number)) : seed;
 }
 
-function fillHires(given, missing) {
-  const { scale = "", strength = "", ...others } = given ?? {};
+function fillHires(given) {
+  const { scale = "", strength = "", ...others } = given;
   const offered = choose(fields["hires.scale"], String(scale));
   fields["hires.strength"].value = offered ? strength : "";
-  missing.push(...unset("hires", offered ? others : given));
+  return unset("hires", offered && supports("hires") ? others : given);
+}
+
+function fillVariation(given) {
+  const { strength = "", seed = strength && 0, ...others } = given;
+  fields["variation.strength"].value = strength;
+  fields["variation.seed"].value = seed;
+  return unset("variation", supports("variation") ? others : given);
 }
 
 /** Return a sentence if a recipe has a value that the page does not set. */
 function unset(name, value) {
-  if (value === undefined || value === null || Object.keys(value).length === 0 && typeof value === "object") {
+  const isObject = typeof value === "object" && value !== null;
+  if (value === undefined || value === null || (isObject && Object.keys(value).length === 0)) {
     return [];
   }
-  const shown = typeof value === "object" ? JSON.stringify(value) : value;
-  return [`It was drawn with ${name} ${shown}, which this page does not set.`];
+  return [`It was drawn with ${name} ${isObject ? JSON.stringify(value) : value}, which this page does not set.`];
 }
 
 /** Select an option, and return whether it exists. Before the options are loaded, remember the name. */

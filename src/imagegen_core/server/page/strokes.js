@@ -1,4 +1,4 @@
-/** The strokes of a mask: {erases, size, points}, in pixels of the picture. */
+/** The strokes of a mask, {erases, size, points} in pixels of the picture: draw them, and make a mask of them. */
 
 const COLOR = "rgb(255 40 110)";
 const VISIBLE = 0.55; // the opacity of the mask over the picture
