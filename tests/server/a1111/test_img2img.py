@@ -64,7 +64,9 @@ def test_the_default_strength_is_that_of_a1111(img2img: Poster) -> None:
 
 def test_the_option_for_exact_steps_is_heeded(img2img: Poster, plain: Any) -> None:
     fields = {"steps": 4, "denoising_strength": 0.7, "cfg_scale": 1, "seed": 80}
-    pixels = img2img.draw(**fields, override_settings={"img2img_fix_steps": True})
+    answer = img2img.answer(**fields, override_settings={"img2img_fix_steps": True})
+    pixels, info = pixels_of(answer["images"][0]), json.loads(answer["info"])
+    assert (info["steps"], "Steps: 4, " in info["infotexts"][0]) == (4, True)
     assert img2img.steps_of(80) == 4
     assert difference(pixels, expected(plain, img2img, picture(), drawn=4, steps=5, seed=80)) <= 1
 

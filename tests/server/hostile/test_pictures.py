@@ -30,7 +30,8 @@ def _send(server: Attacked, route: str, data: bytes) -> httpx.Response:
     if route == "/superres":
         return httpx.post(f"{server.url}{route}", files={"file": ("a", data)}, timeout=LIMIT)
     text = base64.b64encode(data).decode()
-    return httpx.post(f"{server.url}{route}", json={"image": text, "init_images": [text]}, timeout=LIMIT)
+    body = {"init_images": [text]} if route.endswith("img2img") else {"image": text}
+    return httpx.post(f"{server.url}{route}", json=body, timeout=LIMIT)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ def answer_of(body: DrawingBody, drawn: Sequence[Drawn], card: ModelCard) -> byt
         drawn: The pictures, at least one, all of the same size.
         card: The model's card, with the name from ``sd-models``.
     """
-    pictures = [with_details(each.picture.png, body.details) for each in drawn]
+    details = body.details and {**({} if body.steps is None else {"Steps": body.steps}), **body.details}
+    pictures = [with_details(each.picture.png, details) for each in drawn]
     images = [base64.b64encode(png).decode() for png, _ in pictures] if body.send_images else []
     info = json.dumps(_info(body, drawn, [text for _, text in pictures], card))
     return json.dumps({"images": images, "parameters": body.parameters, "info": info}).encode()
@@ -65,7 +66,7 @@ def _info(body: DrawingBody, drawn: Sequence[Drawn], texts: Sequence[str], card:
         "height": height,
         "sampler_name": asked.scheduler or card.sampler or "",
         "cfg_scale": asked.guidance_scale,
-        "steps": asked.num_inference_steps,
+        "steps": asked.num_inference_steps if body.steps is None else body.steps,
         "batch_size": body.batch_size,
         "restore_faces": False,
         "face_restoration_model": None,
