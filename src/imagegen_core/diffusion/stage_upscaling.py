@@ -96,6 +96,12 @@ class StageUpscaling:
             self._loaded[name] = yield from awaited(self._threads.submit(self._load, self._described(name)))
         return self._loaded[name]
 
+    @property
+    def memory_bytes(self) -> int:
+        """The memory of the loaded networks' weights, in bytes."""
+        upscalers = [loaded.upscaler for loaded in [*self._loaded.values()]]
+        return sum(upscaler.weight_bytes for upscaler in upscalers if isinstance(upscaler, NetworkUpscaler))
+
     def loaded(self, name: str) -> LoadedUpscaler:
         """Return an upscaler that is loaded."""
         return self._loaded[name]
