@@ -72,7 +72,8 @@ class LoadedUpscaler:
 class StageUpscaling:
     """Loads a worker's upscalers on first use, and enlarges pictures between two stages.
 
-    Networks compute on the worker's thread, one tile at a time. Other upscalers and Pillow have threads of their own.
+    Networks compute on the worker's thread, some layers at a time. Upscalers without `enlarge_in_parts` and Pillow have
+    a thread of their own.
     """
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
