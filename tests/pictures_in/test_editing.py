@@ -42,6 +42,11 @@ def test_it_also_draws_without_a_picture(editor: Pair) -> None:
     assert editor.draw(size="64x48", guidance_scale=4.0).shape == (48, 64, 3)
 
 
+def test_a_strength_of_1_means_all_steps(editor: Pair) -> None:
+    fields: dict[str, Any] = {"image": picture(), "guidance_scale": 4.0}
+    assert (editor.draw(strength=1.0, **fields) == editor.draw(**fields)).all()
+
+
 @pytest.mark.parametrize(
     "fields", [{"mask": mask()}, {"outpaint": OutpaintOptions(left=8)}, {"strength": 0.5}, {"resize": "latent"}]
 )

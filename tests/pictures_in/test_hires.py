@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from imagegen_core import HiresOptions, InvalidRequestError, Job, LocalEngine, StepDone, read_recipe
+from imagegen_core import HiresOptions, InvalidRequestError, Job, LocalEngine, StepDone, Variation, read_recipe
 from tests.pictures_in.conftest import Pair, ask, difference, mask, picture
 
 SAMPLERS = ["LCM", "Euler", "Euler a", "DPM++ 2M", "Heun", "DDIM"]
 
 
 def expected(pair: Pair, sampler: str, size: tuple[int, int], **second: Any) -> Any:
-    """Draw with a plain text-to-image and a plain image-to-image pipeline, by one generator."""
-    generator = torch.Generator("cpu").manual_seed(7)
+    """Draw with a plain text-to-image and a plain image-to-image pipeline, by one generator; `fresh` begins it anew."""
+    generator, fresh = torch.Generator("cpu").manual_seed(7), second.pop("fresh", False)
     fields: dict[str, Any] = {"guidance_scale": 3.0, "generator": generator}
     first, then = pair.plain(""), pair.plain("Img2Img")
     schedulers = pair.worker._schedulers
@@ -25,8 +25,11 @@ def expected(pair: Pair, sampler: str, size: tuple[int, int], **second: Any) -> 
         pipe.scheduler = copy.deepcopy(schedulers._prototype(*schedulers._find(sampler, None)).scheduler)
     shape = {"width": 64, "height": 48, "num_inference_steps": 4, "output_type": "latent"}
     latents = first("a lake at dawn", **shape, **fields).images
-    larger = torch.nn.functional.interpolate(latents, size=(size[1] // 8, size[0] // 8), mode="bilinear")
+    mode = second.pop("mode", {"mode": "bilinear"})
+    larger = torch.nn.functional.interpolate(latents, size=(size[1] // 8, size[0] // 8), **mode)
     prompt = second.pop("prompt", "a lake at dawn")
+    if fresh:
+        generator.manual_seed(7)
     result = then(prompt, image=larger, output_type="np", **{"num_inference_steps": 4, **second}, **fields).images[0]
     return (result * 255).round().astype(np.uint8)
 
@@ -37,6 +40,39 @@ def test_pictures_equal_two_plain_pipelines(pair: Pair, sampler: str) -> None:
     hires = HiresOptions(scale=1.5, strength=0.6)
     drawn = pair.draw(size="64x48", scheduler=sampler, guidance_scale=3.0, hires=hires)
     assert difference(drawn, plain) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        # modules/shared_items.py of A1111 1.10
+        ("latent (antialiased)", {"mode": "bilinear", "antialias": True}),
+        ("latent (bicubic)", {"mode": "bicubic"}),
+        ("latent (bicubic antialiased)", {"mode": "bicubic", "antialias": True}),
+        ("latent (nearest)", {"mode": "nearest"}),
+        ("latent (nearest-exact)", {"mode": "nearest-exact"}),
+    ],
+)
+def test_latents_are_enlarged_in_a1111s_ways(pair: Pair, name: str, mode: dict[str, Any]) -> None:
+    plain = expected(pair, "Euler", (56, 72), strength=0.6, mode=mode)
+    hires = HiresOptions(size="56x72", strength=0.6, upscaler=name)
+    assert difference(pair.draw(size="64x48", scheduler="Euler", guidance_scale=3.0, hires=hires), plain) <= 1
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a"])
+def test_fresh_noise_begins_the_generator_anew(pair: Pair, sampler: str) -> None:
+    plain = expected(pair, sampler, (96, 72), strength=0.6, fresh=True)
+    hires = HiresOptions(scale=1.5, strength=0.6, fresh_noise=True)
+    drawn = pair.draw(size="64x48", scheduler=sampler, guidance_scale=3.0, hires=hires)
+    assert difference(drawn, plain) <= 1
+    other = pair.draw(size="64x48", scheduler=sampler, guidance_scale=3.0, hires=HiresOptions(scale=1.5, strength=0.6))
+    assert difference(drawn, other) > 1
+
+
+def test_fresh_noise_has_the_variation(pair: Pair) -> None:
+    fields = {"size": "64x48", "hires": HiresOptions(scale=1.5, steps=1, strength=1.0, fresh_noise=True)}
+    plain, varied = (pair.draw(variation=Variation(seed=8, strength=share), **fields) for share in (0.0, 0.3))
+    assert difference(plain, varied) > 1
 
 
 def test_the_second_stage_has_its_own_size_steps_and_prompt(pair: Pair) -> None:

@@ -52,19 +52,26 @@ class Running:
 StartServer = Callable[..., Running]
 
 
+@contextlib.contextmanager
+def running(tiny_worker: Any, queue_limit: int = 64, **settings: Any) -> Iterator[Running]:
+    """Run a server with a worker and given settings."""
+    worker = Watched(tiny_worker)
+    engine = LocalEngine(worker, previews=True, queue_limit=queue_limit)
+    with contextlib.ExitStack() as stack:
+        stack.callback(engine.close, drain=False)
+        app = create_app(Settings.load(environ={}, **settings), engine)
+        url = stack.enter_context(listening(app, ConnectionLimits.of(app.state.context.settings)))
+        http = stack.enter_context(httpx.Client(base_url=url, timeout=LIMIT))
+        yield Running(url, app, worker, engine, http)
+
+
 @pytest.fixture
 def serve(tiny_worker: Any) -> Iterator[StartServer]:
     """Return a function that starts servers with given settings; they stop after the test."""
     with contextlib.ExitStack() as stack:
 
         def start(queue_limit: int = 64, **settings: Any) -> Running:
-            worker = Watched(tiny_worker)
-            engine = LocalEngine(worker, previews=True, queue_limit=queue_limit)
-            stack.callback(engine.close, drain=False)
-            app = create_app(Settings.load(environ={}, **settings), engine)
-            url = stack.enter_context(listening(app, ConnectionLimits.of(app.state.context.settings)))
-            http = stack.enter_context(httpx.Client(base_url=url, timeout=LIMIT))
-            return Running(url, app, worker, engine, http)
+            return stack.enter_context(running(tiny_worker, queue_limit, **settings))
 
         yield start
 

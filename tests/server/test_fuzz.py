@@ -29,8 +29,8 @@ from imagegen_core.images.png import encode_png
 from imagegen_core.request import ResolvedRequest
 from imagegen_core.samplers import OwnScheduler
 from imagegen_core.server import create_app
-from imagegen_core.server.a1111 import Txt2ImgBody
-from imagegen_core.server.a1111.pictures import ExtraBody
+from imagegen_core.server.a1111 import Img2ImgBody, Txt2ImgBody
+from imagegen_core.server.a1111.extras import ExtraBatchBody
 from imagegen_core.server.openai import EditBody, ImagesBody, VariationBody
 from imagegen_core.server.schemas import GenerateBody
 from tests.repetitions import FACTOR
@@ -120,18 +120,22 @@ ROUTES = (
     ("POST", "/v1/images/edits"),
     ("POST", "/v1/images/variations"),
     ("POST", "/sdapi/v1/txt2img"),
+    ("POST", "/sdapi/v1/img2img"),
     ("POST", "/sdapi/v1/options"),
     ("POST", "/sdapi/v1/extra-single-image"),
+    ("POST", "/sdapi/v1/extra-batch-images"),
     ("POST", "/sdapi/v1/png-info"),
     ("PUT", "/storage/key"),
 )
+_IMAGE = base64.b64encode(encode_png(np.zeros((8, 8, 3), np.uint8), {})).decode()
 FIELDS = [
     *GenerateBody.model_fields,
     *ImagesBody.model_fields,
     *EditBody.model_fields,
     *VariationBody.model_fields,
     *Txt2ImgBody.model_fields,
-    *ExtraBody.model_fields,
+    *Img2ImgBody.model_fields,
+    *ExtraBatchBody.model_fields,
 ]
 _values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["64x64", "a star", "png"]),
@@ -147,7 +151,8 @@ _values = st.recursive(
     query=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="#"), max_size=20),
 )
 def test_random_fields(address: str, method: str, path: str, fields: Any, query: str) -> None:
-    body = json.dumps({"prompt": "a star", "size": "8x8", "image": "iVBORw0KGgo=", **fields})
+    pictures = {"image": "iVBORw0KGgo=", "init_images": [_IMAGE], "enable_hr": True, "hr_upscaler": "Latent"}
+    body = json.dumps({"prompt": "a star", "size": "8x8", **pictures, **fields})
     response = httpx.request(
         method, f"{address}{path}", params=query, content=body.encode(), headers=_json(), timeout=LIMIT
     )

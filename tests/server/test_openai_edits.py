@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,13 @@ import openai
 import pytest
 from PIL import Image
 
-from imagegen_core import GenerateRequest, Job, read_recipe
+from imagegen_core import GenerateRequest, Job, Settings, SettingsError, read_recipe
 from imagegen_core.request import Size
+from imagegen_core.server import create_app
+from imagegen_core.server.openai import EditBody, ImagesBody, VariationBody
+from imagegen_core.server.openai.models import mode_of
 from imagegen_core.server.openai.sizes import fitting_size
+from tests.modes import make_zoo
 from tests.server.conftest import Running, StartServer
 
 SHORT: dict[str, Any] = {"seed": 7, "num_inference_steps": 2}
@@ -247,6 +252,20 @@ def test_generations_name_the_route_for_pictures(server: Running) -> None:
     )
 
 
+def test_edits_take_every_field_of_a_request() -> None:
+    assert {*GenerateRequest.model_fields} <= {*EditBody.model_fields}
+    picture_fields = {"image", "mask", "strength", "resize", "image_guidance_scale", "inpaint", "outpaint"}
+    assert {*GenerateRequest.model_fields} - {*ImagesBody.model_fields} == picture_fields
+
+
+def test_null_fields_count_as_missing(server: Running) -> None:
+    image = base64.b64encode(encoded(picture())).decode()
+    for route, body in (("edits", EditBody), ("variations", VariationBody)):
+        fields: dict[str, Any] = dict.fromkeys(body.model_fields)
+        response = server.http.post(f"/v1/images/{route}", json=fields | {"prompt": "a star", "image": image})
+        assert response.status_code == 200, response.text
+
+
 def test_generations_take_the_fields_of_the_request(client: openai.OpenAI, tiny_worker: Any) -> None:
     more = {"variation": {"seed": 3, "strength": 0.4}, "hires": {"scale": 1.5}, "clip_skip": 1}
     response = client.images.generate(prompt="a star", size="64x64", extra_body=SHORT | more)
@@ -281,3 +300,23 @@ def test_aliases_are_models(serve: StartServer) -> None:
             assert client.images.edit(image=encoded(picture()), prompt="a star", model=name, extra_body=SHORT).data
         with pytest.raises(openai.NotFoundError, match="the setting IMAGEGEN_MODEL_ALIASES adds a name"):
             client.images.edit(image=encoded(picture()), prompt="a star", model="gpt-image-2")
+
+
+def test_an_alias_names_a_mode(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    zoo = make_zoo(tmp_path_factory.mktemp("zoo"))
+
+    def context(*aliases: str) -> Any:
+        return create_app(zoo.settings(tmp_path, model_aliases=aliases)).state.context
+
+    named = context("gpt-image-1", "dall-e-2 = other", "inked=other")
+    assert [mode_of(name, named).name for name in ("gpt-image-1", "dall-e-2", "inked")] == ["plain", "other", "inked"]
+    with pytest.raises(SettingsError, match="the alias 'dall-e-2=none' is for no mode; expected one of plain, inked"):
+        context("dall-e-2=none")
+
+
+@pytest.mark.parametrize(
+    ("aliases", "sentence"), [("=plain", "'=plain' is not an alias"), ("a,a=b", "'a' stands there")]
+)
+def test_a_wrong_alias_is_refused(aliases: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        Settings.load(environ={"IMAGEGEN_MODEL_ALIASES": aliases})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from imagegen_core.parameter import Parameter
 from imagegen_core.request import InpaintOptions
 from imagegen_core.server.form_fields import values_of
 from tests.engine.faults import Gate
-from tests.server.conftest import Running, StartServer
+from tests.server.conftest import LIMIT, Running, StartServer
 from tests.server.test_openai_edits import encoded, picture, white
 
 FIELDS: dict[str, Any] = {"prompt": "a star", "seed": 7, "num_inference_steps": 2}
@@ -142,6 +143,19 @@ def test_a_form_is_a_job_whose_idempotency_ignores_the_boundary(server: Running)
     )
     assert (first.status_code, other.status_code) == (202, 409)
     assert first.json()["id"] == again.json()["id"]
+
+
+def test_hanging_up_cancels_a_form(server: Running) -> None:
+    server.worker.before["step"] = gate = Gate(shut=True)
+    fields = FIELDS | {"num_inference_steps": 40}
+    request = server.http.build_request("POST", "/generate", data=fields, files={"image": IMAGE})
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"POST /generate HTTP/1.1\r\n{head}\r\n".encode() + request.read())
+        assert gate.reached.wait(LIMIT)
+    gate.open()
+    server.until(lambda: server.report().cancelled)
 
 
 def test_a_form_needs_no_picture_and_prompts_may_be_empty(server: Running) -> None:

@@ -154,7 +154,9 @@ class Beginnings:
 
     def _enter(self, worker: DiffusionWorker, state: Denoising, stage: Stage, larger: Tensor | None = None) -> None:
         """Begin a stage of a state, with the latents of its enlarged picture if there are any."""
-        stage.begin(state, larger, worker.initial_latents(stage.request.size, state.generator))
+        if state.request.hires.fresh_noise:
+            state.generator = torch.Generator("cpu").manual_seed(state.request.seed)
+        stage.begin(state, larger, first_noise(stage.request, state.generator, worker.initial_latents))
         self._begin_extensions(state)
 
     def _enlarged(
@@ -196,7 +198,7 @@ class Beginnings:
 
     def _upscaler(self, request: ResolvedRequest, second: ResolvedRequest | None) -> Parts[LoadedUpscaler | None]:
         """Load the upscaler before a second stage, if the request names one, and check its way to the size."""
-        if second is None or request.hires.upscaler is None:
+        if second is None or request.hires.upscaler is None or request.hires.latent_mode:
             return None
         self._starting_points.check_encodes()
         upscaler = yield from self._upscaling.load(request.hires.upscaler)

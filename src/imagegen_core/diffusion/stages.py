@@ -12,6 +12,7 @@ from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.stage_upscaling import LoadedUpscaler
 from imagegen_core.diffusion.starting_point import StartingPoint, enlarged, first_step, noised, skip_steps
 from imagegen_core.request import ResolvedRequest
+from imagegen_core.request.hires import LATENT, LATENT_MODES
 
 if TYPE_CHECKING:
     from imagegen_core.diffusion.denoising import Denoising
@@ -66,7 +67,8 @@ class Stage:
             noise: The first noise of this stage, in the shape of its latents.
         """
         timestep = self.scheduler.timesteps[self.first]
-        clean = enlarged(state.latents, noise.shape) if larger is None else larger
+        mode, antialias = state.request.hires.latent_mode or LATENT_MODES[LATENT]
+        clean = enlarged(state.latents, noise.shape, mode, antialias=antialias) if larger is None else larger
         latents = noised(self.scheduler, clean, noise, timestep)
         state.asked, state.request, state.scheduler = state.request, self.request, self.scheduler
         state.conditionings, state.step_options = self.conditionings, self.step_options

@@ -82,9 +82,16 @@ def skip_steps(scheduler: Any, count: int) -> int:
     return first
 
 
-def enlarged(latents: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return latents at another size [..., height, width], bilinearly as A1111's upscaler ``Latent``."""
-    larger = torch.nn.functional.interpolate(latents.float(), size=tuple(shape[-2:]), mode="bilinear")
+def enlarged(latents: Tensor, shape: Sequence[int], mode: str = "bilinear", *, antialias: bool = False) -> Tensor:
+    """Return latents at another size [..., height, width], as A1111's upscalers ``Latent`` do.
+
+    Args:
+        latents: The latents.
+        shape: A shape that ends with the new height and width.
+        mode: The mode of ``torch.nn.functional.interpolate``.
+        antialias: Whether it smooths before it shrinks.
+    """
+    larger = torch.nn.functional.interpolate(latents.float(), size=tuple(shape[-2:]), mode=mode, antialias=antialias)
     return larger.to(latents.dtype)
 
 

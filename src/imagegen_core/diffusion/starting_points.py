@@ -165,7 +165,7 @@ class StartingPoints:
         given = {
             "mask": request.mask is not None,
             "outpaint": bool(request.outpaint),
-            "strength": request.strength is not None,
+            "strength": request.strength not in (None, 1.0),
             "resize": request.resize == "latent",
         }
         if wrong := [name for name, is_given in given.items() if is_given]:

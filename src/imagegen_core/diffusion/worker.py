@@ -312,7 +312,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         if self._recipes is None:
             return {}
         name = request.hires.upscaler
-        upscaler = None if name is None else self._upscaling.loaded(name)
+        upscaler = None if name is None or request.hires.latent_mode else self._upscaling.loaded(name)
         sampling = self._schedulers.names(request.scheduler, request.schedule)
         return to_text(self._recipes.recipe(request, sampling, upscaler))
 

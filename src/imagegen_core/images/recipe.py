@@ -324,7 +324,7 @@ def _infotext(recipe: Recipe) -> str:
         "Version": f"imagegen {recipe.versions['imagegen-core']}" if "imagegen-core" in recipe.versions else None,
     }
     negative = f"\nNegative prompt: {recipe.negative_prompt}" if recipe.negative_prompt else ""
-    stated = ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items() if value is not None)
+    stated = ", ".join(f"{key}: {quoted(value)}" for key, value in values.items() if value is not None)
     return f"{recipe.prompt}{negative}\n{stated}".strip()
 
 
@@ -340,7 +340,7 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _quoted(value: object) -> str:
+def quoted(value: object) -> str:
     """Quote a value like ``quote`` in A1111's ``modules/infotext_utils.py``."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if any(sign in text for sign in ",\n:") else text

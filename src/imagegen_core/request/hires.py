@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 from imagegen_core.errors import InvalidRequestError
-from imagegen_core.request.checks import number, shown, text, whole_number
+from imagegen_core.request.checks import flag, number, shown, text, whole_number
 from imagegen_core.request.picture_options import Options
 from imagegen_core.request.size import VAE_REDUCTION, Size
 
 MAX_SCALE = 8.0
 LATENT = "latent"
-"""The name of enlarging latents, beside the names of upscalers."""
+"""The name of the default, beside the names of upscalers: latents are enlarged bilinearly."""
+LATENT_MODES: Mapping[str, tuple[str, bool]] = {
+    LATENT: ("bilinear", False),
+    "latent (antialiased)": ("bilinear", True),
+    "latent (bicubic)": ("bicubic", False),
+    "latent (bicubic antialiased)": ("bicubic", True),
+    "latent (nearest)": ("nearest", False),
+    "latent (nearest-exact)": ("nearest-exact", False),
+}
+"""How latents are enlarged, by A1111's names: the mode of ``torch.nn.functional.interpolate``, and its antialiasing."""
 
 
 class HiresOptions(Options):
     """A second stage at a larger size; `scale` or `size` turns it on.
 
-    The latents of the first stage are enlarged bilinearly, get noise, and are denoised again. With an upscaler, the
-    first stage's picture is enlarged instead, and encoded again.
+    The latents of the first stage are enlarged, get noise, and are denoised again. With an upscaler, the first stage's
+    picture is enlarged instead, and encoded again.
 
     Attributes:
         scale: The factor of both sides, 1 to 8; the sides are rounded down to multiples of 8.
@@ -30,7 +40,9 @@ class HiresOptions(Options):
         prompt: Its prompt.
         negative_prompt: Its negative prompt.
         upscaler: The upscaler of the first stage's picture: a plugin's name, ``lanczos``, or the name of the configured
-            file; None or ``latent`` enlarges the latents.
+            file; None or ``latent`` enlarges the latents bilinearly, and other names of `LATENT_MODES` in other ways.
+        fresh_noise: Whether the second stage begins the random numbers of the request's seed anew, with its variation,
+            as A1111 does; else it continues those of the first stage.
     """
 
     scale: float | None = None
@@ -42,6 +54,7 @@ class HiresOptions(Options):
     prompt: str | None = None
     negative_prompt: str | None = None
     upscaler: str | None = None
+    fresh_noise: bool = False
 
     @classmethod
     def of(cls, value: object) -> Self:
@@ -60,6 +73,7 @@ class HiresOptions(Options):
             size=None if given.size is None else str(Size.parse(given.size, "hires.size")),
             steps=None if given.steps is None else whole_number("hires.steps", given.steps, low=1),
             strength=number("hires.strength", given.strength, 1.0) or 0.0,
+            fresh_noise=flag("hires.fresh_noise", given.fresh_noise),
             **{name: None if value is None else text(f"hires.{name}", value) for name, value in texts.items()},
         )
         if checked.scale is not None and checked.size is not None:
@@ -86,6 +100,11 @@ class HiresOptions(Options):
 
     def __bool__(self) -> bool:
         return self.scale is not None or self.size is not None
+
+    @property
+    def latent_mode(self) -> tuple[str, bool] | None:
+        """How latents are enlarged, as in `LATENT_MODES`; None if an upscaler enlarges the picture."""
+        return LATENT_MODES.get(self.upscaler or LATENT)
 
     def second_size(self, first: Size) -> Size:
         """Return the size of the second stage.

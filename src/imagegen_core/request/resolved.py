@@ -82,7 +82,7 @@ class ResolvedRequest:
             negative_prompt=self.negative_prompt if hires.negative_prompt is None else hires.negative_prompt,
             image=None,
             resize=None,
-            variation=Variation(),
+            variation=self.variation if hires.fresh_noise else Variation(),
             hires=HiresOptions(),
         )
 

@@ -74,8 +74,13 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
 
 def app_of(context: ServerContext) -> FastAPI:
-    """Build the application around its routes' shared context."""
+    """Build the application around its routes' shared context.
+
+    Raises:
+        SettingsError: An alias of `Settings.model_aliases` is for a mode that does not exist.
+    """
     settings = context.settings
+    openai.check_aliases(context)
     app = FastAPIOffline(  # its documentation pages load no scripts from other hosts
         title="imagegen",
         version=installed_version("imagegen-core") or "unknown",

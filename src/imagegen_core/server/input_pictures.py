@@ -44,9 +44,7 @@ async def read_pictures(given: Mapping[str, Any], context: ServerContext, caller
         InvalidRequestError: See `with_pictures`.
     """
     found = {name: await _found(name, value, context, caller) for name, value in given.items() if value is not None}
-    if found:
-        await anyio.to_thread.run_sync(_check, found, context)
-    return found
+    return await anyio.to_thread.run_sync(_read, found, context) if found else {}
 
 
 async def _found(field: str, value: object, context: ServerContext, caller: str) -> InputPicture:
@@ -79,11 +77,14 @@ async def _stored(field: str, key: str, context: ServerContext, caller: str) -> 
     return data
 
 
-def _check(pictures: Mapping[str, InputPicture], context: ServerContext) -> None:
-    """Read the pictures' headers, and refuse large pictures."""
+def _read(pictures: Mapping[str, InputPicture], context: ServerContext) -> dict[str, InputPicture]:
+    """Return the pictures as bytes with their headers read, and refuse large pictures; base64 is not kept."""
+    read = {}
     for field, picture in pictures.items():
         try:
-            size = picture.size
+            read[field] = InputPicture(picture.data, picture.name)
+            size = read[field].size
         except PictureError as error:
             raise InvalidRequestError(str(error), field) from error
         context.limits.check_picture(field, *size)
+    return read

@@ -17,6 +17,7 @@ _BODIES = {
     "EditBody": False,
     "VariationBody": False,
     "Txt2ImgBody": True,
+    "Img2ImgBody": True,
 }
 """The bodies with plugins' fields, and whether they take fields that nobody declares."""
 _FORMS = {"GenerateBody": "GenerateForm", "EditBody": "EditForm", "VariationBody": "VariationForm"}

@@ -10,6 +10,7 @@ from fastapi import Request
 from imagegen_core.engine import Ticket
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest
+from imagegen_core.server.input_pictures import with_pictures
 from imagegen_core.server.waiting import drawn_all
 
 if TYPE_CHECKING:
@@ -59,5 +60,6 @@ class Pictures:
         A ticket goes on when the client hangs up; `Ticket.cancel` ends it.
         """
         found = self._context.mode_manager.modes.find(mode)
-        completed = [self._context.complete(request, found) for request in requests]
+        read = [await with_pictures(request, self._context, self._caller) for request in requests]
+        completed = [self._context.complete(request, found) for request in read]
         return self._context.submit_all(await self._context.final(completed, found), self._caller, found)

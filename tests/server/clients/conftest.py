@@ -64,6 +64,16 @@ def picture(text: str) -> Image.Image:
     return image
 
 
+def base64_picture(width: int = 64, height: int = 64, mode: str = "RGB") -> str:
+    """Return a base64 PNG with a bright square in its middle; in ``RGBA``, the rest is transparent."""
+    image = Image.new(mode, (width, height))
+    white = Image.new(mode, (width // 2, height // 2), "white")
+    image.paste(white, (width // 4, height // 4))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
 def encoded(kind: str = "PNG") -> bytes:
     """Return a client's picture of 48x56 pixels."""
     buffer = io.BytesIO()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 from typing import Any
 
-from tests.server.clients.conftest import Replay, picture, small
+from tests.server.clients.conftest import Replay, base64_picture, picture, small
 
 BODY: dict[str, Any] = {
     "prompt": "a castle on a hill",
@@ -50,3 +50,16 @@ def test_it_draws_and_reads_the_pictures_metadata(client: Replay) -> None:
     assert picture(text.split(",", 1)[0]).size == (64, 64)
     png_info = client.post("/sdapi/v1/png-info", {"image": f"data:image/png;base64,{text}"})
     assert "Seed: 1234567" in png_info["info"]
+
+
+def test_it_draws_from_a_picture(client: Replay) -> None:
+    image = {"init_images": [f"data:image/png;base64,{base64_picture()}"], "denoising_strength": "0.75"}
+    response = client.post("/sdapi/v1/img2img", small(BODY) | image)
+    assert picture(response["images"][0]).size == (64, 64)
+
+
+def test_half_a_step_of_hires_is_cut_off(client: Replay) -> None:
+    hires = {"enable_hr": True, "hr_upscaler": "Latent", "hr_scale": "1.5", "hr_second_pass_steps": 12.5}
+    response = client.post("/sdapi/v1/txt2img", small(BODY) | hires | {"denoising_strength": "0.75"})
+    assert picture(response["images"][0]).size == (96, 96)
+    assert "Hires steps: 12, " in client.post("/sdapi/v1/png-info", {"image": response["images"][0]})["info"]

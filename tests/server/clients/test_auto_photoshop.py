@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.clients.conftest import Replay, picture, small
+from tests.server.clients.conftest import Replay, base64_picture, picture, small
 
 UNIT: dict[str, Any] = {
     "enabled": False,
@@ -78,3 +78,14 @@ def test_an_enabled_controlnet_unit_is_refused(client: Replay, fields: dict[str,
     response = client.http.post("/sdapi/v1/txt2img", json=small(BODY) | {"alwayson_scripts": scripts})
     assert response.status_code == 422
     assert response.json()["detail"] == "There is no script 'controlnet' here: leave it out, or switch it off"
+
+
+def test_it_draws_from_a_layer_with_its_weight_of_the_mask(client: Replay) -> None:
+    body = small(BODY) | {"mode": "inpaint", "init_images": [base64_picture()], "inpainting_fill": 1}
+    masked = body | {"mask": base64_picture(mode="L"), "inpaint_full_res": False, "mask_expansion": 0}
+    assert client.post("/sdapi/v1/options", {"inpainting_mask_weight": 0.5}) is None
+    assert picture(client.post("/sdapi/v1/img2img", body)["images"][0]).size == (64, 64)
+    refused = client.http.post("/sdapi/v1/img2img", json=masked)
+    assert (refused.status_code, "inpainting_mask_weight is 0.5" in refused.json()["detail"]) == (422, True)
+    assert client.post("/sdapi/v1/options", {"inpainting_mask_weight": 1}) is None
+    assert picture(client.post("/sdapi/v1/img2img", masked)["images"][0]).size == (64, 64)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.server.clients.conftest import Replay, picture, small
+import pytest
+
+from tests.server.clients.conftest import Replay, base64_picture, picture, small
 
 BODY: dict[str, Any] = {
     "prompt": "a castle on a hill",
@@ -31,6 +33,20 @@ BODY: dict[str, Any] = {
     "denoising_strength": 0.75,
     "alwayson_scripts": {},
 }
+IMAGE: dict[str, Any] = {
+    **BODY,
+    "override_settings": {"sd_model_checkpoint": "other", "sd_vae": "Automatic", "img2img_color_correction": False},
+    "CYANIC": {"results_below_layer_uuid": None},
+    "init_images": [base64_picture()],
+}
+INPAINT: dict[str, Any] = {
+    **IMAGE,
+    "mask_blur": 4,
+    "inpainting_mask_invert": 0,
+    "inpainting_fill": 1,
+    "inpaint_full_res": 0,
+    "inpaint_full_res_padding": 32,
+}
 
 
 def test_it_connects_and_reads_its_lists(client: Replay) -> None:
@@ -52,6 +68,7 @@ def test_it_connects_and_reads_its_lists(client: Replay) -> None:
     assert options["sd_model_checkpoint"] in [model["title"] for model in models]
     assert options["sd_vae"] == "Automatic"
     assert options.get("sd_model_refiner", "").lower() == "none"
+    assert options.get("img2img_color_correction", True) is False  # its own default would be refused
 
 
 def test_it_draws_with_the_checkpoint_of_its_request(client: Replay) -> None:
@@ -70,3 +87,38 @@ def test_a_style_in_the_prompt_draws_the_same_as_its_name(client: Replay) -> Non
     plain = client.post("/sdapi/v1/txt2img", fixed | {"styles": ["None"]})
     pixels = [picture(response["images"][0]).tobytes() for response in (by_text, by_name, plain)]
     assert pixels[0] == pixels[1] != pixels[2]
+
+
+def test_it_draws_from_the_canvas(client: Replay) -> None:
+    response = client.post("/sdapi/v1/img2img", small(IMAGE))
+    assert picture(response["images"][0]).size == (64, 64)
+    assert json.loads(response["info"])["sd_model_name"] == "other"
+
+
+@pytest.mark.parametrize("area", [0, 1])
+def test_it_paints_a_layers_opaque_part(client: Replay, area: int) -> None:
+    body = small(INPAINT) | {"mask": base64_picture(mode="RGBA"), "inpaint_full_res": area, "mask_blur": 0}
+    drawn = picture(client.post("/sdapi/v1/img2img", body)["images"][0]).convert("RGB")
+    original = picture(INPAINT["init_images"][0])
+    assert drawn.crop((0, 0, 64, 16)).tobytes() == original.crop((0, 0, 64, 16)).tobytes()
+    assert drawn.crop((16, 16, 48, 48)).tobytes() != original.crop((16, 16, 48, 48)).tobytes()
+
+
+def test_its_colour_correction_is_refused_with_a_reason(client: Replay) -> None:
+    body = small(IMAGE) | {"override_settings": {"img2img_color_correction": True}}
+    response = client.http.post("/sdapi/v1/img2img", json=body)
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith("The option img2img_color_correction is True, and img2img draws here")
+
+
+def test_its_hires_has_the_canvas_size(client: Replay) -> None:
+    hires = {"enable_hr": True, "hr_upscaler": "Latent", "hr_resize_x": 128, "hr_resize_y": 96}
+    body = small(BODY) | hires | {"width": 64, "height": 48, "override_settings": {}}
+    assert picture(client.post("/sdapi/v1/txt2img", body)["images"][0]).size == (128, 96)
+
+
+def test_a_refiner_is_refused_by_name(client: Replay) -> None:
+    body = small(BODY) | {"refiner_checkpoint": "other", "refiner_switch_at": 0.8}
+    response = client.http.post("/sdapi/v1/txt2img", json=body)
+    assert response.status_code == 422
+    assert "refiner_checkpoint='other' is nothing this server does" in response.json()["detail"]

@@ -50,7 +50,7 @@ def test_its_lists_of_choices_are_complete(client: Replay) -> None:
     assert {"DDIM", "Euler a"} <= {*names("samplers")}
     assert {"automatic", "normal"} <= {*names("schedulers")}
     assert names("upscalers")[0] == "None"
-    assert names("latent-upscale-modes") == []
+    assert names("latent-upscale-modes")[:2] == ["Latent", "Latent (antialiased)"]
     assert names("sd-vae", "model_name") == names("sd-modules", "model_name") == []
 
 
@@ -75,3 +75,12 @@ def test_its_settings_are_applied(client: Replay) -> None:
     info = json.loads(response["info"])
     assert (info["seed"], info["clip_skip"], info["sampler_name"]) == (7, 2, "Euler a")
     assert "Clip skip: 2" in info["infotexts"][0]
+
+
+def test_hires_is_drawn_with_its_choices(client: Replay) -> None:
+    fields = {"enable_hr": True, "hr_scale": 1.5, "hr_second_pass_steps": 1, "sampler_name": "Euler a"}
+    response = client.post("/sdapi/v1/txt2img", small(BODY | fields), **AUTH)
+    assert picture(response["images"][0]).size == (96, 96)
+    unknown = client.http.post("/sdapi/v1/txt2img", json=small(BODY | fields | {"hr_upscaler": "R-ESRGAN 4x+"}))
+    assert unknown.status_code == 422
+    assert unknown.json()["detail"].startswith("Invalid hr_upscaler 'R-ESRGAN 4x+': ")

@@ -7,7 +7,9 @@ from urllib.parse import urlsplit
 import pytest
 import webuiapi
 
-from tests.server.clients.conftest import Replay
+from tests.server.clients.conftest import Replay, base64_picture, picture
+
+LATENTS = {mode.value for mode in webuiapi.HiResUpscaler if mode.value.startswith("Latent")}
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def api(client: Replay) -> webuiapi.WebUIApi:
 
 def test_its_lists_are_available(api: webuiapi.WebUIApi) -> None:
     assert api.get_sd_vae() == []
-    assert api.get_latent_upscale_modes() == []
+    assert {mode["name"] for mode in api.get_latent_upscale_modes()} == LATENTS
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
     assert api.get_hypernetworks() == []
     assert api.get_face_restorers() == []
@@ -43,3 +45,34 @@ def test_units_without_a_model_have_no_effect(api: webuiapi.WebUIApi) -> None:
     off = {"controlnet_units": [webuiapi.ControlNetUnit()], "adetailer": [webuiapi.ADetailer()]}
     assert api.txt2img(prompt="a castle", width=64, height=64, alwayson_scripts={}).image.size == (64, 64)
     assert api.txt2img(prompt="a castle", width=64, height=64, alwayson_scripts={}, **off).image.size == (64, 64)
+
+
+def test_an_image_is_drawn_again(api: webuiapi.WebUIApi) -> None:
+    image = picture(base64_picture(80, 64))
+    result = api.img2img(images=[image], prompt="a castle", seed=7, width=64, height=64, alwayson_scripts={})
+    assert result.image.size == (64, 64)
+    assert result.info["denoising_strength"] == 0.75
+    assert result.parameters["init_images"] is None
+    scaled = api.img2img(images=[image], resize_mode=3, prompt="a castle", width=64, height=64, alwayson_scripts={})
+    assert scaled.image.size == (64, 64)
+
+
+def test_a_part_is_painted_with_its_defaults(api: webuiapi.WebUIApi) -> None:
+    image, mask = picture(base64_picture(80, 64)), picture(base64_picture(80, 64, "L"))
+    result = api.img2img(images=[image], mask_image=mask, width=64, height=64, mask_blur=0, alwayson_scripts={})
+    assert result.image.size == (80, 64)  # only the masked part is drawn, and the image keeps its size
+    assert result.image.crop((0, 0, 16, 16)).tobytes() == image.crop((0, 0, 16, 16)).tobytes()
+
+
+def test_pictures_are_enlarged_by_hires(api: webuiapi.WebUIApi) -> None:
+    result = api.txt2img(prompt="a castle", width=64, height=64, enable_hr=True, hr_scale=1.5, alwayson_scripts={})
+    assert result.image.size == (96, 96)
+    assert result.info["extra_generation_params"]["Hires upscaler"] == "Latent"
+    resized = api.txt2img(prompt="a castle", width=64, height=64, enable_hr=True, hr_resize_x=80, alwayson_scripts={})
+    assert resized.image.size == (80, 80)
+
+
+def test_extra_seeds_are_reported(api: webuiapi.WebUIApi) -> None:
+    extra = {"subseed": 3, "subseed_strength": 0.2, "batch_size": 2, "alwayson_scripts": {}}
+    result = api.txt2img(prompt="a castle", seed=7, width=64, height=64, **extra)
+    assert (result.info["all_seeds"], result.info["all_subseeds"]) == ([7, 7], [3, 4])

@@ -193,7 +193,7 @@ def test_other_content_types_are_refused(http: httpx.Client, path: str, kind: st
     if path in FORMS:
         is_form = kind.startswith("multipart/form-data")
         assert response.status_code == (400 if is_form else 415)
-        sentence = "This route takes JSON or a form: send application/json or multipart/form-data"
+        sentence = "This route takes JSON or a form: send the body as application/json or multipart/form-data"
         assert is_form or _message(response) == sentence
         return
     assert response.status_code == 415

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imagegen_core.server.a1111 import Txt2ImgBody
-from imagegen_core.server.a1111.pictures import ExtraBody
+from imagegen_core.server.a1111.extras import ExtraBody
 from imagegen_core.server.openai import EditBody, ImagesBody
 from imagegen_core.server.schemas import GenerateBody
 from tests.server.hostile.conftest import PROMPTLY, Attacked

@@ -29,10 +29,13 @@ def whole_webp() -> bytes:
 def _send(server: Attacked, route: str, data: bytes) -> httpx.Response:
     if route == "/superres":
         return httpx.post(f"{server.url}{route}", files={"file": ("a", data)}, timeout=LIMIT)
-    return httpx.post(f"{server.url}{route}", json={"image": base64.b64encode(data).decode()}, timeout=LIMIT)
+    text = base64.b64encode(data).decode()
+    return httpx.post(f"{server.url}{route}", json={"image": text, "init_images": [text]}, timeout=LIMIT)
 
 
-@pytest.mark.parametrize("route", ["/sdapi/v1/png-info", "/sdapi/v1/extra-single-image", "/superres"])
+@pytest.mark.parametrize(
+    "route", ["/sdapi/v1/png-info", "/sdapi/v1/extra-single-image", "/sdapi/v1/img2img", "/superres"]
+)
 def test_six_huge_pictures_at_once_take_little_memory(attacked: Attacked, whole_webp: bytes, route: str) -> None:
     before = attacked.memory
     with attacked.watch() as health, ThreadPoolExecutor(6) as clients:

@@ -49,7 +49,8 @@ def tab_until(page: Page, name: str) -> list[str]:
     return names
 
 
-def drop(page: Page, data: bytes) -> None:
+def drop(page: Page, data: bytes, zone: str) -> None:
+    """Drag a file over the page, and drop it on the zone with this text."""
     transfer = page.evaluate_handle(
         """(text) => {
             const bytes = Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
@@ -60,7 +61,8 @@ def drop(page: Page, data: bytes) -> None:
         base64.b64encode(data).decode(),
     )
     page.dispatch_event("body", "dragover", {"dataTransfer": transfer})
-    page.dispatch_event("body", "drop", {"dataTransfer": transfer})
+    page.get_by_text(zone).dispatch_event("drop", {"dataTransfer": transfer})
+    expect(page.get_by_text(zone)).to_be_hidden()
 
 
 def file(data: bytes) -> Any:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from imagegen_core import Settings, load_worker
+from imagegen_core.worker import Worker
 from tests.server.page.actions import HAS_PLAYWRIGHT
 from tests.waiting import free_port, until_answered
 
@@ -41,6 +43,12 @@ def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server with the demo model."""
     with serving(tmp_path_factory.mktemp("page")) as address:
         yield address
+
+
+@pytest.fixture(scope="package")
+def worker() -> Worker:
+    """The server's model in this process, to draw the same requests in Python."""
+    return load_worker(settings=Settings(model="demo", device="cpu", dtype="fp32"))
 
 
 @pytest.fixture(scope="package")

@@ -25,7 +25,7 @@ def test_page_works_with_the_keyboard_alone(open_page: Callable[..., Page]) -> N
     expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
     page.keyboard.type("a lake")
     names = tab_until(page, "Draw")
-    assert names == ["Negative prompt", "Draw"]
+    assert names == ["Negative prompt", "Choose a picture", "Draw"]
     assert page.locator(":focus").evaluate("button => getComputedStyle(button).outlineStyle") == "solid"
     later_names = tab_until(page, "Load a PNG's recipe")
     assert later_names[1:-1] == [
@@ -36,6 +36,8 @@ def test_page_works_with_the_keyboard_alone(open_page: Callable[..., Page]) -> N
         "Sampler",
         "Noise schedule",
         "Style",
+        "Second stage",
+        "Variation",
         "Count",
         "Upscale",
     ]

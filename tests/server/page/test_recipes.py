@@ -36,7 +36,7 @@ def test_downloaded_picture_restores_its_recipe(open_page: Callable[..., Page]) 
 
     page.reload()
     expect(page.get_by_label("Sampler").get_by_role("option", name="Euler a")).to_have_count(1)
-    drop(page, picture)
+    drop(page, picture, "Load its recipe")
     expect_form(page, expected | {"Sampler": "Euler a"})
     expect(page.get_by_text("The form has the recipe of lake.png.")).to_be_visible()
 

@@ -1,4 +1,4 @@
-"""The response of A1111's ``txt2img``: the pictures and their details."""
+"""The response of A1111's ``txt2img`` and ``img2img``: the pictures and their details."""
 
 from __future__ import annotations
 
@@ -6,35 +6,51 @@ import base64
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from imagegen_core.hosting.model_card import ModelCard
-from imagegen_core.images.recipe import A1111_CHUNK
 from imagegen_core.picture import Picture
-from imagegen_core.picture_files.decode import read_text
-from imagegen_core.request import GenerateRequest
-from imagegen_core.server.a1111.body import Txt2ImgBody
+from imagegen_core.request import GenerateRequest, Size
+from imagegen_core.server.a1111.body import DrawingBody
+from imagegen_core.server.a1111.infotext import with_details
 
 
-def answer_of(body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Picture], card: ModelCard) -> bytes:
-    """Build the JSON response of ``txt2img``. It is slow: it encodes the pictures and reads their text.
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture with its request.
+
+    Attributes:
+        picture: The picture.
+        request: The completed request.
+    """
+
+    picture: Picture
+    request: GenerateRequest
+
+
+def answer_of(body: DrawingBody, drawn: Sequence[Drawn], card: ModelCard) -> bytes:
+    """Build the JSON response. It is slow: it encodes the pictures and reads their text.
 
     Args:
         body: The client's request body.
-        asked: The completed request.
-        pictures: The pictures, at least one, all of the same size.
+        drawn: The pictures, at least one, all of the same size.
         card: The model's card, with the name from ``sd-models``.
     """
-    images = [base64.b64encode(picture.png).decode() for picture in pictures] if body.send_images else []
-    info = json.dumps(_info(body, asked, pictures, card))
+    pictures = [with_details(each.picture.png, body.details) for each in drawn]
+    images = [base64.b64encode(png).decode() for png, _ in pictures] if body.send_images else []
+    info = json.dumps(_info(body, drawn, [text for _, text in pictures], card))
     return json.dumps({"images": images, "parameters": body.parameters, "info": info}).encode()
 
 
-def _info(body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Picture], card: ModelCard) -> dict[str, Any]:
+def _info(body: DrawingBody, drawn: Sequence[Drawn], texts: Sequence[str], card: ModelCard) -> dict[str, Any]:
     """Return the fields of ``Processed.js`` in A1111's ``modules/processing.py``."""
-    count, seeds = len(pictures), [picture.seed for picture in pictures]
-    width, height = pictures[0].size
+    count, seeds = len(drawn), [each.picture.seed for each in drawn]
+    asked = drawn[0].request
+    width, height = _asked_sides(drawn[0])
+    subseeds = [each.request.variation.seed if body.subseed_strength else -1 for each in drawn]
+    details = {name: value for name, value in body.details.items() if value is not None}
     return {
         "prompt": body.prompt,
         "all_prompts": [body.prompt] * count,
@@ -42,9 +58,9 @@ def _info(body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Picture]
         "all_negative_prompts": [body.negative_prompt] * count,
         "seed": seeds[0],
         "all_seeds": seeds,
-        "subseed": -1,
-        "all_subseeds": [-1] * count,
-        "subseed_strength": 0,
+        "subseed": subseeds[0],
+        "all_subseeds": subseeds,
+        "subseed_strength": body.subseed_strength,
         "width": width,
         "height": height,
         "sampler_name": asked.scheduler or card.sampler or "",
@@ -57,15 +73,23 @@ def _info(body: Txt2ImgBody, asked: GenerateRequest, pictures: Sequence[Picture]
         "sd_model_hash": "",
         "sd_vae_name": None,
         "sd_vae_hash": None,
-        "seed_resize_from_w": -1,
-        "seed_resize_from_h": -1,
-        "denoising_strength": None,
-        "extra_generation_params": {},
+        "seed_resize_from_w": body.seed_resize_from_w,
+        "seed_resize_from_h": body.seed_resize_from_h,
+        "denoising_strength": details.get("Denoising strength"),
+        "extra_generation_params": details,
         "index_of_first_image": 0,
-        "infotexts": [read_text(picture.png).get(A1111_CHUNK, "") for picture in pictures],
+        "infotexts": list(texts),
         "styles": body.named_styles,
         "job_timestamp": time.strftime("%Y%m%d%H%M%S"),
         "clip_skip": asked.clip_skip + 1,
         "is_using_inpainting_conditioning": False,
         "version": f"imagegen {version('imagegen-core')}",
     }
+
+
+def _asked_sides(drawn: Drawn) -> tuple[int, int]:
+    """Return the size of the first stage, also if the picture has another size."""
+    if "size" not in drawn.request.model_fields_set:
+        return drawn.picture.size
+    size = Size.parse(drawn.request.size)
+    return size.width, size.height

@@ -1,11 +1,12 @@
-"""The request body of A1111's ``txt2img``, with a check for unsupported features."""
+"""The fields common to A1111's ``txt2img`` and ``img2img``, with a check for unsupported features."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Annotated, Any
+import math
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, FailFast, Field
+from pydantic import BeforeValidator, ConfigDict, FailFast, Field
 
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.request import shown
@@ -13,30 +14,24 @@ from imagegen_core.server.a1111.scripts import check_scripts
 from imagegen_core.server.body import Body
 
 MOST_PICTURES = 16
+LONGEST_NAME = 256  # characters
 _MOST_STYLES = 64
-_LONGEST_NAME = 256  # characters
 _LONGEST_LIST = 10_000  # characters; a list of timesteps can replace a schedule's name
-# Unsupported features, with the values that leave them off.
-_UNASKED: dict[str, tuple[Any, ...]] = {
-    "enable_hr": (False,),
-    "subseed_strength": (0,),
-    "seed_resize_from_h": (0, -1),
-    "seed_resize_from_w": (0, -1),
-    "restore_faces": (False,),
-    "tiling": (False,),
-    "script_name": ("", "None"),
-    "refiner_checkpoint": ("", "None", "none"),
-    "s_min_uncond": (0,),
-    "firstpass_image": ("",),
-    "infotext": ("",),
-    "disable_extra_networks": (False,),
-}
 
 
-class Txt2ImgBody(Body):
+def _whole(value: object) -> object:
+    """Cut the fraction of a number off, as A1111's pydantic 1 does for whole numbers."""
+    return int(value) if isinstance(value, float) and math.isfinite(value) else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""A whole number; clients also send numbers such as 12.5, and A1111 takes 12."""
+
+
+class DrawingBody(Body):
     """A1111's fields with an effect here; `check` refuses unsupported features, and ignores unknown fields.
 
-    Sources: ``StableDiffusionProcessingTxt2Img`` in ``modules/processing.py``, and ``modules/api/models.py``.
+    Sources: ``StableDiffusionProcessing`` in ``modules/processing.py``, and ``modules/api/models.py``.
     SD.Next adds ``clip_skip``.
     """
 
@@ -45,29 +40,45 @@ class Txt2ImgBody(Body):
         json_schema_extra={"examples": [{"prompt": "a red circle on a blue background", "steps": 4, "cfg_scale": 1}]},
     )
 
+    UNASKED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "restore_faces": (False,),
+        "tiling": (False,),
+        "script_name": ("", "None"),
+        "refiner_checkpoint": ("", "None", "none"),
+        "s_min_uncond": (0,),
+        "infotext": ("",),
+        "disable_extra_networks": (False,),
+    }
+    """Unsupported features, with the values that leave them off."""
+
     prompt: str = ""
     negative_prompt: str = ""
     styles: Annotated[
-        list[Annotated[str, Field(max_length=_LONGEST_NAME)] | None],
+        list[Annotated[str, Field(max_length=LONGEST_NAME)] | None],
         FailFast(),
         Field(default_factory=list, max_length=_MOST_STYLES),
     ]
-    seed: int = -1
-    sampler_name: str | None = Field(default=None, max_length=_LONGEST_NAME)
-    sampler_index: str | None = Field(default=None, max_length=_LONGEST_NAME)
+    seed: Whole = -1
+    subseed: Whole = -1
+    subseed_strength: float = 0
+    seed_resize_from_h: Whole = -1
+    seed_resize_from_w: Whole = -1
+    sampler_name: str | None = Field(default=None, max_length=LONGEST_NAME)
+    sampler_index: str | None = Field(default=None, max_length=LONGEST_NAME)
     scheduler: str | None = Field(default=None, max_length=_LONGEST_LIST)
-    batch_size: int = Field(default=1, ge=1, le=MOST_PICTURES)
-    n_iter: int = Field(default=1, ge=1, le=MOST_PICTURES)
-    steps: int | None = None
+    batch_size: Whole = Field(default=1, ge=1, le=MOST_PICTURES)
+    n_iter: Whole = Field(default=1, ge=1, le=MOST_PICTURES)
+    steps: Whole | None = None
     cfg_scale: float | None = None
     eta: float | None = None
     s_churn: float | None = None
     s_tmin: float | None = None
     s_tmax: float | None = None
     s_noise: float | None = None
-    width: int | None = None
-    height: int | None = None
-    clip_skip: int | None = None
+    width: Whole | None = None
+    height: Whole | None = None
+    denoising_strength: float = 0.75
+    clip_skip: Whole | None = None
     override_settings: dict[str, Any] = Field(default_factory=dict)
     alwayson_scripts: dict[str, Any] = Field(default_factory=dict)
     send_images: bool = True
@@ -87,6 +98,11 @@ class Txt2ImgBody(Body):
         """The fields of the response; scripts are left out, because they are all off."""
         return self.model_dump(exclude={"alwayson_scripts", *(self.model_extra or ())})
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """The further values of A1111's ``extra_generation_params``, by its names; None is left out."""
+        return {}
+
     def declared(self, parameters: Collection[str]) -> dict[str, Any]:
         """Return the values of plugins' parameters."""
         return {name: value for name, value in (self.model_extra or {}).items() if name in parameters}
@@ -100,11 +116,7 @@ class Txt2ImgBody(Body):
         Raises:
             InvalidRequestError: The request uses such a feature; the message names the field or the script.
         """
-        extra = self.model_extra or {}
-        for field, unasked in _UNASKED.items():
-            if field in extra and extra[field] not in unasked and field not in parameters:
-                value = extra[field] if isinstance(extra[field], str) else shown(extra[field])
-                raise InvalidRequestError(f"{field}={value[:64]!r} is nothing this server does: leave it out", field)
+        refuse_asked(self.UNASKED, self.model_extra or {}, parameters)
         if (count := self.batch_size * self.n_iter) > MOST_PICTURES:
             raise InvalidRequestError(
                 f"Invalid n_iter {shown(self.n_iter)}: {count} pictures, and this server draws at most "
@@ -112,3 +124,22 @@ class Txt2ImgBody(Body):
                 "n_iter",
             )
         check_scripts(self.alwayson_scripts)
+
+
+def refuse_asked(
+    unasked: Mapping[str, tuple[Any, ...]], given: Mapping[str, Any], parameters: Collection[str] = ()
+) -> None:
+    """Refuse unsupported features.
+
+    Args:
+        unasked: The features, with the values that leave them off.
+        given: The fields of a request.
+        parameters: The names of fields to skip.
+
+    Raises:
+        InvalidRequestError: A field has another value.
+    """
+    for field, values in unasked.items():
+        if field in given and given[field] not in values and field not in parameters:
+            value = given[field] if isinstance(given[field], str) else shown(given[field])
+            raise InvalidRequestError(f"{field}={value[:64]!r} is nothing this server does: leave it out", field)

@@ -32,11 +32,12 @@ def options_with(context: ServerContext, caller: str, given: Mapping[str, Any]) 
 
 def told_options(context: ServerContext, caller: str) -> dict[str, Any]:
     """Return a caller's options by A1111's names; a client can post them back without effect."""
-    mode = mode_of(context, caller)
-    return {name: values[0] for name, values in fixed_options(_vae(context)).items()} | {
+    mode, options = mode_of(context, caller), context.options.of(caller)
+    fixed = {name: values[0] for name, values in fixed_options(_vae(context)).items()}
+    return {**fixed, **options.all_input_pictures} | {
         "sd_model_checkpoint": mode.name if context.mode_manager.modes.configured else context.card().title,
         "sd_checkpoint_hash": "",
-        "CLIP_stop_at_last_layers": context.options.of(caller).clip_stop_at_last_layers,
+        "CLIP_stop_at_last_layers": options.clip_stop_at_last_layers,
     }
 
 

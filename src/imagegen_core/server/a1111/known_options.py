@@ -57,6 +57,36 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 FORGE_ALONE: dict[str, tuple[Any, ...]] = {"forge_additional_modules": ([],)}
 """Options with a fixed value, accepted but not reported: a client would take this server for Forge."""
 
+OF_IMG2IMG: dict[str, tuple[Any, ...]] = {
+    "initial_noise_multiplier": (1,),
+    "img2img_color_correction": (False,),
+    "upscaler_for_img2img": ("None", None, "", "Lanczos"),
+    "token_merging_ratio_img2img": (0,),
+    "img2img_extra_noise": (0,),
+}
+"""Options with an effect on ``img2img`` alone, each with the only values drawn here; any value may be set."""
+
+OF_MASKS: dict[str, tuple[Any, ...]] = {
+    "inpainting_mask_weight": (1,),
+    "return_mask": (False,),
+    "return_mask_composite": (False,),
+}
+"""The same with an effect on pictures with a mask."""
+
+OF_HIRES: dict[str, tuple[Any, ...]] = {
+    "use_old_hires_fix_width_height": (False,),
+    "token_merging_ratio_hr": (0,),
+    "img2img_extra_noise": (0,),
+}
+"""The same with an effect on hires."""
+
+OF_INPUT_PICTURES: dict[str, Any] = {
+    "img2img_fix_steps": False,
+    "img2img_background_color": "#ffffff",
+    **{name: values[0] for group in (OF_IMG2IMG, OF_MASKS, OF_HIRES) for name, values in group.items()},
+}
+"""The defaults of all options for input pictures and hires."""
+
 _NAMES = """
 sd_checkpoint_hash sd_checkpoint_cache sd_checkpoints_limit sd_checkpoints_keep_in_cpu sd_vae_checkpoint_cache
 sd_vae_overrides_per_model_preferences auto_vae_precision cross_attention_optimization persistent_cond_cache
@@ -74,11 +104,9 @@ outdir_samples outdir_txt2img_samples outdir_img2img_samples outdir_extras_sampl
 outdir_img2img_grids outdir_save outdir_init_images save_to_dirs grid_save_to_dirs use_save_to_dirs_for_ui
 directories_filename_pattern directories_max_prompt_words
 
-upscaler_for_img2img realesrgan_enabled_models dat_enabled_models face_restoration_model code_former_weight
-face_restoration_unload inpainting_mask_weight initial_noise_multiplier img2img_extra_noise img2img_color_correction
-img2img_fix_steps img2img_background_color img2img_editor_height return_mask return_mask_composite
-token_merging_ratio_img2img token_merging_ratio_hr hires_fix_use_firstpass_conds use_old_hires_fix_width_height
-hires_fix_refiner_pass sdxl_refiner_low_aesthetic_score sdxl_refiner_high_aesthetic_score
+realesrgan_enabled_models dat_enabled_models face_restoration_model code_former_weight face_restoration_unload
+img2img_editor_height hires_fix_use_firstpass_conds hires_fix_refiner_pass sdxl_refiner_low_aesthetic_score
+sdxl_refiner_high_aesthetic_score
 
 auto_launch_browser enable_console_prompts show_warnings show_gradio_deprecation_warnings memmon_poll_rate
 samples_log_stdout multiple_tqdm enable_upscale_progressbar print_hypernet_extra list_hidden_files

@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from imagegen_core.resources.memory import system_memory
 from imagegen_core.schedules import SCHEDULES
 from imagegen_core.server.a1111.callers import mode_of
+from imagegen_core.server.a1111.txt2img import LATENTS
 from imagegen_core.server.context import Caller, SharedContext
 from imagegen_core.server.middleware.json_bodies import JsonRoute
 
@@ -85,6 +86,11 @@ async def vaes(context: SharedContext) -> list[dict[str, str]]:
 
 
 @router.get("/latent-upscale-modes")
+async def latent_upscale_modes() -> list[dict[str, str]]:
+    """List the enlargements of latents for hires."""
+    return [{"name": name} for name in LATENTS]
+
+
 @router.get("/hypernetworks")
 @router.get("/face-restorers")
 @router.get("/realesrgan-models")

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from PIL import ImageColor
 
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.modes import Mode
 from imagegen_core.request import shown
-from imagegen_core.server.a1111.known_options import FORGE_ALONE, HARMLESS, fixed_options
+from imagegen_core.server.a1111.known_options import (
+    FORGE_ALONE,
+    HARMLESS,
+    OF_HIRES,
+    OF_IMG2IMG,
+    OF_INPUT_PICTURES,
+    OF_MASKS,
+    fixed_options,
+)
 
 _DEEPEST_CLIP = 12
 _HASH = re.compile(r"[0-9a-fA-F]{6,64}\]")  # A1111 writes the hash after a checkpoint's name, as in "name [6ce0161689]"
 _MOST_LISTED = 8
+_LONGEST_VALUE = 64  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +35,33 @@ class Options:
     Attributes:
         clip_stop_at_last_layers: "Clip skip"; 1 skips no layer.
         mode: Name of a mode; None is the server's default.
+        input_pictures: The options for input pictures and hires that the caller has set, by name.
     """
 
     clip_stop_at_last_layers: int = 1
     mode: str | None = None
+    input_pictures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def all_input_pictures(self) -> dict[str, Any]:
+        """All options for input pictures and hires."""
+        return OF_INPUT_PICTURES | dict(self.input_pictures)
+
+    def check_img2img(self, *, masked: bool) -> None:
+        """Refuse ``img2img`` with options whose effect is missing here.
+
+        Raises:
+            InvalidRequestError: An option has another value than those drawn here.
+        """
+        self._check_drawable(OF_IMG2IMG | OF_MASKS if masked else OF_IMG2IMG, "img2img")
+
+    def check_hires(self) -> None:
+        """Refuse hires with options whose effect is missing here.
+
+        Raises:
+            InvalidRequestError: An option has another value than those drawn here.
+        """
+        self._check_drawable(OF_HIRES, "hires")
 
     def with_overrides(
         self, given: Mapping[str, Any], checkpoints: Mapping[str, Mode], vae: str | None = None
@@ -48,11 +82,24 @@ class Options:
                 options = replace(options, mode=_find_checkpoint(value, checkpoints).name)
             elif name == "CLIP_stop_at_last_layers":
                 options = replace(options, clip_stop_at_last_layers=_clip_stop(value))
+            elif name in OF_INPUT_PICTURES:
+                changed = {**options.input_pictures, name: _checked_value(name, value)}
+                options = replace(options, input_pictures=changed)
             elif name in fixed:
                 _check_fixed(name, value, fixed[name])
             elif name not in HARMLESS:
                 raise InvalidRequestError(f"There is no option {shown(name)} to set here: leave it out", "options")
         return options
+
+    def _check_drawable(self, drawable: Mapping[str, tuple[Any, ...]], route: str) -> None:
+        for name, values in drawable.items():
+            value = self.all_input_pictures[name]
+            if not _is_one_of(value, values):
+                raise InvalidRequestError(
+                    f"The option {name} is {shown(value)}, and {route} draws here with {shown(values[0])}: set it to "
+                    "this value",
+                    name,
+                )
 
 
 class CallersOptions:
@@ -102,11 +149,35 @@ def _clip_stop(value: object) -> int:
 
 
 def _check_fixed(name: str, value: object, accepted: tuple[Any, ...]) -> None:
-    if not any(type(value) in _alike(other) and value == other for other in accepted):
+    if not _is_one_of(value, accepted):
         expected = " or ".join(shown(other) for other in accepted)
         raise InvalidRequestError(
             f"Invalid option {name} {shown(value)}: this server draws with {expected}, so leave it out", name
         )
+
+
+def _checked_value(name: str, value: object) -> object:
+    """Return the value of an option for input pictures and hires."""
+    if name == "img2img_fix_steps":
+        _check_fixed(name, value, (False, True))
+    elif name == "img2img_background_color":
+        _check_colour(name, value)
+    elif not (value is None or isinstance(value, bool | int | float | str)) or len(str(value)) > _LONGEST_VALUE:
+        raise InvalidRequestError(f"Invalid option {name} {shown(value)}: expected a number, a word or a flag", name)
+    return value
+
+
+def _check_colour(name: str, value: object) -> None:
+    try:
+        ImageColor.getrgb(value if isinstance(value, str) and len(value) <= _LONGEST_VALUE else "")
+    except ValueError:
+        raise InvalidRequestError(
+            f"Invalid option {name} {shown(value)}: expected a colour such as #ffffff", name
+        ) from None
+
+
+def _is_one_of(value: object, others: tuple[Any, ...]) -> bool:
+    return any(type(value) in _alike(other) and value == other for other in others)
 
 
 def _alike(value: object) -> tuple[type, ...]:

@@ -22,6 +22,7 @@ class Progress:
         done: Finished part of all pictures, 0 to 1.
         current: The last step of the current picture; None before its first step.
         seconds: Seconds since the request.
+        job: Name of the route; "" without pictures.
     """
 
     count: int
@@ -29,6 +30,7 @@ class Progress:
     done: float
     current: StepDone | None
     seconds: float
+    job: str = ""
 
     @property
     def seconds_left(self) -> float:
@@ -43,6 +45,7 @@ class DrawingProgress:
         """Start without pictures."""
         self._tickets: defaultdict[str, list[Ticket]] = defaultdict(list)
         self._skipped: set[Ticket] = set()
+        self._jobs: dict[Ticket, str] = {}
 
     def of(self, caller: str) -> list[Ticket]:
         """Return a caller's tickets in the order of their requests."""
@@ -71,16 +74,20 @@ class DrawingProgress:
             done=sum(parts) / len(parts) if parts else 0.0,
             current=next((step for ticket, step in pairs if step and not ticket.done), None),
             seconds=time.monotonic() - min((ticket.since for ticket in tickets), default=time.monotonic()),
+            job=self._jobs[tickets[0]] if tickets else "",
         )
 
     @contextmanager
-    def running(self, caller: str, tickets: Sequence[Ticket]) -> Iterator[None]:
-        """Add `tickets` to a caller's tickets within the context."""
+    def running(self, caller: str, tickets: Sequence[Ticket], job: str) -> Iterator[None]:
+        """Add the `tickets` of a route, named by `job`, to a caller's tickets within the context."""
         self._tickets[caller] += tickets
+        self._jobs.update(dict.fromkeys(tickets, job))
         try:
             yield
         finally:
             self._skipped.difference_update(tickets)
+            for ticket in tickets:
+                del self._jobs[ticket]
             left = [ticket for ticket in self._tickets[caller] if ticket not in tickets]
             if left:
                 self._tickets[caller] = left

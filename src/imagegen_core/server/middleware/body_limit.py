@@ -16,7 +16,9 @@ PICTURES_IN_JSON = (
     "/v1/images/edits",
     "/v1/images/variations",
     "/sdapi/v1/txt2img",
+    "/sdapi/v1/img2img",
     "/sdapi/v1/extra-single-image",
+    "/sdapi/v1/extra-batch-images",
     "/sdapi/v1/png-info",
 )
 """Routes with base64 pictures in their JSON; in ``txt2img``, disabled scripts hold the pictures."""

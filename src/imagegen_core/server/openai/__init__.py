@@ -6,6 +6,7 @@ from imagegen_core.server.openai import drawing, models
 from imagegen_core.server.openai.bodies import EditBody as EditBody
 from imagegen_core.server.openai.bodies import ImagesBody as ImagesBody
 from imagegen_core.server.openai.bodies import VariationBody as VariationBody
+from imagegen_core.server.openai.models import check_aliases as check_aliases
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 for _routes in (models, drawing):

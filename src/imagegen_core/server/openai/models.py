@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from imagegen_core.errors import SettingsError
 from imagegen_core.modes import Mode
 from imagegen_core.request import GenerateRequest
 from imagegen_core.resolution.parameters import parameters_of
@@ -47,6 +48,22 @@ def mode_of(model: str | None, context: ServerContext) -> Mode:
             )
         model = aliases[model]
     return modes.find(model if modes.configured else None)
+
+
+def check_aliases(context: ServerContext) -> None:
+    """Check the aliases when the server starts. A single model's name is not known before its load.
+
+    Raises:
+        SettingsError: An alias is for a mode that does not exist.
+    """
+    modes, settings = context.mode_manager.modes, context.settings
+    for alias in settings.model_aliases if modes.configured else ():
+        mode = alias.partition("=")[2].strip()
+        if mode and mode not in modes.modes:
+            raise SettingsError(
+                f"Invalid {settings.source('model_aliases')}: the alias {alias!r} is for no mode; expected one of "
+                f"{', '.join(modes.modes)}"
+            )
 
 
 def _names(context: ServerContext) -> list[str]:

@@ -37,7 +37,12 @@ export async function readiness() {
 
 /** Parse JSON; large seeds become strings, because a number above 2**53 is not exact. */
 export function parseExactly(text) {
-  return JSON.parse(text.replace(/"seed":\s*(\d{16,})/, '"seed":"$1"'));
+  return JSON.parse(text.replace(/"seed":\s*(\d{16,})/g, '"seed":"$1"'));
+}
+
+/** Write JSON; seeds that are strings of digits become numbers. */
+export function writeExactly(value) {
+  return JSON.stringify(value).replace(/"seed":"(-?\d+)"/g, '"seed":$1');
 }
 
 async function fetchWithKey(path, options = {}) {

@@ -1,8 +1,12 @@
 /** The page: connects the form, the jobs and the pictures. */
 
-import { ServerError, getJson, parseExactly, readiness, useKey } from "./api.js";
+import { ServerError, getJson, readiness, useKey } from "./api.js";
+import { offerFields } from "./capabilities.js";
+import * as editor from "./editor.js";
+import { acceptChosen, acceptDropped, acceptPasted } from "./files.js";
 import * as form from "./form.js";
 import * as gallery from "./gallery.js";
+import * as input from "./input.js";
 import * as jobs from "./jobs.js";
 import { offerParameters } from "./parameters.js";
 import { RecipeError, readRecipe } from "./png.js";
@@ -75,8 +79,9 @@ function offerModes({ modes, default_mode: byDefault }, models) {
   at("mode").onchange = () => {
     const name = at("mode").value || byDefault;
     const { description } = modes[name] ?? {};
-    const { parameters } = models.find(({ id }) => id === name) ?? models[0] ?? {};
+    const { parameters, fields } = models.find(({ id }) => id === name) ?? models[0] ?? {};
     offerParameters(at("parameters"), parameters ?? {});
+    offerFields(fields ?? []);
     at("mode-hint").textContent = description ?? "";
     at("mode-hint").hidden = !description;
   };
@@ -90,19 +95,20 @@ function names(entries) {
 async function draw(event) {
   event.preventDefault();
   form.clearError();
-  for (const body of form.bodies()) {
-    try {
-      const id = await jobs.post(body);
-      show(id, parseExactly(body));
-    } catch (error) {
-      report(error);
-      return;
+  const [source, requests] = [input.source(), form.requests()];
+  try {
+    const picture = await input.fields();
+    for (const request of requests) {
+      const id = await jobs.post({ ...request, ...picture });
+      show(id, request, source);
     }
+  } catch (error) {
+    report(error);
   }
 }
 
-async function show(id, asked) {
-  const figure = new gallery.Figure(asked, { cancel: (one) => giveUp(id, one), reuse });
+async function show(id, asked, source) {
+  const figure = new gallery.Figure(asked, source, { cancel: (one) => giveUp(id, one), reuse, vary, use });
   try {
     for await (const { name, data } of jobs.follow(id)) {
       await hear(id, figure, name, data);
@@ -144,21 +150,53 @@ async function giveUp(id, figure) {
   }
 }
 
-function reuse(recipe) {
-  at("notice").textContent = ["The form has this picture's recipe.", ...form.fill(recipe)].join(" ");
+function reuse(recipe, source) {
+  input.restore(source);
+  tell("The form has this picture's recipe.", ...form.fill(recipe));
   at("prompt").focus();
+}
+
+function vary(recipe, source) {
+  input.restore(source);
+  const missing = form.fill(recipe);
+  form.vary();
+  tell(`Draw makes variations of the picture with the seed ${recipe.seed}.`, ...missing);
+  at("draw").focus();
+}
+
+async function use(blob, name) {
+  form.clearError();
+  try {
+    await input.take(blob, name);
+    at("input").scrollIntoView({ block: "nearest" });
+  } catch (error) {
+    report(error);
+  }
 }
 
 async function load(file) {
   try {
     const recipe = await readRecipe(file, file.name);
-    at("notice").textContent = [`The form has the recipe of ${file.name}.`, ...form.fill(recipe)].join(" ");
+    const asks = recipe.image ? ["It began with a picture: choose it as the input."] : [];
+    if (recipe.mask) {
+      asks.push("It had a mask: paint it again.");
+    }
+    input.expect(recipe);
+    tell(`The form has the recipe of ${file.name}.`, ...asks, ...form.fill(recipe));
   } catch (error) {
     form.showError(error instanceof RecipeError ? error.message : `${file.name} cannot be read`);
   }
 }
 
+function tell(...sentences) {
+  at("notice").textContent = sentences.join(" ");
+}
+
 function report(error) {
+  if (error instanceof input.InputError) {
+    form.showError(error.message);
+    return;
+  }
   if (!(error instanceof ServerError)) {
     throw error;
   }
@@ -182,33 +220,11 @@ async function enterKey(event) {
 }
 
 function acceptFiles() {
-  at("file").addEventListener("change", async ({ target }) => {
-    const [file] = target.files;
-    if (file) {
-      await load(file);
-      target.value = ""; // allows the same file to be chosen again
-    }
-  });
-  const root = document.documentElement;
-  addEventListener("dragover", (event) => {
-    if (event.dataTransfer.types.includes("Files")) {
-      event.preventDefault();
-      root.classList.add("dropping");
-    }
-  });
-  addEventListener("dragleave", ({ relatedTarget }) => {
-    if (!relatedTarget) {
-      root.classList.remove("dropping");
-    }
-  });
-  addEventListener("drop", (event) => {
-    root.classList.remove("dropping");
-    const [file] = event.dataTransfer.files;
-    if (file) {
-      event.preventDefault();
-      load(file);
-    }
-  });
+  const begin = (file) => use(file, file.name);
+  acceptChosen(at("input-file"), begin);
+  acceptChosen(at("file"), load);
+  acceptDropped({ input: begin, recipe: load });
+  acceptPasted(begin);
 }
 
 function offerThemes() {
@@ -228,6 +244,8 @@ function offerThemes() {
 at("form").addEventListener("submit", draw);
 at("key-form").addEventListener("submit", enterKey);
 form.prepare();
+input.prepare(form.takeSize);
+editor.prepare();
 gallery.prepare();
 offerThemes();
 acceptFiles();

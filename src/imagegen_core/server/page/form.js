@@ -1,17 +1,38 @@
 /** The form: read its request, and fill it from a recipe. */
 
+import { supports } from "./capabilities.js";
 import { fillParameters, parameters } from "./parameters.js";
+
+const VARIATION = 0.2; // the strength that the page proposes
+const UNSET = ["guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"].concat(
+  ["resize", "inpaint", "image_guidance_scale", "micro_conditioning"], // of requests with pictures
+);
 
 const form = document.getElementById("form");
 const settings = document.getElementById("settings");
 const error = document.getElementById("error");
 const fields = form.elements;
+let takenSize = ""; // from the input picture
 
-/** Return the JSON bodies of the form's jobs, one body for each picture. */
-export function bodies() {
-  const seed = fields.seed.value.trim();
+/** Return the form's requests, one for each picture; seeds are text, because they exceed JavaScript's exact numbers. */
+export function requests() {
   const asked = Object.fromEntries(Object.entries(values()).filter(([, value]) => value !== ""));
-  return Array.from({ length: Number(fields.count.value) }, (_, number) => withSeed(asked, seed, number));
+  return Array.from({ length: Number(fields.count.value) }, (_, number) => numbered(asked, number));
+}
+
+/** Take over the size of an input picture; `replaces` also replaces the user's own size. */
+export function takeSize(size, replaces) {
+  if (replaces || ["", takenSize].includes(fields.size.value)) {
+    fields.size.value = size;
+  }
+  takenSize = size;
+}
+
+/** Ask for variations of the picture whose recipe is in the form. */
+export function vary() {
+  fields["variation.strength"].value ||= VARIATION;
+  fields["variation.seed"].value = "";
+  enableDependents();
 }
 
 /** Fill the form; return a sentence for each value of the recipe that the form cannot hold. */
@@ -37,14 +58,13 @@ export function fill(recipe) {
   const passes = Math.min(recipe.upscalings?.length ?? 0, 3);
   fields.superres.checked = passes > 0;
   fields.superres_magnitude.value = passes || 1;
+  missing.push(...fillHires(recipe.hires ?? {}), ...fillVariation(recipe.variation ?? {}));
   if (recipe.clip_skip) {
     missing.push(`It was drawn with clip skip ${recipe.clip_skip}, which this page does not set.`);
   }
   missing.push(...fillParameters(recipe.parameters ?? {}));
-  for (const name of ["guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"]) {
-    if (recipe[name] !== undefined && recipe[name] !== null) {
-      missing.push(`It was drawn with ${name} ${recipe[name]}, which this page does not set.`);
-    }
+  for (const name of UNSET) {
+    missing.push(...unset(name, recipe[name]));
   }
   enableDependents();
   clearError();
@@ -83,16 +103,18 @@ export function clearError() {
   }
 }
 
-/** Disable the style's level without a style, and the upscaling passes without upscaling. */
+/** Disable the fields that have no effect without another, such as the style's level. */
 export function enableDependents() {
   fields["style_lora.level"].disabled = fields["style_lora.style"].value === "";
+  fields["hires.strength"].disabled = fields["hires.scale"].value === "";
+  fields["variation.seed"].disabled = !(Number(fields["variation.strength"].value) > 0);
   fields.superres_magnitude.disabled = !fields.superres.checked;
 }
 
 export function prepare() {
   settings.open = matchMedia("(min-width: 700px)").matches;
   form.addEventListener("input", ({ target }) => unmark(target));
-  form.addEventListener("change", enableDependents);
+  form.addEventListener("input", enableDependents);
   // Open the settings, because the browser cannot point at a hidden field.
   form.addEventListener("invalid", ({ target }) => (settings.open ||= settings.contains(target)), true);
   form.addEventListener("keydown", drawOnEnter);
@@ -112,20 +134,62 @@ function values() {
     scheduler: fields.scheduler.value,
     schedule: fields.schedule.value,
     style_lora: style && { style, level: Number(fields["style_lora.level"].value) },
+    seed: fields.seed.value.trim(),
+    hires: supports("hires") ? hires() : "",
+    variation: supports("variation") ? variation() : "",
     superres: fields.superres.checked,
     superres_magnitude: fields.superres.checked ? Number(fields.superres_magnitude.value) : "",
     ...parameters(),
   };
 }
 
-/** Add the seed as text, because seeds exceed JavaScript's exact numbers. */
-function withSeed(asked, seed, number) {
-  const body = JSON.stringify({ prompt: "", ...asked });
-  if (seed === "") {
-    return body;
+function hires() {
+  const [scale, strength] = [fields["hires.scale"].value, fields["hires.strength"].value];
+  return scale && { scale: Number(scale), ...(strength && { strength: Number(strength) }) };
+}
+
+function variation() {
+  const strength = Number(fields["variation.strength"].value);
+  const seed = fields["variation.seed"].value.trim() || String(crypto.getRandomValues(new Uint32Array(1))[0]);
+  return strength > 0 ? { seed, strength } : "";
+}
+
+/** Count up the seed, or that of the variation. */
+function numbered(asked, number) {
+  const request = { prompt: "", ...asked };
+  if (request.variation) {
+    request.variation = { ...request.variation, seed: counted(request.variation.seed, number) };
+  } else if (request.seed) {
+    request.seed = counted(request.seed, number);
   }
-  const written = /^-?\d+$/.test(seed) ? String(BigInt(seed) + BigInt(number)) : JSON.stringify(seed);
-  return `${body.slice(0, -1)},"seed":${written}}`;
+  return request;
+}
+
+function counted(seed, number) {
+  return /^-?\d+$/.test(seed) ? String(BigInt(seed) + BigInt(number)) : seed;
+}
+
+function fillHires(given) {
+  const { scale = "", strength = "", ...others } = given;
+  const offered = choose(fields["hires.scale"], String(scale));
+  fields["hires.strength"].value = offered ? strength : "";
+  return unset("hires", offered && supports("hires") ? others : given);
+}
+
+function fillVariation(given) {
+  const { strength = "", seed = strength && 0, ...others } = given;
+  fields["variation.strength"].value = strength;
+  fields["variation.seed"].value = seed;
+  return unset("variation", supports("variation") ? others : given);
+}
+
+/** Return a sentence if a recipe has a value that the page does not set. */
+function unset(name, value) {
+  const isObject = typeof value === "object" && value !== null;
+  if (value === undefined || value === null || (isObject && Object.keys(value).length === 0)) {
+    return [];
+  }
+  return [`It was drawn with ${name} ${isObject ? JSON.stringify(value) : value}, which this page does not set.`];
 }
 
 /** Select an option, and return whether it exists. Before the options are loaded, remember the name. */

@@ -1,5 +1,8 @@
 /** The pictures of this session, newest first, from the queue to the finished picture. */
 
+import { compare, setCompared } from "./comparison.js";
+import { SIDES } from "./sides.js";
+
 const gallery = document.getElementById("gallery");
 const empty = document.getElementById("empty");
 const progress = document.getElementById("progress");
@@ -18,21 +21,33 @@ const LABELS = {
   style: "Style",
   style_level: "Style level",
   checkpoint: "Model",
+  input: "Input picture",
+  strength: "Strength",
+  outpaint: "Drawn around it",
+  hires: "Second stage",
+  variation: "Variation",
   upscaling: "Upscaling",
 };
 
 /** One picture on the page. */
 export class Figure {
-  /** Add the picture. `asked` is the job's body; `actions` has cancel(figure) and reuse(recipe). */
-  constructor(asked, actions) {
+  /**
+   * Add the picture. `asked` has the job's fields, and `source` is its input picture or null. `actions` has
+   * cancel(figure), reuse(recipe, source), vary(recipe, source) and use(blob, name).
+   */
+  constructor(asked, source, actions) {
     this.element = template.content.firstElementChild.cloneNode(true);
-    this.recipe = recipeOf(asked);
+    this.recipe = recipeOf(asked, source);
+    this.source = source;
+    this.blob = null;
     this.url = null;
     this.#part(".told").textContent = asked.prompt || "No prompt";
     this.#part(".frame").style.aspectRatio = ratioOf(asked.size);
     this.#part(".frame").addEventListener("click", () => this.#enlarge());
     this.#part(".cancel").addEventListener("click", () => actions.cancel(this));
-    this.#part(".reuse").addEventListener("click", () => actions.reuse(this.recipe));
+    this.#part(".reuse").addEventListener("click", () => actions.reuse(this.recipe, this.source));
+    this.#part(".vary").addEventListener("click", () => actions.vary(this.recipe, this.source));
+    this.#part(".use").addEventListener("click", () => actions.use(this.blob, this.#part(".download").download));
     this.#part(".remove").addEventListener("click", () => this.#remove());
     gallery.prepend(this.element);
     empty.hidden = true;
@@ -60,13 +75,14 @@ export class Figure {
 
   done(blob, seed, recipe) {
     this.recipe = recipe ?? { ...this.recipe, seed };
+    this.blob = blob;
     this.url = URL.createObjectURL(blob);
-    this.#show(this.url);
+    this.#show(this.url, () => this.source && compare(this.element, this.#part("img"), this.source));
     this.#part("img").alt = this.recipe.prompt;
     this.#part(".frame").setAttribute("aria-label", `Enlarge: ${this.recipe.prompt}, seed ${seed}`);
     this.#part(".seed").textContent = `Seed ${seed}`;
     Object.assign(this.#part(".download"), { href: this.url, download: `imagegen-${seed}.png` });
-    describe(this.#part("dl"), this.recipe);
+    describe(this.#part("dl"), this.recipe, this.source);
     this.#say("");
     this.#state("done");
     announce(`Done, seed ${seed}`);
@@ -95,10 +111,13 @@ export class Figure {
     this.#part(".state").textContent = text;
   }
 
-  #show(source) {
+  #show(url, shown = () => {}) {
     const image = this.#part("img");
-    image.onload = () => (this.#part(".frame").style.aspectRatio = `${image.naturalWidth} / ${image.naturalHeight}`);
-    image.src = source;
+    image.onload = () => {
+      this.#part(".frame").style.aspectRatio = `${image.naturalWidth} / ${image.naturalHeight}`;
+      shown();
+    };
+    image.src = url;
     image.hidden = false;
   }
 
@@ -113,6 +132,8 @@ export class Figure {
       ".seed": done,
       ".recipe": done,
       ".download": done,
+      ".use": done,
+      ".vary": done,
       ".reuse": this.ended,
       ".remove": this.ended,
     };
@@ -128,6 +149,8 @@ export class Figure {
 
   #enlarge() {
     const image = large.querySelector("img");
+    setCompared(large, false);
+    image.onload = () => this.source && compare(large, image, this.source);
     image.src = this.url;
     image.alt = this.recipe.prompt;
     large.showModal();
@@ -156,7 +179,7 @@ export function prepare() {
 }
 
 /** Build a recipe from the request, for a picture without a recipe. */
-function recipeOf(asked) {
+function recipeOf(asked, source) {
   const [width, height] = (asked.size ?? "").split("x");
   return {
     prompt: asked.prompt,
@@ -170,6 +193,10 @@ function recipeOf(asked) {
     schedule: asked.schedule,
     style: asked.style_lora?.style,
     style_level: asked.style_lora?.level,
+    strength: source?.strength,
+    outpaint: source?.sides,
+    hires: asked.hires,
+    variation: asked.variation,
     upscalings: Array(asked.superres_magnitude ?? 0).fill({}),
   };
 }
@@ -179,11 +206,15 @@ function ratioOf(size) {
   return width > 0 && height > 0 ? `${width} / ${height}` : "1";
 }
 
-function describe(list, recipe) {
+function describe(list, recipe, source) {
   const told = {
     ...recipe,
     size: recipe.width && `${recipe.width}x${recipe.height}`,
     style_level: recipe.style && recipe.style_level,
+    input: source && `${source.name}${source.strokes.length > 0 ? ", with a mask" : ""}`,
+    outpaint: source && around(source.sides),
+    hires: recipe.hires && staged(recipe.hires),
+    variation: recipe.variation && `strength ${recipe.variation.strength}, seed ${recipe.variation.seed ?? 0}`,
     upscaling: enlarged(recipe),
   };
   for (const [name, label] of Object.entries(LABELS)) {
@@ -191,6 +222,16 @@ function describe(list, recipe) {
       list.append(element("dt", label), element("dd", told[name]));
     }
   }
+}
+
+function around(sides) {
+  return SIDES.filter((name) => sides[name] > 0)
+    .map((name) => `${name} ${sides[name]}`)
+    .join(", ");
+}
+
+function staged({ scale, size, strength }) {
+  return [scale ? `×${scale}` : size, ...(strength === undefined ? [] : [`strength ${strength}`])].join(", ");
 }
 
 function enlarged(recipe) {

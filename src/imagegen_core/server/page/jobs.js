@@ -1,6 +1,6 @@
 /** Jobs: post, follow and cancel them. */
 
-import { ServerError, parseExactly, request } from "./api.js";
+import { ServerError, parseExactly, request, writeExactly } from "./api.js";
 
 const ENDS = ["done", "failed", "cancelled"];
 const TRIES = 5;
@@ -11,8 +11,9 @@ const STREAMS = 4;
 const waiting = [];
 let following = 0;
 
-/** Post a job and return its id; `body` is JSON. */
-export async function post(body) {
+/** Post a job and return its id; `asked` has the request's fields. */
+export async function post(asked) {
+  const body = writeExactly(asked);
   const headers = { "Content-Type": "application/json" };
   const response = await request("v1/jobs", { method: "POST", headers, body });
   return (await response.json()).id;

@@ -97,11 +97,12 @@ async def _as_json(request: Request) -> Request:
         if (explained := _explained(error)) is error:
             raise
         raise explained from error
-    values = values_of(parts, _OBJECTS, request.app.state.context.registry.parameters)
+    parameters = request.app.state.context.registry.parameters
+    values = await anyio.to_thread.run_sync(values_of, parts, _OBJECTS, parameters)
+    body = await anyio.to_thread.run_sync(_digest, parts)
     headers = MutableHeaders(raw=[*request.scope["headers"]])
     headers["content-type"] = "application/json"
     state = request.scope.get("state", {}) | {"json": values}
-    body = await anyio.to_thread.run_sync(_digest, parts)
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
