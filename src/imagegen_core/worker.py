@@ -41,8 +41,9 @@ class DenoisingState(Protocol):
     Attributes:
         failure: An error of only this job in the last step, such as an error of its scheduler; else None.
 
-    A state with stages of different groups, such as a second stage at a larger size, also has ``stage``: the number of
-    completed stages. The engine asks for its group again after each.
+    A state whose group changes, such as for a second stage at a larger size, also has ``stage``: a number that grows
+    with each change. The engine asks for its group again after each. A step of such a state may also be a part of other
+    work between two stages, such as enlarging its picture.
     """
 
     failure: Exception | None

@@ -19,6 +19,7 @@ from torch.nn import functional
 from imagegen_core.diffusion.upscaler_network import Network
 from imagegen_core.diffusion.upscaler_weights import Weights
 from imagegen_core.errors import ModelLoadError
+from imagegen_core.parts import Parts
 
 # The practical reach of a deep network, in pixels. The theoretical reach is hundreds of pixels: a tile would be mostly
 # surroundings.
@@ -101,7 +102,7 @@ def _rrdb_names(blocks: int, ups: int) -> list[str]:
     return [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
 
 
-def _rrdb(weights: Weights, blocks: int, ups: int, shuffle: int, image: Tensor) -> Tensor:
+def _rrdb(weights: Weights, blocks: int, ups: int, shuffle: int, image: Tensor) -> Parts[Tensor]:
     def conv(layer: str, features: Tensor) -> Tensor:
         return functional.conv2d(features, weights[f"{layer}.weight"], weights[f"{layer}.bias"], padding=1)
 
@@ -118,20 +119,26 @@ def _rrdb(weights: Weights, blocks: int, ups: int, shuffle: int, image: Tensor) 
     features = conv("first", functional.pixel_unshuffle(_continued(image, shuffle), shuffle))
     deep = features
     for block in range(blocks):
+        yield
         inner = deep
         for part in range(1, 4):
             inner = dense(f"blocks.{block}.{part}", inner)
         deep = deep + 0.2 * inner
     features = features + conv("trunk", deep)
     for up in range(ups):
+        yield
         features = activated(f"up.{up}", functional.interpolate(features, scale_factor=2, mode="nearest"))
-    enlarged = conv("last", activated("high", features))
+    yield
+    features = activated("high", features)
+    yield
+    enlarged = conv("last", features)
     return enlarged[:, :, : height * 2**ups // shuffle, : width * 2**ups // shuffle]
 
 
-def _compact(weights: Weights, layers: int, scale: int, image: Tensor) -> Tensor:
+def _compact(weights: Weights, layers: int, scale: int, image: Tensor) -> Parts[Tensor]:
     features = image
     for layer in range(0, layers, 2):
+        yield
         features = functional.conv2d(
             features, weights[f"body.{layer}.weight"], weights[f"body.{layer}.bias"], padding=1
         )

@@ -22,9 +22,9 @@ _ADVICE = (
     "CUDA_ATTENTION_SLICING=1 or IMAGEGEN_VAE_TILING=1, or use a device with more memory"
 )
 # The number of full-size feature maps in memory at the peak. Measured on a CPU with the released networks, at 512 and
-# 1024 px, in bf16: 37 for a UNet with attention at full size, 19 for a UNet without it, and 4.2 to 5.7 for the
-# VAE in bf16 and fp32. The demo's UNet takes 26 to 34: see docs/small-memory.md.
-UNET_COPIES, FLAT_UNET_COPIES, DECODER_COPIES = 40, 32, 6
+# 1024 px, in bf16: 37 for a UNet with attention at full size, 19 for a UNet without it, and in bf16 and fp32 4.2 to 5.7
+# for the VAE's decoder and 3.0 to 3.9 for its encoder. The demo's UNet takes 26 to 34: see docs/small-memory.md.
+UNET_COPIES, FLAT_UNET_COPIES, DECODER_COPIES, ENCODER_COPIES = 40, 32, 6, 4.2
 # torch's messages, then oneDNN's: an unsupported primitive already fails as a "primitive descriptor".
 _MEMORY_ERRORS = (
     "not enough memory",
@@ -58,14 +58,18 @@ def token_bytes(transformer: Any) -> int:
 
 def decoding_bytes(vae: Any, size: Size) -> int:
     """Estimate the peak memory to decode one picture with an autoencoder, in bytes."""
-    channels = max(vae.config.block_out_channels[:2])
-    item = next(vae.decoder.parameters()).dtype.itemsize
-    return int(DECODER_COPIES * channels * size.width * size.height * item)
+    return int(DECODER_COPIES * _map_bytes(vae, size))
 
 
 def encoding_bytes(vae: Any, size: Size) -> int:
-    """Estimate the peak memory to encode one picture, in bytes; the encoder has the decoder's blocks in reverse."""
-    return decoding_bytes(vae, size)
+    """Estimate the peak memory to encode one picture with an autoencoder, in bytes."""
+    return int(ENCODER_COPIES * _map_bytes(vae, size))
+
+
+def _map_bytes(vae: Any, size: Size) -> int:
+    """Return the bytes of the largest feature map at full size."""
+    channels = max(vae.config.block_out_channels[:2])
+    return int(channels * size.width * size.height * next(vae.decoder.parameters()).dtype.itemsize)
 
 
 def weight_bytes(pipe: Any, *others: torch.nn.Module) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from imagegen_core.diffusion.esrgan import DEEP_OVERLAP
 from imagegen_core.diffusion.torchvision import make_torchvision_importable
@@ -13,6 +15,7 @@ from imagegen_core.diffusion.upscaler_network import Network
 from imagegen_core.diffusion.upscaler_weights import Weights
 from imagegen_core.errors import ModelLoadError, PluginError
 from imagegen_core.importing import explain
+from imagegen_core.parts import Parts
 
 # Reasons why a network known to spandrel cannot enlarge pictures here.
 _REFUSED_PURPOSES = {
@@ -78,7 +81,13 @@ def spandrel_network(weights: Weights, device: torch.device, path: Path, unfit: 
         raise _refused(
             path, architecture.name, f"it turns {model.input_channels} channels into {model.output_channels}"
         )
-    return Network(model, model.input_channels, DEEP_OVERLAP)
+    return Network(partial(_whole, model), model.input_channels, DEEP_OVERLAP)
+
+
+def _whole(model: Any, image: Tensor) -> Parts[Tensor]:
+    """Run a network, which has no parts known here."""
+    yield
+    return model(image)  # type: ignore[no-any-return]
 
 
 def _refused(path: Path, architecture: str, why: str) -> ModelLoadError:

@@ -72,7 +72,8 @@ class LoadedUpscaler:
 class StageUpscaling:
     """Loads a worker's upscalers on first use, and enlarges pictures between two stages.
 
-    Networks compute on the worker's thread, one tile at a time. Other upscalers and Pillow have threads of their own.
+    Networks compute on the worker's thread, some layers at a time. Upscalers without `enlarge_in_parts` and Pillow have
+    a thread of their own.
     """
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
@@ -95,6 +96,12 @@ class StageUpscaling:
         if name not in self._loaded:
             self._loaded[name] = yield from awaited(self._threads.submit(self._load, self._described(name)))
         return self._loaded[name]
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory of the loaded networks' weights, in bytes."""
+        upscalers = [loaded.upscaler for loaded in [*self._loaded.values()]]
+        return sum(upscaler.weight_bytes for upscaler in upscalers if isinstance(upscaler, NetworkUpscaler))
 
     def loaded(self, name: str) -> LoadedUpscaler:
         """Return an upscaler that is loaded."""

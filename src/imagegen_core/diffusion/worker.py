@@ -181,14 +181,15 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         return self._adapters.changed_parameters(self.family.denoiser)
 
     def memory_bytes(self) -> int:
-        """Return the memory of the pipeline's weights, LoRAs and graphs, in bytes.
+        """Return the memory of the pipeline's weights, LoRAs, upscalers and graphs, in bytes.
 
         Tensors that several models of this process share count once: in equal parts for each of the models.
         """
         networks = [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
         graphs = self._graphs.memory_bytes if self._graphs else 0
         shared = SHARED_WEIGHTS.saved_bytes(networks)
-        return self.residency.most_bytes - shared + self._adapters.memory_bytes + graphs
+        beside = self._adapters.memory_bytes + self._upscaling.memory_bytes + graphs
+        return self.residency.most_bytes - shared + beside
 
     @computed
     @torch.inference_mode()

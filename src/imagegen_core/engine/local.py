@@ -376,7 +376,7 @@ class LocalEngine:
 
 
 def _stage(state: DenoisingState) -> int:
-    """Return the number of a state's completed stages; states without stages have none."""
+    """Return the number that grows when a state's group changes; the group of other states never changes."""
     return int(getattr(state, "stage", 0))
 
 

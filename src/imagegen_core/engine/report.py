@@ -53,7 +53,7 @@ class EngineReport:
         finished: Pictures so far.
         failed: Jobs that ended with an error so far.
         cancelled: Jobs cancelled so far.
-        steps: Number of steps so far, for each number of rows.
+        steps: Number of steps so far, for each number of rows; a part of the work between two stages counts as one.
         step_seconds: Total seconds of all steps.
         stuck: Seconds that the current step has been running, if this is over the limit; else 0.
         broken: Number of engines that stopped after an internal error.

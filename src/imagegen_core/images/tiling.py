@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def enlarge_in_tiles(
-    enlarge: Callable[[Pixels], Pixels], pixels: Pixels, *, scale: int, tile: int, overlap: int
+    enlarge: Callable[[Pixels], Parts[Pixels]], pixels: Pixels, *, scale: int, tile: int, overlap: int
 ) -> Parts[Pixels]:
-    """Enlarge tile after tile with an overlap, and cut the overlap off; yield before each tile.
+    """Enlarge tile after tile with an overlap, and cut the overlap off; yield within and between the tiles.
 
     There is no seam if every pixel depends only on pixels within `overlap`, the receptive radius of a convolutional
     network. Each tile then has the same result as in the whole picture.
 
     Args:
-        enlarge: Turns pixels [h, w, 3] into pixels [h * scale, w * scale, 3].
+        enlarge: Turns pixels [h, w, 3] into pixels [h * scale, w * scale, 3], in parts.
         pixels: The picture [height, width, 3].
         scale: The factor for both sides.
         tile: The side of a tile without overlap, in pixels of `pixels`.
@@ -38,8 +38,8 @@ def enlarge_in_tiles(
     enlarged = np.empty((height * scale, width * scale, channels), dtype=np.uint8)
     for top, bottom, first, last in _spans(height, tile, overlap):
         for left, right, start, stop in _spans(width, tile, overlap):
+            part = yield from enlarge(pixels[first:last, start:stop])
             yield
-            part = enlarge(pixels[first:last, start:stop])
             enlarged[top * scale : bottom * scale, left * scale : right * scale] = part[
                 (top - first) * scale : (bottom - first) * scale, (left - start) * scale : (right - start) * scale
             ]

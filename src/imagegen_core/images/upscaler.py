@@ -22,6 +22,9 @@ _NETWORK = "imagegen_core.diffusion.upscaling:NetworkUpscaler"
 class Upscaler(Protocol):
     """The interface to enlarge pictures by a fixed factor.
 
+    An upscaler may also have ``enlarge_in_parts``, a generator that does the same. Between the stages of a drawing, it
+    then runs on the worker's thread, and other pictures step between its parts.
+
     Attributes:
         name: Its name in a picture's recipe.
         scale: The factor for both sides.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from imagegen_core.images.upscaler import Shared, Upscaler, UpscalerDef
+from imagegen_core.parts import completed, works_in_parts
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.settings import Settings
 from imagegen_core.testing.configured import Configured
@@ -106,6 +107,14 @@ class UpscalerConformance(Configured):
         loaded.compute_through(run)
         assert np.array_equal(loaded.enlarge(_picture(16, 24)), before)
         assert calls, "nothing went through the function that it was given"
+
+    def test_parts_make_the_same_picture(self, loaded: Upscaler) -> None:
+        """Between the stages of a drawing, an upscaler works in parts, and the picture must be the same."""
+        if not works_in_parts(loaded, "enlarge"):
+            pytest.skip("it enlarges in one piece (imagegen_core.images.upscaler.Upscaler)")
+        in_parts: Any = loaded
+        small = _picture(33, 40)
+        assert np.array_equal(completed(in_parts.enlarge_in_parts(small)), loaded.enlarge(small))
 
     def test_many_pictures_leak_nothing(self, loaded: Upscaler) -> None:
         """A server enlarges for weeks: a leak per picture will end it one day."""
