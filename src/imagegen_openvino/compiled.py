@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,11 +34,13 @@ class CompiledNetwork:
             model: The converted network; it is not changed.
             precision: See `Runtime`.
             doubles: Whether each upsampling doubles the sides exactly, for all pictures of this network.
-            ranges: For int8. The network learns them until they are complete.
+            ranges: For int8. The network learns them until they are complete. It computes each row alone then: with an
+                open number of rows, OpenVINO (2026.4) rounds the norms' numbers to bf16 in networks with int8.
         """
         self._rewritten = model.clone()  # it shares the constants
         self._tensors: list[Tensor] = []
-        self._ranges, self._names = None, []
+        self._ranges: InputRanges | None = None
+        self._names: list[str] = []
         if runtime.is_cpu:
             if doubles:
                 self._tensors += rewrite_upsamplings(self._rewritten, quantized=ranges is not None)
@@ -44,6 +49,8 @@ class CompiledNetwork:
             quantize(self._rewritten, ranges.limits)
         elif ranges is not None:
             self._rewritten, self._names = with_limits(self._rewritten)
+        if ranges is not None:
+            self._rewritten.reshape({port.any_name: _one_row(port.partial_shape) for port in self._rewritten.inputs})
         self._request = runtime.compile(self._rewritten, precision)
         self(**{port.any_name: _first_input(port.any_name, port.partial_shape) for port in model.inputs})
         self._ranges = ranges
@@ -51,10 +58,20 @@ class CompiledNetwork:
     def __call__(self, **inputs: Tensor) -> Tensor:
         """Compute the output in float32; inputs of any dtype are converted to float32."""
         arrays = {name: tensor.float().contiguous().numpy() for name, tensor in inputs.items()}
+        if self._ranges is None:
+            return torch.from_numpy(self._request.infer(arrays)[0].copy())
+        rows = range(len(next(iter(arrays.values()))))
+        return torch.cat([self._row({name: array[row : row + 1] for name, array in arrays.items()}) for row in rows])
+
+    def _row(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> Tensor:
         results = self._request.infer(arrays)
         if self._ranges is not None and not self._ranges.complete:
             self._ranges.add(self._names, results[1])
         return torch.from_numpy(results[0].copy())
+
+
+def _one_row(shape: Any) -> list[int]:
+    return [1, *(size.get_length() if size.is_static else -1 for size in list(shape)[1:])]
 
 
 def _first_input(name: str, shape: Any) -> Tensor:

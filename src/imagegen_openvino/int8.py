@@ -43,7 +43,7 @@ def quantize(model: Any, ranges: Limits) -> None:
         source = layer.node.input_value(0)
         place = (source.get_node().get_name(), source.get_index())
         if place not in rounded:
-            low, high = (ops.constant(np.array(limit, np.float32)) for limit in _with_zero(*ranges[layer.name]))
+            low, high = (ops.constant(np.array(limit, np.float32)) for limit in _levels_with_zero(*ranges[layer.name]))
             rounded[place] = ops.fake_quantize(source, low, high, low, high, _LEVELS)
         layer.node.input(0).replace_source_output(rounded[place].output(0))
         layer.node.input(1).replace_source_output(_int8(tensor_of(layer.constant).float()).output(0))
@@ -91,10 +91,13 @@ def _all_axes(source: Any) -> list[int]:
     return list(range(len(source.get_partial_shape())))
 
 
-def _with_zero(low: float, high: float) -> tuple[float, float]:
-    """Widen a range to 0.0 in it, and to a width."""
+def _levels_with_zero(low: float, high: float) -> tuple[float, float]:
+    """Widen a range so that one of its levels is 0.0, the value of padding."""
     low, high = min(low, 0.0), max(high, 0.0)
-    return (low, high) if high > low else (low, low + 1.0)
+    last = _LEVELS - 1
+    zero = round(-low / ((high - low) / last or 1.0))
+    step = max(-low / zero if zero else 0.0, high / (last - zero) if zero < last else 0.0) or 1.0
+    return -zero * step, (last - zero) * step
 
 
 def _int8(weight: torch.Tensor) -> Any:

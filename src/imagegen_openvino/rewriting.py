@@ -66,12 +66,11 @@ def split_gates(model: Any) -> list[Tensor]:
         weight, tokens = constant_of(product.input_value(1)), product.input_value(0)
         if weight is None:
             continue
+        transposed = product.get_attributes()["transpose_a"]
         weights, biases = tensor_of(weight).chunk(2), tensor_of(bias).chunk(2, -1)
         halves += [*weights, *biases]
         for index, (rows, shifts) in enumerate(zip(weights, biases, strict=True)):
-            half = ops.matmul(
-                tokens, float_constant(rows, weight.get_friendly_name()), transpose_a=False, transpose_b=True
-            )
+            half = ops.matmul(tokens, float_constant(rows, weight.get_friendly_name()), transposed, transpose_b=True)
             redirect(node.output(index), ops.add(half, float_constant(shifts, bias.get_friendly_name())))
     return halves
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagegen_core import GenerateRequest, Job, NumericsPlan, Registry, Settings, SettingsError, checkpoint_family
+from imagegen_core import GenerateRequest, Job, NumericsPlan, Registry, Settings, SettingsError, Size, checkpoint_family
 from imagegen_core.diffusion import NetworkInputs, UNetWorker
 from imagegen_openvino.checkpoint_files import digest_of, unet_files, vae_files
 from imagegen_openvino.constants import give_weights
@@ -116,7 +116,8 @@ class OpenVinoUNetWorker(UNetWorker):
         """Draw trial pictures if the ranges for int8 are unknown, and compile the networks again."""
         if all(ranges.complete for ranges in self._ranges):
             return
-        side = min(_TRIAL_SIDE, self.native_size.width, self.native_size.height)
+        native = Size.parse(self.native_size)
+        side = min(_TRIAL_SIDE, native.width, native.height)
         for seed, prompt in enumerate(_TRIAL_PROMPTS):
             request = GenerateRequest(
                 prompt=prompt,

@@ -47,7 +47,7 @@ def settings(checkpoint: Path, **fields: Any) -> Settings:
 
 def draw(worker: Any, loras: Any = (), **fields: Any) -> Picture:
     """Draw a picture in two steps."""
-    request = GenerateRequest(**{"prompt": "a lake", "seed": 1, "num_inference_steps": 2, **fields})
+    request = GenerateRequest.given(**{"prompt": "a lake", "seed": 1, "num_inference_steps": 2, **fields})
     return Picture(*worker.run_job_with_latents(Job(req=request.with_loras(list(loras)))))
 
 

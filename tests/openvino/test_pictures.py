@@ -19,6 +19,7 @@ from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.checkpoints import save_sd15
 from tests.layouts import save_single_file
 from tests.openvino.conftest import Pair, difference, draw, settings
+from tests.pictures_in.conftest import mask, picture
 
 DEMO = Path(imagegen_demo.__file__).parent / "checkpoint"
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -32,6 +33,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "a layer of the encoder less": {"clip_skip": 1},
     "fractional timesteps": {"scheduler": "DPM++ 2M", "schedule": "karras", "num_inference_steps": 4},
     "an ancestral sampler": {"scheduler": "Euler a", "guidance_scale": 3.0},
+    "an input picture": {"image": picture(), "strength": 0.6, "num_inference_steps": 5},
+    "a mask": {"image": picture(), "mask": mask(), "strength": 0.8, "num_inference_steps": 5},
+    "a larger picture of the latents": {"hires": {"scale": 2}},
 }
 
 

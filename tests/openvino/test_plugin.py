@@ -44,6 +44,7 @@ def test_only_the_settings_choose_it(sd15_checkpoint: Path) -> None:
         ({"attention_slicing": True}, r"attention_slicing is for torch"),
         ({"vae_dtype": "fp16"}, r"vae_dtype=fp16, but OpenVINO's CPU does not compute in that precision here"),
         ({"cuda_graphs": True}, r"cuda_graphs is for torch"),
+        ({"memory": "4GB"}, r"memory is for torch"),
     ],
 )
 def test_settings_that_it_cannot_heed_are_refused(sd15_checkpoint: Path, fields: dict[str, Any], sentence: str) -> None:
