@@ -50,9 +50,8 @@ def test_a_recipe_draws_the_same_bytes_with_the_same_pictures(pair: Pair, fields
     assert again == drawn.png
 
 
+@pytest.mark.parametrize("pair", ["sdxl"], indirect=True)
 def test_micro_conditioning_is_in_the_recipe(pair: Pair) -> None:
-    if pair.family != "sdxl":
-        pytest.skip("only SDXL has micro-conditioning")
     drawn = pair.picture(size="64x48", micro_conditioning=MicroConditioning(crop=(8, 9), target_size="96x96"))
     again, _ = pair.worker.run_job(Job(req=read_recipe(drawn.png).request()))
     assert again == drawn.png
@@ -75,9 +74,8 @@ def test_the_hash_finds_another_a_missing_and_a_superfluous_picture(pair: Pair) 
     assert ask(image=picture()).image is not None
 
 
+@pytest.mark.parametrize("pair", ["sdxl"], indirect=True)
 def test_the_command_line_draws_from_a_picture(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if pair.family != "sdxl":
-        pytest.skip("once is enough")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_DTYPE", "fp32")
     monkeypatch.setenv("CUDA_DEVICE", "cpu")
