@@ -9,10 +9,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.scheduling import pytest_xdist_make_scheduler  # noqa: F401 - a hook
 
 # The model libraries read these variables at import: no hub, and an empty cache.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -35,22 +36,8 @@ if importlib.util.find_spec("torchvision"):
 settings.register_profile("imagegen", deadline=None, derandomize=True)
 settings.load_profile("imagegen")
 
-_CLUSTER = "tests/cluster/"
 _PREFIXES = ("IMAGEGEN_", "CUDA_", "SDXL_", "SD15_", "SD3_", "FLUX_", "OPENVINO_", "STORAGE_", "DEFAULT_")
 _NAMES = ("MODEL", "MODEL_ROOT", "BACKEND", "USE_SDXL", "NUM_WORKERS", "QUEUE_MAX", "PORT")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each process whole files in order, and one process all cluster tests, because they share a cluster."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class Files(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return _CLUSTER if nodeid.startswith(_CLUSTER) else super()._split_scope(nodeid)
-
-    config.option.loadscopereorder = False
-    return Files(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
