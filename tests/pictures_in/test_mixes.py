@@ -16,7 +16,6 @@ from imagegen_core import (
     InpaintOptions,
     LocalEngine,
     LoraUse,
-    MicroConditioning,
     OutpaintOptions,
     Variation,
 )

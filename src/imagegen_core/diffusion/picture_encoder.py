@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +10,12 @@ import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.decoding import convert, normalized, tiling
+from imagegen_core.diffusion.input_values import Pixels
 from imagegen_core.diffusion.tiny_vae import is_tiny
 from imagegen_core.errors import ImagegenError
 from imagegen_core.parts import Parts, completed
 
-_KEPT = 32  # encoded pictures; one of 1024 x 1024 takes 0.5 MB in fp32
+_KEPT_BYTES = 32 * 2**20  # of encoded pictures; a picture of 1024x1024 takes 0.5 MB in fp32
 
 
 class PictureEncoder:
@@ -29,13 +29,13 @@ class PictureEncoder:
             bring: Brings its weights to the device, from where other networks may displace them between two parts.
         """
         self._vae, self._bring = vae, bring
-        self._kept: OrderedDict[tuple[str, int | None], Tensor] = OrderedDict()
+        self._kept: OrderedDict[tuple[str | None, int | None], Tensor] = OrderedDict()
 
-    def encode(self, pixels: Tensor, tile: int | None) -> Parts[Tensor]:
-        """Encode a picture, one block of the network at a time.
+    def encode(self, pixels: Pixels, tile: int | None) -> Parts[Tensor]:
+        """Encode a picture, one layer of the network at a time.
 
         Args:
-            pixels: Values from -1 to 1 in fp32 on the CPU, [1, 3, height, width].
+            pixels: The picture.
             tile: The side of the tiles in pixels; None encodes in one piece.
 
         Returns:
@@ -44,13 +44,16 @@ class PictureEncoder:
         Raises:
             ImagegenError: The VAE has no encoder, or the moments are not finite even in fp32.
         """
-        key = hashlib.sha256(f"{tuple(pixels.shape)}".encode() + pixels.numpy().tobytes()).hexdigest(), tile
-        if key not in self._kept:
-            self._kept[key] = yield from self._encoded(pixels, tile)
-            if len(self._kept) > _KEPT:
+        key = (pixels.digest, tile)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        moments = yield from self._encoded(pixels.values, tile)
+        if pixels.digest is not None:
+            self._kept[key] = moments
+            while sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
                 self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        return moments
 
     def sample(self, moments: Tensor, generator: torch.Generator) -> Tensor:
         """Draw latents from the moments, in the network's scale, [1, channels, height / 8, width / 8]."""
