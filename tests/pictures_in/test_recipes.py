@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from imagegen_core import (
 )
 from imagegen_core.cli.app import build_app
 from imagegen_core.picture_files.decode import read_text
-from imagegen_core.replay import with_pictures
+from imagegen_core.replay import settings_of, with_pictures
 from tests.pictures_in.conftest import Pair, ask, mask, picture
 
 CASES: dict[str, dict[str, Any]] = {
@@ -57,9 +58,47 @@ def test_micro_conditioning_is_in_the_recipe(pair: Pair) -> None:
     assert again == drawn.png
 
 
+def embedding(pair: Pair, most: int) -> Any:
+    """Return a worker that embeds input pictures."""
+    return type(pair.worker)(settings=pair.worker.settings.override(embed_inputs=most))
+
+
+def test_small_pictures_are_embedded_and_replay_alone(pair: Pair) -> None:
+    fields = CASES["a mask"]
+    sizes = {name: len(png(fields[name])) for name in ("image", "mask")}
+    worker = embedding(pair, max(sizes.values()))
+    drawn, _ = worker.run_job(Job(req=ask(**fields)))
+    assert Picture(drawn, 0, b"").image.tobytes() == pair.picture(**fields).image.tobytes()
+    recipe = read_recipe(drawn)
+    assert recipe.pictures is not None
+    assert set(recipe.pictures) == {"image", "mask"}
+    settings = settings_of(recipe, pair.worker.settings)
+    again, _ = type(worker)(settings=settings).run_job(Job(req=with_pictures(recipe.request(), recipe)))
+    assert again == drawn
+
+
+def test_a_larger_picture_is_not_embedded(pair: Pair) -> None:
+    drawn, _ = embedding(pair, len(png(picture())) - 1).run_job(Job(req=ask(**CASES["an image"])))
+    recipe = read_recipe(drawn)
+    assert recipe.pictures is None
+    with pytest.raises(PictureError, match="give this picture as image"):
+        with_pictures(recipe.request(), recipe)
+
+
+def test_an_embedded_picture_carries_no_metadata_of_its_file(pair: Pair) -> None:
+    buffer, tags = io.BytesIO(), Image.Exif()
+    tags[270] = "taken at home"
+    picture().save(buffer, "PNG", exif=tags)
+    assert b"taken at home" in buffer.getvalue()
+    drawn, _ = embedding(pair, 2**20).run_job(Job(req=ask(image=buffer.getvalue())))
+    kept = read_recipe(drawn).pictures
+    assert kept is not None
+    assert b"taken at home" not in base64.b64decode(kept["image"])
+
+
 def test_a_plain_recipe_has_no_fields_of_pictures(pair: Pair) -> None:
     text = read_text(pair.picture(size="64x48").png)["imagegen"]
-    assert not any(f'"{name}"' in text for name in ("image", "mask", "strength", "variation", "inpaint"))
+    assert not any(f'"{name}"' in text for name in ("image", "mask", "strength", "variation", "inpaint", "pictures"))
 
 
 def test_the_hash_finds_another_a_missing_and_a_superfluous_picture(pair: Pair) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ class PictureEncoder:
         return moments
 
     def _parts(self, pixels: Tensor, tile: int | None) -> Parts[Tensor]:
-        """Compute what ``vae.encode`` computes, and yield between the encoder's blocks."""
+        """Compute what ``vae.encode`` computes, and yield between the encoder's layers."""
         vae, encoder = self._vae, self._vae.encoder
         first = encoder.conv_in.weight
         hidden = pixels.to(first.device, first.dtype)
@@ -103,13 +104,23 @@ class PictureEncoder:
                 distribution: Any = vae.encode(hidden).latent_dist
             yield
             return distribution.parameters  # type: ignore[no-any-return]
-        hidden = encoder.conv_in(hidden)
-        for block in encoder.down_blocks:
+        for layer in _layers(encoder):
+            hidden = layer(hidden)
             yield
             self._bring()
-            hidden = block(hidden)
-        yield
-        self._bring()
-        hidden = encoder.mid_block(hidden)
-        hidden = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(hidden)))
         return vae.quant_conv(hidden) if vae.quant_conv is not None else hidden  # type: ignore[no-any-return]
+
+
+def _layers(encoder: Any) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yield the layers of diffusers' encoder in their order; an ordinary block counts as its own layers."""
+    from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D
+
+    yield encoder.conv_in
+    for block in encoder.down_blocks:
+        if type(block) is DownEncoderBlock2D:
+            yield from (partial(resnet, temb=None) for resnet in block.resnets)
+            yield from block.downsamplers or ()
+        else:
+            yield block
+    yield encoder.mid_block
+    yield lambda hidden: encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(hidden)))

@@ -34,7 +34,7 @@ from imagegen_core.numerics import NumericsPlan
 from imagegen_core.parts import Parts
 from imagegen_core.request import ResolvedRequest
 
-_WAIT = 0.002  # seconds to wait for Pillow before other requests take their turn
+_WAITS = (0.0001, 0.002)  # seconds to wait for Pillow before other requests take their turn: at first, and at last
 _THREADS = 2
 _STRENGTH = 0.8  # the default with an image; with a mask it is 1
 
@@ -143,11 +143,13 @@ class StartingPoints:
     def _values(self, request: ResolvedRequest, *, begins: bool, sees: bool) -> Parts[InputValues]:
         """Prepare the pictures on another thread: it may take longer than a step of others."""
         future = self._threads.submit(InputValues.of, request, begins=begins, sees=sees)
+        wait, longest = _WAITS
         while True:
             try:
-                return future.result(_WAIT)
+                return future.result(wait)
             except NotYetError:
                 yield
+                wait = min(2 * wait, longest)
             except PictureError as error:
                 mask = request.mask is not None and str(error).partition(":")[0].endswith(request.mask.name)
                 raise InvalidRequestError(str(error), "mask" if mask else "image") from error

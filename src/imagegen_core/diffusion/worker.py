@@ -130,6 +130,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
                 self.device,
                 self.numerics,
                 settings.prediction,
+                settings.embed_inputs,
             )
             if settings.recipe
             else None
