@@ -29,6 +29,7 @@ from sides import Side, Work, take_turns
 SIDE = 256
 CLIENTS, PICTURES = 16, 32
 SINGLES = [("fp32", "new"), ("fp32", "same"), ("bf16", "new")]  # precisions, and whether images and prompts repeat
+WARM_UPS = 4
 BATCH = 8  # the best size of the plain servers in servers.py
 LARGE = 1024
 FIRST, LAST, MANY = 20, 60, 1000  # steps of the small picture: the other one begins, the end, all
@@ -205,7 +206,10 @@ def engine_clients(checkpoint: str, varied: bool) -> Work:
         future: Future[Any] = running.submit(asked).job.fut
         return future
 
-    return client_load(submit, varied)
+    work = client_load(submit, varied)
+    for warming_up in range(WARM_UPS):  # the engine tries each number of rows once
+        work(1000 + warming_up)
+    return work
 
 
 def client_load(submit: Callable[[Wanted], Future[Any]], varied: bool) -> Work:
