@@ -57,6 +57,8 @@ _EXAMPLES: Mapping[str, Any] = {
     "replica_gpus": 1,
     "default_size": "1024x1024",
     "upscaler": "lanczos",
+    "picture_hosts": ["pictures.example.org"],
+    "model_aliases": ["gpt-image-1", "dall-e-2=portrait"],
     "root_path": "/ai",
     "trusted_proxies": ["127.0.0.1", "10.0.0.0/8"],
     "api_keys": ["a-long-random-word"],

@@ -75,6 +75,9 @@ def _section(method: str, paths: list[str], described: Schema) -> str:
         ]
         parts.append(table(["parameter", "in", "type"], rows))
     for kind, body in operation.get("requestBody", {}).get("content", {}).items():
+        if "Form" in body["schema"].get("$ref", ""):
+            parts.append(f"Body, `{kind}`: the same fields, with files for pictures.")
+            continue
         parts += [f"Body, `{kind}`:", _body(body["schema"], described)]
     return "\n\n".join([part for part in [*parts, _responses(operation)] if part] + [""])
 

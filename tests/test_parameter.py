@@ -16,7 +16,7 @@ from imagegen_core.modes import Mode
 from imagegen_core.parameter import RESERVED
 from imagegen_core.resolution.parameters import complete_parameters, parse_parameters
 from imagegen_core.server.a1111 import Txt2ImgBody
-from imagegen_core.server.routes.openai import ImagesBody
+from imagegen_core.server.openai import EditBody, ImagesBody, VariationBody
 from imagegen_core.server.schemas import GenerateBody
 from imagegen_core.settings import ModeSettings, Settings
 
@@ -109,7 +109,13 @@ def test_texts_of_the_command_line_become_values() -> None:
 
 
 def test_the_fields_of_all_bodies_are_reserved() -> None:
-    fields = {*GenerateBody.model_fields, *ImagesBody.model_fields, *Txt2ImgBody.model_fields}
+    fields = {
+        *GenerateBody.model_fields,
+        *ImagesBody.model_fields,
+        *EditBody.model_fields,
+        *VariationBody.model_fields,
+        *Txt2ImgBody.model_fields,
+    }
     assert fields <= RESERVED
 
 

@@ -24,7 +24,7 @@ _OWN = (
 )
 _OPENAI = (
     "model n response_format output_format output_compression quality style background moderation user stream "
-    "partial_images"
+    "partial_images images input_fidelity safety_identifier"
 )
 _A1111 = (
     "styles sampler_name sampler_index batch_size n_iter steps cfg_scale width height override_settings "

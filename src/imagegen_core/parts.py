@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYetError
 from typing import TypeAlias, TypeVar
 
 Result = TypeVar("Result")
+
+_FIRST_WAIT = 0.0001  # seconds
+_WAIT = 0.002  # seconds to wait for another thread before other requests take their turn
 
 Parts: TypeAlias = Generator[None, None, Result]
 """Generator for work in parts: it pauses at each ``yield``, and returns the result at the end."""
@@ -19,6 +24,32 @@ def completed(parts: Parts[Result]) -> Result:
         except StopIteration as end:
             result: Result = end.value
             return result
+
+
+def after_next(parts: Parts[Result]) -> Result | None:
+    """Run the next part; return the result after the last part, and None after others.
+
+    A `StopIteration` from another thread would stay alive through its own traceback, and with it the result.
+    """
+    try:
+        next(parts)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    return None
+
+
+def awaited(future: Future[Result]) -> Parts[Result]:
+    """Wait for a result of another thread, and yield after a tenth of a millisecond, later every two milliseconds."""
+    wait = _FIRST_WAIT
+    while True:
+        try:
+            return future.result(wait)
+        except NotYetError:
+            if future.done():  # the work itself raised this error
+                raise
+            yield
+            wait = min(2 * wait, _WAIT)
 
 
 def works_in_parts(worker: object, whole: str) -> bool:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -16,12 +15,12 @@ from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import Tensor, nn
 
+from imagegen_openvino.group_norms import replace_group_norms
+
 # Two rows, or the trace would keep the number of rows. Odd sides at every level of a UNet: for even sides, diffusers
 # leaves out the sizes between up- and downsampling.
 _ROWS, _SIDES, _TOKENS = 2, (9, 11), 77
 _SIZES, _IMAGE = 6, 4  # the numbers of a picture's sizes, and of its dimensions
-PARAMETER = re.compile(r"self\.(?:model\.)?network\.(.+)")
-"""OpenVINO's name of a constant, with torch's name; a trace without some arguments wraps the network once more."""
 
 
 class UNet(nn.Module):
@@ -77,7 +76,7 @@ class Decoder(nn.Module):
         return self.network(latents)  # type: ignore[no-any-return]
 
 
-def converted_unet(unet: Any) -> AbstractContextManager[Any]:
+def converted_unet(unet: Any, *, for_cpu: bool) -> AbstractContextManager[Any]:
     """Convert a UNet; its rows, sides and number of tokens stay open."""
     config = unet.config
     inputs = {
@@ -91,16 +90,16 @@ def converted_unet(unet: Any) -> AbstractContextManager[Any]:
         inputs["time_ids"] = torch.zeros(_ROWS, sizes)
     if config.time_cond_proj_dim is not None:
         inputs["timestep_cond"] = torch.zeros(_ROWS, config.time_cond_proj_dim)
-    return _converted(UNet(unet), inputs)
+    return _converted(UNet(unet), inputs, for_cpu=for_cpu)
 
 
-def converted_decoder(decoder: Any, channels: int) -> AbstractContextManager[Any]:
+def converted_decoder(decoder: Any, channels: int, *, for_cpu: bool) -> AbstractContextManager[Any]:
     """Convert an autoencoder's decoder; its sides stay open. `channels` is the number of the latents' channels."""
-    return _converted(Decoder(decoder), {"latents": torch.zeros(1, channels, *_SIDES)})
+    return _converted(Decoder(decoder), {"latents": torch.zeros(1, channels, *_SIDES)}, for_cpu=for_cpu)
 
 
 @contextmanager
-def _converted(network: nn.Module, inputs: Mapping[str, Tensor]) -> Iterator[Any]:
+def _converted(network: nn.Module, inputs: Mapping[str, Tensor], *, for_cpu: bool) -> Iterator[Any]:
     """Convert a network; the result shares the network's memory, and is of no use after the context."""
     _compute_in_float(network)
     with torch.inference_mode(), warnings.catch_warnings():
@@ -109,13 +108,20 @@ def _converted(network: nn.Module, inputs: Mapping[str, Tensor]) -> Iterator[Any
         frontend = FrontEndManager().load_by_framework("pytorch")
         model = frontend.convert(frontend.load(decoder))
     model.reshape({name: _open_shape(tensor) for name, tensor in inputs.items()})
+    if for_cpu:
+        replace_group_norms(model)
     yield model
     del decoder  # it keeps the network's memory until here
 
 
 def _open_shape(tensor: Tensor) -> list[int]:
-    """Return a tensor's shape with -1 for the number of rows and tokens, and for the sides."""
-    return [-1, tensor.shape[1], -1, -1] if tensor.ndim == _IMAGE else [-1] * (tensor.ndim - 1) + [tensor.shape[-1]]
+    """Return a tensor's shape with -1 for the number of tokens, for the sides, and for several rows."""
+    rows = -1 if len(tensor) > 1 else 1
+    return (
+        [rows, tensor.shape[1], -1, -1]
+        if tensor.ndim == _IMAGE
+        else [rows, *[-1] * (tensor.ndim - 2), tensor.shape[-1]]
+    )
 
 
 class _Linear(nn.Linear):

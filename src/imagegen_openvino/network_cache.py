@@ -21,10 +21,12 @@ import openvino
 from platformdirs import user_cache_path
 
 from imagegen_core import ModelLoadError
+from imagegen_openvino.group_norms import keep_float32
+from imagegen_openvino.input_ranges import Limits
 
 logger = logging.getLogger(__name__)
 
-_NETWORK, _WEIGHTS, _ENTRY = "network.xml", "network.bin", "entry.json"
+_NETWORK, _WEIGHTS, _ENTRY, _RANGES = "network.xml", "network.bin", "entry.json", "ranges.json"
 _UNUSED_SECONDS = 30 * 24 * 3600
 _MARGIN_BYTES = 64 * 2**20
 
@@ -72,6 +74,28 @@ class NetworkCache:
                 "XDG_CACHE_HOME to another"
             )
         return network
+
+    def ranges(self, origin: Mapping[str, Any]) -> Limits | None:
+        """Return the ranges of a network's inputs; None if they are missing or damaged."""
+        file = self._place(origin) / _RANGES
+        try:
+            read = json.loads(file.read_text(encoding="utf-8"))
+            return {name: (float(low), float(high)) for name, (low, high) in read.items()}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            logger.warning("The ranges in %s are damaged (%s): drawing trial pictures again", file, error)
+            return None
+
+    def keep_ranges(self, origin: Mapping[str, Any], ranges: Limits) -> None:
+        """Keep the ranges of a network's inputs; if that fails, the next start draws the trial pictures again."""
+        file = self._place(origin) / _RANGES
+        try:
+            with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as part:
+                json.dump(ranges, part)
+            Path(part.name).replace(file)
+        except OSError as error:
+            logger.warning("Cannot keep the ranges for int8 in %s: %s", file, error)
 
     def _read(self, core: Any, origin: Mapping[str, Any]) -> Any | None:
         """Return the network of an origin; None if it is missing or damaged."""
@@ -149,6 +173,7 @@ def _save(network: Any, folder: Path) -> None:
             f"{free / 1e9:.1f} GB free: make room, or set XDG_CACHE_HOME to a folder on another disk"
         )
     openvino.save_model(network, folder / _NETWORK, compress_to_fp16=False)
+    keep_float32(folder / _NETWORK)
 
 
 def _move(folder: Path, place: Path) -> None:

@@ -14,6 +14,7 @@ from imagegen_core import Settings, SettingsError
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 _CPU = "CPU"
+_INT8_INSTRUCTIONS = ("avx512_vnni", "amx_int8")  # without them, products of bytes may overflow 16 bits
 
 
 class Runtime:
@@ -24,6 +25,7 @@ class Runtime:
         device: OpenVINO's name of the device, such as ``CPU`` or ``GPU.0``.
         processor: The full name of the device.
         precision: The precision of computations: ``fp32``, ``bf16`` or ``fp16``.
+        is_cpu: Whether the device is the CPU.
         threads: The number of threads on a CPU; None on other devices.
     """
 
@@ -31,15 +33,18 @@ class Runtime:
         """Take the configured device and precision, else the CPU and the fastest precision that keeps half the digits.
 
         Raises:
-            SettingsError: The device does not exist, or does not compute in this precision.
+            SettingsError: The device does not exist, or does not compute in this precision or in int8.
         """
         self.core = openvino.Core()
         self.device = _device(settings, self.core.available_devices)
         self.processor = str(self.core.get_property(self.device, "FULL_DEVICE_NAME"))
         capabilities = self.core.get_property(self.device, "OPTIMIZATION_CAPABILITIES")
         self.precision = _precision(settings, self.device, capabilities)
+        self.is_cpu = self.device == _CPU
+        if settings.int8:
+            _check_int8(settings, self.device)
         # torch knows a container's share of the CPUs, and OMP_NUM_THREADS.
-        self.threads = torch.get_num_threads() if self.device == _CPU else None
+        self.threads = torch.get_num_threads() if self.is_cpu else None
 
     def compile(self, model: Any, precision: str) -> Any:
         """Return a request for inferences with a network, in `precision`."""
@@ -75,6 +80,19 @@ def _precision(settings: Settings, device: str, capabilities: Sequence[str]) -> 
             )
     preferred = ("bf16", "fp32") if device == _CPU else ("fp16", "fp32")
     return settings.dtype or next(name for name in preferred if _CAPABILITIES[name] in capabilities)
+
+
+def _check_int8(settings: Settings, device: str) -> None:
+    asked = f"{settings.source('int8')}=true"
+    if device != _CPU:
+        raise SettingsError(
+            f"{asked} asks for products in int8, which only a CPU has here, not {device.lower()}: unset it"
+        )
+    capabilities = torch.cpu.get_capabilities()
+    if not any(capabilities.get(name) for name in _INT8_INSTRUCTIONS):
+        raise SettingsError(
+            f"{asked} needs a CPU with VNNI or AMX ({', '.join(_INT8_INSTRUCTIONS)}), and this CPU has none: unset it"
+        )
 
 
 def versions() -> dict[str, str]:

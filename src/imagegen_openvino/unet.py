@@ -10,54 +10,58 @@ import torch
 from torch import Tensor
 
 from imagegen_core import InvalidRequestError
-from imagegen_openvino.compiled import CompiledNetwork, replace_constants
+from imagegen_openvino.compiled import CompiledNetwork
+from imagegen_openvino.constants import replace_parameters
+from imagegen_openvino.input_ranges import InputRanges
+from imagegen_openvino.rewriting import upsamplings
 from imagegen_openvino.runtime import Runtime
 
-_KEPT = 2  # networks with LoRAs; each takes as much memory as the network without
+_KEPT = 2  # further networks; each takes as much memory as the usual network
+
+_Changed = Callable[[], Iterable[tuple[str, Tensor]]]
 
 
 class OpenVinoUNet:
     """Computes as a diffusers ``UNet2DConditionModel``; a compiled network for each set of LoRAs.
 
-    Attributes:
-        merged: The number of networks with LoRAs in memory.
+    Sides that are no multiples have another network: diffusers does not double their sides exactly.
     """
 
-    def __init__(self, runtime: Runtime, model: Any, unet: Any) -> None:
+    def __init__(self, runtime: Runtime, model: Any, unet: Any, ranges: InputRanges | None) -> None:
         """Compile the network without LoRAs.
 
         Args:
             runtime: The device.
             model: The converted network.
             unet: The UNet in torch, for its embeddings of numbers.
+            ranges: For int8.
         """
-        self._runtime, self._model = runtime, model
+        self._runtime, self._model, self._ranges = runtime, model, ranges
         self._embed, self._embed_sizes = unet.time_proj, getattr(unet, "add_time_proj", None)
-        self._plain = CompiledNetwork(runtime, model, runtime.precision)
-        self._merged: OrderedDict[Hashable, CompiledNetwork] = OrderedDict()
-        self._used = self._plain
+        self._multiple = 2 ** len(upsamplings(model))
+        self._further: OrderedDict[Hashable, CompiledNetwork] = OrderedDict()
+        self._loras: tuple[Hashable, ...] = ()
+        self._changed: _Changed = tuple
+        self.compile()
 
     @property
-    def merged(self) -> int:
-        """The number of networks with LoRAs in memory."""
-        return len(self._merged)
+    def further(self) -> int:
+        """The number of networks in memory, in addition to the usual network."""
+        return len(self._further)
 
-    def use(self, loras: tuple[Hashable, ...], changed: Callable[[], Iterable[tuple[str, Tensor]]]) -> None:
+    def compile(self) -> None:
+        """Compile the usual network again, and forget the others."""
+        self._further.clear()
+        self._usual = self._compiled(doubles=True)
+
+    def use(self, loras: tuple[Hashable, ...], changed: _Changed) -> None:
         """Compute with exactly these LoRAs from now on.
 
         Args:
             loras: The LoRAs with their strengths, in their order.
             changed: Returns the parameters that they change, with their values in float32.
         """
-        if not loras:
-            self._used = self._plain
-            return
-        if loras not in self._merged:
-            while len(self._merged) >= _KEPT:
-                self._merged.popitem(last=False)
-            self._merged[loras] = self._with(changed())
-        self._merged.move_to_end(loras)
-        self._used = self._merged[loras]
+        self._loras, self._changed = loras, changed
 
     def __call__(
         self,
@@ -85,24 +89,46 @@ class OpenVinoUNet:
         if timestep_cond is not None:
             added["timestep_cond"] = timestep_cond
         embedded = self._embed(timestep.expand(len(sample)))
-        prediction = self._used(latents=sample, timesteps=embedded, tokens=encoder_hidden_states, **added)
+        doubles = all(side % self._multiple == 0 for side in sample.shape[-2:])
+        prediction = self._network(doubles=doubles)(
+            latents=sample, timesteps=embedded, tokens=encoder_hidden_states, **added
+        )
         return (prediction.to(sample.dtype),)
 
-    def _with(self, changed: Iterable[tuple[str, Tensor]]) -> CompiledNetwork:
-        model = self._model.clone()  # it shares the constants
-        if not replace_constants(model, changed, self._runtime.precision):
-            return self._plain  # the LoRAs only change text encoders
-        return CompiledNetwork(self._runtime, model, self._runtime.precision)
+    def _network(self, *, doubles: bool) -> CompiledNetwork:
+        """Return the network for the LoRAs in use."""
+        if doubles and not self._loras:
+            return self._usual
+        key = (self._loras, doubles)
+        if key not in self._further:
+            while len(self._further) >= _KEPT:
+                self._further.popitem(last=False)
+            self._further[key] = self._compiled(doubles=doubles)
+        self._further.move_to_end(key)
+        return self._further[key]
+
+    def _compiled(self, *, doubles: bool) -> CompiledNetwork:
+        model = self._model
+        if self._loras:
+            model = model.clone()  # it shares the constants
+            if not replace_parameters(model, self._changed(), self._runtime.precision) and doubles:
+                return self._usual  # the LoRAs only change text encoders
+        return CompiledNetwork(self._runtime, model, self._runtime.precision, doubles=doubles, ranges=self._ranges)
 
 
 class OpenVinoDecoder:
     """Computes as the decoder of a diffusers autoencoder, in the dtype of the latents."""
 
-    def __init__(self, runtime: Runtime, model: Any, dtype: torch.dtype) -> None:
-        """Compile the decoder for latents of a dtype."""
-        self._runtime, self._model = runtime, model
+    def __init__(self, runtime: Runtime, model: Any, dtype: torch.dtype, ranges: InputRanges | None) -> None:
+        """Compile the decoder for latents of a dtype; `ranges` is for int8."""
+        self._runtime, self._model, self._dtype, self._ranges = runtime, model, dtype, ranges
         self._compiled: dict[torch.dtype, CompiledNetwork] = {}
         self._of(dtype)
+
+    def compile(self) -> None:
+        """Compile the decoder again."""
+        self._compiled.clear()
+        self._of(self._dtype)
 
     def __call__(self, sample: Tensor) -> Tensor:
         """Return pixels [1, 3, 8 h, 8 w] from latents [1, channels, h, w]."""
@@ -110,7 +136,9 @@ class OpenVinoDecoder:
 
     def _of(self, dtype: torch.dtype) -> CompiledNetwork:
         if dtype not in self._compiled:
-            self._compiled[dtype] = CompiledNetwork(self._runtime, self._model, _PRECISIONS[dtype])
+            self._compiled[dtype] = CompiledNetwork(
+                self._runtime, self._model, _PRECISIONS[dtype], doubles=True, ranges=self._ranges
+            )
         return self._compiled[dtype]
 
 

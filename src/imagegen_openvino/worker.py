@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagegen_core import NumericsPlan, Registry, Settings, SettingsError, checkpoint_family
+from imagegen_core import GenerateRequest, Job, NumericsPlan, Registry, Settings, SettingsError, checkpoint_family
 from imagegen_core.diffusion import NetworkInputs, UNetWorker
 from imagegen_openvino.checkpoint_files import digest_of, unet_files, vae_files
-from imagegen_openvino.compiled import give_weights
+from imagegen_openvino.constants import give_weights
 from imagegen_openvino.conversion import converted_decoder, converted_unet
+from imagegen_openvino.input_ranges import InputRanges
 from imagegen_openvino.network_cache import NetworkCache
 from imagegen_openvino.plugin import BACKEND
 from imagegen_openvino.runtime import Runtime, versions
@@ -27,10 +28,12 @@ _TORCHS_OWN = (
     "attention_slicing",
     "vae_channels_last",
     "cuda_graphs",
-    "int8",
     "memory",
     "weight_storage",
 )
+# Few steps show all noise levels. Guidance shows the network without a prompt, too.
+_TRIAL_PROMPTS = ("a portrait of a woman", "a mountain lake at sunset", "a table with fruit, flowers and a book")
+_TRIAL_STEPS, _TRIAL_GUIDANCE, _TRIAL_SIDE = 4, 5.0, 512
 _UNET, _DECODER, _OTHERS = "unet.", "vae.decoder.", ("text_encoder", "vae.encoder.")
 
 
@@ -64,19 +67,25 @@ class OpenVinoUNetWorker(UNetWorker):
         self._cache = NetworkCache()
         own = {"device": "cpu", "dtype": self._runtime.precision, "weight_storage": "full"}
         super().__init__(worker_id, settings.override(**own))
+        if self.settings.int8:
+            self._learn_ranges()
 
     def prepare(self, pipe: Any) -> None:
         """Convert the UNet and the VAE's decoder, or read the converted networks, and compile them."""
         self._set_vae_precision(pipe.vae)
         unet = self._origin("unet", digest_of(unet_files(self.checkpoint), self._cache.hashes), pipe.unet)
         vae = self._origin("vae", digest_of(vae_files(self.checkpoint, self.settings), self._cache.hashes), pipe.vae)
+        self._origins = (unet, vae)
         network = self._cache.network(self._runtime.core, unet, self._convert_unet)
         give_weights(pipe.unet, network)
-        self._unet = OpenVinoUNet(self._runtime, network, pipe.unet)
-        pipe.unet.forward = self._unet
         decoder = self._cache.network(self._runtime.core, vae, self._convert_decoder)
+        self._ranges = [
+            InputRanges(self._cache.ranges(origin)) if self.settings.int8 else None for origin in self._origins
+        ]
+        self._unet = OpenVinoUNet(self._runtime, network, pipe.unet, self._ranges[0])
         dtype = next(pipe.vae.decoder.parameters()).dtype
-        pipe.vae.decoder.forward = OpenVinoDecoder(self._runtime, decoder, dtype)
+        self._decoder = OpenVinoDecoder(self._runtime, decoder, dtype, self._ranges[1])
+        pipe.unet.forward, pipe.vae.decoder.forward = self._unet, self._decoder
 
     def plan(self) -> NumericsPlan:
         """Return torch's plan, with OpenVINO's device and version."""
@@ -99,9 +108,28 @@ class OpenVinoUNetWorker(UNetWorker):
         return super().predict(inputs)
 
     def memory_bytes(self) -> int:
-        """Return the memory of the weights, in bytes; each network with LoRAs is another copy of the UNet."""
+        """Return the memory of the weights, in bytes; each further network is another copy of the UNet."""
         copy: int = sum(parameter.nbytes for parameter in self.pipe.unet.parameters())
-        return super().memory_bytes() + self._unet.merged * copy
+        return super().memory_bytes() + self._unet.further * copy
+
+    def _learn_ranges(self) -> None:
+        """Draw trial pictures if the ranges for int8 are unknown, and compile the networks again."""
+        if all(ranges.complete for ranges in self._ranges):
+            return
+        side = min(_TRIAL_SIDE, self.native_size.width, self.native_size.height)
+        for seed, prompt in enumerate(_TRIAL_PROMPTS):
+            request = GenerateRequest(
+                prompt=prompt,
+                size=f"{side}x{side}",
+                num_inference_steps=_TRIAL_STEPS,
+                guidance_scale=_TRIAL_GUIDANCE,
+                seed=seed,
+            )
+            self.run_job(Job(req=request))
+        for ranges, origin, network in zip(self._ranges, self._origins, (self._unet, self._decoder), strict=True):
+            ranges.complete = True
+            self._cache.keep_ranges(origin, ranges.limits)
+            self.compute(network.compile)
 
     def _set_vae_precision(self, vae: Any) -> None:
         """Give the VAE its configured precision, else fp32 if it overflows in fp16 by its config."""
@@ -118,15 +146,16 @@ class OpenVinoUNetWorker(UNetWorker):
             "sha256": digest,
             "config": config,
             "precision": str(self.dtype),
+            "for_cpu": self._runtime.is_cpu,
             "versions": versions(),
         }
 
     def _convert_unet(self) -> AbstractContextManager[Any]:
-        return converted_unet(self._load_without(_DECODER, *_OTHERS).unet)
+        return converted_unet(self._load_without(_DECODER, *_OTHERS).unet, for_cpu=self._runtime.is_cpu)
 
     def _convert_decoder(self) -> AbstractContextManager[Any]:
         vae = self._load_without(_UNET, *_OTHERS).vae
-        return converted_decoder(vae.decoder, vae.config.latent_channels)
+        return converted_decoder(vae.decoder, vae.config.latent_channels, for_cpu=self._runtime.is_cpu)
 
     def _load_without(self, *unread: str) -> Any:
         self.unread = unread

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagegen_core.images.tiling import enlarge_in_tiles
+from imagegen_core.parts import completed
 from tests.repetitions import FACTOR
 
 _RADIUS = 3  # three convolutions of 3×3
@@ -60,19 +61,19 @@ def test_tiles_join_without_a_seam(height: int, width: int, tile: int, scale: in
     pixels, enlarge = _noise(height, width), _Enlarger(scale)
     whole = enlarge(pixels).astype(int)
     overlap = _RADIUS + extra
-    tiled = enlarge_in_tiles(enlarge, pixels, scale=scale, tile=tile, overlap=overlap)
+    tiled = completed(enlarge_in_tiles(enlarge, pixels, scale=scale, tile=tile, overlap=overlap))
     assert tiled.shape == (height * scale, width * scale, 3)
     assert np.abs(tiled - whole).max() <= 1
 
 
 def test_an_overlap_below_the_networks_radius_leaves_seams() -> None:
     pixels, enlarge = _noise(40, 40), _Enlarger(2)
-    tiled = enlarge_in_tiles(enlarge, pixels, scale=2, tile=10, overlap=_RADIUS - 1)
+    tiled = completed(enlarge_in_tiles(enlarge, pixels, scale=2, tile=10, overlap=_RADIUS - 1))
     assert np.abs(tiled - enlarge(pixels).astype(int)).max() > 1
 
 
 @pytest.mark.parametrize("size", [(500, 9), (9, 500), (64, 64)])
 def test_no_input_is_larger_than_a_tile_with_its_overlap(size: tuple[int, int]) -> None:
     enlarge = _Enlarger(1)
-    enlarge_in_tiles(enlarge, _noise(*size), scale=1, tile=32, overlap=4)
+    completed(enlarge_in_tiles(enlarge, _noise(*size), scale=1, tile=32, overlap=4))
     assert enlarge.largest <= 32 + 2 * 4

@@ -31,7 +31,7 @@ from imagegen_core.samplers import OwnScheduler
 from imagegen_core.server import create_app
 from imagegen_core.server.a1111 import Txt2ImgBody
 from imagegen_core.server.a1111.pictures import ExtraBody
-from imagegen_core.server.routes.openai import ImagesBody
+from imagegen_core.server.openai import EditBody, ImagesBody, VariationBody
 from imagegen_core.server.schemas import GenerateBody
 from tests.repetitions import FACTOR
 from tests.server.conftest import LIMIT, listening
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 EXAMPLES = 40 * FACTOR
 """Requests per route and kind; 400 result in more than 10,000 requests."""
 
+_PICTURE = encode_png(np.zeros((8, 8, 3), np.uint8), {})
 _MAX_TEXT, _MAX_BODY = 100_000, 3_000_000  # characters of a text, bytes of a body
 
 fuzzed = settings(
@@ -116,6 +117,8 @@ ROUTES = (
     ("POST", "/superres"),
     ("POST", "/v1/jobs"),
     ("POST", "/v1/images/generations"),
+    ("POST", "/v1/images/edits"),
+    ("POST", "/v1/images/variations"),
     ("POST", "/sdapi/v1/txt2img"),
     ("POST", "/sdapi/v1/options"),
     ("POST", "/sdapi/v1/extra-single-image"),
@@ -125,6 +128,8 @@ ROUTES = (
 FIELDS = [
     *GenerateBody.model_fields,
     *ImagesBody.model_fields,
+    *EditBody.model_fields,
+    *VariationBody.model_fields,
     *Txt2ImgBody.model_fields,
     *ExtraBody.model_fields,
 ]
@@ -248,6 +253,23 @@ def test_lone_surrogates(address: str, method: str, path: str, field: str, surro
     response = httpx.request(method, f"{address}{path}", content=body.encode(), headers=_json(), timeout=LIMIT)
     _check(response)
     response.content.decode()  # a response contains no lone surrogates
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/jobs", "/v1/images/edits", "/v1/images/variations"])
+@fuzzed
+@given(
+    fields=st.dictionaries(
+        st.sampled_from(FIELDS) | st.text("ab[]", max_size=8),
+        st.text(max_size=20) | st.sampled_from(["{}", "[]", "null", '{"key": "a"}', "64x64", "1", "true"]),
+        max_size=6,
+    ),
+    image=st.binary(max_size=40) | st.just(_PICTURE),
+    name=st.sampled_from(["image", "image[]", "image[a]", "mask", "request", "prompt", "a"]),
+)
+def test_random_forms(address: str, path: str, fields: dict[str, str], image: bytes, name: str) -> None:
+    data = {"prompt": "a star", "size": "8x8", **fields}
+    files = {"image": _PICTURE, name: image}
+    _check(httpx.post(f"{address}{path}", data=data, files=files, timeout=LIMIT))
 
 
 def _huge(form: str, width: int, height: int) -> bytes:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from imagegen_core import Settings, read_recipe
 from imagegen_core.server import create_app
-from imagegen_core.server.routes.openai import ImagesBody
+from imagegen_core.server.openai import ImagesBody
 from tests.server.conftest import Running, StartServer, listening
 from tests.waiting import until
 

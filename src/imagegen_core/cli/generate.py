@@ -112,7 +112,14 @@ def generate(
     ] = None,
     hires: Annotated[
         str | None,
-        typer.Option(help="A second stage at a larger size: a factor such as 2, a size, or scale=2,strength=0.6."),
+        typer.Option(help="A second stage at a larger size: a factor such as 2, a size, or 2,upscaler=lanczos."),
+    ] = None,
+    micro_conditioning: Annotated[
+        str | None,
+        typer.Option(
+            help="Sizes and crops as SDXL's conditions, such as original_size=2048x2048,crop=64:0: also target_size, "
+            "and negative_ in front of each."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -122,12 +129,18 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn as JSON.")] = False,
 ) -> None:
     """Draw a picture from a prompt, and from a picture if --image names one."""
-    from imagegen_core.cli.picture_options import parse_hires, parse_options, parse_variation
+    from imagegen_core.cli.picture_options import (
+        parse_hires,
+        parse_options,
+        parse_variation,
+        upscaler_file,
+    )
     from imagegen_core.modes import load_modes
     from imagegen_core.plugins.registry import Registry
     from imagegen_core.request import (
         GenerateRequest,
         InpaintOptions,
+        MicroConditioning,
         OutpaintOptions,
         StyleLoraRequest,
         with_counted_seeds,
@@ -139,6 +152,7 @@ def generate(
     target = Output.parse(output, count)
     if as_json and target.is_stdout:
         raise typer.BadParameter("--json and -o - both write to stdout: choose one")
+    hires_options, upscaler = upscaler_file(parse_hires(hires))
     request = GenerateRequest.given(
         prompt=prompt,
         num_inference_steps=steps,
@@ -163,19 +177,20 @@ def generate(
         inpaint=parse_options(InpaintOptions, "inpaint", inpaint),
         image_guidance_scale=image_guidance,
         variation=parse_variation(variation, resize_from),
-        hires=parse_hires(hires),
+        hires=hires_options,
+        micro_conditioning=parse_options(MicroConditioning, "micro-conditioning", micro_conditioning),
         style_lora=None if style is None else StyleLoraRequest.parse(style),
     )
     registry = Registry.discover()
     request = request.with_parameters(parse_parameters(set_ or (), registry.parameters))
-    settings = None if prediction is None else Settings.load(prediction=prediction)
+    settings = Settings.load(prediction=prediction, upscaler=upscaler)
     chosen = None
     if mode is not None:
         if model is not None or backend is not None:
             raise typer.BadParameter("a mode says which model draws: leave --model and --backend out")
         chosen = load_modes(Settings.load()).find(mode)
         check_modes([chosen], registry.parameters)
-        request, settings = chosen.complete(request), chosen.settings.override(prediction=prediction)
+        request, settings = chosen.complete(request), chosen.settings.override(prediction=prediction, upscaler=upscaler)
     requests = with_counted_seeds(request, count)  # refuse an invalid request before loading a model
     worker = load(backend, model, settings)
     if chosen is not None:
@@ -183,7 +198,7 @@ def generate(
     described = backend_of(worker, registry)
     requests = [complete_parameters(one, registry.parameters, described, chosen) for one in requests]
     drawn = []
-    with registry.hooks.running(settings or Settings.load()):
+    with registry.hooks.running(settings):
         requests = [registry.hooks.request(one) for one in requests]
         for number, (picture, seconds) in enumerate(_draw_all(worker, requests, registry.hooks)):
             path = target.write(picture.png, number)

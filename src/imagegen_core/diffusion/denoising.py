@@ -14,6 +14,7 @@ from imagegen_core.diffusion.loras.adapters import Adapter
 from imagegen_core.diffusion.scheduling import step_arguments
 from imagegen_core.errors import ImagegenError
 from imagegen_core.job import StepDone
+from imagegen_core.parts import Parts
 from imagegen_core.request import ResolvedRequest
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Denoising:
         start: The starting point of the drawing; its input picture and mask, if there are any.
         next: The stage after this one, if there is one.
         asked: The whole request, if `request` is that of a further stage.
-        stage: The number of completed stages; each may have another group.
+        stage: A number that grows whenever the state may have another group.
+        enlargement: The work between two stages, while it lasts; it returns the latents of the next stage.
         done: The number of steps in the completed stages.
         index: The number of completed steps in this stage.
         failure: The error of this request in its last step, if any.
@@ -58,6 +60,7 @@ class Denoising:
     next: Stage | None = None
     asked: ResolvedRequest | None = None
     stage: int = 0
+    enlargement: Parts[Tensor] | None = None
     done: int = 0
     index: int = 0
     failure: Exception | None = None

@@ -32,6 +32,15 @@ class PictureEncoder:
         self._vae, self._bring = vae, bring
         self._kept: OrderedDict[tuple[str | None, int | None], Tensor] = OrderedDict()
 
+    def check(self) -> None:
+        """Refuse a VAE without an encoder.
+
+        Raises:
+            ImagegenError: It has none.
+        """
+        if getattr(self._vae, "encoder", None) is None:
+            raise ImagegenError("This checkpoint's VAE has no encoder: set VAE_PATH to a whole VAE, or give no image")
+
     def encode(self, pixels: Pixels, tile: int | None) -> Parts[Tensor]:
         """Encode a picture, one layer of the network at a time.
 
@@ -74,8 +83,7 @@ class PictureEncoder:
 
     def _encoded(self, pixels: Tensor, tile: int | None) -> Parts[Tensor]:
         vae = self._vae
-        if getattr(vae, "encoder", None) is None:
-            raise ImagegenError("This checkpoint's VAE has no encoder: set VAE_PATH to a whole VAE, or give no image")
+        self.check()
         self._bring()
         if is_tiny(vae):
             weight = next(vae.encoder.parameters())
@@ -108,7 +116,7 @@ class PictureEncoder:
             hidden = layer(hidden)
             yield
             self._bring()
-        return vae.quant_conv(hidden) if vae.quant_conv is not None else hidden  # type: ignore[no-any-return]
+        return vae.quant_conv(hidden) if vae.quant_conv is not None else hidden
 
 
 def _layers(encoder: Any) -> Iterator[Callable[[Tensor], Tensor]]:

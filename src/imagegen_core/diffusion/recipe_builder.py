@@ -11,6 +11,7 @@ import torch
 
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.scheduling import Sampling
+from imagegen_core.diffusion.stage_upscaling import LoadedUpscaler
 from imagegen_core.images.recipe import Recipe
 from imagegen_core.models.named import NamedModel
 from imagegen_core.numerics import NumericsPlan
@@ -54,8 +55,14 @@ class RecipeBuilder:
         self._hash: Future[str | None] = executor.submit(_hash, checkpoint, network)
         executor.shutdown(wait=False)
 
-    def recipe(self, request: ResolvedRequest, sampling: Sampling) -> Recipe:
-        """Return the recipe of a picture; `sampling` has the full names of its sampler and schedule."""
+    def recipe(self, request: ResolvedRequest, sampling: Sampling, upscaler: LoadedUpscaler | None = None) -> Recipe:
+        """Return the recipe of a picture.
+
+        Args:
+            request: The request.
+            sampling: The full names of its sampler and schedule.
+            upscaler: The upscaler between its stages, if there is one.
+        """
         return Recipe.of(
             request,
             embed_inputs=self._embed_inputs,
@@ -66,7 +73,8 @@ class RecipeBuilder:
             backend=self._backend,
             dtype=self._numerics.precision,
             device=self._device,
-            versions=self._numerics.versions,
+            versions=self._numerics.versions if upscaler is None else {**self._numerics.versions, **upscaler.versions},
+            upscaler_hash=None if upscaler is None else upscaler.digest,
             numerics=self._numerics.of_picture((request.second_stage or request).size),  # as it is decoded
             prediction=self._prediction,
         )

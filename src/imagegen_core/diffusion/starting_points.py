@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYetError
 from functools import cached_property
 from typing import Any
 
@@ -31,10 +30,9 @@ from imagegen_core.diffusion.starting_point import (
 from imagegen_core.errors import InvalidRequestError, PictureError
 from imagegen_core.models.networks.channels import Extra
 from imagegen_core.numerics import NumericsPlan
-from imagegen_core.parts import Parts
+from imagegen_core.parts import Parts, awaited
 from imagegen_core.request import ResolvedRequest
 
-_WAITS = (0.0001, 0.002)  # seconds to wait for Pillow before other requests take their turn: at first, and at last
 _THREADS = 2
 _STRENGTH = 0.8  # the default with an image; with a mask it is 1
 
@@ -110,12 +108,38 @@ class StartingPoints:
             content = _filled(latents, drawn, shrunk, request.inpaint.fill) if paints else latents
             started = noised(scheduler, content, drawn, scheduler.timesteps[first])
         if values.around is not None:
-            around = yield from self._encoded(values.around, generator, numerics)
+            around = yield from self.encoded(values.around, generator, numerics)
             return StartingPoint(started, first, canvas, None, torch.cat([shrunk, around], dim=1))
         if not paints or latents is None:
             return StartingPoint(started, first, canvas)
         self._encoder.skip(drawn.shape, generator)  # diffusers draws the masked picture's latents, and drops them
         return StartingPoint(started, first, canvas, Painting(shrunk, latents, drawn))
+
+    def encoded(self, pixels: Pixels, generator: torch.Generator, numerics: NumericsPlan) -> Parts[Tensor]:
+        """Encode a picture, and draw its latents from the generator, in parts.
+
+        Args:
+            pixels: The picture; its hash says whether the encoding is kept.
+            generator: The generator for all noise of the picture.
+            numerics: The numerics plan, for the tiles of the VAE.
+
+        Returns:
+            Latents in the network's scale and precision, [1, channels, height / 8, width / 8].
+
+        Raises:
+            ImagegenError: The VAE has no encoder, or its results are not finite.
+            OutOfMemoryError: The memory is too small.
+        """
+        moments = yield from self._moments(pixels, numerics)
+        return self._encoder.sample(moments, generator).to(self._device, self._dtype)
+
+    def check_encodes(self) -> None:
+        """Refuse a VAE without an encoder.
+
+        Raises:
+            ImagegenError: It has none.
+        """
+        self._encoder.check()
 
     def _check(self, request: ResolvedRequest) -> None:
         """Refuse fields that belong to other checkpoints."""
@@ -142,32 +166,22 @@ class StartingPoints:
 
     def _values(self, request: ResolvedRequest, *, begins: bool, sees: bool) -> Parts[InputValues]:
         """Prepare the pictures on another thread: it may take longer than a step of others."""
-        future = self._threads.submit(InputValues.of, request, begins=begins, sees=sees)
-        wait, longest = _WAITS
-        while True:
-            try:
-                return future.result(wait)
-            except NotYetError:
-                yield
-                wait = min(2 * wait, longest)
-            except PictureError as error:
-                mask = request.mask is not None and str(error).partition(":")[0].endswith(request.mask.name)
-                raise InvalidRequestError(str(error), "mask" if mask else "image") from error
+        try:
+            return (yield from awaited(self._threads.submit(InputValues.of, request, begins=begins, sees=sees)))
+        except PictureError as error:
+            mask = request.mask is not None and str(error).partition(":")[0].endswith(request.mask.name)
+            raise InvalidRequestError(str(error), "mask" if mask else "image") from error
 
     def _latents(
         self, image: Pixels, request: ResolvedRequest, generator: torch.Generator, numerics: NumericsPlan
     ) -> Parts[Tensor]:
         """Encode the picture; with the resize ``latent``, at its own size."""
-        latents = yield from self._encoded(image, generator, numerics)
+        latents = yield from self.encoded(image, generator, numerics)
         if image.size == request.size:
             return latents
         reduction = image.size.height // latents.shape[-2]
         sides = (request.size.height // reduction, request.size.width // reduction)
         return enlarged(latents, sides)
-
-    def _encoded(self, pixels: Pixels, generator: torch.Generator, numerics: NumericsPlan) -> Parts[Tensor]:
-        moments = yield from self._moments(pixels, numerics)
-        return self._encoder.sample(moments, generator).to(self._device, self._dtype)
 
     def _moments(self, pixels: Pixels, numerics: NumericsPlan) -> Parts[Tensor]:
         size = pixels.size

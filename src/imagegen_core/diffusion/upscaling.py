@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch
 from imagegen_core.diffusion.construction_lock import undisturbed
 from imagegen_core.diffusion.device import choose_device, limit_threads
 from imagegen_core.diffusion.esrgan import esrgan_network
+from imagegen_core.diffusion.peak_memory import PeakMemory
 from imagegen_core.diffusion.spandrel_network import spandrel_network
 from imagegen_core.diffusion.upscaler_weights import read_weights
 from imagegen_core.errors import ModelLoadError, OutOfMemoryError
 from imagegen_core.images.tiling import enlarge_in_tiles
 from imagegen_core.images.upscaler import UpscalerDef
+from imagegen_core.parts import Parts, completed
 from imagegen_core.settings import Settings
 
 _TILE = 256
@@ -31,6 +34,8 @@ class NetworkUpscaler:
     Attributes:
         name: The description's name.
         scale: The factor for both sides.
+        uses_spandrel: Whether spandrel computes the network.
+        weight_bytes: The memory of its weights, in bytes.
     """
 
     def __init__(self, description: UpscalerDef, settings: Settings) -> None:
@@ -51,6 +56,8 @@ class NetworkUpscaler:
         self._device = choose_device(settings)
         weights = {name: tensor.to(self._device) for name, tensor in read_weights(path).items()}
         network = esrgan_network(weights, path)
+        self.uses_spandrel = isinstance(network, str)
+        self.weight_bytes = sum(tensor.nbytes for tensor in weights.values())
         self._network = (
             undisturbed(spandrel_network, weights, self._device, path, network) if isinstance(network, str) else network
         )
@@ -58,8 +65,10 @@ class NetworkUpscaler:
             raise ModelLoadError(
                 f"Cannot use the upscaler {path}: it takes {self._network.channels} channels; give one for RGB or grey"
             )
+        counted = PeakMemory()
         try:
-            height, width = self._run(np.zeros((_PROBE, _PROBE, 3), np.uint8)).shape[:2]
+            with counted:
+                height, width = self._run(np.zeros((_PROBE, _PROBE, 3), np.uint8)).shape[:2]
         except OutOfMemoryError:
             raise
         except Exception as error:  # each architecture fails in its own way
@@ -74,12 +83,23 @@ class NetworkUpscaler:
                 "whole numbers are scales here; give another upscaler"
             )
 
+        self._pixel_bytes = counted.peak / _PROBE**2
+
+    def tile_bytes(self, width: int, height: int) -> int:
+        """Estimate the memory to enlarge one tile of a picture of this size, in bytes: linear in its pixels."""
+        sides = (min(side, _TILE + 2 * self._network.overlap) for side in (width, height))
+        return int(self._pixel_bytes * math.prod(sides))
+
     def compute_through(self, run: Callable[..., Any]) -> None:
         """See `imagegen_core.images.upscaler.Shared`."""
         self._through = functools.partial(run, self._run)
 
     def enlarge(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """See `Upscaler.enlarge`."""
+        return completed(self.enlarge_in_parts(pixels))
+
+    def enlarge_in_parts(self, pixels: npt.NDArray[np.uint8]) -> Parts[npt.NDArray[np.uint8]]:
+        """Enlarge as `enlarge` does, one tile at a time."""
         return enlarge_in_tiles(self._through, pixels, scale=self.scale, tile=_TILE, overlap=self._network.overlap)
 
     @torch.inference_mode()

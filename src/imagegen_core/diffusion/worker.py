@@ -10,20 +10,21 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from imagegen_core.diffusion.beginnings import Beginnings
 from imagegen_core.diffusion.compute_thread import computed
 from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.cuda_graphs import graph_cache
-from imagegen_core.diffusion.decoding import piece, pool
+from imagegen_core.diffusion.decoding import pool
 from imagegen_core.diffusion.denoising import Denoising
 from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.extension import Extension, LoadedModel
+from imagegen_core.diffusion.extension_loading import extension_versions, load_extensions
 from imagegen_core.diffusion.graph_cache import GraphCache, is_replayable
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
-from imagegen_core.diffusion.memory import check_fits, decoding_bytes, memory_errors, rows_that_fit
+from imagegen_core.diffusion.memory import memory_errors, rows_that_fit
 from imagegen_core.diffusion.model import DiffusionModel
 from imagegen_core.diffusion.network_inputs import NetworkInputs
-from imagegen_core.diffusion.noise import first_noise
-from imagegen_core.diffusion.painting import MaskedBlending, PictureChannels, PictureGuidance, extra_of
+from imagegen_core.diffusion.painting import extra_of
 from imagegen_core.diffusion.pipeline_setup import compile_errors
 from imagegen_core.diffusion.previews import Previewer, TinyPreviewer
 from imagegen_core.diffusion.prompt_encoder import PromptEncoder
@@ -31,16 +32,13 @@ from imagegen_core.diffusion.proof import prove
 from imagegen_core.diffusion.recipe_builder import RecipeBuilder
 from imagegen_core.diffusion.scheduling import Schedulers
 from imagegen_core.diffusion.shared_weights import SHARED_WEIGHTS
-from imagegen_core.diffusion.stages import Stage
+from imagegen_core.diffusion.stage_upscaling import StageUpscaling
 from imagegen_core.diffusion.starting_points import StartingPoints
 from imagegen_core.diffusion.tiny_vae import is_tiny
-from imagegen_core.errors import InvalidRequestError
-from imagegen_core.extension import ExtensionDef
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import to_text
 from imagegen_core.job import Job, StepDone
-from imagegen_core.models.networks.channels import Extra
-from imagegen_core.parts import Parts, completed
+from imagegen_core.parts import Parts, after_next, completed
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest, ResolvedRequest
@@ -49,6 +47,7 @@ from imagegen_core.settings import Settings
 from imagegen_core.stepped_worker import SteppedWorkerBase
 from imagegen_core.styles import LoraUse
 
+_ENLARGING = "between two stages"  # the group of pictures that an upscaler enlarges
 _COMPILED_ROWS = (1, 2)  # with a second number of rows, torch compiles for a variable number
 
 
@@ -116,11 +115,23 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         )
         self._prompts = PromptEncoder(self._adapters)
         layers = self._adapters.layers
-        self._extensions: Sequence[Extension] = self.compute(self._load_extensions, registry)
-        self.numerics = replace(
-            self.numerics, versions={**self.numerics.versions, **self._extension_versions(registry)}
-        )
+        model = LoadedModel(self.pipe, self.network, self.family, self.device, self.dtype, settings)
+        self._extensions: Sequence[Extension] = self.compute(load_extensions, model, self.guidance, registry)
+        versions = extension_versions(self.family.name, registry)
+        self.numerics = replace(self.numerics, versions={**self.numerics.versions, **versions})
         self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, self.family.name, layers)
+        self._upscaling = StageUpscaling(settings, registry)
+        self._beginnings = Beginnings(
+            self._schedulers,
+            self._prompts,
+            self._adapters,
+            self.styles,
+            self._extensions,
+            StartingPoints(
+                self.pipe.vae, partial(self.residency.bring, "vae"), extra_of(model), self.device, self.dtype
+            ),
+            self._upscaling,
+        )
         self._recipes = (
             RecipeBuilder(
                 self.backend,
@@ -160,7 +171,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
             ModelNotFoundError: A LoRA's file does not exist.
             InvalidRequestError: A LoRA cannot be read, or does not fit the network.
         """
-        self._adapters.use(tuple(self._lora(lora) for lora in loras))
+        self._adapters.use(tuple(self._beginnings.adapter(lora) for lora in loras))
 
     def changed_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the network's parameters that the active LoRAs change, for a worker that computes without torch.
@@ -197,8 +208,6 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
                 if on_step:
                     on_step(StepDone(number, len(_COMPILED_ROWS)))
 
-    @computed
-    @torch.inference_mode()
     def begin(self, job: Job) -> Denoising:
         """Check the request, encode its prompt and draw its noise.
 
@@ -206,91 +215,22 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
             InvalidRequestError: The request asks for something impossible.
             OutOfMemoryError: The picture is too large for the device.
         """
-        return completed(self._begun(job))
+        return completed(self.begin_in_parts(job))
 
     def begin_in_parts(self, job: Job) -> Parts[Denoising]:
         """Begin as `begin` does, one chunk of the prompt at a time: see `imagegen_core.BeginsInParts`."""
-        parts = self._begun(job)
-        while (state := self.compute(_after_next, parts)) is None:
+        parts = self._beginnings.begin(self, job)
+        while (state := self.compute(after_next, parts)) is None:
             yield
         return cast("Denoising", state)
 
-    @torch.inference_mode()
-    def _begun(self, job: Job) -> Parts[Denoising]:
-        request = self.backend.resolve(job.req, self.native_size)
-        second = self._second_stage(request)
-        for stage in filter(None, (request, second)):
-            size = stage.size
-            rows, decoded = self.numerics.rows_of(size) or 1, piece(size, self.numerics.tile_of(size))
-            needed = max(rows * self.row_bytes(size), decoding_bytes(self.decoder, decoded))
-            check_fits(needed, size, self.device, self.memory_plan.total, self.residency.most_bytes)
-        adapters = self._wanted(request)
-        scheduler, step_options = self._sampling(request)
-        conditionings = yield from self._prompts.encode(self, request, adapters)
-        following = None
-        if second is not None:
-            more = yield from self._prompts.encode(self, second, adapters)
-            larger, options = self._sampling(second)
-            following = Stage.of(
-                second, larger, self._with_request(more, second), options, rounds_up=self.flow_matching
-            )
-        generator = torch.Generator("cpu").manual_seed(request.seed)
-        start = yield from self._starting_points.begin(
-            request,
-            scheduler,
-            generator,
-            partial(first_noise, request, generator, self.initial_latents),
-            self.numerics,
-            flows=self.flow_matching,
-        )
-        state = Denoising(
-            request=request,
-            scheduler=scheduler,
-            generator=generator,
-            latents=start.latents,
-            conditionings=self._with_request(conditionings, request),
-            adapters=adapters,
-            step_options=step_options,
-            start=start,
-            next=following,
-            on_step=getattr(job, "on_step", None),
-        )
-        self._begin_extensions(state)
-        return state
-
-    def _begin_extensions(self, state: Denoising) -> None:
-        state.parts = {}
-        for extension in self._extensions:
-            if (part := extension.begin(state)) is not None:
-                state.parts[extension] = part
-
-    def _second_stage(self, request: ResolvedRequest) -> ResolvedRequest | None:
-        """Return the request of a second stage, if the network can draw it."""
-        second = request.second_stage
-        if second is not None and self._starting_points.takes_pictures:
-            raise InvalidRequestError(
-                "Invalid hires: this checkpoint takes a picture of one size beside the prompt; leave hires out", "hires"
-            )
-        return second
-
-    def _sampling(self, request: ResolvedRequest) -> tuple[Any, dict[str, float]]:
-        """Return the scheduler of a request with its timesteps set, and the extra arguments of its steps."""
-        options = self.timestep_options(request)
-        scheduler = self._schedulers.make(request.scheduler, request.steps, self.device, request.schedule, options)
-        return scheduler, self._schedulers.step_options(request.scheduler, scheduler, request.step_options)
-
-    def _continue(self, state: Denoising) -> None:
-        """Begin the next stage of a state between two stages; an error becomes the request's `failure`."""
-        if state.next is None or not state.is_between_stages or state.failure is not None:
-            return
-        try:
-            state.next.begin(state, self.initial_latents(state.next.request.size, state.generator))
-            self._begin_extensions(state)
-        except Exception as error:  # noqa: BLE001 - any error concerns this request alone
-            state.failure = error
-
     def group(self, state: Denoising) -> Hashable:
-        """Return the size, the LoRAs, the prompt's length and the extensions, equal in a shared forward pass."""
+        """Return the size, the LoRAs, the prompt's length and the extensions, equal in a shared forward pass.
+
+        States between two stages have a group of their own, whose steps are parts of enlarging.
+        """
+        if state.is_between_stages:
+            return _ENLARGING
         shares = self.settings.batching == "fast"
         keys = [
             (extension.name, extension.group(part) if extension.exact or shares else f"alone {id(state)}")
@@ -304,14 +244,21 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
     def step(self, states: Sequence[Denoising]) -> None:
         """Take one denoising step of each state, all in one forward pass; the states are of one group.
 
+        A state between two stages takes one part of the way to its next stage instead.
+
         Raises:
             OutOfMemoryError: The device's memory was too small; no state has moved.
         """
+        if states[0].is_between_stages:
+            for state in states:
+                self._beginnings.next_stage(self, state)
+            self.synchronize()
+            return
         self._adapters.use(states[0].adapters)
         with memory_errors(states[0].request.size):
             for state, prediction in zip(states, self._predictions(states), strict=True):
                 state.advance(prediction)
-                self._continue(state)
+                self._beginnings.next_stage(self, state)
             self.synchronize()
 
     @computed
@@ -323,11 +270,13 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
             alone, same = prove(self._predictions, states)
         for state, prediction in zip(states, alone, strict=True):
             state.advance(prediction)
-            self._continue(state)
+            self._beginnings.next_stage(self, state)
         return same
 
     def rows_that_fit(self, state: Denoising) -> int:
         """Return the rows of a filled pass; of other passes, how many rows the free memory can take."""
+        if state.is_between_stages:
+            return 1
         size = state.request.size
         weights = self.residency.bytes_with(self.family.denoiser)
         return self.numerics.rows_of(size) or rows_that_fit(
@@ -359,48 +308,13 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
 
         return encode
 
-    def _with_request(
-        self, conditionings: Sequence[Conditioning], request: ResolvedRequest
-    ) -> tuple[Conditioning, ...]:
-        """Add the request's other conditions: to the negative prompt's, if there is one, and to the prompt's."""
-        *negative, positive = conditionings
-        added = [self.with_negative_request(conditioning, request) for conditioning in negative]
-        return (*added, self.with_request(positive, request))
-
     def _text(self, request: ResolvedRequest) -> dict[str, str]:
         if self._recipes is None:
             return {}
-        return to_text(self._recipes.recipe(request, self._schedulers.names(request.scheduler, request.schedule)))
-
-    def _load_extensions(self, registry: Registry) -> list[Extension]:
-        model = LoadedModel(self.pipe, self.network, self.family, self.device, self.dtype, self.settings)
-        guidance = PictureGuidance if extra_of(model) is Extra.PICTURE else self.guidance
-        own = [guidance(model), PictureChannels(model), MaskedBlending(model)]
-        extensions = [*own, *(offer.load(model) for offer in self._offered(registry))]
-        return sorted(extensions, key=lambda extension: extension.order)
-
-    def _offered(self, registry: Registry) -> list[ExtensionDef]:
-        """Return the plugins' extensions for this family."""
-        family = self.family.name
-        return [offer for offer in registry.extensions.values() if family in (offer.architectures or (family,))]
-
-    def _extension_versions(self, registry: Registry) -> dict[str, str]:
-        """Return the versions of the distributions with extensions: they may change any picture."""
-        offered = {f"extension {offer.name}" for offer in self._offered(registry)}
-        plugins = (plugin for plugin in registry.plugins if offered & {*plugin.offers})
-        return {plugin.distribution: plugin.version for plugin in plugins}
-
-    def _wanted(self, request: ResolvedRequest) -> tuple[Adapter, ...]:
-        loras = tuple(self._lora(lora) for lora in request.loras)
-        if request.style is None:
-            return loras
-        return (*loras, Adapter.of_style(self.styles.usable(request.style), request.style_level))
-
-    def _lora(self, lora: LoraUse) -> Adapter:
-        adapter = Adapter.of_lora(lora)
-        if not self._adapters.has(adapter) and (refusal := self.styles.refusal(lora.path)):
-            raise InvalidRequestError(f"The {adapter.title} cannot be used: {refusal}")
-        return adapter
+        name = request.hires.upscaler
+        upscaler = None if name is None else self._upscaling.loaded(name)
+        sampling = self._schedulers.names(request.scheduler, request.schedule)
+        return to_text(self._recipes.recipe(request, sampling, upscaler))
 
     def _predictions(self, states: Sequence[Denoising]) -> Sequence[Tensor]:
         """Return the network's prediction for each state's next step [rows, ...], all in one forward pass."""
@@ -425,25 +339,6 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         return network  # type: ignore[no-any-return]
 
     @cached_property
-    def _starting_points(self) -> StartingPoints:
-        model = LoadedModel(self.pipe, self.network, self.family, self.device, self.dtype, self.settings)
-        bring = partial(self.residency.bring, "vae")
-        return StartingPoints(self.pipe.vae, bring, extra_of(model), self.device, self.dtype)
-
-    @cached_property
     def _previewer(self) -> Previewer | TinyPreviewer:
         vae = self._preview_decoder
         return TinyPreviewer(vae) if is_tiny(vae) else Previewer(vae)
-
-
-def _after_next(parts: Parts[Denoising]) -> Denoising | None:
-    """Run the next part; return the state after the last part, and None after others.
-
-    A `StopIteration` from another thread would stay alive through its own traceback, and with it the state.
-    """
-    try:
-        next(parts)
-    except StopIteration as end:
-        state: Denoising = end.value
-        return state
-    return None

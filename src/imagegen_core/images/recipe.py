@@ -23,12 +23,17 @@ A1111_CHUNK = COMMENT
 _FORMAT = 1
 _DDIM = ("DDIM", "DDIMScheduler")  # A1111 has a separate name for their eta
 _OPTIONS = ("inpaint", "outpaint", "variation", "micro_conditioning", "hires")
-_HIRES_INFOTEXT = {"Hires upscale": "scale", "Hires resize": "size", "Hires steps": "steps"}
+_HIRES_INFOTEXT = {
+    "Hires upscale": "scale",
+    "Hires resize": "size",
+    "Hires steps": "steps",
+    "Hires upscaler": "upscaler",
+}
 _OF_SOME_BACKENDS = ("checkpoint", "checkpoint_hash", "dtype", "device")
 _LATER = frozenset(  # left out when unset, so that old pictures keep their bytes
     {"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "prediction"}
     | {"parameters", "processors", "image", "mask", "strength", "resize", "inpaint", "outpaint"}
-    | {"image_guidance_scale", "variation", "micro_conditioning", "hires", "pictures"}
+    | {"image_guidance_scale", "variation", "micro_conditioning", "hires", "upscaler_hash", "pictures"}
 )
 
 
@@ -95,6 +100,8 @@ class Recipe:
         variation: See `imagegen_core.GenerateRequest`.
         micro_conditioning: See `imagegen_core.GenerateRequest`.
         hires: See `imagegen_core.GenerateRequest`.
+        upscaler_hash: The first ten hexadecimal digits of the SHA-256 of the file of ``hires.upscaler``; None without a
+            file.
         pictures: The input pictures' pixels as PNG in base64, by field, as far as the setting `embed_inputs` allows.
     """
 
@@ -138,6 +145,7 @@ class Recipe:
     variation: Mapping[str, Any] | None = None
     micro_conditioning: Mapping[str, Any] | None = None
     hires: Mapping[str, Any] | None = None
+    upscaler_hash: str | None = None
     pictures: Mapping[str, str] | None = None
 
     @classmethod

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from imagegen_core.parts import Parts
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
 
 def enlarge_in_tiles(
     enlarge: Callable[[Pixels], Pixels], pixels: Pixels, *, scale: int, tile: int, overlap: int
-) -> Pixels:
-    """Enlarge tile after tile with an overlap, and cut the overlap off.
+) -> Parts[Pixels]:
+    """Enlarge tile after tile with an overlap, and cut the overlap off; yield before each tile.
 
     There is no seam if every pixel depends only on pixels within `overlap`, the receptive radius of a convolutional
     network. Each tile then has the same result as in the whole picture.
@@ -36,6 +38,7 @@ def enlarge_in_tiles(
     enlarged = np.empty((height * scale, width * scale, channels), dtype=np.uint8)
     for top, bottom, first, last in _spans(height, tile, overlap):
         for left, right, start, stop in _spans(width, tile, overlap):
+            yield
             part = enlarge(pixels[first:last, start:stop])
             enlarged[top * scale : bottom * scale, left * scale : right * scale] = part[
                 (top - first) * scale : (bottom - first) * scale, (left - start) * scale : (right - start) * scale

@@ -95,6 +95,21 @@ class PictureFile:
         comment = {COMMENT: self._exif.comment} if self._exif.comment else {}
         return comment | dict(self.structure.text)
 
+    @property
+    def may_be_transparent(self) -> bool:
+        """Whether the header announces transparency; the pixels may be opaque.
+
+        Raises:
+            PictureError: The header is damaged.
+        """
+        if self.structure.format == "JPEG":
+            return False
+        try:
+            with Image.open(io.BytesIO(b"".join(self.structure.parts)), formats=(self.structure.format,)) as image:
+                return bool(image.has_transparency_data)
+        except (*_DAMAGED, Warning, Image.DecompressionBombError) as error:
+            raise _damaged(self.name, error) from error
+
     def decode(self) -> Image.Image:
         """Unpack the pixels and turn them upright.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import hashlib
 import io
 from functools import cached_property
@@ -149,9 +149,11 @@ class InputPicture:
 
     def _from_base64(self, text: str) -> bytes:
         encoded = text.partition(",")[2] if text.startswith(_DATA_URL) else text
-        try:
+        with contextlib.suppress(ValueError):
             return base64.b64decode(encoded, validate=True)
-        except (binascii.Error, ValueError) as error:
+        try:  # without the line breaks of RFC 2045
+            return base64.b64decode("".join(encoded.split()), validate=True)
+        except ValueError as error:
             raise PictureError(
                 f"Cannot read {self.name}: its text is not base64; send base64 or a data URL, or in Python bytes, a "
                 "pathlib.Path or a PIL image"

@@ -119,18 +119,22 @@ def _time_limit(seconds: float) -> Iterator[None]:
     if not limits_apply():
         yield
         return
-    handler = signal.signal(signal.SIGALRM, _interrupt)
-    delay, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+    limited = True
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if limited:  # not while the earlier alarm is restored
+            raise LimitReachedError
+
+    delay, interval = signal.getitimer(signal.ITIMER_REAL)
     started = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, interrupt)
     try:
+        signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
         yield
     finally:
+        limited = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         if delay:
             left = delay - (time.monotonic() - started)
             signal.setitimer(signal.ITIMER_REAL, max(left, 0.001), interval)  # 0 would turn it off
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise LimitReachedError

@@ -1,4 +1,4 @@
-"""Hires fix: a second drawing at a larger size, from the first one's latents."""
+"""Hires fix: a second drawing at a larger size, from the first one's latents or picture."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from imagegen_core.request.picture_options import Options
 from imagegen_core.request.size import VAE_REDUCTION, Size
 
 MAX_SCALE = 8.0
+LATENT = "latent"
+"""The name of enlarging latents, beside the names of upscalers."""
 
 
 class HiresOptions(Options):
     """A second stage at a larger size; `scale` or `size` turns it on.
 
-    The latents of the first stage are enlarged bilinearly, get noise, and are denoised again.
+    The latents of the first stage are enlarged bilinearly, get noise, and are denoised again. With an upscaler, the
+    first stage's picture is enlarged instead, and encoded again.
 
     Attributes:
         scale: The factor of both sides, 1 to 8; the sides are rounded down to multiples of 8.
@@ -26,6 +29,8 @@ class HiresOptions(Options):
         schedule: Its noise schedule; with another sampler, None is this sampler's own.
         prompt: Its prompt.
         negative_prompt: Its negative prompt.
+        upscaler: The upscaler of the first stage's picture: a plugin's name, ``lanczos``, or the name of the configured
+            file; None or ``latent`` enlarges the latents.
     """
 
     scale: float | None = None
@@ -36,6 +41,7 @@ class HiresOptions(Options):
     schedule: str | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
+    upscaler: str | None = None
 
     @classmethod
     def of(cls, value: object) -> Self:
@@ -45,8 +51,10 @@ class HiresOptions(Options):
             InvalidRequestError: A value is out of range, or options stand without a size.
         """
         given = cls.read(value, "hires")
-        names = {"scheduler", "schedule", "prompt", "negative_prompt"}
+        names = {"scheduler", "schedule", "prompt", "negative_prompt", "upscaler"}
         texts = {name: getattr(given, name) for name in names}
+        if texts["upscaler"] == LATENT:
+            texts["upscaler"] = None
         checked = cls(
             scale=number("hires.scale", given.scale, MAX_SCALE, 1.0),
             size=None if given.size is None else str(Size.parse(given.size, "hires.size")),
@@ -56,7 +64,7 @@ class HiresOptions(Options):
         )
         if checked.scale is not None and checked.size is not None:
             raise InvalidRequestError("hires has both a scale and a size: leave one out", "hires.size")
-        if checked != cls() and not checked:
+        if given != cls() and not checked:
             raise InvalidRequestError("hires has options and neither a scale nor a size: add one", "hires.scale")
         return checked
 

@@ -19,7 +19,7 @@ from imagegen_core.engine import Engine
 from imagegen_core.errors import ImagegenError, SettingsError
 from imagegen_core.hosting.mode_manager import ModeManager
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.server import a1111, errors
+from imagegen_core.server import a1111, errors, openai
 from imagegen_core.server.access import Keys
 from imagegen_core.server.config_watcher import watching
 from imagegen_core.server.context import ServerContext
@@ -31,7 +31,7 @@ from imagegen_core.server.middleware.json_bodies import JsonBodies, JsonRoute
 from imagegen_core.server.middleware.origins import OriginCheck, plain_origin
 from imagegen_core.server.middleware.proxy import BehindProxy
 from imagegen_core.server.openapi import describe_parameters
-from imagegen_core.server.routes import generate, jobs, modes, openai, state, storage, superres
+from imagegen_core.server.routes import generate, jobs, modes, state, storage, superres
 from imagegen_core.settings import Settings
 
 _EXPOSED = (

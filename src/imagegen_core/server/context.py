@@ -29,6 +29,7 @@ from imagegen_core.errors import (
 from imagegen_core.hosting.mode_manager import ModeManager
 from imagegen_core.hosting.model_card import ModelCard
 from imagegen_core.modes import Mode
+from imagegen_core.picture_files.input_picture import InputPicture
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest, ResolvedRequest, Size, check_request
 from imagegen_core.resolution.parameters import complete_parameters
@@ -49,6 +50,7 @@ Result = TypeVar("Result")
 
 _STOPPED = "The server stopped before the picture was done: ask again"
 _STORE_THREADS = 16
+_MASK_THREADS = 2  # they unpack whole pictures, so few at a time bound the memory
 _HOOK_THREADS = 64  # a plugin that waits for another server delays few other requests
 _WAITING_BODIES = 8  # maximum number of waiting pictures of the largest size; limits the queue's memory
 _DEFAULTS = {
@@ -99,6 +101,7 @@ class ServerContext:
         self.hooks = registry.hooks
         self._open: Counter[str] = Counter()
         self._store_threads = anyio.CapacityLimiter(_STORE_THREADS)
+        self._mask_threads = anyio.CapacityLimiter(_MASK_THREADS)
         self._hook_threads = anyio.CapacityLimiter(_HOOK_THREADS)
         self._tickets: dict[Future[Any], Ticket] = {}  # unfinished tickets
 
@@ -206,10 +209,11 @@ class ServerContext:
 
         Raises:
             NotReadyError: There is no engine.
-            QueueFullError: Too many requests wait, from this caller or in total.
+            QueueFullError: Too many requests or input pictures wait, from this caller or in total.
             InvalidRequestError: The model cannot draw this request.
         """
         self._check_share(caller)
+        self._check_room(request)
         ticket = self.mode_manager.submit(mode, request, self.settings.default_timeout)
         if self.settings.log_prompts:
             logger.info("Drawing %r", request.prompt)
@@ -306,6 +310,10 @@ class ServerContext:
         """Call the store on the threads reserved for it."""
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._store_threads)
 
+    async def masking(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function that unpacks input pictures, on the threads reserved for it."""
+        return await anyio.to_thread.run_sync(function, *arguments, limiter=self._mask_threads)
+
     def _note_end(self, caller: str, mode: str, future: Future[Any]) -> None:
         ticket = self._tickets.pop(future)
         self._let_go(caller)
@@ -315,6 +323,15 @@ class ServerContext:
         limit = self.settings.queue_per_key
         if caller and limit is not None and self._open[caller] >= limit:
             raise QueueFullError(f"{limit} of your requests are not done yet: wait until one is done", retry_after=1)
+
+    def _check_room(self, request: GenerateRequest) -> None:
+        """Refuse more input pictures than the waiting requests may hold in memory together."""
+        added = [picture for picture in (request.image, request.mask) if isinstance(picture, InputPicture)]
+        held = [getattr(ticket.job.req, name, None) for ticket in self._tickets.values() for name in ("image", "mask")]
+        sizes = {id(picture): len(picture.data) for picture in held if isinstance(picture, InputPicture)}
+        new = sum(len(picture.data) for picture in added if id(picture) not in sizes)
+        if new and sizes and sum(sizes.values()) + new > _WAITING_BODIES * self.settings.max_body_bytes:
+            raise QueueFullError("The input pictures of waiting requests fill the memory: ask again", retry_after=1)
 
     def _let_go(self, caller: str) -> None:
         self._open[caller] -= 1

@@ -57,8 +57,13 @@ class ForbiddenError(errors.ImagegenError):
     """The caller has no permission for this."""
 
 
+class MaskFormatError(errors.InvalidRequestError):
+    """The mask has no alpha channel, and OpenAI's API takes transparent parts."""
+
+
 # The first matching entry counts, so subclasses come before their base classes.
 TABLE: tuple[tuple[type[Exception], int, str], ...] = (
+    (MaskFormatError, 422, "invalid_mask_image_format"),
     (errors.InvalidRequestError, 422, "invalid_request"),
     (errors.PictureError, 422, "invalid_picture"),
     (errors.QueueFullError, 429, "queue_full"),
@@ -133,6 +138,8 @@ def _headers(error: Exception) -> dict[str, str]:
 def _validation(error: RequestValidationError) -> Problem:
     """Describe the first validation error in one sentence."""
     first = error.errors()[0]
+    if isinstance(cause := first.get("ctx", {}).get("error"), errors.InvalidRequestError):
+        return Problem(422, "invalid_request", str(cause), cause.field)
     where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
     said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
     if first["type"] == "json_invalid":

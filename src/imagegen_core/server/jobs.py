@@ -13,6 +13,7 @@ from cachetools import TTLCache
 
 from imagegen_core.engine import Ticket
 from imagegen_core.job import Done
+from imagegen_core.picture_files.input_picture import InputPicture
 from imagegen_core.server.errors import ConflictError, NotFoundError
 from imagegen_core.server.schemas import Result
 
@@ -61,10 +62,12 @@ class PostedJob:
 
     @property
     def size(self) -> int:
-        """The approximate size in bytes of a finished job."""
+        """The approximate size in bytes of a finished job, with its input pictures."""
         pictures = [done.picture.png for done in [self.ticket.events.latest(Done)] if done]
         if not self.result.cancelled() and self.result.exception() is None:
             pictures.append(self.result.result().data)
+        request = self.ticket.job.req
+        pictures += [picture.data for picture in (request.image, request.mask) if isinstance(picture, InputPicture)]
         # Both pictures can be the same object: count it only once.
         return _LEAST + sum({id(picture): len(picture) for picture in pictures}.values())
 

@@ -26,6 +26,20 @@ class RequestLimits:
                 f"Invalid {field} of {len(prompt)} characters: this server takes up to {limit}, so shorten it", field
             )
 
+    def check_picture(self, field: str, width: int, height: int) -> None:
+        """Refuse a large input picture before its pixels are unpacked.
+
+        Raises:
+            InvalidRequestError: It has more than `Settings.max_input_pixels` pixels.
+        """
+        limit = self._settings.max_input_pixels
+        if width * height > limit:
+            raise InvalidRequestError(
+                f"Invalid {field} of {width}x{height} pixels: this server reads pictures of up to {limit} pixels, so "
+                "scale it down",
+                field,
+            )
+
     def check(self, request: ResolvedRequest) -> None:
         """Refuse too many steps or pixels.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from imagegen_core.request import GenerateRequest
+from imagegen_core.server.body_picture import BodyPicture
 from imagegen_core.server.headers import upscaling_headers
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class GenerateBody(GenerateRequest):
         superres_quality: JPEG quality, 1 to 100.
         superres_magnitude: Number of upscaling passes, 1 to 3.
         mode: Name of a mode; None is the server's default.
+        image: See `BodyPicture`, also for `mask`; `with_pictures` reads them.
+        mask: A mask of the image's size: white parts are drawn again, and black parts stay as they are.
     """
 
     superres: bool = False
@@ -36,6 +39,8 @@ class GenerateBody(GenerateRequest):
     superres_quality: int = Field(default=92, ge=1, le=100)
     superres_magnitude: int = Field(default=1, ge=1, le=3)
     mode: str | None = None
+    image: Annotated[Any, BodyPicture("image")] = None
+    mask: Annotated[Any, BodyPicture("mask")] = None
 
     model_config = ConfigDict(
         extra="allow",  # the parameters of plugins; `ServerContext.complete` refuses other fields

@@ -32,6 +32,7 @@ from imagegen_core.settings.values import (
     DeviceNames,
     HostNames,
     MemorySize,
+    ModelAliases,
     Networks,
     Origins,
     PredictionName,
@@ -120,9 +121,14 @@ class Settings(BaseSettings):
         max_prompt_chars: The maximum length of a prompt and of a negative prompt in a server, in characters.
         max_prompt_chunks: The maximum length of a prompt in chunks of up to 75 tokens.
         max_pixels: The largest picture that a server draws, in pixels.
+        max_input_pixels: The largest input picture of a request to a server, in pixels.
         max_upscaled_pixels: The largest upscaled picture of a server, in pixels.
         max_body_bytes: The largest request body, in bytes.
         max_json_bytes: The largest JSON body without a picture, in bytes.
+        picture_hosts: Hosts from which a server fetches input pictures given as URLs; ``*.example.org`` is every host
+            below it, ``*`` any. A private address must stand here itself. Without any, a server fetches nothing.
+        model_aliases: Other names of models in OpenAI's API, for clients with a fixed name: ``gpt-image-1`` for the
+            default mode, ``gpt-image-1=portrait`` for another.
         upscaler: The upscaler of a server: a plugin's, ``lanczos`` or a file; None is a plugin's first.
         api_keys: The API keys that clients of a server need; without any, all clients have access.
         admin_keys: The API keys that may also change the server for all clients; without any, all keys may.
@@ -201,9 +207,12 @@ class Settings(BaseSettings):
     max_prompt_chars: int = Field(default=10_000, ge=1)
     max_prompt_chunks: int = Field(default=64, ge=1)
     max_pixels: int = Field(default=2048 * 2048, ge=64)
+    max_input_pixels: int = Field(default=24_000_000, ge=64)
     max_upscaled_pixels: int = Field(default=24_000_000, ge=64)
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
     max_json_bytes: int = Field(default=2**20, ge=1024)
+    picture_hosts: HostNames = ()
+    model_aliases: ModelAliases = ()
     upscaler: str | None = None
     api_keys: CommaSeparated = ()
     admin_keys: CommaSeparated = ()

@@ -55,6 +55,19 @@ HostNames = Annotated[CommaSeparated, AfterValidator(_check_hosts)]
 """Names and addresses of hosts."""
 
 
+def _check_aliases(aliases: tuple[str, ...]) -> tuple[str, ...]:
+    names = [alias.partition("=")[0].strip() for alias in aliases]
+    if wrong := next((alias for alias, name in zip(aliases, names, strict=True) if not name), None):
+        raise ValueError(f"{wrong!r} is not an alias: expected NAME or NAME=MODE, such as gpt-image-1=portrait")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"the alias {twice!r} stands there twice: keep one")
+    return aliases
+
+
+ModelAliases = Annotated[CommaSeparated, AfterValidator(_check_aliases)]
+"""Other names of models: ``NAME`` for the default mode, or ``NAME=MODE``."""
+
+
 def _joined(value: object) -> object:
     """Join devices to one text with commas, also from an array."""
     words = _split(value)

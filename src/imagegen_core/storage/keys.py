@@ -66,6 +66,15 @@ def check_key(key: str) -> str:
     return key
 
 
+def plain_key(key: str) -> str:
+    """Return a valid key without the optional file suffix of an address.
+
+    Raises:
+        InvalidRequestError: The key is not valid: see `check_key`.
+    """
+    return check_key(key).removesuffix(".png").removesuffix(".jpeg").removesuffix(".jpg")
+
+
 def _mark(owner: str, random: int) -> int:
     digest = hashlib.sha256(f"{owner}/{random:x}".encode()).digest()
     return int.from_bytes(digest[: _MARK_BITS // 8])

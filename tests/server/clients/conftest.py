@@ -64,6 +64,13 @@ def picture(text: str) -> Image.Image:
     return image
 
 
+def encoded(kind: str = "PNG") -> bytes:
+    """Return a client's picture of 48x56 pixels."""
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((48, 56)).convert("RGB").save(buffer, kind)
+    return buffer.getvalue()
+
+
 @pytest.fixture(scope="package")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     return make_zoo(tmp_path_factory.mktemp("zoo"))

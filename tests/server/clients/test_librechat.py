@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.clients.conftest import Replay, picture, small
+from tests.server.clients.conftest import Replay, encoded, picture, small
 
 OPENAI_HEADERS = {"Authorization": "Bearer any", "User-Agent": "OpenAI/JS 5.8.2"}
 OPENAI_BODY: dict[str, Any] = {
@@ -45,6 +45,14 @@ def test_a_picture_is_drawn_with_openais_model_name(client: Replay, fields: dict
     first = picture(response["data"][0]["b64_json"])
     assert first.format == body["output_format"].upper()
     assert first.size == ((64, 128) if body["size"] == "64x128" else (64, 64))
+
+
+def test_a_picture_is_edited(client: Replay) -> None:
+    fields = {"model": "gpt-image-1", "prompt": "A castle in winter", "quality": "auto", "size": "auto"}
+    files = {"image[]": ("a.png", encoded(), "image/png")}
+    response = client.http.post("/v1/images/edits", data=fields, files=files, headers=OPENAI_HEADERS)
+    assert response.status_code == 200, response.text
+    assert picture(response.json()["data"][0]["b64_json"]).size == (48, 56)
 
 
 def test_an_unsupported_background_is_refused_with_a_reason(client: Replay) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
 import pytest
 
+from imagegen_core import read_recipe
 from imagegen_core.server.a1111.options import Options
-from tests.server.clients.conftest import Replay, picture
+from tests.server.clients.conftest import Replay, encoded, picture
 
 A1111_AUTH = {"authorization": ""}  # its header without a configured user and password
 OPENAI_HEADERS = {"Authorization": "Bearer any", "Content-Type": "application/json"}
+EDIT_HEADERS = {"Authorization": "Bearer any"}
 A1111_BODY: dict[str, Any] = {"prompt": "a castle", "batch_size": 1, "width": 64, "height": 64, "steps": 2}
 OPENAI_BODY: dict[str, Any] = {
     "model": "plain",
@@ -54,6 +57,39 @@ def test_pictures_are_drawn_with_openais_model_names(client: Replay) -> None:
     body = {name: value for name, value in OPENAI_BODY.items() if name != "response_format"}  # not sent for GPT models
     response = client.post("/v1/images/generations", body | {"model": "gpt-image-1", "size": "auto"}, **OPENAI_HEADERS)
     assert picture(response["data"][0]["b64_json"]).size == (64, 64)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("name", ["image", "image[]"])  # the second from its tool for language models
+@pytest.mark.parametrize("model", ["plain", "gpt-image-1"])
+def test_a_picture_is_edited(client: Replay, kind: str, name: str, model: str) -> None:
+    fields = {"model": model, "prompt": "a castle", "n": "2", "size": "64x64"}
+    if not model.startswith("gpt-image"):
+        fields["response_format"] = "b64_json"
+    media = f"image/{kind.lower()}"
+    files = {name: (f"{kind.lower()}.png", encoded(kind), media)}
+    response = client.http.post("/v1/images/edits", data=fields, files=files, headers=EDIT_HEADERS)
+    assert response.status_code == 200, response.text
+    pictures = [base64.b64decode(image["b64_json"]) for image in response.json()["data"]]
+    assert [read_recipe(each).prompt for each in pictures] == ["a castle"] * 2
+    assert all(read_recipe(each).image for each in pictures)
+
+
+def test_a_picture_of_a_chat_is_edited_at_its_own_size(client: Replay) -> None:
+    fields = {"model": "plain", "prompt": "a castle", "background": "auto", "response_format": "b64_json"}
+    response = client.http.post(
+        "/v1/images/edits", data=fields, files={"image": ("a.png", encoded(), "image/png")}, headers=EDIT_HEADERS
+    )
+    assert picture(response.json()["data"][0]["b64_json"]).size == (48, 56)
+
+
+def test_several_pictures_of_a_chat_are_refused_with_a_reason(client: Replay) -> None:
+    files = [("image[]", (f"{number}.png", encoded(), "image/png")) for number in range(2)]
+    response = client.http.post("/v1/images/edits", data={"prompt": "both"}, files=files, headers=EDIT_HEADERS)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == (
+        "Invalid image with 2 pictures: this server draws from one picture; send one"
+    )
 
 
 def test_posting_the_options_replaces_a_missing_model(client: Replay) -> None:

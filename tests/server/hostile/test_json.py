@@ -26,9 +26,9 @@ from tests.server.conftest import LIMIT, listening
 from tests.server.hostile.conftest import PROMPTLY, Attacked
 from tests.server.test_fuzz import Quick
 
+FORMS = ("/generate", "/v1/jobs", "/v1/images/edits", "/v1/images/variations")
 ROUTES = (
-    "/generate",
-    "/v1/jobs",
+    *FORMS,
     "/v1/images/generations",
     "/sdapi/v1/txt2img",
     "/sdapi/v1/options",
@@ -190,6 +190,12 @@ def test_a_long_field_name_gives_a_short_response(http: httpx.Client) -> None:
 )
 def test_other_content_types_are_refused(http: httpx.Client, path: str, kind: str) -> None:
     response = http.post(path, content=b'{"prompt": "a"}', headers={"Content-Type": kind} if kind else {})
+    if path in FORMS:
+        is_form = kind.startswith("multipart/form-data")
+        assert response.status_code == (400 if is_form else 415)
+        sentence = "This route takes JSON or a form: send application/json or multipart/form-data"
+        assert is_form or _message(response) == sentence
+        return
     assert response.status_code == 415
     assert _message(response) == "This route takes JSON: send the body with the header Content-Type: application/json"
 

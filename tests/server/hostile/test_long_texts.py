@@ -6,7 +6,7 @@ import pytest
 
 from imagegen_core.server.a1111 import Txt2ImgBody
 from imagegen_core.server.a1111.pictures import ExtraBody
-from imagegen_core.server.routes.openai import ImagesBody
+from imagegen_core.server.openai import EditBody, ImagesBody
 from imagegen_core.server.schemas import GenerateBody
 from tests.server.hostile.conftest import PROMPTLY, Attacked
 
@@ -15,6 +15,7 @@ TEXTS = ("a ", "1, ")
 FIELDS = [
     *(("/generate", field) for field in ("prompt", *GenerateBody.model_fields)),
     *(("/v1/jobs", field) for field in ("scheduler", "schedule", "mode")),
+    *(("/v1/images/edits", field) for field in EditBody.model_fields),
     *(("/v1/images/generations", field) for field in ImagesBody.model_fields),
     *(("/sdapi/v1/txt2img", field) for field in (*Txt2ImgBody.model_fields, "script_name", "enable_hr", "infotext")),
     *(("/sdapi/v1/options", field) for field in ("sd_model_checkpoint", "sd_vae", "samples_format", "unknown")),

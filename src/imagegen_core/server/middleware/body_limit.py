@@ -10,7 +10,15 @@ from imagegen_core.server.middleware.json_bodies import is_json
 from imagegen_core.server.middleware.refusal import refuse
 from imagegen_core.server.paths import route_path
 
-PICTURES_IN_JSON = ("/sdapi/v1/txt2img", "/sdapi/v1/extra-single-image", "/sdapi/v1/png-info")
+PICTURES_IN_JSON = (
+    "/generate",
+    "/v1/jobs",
+    "/v1/images/edits",
+    "/v1/images/variations",
+    "/sdapi/v1/txt2img",
+    "/sdapi/v1/extra-single-image",
+    "/sdapi/v1/png-info",
+)
 """Routes with base64 pictures in their JSON; in ``txt2img``, disabled scripts hold the pictures."""
 
 

@@ -9,11 +9,12 @@ from fastapi.responses import JSONResponse, Response
 
 from imagegen_core.modes import Mode
 from imagegen_core.server.context import Caller, ServerContext, SharedContext
-from imagegen_core.server.middleware.json_bodies import JsonRoute
+from imagegen_core.server.input_pictures import with_pictures
+from imagegen_core.server.routes.forms import PictureRoute
 from imagegen_core.server.schemas import GenerateBody, Order, make_result
 from imagegen_core.server.waiting import drawn
 
-router = APIRouter(route_class=JsonRoute, tags=["pictures"])
+router = APIRouter(route_class=PictureRoute, tags=["pictures"])
 
 PICTURES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {}, "image/jpeg": {}, "application/json": {}}, "description": "The picture"}
@@ -23,7 +24,7 @@ PICTURES: dict[int | str, dict[str, Any]] = {
 @router.post("/generate", response_class=Response, responses=PICTURES)
 async def generate(body: GenerateBody, request: Request, context: SharedContext, caller: Caller) -> Response:
     """Draw a picture. With ``Accept: application/json``, the response holds it as base64."""
-    body, mode = await prepared(context, body)
+    body, mode = await prepared(context, body, caller)
     ticket = context.submit(body, caller, mode)
     picture = await drawn(request, ticket)
     result = await make_result(context, picture, Order(body, mode.name, caller, ticket.since), request)
@@ -32,14 +33,15 @@ async def generate(body: GenerateBody, request: Request, context: SharedContext,
     return Response(result.data, media_type=result.media_type, headers=result.headers)
 
 
-async def prepared(context: ServerContext, body: GenerateBody) -> tuple[GenerateBody, Mode]:
-    """Complete and check a request's body, and find its mode.
+async def prepared(context: ServerContext, body: GenerateBody, caller: str) -> tuple[GenerateBody, Mode]:
+    """Read the pictures of a request's body, complete and check it, and find its mode.
 
     Raises:
         InvalidRequestError: The request is invalid, exceeds the server's limits, or a plugin refuses it.
         QueueFullError: The request asks for an enlargement, and too many pictures wait for one.
     """
     mode = context.mode_manager.modes.find(body.mode)
+    body = await with_pictures(body, context, caller)
     declared = body.with_parameters(body.model_extra or {})
     (completed,) = await context.final([context.complete(declared, mode)], mode)
     if completed.superres:

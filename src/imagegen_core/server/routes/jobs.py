@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
+import anyio.to_thread
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -18,11 +19,11 @@ from imagegen_core.server.context import Caller, ServerContext, SharedContext
 from imagegen_core.server.errors import ConflictError, problem
 from imagegen_core.server.jobs import PostedJob, Promise
 from imagegen_core.server.links import path_to
-from imagegen_core.server.middleware.json_bodies import JsonRoute
+from imagegen_core.server.routes.forms import PictureRoute
 from imagegen_core.server.routes.generate import PICTURES, prepared, wants_json
 from imagegen_core.server.schemas import GenerateBody, Order, Result, make_result
 
-router = APIRouter(route_class=JsonRoute, prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(route_class=PictureRoute, prefix="/v1/jobs", tags=["jobs"])
 
 
 @router.post("", status_code=202)
@@ -34,14 +35,16 @@ async def post_job(
     idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
 ) -> JSONResponse:
     """Queue a picture. The same `Idempotency-Key` with the same body gives the same job, even after its end."""
-    completed, mode = await prepared(context, body)
+    completed, mode = await prepared(context, body, caller)
 
     def make() -> PostedJob:
         ticket = context.submit(completed, caller, mode)
         order = Order(completed, mode.name, caller, ticket.since)
         return PostedJob(caller, ticket, asyncio.ensure_future(_result(context, ticket, order)), promise)
 
-    promise = None if idempotency_key is None else Promise.of(caller, idempotency_key, await request.body())
+    promise = None
+    if idempotency_key is not None:
+        promise = await anyio.to_thread.run_sync(Promise.of, caller, idempotency_key, await request.body())
     job = context.jobs.post(make, promise)
     return JSONResponse(_status(request, job), 202, {"Location": _address(request, "get_job", job)})
 

@@ -13,7 +13,7 @@ from imagegen_core.server.context import Caller, SharedContext
 from imagegen_core.server.errors import ConflictError, NotFoundError
 from imagegen_core.server.middleware.json_bodies import JsonRoute
 from imagegen_core.server.routes.generate import PICTURES
-from imagegen_core.storage import ImageStore, check_key, is_owned, is_uuid, key_of
+from imagegen_core.storage import ImageStore, is_owned, is_uuid, key_of, plain_key
 
 router = APIRouter(route_class=JsonRoute, prefix="/storage", tags=["storage"])
 
@@ -45,7 +45,7 @@ async def fetch_made(key: UUID, store: Store, context: SharedContext) -> Respons
 @router.get("/{key}", response_class=Response, responses=PICTURES)
 async def fetch(key: str, store: Store, context: SharedContext, caller: Caller) -> Response:
     """Return a stored picture; keys chosen by clients are private to each caller."""
-    plain = _plain(key)
+    plain = plain_key(key)
     return await _fetched(key, plain if is_uuid(plain) else key_of(caller, plain), store, context)
 
 
@@ -59,7 +59,7 @@ async def keep(
     _body: Annotated[bytes, Body(media_type="image/png")] = b"",
 ) -> Response:
     """Store a PNG or JPEG under a key, and replace the caller's old picture."""
-    plain = _plain(key)
+    plain = plain_key(key)
     if is_uuid(plain) and not _may_change(plain, request, context, caller):
         raise ConflictError(f"The key {key!r} is a UUID, as the server's own keys are: choose one of another form")
     data = await request.body()
@@ -72,7 +72,7 @@ async def keep(
 @router.delete("/{key}", status_code=204, response_class=Response)
 async def remove(key: str, request: Request, store: Store, context: SharedContext, caller: Caller) -> Response:
     """Delete one of the caller's pictures."""
-    plain = _plain(key)
+    plain = plain_key(key)
     stored = plain if is_uuid(plain) else key_of(caller, plain)
     may = not is_uuid(plain) or _may_change(plain, request, context, caller)
     if not may or not await context.storing(store.delete, stored):
@@ -91,11 +91,6 @@ def _may_change(key: str, request: Request, context: SharedContext, caller: str)
     """Return True if a caller may change a picture under a server-made key: its owner, an admin, or without keys."""
     is_admin = bool(context.settings.admin_keys) and request.state.is_admin
     return not caller or is_admin or is_owned(key, caller)
-
-
-def _plain(key: str) -> str:
-    """Return the key without the optional file suffix of an address."""
-    return check_key(key).removesuffix(".png").removesuffix(".jpeg").removesuffix(".jpg")
 
 
 def _media_type(data: bytes) -> str:
