@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 _RUNNING = 64  # maximum number of jobs in progress, because each holds an embedded prompt
 _BEGUN_AT_ONCE = 4  # jobs to begin between two steps, so that running jobs continue
-_PARTS_AT_ONCE = 4  # parts of each of these jobs between two steps
+_PARTS_AT_ONCE = 16  # parts of each of these jobs between two steps: most of an image, or of a prompt
 _KNOWN_SHAPES = 64
 _ENCODERS = 2
 

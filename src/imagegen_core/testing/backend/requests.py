@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image, ImageOps
 
 from imagegen_core.backend import Backend
 from imagegen_core.errors import InvalidRequestError
@@ -77,15 +78,16 @@ _OPTIONAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "style_lora": ({"style_lora": StyleLoraRequest(style="no-such-style", level=1)}, {}),
 }
 _PAINTED: dict[str, Any] = {"image": input_image(), "mask": input_mask(), "strength": 0.5}
+_SPOTTED: dict[str, Any] = {**_PAINTED, "mask": ImageOps.expand(Image.new("L", (16, 16), 255), (8, 8, 40, 40))}
 _CLOSE = InpaintOptions(only_masked=True, padding=0)
 # The same for single options of a field.
 _OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "inpaint.fill": ({**_PAINTED, "inpaint": InpaintOptions(fill="zeros")}, _PAINTED),
     "inpaint.blur": ({**_PAINTED, "inpaint": InpaintOptions(blur=6)}, _PAINTED),
-    "inpaint.only_masked": ({**_PAINTED, "inpaint": _CLOSE}, _PAINTED),
+    "inpaint.only_masked": ({**_SPOTTED, "inpaint": _CLOSE}, _SPOTTED),
     "inpaint.padding": (
-        {**_PAINTED, "inpaint": InpaintOptions(only_masked=True, padding=16)},
-        {**_PAINTED, "inpaint": _CLOSE},
+        {**_SPOTTED, "inpaint": InpaintOptions(only_masked=True, padding=16)},
+        {**_SPOTTED, "inpaint": _CLOSE},
     ),
     "variation.resize_from": ({"variation": Variation(resize_from="32x32")}, {}),
     "hires.size": ({"hires": HiresOptions(size="72x64")}, {"hires": HiresOptions(size="64x72")}),
