@@ -43,6 +43,8 @@ REPEATED = (
     "tests/images/test_tiling.py",
     "tests/lora_files",
     "tests/cluster/test_drawing.py",
+    "tests/pictures_in/test_mixes.py",
+    "tests/pictures_in/test_table.py",
 )
 PROCESSES = ("--numprocesses=auto", "--maxprocesses=4")  # each takes up to 2 GB
 

@@ -115,6 +115,7 @@ def test_the_fields_of_all_bodies_are_reserved() -> None:
         *EditBody.model_fields,
         *VariationBody.model_fields,
         *Txt2ImgBody.model_fields,
+        *Img2ImgBody.model_fields,
     }
     assert fields <= RESERVED
 

@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeVar
 
 Result = TypeVar("Result")
 
+_FIRST_WAIT = 0.0001  # seconds
 _WAIT = 0.002  # seconds to wait for another thread before other requests take their turn
 
 Parts: TypeAlias = Generator[None, None, Result]
@@ -39,14 +40,16 @@ def after_next(parts: Parts[Result]) -> Result | None:
 
 
 def awaited(future: Future[Result]) -> Parts[Result]:
-    """Wait for a result of another thread, and yield every two milliseconds."""
+    """Wait for a result of another thread, and yield after a tenth of a millisecond, later every two milliseconds."""
+    wait = _FIRST_WAIT
     while True:
         try:
-            return future.result(_WAIT)
+            return future.result(wait)
         except NotYetError:
             if future.done():  # the work itself raised this error
                 raise
             yield
+            wait = min(2 * wait, _WAIT)
 
 
 def works_in_parts(worker: object, whole: str) -> bool:

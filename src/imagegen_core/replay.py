@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from imagegen_core.errors import PictureError
+from imagegen_core.images.embedding import embedded_bytes
 from imagegen_core.images.recipe import Recipe
 from imagegen_core.modes import load_modes
 from imagegen_core.numerics import differences
@@ -29,19 +30,20 @@ def request_of(recipe: Recipe, settings: Settings) -> GenerateRequest:
 def with_pictures(
     request: GenerateRequest, recipe: Recipe, *, image: object | None = None, mask: object | None = None
 ) -> GenerateRequest:
-    """Return a recipe's request with its input pictures, which the recipe names by hashes alone.
+    """Return a recipe's request with its input pictures; the recipe has their hashes, and may embed the pictures.
 
     Args:
         request: The request from the recipe.
         recipe: The recipe.
-        image: The image: bytes, a path or a PIL image; None if the recipe has none.
+        image: The image: bytes, a path or a PIL image; None if the recipe has none, or embeds it.
         mask: The mask, in the same forms.
 
     Raises:
         PictureError: A picture is missing, is not the recipe's, or cannot be read.
     """
-    given = {"image": image, "mask": mask}
-    pictures = {name: InputPicture.of(source, f"the {name}") for name, source in given.items() if source is not None}
+    given = {name: source for name, source in (("image", image), ("mask", mask)) if source is not None}
+    sources = {**(recipe.pictures or {}), **given}
+    pictures = {name: InputPicture.of(source, f"the {name}") for name, source in sources.items()}
     for name, wanted in (("image", recipe.image), ("mask", recipe.mask)):
         if wanted is None and name in pictures:
             raise PictureError(f"The picture was drawn without {name}: leave {name} out")
@@ -65,6 +67,7 @@ def settings_of(recipe: Recipe, settings: Settings) -> Settings:
         backend=recipe.backend,
         dtype=recipe.dtype,
         recipe=True,
+        embed_inputs=embedded_bytes(recipe.pictures),
         prediction=recipe.prediction,
         **_plan_settings(recipe.numerics),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from imagegen_core import InvalidRequestError, Job, Picture, Settings, StyleLoraRequest
+from imagegen_core import InvalidRequestError, Job, LocalEngine, Picture, Settings, StyleLoraRequest
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.engine.conftest import StartEngine, ask
 from tests.engine.faults import Gate, Watched
@@ -60,9 +60,29 @@ def test_other_jobs_step_between_the_chunks_of_a_long_prompt(
     pictures = [ticket.result(LIMIT) for ticket in tickets]
     runs = "".join("s" if event == "step" else "c" for event in encoded).split("s")
     assert sum(map(len, runs)) == len(tickets) * 2 * CHUNKS
-    assert max(map(len, runs)) <= len(tickets) * 4  # parts of each job between two steps
+    assert max(map(len, runs)) <= len(tickets) * 16  # parts of each job between two steps
     assert pictures == [_alone(styled, request) for request in requests]
     assert short.result(LIMIT) == _alone(styled, ask(num_inference_steps=40))
+
+
+def test_beginnings_take_no_longer_than_a_step_of_other_jobs(
+    styled: Any, start: StartEngine, encoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a step of no time, one part runs before the next step."""
+    monkeypatch.setattr(LocalEngine, "_latest_step", property(lambda _: 0.0, lambda *_: None), raising=False)
+    gate, watched = Gate(), Watched(styled)
+    engine = start(watched)
+    watched.before["step"] = lambda _: (gate(), encoded.append("step"))
+    gate.shut()
+    short = engine.submit(ask(num_inference_steps=4 * CHUNKS, scheduler="Euler"))
+    assert gate.reached.wait(LIMIT)
+    encoded.clear()
+    long = engine.submit(ask(LONG))
+    gate.open()
+    long.result(LIMIT)
+    short.result(LIMIT)
+    runs = "".join("s" if event == "step" else "c" for event in encoded).split("s")
+    assert max(map(len, runs)) == 1
 
 
 @pytest.mark.parametrize("by", ["cancel", "deadline"])

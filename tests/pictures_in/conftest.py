@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from imagegen_core import GenerateRequest, Job, Picture, Settings
+from imagegen_core.diffusion import canvas
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 from tests.checkpoints import save_sd15, save_sdxl
@@ -24,6 +25,7 @@ FAMILIES: dict[str, tuple[Callable[..., Path], Any]] = {
     "sd15": (save_sd15, DiffusersCudaWorker),
     "sdxl": (save_sdxl, DiffusersSDXLCudaWorker),
 }
+SAMPLERS = ["LCM", "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE", "Heun", "DDIM", "PLMS", "UniPC"]
 _PIPELINES = {"sd15": "StableDiffusion{}Pipeline", "sdxl": "StableDiffusionXL{}Pipeline"}
 _SAFETY = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
@@ -43,7 +45,11 @@ class Pair:
 
     def picture(self, **fields: Any) -> Picture:
         """Draw with the worker."""
-        return Picture(*self.worker.run_job_with_latents(Job(req=ask(**fields))))
+        return self.drawn(ask(**fields))
+
+    def drawn(self, request: GenerateRequest) -> Picture:
+        """Draw a request with the worker."""
+        return Picture(*self.worker.run_job_with_latents(Job(req=request)))
 
     def expected(self, kind: str, sampler: str, **arguments: Any) -> np.ndarray[Any, Any]:
         """Draw with a plain pipeline of a kind, such as ``Img2Img``, and a sampler of the worker's."""
@@ -120,3 +126,9 @@ def inpainter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def editor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """An instruct-pix2pix checkpoint of each family, in fp32."""
     return make_pair(request.param, tmp_path_factory.mktemp("editing"), in_channels=8)
+
+
+@pytest.fixture
+def unpasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the drawn pixels as the VAE decodes them, as diffusers does."""
+    monkeypatch.setattr(canvas.Canvas, "pasted", lambda _self, drawn: drawn)

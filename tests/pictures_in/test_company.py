@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imagegen_core import InpaintOptions, LocalEngine, OutpaintOptions, Variation
 from tests.pictures_in.conftest import Pair, ask, make_pair, mask, picture
-from tests.repetitions import FACTOR
-
-SAMPLERS = ["LCM", "Euler", "Euler a", "DPM++ 2M", "Heun", "DDIM"]
-_WAIT = 120
-
-
-def random_request(chance: random.Random) -> dict[str, Any]:
-    """Return the fields of a request of a random kind, all of one size."""
-    fields: dict[str, Any] = {
-        "seed": chance.randrange(1000),
-        "scheduler": chance.choice(SAMPLERS),
-        "num_inference_steps": chance.randrange(2, 6),
-        "guidance_scale": chance.choice([1.0, 1.0, 4.0]),
-    }
-    kinds: list[dict[str, Any]] = [
-        {"size": "64x48"},
-        {"size": "64x48", "variation": Variation(seed=3, strength=0.4)},
-        {"image": picture(), "strength": chance.random()},
-        {"image": picture(80, 56, seed=5), "size": "64x48", "resize": chance.choice(["crop", "pad", "latent"])},
-        {"image": picture(), "mask": mask(), "strength": chance.choice([0.5, 1.0])},
-        {"image": picture(), "mask": mask(), "inpaint": InpaintOptions(only_masked=True, blur=2), "size": "64x48"},
-        {"image": picture(48, 48), "outpaint": OutpaintOptions(left=16)},
-    ]
-    return fields | chance.choice(kinds)
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
@@ -41,22 +15,6 @@ def worker_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     """An ordinary checkpoint in two precisions."""
     folder: Path = tmp_path_factory.mktemp("company")
     return make_pair("sdxl" if request.param == "fp32" else "sd15", folder, dtype=request.param)
-
-
-@pytest.mark.parametrize("seed", range(2 * FACTOR))
-def test_a_picture_is_the_same_alone_and_in_company(worker_pair: Pair, seed: int) -> None:
-    chance = random.Random(seed)
-    requests = [random_request(chance) for _ in range(12)]
-    alone = [worker_pair.picture(**fields).png for fields in requests]
-    with LocalEngine(worker_pair.worker) as engine:
-        tickets = [engine.submit(ask(**fields)) for fields in requests]
-        leaving = [engine.submit(ask(**random_request(chance))) for _ in range(3)]
-        for ticket in leaving:
-            ticket.cancel()
-        together = [ticket.result(_WAIT).png for ticket in tickets]
-        steps = engine.report().steps
-    assert together == alone
-    assert max(steps) > 1, "no pass was shared"
 
 
 def test_images_join_the_group_of_prompts(worker_pair: Pair) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from imagegen_core import InvalidRequestError, OutpaintOptions
-from tests.pictures_in.conftest import Pair, difference, mask, picture
-from tests.pictures_in.test_img2img import SAMPLERS
+from tests.pictures_in.conftest import SAMPLERS, Pair, difference, mask, picture
 
 CASES: dict[str, dict[str, Any]] = {
     "both scales": {"guidance_scale": 5.0, "image_guidance_scale": 1.7},

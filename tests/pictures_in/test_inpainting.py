@@ -11,34 +11,6 @@ from PIL import Image, ImageFilter, ImageOps
 from imagegen_core import InpaintOptions, InvalidRequestError, OutpaintOptions
 from imagegen_core.diffusion import canvas
 from tests.pictures_in.conftest import Pair, difference, mask, picture, pixels
-from tests.pictures_in.test_img2img import SAMPLERS, STRENGTHS
-
-
-@pytest.fixture
-def unpasted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the drawn pixels as the VAE decodes them, as diffusers does."""
-    monkeypatch.setattr(canvas.Canvas, "pasted", lambda _self, drawn: drawn)
-
-
-@pytest.mark.usefixtures("unpasted")
-@pytest.mark.parametrize("strength", STRENGTHS)
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_ordinary_checkpoints_equal_the_plain_pipelines(pair: Pair, sampler: str, strength: float) -> None:
-    _compare(pair, sampler, strength)
-
-
-@pytest.mark.usefixtures("unpasted")
-@pytest.mark.parametrize("strength", STRENGTHS)
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_checkpoints_with_9_channels_equal_the_plain_pipelines(inpainter: Pair, sampler: str, strength: float) -> None:
-    _compare(inpainter, sampler, strength)
-
-
-def _compare(pair: Pair, sampler: str, strength: float) -> None:
-    arguments: dict[str, Any] = {"num_inference_steps": 6, "guidance_scale": 4.0, "strength": strength}
-    expected = pair.expected("Inpaint", sampler, image=picture(), mask_image=mask(), width=64, height=48, **arguments)
-    drawn = pair.draw(image=picture(), mask=mask(), scheduler=sampler, **arguments)
-    assert difference(drawn, expected) <= 1
 
 
 @pytest.mark.usefixtures("unpasted")

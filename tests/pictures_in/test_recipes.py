@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from imagegen_core import (
 )
 from imagegen_core.cli.app import build_app
 from imagegen_core.picture_files.decode import read_text
-from imagegen_core.replay import with_pictures
+from imagegen_core.replay import settings_of, with_pictures
 from tests.pictures_in.conftest import Pair, ask, mask, picture
 
 CASES: dict[str, dict[str, Any]] = {
@@ -50,17 +51,54 @@ def test_a_recipe_draws_the_same_bytes_with_the_same_pictures(pair: Pair, fields
     assert again == drawn.png
 
 
+@pytest.mark.parametrize("pair", ["sdxl"], indirect=True)
 def test_micro_conditioning_is_in_the_recipe(pair: Pair) -> None:
-    if pair.family != "sdxl":
-        pytest.skip("only SDXL has micro-conditioning")
     drawn = pair.picture(size="64x48", micro_conditioning=MicroConditioning(crop=(8, 9), target_size="96x96"))
     again, _ = pair.worker.run_job(Job(req=read_recipe(drawn.png).request()))
     assert again == drawn.png
 
 
+def embedding(pair: Pair, most: int) -> Any:
+    """Return a worker that embeds input pictures."""
+    return type(pair.worker)(settings=pair.worker.settings.override(embed_inputs=most))
+
+
+def test_small_pictures_are_embedded_and_replay_alone(pair: Pair) -> None:
+    fields = CASES["a mask"]
+    sizes = {name: len(png(fields[name])) for name in ("image", "mask")}
+    worker = embedding(pair, max(sizes.values()))
+    drawn, _ = worker.run_job(Job(req=ask(**fields)))
+    assert Picture(drawn, 0, b"").image.tobytes() == pair.picture(**fields).image.tobytes()
+    recipe = read_recipe(drawn)
+    assert recipe.pictures is not None
+    assert set(recipe.pictures) == {"image", "mask"}
+    settings = settings_of(recipe, pair.worker.settings)
+    again, _ = type(worker)(settings=settings).run_job(Job(req=with_pictures(recipe.request(), recipe)))
+    assert again == drawn
+
+
+def test_a_larger_picture_is_not_embedded(pair: Pair) -> None:
+    drawn, _ = embedding(pair, len(png(picture())) - 1).run_job(Job(req=ask(**CASES["an image"])))
+    recipe = read_recipe(drawn)
+    assert recipe.pictures is None
+    with pytest.raises(PictureError, match="give this picture as image"):
+        with_pictures(recipe.request(), recipe)
+
+
+def test_an_embedded_picture_carries_no_metadata_of_its_file(pair: Pair) -> None:
+    buffer, tags = io.BytesIO(), Image.Exif()
+    tags[270] = "taken at home"
+    picture().save(buffer, "PNG", exif=tags)
+    assert b"taken at home" in buffer.getvalue()
+    drawn, _ = embedding(pair, 2**20).run_job(Job(req=ask(image=buffer.getvalue())))
+    kept = read_recipe(drawn).pictures
+    assert kept is not None
+    assert b"taken at home" not in base64.b64decode(kept["image"])
+
+
 def test_a_plain_recipe_has_no_fields_of_pictures(pair: Pair) -> None:
     text = read_text(pair.picture(size="64x48").png)["imagegen"]
-    assert not any(f'"{name}"' in text for name in ("image", "mask", "strength", "variation", "inpaint"))
+    assert not any(f'"{name}"' in text for name in ("image", "mask", "strength", "variation", "inpaint", "pictures"))
 
 
 def test_the_hash_finds_another_a_missing_and_a_superfluous_picture(pair: Pair) -> None:
@@ -75,9 +113,8 @@ def test_the_hash_finds_another_a_missing_and_a_superfluous_picture(pair: Pair) 
     assert ask(image=picture()).image is not None
 
 
+@pytest.mark.parametrize("pair", ["sdxl"], indirect=True)
 def test_the_command_line_draws_from_a_picture(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if pair.family != "sdxl":
-        pytest.skip("once is enough")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_DTYPE", "fp32")
     monkeypatch.setenv("CUDA_DEVICE", "cpu")

@@ -93,12 +93,11 @@ CONDITIONS: dict[str, tuple[MicroConditioning, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("pair", ["sdxl"], indirect=True)
 @pytest.mark.parametrize(("conditions", "arguments"), CONDITIONS.values(), ids=CONDITIONS)
 def test_micro_conditioning_equals_the_plain_pipeline(
     pair: Pair, conditions: MicroConditioning, arguments: dict[str, Any]
 ) -> None:
-    if pair.family != "sdxl":
-        pytest.skip("only SDXL has micro-conditioning")
     fields: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 5.0, "negative_prompt": "blurry"}
     expected = pair.expected("", "Euler", width=64, height=48, **fields, **arguments)
     drawn = pair.draw(size="64x48", scheduler="Euler", micro_conditioning=conditions, **fields)

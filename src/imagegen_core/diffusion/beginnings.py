@@ -13,6 +13,7 @@ from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.decoding import piece
 from imagegen_core.diffusion.denoising import Denoising
 from imagegen_core.diffusion.extension import Extension
+from imagegen_core.diffusion.input_values import Pixels
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, decoding_bytes, encoding_bytes, memory_errors
 from imagegen_core.diffusion.noise import first_noise
@@ -176,9 +177,7 @@ class Beginnings:
             pixels = worker.decode(latents, request.size)
             yield
             values = yield from self._upscaling.enlarge(pixels, upscaler, size)
-            encoded = self._starting_points.encoded(
-                torch.from_numpy(values), generator, worker.numerics, size, is_kept=False
-            )
+            encoded = self._starting_points.encoded(Pixels(torch.from_numpy(values)), generator, worker.numerics)
             return (yield from encoded)
 
     def _begin_extensions(self, state: Denoising) -> None:

@@ -39,9 +39,9 @@ class OnDevice:
         self.dtype = choose_dtype(settings, self.device)
         self._switches = Switches(self.device, settings.batching)
         self._switches.hold()
-        self._compute = ComputeThread()
         if self.device.type == "cpu":
-            self._compute.run(keep_large_buffers)
+            keep_large_buffers()  # before the thread has an arena
+        self._compute = ComputeThread()
 
     @classmethod
     def import_libraries(cls) -> None:

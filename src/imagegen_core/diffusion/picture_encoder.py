@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.decoding import convert, normalized, tiling
+from imagegen_core.diffusion.input_values import Pixels
 from imagegen_core.diffusion.tiny_vae import is_tiny
 from imagegen_core.errors import ImagegenError
 from imagegen_core.parts import Parts, completed
 
-_KEPT = 32  # encoded pictures; one of 1024 x 1024 takes 0.5 MB in fp32
+_KEPT_BYTES = 32 * 2**20  # of encoded pictures; a picture of 1024x1024 takes 0.5 MB in fp32
 
 
 class PictureEncoder:
@@ -29,7 +30,7 @@ class PictureEncoder:
             bring: Brings its weights to the device, from where other networks may displace them between two parts.
         """
         self._vae, self._bring = vae, bring
-        self._kept: OrderedDict[tuple[str, int | None], Tensor] = OrderedDict()
+        self._kept: OrderedDict[tuple[str | None, int | None], Tensor] = OrderedDict()
 
     def check(self) -> None:
         """Refuse a VAE without an encoder.
@@ -40,13 +41,12 @@ class PictureEncoder:
         if getattr(self._vae, "encoder", None) is None:
             raise ImagegenError("This checkpoint's VAE has no encoder: set VAE_PATH to a whole VAE, or give no image")
 
-    def encode(self, pixels: Tensor, tile: int | None, *, is_kept: bool = True) -> Parts[Tensor]:
-        """Encode a picture, one block of the network at a time.
+    def encode(self, pixels: Pixels, tile: int | None) -> Parts[Tensor]:
+        """Encode a picture, one layer of the network at a time.
 
         Args:
-            pixels: Values from -1 to 1 in fp32 on the CPU, [1, 3, height, width].
+            pixels: The picture.
             tile: The side of the tiles in pixels; None encodes in one piece.
-            is_kept: Whether to keep the moments for the next request with this picture.
 
         Returns:
             The moments [1, 2 * channels, height / 8, width / 8], in the VAE's dtype; a tiny VAE's latents.
@@ -54,15 +54,16 @@ class PictureEncoder:
         Raises:
             ImagegenError: The VAE has no encoder, or the moments are not finite even in fp32.
         """
-        if not is_kept:
-            return (yield from self._encoded(pixels, tile))
-        key = hashlib.sha256(f"{tuple(pixels.shape)}".encode() + pixels.numpy().tobytes()).hexdigest(), tile
-        if key not in self._kept:
-            self._kept[key] = yield from self._encoded(pixels, tile)
-            if len(self._kept) > _KEPT:
+        key = (pixels.digest, tile)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        moments = yield from self._encoded(pixels.values, tile)
+        if pixels.digest is not None:
+            self._kept[key] = moments
+            while sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
                 self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        return moments
 
     def sample(self, moments: Tensor, generator: torch.Generator) -> Tensor:
         """Draw latents from the moments, in the network's scale, [1, channels, height / 8, width / 8]."""
@@ -102,7 +103,7 @@ class PictureEncoder:
         return moments
 
     def _parts(self, pixels: Tensor, tile: int | None) -> Parts[Tensor]:
-        """Compute what ``vae.encode`` computes, and yield between the encoder's blocks."""
+        """Compute what ``vae.encode`` computes, and yield between the encoder's layers."""
         vae, encoder = self._vae, self._vae.encoder
         first = encoder.conv_in.weight
         hidden = pixels.to(first.device, first.dtype)
@@ -111,13 +112,23 @@ class PictureEncoder:
                 distribution: Any = vae.encode(hidden).latent_dist
             yield
             return distribution.parameters  # type: ignore[no-any-return]
-        hidden = encoder.conv_in(hidden)
-        for block in encoder.down_blocks:
+        for layer in _layers(encoder):
+            hidden = layer(hidden)
             yield
             self._bring()
-            hidden = block(hidden)
-        yield
-        self._bring()
-        hidden = encoder.mid_block(hidden)
-        hidden = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(hidden)))
-        return vae.quant_conv(hidden) if vae.quant_conv is not None else hidden  # type: ignore[no-any-return]
+        return vae.quant_conv(hidden) if vae.quant_conv is not None else hidden
+
+
+def _layers(encoder: Any) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yield the layers of diffusers' encoder in their order; an ordinary block counts as its own layers."""
+    from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D
+
+    yield encoder.conv_in
+    for block in encoder.down_blocks:
+        if type(block) is DownEncoderBlock2D:
+            yield from (partial(resnet, temb=None) for resnet in block.resnets)
+            yield from block.downsamplers or ()
+        else:
+            yield block
+    yield encoder.mid_block
+    yield lambda hidden: encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(hidden)))

@@ -33,6 +33,7 @@ class RecipeBuilder:
         device: torch.device,
         numerics: NumericsPlan,
         prediction: PredictionName | None,
+        embed_inputs: int,
     ) -> None:
         """Start to hash the checkpoint in the background.
 
@@ -44,11 +45,12 @@ class RecipeBuilder:
             device: The worker's device.
             numerics: The worker's numerics plan.
             prediction: The configured prediction type; None if the checkpoint decides.
+            embed_inputs: The largest input picture within a recipe, in bytes as PNG.
         """
         own = checkpoint.name if checkpoint.is_dir() else checkpoint.stem
         self._name = next((model.name for model in models if model.path == checkpoint), own)
         self._backend, self._device, self._numerics = backend.name, str(device), numerics
-        self._prediction = prediction
+        self._prediction, self._embed_inputs = prediction, embed_inputs
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-hash")
         self._hash: Future[str | None] = executor.submit(_hash, checkpoint, network)
         executor.shutdown(wait=False)
@@ -63,6 +65,7 @@ class RecipeBuilder:
         """
         return Recipe.of(
             request,
+            embed_inputs=self._embed_inputs,
             scheduler=sampling.sampler,
             schedule=sampling.schedule,
             checkpoint=self._name,

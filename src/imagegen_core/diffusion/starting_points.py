@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagegen_core.diffusion.canvas import Canvas
 from imagegen_core.diffusion.decoding import piece
+from imagegen_core.diffusion.input_values import InputValues, Pixels
 from imagegen_core.diffusion.memory import check_encoding_fits, memory_errors
 from imagegen_core.diffusion.picture_encoder import PictureEncoder
 from imagegen_core.diffusion.starting_point import (
@@ -31,7 +31,7 @@ from imagegen_core.errors import InvalidRequestError, PictureError
 from imagegen_core.models.networks.channels import Extra
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.parts import Parts, awaited
-from imagegen_core.request import ResolvedRequest, Size
+from imagegen_core.request import ResolvedRequest
 
 _THREADS = 2
 _STRENGTH = 0.8  # the default with an image; with a mask it is 1
@@ -88,51 +88,40 @@ class StartingPoints:
         if request.image is None and self._extra is Extra.NONE:
             return StartingPoint(_scaled(noise(), scheduler))
         self._check(request)
-        canvas = None if request.image is None else (yield from self._canvas(request))
+        masks, strength = self._extra is Extra.MASK, _strength(request)
+        begins = not (masks and strength == 1.0)
+        values = yield from self._values(request, begins=begins, sees=masks)
+        canvas = values.canvas
         if self._extra is Extra.PICTURE:
-            return (yield from self._edited(request, canvas, scheduler, noise, numerics))
-        masks = self._extra is Extra.MASK
-        strength = _strength(request)
+            return (yield from self._edited(values, scheduler, noise, numerics))
         first = skip_steps(scheduler, first_step(request.steps, strength, rounds_up=flows))
         paints = canvas is not None and canvas.mask is not None
         pure = (paints or masks) and strength == 1.0  # diffusers' inpainting begins with noise alone
         latents = None
-        if canvas is not None and not (masks and pure):
-            latents = yield from self._latents(canvas, request, generator, numerics)
+        if values.image is not None:
+            latents = yield from self._latents(values.image, request, generator, numerics)
         drawn = noise()
-        mask = _mask(canvas, request.size)
-        shrunk = shrunk_mask(mask, drawn.shape).to(self._device, self._dtype)
+        shrunk = shrunk_mask(values.mask, drawn.shape).to(self._device, self._dtype)
         if pure or latents is None:
             started = _scaled(drawn, scheduler)
         else:
             content = _filled(latents, drawn, shrunk, request.inpaint.fill) if paints else latents
             started = noised(scheduler, content, drawn, scheduler.timesteps[first])
-        if masks:
-            pixels = _pixels(canvas, request.size) * (mask < 0.5)  # noqa: PLR2004 - as in diffusers
-            around = yield from self.encoded(pixels, generator, numerics, request.size)
+        if values.around is not None:
+            around = yield from self.encoded(values.around, generator, numerics)
             return StartingPoint(started, first, canvas, None, torch.cat([shrunk, around], dim=1))
         if not paints or latents is None:
             return StartingPoint(started, first, canvas)
         self._encoder.skip(drawn.shape, generator)  # diffusers draws the masked picture's latents, and drops them
         return StartingPoint(started, first, canvas, Painting(shrunk, latents, drawn))
 
-    def encoded(
-        self,
-        pixels: Tensor,
-        generator: torch.Generator,
-        numerics: NumericsPlan,
-        size: Size,
-        *,
-        is_kept: bool = True,
-    ) -> Parts[Tensor]:
+    def encoded(self, pixels: Pixels, generator: torch.Generator, numerics: NumericsPlan) -> Parts[Tensor]:
         """Encode a picture, and draw its latents from the generator, in parts.
 
         Args:
-            pixels: Values from -1 to 1 in fp32 on the CPU, [1, 3, height, width].
+            pixels: The picture; its hash says whether the encoding is kept.
             generator: The generator for all noise of the picture.
             numerics: The numerics plan, for the tiles of the VAE.
-            size: The picture's size.
-            is_kept: Whether the picture may come again.
 
         Returns:
             Latents in the network's scale and precision, [1, channels, height / 8, width / 8].
@@ -141,7 +130,7 @@ class StartingPoints:
             ImagegenError: The VAE has no encoder, or its results are not finite.
             OutOfMemoryError: The memory is too small.
         """
-        moments = yield from self._moments(pixels, numerics, size, is_kept=is_kept)
+        moments = yield from self._moments(pixels, numerics)
         return self._encoder.sample(moments, generator).to(self._device, self._dtype)
 
     def check_encodes(self) -> None:
@@ -175,48 +164,43 @@ class StartingPoints:
                 wrong[0],
             )
 
-    def _canvas(self, request: ResolvedRequest) -> Parts[Canvas]:
-        """Prepare the pictures on another thread: Pillow may take longer than a step of others."""
+    def _values(self, request: ResolvedRequest, *, begins: bool, sees: bool) -> Parts[InputValues]:
+        """Prepare the pictures on another thread: it may take longer than a step of others."""
         try:
-            return (yield from awaited(self._threads.submit(Canvas.of, request)))
+            return (yield from awaited(self._threads.submit(InputValues.of, request, begins=begins, sees=sees)))
         except PictureError as error:
             mask = request.mask is not None and str(error).partition(":")[0].endswith(request.mask.name)
             raise InvalidRequestError(str(error), "mask" if mask else "image") from error
 
     def _latents(
-        self, canvas: Canvas, request: ResolvedRequest, generator: torch.Generator, numerics: NumericsPlan
+        self, image: Pixels, request: ResolvedRequest, generator: torch.Generator, numerics: NumericsPlan
     ) -> Parts[Tensor]:
         """Encode the picture; with the resize ``latent``, at its own size."""
-        own = Size(*canvas.image.size)
-        latents = yield from self.encoded(_pixels(canvas, own), generator, numerics, own)
-        if own == request.size:
+        latents = yield from self.encoded(image, generator, numerics)
+        if image.size == request.size:
             return latents
-        reduction = own.height // latents.shape[-2]
+        reduction = image.size.height // latents.shape[-2]
         sides = (request.size.height // reduction, request.size.width // reduction)
         return enlarged(latents, sides)
 
-    def _moments(self, pixels: Tensor, numerics: NumericsPlan, size: Size, *, is_kept: bool = True) -> Parts[Tensor]:
+    def _moments(self, pixels: Pixels, numerics: NumericsPlan) -> Parts[Tensor]:
+        size = pixels.size
         tile = numerics.tile_of(size)
         check_encoding_fits(self._vae, size, piece(size, tile), self._device)
         with memory_errors(size):
-            return (yield from self._encoder.encode(pixels, tile, is_kept=is_kept))
+            return (yield from self._encoder.encode(pixels, tile))
 
     def _edited(
-        self,
-        request: ResolvedRequest,
-        canvas: Canvas | None,
-        scheduler: Any,
-        noise: Callable[[], Tensor],
-        numerics: NumericsPlan,
+        self, values: InputValues, scheduler: Any, noise: Callable[[], Tensor], numerics: NumericsPlan
     ) -> Parts[StartingPoint]:
         """Begin with noise, and give the picture's most likely latents to the network; without a picture, zeros."""
-        if canvas is None:
+        if values.image is None:
             drawn = noise()
             return StartingPoint(_scaled(drawn, scheduler), channels=torch.zeros_like(drawn))
-        moments = yield from self._moments(_pixels(canvas, request.size), numerics, request.size)
+        moments = yield from self._moments(values.image, numerics)
         return StartingPoint(
             _scaled(noise(), scheduler),
-            canvas=canvas,
+            canvas=values.canvas,
             channels=self._encoder.mode(moments).to(self._device, self._dtype),
         )
 
@@ -235,18 +219,6 @@ def _strength(request: ResolvedRequest) -> float:
 def _scaled(noise: Tensor, scheduler: Any) -> Tensor:
     """Return the first noise at the scheduler's scale; flow matching begins with plain noise."""
     return noise * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else noise
-
-
-def _mask(canvas: Canvas | None, size: Size) -> Tensor:
-    """Return the mask's values [1, 1, height, width]; without a mask everything is drawn."""
-    if canvas is None or canvas.mask is None:
-        return torch.ones(1, 1, size.height, size.width)
-    return torch.from_numpy(canvas.mask_values())
-
-
-def _pixels(canvas: Canvas | None, size: Size) -> Tensor:
-    """Return the picture's values [1, 3, height, width]; without a picture, grey."""
-    return torch.zeros(1, 3, size.height, size.width) if canvas is None else torch.from_numpy(canvas.pixels())
 
 
 def _filled(latents: Tensor, noise: Tensor, mask: Tensor, fill: str) -> Tensor:

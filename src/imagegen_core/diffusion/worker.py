@@ -141,6 +141,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
                 self.device,
                 self.numerics,
                 settings.prediction,
+                settings.embed_inputs,
             )
             if settings.recipe
             else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from imagegen_core.engine.batch_scheduler import ActiveJob
 from imagegen_core.job import Job
 from imagegen_core.parts import Parts, works_in_parts
@@ -20,16 +22,23 @@ class Beginning:
         self.running = running
         self._parts = _parts(worker, running.ticket.job)
 
-    def advance(self, count: int) -> bool:
-        """Run up to `count` parts, and return whether the job has begun; stop if the ticket is done."""
+    def advance(self, count: int, end: float) -> bool:
+        """Run a few parts, and return whether the job has begun; stop if the ticket is done.
+
+        Args:
+            count: The largest number of parts.
+            end: The time for the last part to start, in `time.monotonic` seconds; one part runs anyway.
+        """
         for _ in range(count):
             if self.running.ticket.done:
                 return False
             try:
                 next(self._parts)
-            except StopIteration as end:
-                self.running.state = end.value
+            except StopIteration as stop:
+                self.running.state = stop.value
                 return True
+            if time.monotonic() >= end:
+                return False
         return False
 
 

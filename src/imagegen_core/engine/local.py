@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, OrderedDict, deque
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 _RUNNING = 64  # maximum number of jobs in progress, because each holds an embedded prompt
 _BEGUN_AT_ONCE = 4  # jobs to begin between two steps, so that running jobs continue
-_PARTS_AT_ONCE = 4  # parts of each of these jobs between two steps
+_PARTS_AT_ONCE = 16  # parts of each of these jobs between two steps: most of an image, or of a prompt
 _KNOWN_SHAPES = 64
 _ENCODERS = 2
 
@@ -100,7 +101,7 @@ class LocalEngine:
         self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()
         self._verdicts = VerdictCache(worker)
         self._steps: Counter[int] = Counter()
-        self._step_seconds = 0.0
+        self._step_seconds = self._latest_step = 0.0
         self._lock = threading.Lock()  # guards the fields that `report` reads
         self.is_broken = False
         self.process: Callable[[Picture, Any], Picture] | None = None
@@ -186,8 +187,7 @@ class LocalEngine:
                 self._drop_running()
                 for ticket in arrived:
                     self._arrive(ticket)
-                for _ in range(min(_BEGUN_AT_ONCE, len(self._beginning))):
-                    self._begin(self._beginning.popleft())
+                self._begin_some()
                 if group := self._scheduler.next():
                     self._step(group)
         except Exception as error:
@@ -214,13 +214,21 @@ class LocalEngine:
         ticket.job.wants_previews = self._previews
         self._beginning.append(Beginning(running, self._worker))
 
-    def _begin(self, beginning: Beginning) -> None:
-        """Run the next parts of a job's beginning; requeue the job if parts are left."""
+    def _begin_some(self) -> None:
+        """Run parts of jobs' beginnings, for the time of a step if other jobs wait for their next step."""
+        end = time.monotonic() + self._latest_step if self._scheduler.count else math.inf
+        for _ in range(min(_BEGUN_AT_ONCE, len(self._beginning))):
+            self._begin(self._beginning.popleft(), end)
+            if time.monotonic() >= end:
+                return
+
+    def _begin(self, beginning: Beginning, end: float) -> None:
+        """Run the next parts of a job's beginning, until a time; requeue the job if parts are left."""
         running, ticket = beginning.running, beginning.running.ticket
         has_begun = False
         try:
             with self._watchdog.watching("Beginning a picture"):
-                has_begun = beginning.advance(_PARTS_AT_ONCE)
+                has_begun = beginning.advance(_PARTS_AT_ONCE, end)
             key = self._worker.group(running.state) if has_begun else None
         except Exception as error:  # noqa: BLE001 - any error fails only this job
             self._fail(ticket, error)
@@ -292,6 +300,7 @@ class LocalEngine:
         with self._lock:
             self._steps[rows] += 1
             self._step_seconds += seconds
+        self._latest_step = seconds
 
     def _finish(self, job: ActiveJob) -> None:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagegen_core.errors import PictureError
+from imagegen_core.images.embedding import embedded
 from imagegen_core.picture_files.decode import COMMENT, PictureFile, called
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _OF_SOME_BACKENDS = ("checkpoint", "checkpoint_hash", "dtype", "device")
 _LATER = frozenset(  # left out when unset, so that old pictures keep their bytes
     {"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "prediction"}
     | {"parameters", "processors", "image", "mask", "strength", "resize", "inpaint", "outpaint"}
-    | {"image_guidance_scale", "variation", "micro_conditioning", "hires", "upscaler_hash"}
+    | {"image_guidance_scale", "variation", "micro_conditioning", "hires", "upscaler_hash", "pictures"}
 )
 
 
@@ -101,6 +102,7 @@ class Recipe:
         hires: See `imagegen_core.GenerateRequest`.
         upscaler_hash: The first ten hexadecimal digits of the SHA-256 of the file of ``hires.upscaler``; None without a
             file.
+        pictures: The input pictures' pixels as PNG in base64, by field, as far as the setting `embed_inputs` allows.
     """
 
     prompt: str
@@ -144,13 +146,15 @@ class Recipe:
     micro_conditioning: Mapping[str, Any] | None = None
     hires: Mapping[str, Any] | None = None
     upscaler_hash: str | None = None
+    pictures: Mapping[str, str] | None = None
 
     @classmethod
-    def of(cls, request: ResolvedRequest, **facts: Any) -> Recipe:
+    def of(cls, request: ResolvedRequest, *, embed_inputs: int = 0, **facts: Any) -> Recipe:
         """Build the recipe of a request.
 
         Args:
             request: The request.
+            embed_inputs: The largest input picture that the recipe has itself, in bytes as PNG; 0 embeds none.
             facts: The fields that a request does not decide: `backend`, and as far as the backend has them
                 `checkpoint`, `device` and others. A `scheduler` and a `schedule` replace the request's, with their
                 full names.
@@ -175,6 +179,7 @@ class Recipe:
             **{name: picture and picture.digest for name, picture in request.pictures.items()},
             **{name: getattr(request, name) for name in ("strength", "resize", "image_guidance_scale")},
             **{name: getattr(request, name).given() or None for name in _OPTIONS},
+            "pictures": embedded(request.pictures, embed_inputs) or None,
         }
         absent: dict[str, Any] = dict.fromkeys(_OF_SOME_BACKENDS)
         return cls(**absent | asked | facts)

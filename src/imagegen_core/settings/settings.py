@@ -75,6 +75,8 @@ class Settings(BaseSettings):
         prediction: The prediction type of the checkpoint: ``epsilon``, ``v``, ``v-zsnr``, ``sample``, ``edm`` or
             ``edm-v``; None reads it from the checkpoint.
         recipe: Whether pictures carry their recipe; see `imagegen_core.images.recipe`.
+        embed_inputs: The largest input picture that a recipe has itself, in bytes as PNG, such as ``256KB`` and up to
+            ``1MiB``. Then a replay needs no picture. The default, 0, embeds none.
         batching: With ``exact``, an engine shares forward passes only if every picture stays the same; with ``fast``
             always.
         compile: Compile the network with ``torch.compile``: minutes more to start, but faster steps on most GPUs.
@@ -170,6 +172,7 @@ class Settings(BaseSettings):
     scheduler: str = "LCM"
     prediction: PredictionName | None = None
     recipe: bool = True
+    embed_inputs: ByteCount = Field(default=0, ge=0, le=2**20)
     batching: Literal["exact", "fast"] = "exact"
     compile: bool = False
     cuda_graphs: bool = False

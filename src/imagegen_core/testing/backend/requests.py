@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image, ImageOps
 
 from imagegen_core.backend import Backend
 from imagegen_core.errors import InvalidRequestError
@@ -76,6 +77,31 @@ _OPTIONAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "micro_conditioning": ({"micro_conditioning": MicroConditioning(crop=(64, 32))}, {}),
     "style_lora": ({"style_lora": StyleLoraRequest(style="no-such-style", level=1)}, {}),
 }
+_PAINTED: dict[str, Any] = {"image": input_image(), "mask": input_mask(), "strength": 0.5}
+_SPOTTED: dict[str, Any] = {**_PAINTED, "mask": ImageOps.expand(Image.new("L", (16, 16), 255), (8, 8, 40, 40))}
+_CLOSE = InpaintOptions(only_masked=True, padding=0)
+# The same for single options of a field.
+_OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "inpaint.fill": ({**_PAINTED, "inpaint": InpaintOptions(fill="zeros")}, _PAINTED),
+    "inpaint.blur": ({**_PAINTED, "inpaint": InpaintOptions(blur=6)}, _PAINTED),
+    "inpaint.only_masked": ({**_SPOTTED, "inpaint": _CLOSE}, _SPOTTED),
+    "inpaint.padding": (
+        {**_SPOTTED, "inpaint": InpaintOptions(only_masked=True, padding=16)},
+        {**_SPOTTED, "inpaint": _CLOSE},
+    ),
+    "variation.resize_from": ({"variation": Variation(resize_from="32x32")}, {}),
+    "hires.size": ({"hires": HiresOptions(size="72x64")}, {"hires": HiresOptions(size="64x72")}),
+    "hires.steps": ({"hires": HiresOptions(scale=1, steps=6)}, {"hires": HiresOptions(scale=1)}),
+    "hires.strength": ({"hires": HiresOptions(scale=1, strength=1.0)}, {"hires": HiresOptions(scale=1, strength=0.5)}),
+    "hires.scheduler": ({"hires": HiresOptions(scale=1, scheduler="Euler a")}, {"hires": HiresOptions(scale=1)}),
+    "hires.prompt": ({"hires": HiresOptions(scale=1, prompt="a green hill")}, {"hires": HiresOptions(scale=1)}),
+    "micro_conditioning.original_size": ({"micro_conditioning": MicroConditioning(original_size="16x16")}, {}),
+    "micro_conditioning.target_size": ({"micro_conditioning": MicroConditioning(target_size="2048x16")}, {}),
+    "micro_conditioning.negative_crop": (
+        {"guidance_scale": 3.0, "micro_conditioning": MicroConditioning(negative_crop=(64, 32))},
+        {"guidance_scale": 3.0},
+    ),
+}
 
 
 class RequestChecks(BackendKit):
@@ -135,12 +161,14 @@ class RequestChecks(BackendKit):
             f"the error's field is {caught.value.field!r}: expected {field}"
         )
 
-    @pytest.mark.parametrize("field", [field for field in _OPTIONAL if field not in ("size", "style_lora")])
+    @pytest.mark.parametrize(
+        "field", [*(field for field in _OPTIONAL if field not in ("size", "style_lora")), *_OPTIONS]
+    )
     def test_supported_fields_have_an_effect(self, worker: Worker, description: Backend, field: str) -> None:
-        """An accepted field changes the picture. Otherwise name it in Backend.without, and refuse it."""
-        if field.partition(".")[0] in description.lacking:
-            pytest.skip(f"the backend is without {field}, as it declares")
-        used, unused = _OPTIONAL[field]
+        """An accepted field or option changes the picture. Otherwise name it in Backend.without, or refuse it."""
+        used, unused = (_OPTIONAL | _OPTIONS)[field]
+        if missing := {field.partition(".")[0], *used} & {*description.lacking}:
+            pytest.skip(f"the backend is without {', '.join(sorted(missing))}, as it declares")
         try:
             heeded = self.pixels(worker, **used)
         except InvalidRequestError as error:
