@@ -92,7 +92,7 @@ def _all_axes(source: Any) -> list[int]:
 
 
 def _levels_with_zero(low: float, high: float) -> tuple[float, float]:
-    """Widen a range so that one of its levels is 0.0, the value of padding."""
+    """Widen a range so that one of its levels is 0.0, the value of padding; a limit may lose half a step."""
     low, high = min(low, 0.0), max(high, 0.0)
     last = _LEVELS - 1
     zero = round(-low / ((high - low) / last or 1.0))

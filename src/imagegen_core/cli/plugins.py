@@ -83,7 +83,7 @@ def _advice_for_cpu(installed: Collection[str]) -> str | None:
     if may_have_gpu() or distribution in installed:
         return None
     return (
-        f"There is no GPU: the backend '{backend}' drew full-size pictures in 0.91 to 0.95 of torch's time on a CPU with bf16: "
+        f"There is no GPU: the backend '{backend}' took 0.91 to 0.95 of torch's time for full-size pictures on a CPU: "
         f"pip install {distribution}, set BACKEND={backend}, and compare both here with imagegen bench"
     )
 
