@@ -15,7 +15,7 @@ from imagegen_core import Backend, GenerateRequest, InvalidRequestError, Paramet
 from imagegen_core.modes import Mode
 from imagegen_core.parameter import RESERVED
 from imagegen_core.resolution.parameters import complete_parameters, parse_parameters
-from imagegen_core.server.a1111 import Txt2ImgBody
+from imagegen_core.server.a1111 import Img2ImgBody, Txt2ImgBody
 from imagegen_core.server.openai import EditBody, ImagesBody, VariationBody
 from imagegen_core.server.schemas import GenerateBody
 from imagegen_core.settings import ModeSettings, Settings

@@ -29,9 +29,9 @@ _OPENAI = (
 _A1111 = (
     "styles sampler_name sampler_index batch_size n_iter steps cfg_scale width height override_settings "
     "alwayson_scripts send_images subseed subseed_strength seed_resize_from_w seed_resize_from_h denoising_strength "
-    "enable_hr hr_scale hr_resize_x hr_resize_y hr_upscaler hr_second_pass_steps hr_sampler_name hr_scheduler hr_prompt "
-    "hr_negative_prompt hr_cfg init_images include_init_images resize_mode image_cfg_scale mask_blur mask_blur_x "
-    "mask_blur_y inpainting_fill inpaint_full_res inpaint_full_res_padding inpainting_mask_invert"
+    "enable_hr hr_scale hr_resize_x hr_resize_y hr_upscaler hr_second_pass_steps hr_sampler_name hr_scheduler "
+    "hr_prompt hr_negative_prompt hr_cfg init_images include_init_images resize_mode image_cfg_scale mask_blur "
+    "mask_blur_x mask_blur_y inpainting_fill inpaint_full_res inpaint_full_res_padding inpainting_mask_invert"
 )
 RESERVED = frozenset(f"{_OWN} {_OPENAI} {_A1111}".split())
 """The names of the fields that requests have anyway."""

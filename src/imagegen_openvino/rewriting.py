@@ -11,11 +11,10 @@ from torch import Tensor
 from imagegen_openvino.constants import constant_of, float_constant, redirect, replace, tensor_of
 
 
-def upsamplings(model: Any) -> list[Any]:
-    """Return the nodes that enlarge a picture by nearest neighbours for a 3x3 convolution alone."""
-    return [
-        node for node in model.get_ops() if node.get_type_name() == "Interpolate" and _convolution(node) is not None
-    ]
+def upsamplings(model: Any) -> list[tuple[Any, Any]]:
+    """Return the nodes that enlarge a picture by nearest neighbours for one 3x3 convolution, and this convolution."""
+    found = ((node, _convolution(node)) for node in model.get_ops() if node.get_type_name() == "Interpolate")
+    return [(node, convolution) for node, convolution in found if convolution is not None]
 
 
 def rewrite_upsamplings(model: Any, *, quantized: bool) -> list[Tensor]:
@@ -29,9 +28,8 @@ def rewrite_upsamplings(model: Any, *, quantized: bool) -> list[Tensor]:
         The kernels. They must outlive the model, and each network that is compiled from it.
     """
     kernels = []
-    for node in upsamplings(model):
-        convolution = _convolution(node)
-        constant = constant_of(convolution.input_value(1))
+    for node, convolution in upsamplings(model):
+        constant: Any = constant_of(convolution.input_value(1))
         name, picture = constant.get_friendly_name(), node.input_value(0)
         parts = _kernels(tensor_of(constant).float())
         if quantized:

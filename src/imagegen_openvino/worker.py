@@ -114,7 +114,8 @@ class OpenVinoUNetWorker(UNetWorker):
 
     def _learn_ranges(self) -> None:
         """Draw trial pictures if the ranges for int8 are unknown, and compile the networks again."""
-        if all(ranges.complete for ranges in self._ranges):
+        learned = [ranges for ranges in self._ranges if ranges is not None]
+        if all(ranges.complete for ranges in learned):
             return
         native = Size.parse(self.native_size)
         side = min(_TRIAL_SIDE, native.width, native.height)
@@ -127,7 +128,8 @@ class OpenVinoUNetWorker(UNetWorker):
                 seed=seed,
             )
             self.run_job(Job(req=request))
-        for ranges, origin, network in zip(self._ranges, self._origins, (self._unet, self._decoder), strict=True):
+        networks: tuple[OpenVinoUNet | OpenVinoDecoder, ...] = (self._unet, self._decoder)
+        for ranges, origin, network in zip(learned, self._origins, networks, strict=True):
             ranges.complete = True
             self._cache.keep_ranges(origin, ranges.limits)
             self.compute(network.compile)
