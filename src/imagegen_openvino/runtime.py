@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -14,6 +16,7 @@ from imagegen_core import Settings, SettingsError
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 _CPU = "CPU"
+_CORE_LOCK = threading.Lock()
 _INT8_INSTRUCTIONS = ("avx512_vnni", "amx_int8")  # without them, products of bytes may overflow 16 bits
 
 
@@ -35,7 +38,7 @@ class Runtime:
         Raises:
             SettingsError: The device does not exist, or does not compute in this precision or in int8.
         """
-        self.core = openvino.Core()
+        self.core = shared_core()
         self.device = _device(settings, self.core.available_devices)
         self.processor = str(self.core.get_property(self.device, "FULL_DEVICE_NAME"))
         capabilities = self.core.get_property(self.device, "OPTIMIZATION_CAPABILITIES")
@@ -56,6 +59,21 @@ class Runtime:
         if self.threads is not None:
             properties |= {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": self.threads}
         return properties
+
+
+def shared_core() -> openvino.Core:
+    """Return the only entry point of this process, which stays.
+
+    OpenVINO's plugin for CPUs gives a thread a stack for signals, and frees it with the entry point. With several of
+    them, a thread keeps a freed stack, and the next signal, such as Ctrl-C, ends the process.
+    """
+    with _CORE_LOCK:
+        return _core()
+
+
+@cache
+def _core() -> openvino.Core:
+    return openvino.Core()
 
 
 def _device(settings: Settings, available: Sequence[str]) -> str:

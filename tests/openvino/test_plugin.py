@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,23 @@ def test_only_the_settings_choose_it(sd15_checkpoint: Path) -> None:
         assert select_backend(registry, chosen).name == "openvino"
     worker = load_worker(settings=Settings.load(environ={"BACKEND": "openvino", "MODEL": model}))
     assert type(worker).__name__ == "OpenVinoStableDiffusionWorker"
+
+
+def test_a_signal_after_unloaded_models_ends_no_process() -> None:
+    code = """
+import gc, os, signal
+from imagegen_core import Settings
+from imagegen_openvino.runtime import Runtime
+first, second = Runtime(Settings()), Runtime(Settings())
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.parametrize(

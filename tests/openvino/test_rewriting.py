@@ -16,6 +16,7 @@ from torch.nn import functional
 from imagegen_openvino.conversion import Decoder, _converted
 from imagegen_openvino.group_norms import keep_float32
 from imagegen_openvino.rewriting import rewrite_upsamplings, split_gates, upsamplings
+from imagegen_openvino.runtime import shared_core
 
 
 class _Upsampling(nn.Module):
@@ -43,11 +44,11 @@ def _network(module: nn.Module, file: Path) -> Any:
     with _converted(Decoder(module), {"latents": torch.zeros(1, 8, 9, 11)}, for_cpu=True) as network:
         openvino.save_model(network, file, compress_to_fp16=False)
     keep_float32(file)
-    return openvino.Core().read_model(file)
+    return shared_core().read_model(file)
 
 
 def _computed(network: Any, latents: Tensor, precision: str = "f32") -> Tensor:
-    compiled = openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    compiled = shared_core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": precision})
     return torch.from_numpy(compiled({"latents": latents.numpy()})[0].copy())
 
 
