@@ -90,7 +90,7 @@ _OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {**_SPOTTED, "inpaint": _CLOSE},
     ),
     "variation.resize_from": ({"variation": Variation(resize_from="32x32")}, {}),
-    "hires.size": ({"hires": HiresOptions(size="72x64")}, {"hires": HiresOptions(size="64x72")}),
+    "hires.size": ({"hires": HiresOptions(size="96x64")}, {"hires": HiresOptions(size="64x96")}),
     "hires.steps": ({"hires": HiresOptions(scale=1, steps=6)}, {"hires": HiresOptions(scale=1)}),
     "hires.strength": ({"hires": HiresOptions(scale=1, strength=1.0)}, {"hires": HiresOptions(scale=1, strength=0.5)}),
     "hires.scheduler": ({"hires": HiresOptions(scale=1, scheduler="Euler a")}, {"hires": HiresOptions(scale=1)}),
