@@ -19,7 +19,7 @@ FAMILY = re.compile(
 )
 # Names of others: the contract's switch, A1111's repository, its options and its code, and the addresses of sources.
 OTHERS = re.compile(
-    r"use_sdxl|stable-diffusion-webui|\bsdxl_(?:crop|refiner)_\w+|StableDiffusionProcessingTxt2Img|https?://\S+",
+    r"use_sdxl|stable-diffusion-webui|\bsdxl_(?:crop|refiner)_\w+|StableDiffusionProcessing\w*|https?://\S+",
     re.IGNORECASE,
 )
 

@@ -117,7 +117,7 @@ def generate(
     micro_conditioning: Annotated[
         str | None,
         typer.Option(
-            help="Sizes and crops as SDXL's conditions, such as original_size=2048x2048,crop=64:0: also target_size, "
+            help="Sizes and crops as the network's conditions, such as original_size=2048x2048,crop=64:0: also target_size, "
             "and negative_ in front of each."
         ),
     ] = None,
