@@ -117,8 +117,8 @@ def generate(
     micro_conditioning: Annotated[
         str | None,
         typer.Option(
-            help="Sizes and crops as the network's conditions, such as original_size=2048x2048,crop=64:0: also target_size, "
-            "and negative_ in front of each."
+            help="Sizes and crops as conditions, such as original_size=2048x2048,crop=64:0: also target_size, and "
+            "negative_ in front of each."
         ),
     ] = None,
     set_: Annotated[
