@@ -247,7 +247,7 @@ INVALID: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
     ("POST", "/v1/jobs", 422, {"json": {"prompt": "a star", "size": "64x64", "num_inference_steps": 0}}),
     ("GET", "/v1/jobs/nix/events", 404, {}),
     ("POST", "/v1/images/generations", 400, {"json": {"prompt": "a star", "n": 11}}),
-    ("POST", "/sdapi/v1/txt2img", 422, {"json": {"prompt": "a star", "enable_hr": True}}),
+    ("POST", "/sdapi/v1/txt2img", 422, {"json": {"prompt": "a star", "restore_faces": True}}),
     ("POST", "/superres", 422, {"files": {"file": ("a.png", b"nonsense")}}),
     ("PUT", "/storage/key", 422, {"content": b"nonsense"}),
     ("GET", "/storage/nix", 404, {}),

@@ -113,6 +113,7 @@ async def _enlarged(
     """Return the enlarged pictures in base64."""
     body.check()
     sources = [await decode_base64(text) for text in texts]
+    held = sum(map(len, (*texts, *sources)))  # bytes, until the last picture is enlarged
     began, images = time.monotonic(), []
     for number, source in enumerate(sources):
 
@@ -120,7 +121,7 @@ async def _enlarged(
             return base64.b64encode(_enlarge(body, source, context, until))
 
         since = began if number else None  # a full queue refuses the first picture alone
-        images.append(await context.upscaled(request, caller, enlarge, since, weight=len(source) * 2))
+        images.append(await context.upscaled(request, caller, enlarge, since, weight=held))
     return images
 
 

@@ -17,6 +17,7 @@ from imagegen_toy.worker import Denoising, ToyWorker
 from imagegen_core import (
     CallbackWorker,
     GenerateRequest,
+    InvalidRequestError,
     Job,
     JobStoppedError,
     NumericsPlan,
@@ -323,8 +324,8 @@ class PlainErrors(Wrong):
     def begin(self, job: Job) -> Denoising:
         try:
             return super().begin(job)
-        except ValueError as error:
-            if "steps" in str(error) or "style" in str(error):
+        except InvalidRequestError as error:
+            if error.field not in ("size", "guidance_scale", "seed"):
                 raise
             raise KeyError(str(error)) from None
 
