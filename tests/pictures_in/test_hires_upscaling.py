@@ -97,8 +97,6 @@ def test_pictures_equal_plain_pipelines_and_a_plain_network(
 
 
 def test_pictures_stay_exact_in_company(pair: Pair) -> None:
-    if pair.family != "sdxl":
-        pytest.skip("once is enough")
     enlarged = {"size": "64x48", "hires": HiresOptions(scale=1.5, upscaler="tiny-esrgan")}
     requests: list[dict[str, Any]] = [
         {**enlarged, "seed": 1},
