@@ -19,7 +19,8 @@ from tests.openvino.conftest import draw, settings
 
 DEMO = Path(imagegen_demo.__file__).parent / "checkpoint"
 pytestmark = pytest.mark.skipif(
-    not any(torch.cpu.get_capabilities().get(name) for name in ("avx512_vnni", "amx_int8")), reason="no int8 here"
+    not any(torch.cpu.get_capabilities().get(name) for name in ("avx512_vnni", "amx_int8")),
+    reason="the setting int8 needs a CPU with VNNI or AMX",
 )
 
 

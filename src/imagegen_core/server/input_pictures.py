@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,11 +16,14 @@ from imagegen_core.server.picture_urls import fetch_picture
 from imagegen_core.storage import is_owned, is_uuid, key_of, plain_key
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from imagegen_core.server.context import ServerContext
 
 Request = TypeVar("Request", bound=GenerateRequest)
 
 _FIELDS = ("image", "mask")
+_QUICK = 1  # zlib's level for pictures that stay on this server
 
 
 async def with_pictures(request: Request, context: ServerContext, caller: str) -> Request:
@@ -45,6 +49,15 @@ async def read_pictures(given: Mapping[str, Any], context: ServerContext, caller
     """
     found = {name: await _found(name, value, context, caller) for name, value in given.items() if value is not None}
     return await anyio.to_thread.run_sync(_read, found, context) if found else {}
+
+
+def encoded(image: Image, name: str) -> InputPicture:
+    """Return a changed picture as an input picture, with its header read on this thread."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=_QUICK)
+    picture = InputPicture(buffer.getvalue(), name)
+    _ = picture.size
+    return picture
 
 
 async def _found(field: str, value: object, context: ServerContext, caller: str) -> InputPicture:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import anyio.to_thread
 from PIL import Image, ImageOps
 
@@ -12,10 +10,10 @@ from imagegen_core.picture_files.input_picture import InputPicture
 from imagegen_core.server.a1111.base64_pictures import decode_base64
 from imagegen_core.server.a1111.img2img import Img2ImgBody
 from imagegen_core.server.context import ServerContext
+from imagegen_core.server.input_pictures import encoded
 from imagegen_core.server.picture_urls import fetch_picture
 
 _MIDDLE = 128  # an alpha above it is drawn again
-_QUICK = 1  # zlib's level for pictures that stay on this server
 
 
 async def read_images(body: Img2ImgBody, context: ServerContext, background: str) -> list[InputPicture]:
@@ -67,7 +65,7 @@ def flattened(picture: InputPicture, background: str) -> InputPicture:
     image = image.convert("RGBA")
     ground = Image.new("RGBA", image.size, background)
     ground.paste(image, mask=image)
-    return _encoded(ground.convert("RGB"), picture.name)
+    return encoded(ground.convert("RGB"), picture.name)
 
 
 def grey_mask(picture: InputPicture, invert: bool) -> tuple[InputPicture, bool]:
@@ -88,7 +86,7 @@ def grey_mask(picture: InputPicture, invert: bool) -> tuple[InputPicture, bool]:
     image = PictureFile.read(picture.data, name=picture.name).decode()
     if _is_transparent(image):
         grey = image.convert("RGBA").getchannel("A").point(lambda value: 255 if value > _MIDDLE else 0)
-        picture = _encoded(grey, picture.name)
+        picture = encoded(grey, picture.name)
     else:
         grey = as_rgb(image, picture.name).convert("L")
     drawn = ImageOps.invert(grey) if invert else grey
@@ -109,9 +107,3 @@ async def _read(text: str, field: str, context: ServerContext) -> InputPicture:
 
 def _is_transparent(image: Image.Image) -> bool:
     return image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
-
-
-def _encoded(image: Image.Image, name: str) -> InputPicture:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=_QUICK)
-    return InputPicture(buffer.getvalue(), name)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 from imagegen_core.errors import InvalidRequestError, PictureError
 from imagegen_core.picture_files.decode import PictureFile
 from imagegen_core.picture_files.input_picture import InputPicture
 from imagegen_core.server.errors import MaskFormatError
+from imagegen_core.server.input_pictures import encoded
 
 if TYPE_CHECKING:
     from PIL import Image
-
-_QUICK = 1  # zlib's level for pictures that stay on this server
 
 
 def with_mask(image: InputPicture, mask: InputPicture | None) -> tuple[InputPicture, InputPicture | None]:
@@ -42,7 +40,7 @@ def with_mask(image: InputPicture, mask: InputPicture | None) -> tuple[InputPict
         pixels = _decoded(file, "image")
         if pixels.has_transparency_data:
             return _flattened(_rgba(pixels), image, drawn)
-    return image, None if drawn is None else _encoded(drawn, "the mask")
+    return image, None if drawn is None else encoded(drawn, "the mask")
 
 
 def _drawn_parts(mask: InputPicture) -> Image.Image:
@@ -76,7 +74,7 @@ def _flattened(
         )
     opaque = Image.new("RGB", pixels.size, "white")
     opaque.paste(pixels, mask=alpha)
-    return _encoded(opaque, image.name), None if drawn is None else _encoded(drawn, "the mask")
+    return encoded(opaque, image.name), None if drawn is None else encoded(drawn, "the mask")
 
 
 def _transparent(pixels: Image.Image) -> Image.Image:
@@ -93,11 +91,3 @@ def _decoded(file: PictureFile, field: str) -> Image.Image:
         return file.decode()
     except PictureError as error:
         raise InvalidRequestError(str(error), field) from error
-
-
-def _encoded(image: Image.Image, name: str) -> InputPicture:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=_QUICK)
-    picture = InputPicture(buffer.getvalue(), name)
-    _ = picture.size  # reads the header on this thread
-    return picture
