@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYetError
@@ -38,15 +37,6 @@ def after_next(parts: Parts[Result]) -> Result | None:
         result: Result = end.value
         return result
     return None
-
-
-def after_some(parts: Parts[Result], seconds: float) -> Result | None:
-    """Run parts for a time, at least one part; return the result after the last part, and None before."""
-    end = time.monotonic() + seconds
-    result = after_next(parts)
-    while result is None and time.monotonic() < end:
-        result = after_next(parts)
-    return result
 
 
 def awaited(future: Future[Result]) -> Parts[Result]:

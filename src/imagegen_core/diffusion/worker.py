@@ -38,7 +38,7 @@ from imagegen_core.diffusion.tiny_vae import is_tiny
 from imagegen_core.images.png import encode_png
 from imagegen_core.images.recipe import to_text
 from imagegen_core.job import Job, StepDone
-from imagegen_core.parts import Parts, after_some, completed
+from imagegen_core.parts import Parts, after_next, completed
 from imagegen_core.picture import Picture
 from imagegen_core.plugins.registry import Registry
 from imagegen_core.request import GenerateRequest, ResolvedRequest
@@ -48,7 +48,6 @@ from imagegen_core.stepped_worker import SteppedWorkerBase
 from imagegen_core.styles import LoraUse
 
 _ENLARGING = "between two stages"  # the group of pictures that an upscaler enlarges
-_TURN = 0.005  # seconds for parts of a beginning; a call of the compute thread takes up to half a millisecond itself
 _COMPILED_ROWS = (1, 2)  # with a second number of rows, torch compiles for a variable number
 
 
@@ -220,9 +219,9 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         return completed(self.begin_in_parts(job))
 
     def begin_in_parts(self, job: Job) -> Parts[Denoising]:
-        """Begin as `begin` does, a few milliseconds or one part at a time: see `imagegen_core.BeginsInParts`."""
+        """Begin as `begin` does, one chunk of the prompt at a time: see `imagegen_core.BeginsInParts`."""
         parts = self._beginnings.begin(self, job)
-        while (state := self.compute(after_some, parts, _TURN)) is None:
+        while (state := self.compute(after_next, parts)) is None:
             yield
         return cast("Denoising", state)
 
