@@ -47,7 +47,7 @@ def are_used(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> boo
 
 
 def use_cpu_layers(pipe: Any, network: Any, *, int8: bool) -> None:
-    """Replace layers of a pipeline on a CPU: of its network and of its VAE's decoder.
+    """Replace layers of a pipeline on a CPU: of its network and of its VAE.
 
     Args:
         pipe: The diffusers pipeline with its ``vae``.
