@@ -158,10 +158,7 @@ class HasComputeThread(Protocol):
     """A worker with its own compute thread. Other computations must use it too, or they slow the worker down."""
 
     def compute(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-        """Run `function` on that thread between two calls of the worker, and return its result.
-
-        A call from that thread runs at once: the engine begins a job there, and the worker may use the thread itself.
-        """
+        """Run `function` on that thread between two calls of the worker, and return its result."""
         ...
 
 
