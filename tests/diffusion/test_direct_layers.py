@@ -24,11 +24,12 @@ def _block(**options: Any) -> Any:
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("out_channels", [8, 12])
-@pytest.mark.parametrize("temb_channels", [6, None])
+@pytest.mark.parametrize(("temb_channels", "norm"), [(6, "default"), (None, "default"), (None, "group")])
 def test_a_residual_block_keeps_its_bits_and_inputs(
-    dtype: torch.dtype, out_channels: int, temb_channels: int | None
+    dtype: torch.dtype, out_channels: int, temb_channels: int | None, norm: str
 ) -> None:
-    block = _block(out_channels=out_channels, temb_channels=temb_channels).to(dtype)
+    """The norm ``group`` is the decoder's."""
+    block = _block(out_channels=out_channels, temb_channels=temb_channels, time_embedding_norm=norm).to(dtype)
     pixels = _random(2, 8, 10, 6).to(dtype)
     time = None if temb_channels is None else _random(2, temb_channels, seed=1).to(dtype)
     given = [pixels.clone(), time if time is None else time.clone()]
@@ -45,6 +46,7 @@ def test_a_residual_block_keeps_its_bits_and_inputs(
     [
         {"output_scale_factor": 2.0},
         {"time_embedding_norm": "scale_shift"},
+        {"time_embedding_norm": "group"},
         {"skip_time_act": True},
         {"non_linearity": "gelu"},
         {"up": True},

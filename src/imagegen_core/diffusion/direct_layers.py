@@ -21,7 +21,7 @@ class DirectResnetBlock(ResnetBlock2D):  # type: ignore[misc] # diffusers has no
     def forward(self, input_tensor: Tensor, temb: Tensor | None = None) -> Tensor:
         """See diffusers' ``ResnetBlock2D``."""
         hidden: Tensor = self.conv1(functional.silu(self.norm1(input_tensor), inplace=True))
-        if temb is not None:
+        if temb is not None and self.time_emb_proj is not None:
             hidden += self.time_emb_proj(functional.silu(temb))[:, :, None, None]
         hidden = self.conv2(functional.silu(self.norm2(hidden), inplace=True))
         hidden += input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
@@ -56,11 +56,11 @@ def use_direct_layers(network: Any) -> None:
 
 
 def _is_plain(block: Any) -> bool:
-    """Return whether a block keeps the picture's sides, adds the time, divides by 1, and computes SiLU."""
+    """Return whether a block keeps the picture's sides, adds the time if it has any, divides by 1, and computes SiLU."""
     return (
         block.upsample is None
         and block.downsample is None
-        and block.time_embedding_norm == "default"
+        and block.time_embedding_norm in (("default", "group") if block.time_emb_proj is None else ("default",))
         and block.output_scale_factor == 1
         and not block.skip_time_act
         and type(block.nonlinearity) is torch.nn.SiLU
