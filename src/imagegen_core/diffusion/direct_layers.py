@@ -56,7 +56,7 @@ def use_direct_layers(network: Any) -> None:
 
 
 def _is_plain(block: Any) -> bool:
-    """Return whether a block keeps the picture's sides, adds the time if it has any, divides by 1, and computes SiLU."""
+    """Return whether a block keeps the picture's sides, adds its time if it has any, and computes SiLU."""
     return (
         block.upsample is None
         and block.downsample is None
