@@ -46,7 +46,6 @@ def test_a_residual_block_keeps_its_bits_and_inputs(
     [
         {"output_scale_factor": 2.0},
         {"time_embedding_norm": "scale_shift"},
-        {"time_embedding_norm": "group"},
         {"skip_time_act": True},
         {"non_linearity": "gelu"},
         {"up": True},

@@ -60,7 +60,7 @@ def _is_plain(block: Any) -> bool:
     return (
         block.upsample is None
         and block.downsample is None
-        and block.time_embedding_norm in (("default", "group") if block.time_emb_proj is None else ("default",))
+        and block.time_embedding_norm in ("default", "group")  # the decoder's, without a time
         and block.output_scale_factor == 1
         and not block.skip_time_act
         and type(block.nonlinearity) is torch.nn.SiLU
