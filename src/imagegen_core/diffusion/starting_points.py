@@ -7,7 +7,7 @@ picture without its masked part, and then the steps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -61,9 +61,26 @@ class StartingPoints:
         """Whether the network takes a picture beside latents."""
         return self._extra is not Extra.NONE
 
+    def prepare(self, request: ResolvedRequest) -> Future[InputValues] | None:
+        """Prepare a request's pictures on another thread, which may take longer than a step of others.
+
+        Returns:
+            The pictures for `begin`; None if the drawing begins with noise and takes no picture.
+
+        Raises:
+            InvalidRequestError: The checkpoint cannot draw with a field of the request.
+        """
+        if request.image is None and self._extra is Extra.NONE:
+            return None
+        self._check(request)
+        masks = self._extra is Extra.MASK
+        begins = not (masks and _strength(request) == 1.0)
+        return self._threads.submit(InputValues.of, request, begins=begins, sees=masks)
+
     def begin(
         self,
         request: ResolvedRequest,
+        pictures: Future[InputValues] | None,
         scheduler: Any,
         generator: torch.Generator,
         noise: Callable[[], Tensor],
@@ -75,6 +92,7 @@ class StartingPoints:
 
         Args:
             request: The request.
+            pictures: The result of `prepare`.
             scheduler: Its scheduler with its timesteps set.
             generator: The generator for all noise of this picture.
             noise: Draws the first noise, before the scheduler scales it.
@@ -82,16 +100,13 @@ class StartingPoints:
             flows: Whether the network is of flow matching.
 
         Raises:
-            InvalidRequestError: A picture is damaged, or the checkpoint cannot draw with it.
+            InvalidRequestError: A picture is damaged, or the mask is empty.
             OutOfMemoryError: The memory is too small to encode the picture.
         """
-        if request.image is None and self._extra is Extra.NONE:
+        if pictures is None:
             return StartingPoint(_scaled(noise(), scheduler))
-        self._check(request)
-        masks, strength = self._extra is Extra.MASK, _strength(request)
-        begins = not (masks and strength == 1.0)
-        values = yield from self._values(request, begins=begins, sees=masks)
-        canvas = values.canvas
+        values = yield from _awaited(pictures, request)
+        masks, strength, canvas = self._extra is Extra.MASK, _strength(request), values.canvas
         if self._extra is Extra.PICTURE:
             return (yield from self._edited(values, scheduler, noise, numerics))
         first = skip_steps(scheduler, first_step(request.steps, strength, rounds_up=flows))
@@ -164,14 +179,6 @@ class StartingPoints:
                 wrong[0],
             )
 
-    def _values(self, request: ResolvedRequest, *, begins: bool, sees: bool) -> Parts[InputValues]:
-        """Prepare the pictures on another thread: it may take longer than a step of others."""
-        try:
-            return (yield from awaited(self._threads.submit(InputValues.of, request, begins=begins, sees=sees)))
-        except PictureError as error:
-            mask = request.mask is not None and str(error).partition(":")[0].endswith(request.mask.name)
-            raise InvalidRequestError(str(error), "mask" if mask else "image") from error
-
     def _latents(
         self, image: Pixels, request: ResolvedRequest, generator: torch.Generator, numerics: NumericsPlan
     ) -> Parts[Tensor]:
@@ -207,6 +214,15 @@ class StartingPoints:
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(_THREADS, thread_name_prefix="imagegen-input")
+
+
+def _awaited(pictures: Future[InputValues], request: ResolvedRequest) -> Parts[InputValues]:
+    """Wait for the prepared pictures; a damaged picture is an error of its field."""
+    try:
+        return (yield from awaited(pictures))
+    except PictureError as error:
+        mask = request.mask is not None and str(error).partition(":")[0].endswith(request.mask.name)
+        raise InvalidRequestError(str(error), "mask" if mask else "image") from error
 
 
 def _strength(request: ResolvedRequest) -> float:
