@@ -46,7 +46,7 @@ def replay(
     worker = _worker(recipe, settings, registry)  # the picture lacks the other parameters
     request = complete_parameters(request.with_parameters(known), registry.parameters, backend_of(worker, registry))
     with registry.hooks.running(settings):
-        drawn, _ = draw(worker, request, "Drawing", registry.hooks)
+        drawn, _ = draw(worker, request, "Drawing", registry.hooks, _refiner(recipe, settings))
     differing = recipe_differences(recipe, read_recipe(drawn.png))
     if recipe.upscalings:
         differing.append("it was enlarged afterwards, and is drawn as it was before")
@@ -61,6 +61,21 @@ def replay(
     path = target.write(drawn.png, 0)
     if not target.is_stdout:
         console.say(f"{path}  {'; '.join(differing) or 'the same bytes'}")
+
+
+def _refiner(recipe: Recipe, settings: Settings) -> Worker | None:
+    """Load the recipe's refiner, by its own numerics plan."""
+    from dataclasses import replace
+
+    from imagegen_core.replay import settings_of
+
+    if recipe.refiner is None:
+        return None
+    own = replace(
+        recipe, dtype=recipe.refiner_dtype or recipe.dtype, numerics=recipe.refiner_numerics or recipe.numerics
+    )
+    its = settings_of(own, settings).model_copy(update={"backend": None, "prediction": None})
+    return load(model=recipe.refiner, settings=its)
 
 
 def _worker(recipe: Recipe, settings: Settings, registry: Registry) -> Worker:

@@ -195,7 +195,8 @@ def _hires(request: object, inputs: PictureInputs, refinement: Refinement) -> Hi
     hires = HiresOptions.of(getattr(request, "hires", None))
     if hires and refinement.refiner is not None:
         raise InvalidRequestError(
-            "hires draws a second stage, and a refiner the end of the only one: leave one of them out", "refiner"
+            "hires draws a second stage, and a refiner the end of the only one: leave hires out, or set refiner to ''",
+            "refiner",
         )
     if hires and (inputs.mask is not None or inputs.outpaint):
         raise InvalidRequestError(
