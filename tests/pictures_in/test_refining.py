@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from imagegen_core import (
     GenerateRequest,
@@ -24,8 +25,10 @@ from imagegen_core import (
     Picture,
     Settings,
     StepDone,
+    generate,
     read_recipe,
 )
+from imagegen_core.cli.app import build_app
 from imagegen_sd15 import DiffusersCudaWorker
 from imagegen_sdxl import DiffusersSDXLCudaWorker, SDXLRefinerWorker
 from tests.checkpoints import save_sd15, save_sdxl, save_sdxl_refiner
@@ -227,3 +230,53 @@ def test_models_in_other_precisions_hand_over(couple: Couple, dtype: str) -> Non
     assert 0 < difference(pixels(drawn.image), pixels(couple.drawn(request).image)) < 64
     recipe = read_recipe(drawn.png)
     assert (recipe.dtype, recipe.refiner_dtype) == ("fp32", dtype)
+
+
+def test_the_command_line_draws_and_replays(couple: Couple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_DTYPE", "fp32")
+    monkeypatch.setenv("CUDA_DEVICE", "cpu")
+    monkeypatch.setenv("SDXL_MODEL", str(couple.base_path))
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(build_app(), arguments)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    options = ["--backend", "sdxl", "--size", "64x48", "--steps", "8", "--scheduler", "Euler a", "--seed", "7"]
+    refiner = ["--refiner", str(couple.refiner_path), "--switch-at", "0.5"]
+    fields = {"size": "64x48", "num_inference_steps": 8, "scheduler": "Euler a", "switch_at": 0.5}
+    run("generate", "a lake at dawn", *options, *refiner, "-o", "out.png")
+    assert Path("out.png").read_bytes() == couple.picture(**fields).png
+    run("generate", "a lake at dawn", *options, *refiner, "--count", "2", "-o", "more.png")
+    assert Path("more-1.png").read_bytes() == Path("out.png").read_bytes()
+    assert Path("more-2.png").read_bytes() == couple.picture(**fields, seed=8).png
+    assert "the same bytes" in run("replay", "out.png", "--refiner", str(couple.refiner_path))
+    monkeypatch.setenv("MODEL_ROOT", str(couple.refiner_path.parent))
+    assert "the same bytes" in run("replay", "out.png")
+
+
+def test_python_draws_with_a_loaded_or_named_refiner(couple: Couple) -> None:
+    fields: dict[str, Any] = {"size": "64x48", "num_inference_steps": 8, "scheduler": "Euler", "seed": 7}
+    drawn = generate("a lake at dawn", **fields, refiner=couple.refiner, worker=couple.base)
+    assert drawn.png == couple.picture(size="64x48", num_inference_steps=8, scheduler="Euler").png
+    settings = Settings(model=str(couple.base_path), device="cpu", dtype="fp32", backend="sdxl")
+    named = generate(
+        "a lake at dawn", **fields, refiner=str(couple.refiner_path), worker=couple.base, settings=settings
+    )
+    assert named.png == drawn.png
+    without = generate("a lake at dawn", **fields, refiner="", worker=couple.base)
+    assert read_recipe(without.png).refiner is None
+
+
+def test_python_refuses_workers_of_whole_pictures(couple: Couple) -> None:
+    class Plain:
+        worker_id = 0
+
+        def run_job(self, job: Job) -> tuple[bytes, int]:
+            raise AssertionError
+
+        run_job_with_latents: Any = run_job
+
+    with pytest.raises(InvalidRequestError, match="Invalid refiner: Plain draws whole pictures"):
+        generate("a lake at dawn", refiner=Plain(), worker=couple.base)

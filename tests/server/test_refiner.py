@@ -124,7 +124,15 @@ def test_wrong_refiners_are_refused(http: httpx.Client, fields: dict[str, Any], 
     assert sentence in response.json()["detail"]
 
 
-A1111 = {"prompt": "a lake", "seed": 3, "sampler_name": "Euler a", "cfg_scale": 3, "width": 64, "height": 48, "steps": 8}
+A1111 = {
+    "prompt": "a lake",
+    "seed": 3,
+    "sampler_name": "Euler a",
+    "cfg_scale": 3,
+    "width": 64,
+    "height": 48,
+    "steps": 8,
+}
 
 
 def drawn_by_a1111(http: httpx.Client, **fields: Any) -> bytes:

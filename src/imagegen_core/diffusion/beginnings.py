@@ -14,7 +14,7 @@ from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.decoding import piece
 from imagegen_core.diffusion.denoising import Denoising
 from imagegen_core.diffusion.extension import Extension
-from imagegen_core.diffusion.half_drawn import HalfDrawn, LatentSpace, steps_before, steps_until_switch
+from imagegen_core.diffusion.half_drawn import HalfDrawn, LatentSpace, end_of_first_part, start_of_last_part
 from imagegen_core.diffusion.input_values import Pixels
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, decoding_bytes, encoding_bytes, memory_errors
@@ -116,8 +116,8 @@ class Beginnings:
             on_step=getattr(job, "on_step", None),
         )
         if request.refiner is not None:
-            state.end = steps_until_switch(scheduler, request, start.first)
-            state.refining = len(scheduler.timesteps) - steps_before(scheduler, request)
+            state.end = end_of_first_part(scheduler, request, start.first)
+            state.refining = len(scheduler.timesteps) - start_of_last_part(scheduler, request)
         self._begin_extensions(state)
         return state
 

@@ -89,14 +89,14 @@ class HalfDrawn:
         Raises:
             InvalidRequestError: No step is left.
         """
-        first = steps_before(scheduler, self.request)
+        first = start_of_last_part(scheduler, self.request)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
         painting = self.painting and self.painting.to(device, dtype)
         return StartingPoint(self.latents.to(device, dtype), first, self.canvas, painting)
 
 
-def steps_until_switch(scheduler: Any, request: ResolvedRequest, first: int) -> int:
+def end_of_first_part(scheduler: Any, request: ResolvedRequest, first: int) -> int:
     """Return the index of the timestep before which the first worker stops, as by diffusers' ``denoising_end``.
 
     Args:
@@ -105,20 +105,19 @@ def steps_until_switch(scheduler: Any, request: ResolvedRequest, first: int) -> 
         first: The index of the first timestep.
 
     Raises:
-        InvalidRequestError: One of both workers would have no step.
+        InvalidRequestError: No step comes before.
     """
     end = int((scheduler.timesteps >= _switch(scheduler, request)).sum())
-    if end <= first:
+    if end <= first:  # an input picture may leave out the first timesteps
         raise InvalidRequestError(
             f"Invalid switch_at {request.switch_at:g}: none of the {request.steps} steps comes before the refiner; "
             "raise it, or ask for more steps",
             "switch_at",
         )
-    steps_before(scheduler, request)
     return end
 
 
-def steps_before(scheduler: Any, request: ResolvedRequest) -> int:
+def start_of_last_part(scheduler: Any, request: ResolvedRequest) -> int:
     """Return the index of a refiner's first timestep, as by diffusers' ``denoising_start``.
 
     Schedulers of the second order repeat timesteps; there the refiner begins a step, also if that repeats a timestep.

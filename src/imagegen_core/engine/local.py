@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from imagegen_core.engine.batch_scheduler import ActiveJob, BatchScheduler, Group
 from imagegen_core.engine.batch_size import BatchSize
@@ -358,11 +358,10 @@ class LocalEngine:
         return [(job.ticket, picture)]
 
     def _hand_over(self, ticket: Ticket, picture: Any) -> None:
+        """Give a half-drawn picture to its refiner's engine."""
         self._queue.let_go(ticket)
-        if ticket.take_over is None:
-            return
         try:
-            ticket.take_over(ticket, picture)
+            cast("TakeOver", ticket.take_over)(ticket, picture)
         except Exception as error:  # noqa: BLE001 - any error fails only this job
             self._fail(ticket, error)
 
