@@ -47,5 +47,4 @@ def refiner_of(body: DrawingBody, context: ServerContext, base: Mode) -> dict[st
     switch_at = math.ceil(round((body.refiner_switch_at or 0) * _LEVELS, _DIGITS)) / _LEVELS
     if switch_at >= 1 or mode.key == base.key:
         return {"refiner": ""}
-    named = mode.name if context.mode_manager.modes.configured else body.refiner_checkpoint
-    return {"refiner": named, "switch_at": switch_at}
+    return {"refiner": mode.name, "switch_at": switch_at}
