@@ -30,6 +30,8 @@ from tests.checkpoints import save_sdxl, save_sdxl_refiner
 from tests.pictures_in.conftest import picture
 from tests.waiting import until
 
+LONG = 240.0  # seconds; perhaps on a busy machine
+
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -83,7 +85,7 @@ def test_pictures_are_exact_in_company_and_share_passes(
     plain, refining = [ask(7), ask(8, guidance_scale=3.0)], [ask(9), ask(10, image=picture(), strength=0.5)]
     tickets = [base.submit(request, take_over=refiner.take_over) for request in [*chained, *plain]]
     tickets += [refiner.submit(request) for request in refining]
-    pictures = [ticket.result(60).png for ticket in tickets]
+    pictures = [ticket.result(LONG).png for ticket in tickets]
     expected = [drawn_alone(workers, request) for request in chained]
     assert pictures[: len(chained)] == expected
     for request, png in zip(plain, pictures[len(chained) : -2], strict=True):
@@ -115,7 +117,7 @@ class Gate:
 
         def wait(states: Any) -> None:
             self.reached.set()
-            assert self.open.wait(30)
+            assert self.open.wait(LONG)
             step(states)
 
         monkeypatch.setattr(worker, "step", wait)
@@ -128,22 +130,24 @@ def test_a_refiners_job_can_be_cancelled_and_be_late(
 ) -> None:
     base, refiner = engines
     gate = Gate(workers[1], monkeypatch)
-    ticket = base.submit(refined(), 0.5 if end == "deadline" else None, take_over=refiner.take_over)
-    assert gate.reached.wait(30)
+    ticket = base.submit(refined(), LONG, take_over=refiner.take_over)
+    assert gate.reached.wait(LONG)
     if end == "cancel":
         assert ticket.cancel()
+        gate.open.set()
     else:
+        ticket.deadline = 0.0
+        gate.open.set()
         with pytest.raises(DeadlineError):
-            ticket.result(30)
-    gate.open.set()
-    until(lambda: not refiner.report().running)
+            ticket.result(LONG)
+    until(lambda: not refiner.report().running, LONG)
     assert (base.report().cancelled, base.report().failed) == (0, 0)
     assert (refiner.report().cancelled, refiner.report().failed) == ((1, 0) if end == "cancel" else (0, 1))
 
 
 def test_an_engine_alone_refuses_a_refiner(engines: tuple[LocalEngine, LocalEngine]) -> None:
     with pytest.raises(InvalidRequestError, match="one worker or engine has one model"):
-        engines[0].submit(refined()).result(30)
+        engines[0].submit(refined()).result(LONG)
 
 
 def test_an_engine_without_handing_over_refuses_before_it_draws() -> None:
@@ -156,7 +160,7 @@ def test_an_engine_without_handing_over_refuses_before_it_draws() -> None:
         run_job_with_latents: Any = run_job
 
     with LocalEngine(Plain()) as engine, pytest.raises(InvalidRequestError, match="Plain draws whole pictures"):
-        engine.submit(refined(), take_over=lambda *_: None).result(30)
+        engine.submit(refined(), take_over=lambda *_: None).result(LONG)
 
 
 def test_a_refiner_that_refuses_the_picture_fails_it_alone(
@@ -167,17 +171,17 @@ def test_a_refiner_that_refuses_the_picture_fails_it_alone(
     workers[1].pipe.vae.register_to_config(scaling_factor=0.5)
     try:
         with pytest.raises(InvalidRequestError, match="its latents are not those of the first model"):
-            base.submit(refined(), take_over=refiner.take_over).result(30)
+            base.submit(refined(), take_over=refiner.take_over).result(LONG)
     finally:
         workers[1].pipe.vae.register_to_config(scaling_factor=0.18215)
-    assert base.submit(refined(), take_over=refiner.take_over).result(30)
+    assert base.submit(refined(), take_over=refiner.take_over).result(LONG)
 
 
 def test_a_closed_refiner_fails_the_picture(workers: tuple[Any, Any]) -> None:
     refiner = LocalEngine(workers[1])
     refiner.close()
     with LocalEngine(workers[0]) as base, pytest.raises(Exception, match="The engine is closed"):
-        base.submit(refined(), take_over=refiner.take_over).result(30)
+        base.submit(refined(), take_over=refiner.take_over).result(LONG)
 
 
 @pytest.mark.parametrize("budget", [None, 1])
@@ -190,9 +194,9 @@ def test_a_host_draws_with_both_models_within_its_budget(
     base, refiner = (Mode(name, settings(path), ModeSettings()) for name, path in checkpoints.items())
     try:
         requests = [refined(seed) for seed in range(3)]
-        tickets = [host.submit(base, request, 120.0, refiner) for request in requests]
-        pictures = [ticket.result(120).png for ticket in tickets]
-        again = host.submit(base, requests[0], 120.0, refiner).result(120).png
+        tickets = [host.submit(base, request, LONG, refiner) for request in requests]
+        pictures = [ticket.result(LONG).png for ticket in tickets]
+        again = host.submit(base, requests[0], LONG, refiner).result(LONG).png
         report = host.hosts()[0]
     finally:
         host.close(10)
@@ -206,8 +210,8 @@ def test_a_model_refines_its_own_pictures_in_its_own_engine(checkpoints: dict[st
     host = LocalModelHost(settings(checkpoints["base"]), Registry.discover())
     base = Mode("base", settings(checkpoints["base"]), ModeSettings())
     try:
-        refining = host.submit(base, refined(scheduler="Euler"), 60.0, base).result(60)
-        plain = host.submit(base, ask(scheduler="Euler"), 60.0).result(60)
+        refining = host.submit(base, refined(scheduler="Euler"), LONG, base).result(LONG)
+        plain = host.submit(base, ask(scheduler="Euler"), LONG).result(LONG)
         assert refining.latents == plain.latents
         assert not any(entry.open for entry in host.hosts()[0].entries)
         report = host.report()
@@ -221,9 +225,9 @@ def test_a_cancelled_ticket_lets_go_of_its_models(checkpoints: dict[str, Path]) 
     host = LocalModelHost(settings(checkpoints["base"]), Registry.discover())
     base, refiner = (Mode(name, settings(path), ModeSettings()) for name, path in checkpoints.items())
     try:
-        ticket = host.submit(base, refined(), 60.0, refiner)
+        ticket = host.submit(base, refined(), LONG, refiner)
         assert next(event for event in ticket.events if isinstance(event, Started))
         ticket.cancel()
-        until(lambda: not any(entry.open for entry in host.hosts()[0].entries))
+        until(lambda: not any(entry.open for entry in host.hosts()[0].entries), LONG)
     finally:
         host.close(10)

@@ -38,7 +38,7 @@ modes:
   refiner:
     model: tiny-refiner
   inked:
-    model: tiny-refiner
+    model: tiny-sdxl
     loras: [ink.safetensors]
 """
 DRAWN = {"prompt": "a lake", "seed": 3, "scheduler": "Euler a", "guidance_scale": 3.0}
