@@ -55,6 +55,9 @@ class GenerateRequest(BaseModel):
         variation: A second seed, or another size, for the noise.
         micro_conditioning: Sizes and a crop as conditions, for networks that were trained with them.
         hires: A second stage at a larger size.
+        refiner: The model for the last steps, by its name; in a server, a mode or a checkpoint in its list. "" is none.
+        switch_at: The part of the noise levels before the refiner, between 0 and 1, as diffusers' ``denoising_end`` and
+            ``denoising_start``; the default is 0.8.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -85,6 +88,8 @@ class GenerateRequest(BaseModel):
     variation: Variation = Field(default_factory=Variation)
     micro_conditioning: MicroConditioning = Field(default_factory=MicroConditioning)
     hires: HiresOptions = Field(default_factory=HiresOptions)
+    refiner: str | None = None
+    switch_at: float | None = None
 
     # A private attribute, because it names files: clients must not be able to set it.
     _loras: tuple[LoraUse, ...] = PrivateAttr(default=())

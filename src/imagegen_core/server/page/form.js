@@ -5,7 +5,7 @@ import { fillParameters, parameters } from "./parameters.js";
 
 const VARIATION = 0.2; // the strength that the page proposes
 const UNSET = ["guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"].concat(
-  ["resize", "inpaint", "image_guidance_scale", "micro_conditioning"], // of requests with pictures
+  ["resize", "inpaint", "image_guidance_scale", "micro_conditioning", "refiner", "switch_at"], // without a control
 );
 
 const form = document.getElementById("form");
