@@ -175,6 +175,12 @@ class ServerContext:
         except ImagegenError:
             return None
 
+    def fields(self, mode: Mode) -> list[str]:
+        """Return the request's fields that a mode's model takes; all fields if its model is not known yet."""
+        backend = self.backend(mode)
+        lacking = self.card(mode).lacking if backend else ()
+        return [name for name in (backend.supported if backend else GenerateRequest.model_fields) if name not in lacking]
+
     def _check(self, request: GenerateRequest, mode: Mode) -> None:
         self.limits.check_length(request.prompt, "prompt")
         self.limits.check_length(request.negative_prompt or "", "negative_prompt")
