@@ -22,6 +22,7 @@ from imagegen_core.engine import Ticket
 from imagegen_core.errors import (
     DeadlineError,
     ImagegenError,
+    InvalidRequestError,
     NotReadyError,
     QueueFullError,
     StorageError,
@@ -179,18 +180,23 @@ class ServerContext:
         """Return the request's fields that a mode's model takes; all fields if its model is not known yet."""
         backend = self.backend(mode)
         lacking = self.card(mode).lacking if backend else ()
-        return [name for name in (backend.supported if backend else GenerateRequest.model_fields) if name not in lacking]
+        return [
+            name for name in (backend.supported if backend else GenerateRequest.model_fields) if name not in lacking
+        ]
 
     def _check(self, request: GenerateRequest, mode: Mode) -> None:
         self.limits.check_length(request.prompt, "prompt")
         self.limits.check_length(request.negative_prompt or "", "negative_prompt")
         resolved = check_request(request)
-        self.limits.check(resolved)
+        self._check_stage(resolved, mode)
         if resolved.second_stage is not None:
-            self.limits.check(resolved.second_stage)
-        self._check_sampling(resolved, mode)
+            try:
+                self._check_stage(resolved.second_stage, mode)
+            except InvalidRequestError as error:
+                raise resolved.hires.renamed(error) from error
 
-    def _check_sampling(self, resolved: ResolvedRequest, mode: Mode) -> None:
+    def _check_stage(self, resolved: ResolvedRequest, mode: Mode) -> None:
+        self.limits.check(resolved)
         try:
             card = self.card(mode)
         except ImagegenError:
