@@ -87,9 +87,7 @@ def test_a_strength_of_1_means_all_steps(editor: Pair) -> None:
     assert (editor.draw(strength=1.0, **fields) == editor.draw(**fields)).all()
 
 
-@pytest.mark.parametrize(
-    "fields", [{"mask": mask()}, {"outpaint": OutpaintOptions(left=8)}, {"resize": "latent"}]
-)
+@pytest.mark.parametrize("fields", [{"mask": mask()}, {"outpaint": OutpaintOptions(left=8)}, {"resize": "latent"}])
 def test_fields_without_a_meaning_are_refused(editor: Pair, fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError, match="whole image") as caught:
         editor.draw(image=picture(), **fields)

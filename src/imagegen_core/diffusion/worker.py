@@ -122,6 +122,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         self.numerics = replace(self.numerics, versions={**self.numerics.versions, **versions})
         self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, self.family.name, layers)
         self._upscaling = StageUpscaling(settings, registry)
+        self.numerics = replace(self.numerics, upscalers=self._upscaling.identities())
         starting_points = StartingPoints(
             self.pipe.vae, partial(self.residency.bring, "vae"), extra_of(model), self.device, self.dtype
         )
