@@ -139,8 +139,9 @@ def test_a1111_pictures_from_a_picture_are_drawn_again(open_page: Callable[..., 
     expect(page.get_by_text("It began with a picture: choose it as the input. It had a mask")).to_be_visible()
     choose(page, image)
     stage = edit(page)
-    page.get_by_label("Brush width").fill("1000")
-    Pointer(page, "mouse").stroke(stage, (0, 0), (1, 1), (1, 0), (0, 1))
+    page.get_by_label("Brush width").fill("32")
+    for height in (0.15, 0.5, 0.85):  # covers the picture
+        Pointer(page, "mouse").stroke(stage, (0, height), (1, height))
     close(page)
     request = post(page)
     assert request["inpaint"] == {"fill": "noise", "blur": 2, "padding": 8, "only_masked": True}

@@ -78,6 +78,7 @@ function hiresOf(values, width, height) {
     steps,
     strength: strengthOf(denoising > 0 ? drawn : 1, steps),
     ...(upscaler && { upscaler: upscalerOf(upscaler) }),
+    ...("Hires sampler" in values && { schedule: values["Schedule type"] }), // A1111 keeps the first stage's
     ...named(values, HIRES),
     fresh_noise: true,
   };
