@@ -8,12 +8,26 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 _CLUSTER = "tests/cluster/"
+_LONG = (  # minutes each: no process begins with them while the others have nothing left
+    _CLUSTER,
+    "tests/testing/test_our_backends.py",
+    "tests/docs/test_snippets.py",
+    "tests/plugins/test_new.py",
+    "tests/test_full_size.py",
+    "tests/testing/test_wrong_workers.py",
+    "tests/plugins/test_isolation.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     config.option.loadscopereorder = False
     return FileScheduling(config, log)
+
+
+def long_first(items: list[pytest.Item]) -> None:
+    """Begin with the long files, so that all processes end at the same time."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
 
 
 class FileScheduling(LoadFileScheduling):

@@ -219,6 +219,7 @@ def test_the_doctor_recommends_openvino_for_a_cpu(
 
 
 def test_the_doctor_names_a_disabled_plugin(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEGEN_PLUGINS", "sd15,demo")
     monkeypatch.setenv("IMAGEGEN_PLUGINS_DISABLED", "sd15")
     code, out, _ = _run(capfd, "plugins", "doctor")
     assert code == 0
