@@ -269,3 +269,31 @@ def _drawn(worker: Any, loras: list[LoraUse] | None = None) -> npt.NDArray[np.in
 
 def _levels(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> float:
     return float(np.sqrt(np.square(first - second).mean()))
+
+
+@pytest.mark.usefixtures("narrow")
+def test_little_memory_leaves_no_room_for_a_second_copy_of_kernels(make: MakeWorker) -> None:
+    def count(network: Any) -> int:
+        return sum(isinstance(layer, SubpixelUpsampling) for layer in network.modules())
+
+    usual, stored = make("bf16"), make("bf16", weight_storage="int8")
+    assert count(usual.pipe.unet) > 0
+    assert count(stored.pipe.unet) == 0
+    assert count(usual.pipe.vae) == count(stored.pipe.vae) > 0
+
+
+def test_the_kernels_of_four_outputs_are_summed_in_parts() -> None:
+    conv = torch.nn.Conv2d(5, 150, 3, padding=1)
+    whole = torch.cat([SubpixelUpsampling(part).kernels for part in _split(conv)], dim=1)
+    upsampling = SubpixelUpsampling(conv)
+    assert torch.equal(upsampling.kernels, whole)
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in upsampling.kernels)
+
+
+def _split(conv: torch.nn.Conv2d) -> list[torch.nn.Conv2d]:
+    parts = []
+    for weight in torch.split(conv.weight, 50):
+        part = torch.nn.Conv2d(conv.in_channels, len(weight), 3, padding=1)
+        part.weight = torch.nn.Parameter(weight.detach().clone())
+        parts.append(part)
+    return parts
