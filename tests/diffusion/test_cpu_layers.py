@@ -283,17 +283,10 @@ def test_little_memory_leaves_no_room_for_a_second_copy_of_kernels(make: MakeWor
 
 
 def test_the_kernels_of_four_outputs_are_summed_in_parts() -> None:
-    conv = torch.nn.Conv2d(5, 150, 3, padding=1)
-    whole = torch.cat([SubpixelUpsampling(part).kernels for part in _split(conv)], dim=1)
-    upsampling = SubpixelUpsampling(conv)
-    assert torch.equal(upsampling.kernels, whole)
-    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in upsampling.kernels)
-
-
-def _split(conv: torch.nn.Conv2d) -> list[torch.nn.Conv2d]:
-    parts = []
-    for weight in torch.split(conv.weight, 50):
-        part = torch.nn.Conv2d(conv.in_channels, len(weight), 3, padding=1)
-        part.weight = torch.nn.Parameter(weight.detach().clone())
-        parts.append(part)
-    return parts
+    conv = torch.nn.Conv2d(5, 150, 3, padding=1).bfloat16()
+    weight, kernels = conv.weight.float(), SubpixelUpsampling(conv).kernels
+    below_right = weight[:, :, 1:, 1:].sum((2, 3)).bfloat16()  # of the pixel's first output: its own pixel's part
+    assert torch.equal(kernels[0, :, :, 1, 1], below_right)
+    assert torch.equal(kernels[0, :, :, 0, 0], conv.weight[:, :, 0, 0])
+    assert torch.equal(kernels[3, :, :, 1, 1], conv.weight[:, :, 2, 2])
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
