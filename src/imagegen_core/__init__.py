@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from imagegen_core.worker import BeginsInParts as BeginsInParts
     from imagegen_core.worker import DenoisingState as DenoisingState
     from imagegen_core.worker import DeviceMemory as DeviceMemory
+    from imagegen_core.worker import HandsOver as HandsOver
     from imagegen_core.worker import HasComputeThread as HasComputeThread
     from imagegen_core.worker import HasNumerics as HasNumerics
     from imagegen_core.worker import LimitsRows as LimitsRows
@@ -121,6 +122,7 @@ _HOME = {
     "Family": "family",
     "Format": "format",
     "GenerateRequest": "request",
+    "HandsOver": "worker",
     "HasComputeThread": "worker",
     "HasNumerics": "worker",
     "HiresOptions": "request",

@@ -19,6 +19,7 @@ _GO_WITH: Mapping[str, tuple[str, ...]] = {
     "guidance_scale": ("guidance_rescale",),
     "image": ("mask", "strength", "resize", "inpaint", "outpaint", "image_guidance_scale"),
     "mask": ("inpaint", "outpaint"),
+    "refiner": ("switch_at",),
 }
 
 
@@ -38,7 +39,7 @@ class Backend:
             ``size`` means that only the native size is supported. ``scheduler`` includes ``schedule`` and all
             `StepOptions`; ``guidance_scale`` includes ``guidance_rescale``. ``image`` includes ``mask``, ``strength``,
             ``resize``, ``inpaint``, ``outpaint`` and ``image_guidance_scale``; ``mask`` includes ``inpaint`` and
-            ``outpaint``.
+            ``outpaint``; ``refiner`` includes ``switch_at``.
         formats: The formats that it loads: `PLAIN_FORMATS`, or names of plugins' formats.
         priority: Of several backends for a checkpoint, the highest priority draws, unless the setting ``backends``
             prefers another.
@@ -95,10 +96,25 @@ class Backend:
         Raises:
             InvalidRequestError: A value is out of range, or its field is not supported.
         """
-        from imagegen_core.request import GenerateRequest, ResolvedRequest, Size
+        from imagegen_core.request import ResolvedRequest
+
+        resolved = ResolvedRequest.of(request, native_size or self.default_size)
+        self.check(resolved, native_size)
+        return resolved
+
+    def check(self, resolved: ResolvedRequest, native_size: str | None = None) -> None:
+        """Refuse unsupported fields of a resolved request.
+
+        Args:
+            resolved: The request.
+            native_size: The checkpoint's native size; None uses `default_size`.
+
+        Raises:
+            InvalidRequestError: A field is not supported.
+        """
+        from imagegen_core.request import GenerateRequest, Size
 
         native = native_size or self.default_size
-        resolved = ResolvedRequest.of(request, native)
         fields_of_requests = GenerateRequest.model_fields
         left_alone: dict[str, Any] = {
             **{name: field.get_default(call_default_factory=True) for name, field in fields_of_requests.items()},
@@ -121,4 +137,3 @@ class Backend:
                     f"Invalid {field} {str(asked[field])!r} for the backend '{self.name}': {expected}",
                     "style_lora.style" if field == "style_lora" else field,
                 )
-        return resolved

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest
@@ -71,6 +72,8 @@ class Job:
         submitted_at: Arrival in seconds of `time.time`.
         on_step: Callback on the drawing thread after each denoising step; it should return at once.
         wants_previews: Whether a worker without steps of its own should put a preview into each `StepDone`.
+        is_first_part: Whether the worker draws the steps before the refiner alone; see `HandsOver`.
+        half_drawn: The picture that another worker has begun, for the refiner's worker; see `HandsOver`.
         id: A random name, unique among all jobs.
     """
 
@@ -79,4 +82,6 @@ class Job:
     submitted_at: float = field(default_factory=time.time)
     on_step: Callable[[StepDone], None] | None = None
     wants_previews: bool = False
+    is_first_part: bool = False
+    half_drawn: Any = None
     id: str = field(default_factory=lambda: f"job-{secrets.token_hex(12)}")

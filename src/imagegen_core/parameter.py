@@ -20,6 +20,7 @@ _OWN = (
     "prompt size num_inference_steps guidance_scale seed style_lora negative_prompt scheduler clip_skip schedule "
     "guidance_rescale eta s_churn s_tmin s_tmax s_noise loras parameters mode "
     "image mask strength resize inpaint outpaint image_guidance_scale variation micro_conditioning hires "
+    "refiner switch_at "
     "superres superres_format superres_quality superres_magnitude"
 )
 _OPENAI = (
@@ -31,7 +32,8 @@ _A1111 = (
     "alwayson_scripts send_images subseed subseed_strength seed_resize_from_w seed_resize_from_h denoising_strength "
     "enable_hr hr_scale hr_resize_x hr_resize_y hr_upscaler hr_second_pass_steps hr_sampler_name hr_scheduler "
     "hr_prompt hr_negative_prompt hr_cfg init_images include_init_images resize_mode image_cfg_scale mask_blur "
-    "mask_blur_x mask_blur_y inpainting_fill inpaint_full_res inpaint_full_res_padding inpainting_mask_invert"
+    "mask_blur_x mask_blur_y inpainting_fill inpaint_full_res inpaint_full_res_padding inpainting_mask_invert "
+    "refiner_checkpoint refiner_switch_at"
 )
 RESERVED = frozenset(f"{_OWN} {_OPENAI} {_A1111}".split())
 """The names of the fields that requests have anyway."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
+from imagegen_core.errors import InvalidRequestError
 from imagegen_core.job import Cancelled, Done, Failed, Job, Started, StepDone
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, StyleLoraRequest, check_request
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from imagegen_core.plugins.job_hooks import JobHooks
     from imagegen_core.request import HiresOptions, InpaintOptions, MicroConditioning, OutpaintOptions, Variation
     from imagegen_core.settings import Settings
-    from imagegen_core.worker import Worker
+    from imagegen_core.worker import HandsOver, Worker
 
 
 def load_worker(backend: str | None = None, model: str | None = None, settings: Settings | None = None) -> Worker:
@@ -74,6 +76,8 @@ def generate(
     variation: Variation | None = None,
     micro_conditioning: MicroConditioning | None = None,
     hires: HiresOptions | None = None,
+    refiner: str | Worker | None = None,
+    switch_at: float | None = None,
     parameters: Mapping[str, Any] | None = None,
     worker: Worker | None = None,
     backend: str | None = None,
@@ -111,6 +115,9 @@ def generate(
         variation: See `GenerateRequest`.
         micro_conditioning: See `GenerateRequest`.
         hires: See `GenerateRequest`.
+        refiner: The model for the last steps: a mode of the configuration, a checkpoint as in `load_worker`, or a
+            worker that is loaded.
+        switch_at: See `GenerateRequest`.
         parameters: Values of plugins' parameters by name; see `Parameter`.
         worker: The worker to draw with; None calls `load_worker` with the next three arguments.
         backend: See `load_worker`.
@@ -154,18 +161,49 @@ def generate(
         variation=variation,
         micro_conditioning=micro_conditioning,
         hires=hires,
+        refiner=refiner if refiner is None or isinstance(refiner, str) else type(refiner).__name__,
+        switch_at=switch_at,
     )
     check_request(request)  # refuse an invalid request before loading a model
     registry = Registry.discover()
     request = complete_parameters(request.with_parameters(parameters or {}), registry.parameters, None)
     worker = worker or load_worker(backend, model, settings)
     request = complete_parameters(request, registry.parameters, backend_of(worker, registry))
+    if isinstance(refiner, str):
+        refiner = load_refiner(refiner, settings) if refiner else None
     with registry.hooks.running(settings or Settings.load()):
-        return draw(worker, registry.hooks.request(request), registry.hooks)
+        return draw(worker, registry.hooks.request(request), registry.hooks, refiner=refiner)
+
+
+def load_refiner(name: str, settings: Settings | None = None) -> Worker:
+    """Load the worker of a refiner.
+
+    Args:
+        name: A mode of the configuration, or a checkpoint as in `load_worker`.
+        settings: The configuration; None reads the environment and ``imagegen.toml``.
+
+    Raises:
+        InvalidRequestError: The mode has LoRAs.
+        ImagegenError: The checkpoint is missing or cannot be loaded.
+    """
+    from imagegen_core.modes import load_modes
+    from imagegen_core.settings import Settings
+
+    settings = Settings.load() if settings is None else settings
+    modes = load_modes(settings)
+    if modes.configured and name in modes.modes:
+        modes.modes[name].check_refines()
+        return load_worker(settings=modes.modes[name].settings)
+    # The backend and the prediction in the settings are those of the first model.
+    return load_worker(model=name, settings=settings.model_copy(update={"backend": None, "prediction": None}))
 
 
 def draw(
-    worker: Worker, request: GenerateRequest, hooks: JobHooks, on_step: Callable[[StepDone], None] | None = None
+    worker: Worker,
+    request: GenerateRequest,
+    hooks: JobHooks,
+    on_step: Callable[[StepDone], None] | None = None,
+    refiner: Worker | None = None,
 ) -> Picture:
     """Draw one request with a worker, with the plugins' hooks after it; see `JobHooks.request` for the one before.
 
@@ -174,6 +212,7 @@ def draw(
         request: The request as it is drawn.
         hooks: The plugins' hooks.
         on_step: Is called after each denoising step.
+        refiner: The worker for the last steps of a request with a refiner.
 
     Raises:
         ImagegenError: The worker or a plugin fails.
@@ -187,7 +226,7 @@ def draw(
     job = Job(req=request, on_step=tell)
     hooks.tell(job, Started())
     try:
-        picture = hooks.picture(Picture(*worker.run_job_with_latents(job)), request)
+        picture = hooks.picture(_drawn(worker, job, refiner), request)
     except Exception as error:
         hooks.tell(job, Failed(error))
         raise
@@ -196,3 +235,17 @@ def draw(
         raise
     hooks.tell(job, Done(picture))
     return picture
+
+
+def _drawn(worker: Worker, job: Job, refiner: Worker | None) -> Picture:
+    """Draw a job, and its last steps with the refiner if it has one."""
+    from imagegen_core.worker import HandsOver
+
+    if refiner is None or not job.req.refiner:
+        return Picture(*worker.run_job_with_latents(job))
+    for part in (worker, refiner):
+        if not isinstance(part, HandsOver):
+            name = type(part).__name__
+            raise InvalidRequestError(f"Invalid refiner: {name} draws whole pictures; leave it out", "refiner")
+    half_drawn = cast("HandsOver", worker).run_first_part(job)
+    return Picture(*refiner.run_job_with_latents(replace(job, half_drawn=half_drawn)))

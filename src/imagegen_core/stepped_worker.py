@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Generic
 
-from imagegen_core.worker import State
+from imagegen_core.worker import Result, State
 
 if TYPE_CHECKING:
     from imagegen_core.job import Job
@@ -68,13 +68,17 @@ class SteppedWorkerBase(ABC, Generic[State]):
 
     def _draw(self, job: Job) -> Picture:
         with self._drawing:
-            state = self.begin(job)
-            with ExitStack() as unfinished:
-                unfinished.callback(self.dropped, state)
-                while state.steps_left:
-                    self.step([state])
-                    if state.failure is not None:
-                        raise state.failure
-                encode = self.finish(state)
-                unfinished.pop_all()
-            return encode()
+            return self._ended(job, self.finish)()
+
+    def _ended(self, job: Job, end: Callable[[State], Result]) -> Result:
+        """Begin a job, take its steps, and return what `end` makes of its state."""
+        state = self.begin(job)
+        with ExitStack() as unfinished:
+            unfinished.callback(self.dropped, state)
+            while state.steps_left:
+                self.step([state])
+                if state.failure is not None:
+                    raise state.failure
+            result = end(state)
+            unfinished.pop_all()
+        return result

@@ -100,6 +100,24 @@ class BeginsInParts(Protocol):
 
 
 @runtime_checkable
+class HandsOver(Protocol):
+    """A stepped worker that draws a part of a picture's steps: those before a refiner, or the refiner's.
+
+    `begin` refuses a request with a refiner, unless `Job.is_first_part` or `Job.half_drawn` is set. With the first, the
+    state has the steps before the refiner alone, and `hand_over` ends it in place of `finish`. With the second, the
+    state goes on with a half-drawn picture from another worker's `hand_over`, and `finish` ends it.
+    """
+
+    def hand_over(self, state: Any) -> Any:
+        """Return the half-drawn picture of a state without steps left."""
+        ...
+
+    def run_first_part(self, job: Job) -> Any:
+        """Draw the steps before the refiner, and return the half-drawn picture."""
+        ...
+
+
+@runtime_checkable
 class NeedsLibraries(Protocol):
     """A worker class with lazy libraries: they import others on first use, so importing the class proves little."""
 

@@ -23,7 +23,7 @@ BACKEND = Backend(
     architectures=("*",),
     formats=(FORMAT.name,),
     priority=-100,
-    without=("scheduler", "style_lora", "image", "variation", "micro_conditioning", "hires"),
+    without=("scheduler", "style_lora", "image", "variation", "micro_conditioning", "hires", "refiner"),
 )
 
 

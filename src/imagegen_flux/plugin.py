@@ -14,7 +14,7 @@ BACKEND = Backend(
     default_size="1024x1024",
     architectures=(FLUX.name,),
     # It is distilled, so it never runs for a negative prompt. Of CLIP, it takes only the pooled state.
-    without=("negative_prompt", "guidance_rescale", "clip_skip", "micro_conditioning"),
+    without=("negative_prompt", "guidance_rescale", "clip_skip", "micro_conditioning", "refiner"),
 )
 
 

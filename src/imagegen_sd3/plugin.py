@@ -13,7 +13,7 @@ BACKEND = Backend(
     worker="imagegen_sd3.worker:StableDiffusion3Worker",
     default_size="1024x1024",
     architectures=(SD3.name,),
-    without=("micro_conditioning",),
+    without=("micro_conditioning", "refiner"),
 )
 
 

@@ -14,15 +14,22 @@ BACKEND = Backend(
     default_size="1024x1024",
     architectures=("sdxl",),
 )
+REFINER_BACKEND = Backend(
+    name="sdxl-refiner",
+    summary="Stable Diffusion XL's refiner",
+    worker="imagegen_sdxl.refiner:SDXLRefinerWorker",
+    default_size="1024x1024",
+    architectures=("sdxl-refiner",),
+)
 
 
 @hookimpl
 def imagegen_backends() -> list[Backend]:
-    """Return the SDXL backend."""
-    return [BACKEND]
+    """Return the backends of SDXL and of its refiner."""
+    return [BACKEND, REFINER_BACKEND]
 
 
 @hookimpl
 def imagegen_families() -> list[Family]:
-    """Return the families of SDXL and of its refiner, which no backend draws with yet."""
+    """Return the families of SDXL and of its refiner."""
     return [SDXL, REFINER]

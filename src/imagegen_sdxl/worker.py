@@ -10,6 +10,7 @@ import torch
 
 from imagegen_core import ResolvedRequest
 from imagegen_core.diffusion import Conditioning, Parts, UNetWorker, completed, encode_text_in_parts
+from imagegen_sdxl.conditions import SCORES, check_conditions
 from imagegen_sdxl.plugin import BACKEND
 
 
@@ -42,10 +43,13 @@ class DiffusersSDXLCudaWorker(UNetWorker):
     def encode_absent(self, clip_skip: int) -> Conditioning:
         """Return zeros if the checkpoint's index sets ``force_zeros_for_empty_prompt``, else the empty prompt."""
         absent = super().encode_absent(clip_skip)
-        if not self.pipe.config.force_zeros_for_empty_prompt:
-            return absent
-        zeros = {name: torch.zeros_like(value) for name, value in absent.added.items()}
-        return Conditioning(torch.zeros_like(absent.tokens), zeros)
+        return absent.zeros() if self.pipe.config.force_zeros_for_empty_prompt else absent
+
+    def check(self, request: ResolvedRequest) -> None:
+        """Check as the base class does, and refuse aesthetic scores, unless a refiner follows."""
+        super().check(request)
+        if request.refiner is None:
+            check_conditions(request, SCORES, "SDXL's refiner")
 
     def with_request(self, conditioning: Conditioning, request: ResolvedRequest) -> Conditioning:
         """Add the time ids: original size, crop corner and target size, each as height, width."""
@@ -58,5 +62,4 @@ class DiffusersSDXLCudaWorker(UNetWorker):
 
     def _with_time_ids(self, conditioning: Conditioning, request: ResolvedRequest, ids: Sequence[int]) -> Conditioning:
         conditioning = super().with_request(conditioning, request)
-        time_ids = torch.tensor([ids], device=self.device, dtype=self.dtype)
-        return Conditioning(conditioning.tokens, {**conditioning.added, "time_ids": time_ids})
+        return conditioning.with_added(time_ids=torch.tensor([ids], device=self.device, dtype=self.dtype))

@@ -193,7 +193,8 @@ def test_plugins_list_names_the_installed_plugins(capfd: pytest.CaptureFixture[s
     code, out, err = _run(capfd, "plugins", "list")
     assert (code, err) == (0, "")
     rows = [line.split("\t") for line in out.splitlines()]
-    assert ["sdxl", "imagegen-sdxl 0.1.0", "ok", "backend sdxl, family sdxl, family sdxl-refiner"] in rows
+    offered = "backend sdxl, backend sdxl-refiner, family sdxl, family sdxl-refiner"
+    assert ["sdxl", "imagegen-sdxl 0.1.0", "ok", offered] in rows
     assert ["demo", "imagegen-demo 0.1.0", "ok", "model demo, style storybook, upscaler demo"] in rows
     code, out, _ = _run(capfd, "plugins", "list", "--json")
     assert {plugin["name"] for plugin in json.loads(out)} >= {"sdxl", "sd15", "demo"}

@@ -173,10 +173,12 @@ def test_a_convolution_with_its_plain_weight(kernel: int, large: bool, monkeypat
     [
         (torch.nn.Conv2d(24, 40, 3, padding=1), (2, 24, 6, 10)),
         (torch.nn.Conv2d(24, 40, 3, padding=1, stride=2), (2, 24, 6, 10)),
+        (torch.nn.Conv2d(24, 40, 1), (2, 24, 6, 10)),
+        (torch.nn.Conv2d(24, 40, 1, stride=2), (2, 24, 6, 10)),
         (torch.nn.Linear(24, 40), (2, 50, 24)),
         (Upsample2D(24, use_conv=True), (2, 24, 6, 10)),
     ],
-    ids=["convolution", "stride", "linear", "upsampling"],
+    ids=["convolution", "stride", "pixels", "pixels with a stride", "linear", "upsampling"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.usefixtures("narrow")

@@ -11,6 +11,7 @@ import torch
 
 import imagegen_demo
 from imagegen_core import GenerateRequest, Job, LocalEngine, SettingsError
+from imagegen_core.styles import LoraUse
 from imagegen_openvino import int8
 from imagegen_openvino.int8 import _levels_with_zero
 from imagegen_openvino.network_cache import NetworkCache
@@ -52,6 +53,16 @@ def test_the_demos_picture_changes_a_little(monkeypatch: pytest.MonkeyPatch) -> 
     again = make_worker(0, settings(DEMO, dtype="bf16", int8=True))
     monkeypatch.undo()
     assert draw(again, **fields) == drawn
+
+
+def test_a_lora_changes_the_picture_as_without_int8() -> None:
+    fields = {"prompt": "a red star", "size": "128x128", "num_inference_steps": 4}
+    loras = [LoraUse(DEMO.parent / "storybook.safetensors", 1.0, "storybook")]
+    plain, quantized = (make_worker(0, settings(DEMO, dtype="bf16", int8=chosen)) for chosen in (False, True))
+    bare, styled = (_levels(draw(plain, chosen, **fields)) for chosen in ((), loras))
+    ours = _levels(draw(quantized, loras, **fields))
+    assert np.abs(ours - styled).mean() < np.abs(ours - bare).mean() / 4
+    assert draw(quantized, **fields) == draw(make_worker(0, settings(DEMO, dtype="bf16", int8=True)), **fields)
 
 
 def test_int8_draws_the_same_bytes_in_company(sd15_checkpoint: Path) -> None:

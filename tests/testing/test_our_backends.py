@@ -8,6 +8,7 @@ import pytest
 
 from imagegen_core import Settings
 from imagegen_core.testing import BackendConformance
+from tests.checkpoints import save_sdxl_refiner
 
 
 class TestSdxl(BackendConformance):
@@ -28,6 +29,16 @@ class TestSdxlDemo(BackendConformance):
     @classmethod
     def settings(cls) -> Settings:
         return Settings(model="demo", device="cpu", dtype="fp32")
+
+
+class TestSdxlRefiner(BackendConformance):
+    backend = "sdxl-refiner"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def settings(cls, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+        checkpoint = save_sdxl_refiner(tmp_path_factory.mktemp("kit") / "tiny-refiner")
+        return Settings(model=str(checkpoint), device="cpu", dtype="fp32")
 
 
 class TestSd15(BackendConformance):

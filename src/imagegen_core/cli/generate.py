@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,6 +114,12 @@ def generate(
         str | None,
         typer.Option(help="A second stage at a larger size: a factor such as 2, a size, or 2,upscaler=lanczos."),
     ] = None,
+    refiner: Annotated[
+        str | None, typer.Option(help="Checkpoint for the last steps: a mode, a path or a name, as for --model.")
+    ] = None,
+    switch_at: Annotated[
+        float | None, typer.Option(help="0 to 1: the part of the noise levels before the refiner. [default: 0.8]")
+    ] = None,
     micro_conditioning: Annotated[
         str | None,
         typer.Option(
@@ -148,6 +154,7 @@ def generate(
     from imagegen_core.resolution.backends import backend_of
     from imagegen_core.resolution.parameters import check_modes, complete_parameters, parse_parameters
     from imagegen_core.settings import Settings
+    from imagegen_core.shortcuts import load_refiner
 
     target = Output.parse(output, count)
     if as_json and target.is_stdout:
@@ -178,6 +185,8 @@ def generate(
         image_guidance_scale=image_guidance,
         variation=parse_variation(variation, resize_from),
         hires=hires_options,
+        refiner=refiner,
+        switch_at=switch_at,
         micro_conditioning=parse_options(MicroConditioning, "micro-conditioning", micro_conditioning),
         style_lora=None if style is None else StyleLoraRequest.parse(style),
     )
@@ -195,12 +204,13 @@ def generate(
     worker = load(backend, model, settings)
     if chosen is not None:
         chosen.check_worker(worker)
+    last = None if not request.refiner else load_refiner(request.refiner, settings)
     described = backend_of(worker, registry)
     requests = [complete_parameters(one, registry.parameters, described, chosen) for one in requests]
     drawn = []
     with registry.hooks.running(settings):
         requests = [registry.hooks.request(one) for one in requests]
-        for number, (picture, seconds) in enumerate(_draw_all(worker, requests, registry.hooks)):
+        for number, (picture, seconds) in enumerate(_draw_all(worker, requests, registry.hooks, last)):
             path = target.write(picture.png, number)
             drawn.append(_report(path, picture, seconds))
             if not target.is_stdout:
@@ -209,31 +219,39 @@ def generate(
         console.json_data(drawn)
 
 
-def draw(worker: Worker, request: GenerateRequest, title: str, hooks: JobHooks) -> tuple[Picture, float]:
+def draw(
+    worker: Worker, request: GenerateRequest, title: str, hooks: JobHooks, refiner: Worker | None = None
+) -> tuple[Picture, float]:
     """Draw with a progress bar; return the picture and the seconds."""
     from imagegen_core import shortcuts
 
     started = time.monotonic()
     with step_bar(title, request.num_inference_steps) as on_step, redirect_stdout(sys.stderr):  # for plugins' prints
-        picture = shortcuts.draw(worker, request, hooks, on_step)
+        picture = shortcuts.draw(worker, request, hooks, on_step, refiner)
     return picture, time.monotonic() - started
 
 
-def _draw_all(worker: Worker, requests: Sequence[GenerateRequest], hooks: JobHooks) -> Iterator[tuple[Picture, float]]:
+def _draw_all(
+    worker: Worker, requests: Sequence[GenerateRequest], hooks: JobHooks, refiner: Worker | None
+) -> Iterator[tuple[Picture, float]]:
     """Yield the pictures in order, several in progress at a time, each with the seconds since the start."""
     if len(requests) == 1:
-        yield draw(worker, requests[0], "Drawing", hooks)
+        yield draw(worker, requests[0], "Drawing", hooks, refiner)
         return
     from imagegen_core.engine import LocalEngine
     from imagegen_core.job import StepDone
     from imagegen_core.settings import Settings
 
-    with status("Testing how many to draw at a time"):
-        engine = LocalEngine(worker, batching=Settings.load().batching, queue_limit=len(requests))
-    engine.process = hooks.picture if hooks.changes_pictures else None
-    with engine:
+    options: dict[str, Any] = {"batching": Settings.load().batching, "queue_limit": len(requests)}
+    with ExitStack() as closing:
+        with status("Testing how many to draw at a time"):
+            engines = [LocalEngine(each, **options) for each in (worker, refiner) if each is not None]
+        for engine in reversed(engines):  # the refiner's engine closes last
+            closing.enter_context(engine)
+            engine.process = hooks.picture if hooks.changes_pictures else None
         started = time.monotonic()
-        tickets = deque(engine.submit(request) for request in requests)
+        take_over = engines[-1].take_over if refiner is not None else None
+        tickets = deque(engines[0].submit(request, take_over=take_over) for request in requests)
         for ticket in tickets:
             ticket.events.listen(partial(hooks.tell, ticket.job))
         while tickets:

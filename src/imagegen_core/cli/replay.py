@@ -29,6 +29,9 @@ def replay(
         Path | None, typer.Option(help="The picture that it was drawn from; its recipe has only a hash of it.")
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="The mask that it was drawn with.")] = None,
+    refiner: Annotated[
+        str | None, typer.Option(help="The refiner's checkpoint, unless its name in the recipe finds it.")
+    ] = None,
     force: Annotated[bool, typer.Option(help="Write the nearest picture where the same one cannot be drawn.")] = False,
 ) -> None:
     """Draw a picture again, to the same bytes, or report the differences."""
@@ -46,7 +49,7 @@ def replay(
     worker = _worker(recipe, settings, registry)  # the picture lacks the other parameters
     request = complete_parameters(request.with_parameters(known), registry.parameters, backend_of(worker, registry))
     with registry.hooks.running(settings):
-        drawn, _ = draw(worker, request, "Drawing", registry.hooks)
+        drawn, _ = draw(worker, request, "Drawing", registry.hooks, _refiner(recipe, settings, refiner))
     differing = recipe_differences(recipe, read_recipe(drawn.png))
     if recipe.upscalings:
         differing.append("it was enlarged afterwards, and is drawn as it was before")
@@ -61,6 +64,23 @@ def replay(
     path = target.write(drawn.png, 0)
     if not target.is_stdout:
         console.say(f"{path}  {'; '.join(differing) or 'the same bytes'}")
+
+
+def _refiner(recipe: Recipe, settings: Settings, given: str | None) -> Worker | None:
+    """Load the recipe's refiner, by its own numerics plan."""
+    from dataclasses import replace
+
+    from imagegen_core.replay import settings_of
+
+    if recipe.refiner is None:
+        if given is not None:
+            raise ImagegenError("The picture was drawn without a refiner: leave --refiner out")
+        return None
+    own = replace(
+        recipe, dtype=recipe.refiner_dtype or recipe.dtype, numerics=recipe.refiner_numerics or recipe.numerics
+    )
+    its = settings_of(own, settings).model_copy(update={"backend": None, "prediction": None})
+    return load(model=given or recipe.refiner, settings=its)
 
 
 def _worker(recipe: Recipe, settings: Settings, registry: Registry) -> Worker:

@@ -80,15 +80,23 @@ class ClusterModelHost:
         self._changed = threading.Lock()
         self._closed = False
 
-    def submit(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> Ticket:
+    def submit(
+        self, mode: Mode, request: GenerateRequest, deadline: float | None, refiner: Mode | None = None
+    ) -> Ticket:
         """Submit a request to a replica with the mode's model.
 
         Raises:
             QueueFullError: The queue is full.
-            InvalidRequestError: No worker could draw the request.
+            InvalidRequestError: No worker could draw the request, or it has a refiner.
             NotReadyError: There is no replica, and none can start.
             EngineClosedError: The host is closed.
         """
+        if refiner is not None:
+            raise InvalidRequestError(
+                "Invalid refiner: the models of this server are on other machines, and a refiner needs both models in "
+                "one process; leave it out",
+                "refiner",
+            )
         seed = check_request(request).seed
         ticket = Ticket.of(request.model_copy(update={"seed": seed}), 0, deadline)
         with self._changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from imagegen_core.diffusion.conditioning import Conditioning
 from imagegen_core.diffusion.decoding import piece
 from imagegen_core.diffusion.denoising import Denoising
 from imagegen_core.diffusion.extension import Extension
+from imagegen_core.diffusion.half_drawn import HalfDrawn, LatentSpace, end_of_first_part, start_of_last_part
 from imagegen_core.diffusion.input_values import Pixels
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import check_fits, decoding_bytes, encoding_bytes, memory_errors
@@ -25,7 +27,7 @@ from imagegen_core.diffusion.starting_points import StartingPoints
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.job import Job
 from imagegen_core.parts import Parts, after_next
-from imagegen_core.request import ResolvedRequest, Size
+from imagegen_core.request import ResolvedRequest, Size, shown
 from imagegen_core.resolution.style_catalog import StyleCatalog
 from imagegen_core.styles import LoraUse
 
@@ -67,19 +69,23 @@ class Beginnings:
 
     @torch.inference_mode()
     def begin(self, worker: DiffusionWorker, job: Job) -> Parts[Denoising]:
-        """Check a request, encode its prompts and draw its noise, in parts.
+        """Check a request, encode its prompts and draw its noise, in parts; or go on with a half-drawn picture.
 
         Raises:
             InvalidRequestError: The request asks for something impossible.
             OutOfMemoryError: The picture is too large for the device.
         """
+        if (half_drawn := getattr(job, "half_drawn", None)) is not None:
+            return (yield from self._go_on(worker, job, half_drawn))
         request = worker.backend.resolve(job.req, worker.native_size)
+        _check_refiner(request, job)
         second = self._second_stage(request)
         upscaler = yield from self._upscaler(request, second)
         _check_memory(worker, request)
         if second is not None:
             enlarging = None if upscaler is None else upscaler.needed_bytes(request.size, second.size)
             _check_memory(worker, second, enlarging)
+        pictures = self._starting_points.prepare(request)  # another thread prepares them beside the prompts
         adapters = self._wanted(request)
         scheduler, step_options = self._sampling(worker, request)
         conditionings = yield from self._prompts.encode(worker, request, adapters)
@@ -92,6 +98,7 @@ class Beginnings:
         generator = torch.Generator("cpu").manual_seed(request.seed)
         start = yield from self._starting_points.begin(
             request,
+            pictures,
             scheduler,
             generator,
             partial(first_noise, request, generator, worker.initial_latents),
@@ -108,6 +115,43 @@ class Beginnings:
             step_options=step_options,
             start=start,
             next=following,
+            on_step=getattr(job, "on_step", None),
+        )
+        if request.refiner is not None:
+            state.end = end_of_first_part(scheduler, request, start.first)
+            state.refining = len(scheduler.timesteps) - start_of_last_part(scheduler, request)
+        self._begin_extensions(state)
+        return state
+
+    def _go_on(self, worker: DiffusionWorker, job: Job, before: HalfDrawn) -> Parts[Denoising]:
+        """Begin the last steps of a half-drawn picture.
+
+        Raises:
+            InvalidRequestError: This model cannot go on with it.
+            OutOfMemoryError: The picture is too large for the device.
+        """
+        request = replace(before.request.last_part, scheduler=before.scheduler)
+        worker.backend.check(request, worker.native_size)
+        if self._starting_points.takes_pictures or before.space != LatentSpace.of(worker.pipe):
+            raise InvalidRequestError(
+                f"Invalid refiner {shown(before.request.refiner)}: its latents are not those of the first model; name "
+                "a model of the same kind",
+                "refiner",
+            )
+        _check_memory(worker, request)
+        scheduler, step_options = self._sampling(worker, request)
+        start = before.begin(scheduler, worker.device, worker.dtype)
+        conditionings = yield from self._prompts.encode(worker, request, ())
+        state = Denoising(
+            request=request,
+            scheduler=scheduler,
+            generator=before.generator,
+            latents=start.latents,
+            conditionings=_with_request(worker, conditionings, request),
+            step_options=step_options,
+            start=start,
+            before=before,
+            done=before.steps,
             on_step=getattr(job, "on_step", None),
         )
         self._begin_extensions(state)
@@ -209,6 +253,16 @@ class Beginnings:
         options = worker.timestep_options(request)
         scheduler = self._schedulers.make(request.scheduler, request.steps, worker.device, request.schedule, options)
         return scheduler, self._schedulers.step_options(request.scheduler, scheduler, request.step_options)
+
+
+def _check_refiner(request: ResolvedRequest, job: Job) -> None:
+    """Refuse a refiner for a worker that draws alone."""
+    if request.refiner is not None and not getattr(job, "is_first_part", False):
+        raise InvalidRequestError(
+            f"Invalid refiner {shown(request.refiner)}: one worker or engine has one model; draw with a server, "
+            "with imagegen.generate, or hand the picture over to the refiner's worker",
+            "refiner",
+        )
 
 
 def _check_memory(worker: DiffusionWorker, request: ResolvedRequest, enlarging: int | None = None) -> None:

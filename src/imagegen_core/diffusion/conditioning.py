@@ -36,6 +36,16 @@ class Conditioning:
         missing = (tokens - self.tokens.shape[1]) // filler.tokens.shape[1]
         return replace(self, tokens=torch.cat([self.tokens, *[filler.tokens] * missing], dim=1))
 
+    def with_added(self, **conditions: Tensor) -> Conditioning:
+        """Return this prompt with more conditions, each [1, ...]."""
+        return replace(self, added={**self.added, **conditions})
+
+    def zeros(self) -> Conditioning:
+        """Return zeros in the shapes of this prompt and its conditions."""
+        return Conditioning(
+            torch.zeros_like(self.tokens), {name: torch.zeros_like(value) for name, value in self.added.items()}
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class TextEmbedding:

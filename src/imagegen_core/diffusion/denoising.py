@@ -19,6 +19,7 @@ from imagegen_core.request import ResolvedRequest
 
 if TYPE_CHECKING:
     from imagegen_core.diffusion.extension import Extension
+    from imagegen_core.diffusion.half_drawn import HalfDrawn
     from imagegen_core.diffusion.stages import Stage
     from imagegen_core.diffusion.starting_point import StartingPoint
 
@@ -42,6 +43,9 @@ class Denoising:
         asked: The whole request, if `request` is that of a further stage.
         stage: A number that grows whenever the state may have another group.
         enlargement: The work between two stages, while it lasts; it returns the latents of the next stage.
+        end: The index of the timestep before which this worker stops, for a refiner; None draws all timesteps.
+        before: The first part of this picture, from another worker.
+        refining: The number of steps of the refiner after this worker's.
         done: The number of steps in the completed stages.
         index: The number of completed steps in this stage.
         failure: The error of this request in its last step, if any.
@@ -61,19 +65,27 @@ class Denoising:
     asked: ResolvedRequest | None = None
     stage: int = 0
     enlargement: Parts[Tensor] | None = None
+    end: int | None = None
+    before: HalfDrawn | None = None
+    refining: int = 0
     done: int = 0
     index: int = 0
     failure: Exception | None = None
 
     @property
     def steps_left(self) -> int:
-        """The number of remaining steps; at 0 the latents are final."""
-        return self.steps - self.done - self.index
+        """The number of this worker's remaining steps."""
+        return self.steps - self.refining - self.done - self.index
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the latents are final: neither a step nor a refiner follows."""
+        return not self.steps_left and not self.refining
 
     @property
     def steps(self) -> int:
-        """The number of all steps of all stages; an input picture may leave out the first timesteps."""
-        return self.done + self._own_steps + (self.next.steps if self.next else 0)
+        """The number of all steps of all stages, also a refiner's; an input picture may leave out the first ones."""
+        return self.done + self._own_steps + (self.next.steps if self.next else 0) + self.refining
 
     @property
     def is_between_stages(self) -> bool:
@@ -124,7 +136,7 @@ class Denoising:
     @property
     def _own_steps(self) -> int:
         """The number of this stage's steps."""
-        return len(self.scheduler.timesteps) - self._first
+        return (len(self.scheduler.timesteps) if self.end is None else self.end) - self._first
 
     @property
     def _first(self) -> int:

@@ -19,7 +19,8 @@ from imagegen_core.models.tensors import quoted
 
 logger = logging.getLogger(__name__)
 
-_TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+"""The tokenizers of CLIP text encoders, by their names in a pipeline."""
 _PARTS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}  # in files for pipelines with both
 
 
@@ -56,7 +57,7 @@ class Embeddings:
         self._encoders: dict[str, Any] = {
             name: getattr(pipe, name) for name in encoders if getattr(pipe, name, None) is not None
         }
-        self._tokenizers: dict[str, Any] = {name: getattr(pipe, _TOKENIZERS[name], None) for name in self._encoders}
+        self._tokenizers: dict[str, Any] = {name: getattr(pipe, TOKENIZERS[name], None) for name in self._encoders}
         self._embeddings: tuple[Embedding, ...] = ()
         self._others: Embeddings | None = None
         self._of_encoders: dict[str, EncoderEmbeddings] = {}
@@ -81,9 +82,13 @@ class Embeddings:
             if tensors[key].ndim not in (1, 2):
                 shape = list(tensors[key].shape)
                 raise ValueError(f"its tensor {quoted(key)} has the shape {shape}, and expected is [vectors, width]")
-        if len(self._encoders) == 1 and "" not in keys:
-            raise ValueError("it has parts for two text encoders, and this checkpoint has one; take one for its family")
-        parts = {encoder: _PARTS[encoder] if len(self._encoders) > 1 else "" for encoder in self._encoders}
+        parts = {encoder: _PARTS[encoder] for encoder in self._encoders}
+        if len(self._encoders) == 1 and ("" in keys or "text_encoder" in parts):
+            if "" not in keys:
+                raise ValueError(
+                    "it has parts for two text encoders, and this checkpoint has one; take one for its family"
+                )
+            parts = dict.fromkeys(parts, "")
         vectors = {
             encoder: self._vectors(encoder, tensors[keys[part]] if part in keys else None)
             for encoder, part in parts.items()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.batch_invariance import RowwiseLinear, linear
-from imagegen_core.diffusion.int8_products import Int8Convolution, Quantized
+from imagegen_core.diffusion.int8_products import Int8Convolution, Int8Product, Quantized
 from imagegen_core.diffusion.subpixel_upsampling import POSITIONS, SubpixelUpsampling
 
 _LINEAR = (torch.nn.Linear, RowwiseLinear)
@@ -32,18 +32,28 @@ class Int8Conv2d(torch.nn.Conv2d):
         return _joined([self.quantized(Quantized.of(row), input.dtype) for row in rows])
 
 
-class Int8Linear(torch.nn.Linear):
-    """A linear layer computed by an `Int8Convolution`, row by row; a row of few tokens is computed as usual."""
+class Int8PointwiseConv2d(torch.nn.Conv2d):
+    """A convolution of single pixels computed by an `Int8Product`, row by row."""
 
-    quantized: Int8Convolution
+    quantized: Int8Product
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """See `torch.nn.Conv2d`; the result is in channels last."""
+        rows = torch.split(input.permute(0, 2, 3, 1).contiguous(), 1)
+        return _joined([self.quantized(Quantized.of(row), input.dtype) for row in rows]).permute(0, 3, 1, 2)
+
+
+class Int8Linear(torch.nn.Linear):
+    """A linear layer computed by an `Int8Product`, row by row; a row of few tokens is computed as usual."""
+
+    quantized: Int8Product
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """See `torch.nn.Linear`; the input is [rows, tokens, channels]."""
         if input.ndim != 3 or input.shape[1] < _TOKENS:  # noqa: PLR2004
             return linear(input, self.weight, self.bias)
-        rows = torch.split(input.contiguous().transpose(1, 2)[..., None], 1)
-        computed = [self.quantized(Quantized.of(row), input.dtype) for row in rows]
-        return _joined(computed).squeeze(-1).transpose(1, 2)
+        rows = torch.split(input.contiguous(), 1)
+        return _joined([self.quantized(Quantized.of(row), input.dtype) for row in rows])
 
 
 class Int8SubpixelUpsampling(SubpixelUpsampling):
@@ -81,14 +91,17 @@ def _quantize(layer: Any) -> None:
         kernels = [Int8Convolution(kernel, layer.conv.bias) for kernel in layer.kernels]
         _replace(layer, Int8SubpixelUpsampling, kernels, kernels)
     elif type(layer) in _LINEAR and layer.weight.numel() >= _WEIGHTS:
-        product = Int8Convolution(layer.weight[:, :, None, None], layer.bias)
+        product = Int8Product(layer.weight, layer.bias)
         _replace(layer, Int8Linear, product, [product])
+    elif _gains(layer) and _is_pointwise(layer):
+        product = Int8Product(layer.weight.flatten(1), layer.bias)
+        _replace(layer, Int8PointwiseConv2d, product, [product])
     elif _gains(layer):
         convolution = Int8Convolution(layer.weight, layer.bias, layer.stride, layer.padding)
         _replace(layer, Int8Conv2d, convolution, [convolution])
 
 
-def _replace(layer: Any, kind: type, quantized: object, parts: Sequence[Int8Convolution]) -> None:
+def _replace(layer: Any, kind: type, quantized: object, parts: Sequence[Int8Convolution | Int8Product]) -> None:
     layer.__class__ = kind
     layer.quantized = quantized
     layer.packed_bytes = sum(part.memory_bytes for part in parts)
@@ -103,3 +116,7 @@ def _gains(conv: Any) -> bool:
         return False
     enough = _CHANNELS if conv.kernel_size != (1, 1) else _WEIGHTS**0.5
     return min(conv.in_channels, conv.out_channels) >= enough and conv.groups == 1 and conv.padding_mode == "zeros"
+
+
+def _is_pointwise(conv: torch.nn.Conv2d) -> bool:
+    return conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0)

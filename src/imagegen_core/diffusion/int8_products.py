@@ -15,7 +15,7 @@ from torch.nn import functional
 
 _LEVELS = 255
 _LARGEST_WEIGHT = 127
-_CHUNK = 2**18  # numbers to quantize at a time, so that they stay in the cache
+_CHUNK = 2**20  # numbers to quantize at a time, so that they stay in the cache
 
 
 class Quantized(NamedTuple):
@@ -41,8 +41,10 @@ class Quantized(NamedTuple):
         zero = max(round(-min(low, 0.0) / scale), 1)
         levels = torch.empty_like(numbers, dtype=torch.uint8)
         flat, into = _flat(numbers), _flat(levels)
+        computed = torch.empty(min(_CHUNK, len(flat)))
         for part, target in zip(torch.split(flat, _CHUNK), torch.split(into, _CHUNK), strict=True):
-            target.copy_(part.to(torch.float32, copy=True).div_(scale).add_(zero + 0.5).clamp_max_(_LEVELS))
+            floats = computed[: len(part)].copy_(part)
+            target.copy_(floats.div_(scale).add_(zero + 0.5).clamp_max_(_LEVELS))
         return cls(levels, scale, zero)
 
     def padded(self, left: int, right: int, top: int, bottom: int) -> Quantized:
@@ -52,6 +54,24 @@ class Quantized(NamedTuple):
         return Quantized(levels, self.scale, self.zero)
 
 
+class Int8Product:
+    """A product of a quantized row with a quantized matrix, which is packed for oneDNN."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Quantize and pack a weight, [outputs, inputs]."""
+        levels, self._scales = _quantized_weight(weight)
+        self._weight = torch.ops.onednn.qlinear_prepack(levels, None)
+        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
+        self._bias = None if bias is None else bias.detach().float()
+        self.memory_bytes = levels.nbytes
+
+    def __call__(self, row: Quantized, dtype: torch.dtype) -> Tensor:
+        """Multiply [..., inputs] to [..., outputs] in `dtype`."""
+        weight = (self._weight, self._scales, self._zeros, self._bias)
+        output: Tensor = torch.ops.onednn.qlinear_pointwise(*row, *weight, 1.0, 0, dtype, "none", [], "")
+        return output
+
+
 class Int8Convolution:
     """A convolution of one quantized row with a quantized weight, which is packed for oneDNN."""
 
@@ -59,10 +79,7 @@ class Int8Convolution:
         self, weight: Tensor, bias: Tensor | None, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0)
     ) -> None:
         """Quantize and pack a weight, [outputs, inputs, height, width]."""
-        numbers = weight.detach().float()
-        largest = numbers.abs().amax((1, 2, 3)).clamp_min(1e-12)
-        self._scales = largest / _LARGEST_WEIGHT
-        levels = (numbers / self._scales[:, None, None, None]).round().to(torch.int8)
+        levels, self._scales = _quantized_weight(weight)
         self._stride, self._padding = [*stride], [*padding]
         pack = torch.ops.onednn.qconv_prepack
         self._weight = pack(levels, self._scales, 1.0, 1, self._stride, self._padding, [1, 1], 1, None)
@@ -77,6 +94,14 @@ class Int8Convolution:
         geometry = (self._stride, self._padding, [1, 1], 1)
         output: Tensor = convolution(*row, *weight, *geometry, 1.0, 0, dtype, "none", [], "")
         return output
+
+
+def _quantized_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the levels of a weight, and the scale of each output, which is the first dimension."""
+    numbers = weight.detach().float()
+    scales = numbers.flatten(1).abs().amax(1).clamp_min(1e-12) / _LARGEST_WEIGHT
+    levels = (numbers / scales.reshape(-1, *(1,) * (numbers.ndim - 1))).round().to(torch.int8)
+    return levels, scales
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class MaskedBlending(Extension):
 
     def after_step(self, state: Denoising, part: Painting) -> None:
         """Put the original back around the mask."""
-        timestep = state.timestep if state.steps_left else None
+        timestep = None if state.is_final else state.timestep
         state.latents = part.blended(state.scheduler, state.latents, timestep)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from imagegen_core.diffusion.stage_upscaling import LoadedUpscaler
 from imagegen_core.images.recipe import Recipe
 from imagegen_core.models.named import NamedModel
 from imagegen_core.numerics import NumericsPlan
-from imagegen_core.request import ResolvedRequest
+from imagegen_core.request import ResolvedRequest, Size
 from imagegen_core.settings import PredictionName
 
 _HASH_DIGITS = 10
@@ -77,6 +78,23 @@ class RecipeBuilder:
             upscaler_hash=None if upscaler is None else upscaler.digest,
             numerics=self._numerics.of_picture((request.second_stage or request).size),  # as it is decoded
             prediction=self._prediction,
+        )
+
+    def refined(self, recipe: Recipe, size: Size) -> Recipe:
+        """Return the recipe of another worker's picture, whose last steps this worker has drawn as the refiner.
+
+        Args:
+            recipe: The recipe as of the first worker.
+            size: The picture's size.
+        """
+        numerics = self._numerics.of_picture(size)
+        return replace(
+            recipe,
+            refiner=self._name,
+            refiner_hash=self._hash.result(),
+            refiner_dtype=None if self._numerics.precision == recipe.dtype else self._numerics.precision,
+            refiner_numerics=None if numerics == recipe.numerics else numerics,
+            versions={**self._numerics.versions, **recipe.versions},
         )
 
 

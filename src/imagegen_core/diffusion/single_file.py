@@ -32,7 +32,6 @@ _PAD_TOKENS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
 _ADVICE = (
     "it is of another architecture, or incomplete; set BASE_MODEL to a diffusers-format folder with its own configs"
 )
-_TIME_IDS = 6  # original size, crop corner and target size, each of two numbers
 
 State = Mapping[str, object]
 Parts = dict[str, dict[str, Source]]
@@ -140,13 +139,20 @@ def _blueprints(path: Path, parts: Parts, folder: Path, kinds: Mapping[str, tupl
     if second and unet.get("addition_embed_type") == "text_time":
         unet["addition_time_embed_dim"] = (
             unet["projection_class_embeddings_input_dim"] - second["projection_dim"]
-        ) // _TIME_IDS
+        ) // _time_ids(folder)
     return {
         name: Blueprint(
             name, component_class(folder, name, kinds[name]), config, folder / name / "config.json", _ADVICE
         )
         for name, config in configs.items()
     }
+
+
+def _time_ids(folder: Path) -> int:
+    """Return how many numbers the UNet of a folder's configs takes beside the pooled prompt."""
+    unet, encoder = read_json(folder, "unet/config.json"), read_json(folder, "text_encoder_2/config.json")
+    width = unet["projection_class_embeddings_input_dim"] - encoder["projection_dim"]
+    return int(width // unet["addition_time_embed_dim"])
 
 
 def _config(path: Path, name: str, layers: Layers, folder: Path) -> dict[str, Any]:

@@ -26,6 +26,10 @@ class Painting:
     original: Tensor
     noise: Tensor
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> Painting:
+        """Return these parts on a device, in a precision."""
+        return Painting(*(part.to(device, dtype) for part in (self.mask, self.original, self.noise)))
+
     def blended(self, scheduler: Any, latents: Tensor, timestep: Tensor | None) -> Tensor:
         """Return latents with the original around the mask, as noisy as at the timestep; None is without noise."""
         original = self.original if timestep is None else noised(scheduler, self.original, self.noise, timestep)

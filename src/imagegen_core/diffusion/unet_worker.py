@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from imagegen_core.diffusion.conditioning import Conditioning
+from imagegen_core.diffusion.embeddings import TOKENIZERS
 from imagegen_core.diffusion.memory import unet_row_bytes
 from imagegen_core.diffusion.network_inputs import NetworkInputs
 from imagegen_core.diffusion.prompt_checks import check_clip_skip, check_prompt_length
@@ -24,11 +25,12 @@ from imagegen_core.settings import PredictionName
 class UNetWorker(DiffusionWorker):
     """Draws with a diffusers ``UNet2DConditionModel``; a family implements `encode`.
 
-    The pipeline has ``text_encoder``, ``tokenizer``, ``unet`` and ``vae``, and the family's own components.
+    The pipeline has ``unet``, ``vae``, the first of `embedding_encoders` with its tokenizer, and the family's own
+    components.
     """
 
     flow_matching = False
-    embedding_encoders = ("text_encoder", "text_encoder_2")
+    embedding_encoders: ClassVar[Sequence[str]] = ("text_encoder", "text_encoder_2")
 
     def check(self, request: ResolvedRequest) -> None:
         """Check the prompts' weights and lengths, and that `clip_skip` leaves a layer.
@@ -36,10 +38,11 @@ class UNetWorker(DiffusionWorker):
         Raises:
             InvalidRequestError: One of them is out of range.
         """
-        check_clip_skip(self.pipe.text_encoder, request.clip_skip)
-        embeddings = self.embeddings.of("text_encoder")
+        encoder = self.embedding_encoders[0]
+        check_clip_skip(getattr(self.pipe, encoder), request.clip_skip)
+        tokenizer, embeddings = getattr(self.pipe, TOKENIZERS[encoder]), self.embeddings.of(encoder)
         for field, prompt in self.prompts(request).items():
-            check_prompt_length(self.pipe.tokenizer, prompt, field, self.settings.max_prompt_chunks, embeddings)
+            check_prompt_length(tokenizer, prompt, field, self.settings.max_prompt_chunks, embeddings)
 
     def reason_without_guidance(self, request: ResolvedRequest) -> str | None:
         """Return the base's reason, or that the network is distilled with guidance."""
@@ -53,8 +56,7 @@ class UNetWorker(DiffusionWorker):
             return conditioning
         scale = torch.tensor([request.guidance_scale - 1])
         embedding = self.pipe.get_guidance_scale_embedding(scale, self.network.config.time_cond_proj_dim)
-        added = {**conditioning.added, "timestep_cond": embedding.to(self.device, self.dtype)}
-        return Conditioning(conditioning.tokens, added)
+        return conditioning.with_added(timestep_cond=embedding.to(self.device, self.dtype))
 
     def predict(self, inputs: NetworkInputs) -> Tensor:
         """Call the UNet."""

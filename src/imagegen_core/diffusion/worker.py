@@ -20,6 +20,7 @@ from imagegen_core.diffusion.embeddings import Embeddings
 from imagegen_core.diffusion.extension import Extension, LoadedModel
 from imagegen_core.diffusion.extension_loading import extension_versions, load_extensions
 from imagegen_core.diffusion.graph_cache import GraphCache, is_replayable
+from imagegen_core.diffusion.half_drawn import HalfDrawn
 from imagegen_core.diffusion.loras.adapters import Adapter, Adapters
 from imagegen_core.diffusion.memory import memory_errors, rows_that_fit
 from imagegen_core.diffusion.model import DiffusionModel
@@ -75,6 +76,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         styles: All styles, with a refusal for each that does not fit this checkpoint.
         default_sampler: The sampler of a request without a sampler.
         own_scheduler: The facts about the checkpoint's own scheduler.
+        lacking: The fields of requests that this checkpoint does not take, beside those of its backend.
     """
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
@@ -121,15 +123,18 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         self.numerics = replace(self.numerics, versions={**self.numerics.versions, **versions})
         self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, self.family.name, layers)
         self._upscaling = StageUpscaling(settings, registry)
+        self.numerics = replace(self.numerics, upscalers=self._upscaling.identities())
+        starting_points = StartingPoints(
+            self.pipe.vae, partial(self.residency.bring, "vae"), extra_of(model), self.device, self.dtype
+        )
+        self.lacking = starting_points.lacking
         self._beginnings = Beginnings(
             self._schedulers,
             self._prompts,
             self._adapters,
             self.styles,
             self._extensions,
-            StartingPoints(
-                self.pipe.vae, partial(self.residency.bring, "vae"), extra_of(model), self.device, self.dtype
-            ),
+            starting_points,
             self._upscaling,
         )
         self._recipes = (
@@ -302,16 +307,37 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         pixels = self.decode(state.latents, request.size)
         latents = pool(self.latent_image(state.latents, request.size))
         asked, canvas = state.asked or request, state.start.canvas if state.start else None
+        before = state.before
 
         def encode() -> Picture:
             pasted = pixels if canvas is None else canvas.pasted(pixels)
-            return Picture(encode_png(pasted, self._text(asked)), request.seed, latents)
+            return Picture(encode_png(pasted, self._text(asked, before)), request.seed, latents)
 
         return encode
 
-    def _text(self, request: ResolvedRequest) -> dict[str, str]:
+    def run_first_part(self, job: Job) -> HalfDrawn:
+        """Draw the steps before the refiner: see `imagegen_core.HandsOver`.
+
+        Raises:
+            InvalidRequestError: The request asks for something impossible.
+        """
+        with self._drawing:
+            return self._ended(replace(job, is_first_part=True), self.hand_over)
+
+    @computed
+    @torch.inference_mode()
+    def hand_over(self, state: Denoising) -> HalfDrawn:
+        """Return the half-drawn picture of a state whose steps before the refiner are done."""
+        request, recipes = state.request, self._recipes
+        sampling = self._schedulers.names(request.scheduler, request.schedule)
+        recipe = None if recipes is None else partial(recipes.recipe, request, sampling)
+        return HalfDrawn.of(state, self.default_sampler, self.pipe, recipe)
+
+    def _text(self, request: ResolvedRequest, before: HalfDrawn | None) -> dict[str, str]:
         if self._recipes is None:
             return {}
+        if before is not None:
+            return {} if before.recipe is None else to_text(self._recipes.refined(before.recipe(), request.size))
         name = request.hires.upscaler
         upscaler = None if name is None or request.hires.latent_mode else self._upscaling.loaded(name)
         sampling = self._schedulers.names(request.scheduler, request.schedule)

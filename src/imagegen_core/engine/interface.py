@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from imagegen_core.engine.report import EngineReport
-from imagegen_core.engine.ticket import Ticket
+from imagegen_core.engine.ticket import TakeOver, Ticket
 from imagegen_core.request import GenerateRequest
 from imagegen_core.worker import Arguments, Result, Worker
 
@@ -29,13 +29,21 @@ class Engine(Protocol):
         """Whether a fault of the engine's own ended its drawing."""
         ...
 
-    def submit(self, request: GenerateRequest, deadline: float | None = None, priority: int = 0) -> Ticket:
+    def submit(
+        self,
+        request: GenerateRequest,
+        deadline: float | None = None,
+        priority: int = 0,
+        take_over: TakeOver | None = None,
+    ) -> Ticket:
         """Queue a request.
 
         Args:
             request: A `GenerateRequest`, or any object with its attributes.
             deadline: Seconds from now after which the engine gives the picture up; None sets no deadline.
             priority: Higher priorities go first.
+            take_over: Takes the ticket of a request with a refiner after the steps before it; see
+                `LocalEngine.take_over`. None refuses such requests.
 
         Raises:
             InvalidRequestError: No worker could draw the request.

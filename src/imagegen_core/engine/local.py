@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from imagegen_core.engine.batch_scheduler import ActiveJob, BatchScheduler, Group
 from imagegen_core.engine.batch_size import BatchSize
@@ -20,11 +20,11 @@ from imagegen_core.engine.calibration import calibrate
 from imagegen_core.engine.releasing import release
 from imagegen_core.engine.report import EngineReport, GroupReport
 from imagegen_core.engine.request_queue import RequestQueue
-from imagegen_core.engine.ticket import Ticket
+from imagegen_core.engine.ticket import TakeOver, Ticket
 from imagegen_core.engine.verdicts import VerdictCache
 from imagegen_core.engine.watchdog import Watchdog
 from imagegen_core.engine.whole_job_worker import WholeJobWorker
-from imagegen_core.errors import ImagegenError, OutOfMemoryError
+from imagegen_core.errors import ImagegenError, InvalidRequestError, OutOfMemoryError
 from imagegen_core.job import Started, StepDone
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest
@@ -32,6 +32,7 @@ from imagegen_core.worker import (
     Arguments,
     BatchInvariant,
     DenoisingState,
+    HandsOver,
     HasComputeThread,
     LimitsRows,
     Result,
@@ -115,20 +116,41 @@ class LocalEngine:
         self._thread = threading.Thread(target=self._work, name="imagegen-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, request: GenerateRequest, deadline: float | None = None, priority: int = 0) -> Ticket:
+    def submit(
+        self,
+        request: GenerateRequest,
+        deadline: float | None = None,
+        priority: int = 0,
+        take_over: TakeOver | None = None,
+    ) -> Ticket:
         """Queue a request.
 
         Args:
             request: A `GenerateRequest`, or any object with its attributes.
             deadline: Time limit in seconds from now; None sets no limit.
             priority: Higher is served first, regardless of arrival.
+            take_over: Takes the ticket of a request with a refiner after the steps before it: `take_over` of the
+                refiner's engine. None refuses such requests.
 
         Raises:
             InvalidRequestError: No worker could draw the request.
             QueueFullError: The queue is full.
             EngineClosedError: The engine is closed.
         """
-        return self._queue.submit(request, deadline, priority)
+        return self._queue.submit(request, deadline, priority, take_over)
+
+    def take_over(self, ticket: Ticket, half_drawn: Any) -> None:
+        """Go on as the refiner with a picture of another engine, which keeps its ticket.
+
+        Args:
+            ticket: The ticket.
+            half_drawn: The picture without its last steps; see `HandsOver`.
+
+        Raises:
+            EngineClosedError: The engine is closed.
+        """
+        ticket.go_on(half_drawn)
+        self.admit(ticket)
 
     def admit(self, ticket: Ticket) -> None:
         """Queue an existing ticket regardless of the queue's limit.
@@ -209,6 +231,11 @@ class LocalEngine:
         return self._scheduler.count + len(self._beginning)
 
     def _arrive(self, ticket: Ticket) -> None:
+        is_part = ticket.take_over is not None or ticket.job.half_drawn is not None
+        if is_part and not isinstance(self.worker, HandsOver):
+            name = type(self.worker).__name__
+            ticket.fail(InvalidRequestError(f"Invalid refiner: {name} draws whole pictures; leave it out", "refiner"))
+            return
         running = ActiveJob(ticket)
         ticket.job.on_step = lambda done: self._tell_step(running, done)
         ticket.job.wants_previews = self._previews
@@ -242,23 +269,30 @@ class LocalEngine:
         size = self._size(key, running.state)
         with self._lock:
             self._scheduler.join(running, key, size)
-        ticket.events.append(Started())
+        if ticket.job.half_drawn is None:
+            ticket.events.append(Started())
 
     def _step(self, group: Group) -> None:
         began = time.monotonic()
         chosen = group.batch(began)
         self._advance(group, chosen)
+        half_drawn: list[tuple[Ticket, Any]] = []
         for job in chosen:
             if job.state.failure is not None:
                 self._fail(job.ticket, job.state.failure)
             elif not job.state.steps_left and not job.ticket.done:
-                self._finish(job)
+                if job.ticket.take_over is None:
+                    self._finish(job)
+                else:
+                    half_drawn += self._half_drawn(job)
         group.deficit -= time.monotonic() - began
         left = [job for job in chosen if not job.state.failure and job.state.steps_left]
         self._leave(group, [job for job in chosen if job.state.failure or not job.state.steps_left])
         for job in left:
             if _stage(job.state) != job.stage:
                 self._regroup(group, job)
+        for ticket, picture in half_drawn:  # only now, because the next engine sets the job's callbacks
+            self._hand_over(ticket, picture)
 
     def _regroup(self, group: Group, job: ActiveJob) -> None:
         """Move a job to the group of its new stage."""
@@ -311,6 +345,25 @@ class LocalEngine:
             self._fail(job.ticket, error)
             return
         self._encoders.submit(self._encode, job.ticket, encode)
+
+    def _half_drawn(self, job: ActiveJob) -> list[tuple[Ticket, Any]]:
+        """Return a job's ticket with its half-drawn picture, or nothing after an error."""
+        worker: Any = self._worker
+        try:
+            picture = worker.hand_over(job.state)
+        except Exception as error:  # noqa: BLE001 - any error fails only this job
+            self._fail(job.ticket, error)
+            return []
+        job.is_finished = True
+        return [(job.ticket, picture)]
+
+    def _hand_over(self, ticket: Ticket, picture: Any) -> None:
+        """Give a half-drawn picture to its refiner's engine."""
+        self._queue.let_go(ticket)
+        try:
+            cast("TakeOver", ticket.take_over)(ticket, picture)
+        except Exception as error:  # noqa: BLE001 - any error fails only this job
+            self._fail(ticket, error)
 
     def _encode(self, ticket: Ticket, encode: Callable[[], Picture]) -> None:
         try:

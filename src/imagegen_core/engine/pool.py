@@ -10,7 +10,7 @@ from typing import Any
 from imagegen_core.engine.local import LocalEngine
 from imagegen_core.engine.report import EngineReport, merged
 from imagegen_core.engine.request_queue import RequestQueue
-from imagegen_core.engine.ticket import Ticket
+from imagegen_core.engine.ticket import TakeOver, Ticket
 from imagegen_core.errors import SettingsError
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest
@@ -70,9 +70,20 @@ class Pool:
         """Whether any engine has stopped after an internal error."""
         return any(engine.is_broken for engine in self._engines)
 
-    def submit(self, request: GenerateRequest, deadline: float | None = None, priority: int = 0) -> Ticket:
+    def submit(
+        self,
+        request: GenerateRequest,
+        deadline: float | None = None,
+        priority: int = 0,
+        take_over: TakeOver | None = None,
+    ) -> Ticket:
         """See `LocalEngine.submit`."""
-        return self._queue.submit(request, deadline, priority)
+        return self._queue.submit(request, deadline, priority, take_over)
+
+    def take_over(self, ticket: Ticket, half_drawn: Any) -> None:
+        """See `LocalEngine.take_over`."""
+        ticket.go_on(half_drawn)
+        self.admit(ticket)
 
     def admit(self, ticket: Ticket) -> None:
         """See `LocalEngine.admit`."""

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from imagegen_core.engine.deadlines import Deadlines
-from imagegen_core.engine.ticket import Ticket
+from imagegen_core.engine.ticket import TakeOver, Ticket
 from imagegen_core.errors import EngineClosedError, QueueFullError
 from imagegen_core.request import GenerateRequest
 
@@ -59,9 +59,11 @@ class RequestQueue:
         with self._changed:
             return Counts(len(self._waiting), self._finished, self._failed, self._cancelled)
 
-    def submit(self, request: GenerateRequest, deadline: float | None, priority: int) -> Ticket:
+    def submit(
+        self, request: GenerateRequest, deadline: float | None, priority: int, take_over: TakeOver | None = None
+    ) -> Ticket:
         """Queue a request; see `LocalEngine.submit`."""
-        ticket = Ticket.of(request, priority, deadline)
+        ticket = Ticket.of(request, priority, deadline, take_over)
         with self._changed:
             if len(self._waiting) >= self._limit:
                 raise QueueFullError(
@@ -84,6 +86,12 @@ class RequestQueue:
             self._changed.notify_all()
         ticket.job.fut.add_done_callback(self._note_outcome)
         self._deadlines.watch(ticket)
+
+    def let_go(self, ticket: Ticket) -> None:
+        """Forget a ticket in progress, because another engine takes it over."""
+        with self._changed:
+            self._open.pop(ticket.job.fut, None)
+            self._takers.pop(ticket.job.fut, None)
 
     def serve(self, engine: object) -> None:
         """Register an engine; from now on it takes tickets."""
@@ -138,9 +146,11 @@ class RequestQueue:
         return -(-len(self._waiting) // (self._idle + 1))
 
     def _note_outcome(self, future: Future[tuple[bytes, int]]) -> None:
-        """Count the outcome of a job, and remove its ticket from the queue."""
+        """Count the outcome of a job, and remove its ticket from the queue; ignore tickets that were let go."""
         with self._changed:
-            ticket = self._open.pop(future)
+            ticket = self._open.pop(future, None)
+            if ticket is None:
+                return
             self._takers.pop(future, None)
             if future.cancelled():
                 self._cancelled += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
 from functools import partial
 from typing import Any, cast
@@ -14,6 +14,9 @@ from imagegen_core.errors import DeadlineError
 from imagegen_core.job import Cancelled, Done, Failed, Job, Queued
 from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest, check_request
+
+TakeOver = Callable[["Ticket", Any], None]
+"""Takes a ticket over after the steps before a refiner, with the half-drawn picture; see `LocalEngine.take_over`."""
 
 
 class Ticket:
@@ -27,11 +30,14 @@ class Ticket:
         since: Submission time, in `time.monotonic` seconds.
         deadline: Time limit in seconds after `since`, or None.
         events: The job's events, for ``for`` and ``async for``; each listener receives them from the first.
+        take_over: Takes this ticket over from the engine that draws the steps before a refiner; None after that, and
+            for a request without a refiner.
     """
 
-    def __init__(self, job: Job, priority: int, deadline: float | None) -> None:
+    def __init__(self, job: Job, priority: int, deadline: float | None, take_over: TakeOver | None = None) -> None:
         """Create a ticket; see `LocalEngine.submit`."""
         self.job = job
+        self.take_over = take_over
         self.priority = priority
         self.deadline = deadline
         self.since = time.monotonic()
@@ -43,14 +49,25 @@ class Ticket:
         job.fut.add_done_callback(partial(_tell_of_cancelling, self.events))
 
     @classmethod
-    def of(cls, request: GenerateRequest, priority: int, deadline: float | None) -> Ticket:
+    def of(
+        cls, request: GenerateRequest, priority: int, deadline: float | None, take_over: TakeOver | None = None
+    ) -> Ticket:
         """Create a ticket for a valid request.
 
         Raises:
             InvalidRequestError: No worker could draw the request.
         """
-        check_request(request)
-        return cls(Job(req=request), priority, deadline)
+        if check_request(request).refiner is None:
+            take_over = None
+        return cls(Job(req=request, is_first_part=take_over is not None), priority, deadline, take_over)
+
+    def go_on(self, half_drawn: Any) -> None:
+        """Prepare the job for the refiner's engine.
+
+        Args:
+            half_drawn: The result of `HandsOver.hand_over`.
+        """
+        self.take_over, self.job.is_first_part, self.job.half_drawn = None, False, half_drawn
 
     def result(self, timeout: float | None = None) -> Picture:
         """Wait for the picture.
@@ -100,8 +117,8 @@ class Ticket:
         self.events.append(Failed(error))
 
     def wait_at(self, place: int) -> None:
-        """Publish a new place in the queue."""
-        if place != self._place:
+        """Publish a new place in the queue; a half-drawn picture has begun, and is no longer queued for its client."""
+        if place != self._place and self.job.half_drawn is None:
             self._place = place
             self.events.append(Queued(place))
 

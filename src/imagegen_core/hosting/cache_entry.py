@@ -86,3 +86,31 @@ class CacheEntry:
     def tell(self) -> CacheEntryReport:
         """Return the report of this entry."""
         return CacheEntryReport(self.key, self.state, self.size, self.open, self.seconds)
+
+
+class Claim:
+    """A ticket's claim on a model, which keeps it loaded. Its methods need the lock of the `ModelManager`.
+
+    Attributes:
+        entry: The model.
+    """
+
+    def __init__(self, entry: CacheEntry) -> None:
+        """Claim a model."""
+        self.entry = entry
+        self._is_open = True
+        entry.open += 1
+
+    def move(self, entry: CacheEntry) -> None:
+        """Claim another model in place of this one, unless the claim has ended."""
+        if self._is_open:
+            self.end()
+            self.entry, self._is_open = entry, True
+            entry.open += 1
+
+    def end(self) -> None:
+        """Let go of the model."""
+        if self._is_open:
+            self._is_open = False
+            self.entry.open -= 1
+            self.entry.used = time.monotonic()

@@ -91,8 +91,10 @@ class ModeManager:
         if self.state == "loading":
             threading.Thread(target=self._bring_first, name="imagegen-first-model", daemon=True).start()
 
-    def submit(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> Ticket:
-        """Submit a request to a mode's model.
+    def submit(
+        self, mode: Mode, request: GenerateRequest, deadline: float | None, refiner: Mode | None = None
+    ) -> Ticket:
+        """Submit a request to a mode's model, and to its refiner's.
 
         Raises:
             NotReadyError: The first model is loading or failed to load, or the server is stopping.
@@ -100,7 +102,7 @@ class ModeManager:
             InvalidRequestError: The request cannot be drawn.
         """
         self._check(mode)
-        return self.models.submit(mode, request, deadline)
+        return self.models.submit(mode, request, deadline, refiner)
 
     def card(self, mode: Mode) -> ModelCard:
         """Return a mode's model card; read it from the files if the model is not loaded.

@@ -52,8 +52,10 @@ class HostReport:
 class ModelHost(Protocol):
     """Host the models of all modes, and load each on first use; see `LocalModelHost`."""
 
-    def submit(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> Ticket:
-        """Submit a request to a mode's model."""
+    def submit(
+        self, mode: Mode, request: GenerateRequest, deadline: float | None, refiner: Mode | None = None
+    ) -> Ticket:
+        """Submit a request to a mode's model; the mode `refiner` is that of the request's refiner."""
         ...
 
     def load(self, mode: Mode) -> None:
@@ -110,10 +112,14 @@ class LocalModelHost:
         self._asked[mode.key] = mode
         self._manager.adopt(mode.key, engine)
 
-    def submit(self, mode: Mode, request: GenerateRequest, deadline: float | None) -> Ticket:
+    def submit(
+        self, mode: Mode, request: GenerateRequest, deadline: float | None, refiner: Mode | None = None
+    ) -> Ticket:
         """Submit a request to a mode's model; see `ModelManager.submit`."""
         self._note(mode)
-        return self._manager.submit(mode.key, request, deadline)
+        if refiner is not None:
+            self._asked[refiner.key] = refiner
+        return self._manager.submit(mode.key, request, deadline, refiner=None if refiner is None else refiner.key)
 
     def load(self, mode: Mode) -> None:
         """Wait until a mode's model and its LoRAs are loaded; not for a server's event loop thread.

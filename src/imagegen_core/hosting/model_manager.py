@@ -14,9 +14,9 @@ from typing import Any
 from imagegen_core.engine.deadlines import Deadlines
 from imagegen_core.engine.interface import Engine
 from imagegen_core.engine.report import EngineReport, ended, merged
-from imagegen_core.engine.ticket import Ticket
+from imagegen_core.engine.ticket import TakeOver, Ticket
 from imagegen_core.errors import EngineClosedError, QueueFullError
-from imagegen_core.hosting.cache_entry import CacheEntry, CacheEntryReport
+from imagegen_core.hosting.cache_entry import CacheEntry, CacheEntryReport, Claim
 from imagegen_core.hosting.model_cache import ModelCache
 from imagegen_core.request import check_request
 
@@ -82,8 +82,23 @@ class ModelManager:
             self._cache.here[key] = entry
             self._cache.weigh()
 
-    def submit(self, key: Hashable, request: Any, deadline: float | None = None, priority: int = 0) -> Ticket:
+    def submit(
+        self,
+        key: Hashable,
+        request: Any,
+        deadline: float | None = None,
+        priority: int = 0,
+        refiner: Hashable | None = None,
+    ) -> Ticket:
         """Queue a request for a model, and load the model if necessary; see `LocalEngine.submit`.
+
+        Args:
+            key: The model's key.
+            request: The request.
+            deadline: See `LocalEngine.submit`.
+            priority: See `LocalEngine.submit`.
+            refiner: The key of the model for the last steps of a request with a refiner. Both models need not be in
+                memory at the same time.
 
         Raises:
             QueueFullError: The queue is full.
@@ -100,12 +115,13 @@ class ModelManager:
                     f"{line} requests wait for models to load: try again in a moment", retry_after=_RETRY_AFTER
                 )
             entry = self._wanted(key)
-            entry.open += 1  # prevents unloading
+            claim = Claim(entry)
+        take_over = None if refiner is None else partial(self._take_over, claim, refiner)
         if waits:
-            ticket = Ticket.of(request, priority, deadline)
+            ticket = Ticket.of(request, priority, deadline, take_over)
         else:
-            ticket = self._submitted(entry, request, deadline, priority)
-        ticket.job.fut.add_done_callback(partial(self._let_go, entry))
+            ticket = self._submitted(claim, request, deadline, priority, take_over)
+        ticket.job.fut.add_done_callback(partial(self._let_go, claim))
         if waits:
             self._deadlines.watch(ticket)
             self._wait(entry, ticket)
@@ -200,13 +216,27 @@ class ModelManager:
             self._changed.notify_all()
         return entry
 
-    def _submitted(self, entry: CacheEntry, request: Any, deadline: float | None, priority: int) -> Ticket:
+    def _submitted(
+        self, claim: Claim, request: Any, deadline: float | None, priority: int, take_over: TakeOver | None
+    ) -> Ticket:
+        more = {} if take_over is None else {"take_over": take_over}
         try:
-            ticket = entry.ready_engine.submit(request, deadline=deadline, priority=priority)
+            ticket = claim.entry.ready_engine.submit(request, deadline=deadline, priority=priority, **more)
         except BaseException:
-            self._let_go(entry)
+            self._let_go(claim)
             raise
         return ticket
+
+    def _take_over(self, claim: Claim, refiner: Hashable, ticket: Ticket, half_drawn: Any) -> None:
+        """Queue a half-drawn picture for its refiner, and let go of the first model: it may have to make room."""
+        if ticket.done:
+            return
+        ticket.go_on(half_drawn)
+        with self._changed:
+            self._cache.replace_broken()
+            claim.move(self._wanted(refiner))
+            self._changed.notify_all()
+        self._wait(claim.entry, ticket)
 
     def _wait(self, entry: CacheEntry, ticket: Ticket) -> None:
         """Queue a ticket for a loading model; if the load has ended meanwhile, submit or fail the ticket."""
@@ -224,10 +254,9 @@ class ModelManager:
         else:
             ticket.fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
 
-    def _let_go(self, entry: CacheEntry, _: Future[Any] | None = None) -> None:
+    def _let_go(self, claim: Claim, _: Future[Any] | None = None) -> None:
         with self._changed:
-            entry.open -= 1
-            entry.used = time.monotonic()
+            claim.end()
             self._changed.notify_all()
 
     def _keep(self) -> None:

@@ -34,6 +34,7 @@ _LATER = frozenset(  # left out when unset, so that old pictures keep their byte
     {"schedule", "guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "prediction"}
     | {"parameters", "processors", "image", "mask", "strength", "resize", "inpaint", "outpaint"}
     | {"image_guidance_scale", "variation", "micro_conditioning", "hires", "upscaler_hash", "pictures"}
+    | {"refiner", "switch_at", "refiner_hash", "refiner_dtype", "refiner_numerics"}
 )
 
 
@@ -102,6 +103,11 @@ class Recipe:
         hires: See `imagegen_core.GenerateRequest`.
         upscaler_hash: The first ten hexadecimal digits of the SHA-256 of the file of ``hires.upscaler``; None without a
             file.
+        refiner: The checkpoint's name of the refiner; None if there was none.
+        switch_at: See `imagegen_core.GenerateRequest`.
+        refiner_hash: The same as `checkpoint_hash` for the refiner.
+        refiner_dtype: The refiner's precision, if it differs from `dtype`.
+        refiner_numerics: The choices of the refiner's numerics plan, if they differ from `numerics`.
         pictures: The input pictures' pixels as PNG in base64, by field, as far as the setting `embed_inputs` allows.
     """
 
@@ -146,6 +152,11 @@ class Recipe:
     micro_conditioning: Mapping[str, Any] | None = None
     hires: Mapping[str, Any] | None = None
     upscaler_hash: str | None = None
+    refiner: str | None = None
+    switch_at: float | None = None
+    refiner_hash: str | None = None
+    refiner_dtype: str | None = None
+    refiner_numerics: Mapping[str, Any] | None = None
     pictures: Mapping[str, str] | None = None
 
     @classmethod
@@ -179,6 +190,8 @@ class Recipe:
             **{name: picture and picture.digest for name, picture in request.pictures.items()},
             **{name: getattr(request, name) for name in ("strength", "resize", "image_guidance_scale")},
             **{name: getattr(request, name).given() or None for name in _OPTIONS},
+            "refiner": request.refiner,
+            "switch_at": request.switch_at,
             "pictures": embedded(request.pictures, embed_inputs) or None,
         }
         absent: dict[str, Any] = dict.fromkeys(_OF_SOME_BACKENDS)
@@ -221,6 +234,8 @@ class Recipe:
             variation=Variation(**(self.variation or {})),
             micro_conditioning=MicroConditioning(**(self.micro_conditioning or {})),
             hires=HiresOptions(**(self.hires or {})),
+            refiner=self.refiner,
+            switch_at=self.switch_at,
         ).with_parameters(self.parameters or {})
 
 
@@ -319,6 +334,8 @@ def _infotext(recipe: Recipe) -> str:
         "Image CFG scale": recipe.image_guidance_scale,
         **_variation_infotext(recipe.variation or {}),
         **{name: (recipe.hires or {}).get(option) for name, option in _HIRES_INFOTEXT.items()},
+        "Refiner": f"{recipe.refiner} [{recipe.refiner_hash}]" if recipe.refiner_hash else recipe.refiner,
+        "Refiner switch at": recipe.switch_at,
         "Style": recipe.style,
         "Style level": recipe.style_level or None,
         "LoRAs": ", ".join(f"{lora.name}:{lora.strength:g}" for lora in recipe.loras) or None,

@@ -59,6 +59,7 @@ class Mode:
             "num_inference_steps": self.table.default_steps,
             "guidance_scale": self.table.default_guidance,
             "scheduler": self.table.scheduler,
+            "refiner": self.table.refiner,
             "schedule": None if request.scheduler else self.table.schedule,  # it belongs to the mode's sampler
         }
         left_out = {
@@ -66,7 +67,22 @@ class Mode:
             for field, value in defaults.items()
             if value is not None and (field not in request.model_fields_set or getattr(request, field) is None)
         }
+        refiner = left_out.get("refiner", request.refiner)
+        if refiner and request.switch_at is None and self.table.switch_at is not None:
+            left_out["switch_at"] = self.table.switch_at
         return request.model_copy(update=left_out).with_loras(self.loras)
+
+    def check_refines(self) -> None:
+        """Check that the mode can be a refiner of others.
+
+        Raises:
+            InvalidRequestError: It has LoRAs.
+        """
+        if self.loras:
+            raise InvalidRequestError(
+                f"Invalid refiner {self.name!r}: this mode has LoRAs, and a refiner draws without; name a mode without",
+                "refiner",
+            )
 
     def check_worker(self, worker: Worker) -> None:
         """Check that a worker can draw with the mode's LoRAs.

@@ -45,7 +45,8 @@ class GenerateRequest(BaseModel):
         image: A picture to begin with: its bytes, a `pathlib.Path` or a PIL image, and over HTTP base64 or a data URL.
         mask: A mask of the image's size: white parts are drawn again, and black parts stay as they are.
         strength: The part of the steps that is drawn, from 0 to 1: the lower, the closer to the image. At least one
-            step is drawn. The default is 0.8, and 1.0 with a mask or `outpaint`.
+            step is drawn. The default is 0.8, and 1.0 with a mask, with `outpaint`, or for an instruct-pix2pix
+            checkpoint.
         resize: How the image gets the size of the drawn picture: ``stretch``, ``crop``, ``pad``, or ``latent`` for the
             image's latents. Without `size`, the picture has the image's size, down to multiples of 8.
         inpaint: How the masked part is drawn.
@@ -55,6 +56,9 @@ class GenerateRequest(BaseModel):
         variation: A second seed, or another size, for the noise.
         micro_conditioning: Sizes and a crop as conditions, for networks that were trained with them.
         hires: A second stage at a larger size.
+        refiner: The model for the last steps, by its name; in a server, a mode or a checkpoint in its list. "" is none.
+        switch_at: The part of the noise levels before the refiner, between 0 and 1, as diffusers' ``denoising_end`` and
+            ``denoising_start``; the default is 0.8.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -85,6 +89,8 @@ class GenerateRequest(BaseModel):
     variation: Variation = Field(default_factory=Variation)
     micro_conditioning: MicroConditioning = Field(default_factory=MicroConditioning)
     hires: HiresOptions = Field(default_factory=HiresOptions)
+    refiner: str | None = None
+    switch_at: float | None = None
 
     # A private attribute, because it names files: clients must not be able to set it.
     _loras: tuple[LoraUse, ...] = PrivateAttr(default=())

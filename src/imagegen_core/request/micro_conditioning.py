@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from imagegen_core.errors import InvalidRequestError
-from imagegen_core.request.checks import shown, whole_number
+from imagegen_core.request.checks import number, shown, whole_number
 from imagegen_core.request.picture_options import Options
 from imagegen_core.request.size import Size, parse_sides
 
 _LARGEST = 2**16
+_HIGHEST_SCORE = 10.0
 
 
 class MicroConditioning(Options):
@@ -22,6 +23,8 @@ class MicroConditioning(Options):
         negative_original_size: The same for the negative prompt; None is `original_size`.
         negative_crop: The same for the negative prompt; None is `crop`.
         negative_target_size: The same for the negative prompt; None is `target_size`.
+        aesthetic_score: The imagined score of the picture's looks, from 0 to 10. Only SDXL's refiner takes scores.
+        negative_aesthetic_score: The score for the negative prompt.
     """
 
     original_size: str | None = None
@@ -30,6 +33,8 @@ class MicroConditioning(Options):
     negative_original_size: str | None = None
     negative_crop: tuple[int, int] | None = None
     negative_target_size: str | None = None
+    aesthetic_score: float = 6.0
+    negative_aesthetic_score: float = 2.5
 
     @classmethod
     def of(cls, value: object) -> Self:
@@ -39,12 +44,16 @@ class MicroConditioning(Options):
             InvalidRequestError: A value is out of range.
         """
         given = cls.read(value, "micro_conditioning")
-        sizes = {
+        sizes: dict[str, Any] = {
             name: _size(f"micro_conditioning.{name}", getattr(given, name))
             for name in ("original_size", "target_size", "negative_original_size", "negative_target_size")
         }
         negative = None if given.negative_crop is None else _crop("negative_crop", given.negative_crop)
-        return cls(crop=_crop("crop", given.crop), negative_crop=negative, **sizes)
+        scores: dict[str, Any] = {
+            name: _score(f"micro_conditioning.{name}", getattr(given, name))
+            for name in ("aesthetic_score", "negative_aesthetic_score")
+        }
+        return cls(crop=_crop("crop", given.crop), negative_crop=negative, **sizes, **scores)
 
     def time_ids(self, size: Size, *, negative: bool = False) -> list[int]:
         """Return the six numbers for the network: original size, crop corner and target size, each height first."""
@@ -69,6 +78,13 @@ def _size(name: str, value: object) -> str | None:
             name,
         )
     return f"{sides[0]}x{sides[1]}"
+
+
+def _score(name: str, value: object) -> float:
+    score = number(name, value, _HIGHEST_SCORE)
+    if score is None:
+        raise InvalidRequestError(f"Invalid {name} None: expected a number from 0 to {_HIGHEST_SCORE:g}", name)
+    return score
 
 
 def _crop(name: str, value: object) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from imagegen_core.request.hires import HiresOptions
 from imagegen_core.request.input_checks import PictureInputs
 from imagegen_core.request.micro_conditioning import MicroConditioning
 from imagegen_core.request.picture_options import InpaintOptions, OutpaintOptions
+from imagegen_core.request.refinement import Refinement
 from imagegen_core.request.size import Size
 from imagegen_core.request.step_options import StepOptions
 from imagegen_core.request.variation import Variation
@@ -59,6 +60,8 @@ class ResolvedRequest:
     variation: Variation = field(default_factory=Variation)
     micro_conditioning: MicroConditioning = field(default_factory=MicroConditioning)
     hires: HiresOptions = field(default_factory=HiresOptions)
+    refiner: str | None = None
+    switch_at: float | None = None
 
     @property
     def second_stage(self) -> ResolvedRequest | None:
@@ -87,6 +90,28 @@ class ResolvedRequest:
         )
 
     @property
+    def last_part(self) -> ResolvedRequest:
+        """The request for the refiner's steps: without the fields that only the first steps use.
+
+        Its style and LoRAs are left out, because they belong to the first model.
+        """
+        return replace(
+            self,
+            style=None,
+            style_level=0,
+            loras=(),
+            image=None,
+            mask=None,
+            strength=None,
+            resize=None,
+            inpaint=InpaintOptions(),
+            outpaint=OutpaintOptions(),
+            image_guidance_scale=None,
+            variation=Variation(),
+            refiner=None,
+        )
+
+    @property
     def pictures(self) -> dict[str, InputPicture | None]:
         """The input pictures by their fields."""
         return {"image": self.image, "mask": self.mask}
@@ -103,6 +128,7 @@ class ResolvedRequest:
             InvalidRequestError: A value is out of range; the message names its field.
         """
         style, level = _style(request)
+        refinement = Refinement.of(request)
         inputs = PictureInputs.of(request)
         size = _given_size(request) or inputs.own_size()
         negative, scheduler, schedule = (
@@ -133,7 +159,9 @@ class ResolvedRequest:
             image_guidance_scale=inputs.image_guidance_scale,
             variation=Variation.of(getattr(request, "variation", None)),
             micro_conditioning=MicroConditioning.of(getattr(request, "micro_conditioning", None)),
-            hires=_hires(request, inputs),
+            hires=_hires(request, inputs, refinement),
+            refiner=refinement.refiner,
+            switch_at=refinement.switch_at,
         )
 
 
@@ -163,8 +191,13 @@ def _given_size(request: object) -> object:
     return getattr(request, "size", None)
 
 
-def _hires(request: object, inputs: PictureInputs) -> HiresOptions:
+def _hires(request: object, inputs: PictureInputs, refinement: Refinement) -> HiresOptions:
     hires = HiresOptions.of(getattr(request, "hires", None))
+    if hires and refinement.refiner is not None:
+        raise InvalidRequestError(
+            "hires draws a second stage, and a refiner the end of the only one: leave hires out, or set refiner to ''",
+            "refiner",
+        )
     if hires and (inputs.mask is not None or inputs.outpaint):
         raise InvalidRequestError(
             "hires enlarges the whole picture, and a mask or outpaint keeps a part of it: leave one of them out",

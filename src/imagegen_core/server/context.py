@@ -22,6 +22,7 @@ from imagegen_core.engine import Ticket
 from imagegen_core.errors import (
     DeadlineError,
     ImagegenError,
+    InvalidRequestError,
     NotReadyError,
     QueueFullError,
     StorageError,
@@ -31,7 +32,7 @@ from imagegen_core.hosting.model_card import ModelCard
 from imagegen_core.modes import Mode
 from imagegen_core.picture_files.input_picture import InputPicture
 from imagegen_core.plugins.registry import Registry
-from imagegen_core.request import GenerateRequest, ResolvedRequest, Size, check_request
+from imagegen_core.request import GenerateRequest, ResolvedRequest, Size, check_request, shown
 from imagegen_core.resolution.parameters import complete_parameters
 from imagegen_core.server.a1111.options import CallersOptions
 from imagegen_core.server.a1111.progress import DrawingProgress
@@ -175,16 +176,44 @@ class ServerContext:
         except ImagegenError:
             return None
 
+    def fields(self, mode: Mode) -> list[str]:
+        """Return the request's fields that a mode's model takes; all fields if its model is not known yet."""
+        backend = self.backend(mode)
+        lacking = self.card(mode).lacking if backend else ()
+        return [
+            name for name in (backend.supported if backend else GenerateRequest.model_fields) if name not in lacking
+        ]
+
     def _check(self, request: GenerateRequest, mode: Mode) -> None:
         self.limits.check_length(request.prompt, "prompt")
         self.limits.check_length(request.negative_prompt or "", "negative_prompt")
         resolved = check_request(request)
-        self.limits.check(resolved)
+        self._check_stage(resolved, mode)
         if resolved.second_stage is not None:
-            self.limits.check(resolved.second_stage)
-        self._check_sampling(resolved, mode)
+            try:
+                self._check_stage(resolved.second_stage, mode)
+            except InvalidRequestError as error:
+                raise resolved.hires.renamed(error) from error
+        self._refiner(request)
 
-    def _check_sampling(self, resolved: ResolvedRequest, mode: Mode) -> None:
+    def _refiner(self, request: GenerateRequest) -> Mode | None:
+        """Return the mode of a request's refiner; None without a refiner.
+
+        Raises:
+            InvalidRequestError: There is no such mode, or it has LoRAs.
+            NotReadyError: The model is not loaded.
+        """
+        if not request.refiner:
+            return None
+        mode = self.checkpoints().get(request.refiner)
+        if mode is None:
+            names = ", ".join(self.mode_manager.modes.modes)
+            raise InvalidRequestError(f"Unknown refiner {shown(request.refiner)}: expected one of {names}", "refiner")
+        mode.check_refines()
+        return mode
+
+    def _check_stage(self, resolved: ResolvedRequest, mode: Mode) -> None:
+        self.limits.check(resolved)
         try:
             card = self.card(mode)
         except ImagegenError:
@@ -214,7 +243,8 @@ class ServerContext:
         """
         self._check_share(caller)
         self._check_room(request)
-        ticket = self.mode_manager.submit(mode, request, self.settings.default_timeout)
+        refiner = self._refiner(request)
+        ticket = self.mode_manager.submit(mode, request, self.settings.default_timeout, refiner)
         if self.settings.log_prompts:
             logger.info("Drawing %r", request.prompt)
         self._open[caller] += 1

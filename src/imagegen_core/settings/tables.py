@@ -63,6 +63,8 @@ class ModeSettings(BaseModel):
         default_guidance: The guidance scale if a request names none; None takes the server's.
         scheduler: The sampler if a request names none; None takes the configured one.
         schedule: The noise schedule if a request names none.
+        refiner: The refiner if a request names none: another mode, or a checkpoint in the server's list.
+        switch_at: The part of the noise levels before this refiner, if a request names none; None is 0.8.
         prediction: The prediction type, like `Settings.prediction`; None takes that value.
         parameters: Values of plugins' parameters if a request names none.
         description: A description for display.
@@ -79,6 +81,8 @@ class ModeSettings(BaseModel):
     default_guidance: float | None = Field(default=None, ge=0, le=MAX_GUIDANCE)
     scheduler: str | None = None
     schedule: str | None = None
+    refiner: str | None = Field(default=None, min_length=1)
+    switch_at: float | None = Field(default=None, gt=0, lt=1)
     prediction: PredictionName | None = None
     parameters: Mapping[str, Any] = Field(default_factory=dict)
     description: str | None = None

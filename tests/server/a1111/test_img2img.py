@@ -151,7 +151,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "noise": ({"initial_noise_multiplier": 1.1}, "initial_noise_multiplier='1.1' is nothing this server does"),
     "hires": ({"enable_hr": True}, "enable_hr='True' is nothing this server does"),
     "latent mask": ({"latent_mask": "x"}, "latent_mask='x' is nothing this server does"),
-    "refiner": ({"refiner_checkpoint": "xl-refiner"}, "refiner_checkpoint='xl-refiner' is nothing"),
+    "refiner": ({"refiner_checkpoint": "xl-refiner"}, "Invalid refiner_checkpoint 'xl-refiner'. This"),
     "size": ({"width": 65}, "Invalid size '65x48'"),
     "steps": ({"steps": 0}, "Invalid steps 0: expected a whole number from 1 to 150"),
     "many steps": ({"steps": 10**300}, "Invalid steps 1000000000"),

@@ -117,8 +117,8 @@ def test_its_hires_has_the_canvas_size(client: Replay) -> None:
     assert picture(client.post("/sdapi/v1/txt2img", body)["images"][0]).size == (128, 96)
 
 
-def test_a_refiner_is_refused_by_name(client: Replay) -> None:
+def test_an_unknown_refiner_is_refused_by_name(client: Replay) -> None:
     body = small(BODY) | {"refiner_checkpoint": "other", "refiner_switch_at": 0.8}
     response = client.http.post("/sdapi/v1/txt2img", json=body)
     assert response.status_code == 422
-    assert "refiner_checkpoint='other' is nothing this server does" in response.json()["detail"]
+    assert "Invalid refiner_checkpoint 'other'. This server draws only with" in response.json()["detail"]

@@ -14,7 +14,16 @@ BACKEND = Backend(
     architectures=("sd15", "sd2", "sdxl", "sd3", "flux"),
     formats=("safetensors", "gguf"),
     priority=-10,  # a backend that draws a family by torch comes first
-    without=("scheduler", "style_lora", "guidance_rescale", "image", "variation", "micro_conditioning", "hires"),
+    without=(
+        "scheduler",
+        "style_lora",
+        "guidance_rescale",
+        "image",
+        "variation",
+        "micro_conditioning",
+        "hires",
+        "refiner",
+    ),
 )
 
 

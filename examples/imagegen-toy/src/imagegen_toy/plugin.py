@@ -18,6 +18,7 @@ BACKEND = Backend(
         "variation",
         "micro_conditioning",
         "hires",
+        "refiner",
     ),
 )
 

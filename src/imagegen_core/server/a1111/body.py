@@ -44,7 +44,6 @@ class DrawingBody(Body):
         "restore_faces": (False,),
         "tiling": (False,),
         "script_name": ("", "None"),
-        "refiner_checkpoint": ("", "None", "none"),
         "s_min_uncond": (0,),
         "infotext": ("",),
         "disable_extra_networks": (False,),
@@ -79,6 +78,8 @@ class DrawingBody(Body):
     height: Whole | None = None
     denoising_strength: float = 0.75
     clip_skip: Whole | None = None
+    refiner_checkpoint: str | None = Field(default=None, max_length=LONGEST_NAME)
+    refiner_switch_at: float | None = None
     override_settings: dict[str, Any] = Field(default_factory=dict)
     alwayson_scripts: dict[str, Any] = Field(default_factory=dict)
     send_images: bool = True

@@ -79,7 +79,7 @@ class Options:
         options, fixed = self, fixed_options(vae) | FORGE_ALONE
         for name, value in given.items():
             if name == "sd_model_checkpoint":
-                options = replace(options, mode=_find_checkpoint(value, checkpoints).name)
+                options = replace(options, mode=find_checkpoint(value, checkpoints).name)
             elif name == "CLIP_stop_at_last_layers":
                 options = replace(options, clip_stop_at_last_layers=_clip_stop(value))
             elif name in OF_INPUT_PICTURES:
@@ -118,8 +118,17 @@ class CallersOptions:
         self._options[caller] = options
 
 
-def _find_checkpoint(value: object, checkpoints: Mapping[str, Mode]) -> Mode:
-    """Find the mode for a checkpoint's name, with or without A1111's hash after it."""
+def find_checkpoint(value: object, checkpoints: Mapping[str, Mode], field: str = "sd_model_checkpoint") -> Mode:
+    """Find the mode for a checkpoint's name, with or without A1111's hash after it.
+
+    Args:
+        value: The name.
+        checkpoints: The modes by all names of their checkpoints.
+        field: The name's field, for the error.
+
+    Raises:
+        InvalidRequestError: There is no such checkpoint.
+    """
     for name in (value, _without_hash(value)) if isinstance(value, str) else ():
         if name in checkpoints:
             return checkpoints[name]
@@ -128,9 +137,7 @@ def _find_checkpoint(value: object, checkpoints: Mapping[str, Mode]) -> Mode:
         titles.setdefault(mode.name, title)
     listed = " or ".join([*list(titles.values())[:_MOST_LISTED], *(["others"] if len(titles) > _MOST_LISTED else [])])
     raise InvalidRequestError(
-        f"Invalid sd_model_checkpoint {shown(value)}. This server draws only with {listed}: "
-        "leave sd_model_checkpoint out",
-        "sd_model_checkpoint",
+        f"Invalid {field} {shown(value)}. This server draws only with {listed}: leave {field} out", field
     )
 
 

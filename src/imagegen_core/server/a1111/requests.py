@@ -15,6 +15,7 @@ from imagegen_core.server.a1111.body import DrawingBody
 from imagegen_core.server.a1111.callers import named_card, options_with
 from imagegen_core.server.a1111.options import Options
 from imagegen_core.server.a1111.prompt_syntax import LoraTag, check_negative_prompt, read_prompt
+from imagegen_core.server.a1111.refiner import refiner_of
 from imagegen_core.server.a1111.sampling import sampling_of
 from imagegen_core.server.context import ServerContext
 
@@ -74,6 +75,7 @@ def common_fields(body: DrawingBody, context: ServerContext, target: Target) -> 
         "guidance_scale": body.cfg_scale,
         **sampling_of(body, target.card, context.registry),
         "clip_skip": target.options.clip_stop_at_last_layers - 1,
+        **refiner_of(body, context, target.mode),
         "style_lora": _style([*tags, *map(LoraTag, body.named_styles)], target.card),
     }
 

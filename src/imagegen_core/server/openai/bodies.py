@@ -65,6 +65,8 @@ class CommonBody(Body):
     variation: Variation | None = None
     micro_conditioning: MicroConditioning | None = None
     hires: HiresOptions | None = None
+    refiner: str | None = None
+    switch_at: float | None = None
 
     @property
     def wanted_size(self) -> str | None:

@@ -142,6 +142,8 @@ def _shown(mode: Mode) -> dict[str, Any]:
         "default_steps": table.default_steps,
         "default_guidance": table.default_guidance,
         "scheduler": table.scheduler,
+        "refiner": table.refiner,
+        "switch_at": table.switch_at,
         "parameters": dict(table.parameters),
         "description": table.description or table.metadata.get("description"),
         "metadata": dict(table.metadata),

@@ -97,6 +97,7 @@ _OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "hires.prompt": ({"hires": HiresOptions(scale=1, prompt="a green hill")}, {"hires": HiresOptions(scale=1)}),
     "micro_conditioning.original_size": ({"micro_conditioning": MicroConditioning(original_size="16x16")}, {}),
     "micro_conditioning.target_size": ({"micro_conditioning": MicroConditioning(target_size="2048x16")}, {}),
+    "micro_conditioning.aesthetic_score": ({"micro_conditioning": MicroConditioning(aesthetic_score=1.0)}, {}),
     "micro_conditioning.negative_crop": (
         {"guidance_scale": 3.0, "micro_conditioning": MicroConditioning(negative_crop=(64, 32))},
         {"guidance_scale": 3.0},
@@ -174,6 +175,13 @@ class RequestChecks(BackendKit):
         except InvalidRequestError as error:
             pytest.skip(f"this checkpoint refuses it: {error}")
         assert heeded != self.pixels(worker, **unused), f"{field} was accepted and made no difference"
+
+    @QUICK
+    def test_a_refiner_is_not_ignored(self, worker: Worker) -> None:
+        """A worker alone has no refiner: with `HandsOver` its caller asks for the first steps alone."""
+        with pytest.raises(InvalidRequestError) as caught:
+            self.draw(worker, refiner="no-such-model", switch_at=0.5)
+        assert caught.value.field == "refiner", f"the error's field is {caught.value.field!r}: expected refiner"
 
     @QUICK
     def test_an_unknown_style_is_refused(self, worker: Worker) -> None:

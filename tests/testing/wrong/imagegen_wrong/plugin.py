@@ -64,6 +64,7 @@ def imagegen_backends() -> list[Backend]:
                 "variation",
                 "micro_conditioning",
                 "hires",
+                "refiner",
             ),
         )
         for fault in FAULTS
