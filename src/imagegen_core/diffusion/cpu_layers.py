@@ -71,9 +71,7 @@ def use_cpu_layers(pipe: Any, network: Any, *, int8: bool, memory: MemoryPlan) -
     if fast:
         for part in parts:
             _replace_attention(part)
-        for layer in network.modules():
-            if type(layer) is torch.nn.Conv2d and _is_direct(layer):
-                layer.__class__ = PlainWeightConv2d
+        _use_plain_weights(network)
     if int8:
         for part in parts:
             use_int8(part)
@@ -90,6 +88,12 @@ def _replace_attention(network: Any) -> None:
     for layer in network.modules():
         if type(getattr(layer, "processor", None)).__name__ == "AttnProcessor2_0":
             layer.set_processor(ExponentialAttention(layer.processor))
+
+
+def _use_plain_weights(network: Any) -> None:
+    for layer in network.modules():
+        if type(layer) is torch.nn.Conv2d and _is_direct(layer):
+            layer.__class__ = PlainWeightConv2d
 
 
 def _is_direct(conv: torch.nn.Conv2d) -> bool:
