@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from imagegen_core import GenerateRequest, Job, NumericsPlan, Registry, Settings, SettingsError, Size, checkpoint_family
-from imagegen_core.diffusion import NetworkInputs, UNetWorker
+from imagegen_core.diffusion import NetworkInputs, UNetWorker, WeightsForm
 from imagegen_openvino.checkpoint_files import digest_of, unet_files, vae_files
 from imagegen_openvino.constants import give_weights
 from imagegen_openvino.conversion import converted_decoder, converted_unet
@@ -69,6 +69,11 @@ class OpenVinoUNetWorker(UNetWorker):
         super().__init__(worker_id, settings.override(**own))
         if self.settings.int8:
             self._learn_ranges()
+
+    @property
+    def weights_form(self) -> WeightsForm:
+        """The form of the weights that are converted: contiguous, with inputs before rows and columns."""
+        return replace(super().weights_form, channels_last=())
 
     def prepare(self, pipe: Any) -> None:
         """Convert the UNet and the VAE's decoder, or read the converted networks, and compile them."""

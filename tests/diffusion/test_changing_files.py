@@ -77,12 +77,12 @@ def test_a_file_that_changes_during_loading_is_refused(
 ) -> None:
     read, reads = WeightsFile.read, 0
 
-    def read_and_change(self: WeightsFile, *arguments: Any) -> torch.Tensor:
+    def read_and_change(self: WeightsFile, *arguments: Any, **options: Any) -> torch.Tensor:
         nonlocal reads
         reads += 1
         if reads == 3:
             change(self.path)
-        return read(self, *arguments)
+        return read(self, *arguments, **options)
 
     monkeypatch.setattr(WeightsFile, "read", read_and_change)
     with pytest.raises(ModelLoadError, match=words):
@@ -131,6 +131,6 @@ def test_a_tensor_is_converted_in_pieces(tmp_path: Path, monkeypatch: pytest.Mon
     from safetensors.torch import save_file
 
     save_file({"w": torch.linspace(0, 1, 1001)}, tmp_path / "a.safetensors")
-    monkeypatch.setattr(weights_file, "_CHUNK_BYTES", 64)
+    monkeypatch.setattr(weights_file, "_CHUNK", 64)
     with WeightsFile(tmp_path / "a.safetensors") as file:
         assert torch.equal(file.read("w", torch.float16), torch.linspace(0, 1, 1001).half())

@@ -271,3 +271,24 @@ def _drawn(worker: Any, loras: list[LoraUse] | None = None) -> npt.NDArray[np.in
 
 def _levels(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> float:
     return float(np.sqrt(np.square(first - second).mean()))
+
+
+@pytest.mark.usefixtures("narrow")
+def test_little_memory_leaves_no_room_for_a_second_copy_of_kernels(make: MakeWorker) -> None:
+    def count(network: Any) -> int:
+        return sum(isinstance(layer, SubpixelUpsampling) for layer in network.modules())
+
+    usual, stored = make("bf16"), make("bf16", weight_storage="int8")
+    assert count(usual.pipe.unet) > 0
+    assert count(stored.pipe.unet) == 0
+    assert count(usual.pipe.vae) == count(stored.pipe.vae) > 0
+
+
+def test_the_kernels_of_four_outputs_are_summed_in_parts() -> None:
+    conv = torch.nn.Conv2d(5, 150, 3, padding=1).bfloat16()
+    weight, kernels = conv.weight.float(), SubpixelUpsampling(conv).kernels
+    below_right = weight[:, :, 1:, 1:].sum((2, 3)).bfloat16()  # of the pixel's first output: its own pixel's part
+    assert torch.equal(kernels[0, :, :, 1, 1], below_right)
+    assert torch.equal(kernels[0, :, :, 0, 0], conv.weight[:, :, 0, 0])
+    assert torch.equal(kernels[3, :, :, 1, 1], conv.weight[:, :, 2, 2])
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)

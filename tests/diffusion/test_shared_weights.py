@@ -45,7 +45,8 @@ def _draw(worker: Any, loras: Sequence[LoraUse] = ()) -> bytes:
 
 
 def _places(worker: Any) -> set[int]:
-    return {tensor.data_ptr() for tensor in worker.pipe.unet.state_dict().values()}
+    networks = (worker.pipe.unet, worker.pipe.vae, worker.pipe.text_encoder)
+    return {tensor.data_ptr() for network in networks for tensor in network.state_dict().values()}
 
 
 def _resident() -> int:
@@ -53,10 +54,11 @@ def _resident() -> int:
     return 1024 * int(fields["VmRSS"].split()[0])
 
 
-def test_a_second_model_takes_hardly_any_memory(file: Path, folder: Path) -> None:
-    first = _load(file, folder)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_second_model_takes_hardly_any_memory(file: Path, folder: Path, dtype: str) -> None:
+    first = _load(file, folder, dtype)
     alone, before = first.memory_bytes(), _resident()
-    second = _load(file, folder)
+    second = _load(file, folder, dtype)
     grown = _resident() - before
     assert _places(first) == _places(second)
     assert grown < alone / 3
@@ -64,7 +66,7 @@ def test_a_second_model_takes_hardly_any_memory(file: Path, folder: Path) -> Non
     del first
     gc.collect()
     assert second.memory_bytes() == alone
-    assert _draw(second) == _draw(_load(folder, folder))
+    assert _draw(second) == _draw(_load(folder, folder, dtype))
 
 
 def test_the_last_model_releases_the_memory(file: Path, folder: Path) -> None:

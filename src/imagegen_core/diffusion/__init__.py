@@ -10,6 +10,7 @@ from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
 from imagegen_core.diffusion.memory import memory_errors
 from imagegen_core.diffusion.model import DiffusionModel
 from imagegen_core.diffusion.network_inputs import NetworkInputs
+from imagegen_core.diffusion.networks import WeightsForm
 from imagegen_core.diffusion.numerics import device_numerics
 from imagegen_core.diffusion.on_device import OnDevice
 from imagegen_core.diffusion.pretrained import load_pretrained, pipeline_class
@@ -35,6 +36,7 @@ __all__ = [
     "Parts",
     "TextEmbedding",
     "UNetWorker",
+    "WeightsForm",
     "check_clip_skip",
     "check_multiples",
     "check_prompt_length",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
+from imagegen_core.diffusion.networks import PLAIN_FORM, Blueprint, Weights, WeightsForm, build_network
 from imagegen_core.errors import ModelLoadError, first_line
-from imagegen_core.memory_plan import Storage
 from imagegen_core.models.folders import LIBRARIES, read_json, weights
 from imagegen_core.models.networks.parts import component_layers, sources
 from imagegen_core.models.networks.scaling import scaled
@@ -33,8 +32,7 @@ def load_component(
     name: str,
     kind: tuple[str, str],
     dtype: torch.dtype,
-    storage: Storage | None = None,
-    unread: Collection[str] = (),
+    form: WeightsForm = PLAIN_FORM,
 ) -> Any:
     """Load a component of a pipeline from its subfolder of a checkpoint.
 
@@ -43,8 +41,7 @@ def load_component(
         name: The component's name, such as ``unet`` or ``tokenizer``.
         kind: The component's library and class, as ``model_index.json`` names them.
         dtype: The dtype for a network's weights.
-        storage: The storage of its large matrices.
-        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
+        form: The form of its weights.
 
     Raises:
         ModelLoadError: The component is missing, damaged, or of a class that does not suit it.
@@ -53,7 +50,7 @@ def load_component(
         raise ModelLoadError(f"The checkpoint {folder} is incomplete: its folder {name} is missing; copy it again")
     component = component_class(folder, name, kind)
     if issubclass(component, torch.nn.Module):
-        return load_network(folder / name, name, component, dtype, storage, unread)
+        return load_network(folder / name, name, component, dtype, form)
     with reading(folder / name):
         return component.from_pretrained(folder / name, local_files_only=True)
 
@@ -63,8 +60,7 @@ def load_network(
     name: str,
     network: type,
     dtype: torch.dtype,
-    storage: Storage | None = None,
-    unread: Collection[str] = (),
+    form: WeightsForm = PLAIN_FORM,
 ) -> Any:
     """Load a network from the config and the weights in its folder.
 
@@ -73,8 +69,7 @@ def load_network(
         name: The component's name, such as ``vae``.
         network: The network's class.
         dtype: The dtype for the weights.
-        storage: The storage of the large matrices.
-        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
+        form: The form of the weights.
 
     Raises:
         ModelLoadError: The config or the weights are missing, damaged or quantized, or they do not match.
@@ -97,7 +92,7 @@ def load_network(
         like = _NAMED_LIKE.get(network.__name__)
         layers = scaled(stored) if like is None else component_layers(like, stored)
         blueprint = Blueprint(name, network, config, folder / "config.json", _ADVICE)
-        return build_network(blueprint, layers, opened, dtype, storage, unread)
+        return build_network(blueprint, layers, opened, dtype, form)
 
 
 def component_class(folder: Path, name: str, kind: tuple[str, str]) -> Any:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from imagegen_core.diffusion.exponential_attention import ExponentialAttention, is_available
 from imagegen_core.diffusion.int8_layers import use_int8
 from imagegen_core.diffusion.subpixel_upsampling import SubpixelUpsampling, fits
+from imagegen_core.memory_plan import SMALL_TILE, MemoryPlan
 
 _WIDE = 256  # channels; narrower networks, such as the demo's, gain nothing
 _FEW_PIXELS = 256  # up to this number, oneDNN's reordering of a large weight takes much of a convolution's time
@@ -46,13 +47,14 @@ def are_used(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> boo
     return device.type == "cpu" and dtype == torch.bfloat16 and not compiled and is_available()
 
 
-def use_cpu_layers(pipe: Any, network: Any, *, int8: bool) -> None:
+def use_cpu_layers(pipe: Any, network: Any, *, int8: bool, memory: MemoryPlan) -> None:
     """Replace layers of a pipeline on a CPU: of its network and of its VAE.
 
     Args:
         pipe: The diffusers pipeline with its ``vae``.
         network: Its network for denoising.
         int8: Whether large layers compute in int8.
+        memory: The memory plan. A plan for little memory has no room for the weights of `SubpixelUpsampling`.
     """
     from imagegen_core.diffusion.direct_layers import use_direct_layers  # its classes inherit from those of diffusers
 
@@ -62,14 +64,14 @@ def use_cpu_layers(pipe: Any, network: Any, *, int8: bool) -> None:
     fast = are_used(torch.device("cpu"), next(network.parameters()).dtype, compiled=False)
     if fast:
         network.to(memory_format=torch.channels_last)
-    for part in parts:
-        _replace_upsamplers(part)
+    if memory.storage is None:
+        _replace_upsamplers(network)
+    if memory.tile > SMALL_TILE:
+        _replace_upsamplers(pipe.vae.decoder)
     if fast:
         for part in parts:
             _replace_attention(part)
-        for layer in network.modules():
-            if type(layer) is torch.nn.Conv2d and _is_direct(layer):
-                layer.__class__ = PlainWeightConv2d
+        _use_plain_weights(network)
     if int8:
         for part in parts:
             use_int8(part)
@@ -86,6 +88,12 @@ def _replace_attention(network: Any) -> None:
     for layer in network.modules():
         if type(getattr(layer, "processor", None)).__name__ == "AttnProcessor2_0":
             layer.set_processor(ExponentialAttention(layer.processor))
+
+
+def _use_plain_weights(network: Any) -> None:
+    for layer in network.modules():
+        if type(layer) is torch.nn.Conv2d and _is_direct(layer):
+            layer.__class__ = PlainWeightConv2d
 
 
 def _is_direct(conv: torch.nn.Conv2d) -> bool:

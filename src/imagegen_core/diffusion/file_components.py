@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from imagegen_core.diffusion.components import component_class, load_component, reading
-from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
+from imagegen_core.diffusion.networks import Blueprint, Weights, WeightsForm, build_network
 from imagegen_core.diffusion.prediction import scheduler_of_folder
 from imagegen_core.diffusion.tokenizers import find_t5_tokenizer, find_tokenizer
 from imagegen_core.errors import ModelLoadError
@@ -76,7 +76,7 @@ def load_components(
             classes do not have its architecture.
     """
     folder = base or configs
-    kinds = component_kinds(folder)
+    kinds, form = component_kinds(folder), WeightsForm(storage=storage)
     networks = [name for name in kinds if not name.startswith("tokenizer") and name != "scheduler"]
     components: dict[str, Any] = {} if vae is None else {"vae": vae}
     with Weights([path]) as weights:
@@ -98,9 +98,9 @@ def load_components(
                 components[name] = None
         for name in [name for name in networks if name not in components]:
             if name in blueprints:
-                components[name] = build_network(blueprints[name], parts[name], weights, dtype, storage)
+                components[name] = build_network(blueprints[name], parts[name], weights, dtype, form)
             else:
-                components[name] = load_component(folder, name, kinds[name], dtype, storage)
+                components[name] = load_component(folder, name, kinds[name], dtype, form)
     for name in kinds:
         if name.startswith("tokenizer"):
             encoder = components[name.replace("tokenizer", "text_encoder")]

@@ -15,15 +15,17 @@ from torch import Tensor
 
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.conditioning import Conditioning
+from imagegen_core.diffusion.cpu_layers import are_used
 from imagegen_core.diffusion.decoding import decode_picture
 from imagegen_core.diffusion.device import release_buffers
 from imagegen_core.diffusion.extension import Extension
 from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
 from imagegen_core.diffusion.libraries import quiet
-from imagegen_core.diffusion.loading import check_fits_in_memory, load_pipeline, memory_for
+from imagegen_core.diffusion.loading import check_fits_in_memory, collection_paused, load_pipeline, memory_for
 from imagegen_core.diffusion.memory import token_bytes
 from imagegen_core.diffusion.memory_planning import checkpoint_plan
 from imagegen_core.diffusion.network_inputs import NetworkInputs
+from imagegen_core.diffusion.networks import WeightsForm
 from imagegen_core.diffusion.numerics import numerics_plan
 from imagegen_core.diffusion.on_device import OnDevice
 from imagegen_core.diffusion.pipeline_setup import prepare
@@ -33,6 +35,7 @@ from imagegen_core.diffusion.scheduling import ALIGNED_SIGMAS, dynamic_shift
 from imagegen_core.diffusion.stored_weights import store_weights
 from imagegen_core.diffusion.tiny_vae import load_decoders
 from imagegen_core.diffusion.torchvision import make_torchvision_importable
+from imagegen_core.diffusion.vae_setup import is_channels_last
 from imagegen_core.errors import ModelLoadError, SettingsError
 from imagegen_core.importing import import_named, unusable
 from imagegen_core.memory_plan import MemoryPlan
@@ -113,12 +116,13 @@ class DiffusionModel(OnDevice, ABC):
         self.native_size = native_size(self.checkpoint, self.backend.default_size, registry)
         self.memory_plan: MemoryPlan
         self.residency: Residency
-        self.pipe = self._compute.run(self._load)
-        self.decoder, self._preview_decoder = self._compute.run(
-            load_decoders, self.pipe, self.checkpoint, self.device, self.dtype, settings
-        )
-        self.residency.stays(self.decoder, self._preview_decoder)
-        self.numerics: NumericsPlan = self.compute(self.plan)
+        with collection_paused():
+            self.pipe = self._compute.run(self._load)
+            self.decoder, self._preview_decoder = self._compute.run(
+                load_decoders, self.pipe, self.checkpoint, self.device, self.dtype, settings
+            )
+            self.residency.stays(self.decoder, self._preview_decoder)
+            self.numerics: NumericsPlan = self.compute(self.plan)
 
     @classmethod
     def import_libraries(cls) -> None:
@@ -148,6 +152,14 @@ class DiffusionModel(OnDevice, ABC):
         """The pipeline's network for denoising."""
         return getattr(self.pipe, self.family.denoiser)
 
+    @property
+    def weights_form(self) -> WeightsForm:
+        """The form of the weights that `prepare` expects; in any other form, it converts them."""
+        layers = are_used(self.device, self.dtype, compiled=self.settings.compile)
+        vae = is_channels_last(self.device, self.settings)
+        channels_last = [name for name, is_so in ((self.family.denoiser, layers), ("vae", vae)) if is_so]
+        return WeightsForm(self.memory_plan.storage, self.unread, channels_last)
+
     def load_pipe(self) -> Any:
         """Load the checkpoint's pipeline into the main memory, without the tensors in `unread`.
 
@@ -165,8 +177,7 @@ class DiffusionModel(OnDevice, ABC):
             prediction=settings.prediction,
             load_file=self.load_file,
             optional=self.optional_components,
-            storage=self.memory_plan.storage,
-            unread=self.unread,
+            form=self.weights_form,
             **self.pipeline_options,
         )
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from imagegen_core.diffusion.construction_lock import building
 from imagegen_core.diffusion.device import release_buffers
+from imagegen_core.diffusion.host_tensor import HostMemory
 from imagegen_core.diffusion.shared_weights import SHARED_WEIGHTS
 from imagegen_core.diffusion.stored_weights import Int8Weight, is_storable
 from imagegen_core.diffusion.weights_file import WeightsFile
@@ -26,6 +27,7 @@ from imagegen_core.models.networks.source import Layers, Rows, Source
 from imagegen_core.models.tensors import quoted
 from imagegen_core.resources.cpus import usable_cpus
 
+_KERNEL = 4  # the dimensions of a convolution's weight
 _READERS = 4  # threads: one fills memory at a fraction of its speed
 _FLOATS = (
     "float64",
@@ -55,6 +57,7 @@ class Weights:
         with ExitStack() as opened:
             self.files = [opened.enter_context(WeightsFile(path)) for path in paths]
             self._opened = opened.pop_all()
+        self._memory = HostMemory()
         self._holders = {name: file for file in self.files for name in file.header.tensors}
 
     def __enter__(self) -> Self:
@@ -67,20 +70,27 @@ class Weights:
         """Return the file of a tensor."""
         return self._holders[source.name].path
 
-    def read(self, source: Source, dtype: torch.dtype) -> Tensor:
+    def read(self, source: Source, dtype: torch.dtype, *, channels_last: bool = False) -> Tensor:
         """Read a network's tensor, cut, scaled and transposed as its source says; models of one file share it.
+
+        Args:
+            source: The tensor's origin.
+            dtype: Its precision.
+            channels_last: Whether a convolution kernel has its inputs last in memory.
 
         Raises:
             ModelLoadError: The file ends early or was changed, or its number format is not supported.
         """
-        origin = (self._holders[source.name].identity, source, dtype)
+        origin = (self._holders[source.name].identity, source, dtype, channels_last)
         if (shared := SHARED_WEIGHTS.find(origin)) is not None:
             return shared
-        parts = [self._read(source, dtype, rows) for rows in source.rows or (None,)]
-        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-        tensor = tensor.T.contiguous() if source.transposed else tensor
+        tensor = self._whole(source, dtype, self._memory, channels_last=channels_last)
         SHARED_WEIGHTS.add(origin, tensor)
         return tensor
+
+    def read_stored(self, source: Source, dtype: torch.dtype, shape: Sequence[int], *, channels_last: bool) -> Tensor:
+        """Read a matrix as `read` does, and store it in eight bits; its plain form lies in memory of its own."""
+        return Int8Weight.of(_shaped(self._whole(source, dtype, HostMemory(), channels_last=channels_last), shape))
 
     def check_unchanged(self) -> None:
         """Check that no file was written to since it was opened.
@@ -91,7 +101,15 @@ class Weights:
         for file in self.files:
             file.check_unchanged()
 
-    def _read(self, source: Source, dtype: torch.dtype, rows: Rows | None) -> Tensor:
+    def _whole(self, source: Source, dtype: torch.dtype, memory: HostMemory, *, channels_last: bool) -> Tensor:
+        places = source.rows or (None,)
+        parts = [self._part(source, dtype, rows, memory, channels_last=channels_last) for rows in places]
+        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return tensor.T.contiguous() if source.transposed else tensor
+
+    def _part(
+        self, source: Source, dtype: torch.dtype, rows: Rows | None, memory: HostMemory, *, channels_last: bool
+    ) -> Tensor:
         file = self._holders[source.name]
         if source.dtype not in _FLOATS and source.dtype not in QUANTIZATIONS:
             raise ModelLoadError(
@@ -99,7 +117,7 @@ class Weights:
                 "take a version in fp16, bf16, fp32 or fp8"
             )
         if source.scale is None:
-            return file.read(source.name, dtype, rows)
+            return file.read(source.name, dtype, rows, memory=memory, channels_last=channels_last)
         weight = file.read(source.name, torch.float32, rows)
         scale = self._holders[source.scale].read(source.scale, torch.float32)
         if scale.numel() not in (1, file.header.tensors[source.name].shape[0]):
@@ -110,6 +128,25 @@ class Weights:
         if rows and scale.numel() > 1:
             scale = scale.flatten()[slice(*rows)]
         return weight.mul_(scale.reshape(-1, *[1] * (weight.ndim - 1))).to(dtype)
+
+
+@dataclass(frozen=True)
+class WeightsForm:
+    """The form of weights in memory, beside their precision.
+
+    Attributes:
+        storage: The storage of large matrices, except an autoencoder's; each is stored as soon as it is read.
+        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
+        channels_last: The components with their convolution kernels in channels last.
+    """
+
+    storage: Storage | None = None
+    unread: Collection[str] = ()
+    channels_last: Collection[str] = ()
+
+
+PLAIN_FORM = WeightsForm()
+"""All weights as torch has them."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +173,7 @@ def build_network(
     layers: Layers,
     weights: Weights,
     dtype: torch.dtype,
-    storage: Storage | None = None,
-    unread: Collection[str] = (),
+    form: WeightsForm = PLAIN_FORM,
 ) -> Any:
     """Build a network with the layers' own tensors; no weight is random.
 
@@ -150,8 +186,7 @@ def build_network(
         layers: The source of each tensor.
         weights: The files of the tensors.
         dtype: The dtype for the tensors.
-        storage: The storage of large matrices, except an autoencoder's; each is stored as soon as it is read.
-        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
+        form: The form of the weights.
 
     Raises:
         ModelLoadError: A layer is missing, is not the network's, or has another shape than in the config.
@@ -165,24 +200,31 @@ def build_network(
     layers = _with_tied(layers, module)
     _check(blueprint, {plain[name]: shape for name, shape in shapes.items()}, layers, weights)
     precisions = {name: _dtype(module, name, dtype) for name in shapes}
-    left = {name for name in shapes if f"{blueprint.component}.{name}".startswith(tuple(unread))}
+    left = {name for name in shapes if f"{blueprint.component}.{name}".startswith(tuple(form.unread))}
     used = {layers[plain[name]]: precisions[name] for name in shapes if name not in left}
-    matrices = _storable(module, blueprint.component) - left if storage else set()
+    matrices = _storable(module, blueprint.component) - left if form.storage else set()
     shaped = {layers[plain[name]]: shape for name, shape in shapes.items() if name in matrices}
+    channels_last = blueprint.component in form.channels_last
 
     def read(source: Source) -> Tensor:
         if source in shaped:
-            return _read_stored(weights, source, used[source], shaped[source])
-        return weights.read(source, used[source])
+            stored = weights.read_stored(source, used[source], shaped[source], channels_last=channels_last)
+            release_buffers()
+            return stored
+        return weights.read(source, used[source], channels_last=channels_last)
 
     def tensor_of(name: str, shape: torch.Size) -> Tensor:
         if name in left:
             return torch.empty(shape, dtype=precisions[name], device="meta")
         source = layers[plain[name]]
-        return tensors[source] if source in shaped else tensors[source].reshape(shape)
+        return _shaped(tensors[source], shape)
 
+    # torch converts a tensor with all cores, and several threads would disturb each other. Plain reads need threads.
+    converted = [source for source in used if source in shaped or _is_converted(source, used[source], channels_last)]
+    tensors = {source: read(source) for source in converted}
+    plain_reads = [source for source in used if source not in tensors]
     with ThreadPoolExecutor(min(_READERS, usable_cpus()), thread_name_prefix="weights") as readers:
-        tensors = dict(zip(used, readers.map(read, used), strict=True))
+        tensors |= zip(plain_reads, readers.map(read, plain_reads), strict=True)
     module.load_state_dict({name: tensor_of(name, shape) for name, shape in shapes.items()}, assign=True)
     weights.check_unchanged()
     SHARED_WEIGHTS.add_network(module)
@@ -212,11 +254,16 @@ def _storable(module: Any, component: str) -> set[str]:
     return {f"{name}.weight" for name, layer in module.named_modules() if is_storable(layer)}
 
 
-def _read_stored(weights: Weights, source: Source, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
-    """Read a matrix and store it; its plain form returns to the kernel, because the next one would not fit the gap."""
-    stored = Int8Weight.of(weights.read(source, dtype).reshape(shape))
-    release_buffers()
-    return stored
+def _is_converted(source: Source, dtype: torch.dtype, channels_last: bool) -> bool:
+    """Return whether torch changes the precision or the layout of a tensor after it is read."""
+    if source.dtype in QUANTIZATIONS:
+        return False  # by another library, on a single core
+    return source.dtype != str(dtype).removeprefix("torch.") or (channels_last and len(source.shape) == _KERNEL)
+
+
+def _shaped(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a tensor in a network's shape; without a change, it keeps its layout."""
+    return tensor if tensor.shape == shape else tensor.reshape(shape)
 
 
 def _dtype(module: Any, name: str, dtype: torch.dtype) -> torch.dtype:

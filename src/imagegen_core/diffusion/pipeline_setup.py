@@ -46,7 +46,7 @@ def prepare(
     if settings.int8:
         _check_int8(settings, device)
     if device.type == "cpu" and not settings.compile:  # a compiler chooses its own operators
-        use_cpu_layers(pipe, network, int8=settings.int8)
+        use_cpu_layers(pipe, network, int8=settings.int8, memory=memory)
     if settings.enable_xformers:
         _enable_xformers(pipe, settings.source("enable_xformers"))
     if settings.attention_slicing:

@@ -23,7 +23,7 @@ class SharedWeights:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: dict[Hashable, tuple[StorageWeakRef, torch.Size, torch.dtype]] = {}
+        self._known: dict[Hashable, tuple[StorageWeakRef, torch.Size, tuple[int, ...], torch.dtype]] = {}
         self._networks: WeakSet[torch.nn.Module] = WeakSet()
 
     def find(self, origin: Hashable) -> torch.Tensor | None:
@@ -31,18 +31,18 @@ class SharedWeights:
         with self._lock:
             if origin not in self._known:
                 return None
-            reference, shape, dtype = self._known[origin]
+            reference, shape, strides, dtype = self._known[origin]
             storage = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)  # noqa: SLF001 - as torch's own cache
         if storage is None:
             return None
-        tensor: torch.Tensor = torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+        tensor: torch.Tensor = torch.empty(0, dtype=dtype).set_(storage, 0, shape, strides)
         return tensor
 
     def add(self, origin: Hashable, tensor: torch.Tensor) -> None:
-        """Remember a contiguous tensor that has its storage to itself."""
+        """Remember a tensor that has its storage to itself."""
         reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
         with self._lock:
-            self._known[origin] = (reference, tensor.shape, tensor.dtype)
+            self._known[origin] = (reference, tensor.shape, tensor.stride(), tensor.dtype)
 
     def add_network(self, network: torch.nn.Module) -> None:
         """Remember a network with such tensors, and forget the tensors of networks that are gone."""

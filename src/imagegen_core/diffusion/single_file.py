@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from imagegen_core.diffusion.components import component_class, load_component, reading
-from imagegen_core.diffusion.networks import Blueprint, Weights, build_network
+from imagegen_core.diffusion.networks import PLAIN_FORM, Blueprint, Weights, WeightsForm, build_network
 from imagegen_core.diffusion.prediction import PredictionOfWeights, normalize_latents, scheduler_of_file
 from imagegen_core.diffusion.tokenizers import find_tokenizer
 from imagegen_core.diffusion.weights_file import LazyTensors
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.family import Family
-from imagegen_core.memory_plan import Storage
 from imagegen_core.models.folders import component_kinds, read_json
 from imagegen_core.models.folders import weights as weights_files
 from imagegen_core.models.networks.channels import LATENT_CHANNELS, check_channels
@@ -48,8 +47,7 @@ def load_single_file(
     *,
     family: Family,
     prediction_of_weights: PredictionOfWeights = lambda _: None,
-    storage: Storage | None = None,
-    unread: Collection[str] = (),
+    form: WeightsForm = PLAIN_FORM,
 ) -> dict[str, Any]:
     """Load the components of a pipeline from a ``.safetensors`` or ``.ckpt`` file.
 
@@ -62,8 +60,7 @@ def load_single_file(
         prediction: The network's prediction type; None leaves it to the file.
         family: The file's family.
         prediction_of_weights: Tells the prediction type by the weights, if nothing states it.
-        storage: The storage of large matrices.
-        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
+        form: The form of the weights.
 
     Raises:
         ModelLoadError: Neither the file nor `base` has a component, the file holds unknown tensors, or the family's
@@ -83,9 +80,9 @@ def load_single_file(
         components: dict[str, Any] = {} if vae is None else {"vae": vae}
         for name in wanted:
             if name in blueprints:
-                components[name] = build_network(blueprints[name], parts[name], weights, dtype, storage, unread)
+                components[name] = build_network(blueprints[name], parts[name], weights, dtype, form)
             else:
-                components[name] = _from_base(path, name, base, kinds[name], dtype, storage, unread)
+                components[name] = _from_base(path, name, base, kinds[name], dtype, form)
         tensors = LazyTensors(weights.files[0])
         with reading(folder / "scheduler"):
             components["scheduler"] = scheduler_of_file(path, tensors, configs, base, prediction, prediction_of_weights)
@@ -96,14 +93,14 @@ def load_single_file(
     return components
 
 
-def load_vae_file(path: Path, dtype: torch.dtype, folder: Path, unread: Collection[str] = ()) -> Any:
+def load_vae_file(path: Path, dtype: torch.dtype, folder: Path, form: WeightsForm = PLAIN_FORM) -> Any:
     """Load an autoencoder from its own file, in LDM's or diffusers' naming, or from a whole checkpoint.
 
     Args:
         path: The file.
         dtype: The dtype for the weights.
         folder: A folder with a ``config.json``; it supplies facts missing from the shapes.
-        unread: See `imagegen_core.diffusion.DiffusionModel.unread`.
+        form: The form of the weights.
 
     Raises:
         ModelLoadError: The file holds no autoencoder of this family.
@@ -116,7 +113,7 @@ def load_vae_file(path: Path, dtype: torch.dtype, folder: Path, unread: Collecti
             raise ModelLoadError(f"{path} holds no VAE: correct VAE_PATH")
         config = _config(path, "vae", layers, folder)
         blueprint = Blueprint("vae", AutoencoderKL, config, folder / "config.json", _ADVICE)
-        return build_network(blueprint, layers, weights, dtype, unread=unread)
+        return build_network(blueprint, layers, weights, dtype, form)
 
 
 def _parts(header: Header, family: Family, folder: Path, kinds: Mapping[str, object]) -> Parts:
@@ -175,11 +172,10 @@ def _from_base(
     base: Path | None,
     kind: tuple[str, str],
     dtype: torch.dtype,
-    storage: Storage | None,
-    unread: Collection[str],
+    form: WeightsForm,
 ) -> Any:
     if base is not None and weights_files(base / name):
-        return load_component(base, name, kind, dtype, storage, unread)
+        return load_component(base, name, kind, dtype, form)
     raise ModelLoadError(
         f"{path} holds no {name}: set BASE_MODEL to a diffusers-format folder of its family, which supplies it"
         + (", or VAE_PATH to a VAE" if name == "vae" else "")

@@ -49,7 +49,7 @@ class Int8Weight(Tensor):
     @classmethod
     def of(cls, weight: Tensor) -> Int8Weight:
         """Store a weight [rows, ...] of at least two dimensions."""
-        stored = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+        stored = torch.empty_like(weight, dtype=torch.int8)
         scale = weight.new_empty(len(weight), *[1] * (weight.ndim - 1))
         height = max(1, _CHUNK * len(weight) // weight.numel())
         for target, factor, part in zip(

@@ -20,6 +20,9 @@ POSITIONS = ((0, 0), (0, 1), (1, 0), (1, 1))
 _SUMS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))  # by the output's line: the kernel's lines in each line
 
 
+_ROWS = 64  # of a kernel, to sum at a time: few enough that the load's peak of memory does not grow
+
+
 class SubpixelUpsampling(torch.nn.Module):
     """Doubles a picture's sides with nearest neighbours, and convolves it; replaces diffusers' ``Upsample2D``.
 
@@ -33,7 +36,12 @@ class SubpixelUpsampling(torch.nn.Module):
         """Sum the kernel's weights; `conv` keeps its own."""
         super().__init__()
         self.conv = conv
-        kernels = torch.stack([_kernel(conv.weight.detach(), *position) for position in POSITIONS])
+        shape = (len(POSITIONS), conv.out_channels, 2, 2, conv.in_channels)
+        kernels = torch.empty(shape, dtype=conv.weight.dtype, device=conv.weight.device).permute(0, 1, 4, 2, 3)
+        weights = torch.split(conv.weight.detach(), _ROWS)
+        for part, weight in zip(torch.split(kernels, _ROWS, dim=1), weights, strict=True):
+            for kernel, position in zip(part, POSITIONS, strict=True):
+                kernel.copy_(_kernel(weight.float(), *position))
         self.register_buffer("kernels", kernels, persistent=False)
 
     def forward(self, hidden_states: Tensor, output_size: Any = None) -> Tensor:
@@ -69,10 +77,9 @@ class SubpixelUpsampling(torch.nn.Module):
 
 
 def _kernel(weight: Tensor, line: int, column: int) -> Tensor:
-    """Sum a 3x3 kernel's weights to the 2x2 kernel of one output, in channels last."""
+    """Sum a 3x3 kernel's weights in fp32 to the 2x2 kernel of one output."""
     lines, columns = (torch.tensor(_SUMS[index], dtype=torch.float32) for index in (line, column))
-    kernel = torch.einsum("ai,bj,ocij->ocab", lines, columns, weight.float())
-    return kernel.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+    return torch.einsum("ai,bj,ocij->ocab", lines, columns, weight)
 
 
 def fits(upsampler: Any) -> bool:

@@ -90,8 +90,7 @@ class UNetWorker(DiffusionWorker):
             settings.prediction,
             family=self.family,
             prediction_of_weights=self.prediction_of_weights,
-            storage=self.memory_plan.storage,
-            unread=self.unread,
+            form=self.weights_form,
         )
 
     def prediction_of_weights(self, state: Mapping[str, Tensor]) -> PredictionName | None:  # noqa: ARG002 - for families

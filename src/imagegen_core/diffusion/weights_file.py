@@ -5,10 +5,12 @@ No file is mapped: a mapped file that another program truncates or overwrites en
 
 from __future__ import annotations
 
+import math
 import os
+import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +19,7 @@ from typing import Self
 import torch
 
 from imagegen_core.diffusion.gguf_blocks import read_blocks
-from imagegen_core.diffusion.host_tensor import empty
+from imagegen_core.diffusion.host_tensor import HostMemory
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.gguf_header import QUANTIZATIONS, Block
 from imagegen_core.models.headers import read_header
@@ -25,9 +27,9 @@ from imagegen_core.models.networks.parts import unwrapped
 from imagegen_core.models.networks.source import Rows
 from imagegen_core.models.tensors import Header, Span, Tensor, quoted
 
-_CHUNK_BYTES = 2**18  # the size of one read, where the precision changes: it stays in a core's cache
-# torch converts so many elements on the calling thread alone: the threads of other operators would only disturb.
-_SLICE_ELEMENTS = 2**15
+# The numbers to read and convert at a time: enough for all cores, and few enough for their caches.
+_CHUNK = 2**19
+_KERNEL = 4  # the dimensions of a convolution's weight
 
 
 class WeightsFile:
@@ -48,6 +50,7 @@ class WeightsFile:
         self.path = path
         self.identity = _stamp(path)
         self.header: Header = read_header(path)
+        self._buffers = threading.local()
         try:
             self._file = path.open("rb", buffering=0)
         except OSError as error:
@@ -74,21 +77,32 @@ class WeightsFile:
         if _stamp(self.path) != self.identity:
             raise ModelLoadError(f"{self.path} was changed while it was read: load it again once it is complete")
 
-    def read(self, name: str, dtype: torch.dtype | None = None, rows: Rows | None = None) -> torch.Tensor:
+    def read(
+        self,
+        name: str,
+        dtype: torch.dtype | None = None,
+        rows: Rows | None = None,
+        *,
+        memory: HostMemory | None = None,
+        channels_last: bool = False,
+    ) -> torch.Tensor:
         """Read a tensor into its own memory.
 
         Args:
             name: The tensor's name in the file.
             dtype: The dtype to convert to; None keeps the file's element type, or takes fp32 for a quantization.
             rows: The rows to read; None reads all.
+            memory: The place of the result; None maps a place for this tensor alone.
+            channels_last: Whether a convolution kernel [outputs, inputs, height, width] has its inputs last in memory.
 
         Raises:
             ModelLoadError: The file ends early, or its element type is not read here.
             PluginError: The file is quantized, and the library gguf is not installed.
         """
         tensor, span = self.header.tensors[name], self.header.spans[name]
+        memory = memory or HostMemory()
         if block := QUANTIZATIONS.get(tensor.dtype):
-            return self._read_quantized(name, block, dtype or torch.float32, rows)
+            return _with_layout(self._read_quantized(name, block, dtype or torch.float32, rows, memory), channels_last)
         stored = getattr(torch, tensor.dtype, None)
         if stored is None:
             raise ModelLoadError(
@@ -96,37 +110,77 @@ class WeightsFile:
                 f"{torch.__version__} does not have"
             )
         if span.strides is None and span.record is None:
-            return self._read_plain(*_of_rows(tensor, span, rows, stored), stored, dtype or stored)
+            tensor, span = _of_rows(tensor, span, rows, stored)
+            return self._read_plain(tensor.shape, span.begin, stored, dtype or stored, memory, channels_last)
         whole = self._read_view(tensor, span, stored)
-        return (whole if rows is None else whole[slice(*rows)].clone()).to(dtype or stored)
+        part = whole if rows is None else whole[slice(*rows)].clone()
+        return _with_layout(part.to(dtype or stored), channels_last)
 
-    def _read_plain(self, tensor: Tensor, span: Span, stored: torch.dtype, dtype: torch.dtype) -> torch.Tensor:
-        result = empty(tensor.shape, dtype)
-        target = result.view(-1)
-        if stored == dtype:
-            self._fill(target.view(torch.uint8) if len(target) else target, span.begin)
-            return result
-        chunk = torch.empty(_CHUNK_BYTES, dtype=torch.uint8).view(stored)
-        # torch converts fp16 to bf16 number by number, and by way of fp32 the same bits come in half the time.
-        by_fp32 = (stored, dtype) == (torch.float16, torch.bfloat16)
-        between = torch.empty(_SLICE_ELEMENTS)
-        for begin in range(0, len(target), len(chunk)):
-            part = target[begin : begin + len(chunk)]
-            read = chunk[: len(part)]
-            self._fill(read.view(torch.uint8), span.begin + begin * stored.itemsize)
-            slices = zip(torch.split(part, _SLICE_ELEMENTS), torch.split(read, _SLICE_ELEMENTS), strict=True)
-            for converted, numbers in slices:
-                converted.copy_(between[: len(numbers)].copy_(numbers) if by_fp32 else numbers)
+    def _read_plain(
+        self,
+        shape: Sequence[int],
+        place: int,
+        stored: torch.dtype,
+        dtype: torch.dtype,
+        memory: HostMemory,
+        channels_last: bool,
+    ) -> torch.Tensor:
+        """Read a contiguous tensor from byte `place` on, and convert it in pieces."""
+        if channels_last and len(shape) == _KERNEL:
+            outputs, inputs, height, width = shape
+            lines = memory.empty((outputs, height, width, inputs), dtype)
+            self._read_numbers(lines.view(-1), place, stored, (inputs, height * width))
+            return lines.permute(0, 3, 1, 2)
+        result = memory.empty(shape, dtype)
+        self._read_numbers(result.view(-1), place, stored)
         return result
 
-    def _read_quantized(self, name: str, block: Block, dtype: torch.dtype, rows: Rows | None) -> torch.Tensor:
+    def _read_numbers(
+        self, target: torch.Tensor, place: int, stored: torch.dtype, turned: tuple[int, int] = (1, 1)
+    ) -> None:
+        """Read numbers from byte `place` on, and transpose each matrix of the shape `turned`."""
+        is_turned = 1 not in turned
+        if stored == target.dtype and not is_turned:
+            self._fill(target.view(torch.uint8) if len(target) else target, place)
+            return
+        matrix = math.prod(turned) if is_turned else 1
+        step = max(1, _CHUNK // matrix) * matrix
+        count = min(step, len(target))
+        chunk = self._buffer("read", count, stored)
+        # torch converts fp16 to bf16 number by number, and by way of fp32 the same bits come in a sixth of the time.
+        by_fp32 = (stored, target.dtype) == (torch.float16, torch.bfloat16)
+        between = self._buffer("between", count, torch.float32) if by_fp32 else None
+        converted = self._buffer("converted", count, target.dtype) if is_turned else None
+        for begin in range(0, len(target), step):
+            part = target[begin : begin + step]
+            numbers = chunk[: len(part)]
+            self._fill(numbers.view(torch.uint8), place + begin * stored.itemsize)
+            if between is not None:
+                numbers = between[: len(part)].copy_(numbers)
+            if converted is None:
+                part.copy_(numbers)
+            else:
+                numbers = converted[: len(part)].copy_(numbers)
+                part.view(-1, *reversed(turned)).copy_(numbers.view(-1, *turned).transpose(1, 2))
+
+    def _buffer(self, name: str, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return a row of numbers for a conversion; this thread gets the same memory again for the next tensor."""
+        buffers, size = vars(self._buffers), count * dtype.itemsize
+        if name not in buffers or len(buffers[name]) < size:
+            buffers[name] = HostMemory().empty((max(size, 4 * _CHUNK),), torch.uint8)
+        buffer: torch.Tensor = buffers[name][:size]
+        return buffer.view(dtype)
+
+    def _read_quantized(
+        self, name: str, block: Block, dtype: torch.dtype, rows: Rows | None, memory: HostMemory
+    ) -> torch.Tensor:
         tensor, span = self.header.tensors[name], self.header.spans[name]
         width = tensor.elements // max(1, tensor.shape[0]) if tensor.shape else 1
         if rows is not None and rows[0] * width % block.elements == rows[1] * width % block.elements == 0:
             tensor = replace(tensor, shape=(rows[1] - rows[0], *tensor.shape[1:]))
             span = replace(span, begin=span.begin + rows[0] * width // block.elements * block.size)
             rows = None
-        result = empty(tensor.shape, dtype)
+        result = memory.empty(tensor.shape, dtype)
         read_blocks(self.path, name, block, result.view(-1), lambda part, offset: self._fill(part, span.begin + offset))
         return result if rows is None else result[slice(*rows)].clone()
 
@@ -189,6 +243,13 @@ def _of_rows(tensor: Tensor, span: Span, rows: Rows | None, stored: torch.dtype)
         replace(tensor, shape=(end - begin, *tensor.shape[1:])),
         replace(span, begin=span.begin + begin * row_bytes),
     )
+
+
+def _with_layout(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    """Return a tensor in channels last if it is asked for and has such a layout."""
+    if channels_last and tensor.ndim == _KERNEL:
+        return tensor.contiguous(memory_format=torch.channels_last)
+    return tensor
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
