@@ -242,7 +242,7 @@ TOO_MUCH_OF_THE_SECOND_STAGE: dict[str, tuple[dict[str, Any], str, str]] = {
     "scale": ({"scale": 4}, "hires.scale", "Invalid hires.scale 4, which makes 256x256: this server draws up to 16384"),
     "steps": ({"scale": 1.5, "steps": 21}, "hires.steps", "Invalid hires.steps 21: this server takes 1 to 20"),
     "sampler": ({"scale": 1.5, "scheduler": "Nile"}, "hires.scheduler", "Nile"),
-    "schedule": ({"scale": 1.5, "schedule": "Nile"}, "hires.schedule", "Invalid hires.schedule 'Nile'"),
+    "schedule": ({"scale": 1.5, "schedule": "Nile"}, "hires.schedule", "Unknown schedule 'Nile'"),
 }
 
 
