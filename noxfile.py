@@ -37,8 +37,10 @@ PAGE, FUZZ = "tests/server/page", "tests/server/test_fuzz.py"
 REPEATED = (
     FUZZ,
     "tests/server/test_soak.py",
+    "tests/server/test_modes.py",
     "tests/storage",
     "tests/engine/test_exact.py",
+    "tests/engine/test_memory.py",
     "tests/diffusion/test_worker.py",
     "tests/images/test_tiling.py",
     "tests/lora_files",

@@ -16,8 +16,10 @@ from imagegen_core import Cancelled, Done, Size, StepDone
 from imagegen_core.diffusion import memory
 from tests.engine.conftest import StartEngine, ask
 from tests.engine.faults import Gate, Watched
+from tests.repetitions import FACTOR
 
-REQUESTS = 2000
+REQUESTS = 600 * FACTOR
+EVERY = REQUESTS // 40  # requests between two measurements
 
 
 def test_a_cancelled_job_frees_its_memory_while_its_ticket_is_kept(worker: Any, start: StartEngine) -> None:
@@ -56,10 +58,10 @@ def test_memory_stays_constant_over_many_requests(worker: Any, start: StartEngin
     resident = []
     running: deque[Any] = deque()
     for number in range(REQUESTS):
-        running.append(engine.submit(ask(f"a lake {number % 300}", seed=number, num_inference_steps=1)))
+        running.append(engine.submit(ask(f"a lake {number % 100}", seed=number, num_inference_steps=1)))
         if len(running) >= 12:
             running.popleft().result(60)
-        if number % 50 == 49:
+        if number % EVERY == EVERY - 1:
             resident.append(process.memory_info().rss)
     before, after = np.median(resident[10:16]), np.median(resident[-6:])
     assert after <= 1.03 * before

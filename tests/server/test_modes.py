@@ -22,11 +22,12 @@ from openai import OpenAI
 from imagegen_core import LocalEngine, Settings, SettingsError
 from imagegen_core.server import create_app
 from tests.modes import NAMES, Zoo, make_zoo
+from tests.repetitions import FACTOR
 from tests.server.conftest import LIMIT, listening
 from tests.waiting import until
 
 SEED = 7
-SWITCHES = 40
+SWITCHES = 16 * FACTOR
 CLIENTS = 3
 ROOM_FOR_TWO = 11_000_000  # bytes; each tiny model takes between four and five million
 LONG = 4 * LIMIT  # seconds; models are loaded and tested meanwhile, perhaps on a busy machine

@@ -33,7 +33,7 @@ from tests.server.test_fuzz import Quick
 
 logger = logging.getLogger(__name__)
 
-WARM, ALL = 1000, 1000 + 4000 * FACTOR  # numbers of requests
+WARM, ALL = 1000, 1000 + 1500 * FACTOR  # numbers of requests
 CLIENTS = 8
 KEPT = 64  # stored pictures; the store is full before the first measurement
 GROWTH, GROWTH_BYTES = 0.03, 8 * 2**20
