@@ -42,7 +42,7 @@ def make(sdxl_checkpoint: Path) -> MakeWorker:
 def _have(monkeypatch: pytest.MonkeyPatch, *, total: float, available: float) -> None:
     machine = SimpleNamespace(total=int(total * GIB), available=int(available * GIB))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
-    monkeypatch.setattr("imagegen_core.resources.memory.memory_limit", lambda _: None)
+    monkeypatch.setattr("imagegen_core.resources.memory.memory_limit", lambda *_: None)
 
 
 @pytest.mark.parametrize(

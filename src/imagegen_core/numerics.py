@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from imagegen_core.request import Size
 
-_ELSEWHERE = ("device", "precision", "network", "versions", "rows_up_to", "tiles_above")  # not among a picture's facts
+_ELSEWHERE = frozenset(  # not among a picture's facts
+    {"device", "precision", "network", "versions", "rows_up_to", "tiles_above", "upscalers"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class NumericsPlan:
         exact: Whether equal requests give equal bytes. They do not with ``fast`` batching, a compiled network or
             cuDNN's benchmarks.
         network: A digest of the names, shapes and dtypes of the network's tensors.
+        upscalers: What decides the bytes of each upscaler for second stages, by its name: the hash of its file, or the
+            version of its plugin.
         versions: The versions of the libraries, by name.
     """
 
@@ -63,6 +67,7 @@ class NumericsPlan:
     batching: Literal["exact", "fast"] = "exact"
     exact: bool = True
     network: str = ""
+    upscalers: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def rows_of(self, size: Size) -> int | None:

@@ -42,16 +42,17 @@ class OpenVinoUNet:
         self._further: OrderedDict[Hashable, CompiledNetwork] = OrderedDict()
         self._loras: tuple[Hashable, ...] = ()
         self._changed: _Changed = tuple
-        self.compile()
+        self._usual = self._compiled(doubles=True)
 
     @property
     def further(self) -> int:
         """The number of networks in memory, in addition to the usual network."""
         return len(self._further)
 
-    def compile(self) -> None:
-        """Compile the usual network again, and forget the others."""
+    def recompile(self) -> None:
+        """Forget all networks to free their memory, and compile the usual network again."""
         self._further.clear()
+        del self._usual
         self._usual = self._compiled(doubles=True)
 
     def use(self, loras: tuple[Hashable, ...], changed: _Changed) -> None:
@@ -125,8 +126,8 @@ class OpenVinoDecoder:
         self._compiled: dict[torch.dtype, CompiledNetwork] = {}
         self._of(dtype)
 
-    def compile(self) -> None:
-        """Compile the decoder again."""
+    def recompile(self) -> None:
+        """Forget the decoder to free its memory, and compile it again."""
         self._compiled.clear()
         self._of(self._dtype)
 

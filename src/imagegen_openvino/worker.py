@@ -132,7 +132,7 @@ class OpenVinoUNetWorker(UNetWorker):
         for ranges, origin, network in zip(learned, self._origins, networks, strict=True):
             ranges.complete = True
             self._cache.keep_ranges(origin, ranges.limits)
-            self.compute(network.compile)
+            self.compute(network.recompile)
 
     def _set_vae_precision(self, vae: Any) -> None:
         """Give the VAE its configured precision, else fp32 if it overflows in fp16 by its config."""

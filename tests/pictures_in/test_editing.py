@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from imagegen_core import InvalidRequestError, OutpaintOptions
 from tests.pictures_in.conftest import SAMPLERS, Pair, difference, mask, picture
@@ -32,6 +35,44 @@ def test_every_sampler_does(editor: Pair, sampler: str) -> None:
     assert difference(editor.draw(image=picture(), scheduler=sampler, **fields), expected) <= 1
 
 
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "DDIM"])
+def test_a_strength_begins_with_the_noisy_picture_as_a1111_does(editor: Pair, sampler: str) -> None:
+    fields: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 4.0, "image_guidance_scale": 1.2}
+    pipe, schedulers, skipped = editor.plain("InstructPix2Pix"), editor.worker._schedulers, 2
+    scheduler = copy.deepcopy(schedulers._prototype(*schedulers._find(sampler, None)).scheduler)
+    generator = torch.Generator("cpu").manual_seed(7)
+    pixels = pipe.image_processor.preprocess(picture())
+    latents = pipe.vae.encode(pixels).latent_dist.sample(generator) * pipe.vae.config.scaling_factor
+    noise = torch.randn(latents.shape, generator=generator)
+    scheduler.set_timesteps(fields["num_inference_steps"])
+    noisy = scheduler.add_noise(latents, noise, scheduler.timesteps[skipped : skipped + 1])
+    pipe.scheduler = _Shortened(scheduler, skipped)
+    shape = {"width": 64, "height": 48} if editor.family == "sdxl" else {}
+    begun = {"latents": noisy / scheduler.init_noise_sigma, "generator": generator}
+    expected = np.asarray(pipe("a lake at dawn", image=picture(), **begun, **shape, **fields).images[0])
+    assert difference(editor.draw(image=picture(), scheduler=sampler, strength=0.5, **fields), expected) <= 1
+
+
+class _Shortened:
+    """A scheduler that shows a pipeline only the timesteps after the first ones, as pipelines with a strength do."""
+
+    def __init__(self, scheduler: Any, skipped: int) -> None:
+        self._scheduler, self._skipped = scheduler, skipped
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scheduler, name)
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        shown: torch.Tensor = self._scheduler.timesteps[self._skipped :]
+        return shown
+
+    def set_timesteps(self, *arguments: Any, **options: Any) -> None:
+        self._scheduler.set_timesteps(*arguments, **options)
+        if hasattr(self._scheduler, "set_begin_index"):
+            self._scheduler.set_begin_index(self._skipped)
+
+
 def test_the_default_image_guidance_is_diffusers(editor: Pair) -> None:
     fields: dict[str, Any] = {"image": picture(), "guidance_scale": 4.0}
     assert (editor.draw(**fields) == editor.draw(image_guidance_scale=1.5, **fields)).all()
@@ -46,9 +87,7 @@ def test_a_strength_of_1_means_all_steps(editor: Pair) -> None:
     assert (editor.draw(strength=1.0, **fields) == editor.draw(**fields)).all()
 
 
-@pytest.mark.parametrize(
-    "fields", [{"mask": mask()}, {"outpaint": OutpaintOptions(left=8)}, {"strength": 0.5}, {"resize": "latent"}]
-)
+@pytest.mark.parametrize("fields", [{"mask": mask()}, {"outpaint": OutpaintOptions(left=8)}, {"resize": "latent"}])
 def test_fields_without_a_meaning_are_refused(editor: Pair, fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError, match="whole image") as caught:
         editor.draw(image=picture(), **fields)

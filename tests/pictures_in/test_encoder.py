@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from imagegen_core import Job
 from imagegen_core.diffusion import picture_encoder
-from imagegen_core.diffusion.input_values import Pixels
+from imagegen_core.diffusion.input_values import InputValues, Pixels
 from imagegen_core.diffusion.picture_encoder import PictureEncoder
 from imagegen_core.parts import completed
-from tests.pictures_in.conftest import Pair
+from tests.pictures_in.conftest import Pair, ask, picture
+
+LIMIT = 30  # seconds
 
 
 def values(seed: int) -> Pixels:
@@ -61,3 +65,22 @@ def test_a_picture_without_a_hash_is_not_kept(encoder: Any) -> None:
     for _ in range(2):
         completed(keeps.encode(Pixels(values(1).values), None))
     assert len(encoded) == 2
+
+
+def test_pictures_are_prepared_beside_the_prompts(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text encoder waits here for the pictures, so they must not wait for it."""
+    prepared, original = threading.Event(), InputValues.of
+
+    def prepare(*arguments: Any, **options: Any) -> InputValues:
+        values = original(*arguments, **options)
+        prepared.set()
+        return values
+
+    monkeypatch.setattr(InputValues, "of", prepare)
+    in_time = []
+    hook = pair.worker.pipe.text_encoder.register_forward_pre_hook(lambda *_: in_time.append(prepared.wait(LIMIT)))
+    try:
+        pair.worker.begin(Job(req=ask(prompt="a prompt of its own", image=picture(), size="64x48")))
+    finally:
+        hook.remove()
+    assert in_time == [True]

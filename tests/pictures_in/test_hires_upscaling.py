@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import re
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,9 @@ from imagegen_core import (
 from imagegen_core.cli.app import build_app
 from imagegen_core.cli.picture_options import parse_options
 from imagegen_core.diffusion import beginnings
+from imagegen_core.diffusion.stage_upscaling import StageUpscaling
+from imagegen_core.plugins.registry import Registry
+from imagegen_core.request import Size
 from tests.images import networks
 from tests.pictures_in.conftest import FAMILIES, Pair, ask, difference, make_pair, picture
 
@@ -41,11 +45,21 @@ NETWORK = networks.esrgan(blocks=1, growth=32)
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """A checkpoint of each family, with a configured network of 2×."""
-    folder = tmp_path_factory.mktemp("hires")
+    return enlarging_pair(request.param, "fp32", tmp_path_factory.mktemp("hires"))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def half_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The same in bf16."""
+    return enlarging_pair(request.param, "bf16", tmp_path_factory.mktemp("hires"))
+
+
+def enlarging_pair(family: str, dtype: str, folder: Path) -> Pair:
+    """Save a tiny checkpoint and a network, and load both with a worker."""
     save_file(NETWORK, folder / "tiny-esrgan.safetensors")
-    plain = make_pair(request.param, folder)
+    plain = make_pair(family, folder, dtype=dtype)
     settings = Settings(
-        model=str(plain.folder), device="cpu", dtype="fp32", upscaler=str(folder / "tiny-esrgan.safetensors")
+        model=str(plain.folder), device="cpu", dtype=dtype, upscaler=str(folder / "tiny-esrgan.safetensors")
     )
     return replace(plain, worker=type(plain.worker)(settings=settings))
 
@@ -97,6 +111,16 @@ def test_pictures_equal_plain_pipelines_and_a_plain_network(
 
 
 def test_pictures_stay_exact_in_company(pair: Pair) -> None:
+    assert_exact_in_company(pair)
+
+
+def test_pictures_stay_exact_in_company_in_bf16(half_pair: Pair) -> None:
+    assert half_pair.worker.numerics.precision == "bf16"
+    assert_exact_in_company(half_pair)
+
+
+def assert_exact_in_company(pair: Pair) -> None:
+    """Draw requests of all kinds of second stages together, and compare each with the picture drawn alone."""
     enlarged = {"size": "64x48", "hires": HiresOptions(scale=1.5, upscaler="tiny-esrgan")}
     requests: list[dict[str, Any]] = [
         {**enlarged, "seed": 1},
@@ -251,3 +275,25 @@ def test_the_command_line_takes_micro_conditioning(tmp_path: Path, monkeypatch: 
     options = ["original_size=512x256,crop=64:32", "--size", "64x64", "--steps", "1", "-o", "out.png"]
     assert CliRunner().invoke(build_app(), [*arguments, *options]).exit_code == 0
     assert read_recipe(Path("out.png")).micro_conditioning == {"original_size": "512x256", "crop": [64, 32]}
+
+
+def test_the_numerics_plan_has_the_upscalers_file(pair: Pair, tmp_path: Path) -> None:
+    """Replicas compare their plans, so that two files of one name do not draw in one cluster."""
+    network = Path(pair.worker.settings.upscaler)
+    other = tmp_path / network.name
+    other.write_bytes(network.read_bytes() + b" ")
+    plans = []
+    for path in (network, other):
+        settings = Settings(model=str(pair.folder), device="cpu", dtype="fp32", upscaler=str(path))
+        plans.append(
+            replace(pair.worker.numerics, upscalers=StageUpscaling(settings, Registry.discover()).identities())
+        )
+    assert plans[0] == pair.worker.numerics
+    (difference,) = plans[0].differences(plans[1])
+    assert re.fullmatch(r"upscaler tiny-esrgan was [0-9a-f]{10}, and is [0-9a-f]{10}", difference)
+    assert "upscalers" not in plans[0].of_picture(Size(64, 48))
+
+
+def test_a_missing_upscaler_does_not_hinder_others(pair: Pair) -> None:
+    settings = Settings(model=str(pair.folder), device="cpu", dtype="fp32", upscaler="nix")
+    assert StageUpscaling(settings, Registry.discover()).identities() == {}

@@ -91,7 +91,12 @@ def random_request(chance: random.Random, channels: int, lora: Path) -> Generate
         {"image": picture(48, 48), "outpaint": OutpaintOptions(left=16, bottom=chance.choice([0, 16]))},
     ]
     if channels == 4:
-        second = HiresOptions(size=chance.choice(SIZES), strength=strength, scheduler=chance.choice([None, "Euler a"]))
+        second = HiresOptions(
+            size=chance.choice(SIZES),
+            strength=strength,
+            scheduler=chance.choice([None, "Euler a"]),
+            upscaler=chance.choice([None, "latent (bicubic)", "lanczos"]),
+        )
         kinds += [{"size": size, "hires": second}, {"image": image, "strength": strength, "hires": second}]
     asked = ask(
         prompt=chance.choice(["a lake at dawn", "a red star", "a lake " * 60]),

@@ -224,3 +224,12 @@ def test_torch_uses_no_more_threads_than_the_quota_allows(groups: list[Path]) ->
 
     assert threads() == "1"
     assert threads(OMP_NUM_THREADS="2") == "2"
+
+
+def test_a_limit_above_the_machines_memory_limits_nothing(tmp_path: Path) -> None:
+    """Its statistics are not read either, because the kernel takes long to sum them up."""
+    mount = V2.format(top="/", point="/sys/fs/cgroup")
+    root = _tree(tmp_path, "0::/", mount, _v2("sys/fs/cgroup", "2000000000", used=700 * MB))
+    assert memory_limit(root, 2000 * MB + 1) == MemoryLimit(2000 * MB, 1300 * MB)
+    (root / "sys/fs/cgroup/memory.stat").write_text("anon damaged")
+    assert memory_limit(root, 2000 * MB) is None

@@ -235,3 +235,24 @@ def test_any_text_can_be_read_back_from_a_header(text: str) -> None:
     assert value.isascii()
     assert value.isprintable()
     assert unquote(value) == text.encode("utf-8", "replace").decode()
+
+
+TOO_MUCH_OF_THE_SECOND_STAGE: dict[str, tuple[dict[str, Any], str, str]] = {
+    "size": ({"size": "512x512"}, "hires.size", "Invalid hires.size 512x512: this server draws up to 16384 pixels"),
+    "scale": ({"scale": 4}, "hires.scale", "Invalid hires.scale 4, which makes 256x256: this server draws up to 16384"),
+    "steps": ({"scale": 1.5, "steps": 21}, "hires.steps", "Invalid hires.steps 21: this server takes 1 to 20"),
+    "sampler": ({"scale": 1.5, "scheduler": "Nile"}, "hires.scheduler", "Nile"),
+    "schedule": ({"scale": 1.5, "schedule": "Nile"}, "hires.schedule", "Invalid hires.schedule 'Nile'"),
+}
+
+
+@pytest.mark.parametrize(
+    ("hires", "field", "sentence"), TOO_MUCH_OF_THE_SECOND_STAGE.values(), ids=TOO_MUCH_OF_THE_SECOND_STAGE
+)
+def test_errors_of_the_second_stage_name_its_options(
+    serve: StartServer, hires: dict[str, Any], field: str, sentence: str
+) -> None:
+    response = serve(max_pixels=128 * 128, max_steps=20).draw(hires=hires)
+    assert response.status_code == 422, response.text
+    assert response.json()["field"] == field
+    assert sentence in response.json()["detail"]

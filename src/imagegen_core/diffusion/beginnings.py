@@ -85,6 +85,7 @@ class Beginnings:
         if second is not None:
             enlarging = None if upscaler is None else upscaler.needed_bytes(request.size, second.size)
             _check_memory(worker, second, enlarging)
+        pictures = self._starting_points.prepare(request)  # another thread prepares them beside the prompts
         adapters = self._wanted(request)
         scheduler, step_options = self._sampling(worker, request)
         conditionings = yield from self._prompts.encode(worker, request, adapters)
@@ -97,6 +98,7 @@ class Beginnings:
         generator = torch.Generator("cpu").manual_seed(request.seed)
         start = yield from self._starting_points.begin(
             request,
+            pictures,
             scheduler,
             generator,
             partial(first_noise, request, generator, worker.initial_latents),

@@ -47,13 +47,17 @@ def are_used(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> boo
 
 
 def use_cpu_layers(pipe: Any, network: Any, *, int8: bool) -> None:
-    """Replace layers of a pipeline on a CPU: of its network and of its VAE's decoder.
+    """Replace layers of a pipeline on a CPU: of its network and of its VAE.
 
     Args:
         pipe: The diffusers pipeline with its ``vae``.
         network: Its network for denoising.
         int8: Whether large layers compute in int8.
     """
+    from imagegen_core.diffusion.direct_layers import use_direct_layers  # its classes inherit from those of diffusers
+
+    for part in (network, pipe.vae):
+        use_direct_layers(part)
     parts = (network, pipe.vae.decoder)
     fast = are_used(torch.device("cpu"), next(network.parameters()).dtype, compiled=False)
     if fast:

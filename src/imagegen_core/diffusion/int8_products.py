@@ -15,7 +15,7 @@ from torch.nn import functional
 
 _LEVELS = 255
 _LARGEST_WEIGHT = 127
-_CHUNK = 2**18  # numbers to quantize at a time, so that they stay in the cache
+_CHUNK = 2**20  # numbers to quantize at a time, so that they stay in the cache
 
 
 class Quantized(NamedTuple):
@@ -41,8 +41,10 @@ class Quantized(NamedTuple):
         zero = max(round(-min(low, 0.0) / scale), 1)
         levels = torch.empty_like(numbers, dtype=torch.uint8)
         flat, into = _flat(numbers), _flat(levels)
+        computed = torch.empty(min(_CHUNK, len(flat)))
         for part, target in zip(torch.split(flat, _CHUNK), torch.split(into, _CHUNK), strict=True):
-            target.copy_(part.to(torch.float32, copy=True).div_(scale).add_(zero + 0.5).clamp_max_(_LEVELS))
+            floats = computed[: len(part)].copy_(part)
+            target.copy_(floats.div_(scale).add_(zero + 0.5).clamp_max_(_LEVELS))
         return cls(levels, scale, zero)
 
     def padded(self, left: int, right: int, top: int, bottom: int) -> Quantized:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -249,8 +250,14 @@ def step_arguments(
         options: The request's options, such as ``eta``; its default is 0.
     """
     known = {"generator": generator, "eta": 0.0, **(options or {})}
-    accepted = inspect.signature(scheduler.step).parameters
+    accepted = _parameters(type(scheduler).step)
     return {name: value for name, value in known.items() if name in accepted}
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> Collection[str]:
+    """Return the names of a function's parameters; `inspect` takes a tenth of a millisecond for each call."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _draws(scheduler: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from imagegen_core.diffusion.canvas import Canvas
 from imagegen_core.diffusion.upscaling import NetworkUpscaler
 from imagegen_core.distributions import installed_version
-from imagegen_core.errors import InvalidRequestError
+from imagegen_core.errors import ImagegenError, InvalidRequestError
 from imagegen_core.images.upscaler import LANCZOS, Upscaler, UpscalerDef
 from imagegen_core.parts import Parts, awaited, works_in_parts
 from imagegen_core.picture_files.decode import MAX_PIXELS
@@ -97,6 +98,19 @@ class StageUpscaling:
             self._loaded[name] = yield from awaited(self._threads.submit(self._load, self._described(name)))
         return self._loaded[name]
 
+    def identities(self) -> dict[str, str]:
+        """Return the hash of the configured upscaler's file, and the versions of those of plugins, by name.
+
+        Without the configured file there is nothing: a request that names it is refused.
+        """
+        try:
+            offered = self._offered()
+        except ImagegenError:
+            return {}
+        found = {f"upscaler {name}": self._identity(offer) for name, offer in offered.items() if offer is not LANCZOS}
+        library = installed_version(_LIBRARY) if any(offer.weights for offer in offered.values()) else None
+        return found | ({} if library is None else {_LIBRARY: library})
+
     @property
     def memory_bytes(self) -> int:
         """The memory of the loaded networks' weights, in bytes."""
@@ -129,12 +143,22 @@ class StageUpscaling:
                 break
         return (yield from awaited(self._threads.submit(_values, pixels, size)))
 
-    def _described(self, name: str) -> UpscalerDef:
+    def _offered(self) -> dict[str, UpscalerDef]:
         registry, configured = self._registry, self._settings.upscaler
         offered = dict(registry.upscalers)
         if configured is not None and configured not in offered:
             own = registry.upscaler(configured)
             offered[own.name] = own
+        return offered
+
+    def _identity(self, offer: UpscalerDef) -> str:
+        plugin = self._registry.owner(f"upscaler {offer.name}")
+        if plugin is not None:
+            return f"{plugin.distribution} {plugin.version}"
+        return _digest(offer.weights) if offer.weights is not None and offer.weights.is_file() else "missing"
+
+    def _described(self, name: str) -> UpscalerDef:
+        offered = self._offered()
         if name in offered:
             return offered[name]
         raise InvalidRequestError(
@@ -147,10 +171,7 @@ class StageUpscaling:
         if description is LANCZOS:
             return LoadedUpscaler(None, None, {})
         upscaler = description.load(self._settings)
-        digest = None
-        if description.weights is not None:
-            with description.weights.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()[:_HASH_DIGITS]
+        digest = None if description.weights is None else _digest(description.weights)
         return LoadedUpscaler(upscaler, digest, self._versions(description, upscaler))
 
     def _versions(self, description: UpscalerDef, upscaler: Upscaler) -> dict[str, str]:
@@ -160,6 +181,11 @@ class StageUpscaling:
         if isinstance(upscaler, NetworkUpscaler) and upscaler.uses_spandrel:
             versions[_LIBRARY] = installed_version(_LIBRARY) or "unknown"
         return versions
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_HASH_DIGITS]
 
 
 def _is_smaller(width: int, height: int, size: Size) -> bool:

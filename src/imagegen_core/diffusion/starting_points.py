@@ -7,7 +7,7 @@ picture without its masked part, and then the steps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -61,9 +61,31 @@ class StartingPoints:
         """Whether the network takes a picture beside latents."""
         return self._extra is not Extra.NONE
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The fields of requests that the network does not take."""
+        return self._extra.lacking
+
+    def prepare(self, request: ResolvedRequest) -> Future[InputValues] | None:
+        """Prepare a request's pictures on another thread, which may take longer than a step of others.
+
+        Returns:
+            The pictures for `begin`; None if the drawing begins with noise and takes no picture.
+
+        Raises:
+            InvalidRequestError: The checkpoint cannot draw with a field of the request.
+        """
+        if request.image is None and self._extra is Extra.NONE:
+            return None
+        self._check(request)
+        masks = self._extra is Extra.MASK
+        begins = not (masks and self._strength(request) == 1.0)
+        return self._threads.submit(InputValues.of, request, begins=begins, sees=masks)
+
     def begin(
         self,
         request: ResolvedRequest,
+        pictures: Future[InputValues] | None,
         scheduler: Any,
         generator: torch.Generator,
         noise: Callable[[], Tensor],
@@ -75,6 +97,7 @@ class StartingPoints:
 
         Args:
             request: The request.
+            pictures: The result of `prepare`.
             scheduler: Its scheduler with its timesteps set.
             generator: The generator for all noise of this picture.
             noise: Draws the first noise, before the scheduler scales it.
@@ -82,23 +105,19 @@ class StartingPoints:
             flows: Whether the network is of flow matching.
 
         Raises:
-            InvalidRequestError: A picture is damaged, or the checkpoint cannot draw with it.
+            InvalidRequestError: A picture is damaged, or the mask is empty.
             OutOfMemoryError: The memory is too small to encode the picture.
         """
-        if request.image is None and self._extra is Extra.NONE:
+        if pictures is None:
             return StartingPoint(_scaled(noise(), scheduler))
-        self._check(request)
-        masks, strength = self._extra is Extra.MASK, _strength(request)
-        begins = not (masks and strength == 1.0)
-        values = yield from self._values(request, begins=begins, sees=masks)
-        canvas = values.canvas
-        if self._extra is Extra.PICTURE:
-            return (yield from self._edited(values, scheduler, noise, numerics))
+        values = yield from _awaited(pictures, request)
+        masks, edits = self._extra is Extra.MASK, self._extra is Extra.PICTURE
+        canvas, strength = values.canvas, self._strength(request)
         first = skip_steps(scheduler, first_step(request.steps, strength, rounds_up=flows))
         paints = canvas is not None and canvas.mask is not None
-        pure = (paints or masks) and strength == 1.0  # diffusers' inpainting begins with noise alone
+        pure = (paints or masks or edits) and strength == 1.0  # diffusers' inpainting begins with noise alone
         latents = None
-        if values.image is not None:
+        if values.image is not None and not (edits and pure):
             latents = yield from self._latents(values.image, request, generator, numerics)
         drawn = noise()
         shrunk = shrunk_mask(values.mask, drawn.shape).to(self._device, self._dtype)
@@ -107,6 +126,11 @@ class StartingPoints:
         else:
             content = _filled(latents, drawn, shrunk, request.inpaint.fill) if paints else latents
             started = noised(scheduler, content, drawn, scheduler.timesteps[first])
+        if edits:
+            seen = torch.zeros_like(drawn)
+            if values.image is not None:
+                seen = yield from self._most_likely(values.image, numerics)
+            return StartingPoint(started, first, canvas, None, seen)
         if values.around is not None:
             around = yield from self.encoded(values.around, generator, numerics)
             return StartingPoint(started, first, canvas, None, torch.cat([shrunk, around], dim=1))
@@ -154,23 +178,20 @@ class StartingPoints:
         given = {
             "mask": request.mask is not None,
             "outpaint": bool(request.outpaint),
-            "strength": request.strength not in (None, 1.0),
             "resize": request.resize == "latent",
         }
         if wrong := [name for name, is_given in given.items() if is_given]:
             raise InvalidRequestError(
-                f"Invalid {wrong[0]}: an instruct-pix2pix checkpoint draws the whole image with all steps; leave it "
-                "out",
+                f"Invalid {wrong[0]}: an instruct-pix2pix checkpoint draws the whole image; leave it out",
                 wrong[0],
             )
 
-    def _values(self, request: ResolvedRequest, *, begins: bool, sees: bool) -> Parts[InputValues]:
-        """Prepare the pictures on another thread: it may take longer than a step of others."""
-        try:
-            return (yield from awaited(self._threads.submit(InputValues.of, request, begins=begins, sees=sees)))
-        except PictureError as error:
-            mask = request.mask is not None and str(error).partition(":")[0].endswith(request.mask.name)
-            raise InvalidRequestError(str(error), "mask" if mask else "image") from error
+    def _strength(self, request: ResolvedRequest) -> float:
+        """Return a request's strength; the defaults are those of diffusers' pipelines of UNets."""
+        if request.strength is not None:
+            return request.strength
+        paints = request.mask is not None or bool(request.outpaint)
+        return 1.0 if request.image is None or paints or self._extra is Extra.PICTURE else _STRENGTH
 
     def _latents(
         self, image: Pixels, request: ResolvedRequest, generator: torch.Generator, numerics: NumericsPlan
@@ -190,30 +211,23 @@ class StartingPoints:
         with memory_errors(size):
             return (yield from self._encoder.encode(pixels, tile))
 
-    def _edited(
-        self, values: InputValues, scheduler: Any, noise: Callable[[], Tensor], numerics: NumericsPlan
-    ) -> Parts[StartingPoint]:
-        """Begin with noise, and give the picture's most likely latents to the network; without a picture, zeros."""
-        if values.image is None:
-            drawn = noise()
-            return StartingPoint(_scaled(drawn, scheduler), channels=torch.zeros_like(drawn))
-        moments = yield from self._moments(values.image, numerics)
-        return StartingPoint(
-            _scaled(noise(), scheduler),
-            canvas=values.canvas,
-            channels=self._encoder.mode(moments).to(self._device, self._dtype),
-        )
+    def _most_likely(self, image: Pixels, numerics: NumericsPlan) -> Parts[Tensor]:
+        """Return the picture's most likely latents, which an instruct-pix2pix network sees."""
+        moments = yield from self._moments(image, numerics)
+        return self._encoder.mode(moments).to(self._device, self._dtype)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(_THREADS, thread_name_prefix="imagegen-input")
 
 
-def _strength(request: ResolvedRequest) -> float:
-    """Return a request's strength; the defaults are those of diffusers' pipelines of UNets."""
-    if request.strength is not None:
-        return request.strength
-    return _STRENGTH if request.image is not None and request.mask is None and not request.outpaint else 1.0
+def _awaited(pictures: Future[InputValues], request: ResolvedRequest) -> Parts[InputValues]:
+    """Wait for the prepared pictures; a damaged picture is an error of its field."""
+    try:
+        return (yield from awaited(pictures))
+    except PictureError as error:
+        mask = request.mask is not None and str(error).partition(":")[0].endswith(request.mask.name)
+        raise InvalidRequestError(str(error), "mask" if mask else "image") from error
 
 
 def _scaled(noise: Tensor, scheduler: Any) -> Tensor:

@@ -76,6 +76,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         styles: All styles, with a refusal for each that does not fit this checkpoint.
         default_sampler: The sampler of a request without a sampler.
         own_scheduler: The facts about the checkpoint's own scheduler.
+        lacking: The fields of requests that this checkpoint does not take, beside those of its backend.
     """
 
     def __init__(self, worker_id: int = 0, settings: Settings | None = None) -> None:
@@ -122,15 +123,18 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         self.numerics = replace(self.numerics, versions={**self.numerics.versions, **versions})
         self.styles = StyleCatalog(settings, registry, layers.cross_attention_dim, self.family.name, layers)
         self._upscaling = StageUpscaling(settings, registry)
+        self.numerics = replace(self.numerics, upscalers=self._upscaling.identities())
+        starting_points = StartingPoints(
+            self.pipe.vae, partial(self.residency.bring, "vae"), extra_of(model), self.device, self.dtype
+        )
+        self.lacking = starting_points.lacking
         self._beginnings = Beginnings(
             self._schedulers,
             self._prompts,
             self._adapters,
             self.styles,
             self._extensions,
-            StartingPoints(
-                self.pipe.vae, partial(self.residency.bring, "vae"), extra_of(model), self.device, self.dtype
-            ),
+            starting_points,
             self._upscaling,
         )
         self._recipes = (

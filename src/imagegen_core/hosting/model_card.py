@@ -9,7 +9,8 @@ from typing import Any
 
 from imagegen_core.description import PLAIN_FORMATS
 from imagegen_core.memory_plan import MemoryPlan
-from imagegen_core.models.inspect import native_size, recognize
+from imagegen_core.models.inspect import describe, native_size, recognize
+from imagegen_core.models.networks.channels import LATENT_CHANNELS, Extra, extra_channels
 from imagegen_core.models.prediction import own_scheduler
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.plugins.registry import Registry
@@ -37,6 +38,7 @@ class ModelCard:
         backend: Name of the backend; None if no installed plugin describes the worker.
         numerics: The numerics plan; None before the load, or if the worker has none.
         memory: The memory plan; None before the load, or if the worker has none.
+        lacking: The fields of requests that this checkpoint does not take, beside those of its backend.
     """
 
     name: str
@@ -50,6 +52,7 @@ class ModelCard:
     backend: str | None = None
     numerics: NumericsPlan | None = None
     memory: MemoryPlan | None = None
+    lacking: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, worker: Any, settings: Settings, registry: Registry) -> ModelCard:
@@ -69,6 +72,7 @@ class ModelCard:
             backend=None if backend is None else backend.name,
             numerics=getattr(worker, "numerics", None),
             memory=getattr(worker, "memory_plan", None),
+            lacking=getattr(worker, "lacking", ()),
         )
 
     @classmethod
@@ -88,6 +92,7 @@ class ModelCard:
             styles={} if "style_lora" in backend.without else _usable(StyleCatalog.of_files(path, settings, registry)),
             precision="",
             backend=backend.name,
+            lacking=_lacking(path, registry),
             **_sampling(path, settings, registry) if "scheduler" not in backend.without else {},
         )
 
@@ -124,6 +129,17 @@ def _sampling(path: Path, settings: Settings, registry: Registry) -> dict[str, A
     own = own_scheduler(path, settings.prediction)
     sampler = named or registry.families[name].default_sampler or own.default_sampler
     return {"sampler": sampler, "own_scheduler": own}
+
+
+def _lacking(path: Path, registry: Registry) -> tuple[str, ...]:
+    """Return the fields that an unloaded checkpoint does not take, by the channels of its UNet."""
+    if recognize(path, registry).format not in PLAIN_FORMATS:
+        return ()
+    description = describe(path, registry)
+    family = registry.families.get(description.family or "")
+    if family is None or family.denoiser != "unet" or description.input_channels is None:
+        return Extra.NONE.lacking
+    return (extra_channels(description.input_channels, LATENT_CHANNELS) or Extra.NONE).lacking
 
 
 def _usable(styles: Mapping[str, CatalogedStyle]) -> dict[str, tuple[float, ...]]:

@@ -45,7 +45,8 @@ class GenerateRequest(BaseModel):
         image: A picture to begin with: its bytes, a `pathlib.Path` or a PIL image, and over HTTP base64 or a data URL.
         mask: A mask of the image's size: white parts are drawn again, and black parts stay as they are.
         strength: The part of the steps that is drawn, from 0 to 1: the lower, the closer to the image. At least one
-            step is drawn. The default is 0.8, and 1.0 with a mask or `outpaint`.
+            step is drawn. The default is 0.8, and 1.0 with a mask, with `outpaint`, or for an instruct-pix2pix
+            checkpoint.
         resize: How the image gets the size of the drawn picture: ``stretch``, ``crop``, ``pad``, or ``latent`` for the
             image's latents. Without `size`, the picture has the image's size, down to multiples of 8.
         inpaint: How the masked part is drawn.

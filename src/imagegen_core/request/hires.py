@@ -22,6 +22,7 @@ LATENT_MODES: Mapping[str, tuple[str, bool]] = {
     "latent (nearest-exact)": ("nearest-exact", False),
 }
 """How latents are enlarged, by A1111's names: the mode of ``torch.nn.functional.interpolate``, and its antialiasing."""
+_OPTIONS = {"num_inference_steps": "steps"}  # with other names than a request's fields
 
 
 class HiresOptions(Options):
@@ -105,6 +106,17 @@ class HiresOptions(Options):
     def latent_mode(self) -> tuple[str, bool] | None:
         """How latents are enlarged, as in `LATENT_MODES`; None if an upscaler enlarges the picture."""
         return LATENT_MODES.get(self.upscaler or LATENT)
+
+    def renamed(self, error: InvalidRequestError) -> InvalidRequestError:
+        """Return an error about the second stage's request as an error about the option that the stage has it from."""
+        if error.field == "size" and self.scale is not None:
+            sentence = str(error).replace("Invalid size", f"Invalid hires.scale {self.scale:g}, which makes", 1)
+            return InvalidRequestError(sentence, "hires.scale")
+        option = _OPTIONS.get(error.field or "", error.field or "")
+        if getattr(self, option, None) is None:
+            return error
+        sentence = str(error).replace(f"Invalid {error.field}", f"Invalid hires.{option}", 1)
+        return InvalidRequestError(sentence, f"hires.{option}")
 
     def second_size(self, first: Size) -> Size:
         """Return the size of the second stage.

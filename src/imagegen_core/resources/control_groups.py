@@ -8,7 +8,9 @@ process's own group up to the mounted root.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -40,17 +42,19 @@ _V2 = _MemoryFiles(("memory.max", "memory.high"), "memory.current", ("inactive_f
 _V1 = _MemoryFiles(("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
 
-def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
+def memory_limit(root: Path = Path("/"), below: int = sys.maxsize) -> MemoryLimit | None:
     """Return the memory limit of this process's control groups; None without a limit.
 
     Args:
         root: The folder with ``/proc`` and the mounted hierarchies.
+        below: The machine's memory in bytes. A limit from this number on limits nothing, and its statistics are not
+            read: the kernel takes up to half a millisecond to sum them up.
     """
     limits = [
         limit
         for files, controller in ((_V1, "memory"), (_V2, ""))
         for group in _groups(controller, root)
-        if (limit := _memory_limit(group, files))
+        if (limit := _memory_limit(group, files, below))
     ]
     if not limits:
         return None
@@ -71,9 +75,9 @@ def cpu_limit(root: Path = Path("/")) -> float | None:
     return min((quota for quota in quotas if quota), default=None)
 
 
-def _memory_limit(group: Path, files: _MemoryFiles) -> MemoryLimit | None:
+def _memory_limit(group: Path, files: _MemoryFiles, below: int) -> MemoryLimit | None:
     limits = [limit for name in files.limits if (limit := _number(_text(group / name))) is not None]
-    if not limits:
+    if min(limits, default=below) >= below:
         return None
     statistics = dict(line.split(maxsplit=1) for line in _text(group / "memory.stat").splitlines() if " " in line)
     droppable = sum(_number(statistics.get(line, "")) or 0 for line in files.droppable)
@@ -122,6 +126,7 @@ def _own_group(controller: str, root: Path) -> str | None:
     return None
 
 
+@cache
 def _mount(controller: str, root: Path) -> tuple[str, str] | None:
     """Return the root group of a hierarchy's mount, and the mount point."""
     for line in _text(root / "proc/self/mountinfo").splitlines():

@@ -29,7 +29,7 @@ def system_memory(root: Path = Path("/")) -> SystemMemory:
         root: The folder to search for control groups; see `control_groups`.
     """
     machine = psutil.virtual_memory()
-    limit = memory_limit(root)
+    limit = memory_limit(root, machine.total)
     if limit is None:
         return SystemMemory(machine.total, machine.available)
     return SystemMemory(min(machine.total, limit.total), min(machine.available, limit.available))

@@ -176,15 +176,25 @@ class ServerContext:
         except ImagegenError:
             return None
 
+    def fields(self, mode: Mode) -> list[str]:
+        """Return the request's fields that a mode's model takes; all fields if its model is not known yet."""
+        backend = self.backend(mode)
+        lacking = self.card(mode).lacking if backend else ()
+        return [
+            name for name in (backend.supported if backend else GenerateRequest.model_fields) if name not in lacking
+        ]
+
     def _check(self, request: GenerateRequest, mode: Mode) -> None:
         self.limits.check_length(request.prompt, "prompt")
         self.limits.check_length(request.negative_prompt or "", "negative_prompt")
         resolved = check_request(request)
-        self.limits.check(resolved)
+        self._check_stage(resolved, mode)
         if resolved.second_stage is not None:
-            self.limits.check(resolved.second_stage)
+            try:
+                self._check_stage(resolved.second_stage, mode)
+            except InvalidRequestError as error:
+                raise resolved.hires.renamed(error) from error
         self._refiner(request)
-        self._check_sampling(resolved, mode)
 
     def _refiner(self, request: GenerateRequest) -> Mode | None:
         """Return the mode of a request's refiner; None without a refiner.
@@ -202,7 +212,8 @@ class ServerContext:
         mode.check_refines()
         return mode
 
-    def _check_sampling(self, resolved: ResolvedRequest, mode: Mode) -> None:
+    def _check_stage(self, resolved: ResolvedRequest, mode: Mode) -> None:
+        self.limits.check(resolved)
         try:
             card = self.card(mode)
         except ImagegenError:

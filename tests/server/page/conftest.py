@@ -87,7 +87,7 @@ def open_page(_browser: Browser, page_server: str, complaints: list[str]) -> Ite
         opened.add(address)
         page.goto(address)
         expect(page.get_by_role("button", name="Draw", exact=True)).to_be_enabled()
-        expect(page.get_by_label("Sampler").locator("option", has_text="DPM++ 2M Karras")).to_have_count(1)
+        expect(page.get_by_label("Sampler", exact=True).locator("option", has_text="DPM++ 2M Karras")).to_have_count(1)
         return page
 
     yield open_page

@@ -68,7 +68,7 @@ def test_seeds_count_up_and_newer_pictures_come_first(open_page: Callable[..., P
 def test_job_has_the_values_of_the_form(open_page: Callable[..., Page]) -> None:
     page = open_page()
     page.get_by_label("Style", exact=True).select_option("storybook")
-    page.get_by_label("Sampler").select_option("Euler a")
+    page.get_by_label("Sampler", exact=True).select_option("Euler a")
     page.get_by_label("Upscale", exact=True).check()
     page.get_by_label("Upscaling passes").select_option("1")
     values = {"Prompt": "a lake", "Negative prompt": "fog", "Size": "64x64", "Steps": "2", "Guidance scale": "2.5"}
@@ -95,15 +95,15 @@ def test_styles_are_shown_if_there_are_any(open_page: Callable[..., Page]) -> No
     expect(page.get_by_label("Style", exact=True)).to_be_visible()
     page.route("**/loras", lambda route: route.fulfill(json=[]))
     page.reload()
-    expect(page.get_by_label("Sampler").get_by_role("option", name="Heun")).to_have_count(1)
+    expect(page.get_by_label("Sampler", exact=True).get_by_role("option", name="Heun")).to_have_count(1)
     expect(page.get_by_label("Style", exact=True)).to_be_hidden()
     expect(page.get_by_label("Style level")).to_be_hidden()
 
 
 def test_mode_can_be_chosen_if_there_are_several(open_page: Callable[..., Page], tmp_path: Path) -> None:
     page = open_page()
-    expect(page.get_by_label("Sampler").get_by_role("option", name="Heun")).to_have_count(1)
-    expect(page.get_by_label("Mode")).to_be_hidden()
+    expect(page.get_by_label("Sampler", exact=True).get_by_role("option", name="Heun")).to_have_count(1)
+    expect(page.get_by_label("Mode", exact=True)).to_be_hidden()
     modes = """
 [modes.small]
 model = "demo"
@@ -117,7 +117,7 @@ description = "Twice as wide"
     (tmp_path / "imagegen.toml").write_text(modes)
     with serving(tmp_path) as address:
         page = open_page(address)
-        chooser = page.get_by_label("Mode")
+        chooser = page.get_by_label("Mode", exact=True)
         expect(chooser.get_by_role("option")).to_have_text(["small (the server's default)", "small", "wide"])
         expect(page.get_by_text("Twice as wide")).to_be_hidden()
         chooser.select_option("wide")

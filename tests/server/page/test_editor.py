@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagegen_core import generate
+from imagegen_core import InpaintOptions, generate
 from imagegen_core.worker import Worker
 from tests.server.page.actions import HAS_PLAYWRIGHT, done, fill
 from tests.server.page.pictures import (
@@ -70,6 +70,41 @@ def test_mask_is_painted_with_any_pointer(open_page: Callable[..., Page], worker
             worker=worker,
         )
         assert (pixels(drawn) == np.asarray(expected.image)).all()
+
+
+def test_options_of_the_mask_are_drawn_as_in_python(open_page: Callable[..., Page], worker: Worker) -> None:
+    page = open_page()
+    fill(page, _SMALL)
+    choose(page, _LAKE)
+    page.get_by_text("Fit and mask").click()
+    picture = edit(page)
+    page.get_by_label("Brush width").fill("30")
+    Pointer(page, "mouse").stroke(picture, (0.3, 0.5), (0.7, 0.5))
+    close(page)
+    page.get_by_label("Masked part at the start").select_option("noise")
+    fill(page, {"Mask blur": "1.5", "Size": "64x64"})
+    page.get_by_label("Strength", exact=True).fill("0.6")
+    expect(page.get_by_label("Padding")).to_be_disabled()
+    page.get_by_label("Only the masked part").check()
+    fill(page, {"Padding": "8"})
+    request = post(page)
+    options = {"fill": "noise", "blur": 1.5, "only_masked": True, "padding": 8}
+    assert request["inpaint"] == options
+    drawn = download(page)
+    fields = {"image": _LAKE, "mask": sent(request, "mask"), "strength": 0.6, "inpaint": InpaintOptions(**options)}
+    expected = generate("a lake", size="64x64", num_inference_steps=2, seed=3, worker=worker, **fields)
+    assert (pixels(drawn) == np.asarray(expected.image)).all()
+
+    page.get_by_label("Invert the mask").check()
+    page.get_by_label("Only the masked part").uncheck()
+    assert post(page)["inpaint"] == {"fill": "noise", "blur": 1.5, "invert": True}
+    done(page).get_by_role("button", name="Reuse").click()
+    expect(page.get_by_label("Invert the mask")).to_be_checked()
+    edit(page)
+    page.get_by_role("button", name="Clear").click()
+    close(page)
+    expect(page.get_by_label("Mask blur")).to_be_hidden()
+    assert "inpaint" not in post(page)
 
 
 def test_eraser_undo_and_clear(open_page: Callable[..., Page]) -> None:
@@ -141,7 +176,7 @@ def test_sides_are_dragged_or_typed_and_drawn_as_in_python(
     page.get_by_label("Bottom").fill("20")
     expect(page.get_by_text("136x80 in all")).to_be_visible()
     close(page)
-    expect(page.get_by_label("Size")).to_have_value("136x80")
+    expect(page.get_by_label("Size", exact=True)).to_have_value("136x80")
     request = post(page)
     assert request["outpaint"] == {"left": 32, "top": 0, "right": 0, "bottom": 20}
     assert "mask" not in request

@@ -30,15 +30,15 @@ def test_picture_is_chosen_dropped_or_pasted_and_removed(open_page: Callable[...
     def remove() -> None:
         page.get_by_role("button", name="Remove input").click()
         expect(name).to_be_hidden()
-        expect(page.get_by_label("Size")).to_have_value("")
+        expect(page.get_by_label("Size", exact=True)).to_have_value("")
 
     choose(page, _LAKE)
     expect(thumbnail).to_be_visible()
-    expect(page.get_by_label("Size")).to_have_value("96x64")
+    expect(page.get_by_label("Size", exact=True)).to_have_value("96x64")
     remove()
     drop(page, _LAKE, "Begin with this picture")
     expect(thumbnail).to_be_visible()
-    expect(page.get_by_label("Size")).to_have_value("96x64")
+    expect(page.get_by_label("Size", exact=True)).to_have_value("96x64")
     remove()
     page.evaluate(
         """async (bytes) => {
@@ -94,6 +94,56 @@ def test_picture_with_a_strength_is_drawn_as_in_python_and_compared_with_its_inp
     expect(done(page).get_by_label("Before and after")).to_be_hidden()
 
 
+def test_picture_is_fitted_into_another_size_as_in_python(open_page: Callable[..., Page], worker: Worker) -> None:
+    page = open_page()
+    fill(page, _SMALL)
+    choose(page, _LAKE)
+    page.get_by_text("Fit and mask").click()
+    page.get_by_label("Fit into the size").select_option("crop the edges")
+    expect(page.get_by_label("Mask blur")).to_be_hidden()
+    fill(page, {"Size": "64x64"})
+    assert post(page)["resize"] == "crop"
+    picture = download(page)
+    expected = generate(
+        "a lake", image=_LAKE, resize="crop", size="64x64", num_inference_steps=2, seed=3, worker=worker
+    )
+    assert (pixels(picture) == np.asarray(expected.image)).all()
+
+    page.reload()
+    page.get_by_label("Load a PNG's recipe").set_input_files(file(picture))
+    choose(page, _LAKE)
+    assert post(page)["resize"] == "crop"
+
+
+def test_image_guidance_is_for_models_that_edit_pictures(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    guidance, strength = page.get_by_label("Image guidance"), page.get_by_label("Strength", exact=True)
+
+    def look() -> None:
+        choose(page, _LAKE)
+        page.get_by_text("Fit and mask").click()
+
+    look()
+    expect(guidance).to_be_hidden()
+    expect(strength).to_have_value("0.8")
+
+    def respond(route: Any) -> None:
+        models = route.fetch().json()
+        for model in models["data"]:
+            assert "image_guidance_scale" not in model["fields"]
+            model["fields"].append("image_guidance_scale")
+        route.fulfill(json=models)
+
+    page.route("**/v1/models", respond)
+    page.reload()
+    look()
+    expect(strength).to_have_value("1")
+    guidance.fill("1.7")
+    assert post(page)["image_guidance_scale"] == 1.7
+    expect(page.get_by_role("alert")).to_contain_text("only an instruct-pix2pix checkpoint takes it")
+    expect(guidance).to_have_attribute("aria-invalid", "true")
+
+
 def test_reuse_restores_the_input_and_a_recipe_asks_for_it(open_page: Callable[..., Page]) -> None:
     page = open_page()
     fill(page, _SMALL)
@@ -122,7 +172,7 @@ def test_large_photograph_is_sent_whole_and_drawn_smaller(open_page: Callable[..
     photograph.paste(Image.open(BytesIO(noise(700, 700))))  # makes the file larger than JSON without a picture may be
     data = encoded(photograph)
     choose(page, data)
-    expect(page.get_by_label("Size")).to_have_value("1688x1240")
+    expect(page.get_by_label("Size", exact=True)).to_have_value("1688x1240")
     fill(page, {"Size": "64x48"})
     assert sent(post(page), "image") == data
     assert pixels(download(page)).shape == (48, 64, 3)
@@ -148,6 +198,7 @@ def test_controls_follow_the_models_fields(open_page: Callable[..., Page]) -> No
     dependents = [
         mask,
         page.get_by_label("Strength", exact=True),
+        page.get_by_text("A low strength stays close"),
         page.get_by_label("Second stage"),
         page.get_by_label("Variation", exact=True),
         figure.get_by_role("button", name="Use as input"),

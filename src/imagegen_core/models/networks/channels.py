@@ -18,6 +18,15 @@ class Extra(Enum):
     PICTURE = "the latents of a picture to edit"  # https://arxiv.org/abs/2211.09800
     MASK = "a mask and the latents of a picture around it"
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The fields of `GenerateRequest` that a network with these channels does not take."""
+        if self is Extra.NONE:
+            return ("image_guidance_scale",)
+        if self is Extra.MASK:
+            return ("image_guidance_scale", "hires")
+        return ("mask", "inpaint", "outpaint", "hires")
+
 
 # The purpose of an unsupported UNet, by its number of channels beyond the latents' own.
 _UNSUPPORTED = {

@@ -9,7 +9,6 @@ from fastapi import APIRouter
 
 from imagegen_core.errors import SettingsError
 from imagegen_core.modes import Mode
-from imagegen_core.request import GenerateRequest
 from imagegen_core.resolution.parameters import parameters_of
 from imagegen_core.server.context import ServerContext, SharedContext
 from imagegen_core.server.errors import NotFoundError
@@ -82,7 +81,8 @@ def _aliases(context: ServerContext) -> Mapping[str, str]:
 
 def _model(name: str, context: ServerContext) -> dict[str, Any]:
     """Describe a model: OpenAI's fields, then its own name, its backend and the fields of its requests."""
-    backend = context.backend(mode_of(name, context))
+    mode = mode_of(name, context)
+    backend = context.backend(mode)
     return {
         "id": name,
         "object": "model",
@@ -90,7 +90,7 @@ def _model(name: str, context: ServerContext) -> dict[str, Any]:
         "owned_by": _OWNER,
         "root": _aliases(context).get(name, name),
         "backend": backend and backend.name,
-        "fields": [*backend.supported] if backend else [*GenerateRequest.model_fields],
+        "fields": context.fields(mode),
         "parameters": {
             parameter.name: parameter.schema
             for parameter in parameters_of(context.registry.parameters.values(), backend)

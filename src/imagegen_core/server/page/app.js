@@ -12,6 +12,7 @@ import { offerParameters } from "./parameters.js";
 import { RecipeError, readRecipe } from "./png.js";
 
 const POLL = 1000;
+const LISTS = ["loras", "samplers", "schedulers", "latent-upscale-modes", "upscalers"];
 const STATES = {
   loading: "The model is being loaded",
   failed: "The model could not be loaded",
@@ -55,13 +56,16 @@ async function serverState() {
 
 async function loadChoices() {
   try {
-    const [modes, models, styles, samplers, schedules] = await Promise.all(
-      ["api/modes", "v1/models", "sdapi/v1/loras", "sdapi/v1/samplers", "sdapi/v1/schedulers"].map(getJson),
+    const [modes, models, styles, samplers, schedules, latents, upscalers] = await Promise.all(
+      ["api/modes", "v1/models", ...LISTS.map((name) => `sdapi/v1/${name}`)].map(getJson),
     );
     offerModes(modes, models.data);
     form.offer(at("style"), names(styles));
-    form.offer(at("scheduler"), names(samplers));
-    form.offer(at("schedule"), schedules.map(({ label }) => label));
+    for (const stage of ["", "hires-"]) {
+      form.offer(at(`${stage}scheduler`), names(samplers));
+      form.offer(at(`${stage}schedule`), schedules.map(({ label }) => label));
+    }
+    form.offer(at("hires-upscaler"), upscalersOfStages(latents, upscalers));
     for (const field of document.querySelectorAll(".style")) {
       field.hidden = styles.length === 0;
     }
@@ -82,10 +86,17 @@ function offerModes({ modes, default_mode: byDefault }, models) {
     const { parameters, fields } = models.find(({ id }) => id === name) ?? models[0] ?? {};
     offerParameters(at("parameters"), parameters ?? {});
     offerFields(fields ?? []);
+    input.refresh();
     at("mode-hint").textContent = description ?? "";
     at("mode-hint").hidden = !description;
   };
   at("mode").onchange();
+}
+
+/** Return the ways to enlarge a stage, by the names of `hires.upscaler`; the form's first option is the default. */
+function upscalersOfStages(latents, upscalers) {
+  const [, ...others] = names(latents).map((name) => name.toLowerCase());
+  return [...others, ...names(upscalers).filter((name) => name !== "None")];
 }
 
 function names(entries) {

@@ -1,12 +1,15 @@
 /** The form: read its request, and fill it from a recipe. */
 
-import { supports } from "./capabilities.js";
+import { choose, chooseOrTell, unset } from "./choices.js";
+import { enablePadding, fillFit } from "./fit.js";
+import { fillHires, hires, showHiresOptions } from "./hires.js";
 import { fillParameters, parameters } from "./parameters.js";
+import { enableVariationSeed, fillVariation, proposeVariation, variation } from "./variation.js";
 
-const VARIATION = 0.2; // the strength that the page proposes
 const UNSET = ["guidance_rescale", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise"].concat(
-  ["resize", "inpaint", "image_guidance_scale", "micro_conditioning", "refiner", "switch_at"], // without a control
+  ["micro_conditioning", "refiner", "switch_at"], // without a control
 );
+const SAME_FIELD = { hires: "hires.scale", "hires.size": "hires.scale" }; // by the names in the server's errors
 
 const form = document.getElementById("form");
 const settings = document.getElementById("settings");
@@ -30,8 +33,7 @@ export function takeSize(size, replaces) {
 
 /** Ask for variations of the picture whose recipe is in the form. */
 export function vary() {
-  fields["variation.strength"].value ||= VARIATION;
-  fields["variation.seed"].value = "";
+  proposeVariation();
   enableDependents();
 }
 
@@ -45,26 +47,20 @@ export function fill(recipe) {
   fields.num_inference_steps.value = recipe.steps ?? "";
   fields.guidance_scale.value = recipe.guidance_scale ?? "";
   fields.count.value = 1;
-  if (!choose(fields.scheduler, recipe.scheduler)) {
-    missing.push(`The sampler ${recipe.scheduler} is not on this server.`);
-  }
-  if (!choose(fields.schedule, recipe.schedule)) {
-    missing.push(`The noise schedule ${recipe.schedule} is not on this server.`);
-  }
-  if (!choose(fields["style_lora.style"], recipe.style)) {
-    missing.push(`The style ${recipe.style} is not on this server.`);
-  }
+  missing.push(...chooseOrTell(fields.scheduler, "sampler", recipe.scheduler));
+  missing.push(...chooseOrTell(fields.schedule, "noise schedule", recipe.schedule));
+  missing.push(...chooseOrTell(fields["style_lora.style"], "style", recipe.style));
   fields["style_lora.level"].value = recipe.style_level || 1;
   const passes = Math.min(recipe.upscalings?.length ?? 0, 3);
   fields.superres.checked = passes > 0;
   fields.superres_magnitude.value = passes || 1;
-  missing.push(...fillHires(recipe.hires ?? {}), ...fillVariation(recipe.variation ?? {}));
+  missing.push(...fillHires(recipe.hires ?? {}), ...fillVariation(recipe.variation ?? {}), ...fillFit(recipe));
   if (recipe.clip_skip) {
     missing.push(`It was drawn with clip skip ${recipe.clip_skip}, which this page does not set.`);
   }
   missing.push(...fillParameters(recipe.parameters ?? {}));
-  for (const name of UNSET) {
-    missing.push(...unset(name, recipe[name]));
+  for (const [name, value] of [...UNSET.map((field) => [field, recipe[field]]), ...Object.entries(recipe.others ?? {})]) {
+    missing.push(...unset(name, value));
   }
   enableDependents();
   clearError();
@@ -84,13 +80,11 @@ export function offer(select, names) {
 export function showError(sentence, name = null) {
   clearError();
   error.textContent = sentence;
-  const field = name && fields[name];
+  const field = name && fields[SAME_FIELD[name] ?? name];
   if (!field) {
     return;
   }
-  if (settings.contains(field)) {
-    settings.open = true;
-  }
+  unfold(field);
   field.setAttribute("aria-invalid", "true");
   field.setAttribute("aria-errormessage", error.id);
   field.focus();
@@ -106,17 +100,17 @@ export function clearError() {
 /** Disable the fields that have no effect without another, such as the style's level. */
 export function enableDependents() {
   fields["style_lora.level"].disabled = fields["style_lora.style"].value === "";
-  fields["hires.strength"].disabled = fields["hires.scale"].value === "";
-  fields["variation.seed"].disabled = !(Number(fields["variation.strength"].value) > 0);
   fields.superres_magnitude.disabled = !fields.superres.checked;
+  showHiresOptions();
+  enableVariationSeed();
+  enablePadding();
 }
 
 export function prepare() {
   settings.open = matchMedia("(min-width: 700px)").matches;
   form.addEventListener("input", ({ target }) => unmark(target));
   form.addEventListener("input", enableDependents);
-  // Open the settings, because the browser cannot point at a hidden field.
-  form.addEventListener("invalid", ({ target }) => (settings.open ||= settings.contains(target)), true);
+  form.addEventListener("invalid", ({ target }) => unfold(target), true); // the browser cannot point at a hidden field
   form.addEventListener("keydown", drawOnEnter);
   enableDependents();
 }
@@ -135,29 +129,18 @@ function values() {
     schedule: fields.schedule.value,
     style_lora: style && { style, level: Number(fields["style_lora.level"].value) },
     seed: fields.seed.value.trim(),
-    hires: supports("hires") ? hires() : "",
-    variation: supports("variation") ? variation() : "",
+    hires: hires(),
+    variation: variation(),
     superres: fields.superres.checked,
     superres_magnitude: fields.superres.checked ? Number(fields.superres_magnitude.value) : "",
     ...parameters(),
   };
 }
 
-function hires() {
-  const [scale, strength] = [fields["hires.scale"].value, fields["hires.strength"].value];
-  return scale && { scale: Number(scale), ...(strength && { strength: Number(strength) }) };
-}
-
-function variation() {
-  const strength = Number(fields["variation.strength"].value);
-  const seed = fields["variation.seed"].value.trim() || String(crypto.getRandomValues(new Uint32Array(1))[0]);
-  return strength > 0 ? { seed, strength } : "";
-}
-
 /** Count up the seed, or that of the variation. */
 function numbered(asked, number) {
   const request = { prompt: "", ...asked };
-  if (request.variation) {
+  if (request.variation?.seed) {
     request.variation = { ...request.variation, seed: counted(request.variation.seed, number) };
   } else if (request.seed) {
     request.seed = counted(request.seed, number);
@@ -169,40 +152,11 @@ function counted(seed, number) {
   return /^-?\d+$/.test(seed) ? String(BigInt(seed) + BigInt(number)) : seed;
 }
 
-function fillHires(given) {
-  const { scale = "", strength = "", ...others } = given;
-  const offered = choose(fields["hires.scale"], String(scale));
-  fields["hires.strength"].value = offered ? strength : "";
-  return unset("hires", offered && supports("hires") ? others : given);
-}
-
-function fillVariation(given) {
-  const { strength = "", seed = strength && 0, ...others } = given;
-  fields["variation.strength"].value = strength;
-  fields["variation.seed"].value = seed;
-  return unset("variation", supports("variation") ? others : given);
-}
-
-/** Return a sentence if a recipe has a value that the page does not set. */
-function unset(name, value) {
-  const isObject = typeof value === "object" && value !== null;
-  if (value === undefined || value === null || (isObject && Object.keys(value).length === 0)) {
-    return [];
+function unfold(field) {
+  const folded = field.closest("details");
+  if (folded) {
+    folded.open = true;
   }
-  return [`It was drawn with ${name} ${isObject ? JSON.stringify(value) : value}, which this page does not set.`];
-}
-
-/** Select an option, and return whether it exists. Before the options are loaded, remember the name. */
-function choose(select, name) {
-  const wanted = name ?? "";
-  const found = [...select.options].some((option) => option.value === wanted);
-  select.value = found ? wanted : "";
-  if (!found && select.options.length === 1) {
-    select.dataset.wanted = wanted;
-    return true;
-  }
-  delete select.dataset.wanted;
-  return found;
 }
 
 function unmark(field) {

@@ -23,6 +23,9 @@ const LABELS = {
   checkpoint: "Model",
   input: "Input picture",
   strength: "Strength",
+  resize: "Fit",
+  image_guidance_scale: "Image guidance",
+  inpaint: "Mask",
   outpaint: "Drawn around it",
   hires: "Second stage",
   variation: "Variation",
@@ -195,6 +198,9 @@ function recipeOf(asked, source) {
     style_level: asked.style_lora?.level,
     strength: source?.strength,
     outpaint: source?.sides,
+    resize: asked.resize,
+    image_guidance_scale: asked.image_guidance_scale,
+    inpaint: asked.inpaint,
     hires: asked.hires,
     variation: asked.variation,
     upscalings: Array(asked.superres_magnitude ?? 0).fill({}),
@@ -213,8 +219,9 @@ function describe(list, recipe, source) {
     style_level: recipe.style && recipe.style_level,
     input: source && `${source.name}${source.strokes.length > 0 ? ", with a mask" : ""}`,
     outpaint: source && around(source.sides),
-    hires: recipe.hires && staged(recipe.hires),
-    variation: recipe.variation && `strength ${recipe.variation.strength}, seed ${recipe.variation.seed ?? 0}`,
+    inpaint: recipe.inpaint && listed(recipe.inpaint),
+    hires: recipe.hires && listed(recipe.hires),
+    variation: recipe.variation && listed(recipe.variation),
     upscaling: enlarged(recipe),
   };
   for (const [name, label] of Object.entries(LABELS)) {
@@ -230,8 +237,11 @@ function around(sides) {
     .join(", ");
 }
 
-function staged({ scale, size, strength }) {
-  return [scale ? `×${scale}` : size, ...(strength === undefined ? [] : [`strength ${strength}`])].join(", ");
+/** List options such as {only_masked: true, blur: 4} as "only masked, blur 4". */
+function listed(options) {
+  return Object.entries(options)
+    .map(([name, value]) => `${name.replaceAll("_", " ")}${value === true ? "" : ` ${value}`}`)
+    .join(", ");
 }
 
 function enlarged(recipe) {

@@ -2,11 +2,12 @@
 
 import { supports } from "./capabilities.js";
 import { edit } from "./editor.js";
+import { fit, showFit } from "./fit.js";
 import { NO_SIDES, SIDES, fitted, grown, hasSides, sizeOf } from "./sides.js";
 import { drawSheet, isPainted, maskOf } from "./strokes.js";
 
 const STRENGTH = 0.8;
-const STRENGTH_WITH_MASK = 1;
+const WHOLE_STRENGTH = 1; // the default with a mask or sides, and of models for edits
 const THUMBNAIL = 640; // pixels of the longer side
 
 const at = (id) => document.getElementById(id);
@@ -58,9 +59,17 @@ export async function fields() {
   return {
     image: await dataUrl(input.blob),
     ...(supports("mask") && strokes.length > 0 && { mask: maskOf(bitmap, strokes) }),
-    ...(strength !== null && { strength }),
+    ...(supports("strength") && strength !== null && { strength }),
     ...(supports("outpaint") && hasSides(sides) && { outpaint: sides }),
+    ...fit(paints(input)),
   };
+}
+
+/** Show the input again, after the model's fields changed. */
+export function refresh() {
+  if (current) {
+    show(current);
+  }
 }
 
 /** Connect the controls; `onSize` hears the size to draw, and whether it replaces the user's own. */
@@ -83,6 +92,7 @@ function show(input) {
   current = input;
   wanted = null;
   at("input").dataset.chosen = input !== null;
+  showFit(input !== null, input !== null && paints(input));
   if (input === null) {
     return;
   }
@@ -97,8 +107,18 @@ function show(input) {
     ...SIDES.filter((side) => sides[side] > 0).map((side) => `${sides[side]} pixels at the ${side}`),
   ].join(", ");
   at("thumbnail").setAttribute("aria-label", at("input-name").textContent);
-  at("strength").value = strength ?? (strokes.length > 0 || hasSides(sides) ? STRENGTH_WITH_MASK : STRENGTH);
+  at("strength").value = strength ?? (paints(input) || edits() ? WHOLE_STRENGTH : STRENGTH);
   at("strength-value").value = at("strength").value;
+}
+
+/** Return whether a mask or sides say where to draw. */
+function paints({ strokes, sides }) {
+  return (supports("mask") && strokes.length > 0) || (supports("outpaint") && hasSides(sides));
+}
+
+/** Return whether the model edits pictures by instructions. */
+function edits() {
+  return supports("image_guidance_scale");
 }
 
 function dataUrl(blob) {

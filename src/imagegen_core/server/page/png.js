@@ -1,11 +1,11 @@
 /** Read the recipe of a PNG, from imagegen's own text or from A1111's. */
 
 import { parseExactly } from "./api.js";
+import { recipeOf } from "./infotext.js";
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 const HEADER = 8; // a chunk's length and type
 const CHECKSUM = 4;
-const PARAMETER = /\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)/g;
 
 /** The reason why a file has no recipe, as a sentence. */
 export class RecipeError extends Error {}
@@ -13,7 +13,7 @@ export class RecipeError extends Error {}
 /** Read the recipe of a picture: {prompt, negative_prompt, seed, width, height, steps, ...}. */
 export async function readRecipe(blob, name) {
   const texts = textChunks(new Uint8Array(await blob.arrayBuffer()), name);
-  const recipe = own(texts.get("imagegen")) ?? infotext(texts.get("parameters"));
+  const recipe = own(texts.get("imagegen")) ?? recipeOf(texts.get("parameters"));
   if (!recipe) {
     throw new RecipeError(`There is no recipe in ${name}: take a PNG as it was drawn`);
   }
@@ -70,45 +70,5 @@ function own(text) {
     return typeof recipe?.prompt === "string" ? recipe : null;
   } catch {
     return null;
-  }
-}
-
-function infotext(text) {
-  const lines = text?.trim().split("\n") ?? [];
-  const values = parameters(lines.at(-1) ?? "");
-  if (!("Steps" in values)) {
-    return null;
-  }
-  const [prompt, ...negative] = lines.slice(0, -1).join("\n").split(/^Negative prompt: ?/m);
-  const [width, height] = (values.Size ?? "").split("x");
-  return {
-    prompt: prompt.trim(),
-    negative_prompt: negative.join("").trim() || null,
-    seed: values.Seed ?? null,
-    width,
-    height,
-    steps: values.Steps,
-    guidance_scale: values["CFG scale"] ?? null,
-    scheduler: values.Sampler ?? null,
-    schedule: values["Schedule type"] ?? null,
-    style: values.Style ?? null,
-    style_level: values["Style level"] ?? 0,
-    clip_skip: values["Clip skip"] ?? null,
-    checkpoint: values.Model ?? null,
-  };
-}
-
-function parameters(line) {
-  return Object.fromEntries(Array.from(line.matchAll(PARAMETER), ([, name, value]) => [name, unquoted(value)]));
-}
-
-function unquoted(value) {
-  if (!value.startsWith('"')) {
-    return value.trim();
-  }
-  try {
-    return JSON.parse(value);
-  } catch {
-    return value;
   }
 }
