@@ -23,7 +23,7 @@ class MicroConditioning(Options):
         negative_original_size: The same for the negative prompt; None is `original_size`.
         negative_crop: The same for the negative prompt; None is `crop`.
         negative_target_size: The same for the negative prompt; None is `target_size`.
-        aesthetic_score: The imagined score of the picture's looks, from 0 to 10. Only SDXL's refiner takes scores.
+        aesthetic_score: The imagined score of the picture's looks, from 0 to 10. Only some refiners take scores.
         negative_aesthetic_score: The score for the negative prompt.
     """
 

@@ -118,7 +118,7 @@ def test_its_hires_has_the_canvas_size(client: Replay) -> None:
 
 
 def test_an_unknown_refiner_is_refused_by_name(client: Replay) -> None:
-    body = small(BODY) | {"refiner_checkpoint": "other", "refiner_switch_at": 0.8}
+    body = small(BODY) | {"refiner_checkpoint": "missing", "refiner_switch_at": 0.8}
     response = client.http.post("/sdapi/v1/txt2img", json=body)
     assert response.status_code == 422
-    assert "Invalid refiner_checkpoint 'other'. This server draws only with" in response.json()["detail"]
+    assert "Invalid refiner_checkpoint 'missing'. This server draws only with" in response.json()["detail"]
