@@ -56,9 +56,9 @@ def test_a_second_start_reads_neither_the_unet_nor_the_decoder(
     read: list[str] = []
     plain = WeightsFile.read
 
-    def spied(self: WeightsFile, name: str, *arguments: Any) -> Any:
+    def spied(self: WeightsFile, name: str, *arguments: Any, **options: Any) -> Any:
         read.append(f"{self.path.parent.name}.{name}")
-        return plain(self, name, *arguments)
+        return plain(self, name, *arguments, **options)
 
     monkeypatch.setattr(WeightsFile, "read", spied)
     assert draw(make_worker(0, settings(sd15_checkpoint))) == first
