@@ -123,7 +123,7 @@ def test_the_list_of_plugins_describes_the_parameter(capfd: pytest.CaptureFixtur
         "default": "",
         "description": "Text for the lower left corner of the picture.",
     }
-    (backend,) = rows["sdxl"]["backends"]
+    (backend,) = (backend for backend in rows["sdxl"]["backends"] if backend["name"] == "sdxl")
     assert backend["parameters"] == ["watermark"]
     assert "negative_prompt" in backend["fields"]
 

@@ -72,7 +72,7 @@ def test_inspect_names_the_package_if_no_backend_loads_the_file(
     assert "and disabled: IMAGEGEN_PLUGINS_DISABLED names it" in err
     monkeypatch.delenv("IMAGEGEN_PLUGINS_DISABLED")
     path = save_header(tmp_path / "a.safetensors", RELEASED["SDXL refiner"][0])
-    assert _facts(_run(capfd, "models", "inspect", str(path))[1])["loaded by"] == "sdxl-refiner"
+    assert _facts(_run(capfd, "models", "inspect", str(path))[1])["loaded by"] == "backend sdxl-refiner"
 
 
 def test_inspect_accepts_names_below_the_root_and_of_plugins(
