@@ -171,9 +171,9 @@ def test_the_page_draws_through_the_proxy(proxied: Proxied) -> None:
         page.goto(f"{proxied.url}/ai/")
         page.get_by_label("API key of this server").fill(_KEY)
         page.get_by_role("button", name="Use it").click()
-        expect(page.get_by_label("Sampler").locator("option", has_text="Euler a")).to_have_count(1, timeout=30_000)
+        expect(page.get_by_label("Sampler", exact=True).locator("option", has_text="Euler a")).to_have_count(1, timeout=30_000)
         page.get_by_label("Prompt", exact=True).fill("a lake")
-        page.get_by_label("Size").fill("64x64")
+        page.get_by_label("Size", exact=True).fill("64x64")
         page.get_by_role("button", name="Draw", exact=True).click()
         figure = page.locator("figure").first
         expect(figure).to_have_attribute("data-state", "done", timeout=60_000)
