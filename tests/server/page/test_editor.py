@@ -98,6 +98,7 @@ def test_options_of_the_mask_are_drawn_as_in_python(open_page: Callable[..., Pag
     page.get_by_label("Invert the mask").check()
     page.get_by_label("Only the masked part").uncheck()
     assert post(page)["inpaint"] == {"fill": "noise", "blur": 1.5, "invert": True}
+    expect(page.locator("figure")).to_have_count(2)
     done(page).get_by_role("button", name="Reuse").click()
     expect(page.get_by_label("Invert the mask")).to_be_checked()
     edit(page)
