@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -147,18 +146,6 @@ def check_fits_in_memory(path: Path, dtype: torch.dtype, stored: int | None = No
             f"The memory does not take the checkpoint {path}: its weights take {needed / 1e9:.1f} GB, and this process "
             f"may use {total / 1e9:.1f} GB: set CUDA_DTYPE=fp16 or bf16, or give the container or machine more memory"
         )
-
-
-@contextmanager
-def collection_paused() -> Iterator[None]:
-    """Keep Python's garbage collector from searching all objects while a checkpoint loads: 0.3 s for its libraries'."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @contextmanager

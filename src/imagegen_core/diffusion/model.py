@@ -21,7 +21,7 @@ from imagegen_core.diffusion.device import release_buffers
 from imagegen_core.diffusion.extension import Extension
 from imagegen_core.diffusion.guidance import ClassifierFreeGuidance
 from imagegen_core.diffusion.libraries import quiet
-from imagegen_core.diffusion.loading import check_fits_in_memory, collection_paused, load_pipeline, memory_for
+from imagegen_core.diffusion.loading import check_fits_in_memory, load_pipeline, memory_for
 from imagegen_core.diffusion.memory import token_bytes
 from imagegen_core.diffusion.memory_planning import checkpoint_plan
 from imagegen_core.diffusion.network_inputs import NetworkInputs
@@ -116,13 +116,12 @@ class DiffusionModel(OnDevice, ABC):
         self.native_size = native_size(self.checkpoint, self.backend.default_size, registry)
         self.memory_plan: MemoryPlan
         self.residency: Residency
-        with collection_paused():
-            self.pipe = self._compute.run(self._load)
-            self.decoder, self._preview_decoder = self._compute.run(
-                load_decoders, self.pipe, self.checkpoint, self.device, self.dtype, settings
-            )
-            self.residency.stays(self.decoder, self._preview_decoder)
-            self.numerics: NumericsPlan = self.compute(self.plan)
+        self.pipe = self._compute.run(self._load)
+        self.decoder, self._preview_decoder = self._compute.run(
+            load_decoders, self.pipe, self.checkpoint, self.device, self.dtype, settings
+        )
+        self.residency.stays(self.decoder, self._preview_decoder)
+        self.numerics: NumericsPlan = self.compute(self.plan)
 
     @classmethod
     def import_libraries(cls) -> None:

@@ -18,8 +18,6 @@ POSITIONS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """The line and column of an output among the four outputs of a pixel."""
 
 _SUMS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))  # by the output's line: the kernel's lines in each line
-
-
 _ROWS = 64  # of a kernel, to sum at a time: few enough that the load's peak of memory does not grow
 
 
