@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from imagegen_core import GenerateRequest
 from imagegen_core.errors import InvalidRequestError
 from imagegen_core.hosting.model_host import HostReport
 from tests.cluster.conftest import LIMIT, Deployed, pytestmark
@@ -69,3 +70,10 @@ def test_models_of_no_mode_are_unloaded_on_all_replicas(deployed: Deployed) -> N
 def test_models_cannot_be_unloaded_by_hand(deployed: Deployed) -> None:
     with pytest.raises(InvalidRequestError, match="^Mode a cannot be unloaded by hand here"):
         deployed.models.unload(deployed.mode)
+
+
+def test_a_refiner_is_refused(deployed: Deployed) -> None:
+    request = GenerateRequest(prompt="a lake", refiner="b", switch_at=0.5)
+    with pytest.raises(InvalidRequestError, match="a refiner needs both models in one process; leave it out") as caught:
+        deployed.models.submit(deployed.mode, request, None, refiner=deployed.modes.find("b"))
+    assert caught.value.field == "refiner"
