@@ -38,12 +38,19 @@ SHAPES = {family: _shapes(family) for family in SIZES}
 
 
 def _plan(
-    family: str, kind: str, total: float, *, given: bool = False, main: int = MAIN, storage: str | None = None
+    family: str,
+    kind: str,
+    total: float,
+    *,
+    given: bool = False,
+    main: int = MAIN,
+    storage: str | None = None,
+    vae_dtype: torch.dtype | None = None,
 ) -> MemoryPlan:
     dtype = torch.bfloat16 if kind == "cpu" else torch.float16
     shapes, size = SHAPES[family], SIZES[family]
     memory = Memory(kind, int(total), is_given=given, main=main)
-    work = estimated_work(shapes, FAMILIES[family], size, dtype)
+    work = estimated_work(shapes, FAMILIES[family], size, dtype, vae_dtype or dtype)
     return plan_memory(checkpoint_bytes(shapes, dtype), "unet", size, work, memory, storage)
 
 
@@ -54,23 +61,28 @@ def _kept(plan: MemoryPlan) -> str:
 
 
 @pytest.mark.parametrize(
-    ("family", "gigabytes", "kept"),
+    ("family", "gigabytes", "since_ampere", "before"),
     [
-        ("sd15", 2, "streamed"),
-        ("sd15", 4, "text"),
-        ("sd15", 6, "whole"),
-        ("sdxl", 4, "streamed"),
-        ("sdxl", 6, "streamed"),
-        ("sdxl", 8, "text unet"),
-        ("sdxl", 12, "whole"),
-        ("sdxl", 24, "whole"),
+        ("sd15", 2, "text streamed", "text vae streamed"),
+        ("sd15", 4, "whole", "text unet"),
+        ("sd15", 6, "whole", "whole"),
+        ("sdxl", 4, "text streamed", "text streamed"),
+        ("sdxl", 6, "text streamed", "text streamed"),
+        ("sdxl", 8, "text unet", "text unet"),
+        ("sdxl", 10, "whole", "text"),
+        ("sdxl", 12, "whole", "whole"),
+        ("sdxl", 24, "whole", "whole"),
     ],
 )
-def test_a_gpu_keeps_the_pictures_and_moves_weights(family: str, gigabytes: int, kept: str) -> None:
-    plan = _plan(family, "cuda", gigabytes * GIB)
-    assert plan.fits
-    assert plan.storage is None
-    assert kept in _kept(plan)
+def test_a_gpu_keeps_the_pictures_and_moves_weights(
+    family: str, gigabytes: int, since_ampere: str, before: str
+) -> None:
+    """GPUs before Ampere decode in fp32."""
+    for vae_dtype, kept in ((torch.bfloat16, since_ampere), (torch.float32, before)):
+        plan = _plan(family, "cuda", gigabytes * GIB, vae_dtype=vae_dtype)
+        assert plan.fits
+        assert plan.storage is None
+        assert _kept(plan) == kept
 
 
 @pytest.mark.parametrize(
@@ -101,10 +113,12 @@ def test_the_settings_fix_the_storage() -> None:
 
 
 def test_a_model_that_fits_nowhere_has_the_smallest_plan() -> None:
-    plan = _plan("sdxl", "cuda", 1 * GIB)
+    plan = _plan("sdxl", "cuda", 1 * GIB, vae_dtype=torch.float32)
     assert not plan.fits
     assert plan.tile == 256
-    assert plan.peak == min(_plan("sdxl", "cuda", bytes_).peak for bytes_ in range(GIB, 24 * GIB, GIB))
+    assert plan.peak == min(
+        _plan("sdxl", "cuda", bytes_, vae_dtype=torch.float32).peak for bytes_ in range(GIB, 24 * GIB, GIB)
+    )
 
 
 @given(

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagegen_core import HasNumerics, Job, NumericsPlan, OutOfMemoryError, Settings, SettingsError, Size, read_recipe
-from imagegen_core.diffusion import memory, numerics
+from imagegen_core.diffusion import memory
 from imagegen_core.diffusion.memory_planning import device_budget
 from imagegen_core.engine import LocalEngine, Pool
 from imagegen_sdxl import DiffusersSDXLCudaWorker
@@ -27,7 +27,7 @@ from tests.engine.conftest import ask
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::UserWarning:torch")
 
 GIB = 2**30
-PLAN = NumericsPlan("cuda", "fp16", rows=4, rows_up_to=512 * 768, tile=512, tiles_above=1024 * 1024)
+PLAN = NumericsPlan("cuda", "fp16", rows=4, tile=512, tiles_above=1024 * 1024)
 
 MakeWorker = Callable[..., Any]
 
@@ -46,24 +46,22 @@ def _have(monkeypatch: pytest.MonkeyPatch, *, total: float, available: float) ->
 
 
 @pytest.mark.parametrize(
-    ("size", "rows", "tile"),
+    ("size", "tile"),
     [
-        ("512x512", 4, None),
-        ("768x512", 4, None),
-        ("768x520", None, None),
-        ("1024x1024", None, None),
-        ("1024x1032", None, 512),
+        ("512x512", None),
+        ("1024x1024", None),
+        ("1024x1032", 512),
     ],
 )
-def test_rows_and_tiles_follow_from_the_size(size: str, rows: int | None, tile: int | None) -> None:
-    assert (PLAN.rows_of(Size.parse(size)), PLAN.tile_of(Size.parse(size))) == (rows, tile)
+def test_tiles_follow_from_the_size(size: str, tile: int | None) -> None:
+    assert PLAN.tile_of(Size.parse(size)) == tile
     facts = PLAN.of_picture(Size.parse(size))
-    assert (facts["rows"], facts["tile"]) == (rows, tile)
+    assert (facts["rows"], facts["tile"]) == (4, tile)
 
 
 def test_a_plan_without_limits_treats_all_sizes_alike() -> None:
     plan = NumericsPlan("cpu", "fp32", rows=2, tile=512)
-    assert {(plan.rows_of(Size(side, side)), plan.tile_of(Size(side, side))) for side in (8, 8192)} == {(2, None)}
+    assert {plan.tile_of(Size(side, side)) for side in (8, 8192)} == {None}
 
 
 def test_differences_are_named() -> None:
@@ -91,7 +89,7 @@ def test_a_worker_has_a_plan_that_is_json(make: MakeWorker) -> None:
     ("option", "expected"),
     [
         ({"attention_slicing": True}, {"attention": "sliced"}),
-        ({"rows_per_pass": 4}, {"rows": 4, "rows_up_to": None}),
+        ({"rows_per_pass": 4}, {"rows": 4}),
         ({"rows_per_pass": 1}, {"rows": None}),
         ({"vae_tiling": True}, {"tiles_above": 0}),
         ({"vae_tiling": False}, {"tiles_above": None}),
@@ -103,21 +101,6 @@ def test_a_worker_has_a_plan_that_is_json(make: MakeWorker) -> None:
 def test_settings_change_the_plan(make: MakeWorker, option: dict[str, Any], expected: dict[str, Any]) -> None:
     plan = asdict(make(**option).numerics)
     assert plan | expected == plan
-
-
-@pytest.mark.parametrize(
-    ("processors", "dtype", "rows"),
-    [(132, torch.float16, 4), (108, torch.bfloat16, 4), (132, torch.float32, None), (40, torch.float16, None)],
-)
-def test_the_table_fills_passes_on_large_gpus_in_half_precision(
-    monkeypatch: pytest.MonkeyPatch, processors: int, dtype: torch.dtype, rows: int | None
-) -> None:
-    properties = SimpleNamespace(multi_processor_count=processors)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    filled = numerics._rows(torch.device("cuda:0"), dtype, Settings())
-    assert filled == ((4, 512 * 768) if rows else (None, None))
-    assert numerics._rows(torch.device("cuda:0"), dtype, Settings(rows_per_pass=8)) == (8, None)
-    assert numerics._rows(torch.device("cuda:0"), dtype, Settings(batching="fast")) == (None, None)
 
 
 @given(free=st.floats(0.01, 64), other=st.floats(0.01, 64))

@@ -98,6 +98,7 @@ class MemoryPlan:
         tile: The side of the autoencoder's tiles, in pixels.
         weights: The estimated largest number of bytes of weights on the device at once.
         peak: The estimated peak of weights and computing for a guided picture of native size, in bytes.
+        step: The estimated bytes of a guided step alone.
     """
 
     total: int
@@ -108,6 +109,13 @@ class MemoryPlan:
     tile: int = TILE
     weights: int = 0
     peak: int = 0
+    step: int = 0
+
+    @property
+    def has_room_for_graphs(self) -> bool:
+        """Whether all weights stay, and the recording of a step has room beside all else."""
+        moves = self.storage is not None or self.streamed or bool(self.offloaded)
+        return not moves and self.peak + self.step <= self.room
 
     @property
     def fits(self) -> bool:
@@ -139,7 +147,7 @@ def plan_memory(
             kept, components, denoiser, offloaded, streamed, work, min(tile, math.isqrt(_area(size)))
         )
         plan = MemoryPlan(
-            memory.total, memory.room, "int8" if stored else None, offloaded, streamed, tile, weights, peak
+            memory.total, memory.room, "int8" if stored else None, offloaded, streamed, tile, weights, peak, work.step
         )
         if plan.fits:
             return plan

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from imagegen_core.request import Size
 
 _ELSEWHERE = frozenset(  # not among a picture's facts
-    {"device", "precision", "network", "versions", "rows_up_to", "tiles_above", "upscalers"}
+    {"device", "precision", "network", "versions", "tiles_above", "upscalers"}
 )
 
 
@@ -32,7 +32,6 @@ class NumericsPlan:
             fused exponential on a CPU in bf16, ``sliced`` or ``xformers``.
         flags: The switches of the math libraries at load, by name.
         rows: The number of rows that each forward pass is filled up to; None leaves a picture with its own rows.
-        rows_up_to: The largest picture with filled passes, in pixels; None sets no limit.
         vae_precision: The precision of the VAE that decodes.
         decoder: ``tiny`` if a tiny VAE decodes; None for the VAE.
         tile: The side of the VAE's tiles in pixels.
@@ -57,7 +56,6 @@ class NumericsPlan:
     attention: str = "sdpa"
     flags: Mapping[str, bool | str] = field(default_factory=dict)
     rows: int | None = None
-    rows_up_to: int | None = None
     vae_precision: str | None = None
     decoder: str | None = None
     tile: int | None = None
@@ -70,10 +68,6 @@ class NumericsPlan:
     upscalers: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
-    def rows_of(self, size: Size) -> int | None:
-        """Return the number of rows that a picture's passes are filled up to, or None for its own rows."""
-        return None if self.rows_up_to is not None and _pixels(size) > self.rows_up_to else self.rows
-
     def tile_of(self, size: Size) -> int | None:
         """Return the side of the tiles that a picture is decoded in, in pixels, or None for one piece."""
         return None if self.tiles_above is None or _pixels(size) <= self.tiles_above else self.tile
@@ -81,7 +75,7 @@ class NumericsPlan:
     def of_picture(self, size: Size) -> dict[str, Any]:
         """Return the choices for a picture of one size; a recipe states the other fields elsewhere."""
         facts = {name: value for name, value in asdict(self).items() if name not in _ELSEWHERE}
-        return facts | {"rows": self.rows_of(size), "tile": self.tile_of(size)}
+        return facts | {"tile": self.tile_of(size)}
 
     def differences(self, other: NumericsPlan) -> list[str]:
         """Describe each difference of another plan in words."""

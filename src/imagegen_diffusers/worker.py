@@ -239,7 +239,7 @@ def _folder(settings: Settings) -> Path:
 
 def _refuse_unsupported(settings: Settings) -> None:
     unsupported = [field for field in _UNSUPPORTED_SETTINGS if getattr(settings, field)]
-    if (settings.rows_per_pass or 1) > 1:
+    if settings.rows_per_pass > 1:
         unsupported.append("rows_per_pass")
     for field in unsupported:
         raise SettingsError(

@@ -104,7 +104,7 @@ def test_an_overflowing_vae_stays_in_the_precision_that_a_setting_asks_for(
 
 @pytest.mark.parametrize(
     ("device", "setting", "expected"),
-    [("cpu", None, True), ("cuda", None, False), ("cuda", True, True), ("cpu", False, False)],
+    [("cpu", None, True), ("mps", None, False), ("cuda", True, True), ("cpu", False, False)],
 )
 def test_the_layout_follows_from_the_device_and_the_settings(device: str, setting: bool | None, expected: bool) -> None:
     assert vae_setup.is_channels_last(torch.device(device), Settings(vae_channels_last=setting)) == expected

@@ -11,6 +11,7 @@ from imagegen_core import Settings, SettingsError
 from imagegen_core.diffusion.cuda_graphs import graph_cache
 from imagegen_core.diffusion.graph_cache import GraphCache
 from imagegen_core.diffusion.switches import Switches
+from imagegen_core.memory_plan import MemoryPlan
 from tests.diffusion.tape import TapeRecorder
 from tests.docs.conftest import AssertQuoted
 
@@ -29,7 +30,7 @@ class _Wrong(TapeRecorder):
 def test_cuda_graphs(assert_quoted: AssertQuoted, caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings.load(environ={"IMAGEGEN_CUDA_GRAPHS": "1"})
     with pytest.raises(SettingsError) as caught:
-        graph_cache(torch.nn.Linear(1, 1), torch.device("cpu"), settings)
+        graph_cache(torch.nn.Linear(1, 1), torch.device("cpu"), settings, MemoryPlan(10**9, 10**9))
     for recorder in (_Broken(), _Wrong()):
         cache = GraphCache(lambda tensor: (tensor * 2,), recorder)
         for _ in range(2):

@@ -123,7 +123,7 @@ def test_pictures(assert_quoted: AssertQuoted, sdxl_checkpoint: Path, caplog: py
         vae.decoder.conv_in.weight.mul_(3e4)
         vae.decoder.conv_in.bias.fill_(6e4)
         torch.nn.Module.to(vae, torch.float16)
-        settle_precision(vae)
+        settle_precision(vae, torch.device("cpu"))
         asked = Settings.load(environ={"IMAGEGEN_VAE_DTYPE": "fp16"})
         set_up_vae(vae, torch.device("cpu"), torch.float16, asked)
         torch.nn.Module.to(vae, torch.float16)  # as if it had passed the trial

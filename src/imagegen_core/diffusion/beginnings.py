@@ -274,7 +274,7 @@ def _check_memory(worker: DiffusionWorker, request: ResolvedRequest, enlarging: 
         enlarging: The bytes to enlarge the picture of the stage before; None if no picture is enlarged and encoded.
     """
     size = request.size
-    rows, part = worker.numerics.rows_of(size) or 1, piece(size, worker.numerics.tile_of(size))
+    rows, part = worker.numerics.rows or 1, piece(size, worker.numerics.tile_of(size))
     needed = max(rows * worker.row_bytes(size), decoding_bytes(worker.decoder, part))
     if enlarging is not None:
         needed = max(needed, enlarging, encoding_bytes(worker.pipe.vae, part))

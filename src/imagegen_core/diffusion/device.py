@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 """torch's dtypes by their names in settings."""
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8

@@ -142,7 +142,7 @@ class GraphCache:
         except RuntimeError as error:
             logger.warning(
                 "A pass of the network cannot be replayed from a CUDA graph (%s): such passes run kernel by kernel; "
-                "unset cuda_graphs",
+                "set IMAGEGEN_CUDA_GRAPHS=0 to record none",
                 first_line(error),
             )
             return usual
@@ -150,8 +150,8 @@ class GraphCache:
             self._graphs[key] = _Graph(inputs, replay, outputs)
         else:
             logger.warning(
-                "A CUDA graph gives other bits than the pass that it records: such passes run kernel by kernel; unset "
-                "cuda_graphs"
+                "A CUDA graph gives other bits than the pass that it records: such passes run kernel by kernel; set "
+                "IMAGEGEN_CUDA_GRAPHS=0 to record none"
             )
         return usual
 

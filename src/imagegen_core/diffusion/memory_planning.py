@@ -15,6 +15,7 @@ from imagegen_core.diffusion.memory import (
     UNET_COPIES,
     total_bytes,
 )
+from imagegen_core.diffusion.vae_setup import wide_dtype
 from imagegen_core.errors import SettingsError
 from imagegen_core.family import Family
 from imagegen_core.memory_plan import Memory, MemoryPlan, Shapes, Work, plan_memory
@@ -49,7 +50,8 @@ def checkpoint_plan(
     """
     shapes = component_shapes(path, family, settings.base_model, settings.vae_path)
     components = checkpoint_bytes(shapes, dtype)
-    work = estimated_work(shapes, family, size, dtype)
+    vae_dtype = wide_dtype(device) if dtype == torch.float16 else dtype  # such VAEs often overflow in fp16
+    work = estimated_work(shapes, family, size, dtype, vae_dtype)
     memory = device_budget(device, settings)
     plan = plan_memory(components, family.denoiser, size, work, memory, settings.weight_storage)
     if not plan.fits:
@@ -85,7 +87,9 @@ def device_budget(device: torch.device, settings: Settings) -> Memory:
     return Memory(device.type, settings.memory, is_given=True, main=main)
 
 
-def estimated_work(shapes: Mapping[str, TensorShapes], family: Family, size: Size, dtype: torch.dtype) -> Work:
+def estimated_work(
+    shapes: Mapping[str, TensorShapes], family: Family, size: Size, dtype: torch.dtype, vae_dtype: torch.dtype
+) -> Work:
     """Estimate the memory of computing from the widths of the first and last layers; see `imagegen_core.memory`."""
     reduction, item = family.latent_reduction, dtype.itemsize
     latents = (size.width // reduction) * (size.height // reduction)
@@ -97,5 +101,4 @@ def estimated_work(shapes: Mapping[str, TensorShapes], family: Family, size: Siz
         widths = [min(shape) for shape in denoiser.values() if len(shape) == _PATCH]
         row = TRANSFORMER_COPIES * max(widths, default=0) * latents // _PATCH**2 * item
     channels = 2 * vae["decoder.conv_norm_out.weight"][0] if "decoder.conv_norm_out.weight" in vae else 0
-    decoded = torch.float32.itemsize if dtype == torch.float16 else item  # such VAEs often overflow in fp16
-    return Work(step=_GUIDED * row, pixel=DECODER_COPIES * channels * decoded)
+    return Work(step=_GUIDED * row, pixel=DECODER_COPIES * channels * vae_dtype.itemsize)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from imagegen_core.backend import Backend
 from imagegen_core.diffusion.conditioning import Conditioning
-from imagegen_core.diffusion.cpu_layers import are_used
 from imagegen_core.diffusion.decoding import decode_picture
 from imagegen_core.diffusion.device import release_buffers
 from imagegen_core.diffusion.extension import Extension
@@ -28,7 +27,7 @@ from imagegen_core.diffusion.network_inputs import NetworkInputs
 from imagegen_core.diffusion.networks import WeightsForm
 from imagegen_core.diffusion.numerics import numerics_plan
 from imagegen_core.diffusion.on_device import OnDevice
-from imagegen_core.diffusion.pipeline_setup import prepare
+from imagegen_core.diffusion.pipeline_setup import has_channels_last, prepare
 from imagegen_core.diffusion.prediction import check_noise
 from imagegen_core.diffusion.residency import Residency
 from imagegen_core.diffusion.scheduling import ALIGNED_SIGMAS, dynamic_shift
@@ -154,9 +153,9 @@ class DiffusionModel(OnDevice, ABC):
     @property
     def weights_form(self) -> WeightsForm:
         """The form of the weights that `prepare` expects; in any other form, it converts them."""
-        layers = are_used(self.device, self.dtype, compiled=self.settings.compile)
+        network = has_channels_last(self.device, self.dtype, self.settings)
         vae = is_channels_last(self.device, self.settings)
-        channels_last = [name for name, is_so in ((self.family.denoiser, layers), ("vae", vae)) if is_so]
+        channels_last = [name for name, is_so in ((self.family.denoiser, network), ("vae", vae)) if is_so]
         return WeightsForm(self.memory_plan.storage, self.unread, channels_last)
 
     def load_pipe(self) -> Any:

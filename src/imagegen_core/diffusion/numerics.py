@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from imagegen_core.diffusion.cpu_layers import are_used
-from imagegen_core.diffusion.device import DTYPES
+from imagegen_core.diffusion.device import DTYPE_NAMES
 from imagegen_core.diffusion.exponential_attention import has_exponential_attention
 from imagegen_core.diffusion.memory import whole_pixels
+from imagegen_core.diffusion.pipeline_setup import has_channels_last
 from imagegen_core.diffusion.switches import Switches
 from imagegen_core.diffusion.tiny_vae import is_tiny
 from imagegen_core.diffusion.vae_setup import is_channels_last
@@ -24,38 +23,10 @@ from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.numerics import NumericsPlan
 from imagegen_core.settings import Settings
 
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
 _PACKAGES = ("imagegen-core", "torch", "diffusers", "transformers", "pillow")  # Pillow prepares input pictures
 _INSTRUCTIONS = ("avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_bf16", "amx_fp16", "bf16", "i8mm", "sve_bf16")
 _DRIVER = Path("/proc/driver/nvidia/version")
 _DIGEST = 12
-
-
-class _FilledPasses(NamedTuple):
-    """A row of the table: the devices with filled passes, and their rows.
-
-    Attributes:
-        device: The kind of device.
-        processors: The minimum number of multiprocessors.
-        dtypes: The precisions.
-        rows: The rows of a pass.
-        up_to: The largest picture, in pixels.
-    """
-
-    device: str
-    processors: int
-    dtypes: Collection[torch.dtype]
-    rows: int
-    up_to: int
-
-
-# A GPU's libraries choose their kernels by the number of rows. Up to 512x768, four rows of half precision cost a large
-# GPU little more than one row, because launches take most of the time. Larger pictures fill a GPU alone: see
-# docs/decisions/0042-numerics-plan.md. On a CPU, `make_rowwise` makes the number of rows irrelevant.
-_FILLED_PASSES = (
-    _FilledPasses("cuda", processors=100, dtypes={torch.float16, torch.bfloat16}, rows=4, up_to=512 * 768),
-)
 
 
 def numerics_plan(
@@ -74,22 +45,19 @@ def numerics_plan(
         decoder: The autoencoder that decodes pictures, such as ``pipe.vae``.
         device: The pipeline's device.
         dtype: The precision of the network.
-        settings: The settings; `rows_per_pass`, `vae_tiling` and `vae_channels_last` override the rules.
+        settings: The settings; `vae_tiling` and `vae_channels_last` override the rules.
         memory: The model's memory plan.
         beside: The bytes of weights on the device while the autoencoder decodes.
     """
     plan = device_numerics(device, dtype)
-    rows, rows_up_to = _rows(device, dtype, settings)
-    fast = are_used(device, dtype, compiled=settings.compile)
-    layout = "channels last" if fast else "contiguous"
+    layout = "channels last" if has_channels_last(device, dtype, settings) else "contiguous"
     usual = "exponential" if any(map(has_exponential_attention, network.modules())) else "sdpa"
     return replace(
         plan,
         computation="int8" if settings.int8 else None,
         layout=f"{layout}, VAE channels last" if is_channels_last(device, settings) else layout,
         attention="xformers" if settings.enable_xformers else "sliced" if settings.attention_slicing else usual,
-        rows=rows,
-        rows_up_to=rows_up_to,
+        rows=settings.rows_per_pass if settings.rows_per_pass > 1 else None,
         vae_precision=DTYPE_NAMES[next(decoder.parameters()).dtype],
         decoder="tiny" if is_tiny(decoder) else None,
         tile=memory.tile,
@@ -122,22 +90,6 @@ def device_numerics(device: torch.device, dtype: torch.dtype) -> NumericsPlan:
         exact=not flags.get("cudnn_benchmark"),
         versions=_versions(device),
     )
-
-
-def _rows(device: torch.device, dtype: torch.dtype, settings: Settings) -> tuple[int | None, int | None]:
-    """Return the rows of filled passes and the largest picture with such passes, from the settings or the table."""
-    if settings.rows_per_pass is not None:
-        return (settings.rows_per_pass if settings.rows_per_pass > 1 else None), None
-    if settings.batching == "fast":
-        return None, None
-    for filled in _FILLED_PASSES:
-        if (
-            filled.device == device.type
-            and dtype in filled.dtypes
-            and torch.cuda.get_device_properties(device).multi_processor_count >= filled.processors
-        ):
-            return filled.rows, filled.up_to
-    return None, None
 
 
 def _tiles_above(decoder: Any, settings: Settings, room: int) -> int | None:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from imagegen_core.diffusion.batch_invariance import make_rowwise
-from imagegen_core.diffusion.cpu_layers import use_cpu_layers
-from imagegen_core.diffusion.vae_setup import set_up_vae
+from imagegen_core.diffusion.cpu_layers import are_used, use_cpu_layers
+from imagegen_core.diffusion.gpu_layers import has_tensor_cores, use_gpu_layers
+from imagegen_core.diffusion.vae_setup import is_channels_last, set_up_vae
 from imagegen_core.errors import SettingsError, first_line
 from imagegen_core.memory_plan import MemoryPlan
 from imagegen_core.settings import Settings
@@ -47,12 +48,21 @@ def prepare(
         _check_int8(settings, device)
     if device.type == "cpu" and not settings.compile:  # a compiler chooses its own operators
         use_cpu_layers(pipe, network, int8=settings.int8, memory=memory)
+    if device.type == "cuda":
+        parts = {network: has_channels_last(device, dtype, settings), pipe.vae: is_channels_last(device, settings)}
+        for part in [part for part, is_last in parts.items() if is_last]:
+            use_gpu_layers(part)
     if settings.enable_xformers:
         _enable_xformers(pipe, settings.source("enable_xformers"))
     if settings.attention_slicing:
         pipe.enable_attention_slicing()
     if settings.compile:
         network.compile()
+
+
+def has_channels_last(device: torch.device, dtype: torch.dtype, settings: Settings) -> bool:
+    """Return whether a network keeps its channels last in memory; a compiler chooses its own layout."""
+    return are_used(device, dtype, compiled=settings.compile) or (has_tensor_cores(device) and not settings.compile)
 
 
 @contextmanager

@@ -106,7 +106,9 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
         self._embeddings: Embeddings = self.compute(
             Embeddings, self.pipe, self.embedding_encoders, settings.embeddings_root, settings.source("embeddings_root")
         )
-        self._graphs: GraphCache | None = self.compute(graph_cache, self.network, self.device, settings)
+        self._graphs: GraphCache | None = self.compute(
+            graph_cache, self.network, self.device, settings, self.memory_plan
+        )
         self._adapters = Adapters(
             self.pipe,
             self.family,
@@ -285,9 +287,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
             return 1
         size = state.request.size
         weights = self.residency.bytes_with(self.family.denoiser)
-        return self.numerics.rows_of(size) or rows_that_fit(
-            self.row_bytes(size), self.device, self.memory_plan.total, weights
-        )
+        return self.numerics.rows or rows_that_fit(self.row_bytes(size), self.device, self.memory_plan.total, weights)
 
     @computed
     @torch.inference_mode()
@@ -345,7 +345,7 @@ class DiffusionWorker(DiffusionModel, SteppedWorkerBase[Denoising]):
 
     def _predictions(self, states: Sequence[Denoising]) -> Sequence[Tensor]:
         """Return the network's prediction for each state's next step [rows, ...], all in one forward pass."""
-        filled = self.numerics.rows_of(states[0].request.size)
+        filled = self.numerics.rows
         inputs = NetworkInputs.of(self._network(states), states, filled)
         for extension in self._extensions:
             if any(extension in state.parts for state in states):

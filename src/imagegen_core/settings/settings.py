@@ -81,12 +81,13 @@ class Settings(BaseSettings):
             always.
         compile: Compile the network with ``torch.compile``: minutes more to start, but faster steps on most GPUs.
         cuda_graphs: Replay the network's passes from CUDA graphs: equal pictures with fewer launches from the CPU, for
-            more memory. No GPU has measured it yet.
+            more memory; None does so on a GPU with room for it.
         enable_xformers: Use xformers' attention kernels.
         attention_slicing: Compute attention in slices: less memory, slower.
-        vae_dtype: The VAE's precision: ``fp16``, ``bf16`` or ``fp32``. None is the model's, or fp32 if its VAE
-            overflows in fp16.
-        vae_channels_last: Keep the VAE's channels last in memory; None does so on a CPU, where it was measured.
+        vae_dtype: The VAE's precision: ``fp16``, ``bf16`` or ``fp32``. None is the model's; if its VAE overflows in
+            fp16, then bf16 on NVIDIA GPUs since Ampere, and fp32 elsewhere.
+        vae_channels_last: Keep the VAE's channels last in memory; None does so on a CPU and on NVIDIA GPUs since
+            Ampere.
         int8: Compute large layers in int8 on a CPU: faster, with small changes of every picture.
         vae_tiling: Decode every picture in tiles, for less memory, or no picture; None decides by the device's total
             memory and the picture's size.
@@ -96,7 +97,7 @@ class Settings(BaseSettings):
         weight_storage: ``int8`` stores large weights in eight bits, which changes pictures a little; ``full`` stores
             them in the model's precision; None decides by `memory`.
         rows_per_pass: The rows that every forward pass is filled up to, so that pictures share passes exactly where
-            results depend on the number of rows; 1 fills none, and None decides by the device and the picture's size.
+            results depend on the number of rows, as on GPUs; the default, 1, fills none.
         num_workers: The number of copies of the model in a server, assigned to the devices in turn; None is one per
             device.
         engine: ``local`` draws in the server's process, ``ray`` on a Ray cluster.
@@ -175,7 +176,7 @@ class Settings(BaseSettings):
     embed_inputs: ByteCount = Field(default=0, ge=0, le=2**20)
     batching: Literal["exact", "fast"] = "exact"
     compile: bool = False
-    cuda_graphs: bool = False
+    cuda_graphs: bool | None = None
     enable_xformers: bool = False
     attention_slicing: bool = False
     vae_dtype: Literal["fp16", "bf16", "fp32"] | None = None
@@ -184,7 +185,7 @@ class Settings(BaseSettings):
     vae_tiling: bool | None = None
     memory: MemorySize | None = None
     weight_storage: Literal["full", "int8"] | None = None
-    rows_per_pass: int | None = Field(default=None, ge=1, le=16)
+    rows_per_pass: int = Field(default=1, ge=1, le=16)
     num_workers: int | None = Field(default=None, ge=1)
     engine: Literal["local", "ray"] = "local"
     replicas: int = Field(default=1, ge=1)
