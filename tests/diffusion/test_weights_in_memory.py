@@ -1,4 +1,4 @@
-"""Weights come into memory in the layout that they are computed in, and side by side."""
+"""Weights come into memory in the layout that they are computed in, and leave it with their tensors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from imagegen_core import Settings
-from imagegen_core.diffusion import host_tensor, weights_file
-from imagegen_core.diffusion.host_tensor import HostMemory
+from imagegen_core.diffusion import weights_file
+from imagegen_core.diffusion.host_tensor import host_tensor
 from imagegen_core.diffusion.weights_file import WeightsFile
 from imagegen_sdxl import DiffusersSDXLCudaWorker
 
@@ -69,12 +69,10 @@ def test_no_kernel_is_copied_after_it_is_read(sdxl_checkpoint: Path, monkeypatch
             assert {parameter.data_ptr() for parameter in network.parameters()} <= read
 
 
-def test_tensors_lie_side_by_side_with_storages_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_tensor, "_SLAB", 2**20)
-    memory = HostMemory()
-    shapes = [(count, 3) for count in range(1, 400)] + [(2**18, 2)]
+def test_tensors_have_storages_of_their_own() -> None:
+    shapes = [(0, 4), *((count, 3) for count in range(1, 100)), (2**18, 2), (2**16 + 1, 5)]
     with ThreadPoolExecutor(4) as pool:
-        tensors = list(pool.map(lambda shape: memory.empty(shape, torch.float32).fill_(shape[0]), shapes))
+        tensors = list(pool.map(lambda shape: host_tensor(shape, torch.float32).fill_(shape[0]), shapes))
     for tensor, shape in zip(tensors, shapes, strict=True):
         assert tensor.shape == shape
         assert (tensor == shape[0]).all()
@@ -88,9 +86,9 @@ def test_memory_returns_to_the_system_with_the_last_tensor() -> None:
         fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return 1024 * int(fields["VmRSS"].split()[0])
 
-    before, memory = resident(), HostMemory()
-    tensors = [memory.empty((2**20,), torch.uint8).fill_(1) for _ in range(200)]
+    before = resident()
+    tensors = [host_tensor((2**20,), torch.uint8).fill_(1) for _ in range(200)]
     assert resident() - before > 180 * 2**20
-    del tensors, memory
+    del tensors
     gc.collect()
     assert resident() - before < 50 * 2**20

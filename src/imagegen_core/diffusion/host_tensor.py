@@ -1,58 +1,25 @@
-"""Allocate tensors in main memory, in huge pages: these fill several times faster than usual pages."""
+"""Allocate tensors in main memory that returns to the system with them."""
 
 from __future__ import annotations
 
 import math
 import mmap
-import threading
 from collections.abc import Sequence
 
 import torch
 
-_HUGE_PAGE = 2 * 2**20  # of x86
-_SLAB = 64 * _HUGE_PAGE
-_ALIGNMENT = 64  # bytes: a cache line
-_ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux alone
+_LARGE = 2**20  # bytes; smaller tensors waste too much of their last page
+_FLAGS = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)  # 0 on Windows
 
 
-class HostMemory:
-    """Allocates the tensors of a network side by side, for all threads.
+def host_tensor(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Return an uninitialized contiguous tensor; a large one has pages of its own.
 
-    Most tensors are smaller than two huge pages, so several share a slab of memory. A slab returns to the kernel with
-    its last tensor. Each tensor has its own storage.
+    `imagegen_core.diffusion.device.keep_large_buffers` makes glibc keep what is freed, and an unloaded model must not
+    stay. The pages are of the usual size: a kernel that first has to gather free memory for huge pages takes several
+    times as long to fill them.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._slab: mmap.mmap | None = None
-        self._used = 0
-
-    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """Return an uninitialized contiguous tensor."""
-        size = math.prod(shape) * dtype.itemsize
-        if not size or _ADVICE is None:
-            return torch.empty(shape, dtype=dtype)
-        try:
-            with self._lock:
-                slab, begin = self._place(size)
-        except OSError:  # a kernel without huge pages
-            return torch.empty(shape, dtype=dtype)
-        return torch.frombuffer(slab, dtype=dtype, count=math.prod(shape), offset=begin).view(shape)
-
-    def _place(self, size: int) -> tuple[mmap.mmap, int]:
-        """Return a slab with `size` free bytes, and their beginning."""
-        if size > _SLAB // 2:
-            return _pages(size), 0
-        if self._slab is None or self._used + size > _SLAB:
-            self._slab, self._used = _pages(_SLAB), 0
-        begin = self._used
-        self._used += -(-size // _ALIGNMENT) * _ALIGNMENT
-        return self._slab, begin
-
-
-def _pages(size: int) -> mmap.mmap:
-    whole = -(-size // _HUGE_PAGE) * _HUGE_PAGE
-    pages = mmap.mmap(-1, whole, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if _ADVICE is not None:
-        pages.madvise(_ADVICE)
-    return pages
+    size = math.prod(shape) * dtype.itemsize
+    if size < _LARGE or not _FLAGS:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(mmap.mmap(-1, size, flags=_FLAGS), dtype=dtype).view(shape)

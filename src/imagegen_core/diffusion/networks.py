@@ -14,7 +14,6 @@ from torch import Tensor
 
 from imagegen_core.diffusion.construction_lock import building
 from imagegen_core.diffusion.device import release_buffers
-from imagegen_core.diffusion.host_tensor import HostMemory
 from imagegen_core.diffusion.shared_weights import SHARED_WEIGHTS
 from imagegen_core.diffusion.stored_weights import Int8Weight, is_storable
 from imagegen_core.diffusion.weights_file import WeightsFile
@@ -57,7 +56,6 @@ class Weights:
         with ExitStack() as opened:
             self.files = [opened.enter_context(WeightsFile(path)) for path in paths]
             self._opened = opened.pop_all()
-        self._memory = HostMemory()
         self._holders = {name: file for file in self.files for name in file.header.tensors}
 
     def __enter__(self) -> Self:
@@ -84,13 +82,13 @@ class Weights:
         origin = (self._holders[source.name].identity, source, dtype, channels_last)
         if (shared := SHARED_WEIGHTS.find(origin)) is not None:
             return shared
-        tensor = self._whole(source, dtype, self._memory, channels_last=channels_last)
+        tensor = self._whole(source, dtype, channels_last=channels_last)
         SHARED_WEIGHTS.add(origin, tensor)
         return tensor
 
     def read_stored(self, source: Source, dtype: torch.dtype, shape: Sequence[int], *, channels_last: bool) -> Tensor:
-        """Read a matrix as `read` does, and store it in eight bits; its plain form lies in memory of its own."""
-        return Int8Weight.of(_shaped(self._whole(source, dtype, HostMemory(), channels_last=channels_last), shape))
+        """Read a matrix as `read` does, and store it in eight bits."""
+        return Int8Weight.of(_shaped(self._whole(source, dtype, channels_last=channels_last), shape))
 
     def check_unchanged(self) -> None:
         """Check that no file was written to since it was opened.
@@ -101,15 +99,13 @@ class Weights:
         for file in self.files:
             file.check_unchanged()
 
-    def _whole(self, source: Source, dtype: torch.dtype, memory: HostMemory, *, channels_last: bool) -> Tensor:
+    def _whole(self, source: Source, dtype: torch.dtype, *, channels_last: bool) -> Tensor:
         places = source.rows or (None,)
-        parts = [self._part(source, dtype, rows, memory, channels_last=channels_last) for rows in places]
+        parts = [self._part(source, dtype, rows, channels_last=channels_last) for rows in places]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
         return tensor.T.contiguous() if source.transposed else tensor
 
-    def _part(
-        self, source: Source, dtype: torch.dtype, rows: Rows | None, memory: HostMemory, *, channels_last: bool
-    ) -> Tensor:
+    def _part(self, source: Source, dtype: torch.dtype, rows: Rows | None, *, channels_last: bool) -> Tensor:
         file = self._holders[source.name]
         if source.dtype not in _FLOATS and source.dtype not in QUANTIZATIONS:
             raise ModelLoadError(
@@ -117,7 +113,7 @@ class Weights:
                 "take a version in fp16, bf16, fp32 or fp8"
             )
         if source.scale is None:
-            return file.read(source.name, dtype, rows, memory=memory, channels_last=channels_last)
+            return file.read(source.name, dtype, rows, channels_last=channels_last)
         weight = file.read(source.name, torch.float32, rows)
         scale = self._holders[source.scale].read(source.scale, torch.float32)
         if scale.numel() not in (1, file.header.tensors[source.name].shape[0]):

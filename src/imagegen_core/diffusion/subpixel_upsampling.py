@@ -17,7 +17,6 @@ from imagegen_core.diffusion.batch_invariance import conv2d
 POSITIONS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """The line and column of an output among the four outputs of a pixel."""
 
-_SUMS = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))  # by the output's line: the kernel's lines in each line
 _ROWS = 64  # of a kernel, to sum at a time: few enough that the load's peak of memory does not grow
 
 
@@ -38,8 +37,7 @@ class SubpixelUpsampling(torch.nn.Module):
         kernels = torch.empty(shape, dtype=conv.weight.dtype, device=conv.weight.device).permute(0, 1, 4, 2, 3)
         weights = torch.split(conv.weight.detach(), _ROWS)
         for part, weight in zip(torch.split(kernels, _ROWS, dim=1), weights, strict=True):
-            for kernel, position in zip(part, POSITIONS, strict=True):
-                kernel.copy_(_kernel(weight.float(), *position))
+            _fill(part, weight.float())
         self.register_buffer("kernels", kernels, persistent=False)
 
     def forward(self, hidden_states: Tensor, output_size: Any = None) -> Tensor:
@@ -74,10 +72,22 @@ class SubpixelUpsampling(torch.nn.Module):
         return doubled
 
 
-def _kernel(weight: Tensor, line: int, column: int) -> Tensor:
-    """Sum a 3x3 kernel's weights in fp32 to the 2x2 kernel of one output."""
-    lines, columns = (torch.tensor(_SUMS[index], dtype=torch.float32) for index in (line, column))
-    return torch.einsum("ai,bj,ocij->ocab", lines, columns, weight)
+def _fill(kernels: Tensor, weight: Tensor) -> None:
+    """Write the 2x2 kernels of all outputs: the sums of a 3x3 kernel's lines and columns in fp32.
+
+    In the doubled picture, an upper output sees the pixel above and twice its own pixel. A lower one sees its own pixel
+    twice and the pixel below.
+    """
+    for kernel, (line, column) in zip(kernels, POSITIONS, strict=True):
+        for row, part in enumerate(_halves(weight, 2, line)):
+            for place, value in enumerate(_halves(part, 2, column)):
+                kernel[:, :, row, place] = value
+
+
+def _halves(weight: Tensor, dim: int, half: int) -> tuple[Tensor, Tensor]:
+    """Sum three lines, or columns, to the two that an output in one half of a pixel sees."""
+    first, middle, last = weight.unbind(dim)
+    return (first, middle + last) if half == 0 else (first + middle, last)
 
 
 def fits(upsampler: Any) -> bool:

@@ -19,7 +19,7 @@ from typing import Self
 import torch
 
 from imagegen_core.diffusion.gguf_blocks import read_blocks
-from imagegen_core.diffusion.host_tensor import HostMemory
+from imagegen_core.diffusion.host_tensor import host_tensor
 from imagegen_core.errors import ModelLoadError
 from imagegen_core.models.gguf_header import QUANTIZATIONS, Block
 from imagegen_core.models.headers import read_header
@@ -83,7 +83,6 @@ class WeightsFile:
         dtype: torch.dtype | None = None,
         rows: Rows | None = None,
         *,
-        memory: HostMemory | None = None,
         channels_last: bool = False,
     ) -> torch.Tensor:
         """Read a tensor into its own memory.
@@ -92,7 +91,6 @@ class WeightsFile:
             name: The tensor's name in the file.
             dtype: The dtype to convert to; None keeps the file's element type, or takes fp32 for a quantization.
             rows: The rows to read; None reads all.
-            memory: The place of the result; None maps a place for this tensor alone.
             channels_last: Whether a convolution kernel [outputs, inputs, height, width] has its inputs last in memory.
 
         Raises:
@@ -100,9 +98,8 @@ class WeightsFile:
             PluginError: The file is quantized, and the library gguf is not installed.
         """
         tensor, span = self.header.tensors[name], self.header.spans[name]
-        memory = memory or HostMemory()
         if block := QUANTIZATIONS.get(tensor.dtype):
-            return _with_layout(self._read_quantized(name, block, dtype or torch.float32, rows, memory), channels_last)
+            return _with_layout(self._read_quantized(name, block, dtype or torch.float32, rows), channels_last)
         stored = getattr(torch, tensor.dtype, None)
         if stored is None:
             raise ModelLoadError(
@@ -111,7 +108,7 @@ class WeightsFile:
             )
         if span.strides is None and span.record is None:
             tensor, span = _of_rows(tensor, span, rows, stored)
-            return self._read_plain(tensor.shape, span.begin, stored, dtype or stored, memory, channels_last)
+            return self._read_plain(tensor.shape, span.begin, stored, dtype or stored, channels_last)
         whole = self._read_view(tensor, span, stored)
         part = whole if rows is None else whole[slice(*rows)].clone()
         return _with_layout(part.to(dtype or stored), channels_last)
@@ -122,16 +119,15 @@ class WeightsFile:
         place: int,
         stored: torch.dtype,
         dtype: torch.dtype,
-        memory: HostMemory,
         channels_last: bool,
     ) -> torch.Tensor:
         """Read a contiguous tensor from byte `place` on, and convert it in pieces."""
         if channels_last and len(shape) == _KERNEL:
             outputs, inputs, height, width = shape
-            lines = memory.empty((outputs, height, width, inputs), dtype)
+            lines = host_tensor((outputs, height, width, inputs), dtype)
             self._read_numbers(lines.view(-1), place, stored, (inputs, height * width))
             return lines.permute(0, 3, 1, 2)
-        result = memory.empty(shape, dtype)
+        result = host_tensor(shape, dtype)
         self._read_numbers(result.view(-1), place, stored)
         return result
 
@@ -167,20 +163,18 @@ class WeightsFile:
         """Return a row of numbers for a conversion; this thread gets the same memory again for the next tensor."""
         buffers, size = vars(self._buffers), count * dtype.itemsize
         if name not in buffers or len(buffers[name]) < size:
-            buffers[name] = HostMemory().empty((max(size, 4 * _CHUNK),), torch.uint8)
+            buffers[name] = host_tensor((max(size, 4 * _CHUNK),), torch.uint8)
         buffer: torch.Tensor = buffers[name][:size]
         return buffer.view(dtype)
 
-    def _read_quantized(
-        self, name: str, block: Block, dtype: torch.dtype, rows: Rows | None, memory: HostMemory
-    ) -> torch.Tensor:
+    def _read_quantized(self, name: str, block: Block, dtype: torch.dtype, rows: Rows | None) -> torch.Tensor:
         tensor, span = self.header.tensors[name], self.header.spans[name]
         width = tensor.elements // max(1, tensor.shape[0]) if tensor.shape else 1
         if rows is not None and rows[0] * width % block.elements == rows[1] * width % block.elements == 0:
             tensor = replace(tensor, shape=(rows[1] - rows[0], *tensor.shape[1:]))
             span = replace(span, begin=span.begin + rows[0] * width // block.elements * block.size)
             rows = None
-        result = memory.empty(tensor.shape, dtype)
+        result = host_tensor(tensor.shape, dtype)
         read_blocks(self.path, name, block, result.view(-1), lambda part, offset: self._fill(part, span.begin + offset))
         return result if rows is None else result[slice(*rows)].clone()
 
