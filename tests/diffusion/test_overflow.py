@@ -107,7 +107,7 @@ def test_non_finite_latents_neither_prove_nor_refuse_a_batch_size(checkpoint: Pa
         for ticket in broken:
             with pytest.raises(ImagegenError, match="not finite"):
                 ticket.result(60)
-        (batch_size,) = [size for group, size in engine._sizes.items() if "64x48" in str(group)]
+        (batch_size,) = [size for group, size in engine._sizes._sizes.items() if "64x48" in str(group)]
     assert max(map(len, watched.batches)) > 1
     assert not batch_size.proven
     assert not batch_size.refused

@@ -356,7 +356,7 @@ def test_an_engine_of_a_pool_begins_one_and_a_half_batches(start_pool: StartPool
     workers = Stepped(held=True), Stepped(held=True)
     pool = start_pool(*workers)
     for engine in pool._engines:
-        size = engine._native  # as the self-test sets it on a device where batches of `rows` pay
+        size = engine._sizes.native  # as the self-test sets it on a device where batches of `rows` pay
         size.fits = size.rows = rows
         size.proven.update(SIZES)
     tickets = [pool.submit(ask(num_inference_steps=20)) for _ in range(70)]

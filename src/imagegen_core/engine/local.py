@@ -6,27 +6,25 @@ import logging
 import math
 import threading
 import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 from imagegen_core.engine.batch_scheduler import ActiveJob, BatchScheduler, Group
-from imagegen_core.engine.batch_size import BatchSize
+from imagegen_core.engine.batch_sizes import BatchSizes
 from imagegen_core.engine.beginning import Beginning
-from imagegen_core.engine.calibration import calibrate
+from imagegen_core.engine.delivery import Delivery, Process, fail
 from imagegen_core.engine.releasing import release
-from imagegen_core.engine.report import EngineReport, GroupReport
+from imagegen_core.engine.report import EngineReport
 from imagegen_core.engine.request_queue import RequestQueue
 from imagegen_core.engine.ticket import TakeOver, Ticket
 from imagegen_core.engine.verdicts import VerdictCache
 from imagegen_core.engine.watchdog import Watchdog
 from imagegen_core.engine.whole_job_worker import WholeJobWorker
-from imagegen_core.errors import ImagegenError, InvalidRequestError, OutOfMemoryError
+from imagegen_core.errors import InvalidRequestError, OutOfMemoryError
 from imagegen_core.job import Started, StepDone
-from imagegen_core.picture import Picture
 from imagegen_core.request import GenerateRequest
 from imagegen_core.worker import (
     Arguments,
@@ -34,7 +32,6 @@ from imagegen_core.worker import (
     DenoisingState,
     HandsOver,
     HasComputeThread,
-    LimitsRows,
     Result,
     ShowsPreviews,
     SteppedWorker,
@@ -47,8 +44,6 @@ logger = logging.getLogger(__name__)
 _RUNNING = 64  # maximum number of jobs in progress, because each holds an embedded prompt
 _BEGUN_AT_ONCE = 4  # jobs to begin between two steps, so that running jobs continue
 _PARTS_AT_ONCE = 16  # parts of each of these jobs between two steps: most of an image, or of a prompt
-_KNOWN_SHAPES = 64
-_ENCODERS = 2
 
 
 class LocalEngine:
@@ -99,19 +94,17 @@ class LocalEngine:
         self._queue = RequestQueue(queue_limit) if queue is None else queue
         self._scheduler = BatchScheduler()
         self._beginning: deque[Beginning] = deque()
-        self._sizes: OrderedDict[Hashable, BatchSize] = OrderedDict()
         self._verdicts = VerdictCache(worker)
         self._steps: Counter[int] = Counter()
         self._step_seconds = self._latest_step = 0.0
         self._lock = threading.Lock()  # guards the fields that `report` reads
         self.is_broken = False
-        self.process: Callable[[Picture, Any], Picture] | None = None
+        self.process: Process | None = None
         if isinstance(worker, WarmsUp):
             worker.warm_up()
-        self._because = self._calibrate()
+        self._sizes = BatchSizes(self._worker, self._verdicts, exact=batching == "exact")
         self._watchdog = Watchdog(step_limit)
-        self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="imagegen-encoder")
-        self._processors = ThreadPoolExecutor(_RUNNING, thread_name_prefix="imagegen-processor")
+        self._delivery = Delivery(_RUNNING)
         self._queue.serve(self)
         self._thread = threading.Thread(target=self._work, name="imagegen-engine", daemon=True)
         self._thread.start()
@@ -175,8 +168,8 @@ class LocalEngine:
         with self._lock:
             return EngineReport(
                 batching=self._batching,
-                because=self._because,
-                groups=tuple(GroupReport.of(key, size) for key, size in self._sizes.items()),
+                because=self._sizes.because,
+                groups=self._sizes.reports(),
                 running=self._running,
                 steps=dict(self._steps),
                 step_seconds=self._step_seconds,
@@ -190,8 +183,7 @@ class LocalEngine:
         self._queue.close(drain=drain)
         if self._thread is not threading.current_thread():
             self._thread.join()
-        self._encoders.shutdown()
-        self._processors.shutdown(wait=drain, cancel_futures=not drain)
+        self._delivery.close(drain=drain)
         self._watchdog.close()
 
     def __enter__(self) -> Self:
@@ -222,7 +214,7 @@ class LocalEngine:
             return 1 - self._running
         if not self._queue.is_shared:
             return min(_BEGUN_AT_ONCE, _RUNNING - self._running)
-        batch = max((group.size.limit for group in self._scheduler.groups()), default=self._native.limit)
+        batch = max((group.size.limit for group in self._scheduler.groups()), default=self._sizes.native.limit)
         half = -(-batch // 2)
         return max(0, min(_BEGUN_AT_ONCE, batch + half - self._scheduler.rows - len(self._beginning)))
 
@@ -258,7 +250,7 @@ class LocalEngine:
                 has_begun = beginning.advance(_PARTS_AT_ONCE, end)
             key = self._worker.group(running.state) if has_begun else None
         except Exception as error:  # noqa: BLE001 - any error fails only this job
-            self._fail(ticket, error)
+            fail(ticket, error)
         if ticket.done:
             ticket.job.on_step = None
             release(self.worker, [running.state] if has_begun else ())
@@ -266,7 +258,7 @@ class LocalEngine:
         if not has_begun:
             self._beginning.append(beginning)
             return
-        size = self._size(key, running.state)
+        size = self._sizes.of(key, running.state)
         with self._lock:
             self._scheduler.join(running, key, size)
         if ticket.job.half_drawn is None:
@@ -279,7 +271,7 @@ class LocalEngine:
         half_drawn: list[tuple[Ticket, Any]] = []
         for job in chosen:
             if job.state.failure is not None:
-                self._fail(job.ticket, job.state.failure)
+                fail(job.ticket, job.state.failure)
             elif not job.state.steps_left and not job.ticket.done:
                 if job.ticket.take_over is None:
                     self._finish(job)
@@ -298,7 +290,7 @@ class LocalEngine:
         """Move a job to the group of its new stage."""
         job.stage = _stage(job.state)
         key = self._worker.group(job.state)
-        size = self._size(key, job.state)
+        size = self._sizes.of(key, job.state)
         with self._lock:
             self._scheduler.leave(group, [job])
             self._scheduler.join(job, key, size)
@@ -342,9 +334,9 @@ class LocalEngine:
                 encode = self._worker.finish(job.state)
             job.is_finished = True
         except Exception as error:  # noqa: BLE001 - any error fails only this job
-            self._fail(job.ticket, error)
+            fail(job.ticket, error)
             return
-        self._encoders.submit(self._encode, job.ticket, encode)
+        self._delivery.deliver(job.ticket, encode, self.process)
 
     def _half_drawn(self, job: ActiveJob) -> list[tuple[Ticket, Any]]:
         """Return a job's ticket with its half-drawn picture, or nothing after an error."""
@@ -352,7 +344,7 @@ class LocalEngine:
         try:
             picture = worker.hand_over(job.state)
         except Exception as error:  # noqa: BLE001 - any error fails only this job
-            self._fail(job.ticket, error)
+            fail(job.ticket, error)
             return []
         job.is_finished = True
         return [(job.ticket, picture)]
@@ -363,28 +355,7 @@ class LocalEngine:
         try:
             cast("TakeOver", ticket.take_over)(ticket, picture)
         except Exception as error:  # noqa: BLE001 - any error fails only this job
-            self._fail(ticket, error)
-
-    def _encode(self, ticket: Ticket, encode: Callable[[], Picture]) -> None:
-        try:
-            picture = encode()
-            if self.process is None:
-                ticket.draw(picture)
-            else:
-                self._processors.submit(self._process, ticket, picture, self.process)
-        except Exception as error:  # noqa: BLE001 - any error fails only this job
-            self._fail(ticket, error)
-
-    def _process(self, ticket: Ticket, picture: Picture, process: Callable[[Picture, Any], Picture]) -> None:
-        try:
-            ticket.draw(process(picture, ticket.job.req))
-        except Exception as error:  # noqa: BLE001 - any error fails only this job
-            self._fail(ticket, error)
-
-    def _fail(self, ticket: Ticket, error: Exception) -> None:
-        if not isinstance(error, ImagegenError):
-            logger.error("A picture failed: %r", error, exc_info=error)
-        ticket.fail(error)
+            fail(ticket, error)
 
     def _tell_step(self, running: ActiveJob, done: StepDone) -> None:
         self._watchdog.progress()
@@ -409,26 +380,6 @@ class LocalEngine:
         for job in gone:
             job.ticket.job.on_step = None
             del job.state  # a kept ticket must not keep its memory
-
-    def _calibrate(self) -> str:
-        size = BatchSize(exact=self._batching == "exact")
-        key, because = calibrate(self._worker, size, self._verdicts)
-        self._sizes[key] = size
-        self._native, self._largest = size, size.fits
-        return because
-
-    def _size(self, key: Hashable, state: DenoisingState) -> BatchSize:
-        """Return the batch size of a group; keep the native shape and the most recent other shapes."""
-        if key not in self._sizes:
-            self._sizes[key] = BatchSize(exact=self._batching == "exact", fits=self._largest)
-            self._verdicts.restore(key, self._sizes[key])
-            if len(self._sizes) > _KNOWN_SHAPES:
-                del self._sizes[next(known for known, size in self._sizes.items() if size is not self._native)]
-        self._sizes.move_to_end(key)
-        size = self._sizes[key]
-        if isinstance(self._worker, LimitsRows):
-            size.fits_now = self._worker.rows_that_fit(state)
-        return size
 
     def _break(self, error: Exception) -> None:
         """Mark the engine as broken, and fail the tickets that depend on it."""
