@@ -14,7 +14,7 @@ import imagegen_sdxl
 
 
 def released(family: str) -> SimpleNamespace:
-    """Return the networks of ``sd15`` or ``sdxl`` in fp16, SDXL's VAE in fp32, on the meta device."""
+    """Return the networks of ``sd15`` or ``sdxl`` in fp16, on the meta device."""
     is_sdxl = family == "sdxl"
     configs = Path(*(imagegen_sdxl if is_sdxl else imagegen_sd15).__path__) / "configs"
     with torch.device("meta"):
@@ -23,5 +23,4 @@ def released(family: str) -> SimpleNamespace:
         texts = [CLIPTextModel(CLIPTextConfig.from_pretrained(configs / "text_encoder"))]
         if is_sdxl:
             texts.append(CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(configs / "text_encoder_2")))
-    vae = vae if is_sdxl else vae.half()
-    return SimpleNamespace(unet=unet.half(), vae=vae, texts=[text.half() for text in texts], vae_scale_factor=8)
+    return SimpleNamespace(unet=unet.half(), vae=vae.half(), texts=[text.half() for text in texts], vae_scale_factor=8)

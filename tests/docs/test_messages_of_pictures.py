@@ -181,13 +181,14 @@ def test_the_guide_states_the_sizes_of_each_family(family: str, side: int, colum
     networks = released(family)
     parts = (networks.unet, *networks.texts, networks.vae)
     weights = sum(parameter.nbytes for part in parts for parameter in part.parameters())
+    decoding = decoding_bytes(networks.vae, Size(side, side)) / 1e9
     figures = {
         "UNet": f"{_parameters(networks.unet) / 1e6:.1f} M parameters",
         "text encoders": f"{_parameters(*networks.texts) / 1e6:.1f} M",
-        "VAE": f"{_parameters(networks.vae) / 1e6:.1f} M" + (", in fp32" if family == "sdxl" else ""),
+        "VAE": f"{_parameters(networks.vae) / 1e6:.1f} M",
         "all weights": f"{weights / 1e9:.1f} GB",
         "a row of a step; two with guidance": f"{unet_row_bytes(networks.unet, (side // 8) ** 2) / 1e9:.2f} GB",
-        "decoding in one piece": f"{decoding_bytes(networks.vae, Size(side, side)) / 1e9:.1f} GB",
+        "decoding in one piece": f"{decoding:.1f} GB" + (f", or {2 * decoding:.1f} GB in fp32" if family == "sdxl" else ""),
     }
     assert _table("docs/sd15-to-sdxl.md", column) | figures == _table("docs/sd15-to-sdxl.md", column)
 
