@@ -188,7 +188,8 @@ def test_the_guide_states_the_sizes_of_each_family(family: str, side: int, colum
         "VAE": f"{_parameters(networks.vae) / 1e6:.1f} M",
         "all weights": f"{weights / 1e9:.1f} GB",
         "a row of a step; two with guidance": f"{unet_row_bytes(networks.unet, (side // 8) ** 2) / 1e9:.2f} GB",
-        "decoding in one piece": f"{decoding:.1f} GB" + (f", or {2 * decoding:.1f} GB in fp32" if family == "sdxl" else ""),
+        "decoding in one piece": f"{decoding:.1f} GB"
+        + (f", or {2 * decoding:.1f} GB in fp32" if family == "sdxl" else ""),
     }
     assert _table("docs/sd15-to-sdxl.md", column) | figures == _table("docs/sd15-to-sdxl.md", column)
 

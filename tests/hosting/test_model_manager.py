@@ -25,6 +25,7 @@ from imagegen_core import (
 )
 from imagegen_core.diffusion.memory import weight_bytes
 from imagegen_core.engine import Pool
+from imagegen_core.hosting import model_manager
 from imagegen_core.hosting.model_manager import ModelManager
 from imagegen_core.worker import DeviceMemory
 from imagegen_sdxl import DiffusersSDXLCudaWorker
@@ -150,6 +151,22 @@ def test_a_growing_model_unloads_other_models(create_models: CreateModels) -> No
     assert {entry.key: entry.size for entry in models.manager.tell()} == {"b": SIZE, "c": 2 * SIZE}
     assert models.draw("a") == "a"
     _until(lambda: models.states() == {"c": "ready", "a": "ready"})
+
+
+def test_a_model_makes_room_when_the_keeper_is_late(
+    create_models: CreateModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keeper sees the request only after it has closed another model, and nothing wakes it again."""
+    models, closed = create_models(budget=3 * SIZE), Gate()
+    assert [models.draw(key) for key in ("a", "b", "c")] == ["a", "b", "c"]
+    closed.shut()
+    monkeypatch.setattr(model_manager.logger, "info", closed)  # its last word about a closed model
+    models.manager.engine("c").worker.size = 2 * SIZE
+    assert models.draw("c") == "c"
+    assert closed.reached.wait(LIMIT)
+    ticket = models.submit("a")
+    closed.open()
+    assert ticket.result(LIMIT).png == b"a"
 
 
 def test_a_model_with_a_broken_engine_is_loaded_again(

@@ -276,7 +276,8 @@ class ModelManager:
                 self._close_one(entry)
 
     def _has_work(self) -> bool:
-        return any(not entry.open for entry in self._cache.leaving) or (self._loader is None and self._cache.has_room())
+        may_load = self._loader is None and self._cache.has_room()  # this may mark models for unloading
+        return may_load or any(not entry.open for entry in self._cache.leaving)
 
     def _begin_next(self) -> None:
         entry = self._cache.next
