@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from imagegen_core import GenerateRequest, Job, Settings, SettingsError
-from imagegen_core.diffusion import cpu_layers, exponential_attention, int8_layers
+from imagegen_core import GenerateRequest, Job, LocalEngine, Settings, SettingsError, load_worker
+from imagegen_core.diffusion import cpu_layers, exponential_attention, int8_layers, make_rowwise
 from imagegen_core.diffusion.cpu_layers import PlainWeightConv2d
 from imagegen_core.diffusion.exponential_attention import ExponentialAttention, attention
 from imagegen_core.diffusion.int8_layers import Int8Conv2d, Int8Linear, use_int8
@@ -241,6 +241,38 @@ def test_shared_passes_give_the_same_bits(make: MakeWorker, int8: bool) -> None:
         for seed in range(3)
     ]
     assert worker.trial(states)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Compute with two threads: torch divides some operators by rows then."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("side", [8, 32, 40])
+def test_a_group_norm_of_several_rows_is_that_of_each(side: int, dtype: torch.dtype) -> None:
+    norm = torch.nn.GroupNorm(32, 64).to(dtype)
+    make_rowwise(torch.nn.Sequential(norm))
+    pictures = torch.randn(5, 64, side, side).to(dtype).to(memory_format=torch.channels_last)
+    together = norm(pictures)
+    assert torch.equal(
+        together, torch.cat([functional.group_norm(row, 32, norm.weight, norm.bias) for row in pictures.split(1)])
+    )
+    assert together.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_bf16_model_shares_passes_with_two_threads() -> None:
+    worker = load_worker(settings=Settings(model="demo", device="cpu", dtype="bf16"))
+    with LocalEngine(worker) as engine:
+        (group,) = engine.report().groups
+    assert 2 in group.proven
+    assert not group.refused
 
 
 @pytest.mark.parametrize(

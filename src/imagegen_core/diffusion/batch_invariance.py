@@ -1,10 +1,11 @@
 """Layers that compute each row of a batch independently, so that a shared pass changes no picture.
 
-On a CPU, torch chooses how to compute a layer by its input's size, and the batch is part of that size. Two choices
+On a CPU, torch chooses how to compute a layer by its input's size, and the batch is part of that size. Three choices
 matter. A convolution of one small row uses another kernel than oneDNN's (``use_mkldnn`` in ATen's Convolution.cpp). A
-matrix product of few lines adds up in another order. These layers were identified by comparing bits, at all lengths
-from 1 to 100 tokens, with one thread and with two. On other devices nothing changes. On every device, the engine proves
-the result before it relies on it: see `imagegen_core.engine.calibration`.
+matrix product of few lines adds up in another order. A group norm with the channels last divides the pixels of all rows
+among the threads (``GroupNormKernelImplChannelsLastInternal`` in ATen). These layers were identified by comparing bits,
+at all lengths from 1 to 100 tokens, with one thread and with two. On other devices nothing changes. On every device,
+the engine proves the result before it relies on it: see `imagegen_core.engine.calibration`.
 """
 
 from __future__ import annotations
@@ -63,6 +64,19 @@ class RowwiseLinear(torch.nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
+class RowwiseGroupNorm(torch.nn.GroupNorm):
+    """A group norm that computes pictures with the channels last one by one."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """See `torch.nn.GroupNorm`."""
+        if len(input) == 1 or input.is_contiguous() or input.device.type != "cpu":
+            return super().forward(input)
+        groups, weight, bias, eps = self.num_groups, self.weight, self.bias, self.eps
+        return torch.cat(
+            [torch.nn.functional.group_norm(row, groups, weight, bias, eps) for row in torch.split(input, 1)]
+        )
+
+
 _ROWWISE: dict[type, type] = {torch.nn.Conv2d: RowwiseConv2d, torch.nn.Linear: RowwiseLinear}
 
 
@@ -71,6 +85,8 @@ def make_rowwise(network: Any) -> None:
     for module in network.modules():
         if type(module) in _ROWWISE and _is_affected(module.weight):
             module.__class__ = _ROWWISE[type(module)]
+        elif type(module) is torch.nn.GroupNorm:
+            module.__class__ = RowwiseGroupNorm
 
 
 def _is_affected(weight: Tensor) -> bool:

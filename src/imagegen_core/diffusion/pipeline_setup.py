@@ -42,7 +42,8 @@ def prepare(
             f"{settings.source('compile')} compiles the {denoiser}, which this device's memory of "
             f"{memory.total / 1e9:.1f} GB does not hold all the time: unset it, or use a device with more memory"
         )
-    make_rowwise(network)
+    if device.type == "cpu":
+        make_rowwise(network)
     set_up_vae(pipe.vae, device, dtype, settings)
     if settings.int8:
         _check_int8(settings, device)
