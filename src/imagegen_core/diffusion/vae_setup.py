@@ -49,8 +49,9 @@ def settle_precision(vae: Any, device: torch.device) -> None:
     elif undisturbed(overflows, vae):
         logger.warning(
             "The VAE overflows in float16: it computes in %s; set VAE_PATH to a VAE that does not overflow, or "
-            "IMAGEGEN_VAE_DTYPE to another precision",
+            "IMAGEGEN_VAE_DTYPE to %s",
             DTYPE_NAMES[wide],
+            "bf16" if wide == torch.float32 else "fp32",
         )
         convert(vae, wide)
 
